@@ -1,0 +1,53 @@
+"""Rendering: an envelope value in, the octets that go over the wire out.  Pure; knows neither Django nor a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An attachment, an inline image or an alternative body, with its octets."""
+
+    #: ``attachment`` | ``inline`` | ``alternative``.
+    kind: str
+    filename: str
+    #: With parameters: ``text/calendar; method=REQUEST``.
+    content_type: str
+    content: bytes
+    #: Referred to as ``cid:…`` by the HTML body.
+    inline_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """All that a message says; addresses are header strings as the caller gave them (``Ann <ann@x.org>``)."""
+
+    from_email: str
+    to: tuple[str, ...]
+    subject: str
+    #: Angle brackets included.
+    message_id: str
+    date: datetime
+    cc: tuple[str, ...] = ()
+    reply_to: tuple[str, ...] = ()
+    body_text: str = ""
+    body_html: str = ""
+    #: The caller's own, in order (name, value).
+    headers: tuple[tuple[str, str], ...] = ()
+    in_reply_to: str = ""
+    #: Message-IDs with angle brackets, separated by spaces.
+    references: str = ""
+    parts: tuple[Part, ...] = ()
+    #: Already rendered (email backend): only Message-ID and Date are put in front where they are missing.
+    raw: bytes | None = None
+
+
+def render(letter: Letter) -> bytes:
+    """The message as RFC 5322 octets: 7-bit, CRLF, no line above 998 octets, no Bcc.
+
+    Raises:
+        ValueError: something in it cannot be a message (the caller files it as ``content``).
+    """
+    raise NotImplementedError

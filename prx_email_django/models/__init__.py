@@ -1,0 +1,22 @@
+"""The tables of the outbox: what a person configures, what is to be sent, what happened, what workers learned."""
+
+from prx_email_django.models.account import Account
+from prx_email_django.models.content import Attachment, Content, ContentChunk
+from prx_email_django.models.history import DeliveryAttempt, InboundMessage
+from prx_email_django.models.learned import AccountState, ConnectionSlot, OutboxState, RateWindow
+from prx_email_django.models.message import OutboxMessage, Recipient
+
+__all__ = [
+    "Account",
+    "AccountState",
+    "Attachment",
+    "ConnectionSlot",
+    "Content",
+    "ContentChunk",
+    "DeliveryAttempt",
+    "InboundMessage",
+    "OutboxMessage",
+    "OutboxState",
+    "RateWindow",
+    "Recipient",
+]

@@ -1,0 +1,104 @@
+"""Attachments and rendered messages: stored once per content, in the same database as the rows that need them."""
+
+from __future__ import annotations
+
+import io
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.querysets import OutboxManager
+
+#: Octets of a chunk: well below every database's packet limit.
+CHUNK_SIZE = 1024 * 1024
+
+
+class ContentAltered(Exception):
+    """Stored octets are missing or do not have their SHA-256 any more."""
+
+
+class Content(models.Model):
+    """Octets, by SHA-256.
+
+    The hash is indexed, not unique: with a unique hash a second caller would wait for the first one's transaction, and
+    two callers with the same two files in opposite order would deadlock.
+    """
+
+    sha256 = models.CharField(_("SHA-256"), max_length=64, db_index=True)
+    size = models.BigIntegerField(_("size"))
+    stored_at = models.DateTimeField(_("stored at"), db_index=True)
+
+    objects: OutboxManager[Content] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("content")
+        verbose_name_plural = _("contents")
+        base_manager_name = "objects"
+
+    def __str__(self) -> str:
+        return f"{self.sha256[:12]} ({self.size} octets)"
+
+
+class ContentChunk(models.Model):
+    """At most ``CHUNK_SIZE`` octets of a content."""
+
+    content = models.ForeignKey(Content, models.CASCADE, related_name="chunks", db_index=False)
+    position = models.PositiveIntegerField(_("position"))
+    data = models.BinaryField(_("data"))
+
+    objects: OutboxManager[ContentChunk] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("content chunk")
+        verbose_name_plural = _("content chunks")
+        base_manager_name = "objects"
+        constraints = (models.UniqueConstraint(fields=("content", "position"), name="prx_chunk_position"),)
+
+    def __str__(self) -> str:
+        return f"chunk {self.position} of content {self.content_id}"
+
+
+class Attachment(models.Model):
+    """A file of a message, an inline image, or an alternative body; its octets are a ``Content``."""
+
+    class Kind(models.TextChoices):
+        """What the part is to its message."""
+
+        ATTACHMENT = "attachment", _("attachment")
+        INLINE = "inline", _("inline image")
+        ALTERNATIVE = "alternative", _("alternative body")
+
+    message = models.ForeignKey(
+        "prx_email_django.OutboxMessage", models.CASCADE, related_name="attachments", verbose_name=_("message")
+    )
+    kind = models.CharField(_("kind"), max_length=15, choices=Kind.choices, default=Kind.ATTACHMENT)
+    position = models.PositiveIntegerField(_("position"), default=0)
+    filename = models.CharField(_("file name"), max_length=255, blank=True)
+    content_type = models.CharField(_("content type"), max_length=255)
+    size = models.BigIntegerField(_("size"))
+    sha256 = models.CharField(_("SHA-256"), max_length=64)
+    inline_id = models.CharField(_("inline id"), max_length=255, blank=True)
+    content = models.ForeignKey(
+        Content, models.PROTECT, null=True, blank=True, related_name="attachments", verbose_name=_("content")
+    )
+
+    objects: OutboxManager[Attachment] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("attachment")
+        verbose_name_plural = _("attachments")
+        base_manager_name = "objects"
+        ordering = ("message", "position")
+
+    def __str__(self) -> str:
+        return self.filename or self.content_type
+
+    def open(self) -> io.BytesIO:
+        """The octets as a binary file.
+
+        Raises:
+            ContentAltered: they are missing, or not what was stored.
+        """
+        from prx_email_django.letters import read_content  # noqa: PLC0415  (reads rows of this module)
+
+        return io.BytesIO(read_content(self.content_id, self.sha256))

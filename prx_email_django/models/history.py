@@ -1,0 +1,75 @@
+"""What happened: one row per attempt, and the messages received that a reply refers to."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.querysets import OutboxManager
+from prx_email_django.states import AttemptOutcome, ErrorCode
+
+
+class DeliveryAttempt(models.Model):
+    """One finished or lost attempt at one message."""
+
+    message = models.ForeignKey(
+        "prx_email_django.OutboxMessage",
+        models.CASCADE,
+        related_name="delivery_attempts",
+        db_index=False,
+        verbose_name=_("message"),
+    )
+    number = models.PositiveIntegerField(_("number"))
+    header_message_id = models.CharField(_("Message-ID header"), max_length=320)
+    started_at = models.DateTimeField(_("started at"))
+    finished_at = models.DateTimeField(_("finished at"))
+    outcome = models.CharField(_("outcome"), max_length=10, choices=AttemptOutcome.choices)
+    error_code = models.CharField(_("error code"), max_length=30, choices=ErrorCode.choices, blank=True, default="")
+    error = models.CharField(_("error"), max_length=255, blank=True, default="")
+    phase = models.CharField(_("phase"), max_length=10, blank=True, default="")
+    smtp_code = models.PositiveSmallIntegerField(_("SMTP code"), null=True, blank=True)
+    enhanced_code = models.CharField(_("enhanced code"), max_length=15, blank=True, default="")
+    peer = models.CharField(_("peer"), max_length=255, blank=True, default="")
+    worker = models.CharField(_("worker"), max_length=255, blank=True, default="")
+    #: The claim under which it ran: a result that comes late finds its row by it.
+    claim_token = models.UUIDField(_("claim token"), null=True, blank=True)
+
+    objects: OutboxManager[DeliveryAttempt] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("delivery attempt")
+        verbose_name_plural = _("delivery attempts")
+        base_manager_name = "objects"
+        ordering = ("message", "number")
+        indexes = (models.Index(fields=("message", "number"), name="prx_attempt_message"),)
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of message {self.message_id}: {self.outcome}"
+
+
+class InboundMessage(models.Model):
+    """A message that was received, as far as a reply needs it."""
+
+    account = models.ForeignKey(
+        "prx_email_django.Account", models.CASCADE, related_name="inbound_messages", verbose_name=_("account")
+    )
+    message_id = models.CharField(_("Message-ID"), max_length=998)
+    #: The id is too long for an index everywhere, and text columns are case-blind in MariaDB.
+    message_id_hash = models.CharField(_("hash of the Message-ID"), max_length=64)
+    in_reply_to = models.CharField(_("In-Reply-To"), max_length=998, blank=True)
+    sender = models.CharField(_("sender"), max_length=998)
+    reply_to = models.JSONField(_("Reply-To"), default=list, blank=True)
+    subject = models.TextField(_("subject"), blank=True)
+    references = models.TextField(_("References"), blank=True)
+    received_at = models.DateTimeField(_("received at"), db_index=True)
+
+    objects: OutboxManager[InboundMessage] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("inbound message")
+        verbose_name_plural = _("inbound messages")
+        base_manager_name = "objects"
+        constraints = (models.UniqueConstraint(fields=("account", "message_id_hash"), name="prx_inbound_message_id"),)
+
+    def __str__(self) -> str:
+        return self.subject or self.message_id

@@ -1,0 +1,205 @@
+"""``OutboxMessage`` and its recipients.  No status is written here: ``store`` is the only writer."""
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+from typing import Any
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Case, F, Q, Value, When
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.indexes import PartialIndex
+from prx_email_django.mime import message_id
+from prx_email_django.models.account import Account
+from prx_email_django.models.content import Content
+from prx_email_django.querysets import OutboxManager
+from prx_email_django.states import ErrorCode, RecipientResult
+from prx_email_django.states import Status as MessageStatus
+
+
+class OnUnknown(models.TextChoices):
+    """What to do after an outcome that nobody knows."""
+
+    SETTING = "", _("as the setting ON_UNKNOWN says")
+    RETRY = "retry", _("try again (at least once)")
+    HOLD = "hold", _("hold for a person (at most once)")
+
+
+class OutboxMessage(models.Model):
+    """One message in the outbox: what it says, where it stands, and what was heard of it."""
+
+    Status = MessageStatus
+
+    account = models.ForeignKey(Account, models.PROTECT, related_name="messages", verbose_name=_("account"))
+    to = models.JSONField(_("to"), default=list)
+    cc = models.JSONField(_("cc"), default=list, blank=True)
+    bcc = models.JSONField(_("bcc"), default=list, blank=True)
+    reply_to = models.JSONField(_("reply to"), default=list, blank=True)
+    from_email = models.CharField(_("from"), max_length=998, blank=True)
+    envelope_from = models.CharField(_("envelope sender"), max_length=320, blank=True)
+    subject = models.TextField(_("subject"), blank=True)
+    body_text = models.TextField(_("text body"), blank=True)
+    body_html = models.TextField(_("HTML body"), blank=True)
+    headers = models.JSONField(_("headers"), default=dict, blank=True)
+    in_reply_to_message_id = models.CharField(_("In-Reply-To"), max_length=998, blank=True)
+    references = models.TextField(_("References"), blank=True)
+    #: Rendered by the caller (email backend): only Message-ID and Date are added where they are missing.
+    raw = models.ForeignKey(
+        Content, models.PROTECT, null=True, blank=True, related_name="messages", verbose_name=_("rendered message")
+    )
+    #: A Message-ID that the caller chose; kept on every attempt.
+    fixed_message_id = models.CharField(_("Message-ID of the caller"), max_length=998, blank=True)
+    #: Octets of bodies and attachments together.
+    size = models.BigIntegerField(_("size"), default=0)
+
+    status = models.CharField(_("status"), max_length=10, choices=MessageStatus.choices, default=MessageStatus.PENDING)
+    claim_token = models.UUIDField(_("claim token"), null=True, blank=True, editable=False)
+    claim_expires_at = models.DateTimeField(_("claim expires at"), null=True, blank=True)
+    retries = models.PositiveIntegerField(_("retries"), default=0)
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    message_number = models.PositiveIntegerField(_("number in the Message-ID"), null=True, blank=True)
+    last_error = models.CharField(_("last error"), max_length=255, blank=True, default="")
+    last_error_code = models.CharField(
+        _("last error code"), max_length=30, choices=ErrorCode.choices, blank=True, default=""
+    )
+    next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
+    due_since = models.DateTimeField(_("due since"))
+    provider_message_id = models.CharField(_("accepted Message-ID"), max_length=998, null=True, blank=True)  # noqa: DJ001
+    provider_response = models.CharField(_("server's response"), max_length=255, blank=True, default="")
+    priority = models.SmallIntegerField(
+        _("priority"), default=0, validators=[MinValueValidator(-10), MaxValueValidator(10)]
+    )
+    expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
+    idempotency_key = models.CharField(_("idempotency key"), max_length=255, null=True, blank=True)  # noqa: DJ001
+    idempotency_hash = models.CharField(max_length=64, null=True, blank=True, editable=False)  # noqa: DJ001
+    on_unknown = models.CharField(
+        _("on unknown outcome"), max_length=10, choices=OnUnknown.choices, blank=True, default=""
+    )
+    tag = models.CharField(_("tag"), max_length=100, blank=True, default="", db_index=True)
+    metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    sent_at = models.DateTimeField(_("sent at"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created at"), db_index=True)
+    updated_at = models.DateTimeField(_("updated at"))
+    #: Order of claiming: lowest first.  NULL outside the queue, so that no sent row is ever in the claim's way.
+    claim_rank = models.GeneratedField(
+        expression=Case(
+            When(next_attempt_at__isnull=True, then=None),
+            default=Value(0) - F("priority"),
+            output_field=models.SmallIntegerField(),
+        ),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+    )
+
+    objects: OutboxManager[OutboxMessage] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("outbox message")
+        verbose_name_plural = _("outbox messages")
+        base_manager_name = "objects"
+        ordering = ("-id",)
+        indexes = (
+            PartialIndex(
+                fields=("account", "claim_rank", "next_attempt_at", "id"),
+                name="prx_message_claim",
+                where=Q(next_attempt_at__isnull=False),
+            ),
+            PartialIndex(
+                fields=("claim_expires_at",), name="prx_message_lease", where=Q(claim_expires_at__isnull=False)
+            ),
+            PartialIndex(
+                fields=("status", "last_error_code", "id"), name="prx_message_failed", where=Q(status="failed")
+            ),
+        )
+        constraints = (
+            models.CheckConstraint(condition=Q(status__in=MessageStatus.values), name="prx_message_status"),
+            models.CheckConstraint(
+                condition=~Q(status="sending") | Q(claim_token__isnull=False, claim_expires_at__isnull=False),
+                name="prx_message_sending_is_claimed",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="sent") | Q(sent_at__isnull=False, next_attempt_at__isnull=True),
+                name="prx_message_sent_is_final",
+            ),
+            models.CheckConstraint(condition=Q(priority__gte=-10, priority__lte=10), name="prx_message_priority"),
+            models.UniqueConstraint(fields=("account", "idempotency_hash"), name="prx_message_idempotency"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.pk}: {self.subject}"
+
+    @property
+    def message_id(self) -> str:
+        """The Message-ID header of the next attempt (of the accepted one, once sent)."""
+        if self.provider_message_id:
+            return self.provider_message_id
+        if self.fixed_message_id:
+            return self.fixed_message_id
+        number = self.retries if self.message_number is None else self.message_number
+        return message_id(self.pk, number, outbox_settings().message_id_domain)
+
+    @property
+    def refused_recipients(self) -> dict[str, dict[str, Any]]:
+        """Addresses that the server refused for good: address -> ``code`` and ``text``."""
+        return {
+            one.address: {"code": one.code, "text": one.text}
+            for one in self.recipients.all()
+            if one.result == RecipientResult.REFUSED
+        }
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Failed, and never due by itself."""
+        return self.status == MessageStatus.FAILED and self.next_attempt_at is None
+
+    @property
+    def may_have_been_delivered(self) -> bool:
+        """Whether an attempt ended in a way that nobody knows, and the message is not known to be sent."""
+        return self.status != MessageStatus.SENT and self.attempts > self.retries
+
+    def as_email(self) -> EmailMessage:
+        """The message exactly as it goes over the wire, parsed.
+
+        Raises:
+            ContentAltered: an attachment is missing or altered.
+            ValueError: the message cannot be rendered.
+        """
+        from prx_email_django.letters import as_email  # noqa: PLC0415  (it reads rows of this module)
+
+        return as_email(self)
+
+
+class Recipient(models.Model):
+    """One envelope address of one message, and what became of it."""
+
+    class Kind(models.TextChoices):
+        """Where the address stands in the message."""
+
+        TO = "to", _("to")
+        CC = "cc", _("cc")
+        BCC = "bcc", _("bcc")
+
+    message = models.ForeignKey(
+        OutboxMessage, models.CASCADE, related_name="recipients", verbose_name=_("message")
+    )
+    kind = models.CharField(_("kind"), max_length=5, choices=Kind.choices, default=Kind.TO)
+    address = models.CharField(_("address"), max_length=320, db_index=True)
+    result = models.CharField(
+        _("result"), max_length=10, choices=RecipientResult.choices, blank=True, default=""
+    )
+    code = models.PositiveSmallIntegerField(_("code"), null=True, blank=True)
+    text = models.CharField(_("text"), max_length=255, blank=True, default="")
+
+    objects: OutboxManager[Recipient] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("recipient")
+        verbose_name_plural = _("recipients")
+        base_manager_name = "objects"
+        ordering = ("message", "id")
+
+    def __str__(self) -> str:
+        return self.address

@@ -1,0 +1,61 @@
+"""Rate limits as text: ``"30/minute, 10000 recipients/day"``.  Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PERIODS = {"minute": 60, "hour": 3600, "day": 86400}
+#: A period is counted in twentieths; the current one and the twenty before it together never exceed the limit.
+BUCKETS = 21
+
+_LIMIT = re.compile(r"(?P<count>\d+)\s*(?P<what>messages?|recipients?)?\s*/\s*(?P<unit>minute|hour|day)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most ``count`` messages or recipients in every span of ``period`` seconds."""
+
+    count: int
+    period: int
+    what: str = "messages"
+
+    @property
+    def key(self) -> str:
+        """Names the limit's row; a changed count keeps what was spent."""
+        return f"{self.what}/{self.period}"
+
+    @property
+    def bucket_seconds(self) -> float:
+        """Length of one bucket, in seconds."""
+        return self.period / (BUCKETS - 1)
+
+    def __str__(self) -> str:
+        unit = next(name for name, seconds in PERIODS.items() if seconds == self.period)
+        what = "" if self.what == "messages" else f" {self.what}"
+        return f"{self.count}{what}/{unit}"
+
+
+def parse_rate_limits(text: str) -> tuple[RateLimit, ...]:
+    """Read the limits of an account.
+
+    Raises:
+        ValueError: a part is not ``N/unit`` or ``N recipients/unit``, or N is 0, or a limit stands twice.
+    """
+    limits: dict[str, RateLimit] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        match = _LIMIT.fullmatch(part)
+        if match is None or int(match["count"]) < 1:
+            raise ValueError(f"“{part}” is not a rate limit; write for example “30/minute” or “10000 recipients/day”.")
+        what = "recipients" if (match["what"] or "").lower().startswith("recipient") else "messages"
+        limit = RateLimit(int(match["count"]), PERIODS[match["unit"].lower()], what)
+        if limit.key in limits:
+            raise ValueError(f"“{part}”: there is already a limit of {what} for that unit.")
+        limits[limit.key] = limit
+    return tuple(limits.values())
+
+
+def recipients_ceiling(text: str) -> int | None:
+    """The most recipients that one message may have under these limits; None: any number."""
+    ceilings = [limit.count for limit in parse_rate_limits(text) if limit.what == "recipients"]
+    return min(ceilings) if ceilings else None
