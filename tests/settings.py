@@ -1,0 +1,109 @@
+"""Settings of the test project, steered by the environment.
+
+``DATABASE``            ``sqlite`` (default), ``postgresql`` or ``mariadb``
+``DATABASE_NAME``       the test database; made up where absent, so that runs side by side do not meet
+``POSTGRES_HOST`` …     ``_PORT``, ``_USER``, ``_PASSWORD``; the same with ``MARIADB_``; default: the local server
+``WITHOUT_DJANGO_Q=1``  leaves django-q2 out of INSTALLED_APPS
+``Q_BROKER=redis``      django-q2 on ``REDIS_URL`` instead of the database
+
+The database is named as its own test database, and the name is put into the environment: a process that a test starts
+with these settings works on the very database of that test.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+DATABASE = os.environ.get("DATABASE", "sqlite")
+
+
+def _name() -> str:
+    run = f"prx_test_{os.getpid()}"
+    default = str(Path(tempfile.gettempdir(), f"{run}.sqlite3")) if DATABASE == "sqlite" else run
+    return os.environ.setdefault("DATABASE_NAME", default)
+
+
+def _server(prefix: str, port: int, user: str) -> dict[str, Any]:
+    return {
+        "HOST": os.environ.get(f"{prefix}_HOST", "127.0.0.1"),
+        "PORT": int(os.environ.get(f"{prefix}_PORT", port)),
+        "USER": os.environ.get(f"{prefix}_USER", user),
+        "PASSWORD": os.environ.get(f"{prefix}_PASSWORD", ""),
+    }
+
+
+def _sqlite() -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    }
+
+
+def _postgresql() -> dict[str, Any]:
+    return {"ENGINE": "django.db.backends.postgresql", **_server("POSTGRES", 5432, "postgres")}
+
+
+def _mariadb() -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.mysql",
+        "OPTIONS": {"charset": "utf8mb4"},
+        **_server("MARIADB", 3306, "root"),
+    }
+
+
+_engine = {"sqlite": _sqlite, "postgresql": _postgresql, "mariadb": _mariadb}[DATABASE]()
+DATABASES = {"default": {**_engine, "NAME": _name(), "TEST": {"NAME": _name()}}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+WITHOUT_DJANGO_Q = os.environ.get("WITHOUT_DJANGO_Q", "") == "1"
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    *([] if WITHOUT_DJANGO_Q else ["django_q"]),
+    "prx_email_django",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "/static/"
+ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
+SECRET_KEY = "the key of the tests, secret to nobody"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+USE_TZ = True
+
+PRX_EMAIL: dict[str, Any] = {}
+
+REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+_broker = {"redis": REDIS_URL} if os.environ.get("Q_BROKER") == "redis" else {"orm": "default"}
+Q_CLUSTER = {"name": "prx_email_django", "workers": 1, "timeout": 90, "retry": 1200, "poll": 0.2, **_broker}
