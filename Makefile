@@ -1,0 +1,49 @@
+# make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
+# make check    formatting, lint, layers, types, missing migrations
+# make matrix   unit and integration tests on every supported Python and Django
+# make demo     a tour that ends by itself; make serve keeps it up
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: test check format matrix demo serve bench test-servers wheel clean
+
+test: .venv/.ready
+	$(BIN)/python scripts/test.py $(ARGS)
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
+	DATABASE_NAME=:memory: $(BIN)/python -W error -m django makemigrations --check --dry-run --settings tests.settings prx_email_django
+	DATABASE_NAME=:memory: $(BIN)/python -W error -m django check --fail-level WARNING --settings tests.settings
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+matrix: .venv/.ready
+	$(BIN)/nox $(ARGS)
+
+demo: .venv/.ready
+	$(BIN)/python example_project/demo.py $(ARGS)
+
+serve: .venv/.ready
+	$(BIN)/python example_project/serve.py $(ARGS)
+
+bench: .venv/.ready
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+test-servers: .venv/.ready
+	$(BIN)/python -W error -m pytest tests/servers $(ARGS)
+
+wheel: .venv/.ready
+	$(BIN)/python scripts/wheel.py
+
+clean:
+	rm -rf .venv .nox build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/.ready: pyproject.toml constraints.txt scripts/venv.sh
+	sh scripts/venv.sh $(PYTHON)
+	touch $@

@@ -1,0 +1,105 @@
+"""Runs all tests on every database that this machine has, and names those that it could not reach.
+
+``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` whatever is
+missing is a failure.  A run in which no test passed is a failure always.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+sys.path.insert(0, str(Path(__file__).parent))
+import facilities
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGINES = {"sqlite": facilities.sqlite, "postgresql": facilities.postgresql, "mariadb": facilities.mariadb}
+SERVICES = {"redis": facilities.redis, "browser": facilities.browser}
+CI = os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the summary."""
+
+    name: str
+    text: str
+    reached: bool
+    failed: bool = False
+
+
+def probe(name: str, look: Callable[[], str]) -> Finding:
+    """Look whether the machine has it; to lack something is a failure only in CI."""
+    try:
+        return Finding(name, look(), reached=True)
+    except facilities.NotReached as reason:
+        return Finding(name, f"not reached: {reason}", reached=False, failed=CI)
+
+
+def run(engine: Finding, deselect: str, arguments: list[str]) -> Finding:
+    """All tests on one database, in a process of their own."""
+    print(f"\n=== {engine.name} {engine.text}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", deselect] if deselect else []), *arguments]
+        command = [sys.executable, "-W", "error", "-m", "coverage", "run", *pytest]
+        code = subprocess.run(command, env={**os.environ, "DATABASE": engine.name}, check=False).returncode
+        passed = count_passed(report)
+    verdict = f"{passed} tests passed" if code == 0 and passed else f"FAILED ({passed} tests passed, exit code {code})"
+    return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(code) or not passed)
+
+
+def count_passed(report: Path) -> int:
+    """How many tests passed, by pytest's own report; 0 where there is none."""
+    if not report.exists():
+        return 0
+    suites = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314  (pytest has just written it)
+    return sum(
+        int(s.get("tests", 0)) - sum(int(s.get(k, 0)) for k in ("failures", "errors", "skipped")) for s in suites
+    )
+
+
+def coverage(*, gate: bool) -> bool:
+    """Put the runs together; the limit of pyproject.toml holds only where everything could run."""
+    command = [sys.executable, "-m", "coverage"]
+    subprocess.run([*command, "combine", "--quiet"], check=True)
+    report = [*command, "report", *([] if gate else ["--fail-under=0"])]
+    return subprocess.run(report, check=False).returncode == 0
+
+
+def summary(findings: Iterable[Finding]) -> None:
+    """The plain words at the end."""
+    print("\nWhat was tested")
+    for finding in findings:
+        print(f"  {finding.name:<11}{finding.text}")
+
+
+def main(arguments: list[str]) -> int:
+    """0 where every test on everything reached has passed."""
+    os.chdir(ROOT)
+    wanted = os.environ.get("PRX_TEST_ENGINES", "").replace(",", " ").split() or list(ENGINES)
+    if unknown := set(wanted) - set(ENGINES):
+        print(f"PRX_TEST_ENGINES names {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}", file=sys.stderr)
+        return 2
+    subprocess.run([sys.executable, "-m", "coverage", "erase"], check=True)
+    services = [probe(name, look) for name, look in SERVICES.items()]
+    deselect = " and ".join(f"not {service.name}" for service in services if not service.reached)
+    engines = [probe(name, ENGINES[name]) for name in wanted]
+    engines = [run(engine, deselect, arguments) if engine.reached else engine for engine in engines]
+    complete = not arguments and set(wanted) == set(ENGINES) and all(f.reached for f in [*engines, *services])
+    covered = coverage(gate=complete)
+    left_out = [Finding(n, "not asked for (PRX_TEST_ENGINES)", reached=False) for n in ENGINES if n not in wanted]
+    summary([*engines, *left_out, *services])
+    if not covered:
+        print("  coverage   FAILED: below the limit in pyproject.toml")
+    return int(not covered or any(f.failed for f in [*engines, *services]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

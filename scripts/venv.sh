@@ -1,0 +1,19 @@
+#!/bin/sh
+# Builds .venv for development from a bare Python: scripts/venv.sh [python]
+set -eu
+
+python=${1:-python3}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.13 …" >&2
+    exit 1
+}
+"$python" -c 'import ensurepip' 2>/dev/null || {
+    echo "$python cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2
+    exit 1
+}
+
+"$python" -m venv .venv
+# Older versions of pip know no dependency groups.
+.venv/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+.venv/bin/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
