@@ -1,4 +1,4 @@
-"""Rendering: an envelope value in, the octets that go over the wire out.  Pure; knows neither Django nor a database."""
+"""What is rendered: the values of one message, without any model."""
 
 from __future__ import annotations
 
@@ -42,12 +42,3 @@ class Letter:
     parts: tuple[Part, ...] = ()
     #: Already rendered (email backend): only Message-ID and Date are put in front where they are missing.
     raw: bytes | None = None
-
-
-def render(letter: Letter) -> bytes:
-    """The message as RFC 5322 octets: 7-bit, CRLF, no line above 998 octets, no Bcc.
-
-    Raises:
-        ValueError: something in it cannot be a message (the caller files it as ``content``).
-    """
-    raise NotImplementedError

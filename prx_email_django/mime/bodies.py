@@ -1,0 +1,84 @@
+"""Bodies: content in, a MIME entity out."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from prx_email_django.mime.fields import content_type_field, disposition_field, field
+from prx_email_django.mime.letter import Part
+from prx_email_django.mime.recode import seven_bit
+from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form, with_crlf
+
+_UTF8 = re.compile(r'charset\s*=\s*"?utf-?8\b', re.IGNORECASE)
+
+
+class Entity(NamedTuple):
+    """MIME header fields (each with its CRLF) and the body after the empty line."""
+
+    head: str
+    body: bytes
+
+
+def text_entity(subtype: str, text: str) -> Entity:
+    """A text body in UTF-8, line ends made CRLF, the last line ended.
+
+    Raises:
+        ValueError: a lone surrogate.
+    """
+    encoding, body = encode_text(with_crlf(text.encode()))
+    head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}\r\n'
+    return Entity(head, body)
+
+
+def part_entity(part: Part) -> Entity:
+    """An attachment, an inline image or an alternative body; its octets arrive unchanged.
+
+    Of alternative texts (a calendar invitation) and attached messages the line ends become CRLF.
+
+    Raises:
+        ValueError: a bad content type, file name or inline id.
+    """
+    content_type, encoding, body = _encode(part)
+    head = content_type_field(content_type) + field("Content-Transfer-Encoding", encoding)
+    if part.kind != "alternative" or part.filename:
+        head += disposition_field("inline" if part.kind == "inline" else "attachment", part.filename)
+    if part.inline_id:
+        head += field("Content-ID", f"<{part.inline_id}>")
+    if not head.isascii():
+        raise ValueError("a content type and an inline id hold ASCII only")
+    return Entity(head, body)
+
+
+def _encode(part: Part) -> tuple[str, str, bytes]:
+    essence = part.content_type.partition(";")[0].strip().lower()
+    if essence.startswith("multipart/"):
+        raise ValueError("an attachment cannot be of a multipart type")
+    if essence.startswith("message/"):
+        return _encode_message(part.content_type, essence, part.content)
+    content_type = _with_charset(part.content_type, essence, part.content)
+    is_utf8 = part.content.isascii() or _UTF8.search(content_type)
+    if part.kind == "alternative" and essence.startswith("text/") and is_utf8:
+        return content_type, *encode_text(with_crlf(part.content))
+    return content_type, "base64", base64_lines(part.content)
+
+
+def _encode_message(content_type: str, essence: str, content: bytes) -> tuple[str, str, bytes]:
+    """Only identity encodings are allowed for messages (RFC 2046 §5.2); what cannot be made so travels as octets."""
+    data = with_crlf(content)
+    if essence == "message/rfc822" and not is_wire_form(data):
+        data = seven_bit(data)
+    if is_wire_form(data):
+        return content_type, "7bit", data
+    return "application/octet-stream", "base64", base64_lines(content)
+
+
+def _with_charset(content_type: str, essence: str, content: bytes) -> str:
+    """UTF-8 text that says nothing of its charset would be read as ASCII (RFC 2046 §4.1.2): say it."""
+    if not essence.startswith("text/") or "charset" in content_type.lower() or content.isascii():
+        return content_type
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return content_type
+    return content_type.rstrip("; ") + '; charset="utf-8"'

@@ -1,0 +1,99 @@
+"""Messages that others made: taken apart as octets, brought to seven bits with tree and content of the parts kept."""
+
+from __future__ import annotations
+
+import re
+from email import message_from_bytes
+from email.message import Message
+from email.policy import Compat32
+
+from prx_email_django.mime.fields import any_field
+from prx_email_django.mime.transfer import base64_lines, is_wire_form
+
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+#: An mbox line and continuations of nothing, in front of the first field: no part of the message.
+_NO_FIELD = re.compile(rb"(?:>?From [^\r\n]*\r\n)?(?:[ \t][^\r\n]*\r\n)*")
+#: Types of which only identity encodings are allowed (RFC 2045 §6.4).
+_COMPOSITE = frozenset({"multipart", "message"})
+
+
+class _WirePolicy(Compat32):
+    """Writes header fields back as they were read; only what cannot go over the wire is written anew."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        return value
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        octets = b"%b: %b\r\n" % (name.encode("ascii"), str(value).encode("ascii", "surrogateescape"))
+        return recode_field(octets)
+
+
+_POLICY = _WirePolicy(linesep="\r\n", cte_type="7bit", mangle_from_=False, max_line_length=None)
+
+
+def split_fields(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
+    """The header fields (name in lower case, octets with CRLF) and the body of a message with CRLF line ends."""
+    fields: list[tuple[str, bytes]] = []
+    leading = _NO_FIELD.match(data)
+    at = leading.end() if leading else 0
+    while match := _FIELD.match(data, at):
+        fields.append((match[1].decode("ascii").lower(), match[0]))
+        at = match.end()
+    return fields, data[at:].removeprefix(b"\r\n")
+
+
+def field_text(octets: bytes) -> str:
+    """The value of a field, unfolded; UTF-8, else Latin-1 (RFC 6532 §3, and what careless senders write)."""
+    value = octets.partition(b":")[2].replace(b"\r\n", b"").strip(b" \t")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def recode_field(octets: bytes) -> bytes:
+    """The field itself where it can go over the wire, else encoded and folded anew.
+
+    Raises:
+        ValueError: it holds a control character, or addresses that are none.
+    """
+    if is_wire_form(octets):
+        return octets
+    name = octets.partition(b":")[0].strip(b" \t").decode("ascii")
+    return any_field(name, field_text(octets)).encode()
+
+
+def seven_bit(data: bytes) -> bytes:
+    """The message with every part that is not fit for the wire in base64; other parts keep their octets.
+
+    Raises:
+        ValueError: a header field that cannot be written, see ``recode_field``.
+    """
+    message = message_from_bytes(data, policy=_POLICY)
+    for part in message.walk():
+        _recode_part(part)
+    return message.as_bytes()
+
+
+def _recode_part(part: Message) -> None:
+    payload = part.get_payload()
+    if isinstance(payload, str):
+        if payload.isascii() and is_wire_form(payload.encode()):
+            return
+        content = part.get_payload(decode=True)
+        if not isinstance(content, bytes) or part.get_content_maintype() in _COMPOSITE:
+            raise ValueError("a multipart or message part cannot be brought to seven bits")
+        part.set_payload(base64_lines(content).decode("ascii"))
+        _set_encoding(part, "base64")
+        return
+    if part.get("Content-Transfer-Encoding", "7bit").strip().lower() in {"8bit", "binary"}:
+        _set_encoding(part, "7bit")
+    if not is_wire_form((part.preamble or "").encode("utf-8", "surrogateescape")):
+        part.preamble = None
+    if not is_wire_form((part.epilogue or "").encode("utf-8", "surrogateescape")):
+        part.epilogue = None
+
+
+def _set_encoding(part: Message, encoding: str) -> None:
+    del part["Content-Transfer-Encoding"]
+    part["Content-Transfer-Encoding"] = encoding
