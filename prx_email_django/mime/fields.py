@@ -10,6 +10,9 @@ from prx_email_django.mime.addresses import format_mailbox, split_list
 from prx_email_django.mime.transfer import LINE, MAX_LINE
 from prx_email_django.mime.words import decode_words, encode_words
 
+#: Characters of one header's value; larger ones break the header limits of common servers.
+MAX_HEADER = 16_384
+
 #: Fields whose value is a list of addresses.
 ADDRESS_FIELDS = frozenset(
     {"from", "to", "cc", "bcc", "sender", "reply-to"}
@@ -91,13 +94,18 @@ def any_field(name: str, value: str) -> str:
     return id_field(name, value) if lower in ID_FIELDS else text_field(name, value)
 
 
+def is_content_type(content_type: str) -> bool:
+    """Whether it is a type with parameters (RFC 2045 §5.1), such as ``text/calendar; method=REQUEST``."""
+    return _CONTENT_TYPE.fullmatch(content_type) is not None
+
+
 def content_type_field(content_type: str) -> str:
     """A Content-Type field.
 
     Raises:
         ValueError: it is not a type with parameters (RFC 2045 §5.1).
     """
-    if not _CONTENT_TYPE.fullmatch(content_type):
+    if not is_content_type(content_type):
         raise ValueError("a content type must be written like text/plain or text/calendar; method=REQUEST")
     return field("Content-Type", content_type.rstrip("; "))
 

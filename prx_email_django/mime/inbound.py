@@ -13,7 +13,7 @@ from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.mime.words import decode_words
 
 #: Characters kept of each header; whoever writes more does not want to be read.
-MAX_TEXT, MAX_IDS = 998, 16_384
+MAX_TEXT, MAX_NAME, MAX_IDS = 998, 400, 16_384
 
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _NAMES = ("message-id", "in-reply-to", "references", "from", "reply-to", "subject")
@@ -46,7 +46,7 @@ def parse_inbound(raw: bytes | Message) -> Inbound:
     senders = _addresses(values["from"])
     return Inbound(
         message_id="".join(_ids(values["message-id"])[:1]),
-        in_reply_to=" ".join(_ids(values["in-reply-to"])),
+        in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_TEXT])),
         sender=senders[0] if senders else "",
         reply_to=tuple(_addresses(values["reply-to"])),
         subject=_clean(decode_words(values["subject"]))[:MAX_TEXT],
@@ -92,7 +92,7 @@ def _addresses(text: str) -> list[str]:
 def _written(display: str, addr_spec: str) -> str:
     if not display:
         return addr_spec
-    quoted = display[:MAX_TEXT].replace("\\", r"\\").replace('"', r"\"")
+    quoted = display[:MAX_NAME].replace("\\", r"\\").replace('"', r"\"")
     return f'"{quoted}" <{addr_spec}>'
 
 
