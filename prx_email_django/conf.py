@@ -7,16 +7,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
@@ -25,6 +21,7 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from prx_email_django import setting_kinds as kinds
+from prx_email_django.credential_keys import fernet_key, from_secret_key, read_keys
 from prx_email_django.setting_kinds import Kind, Retention, parse_duration
 
 __all__ = [
@@ -46,8 +43,6 @@ __all__ = [
 NAME = "PRX_EMAIL"
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
 _REBUILD_ON = frozenset({NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS"})
-_KEY_INFO = b"prx_email_django credential key v1"
-_PASSPHRASE_ROUNDS = 600_000
 #: Below this, one slow statement of a database can cost a live worker its claims.
 _SHORT_LEASE = timedelta(seconds=30)
 
@@ -117,9 +112,9 @@ class OutboxSettings:
         Made when first asked for, since a key service may be slow or away.  Raises ``ImproperlyConfigured``.
         """
         if self.key_source is None:
-            return tuple(_derive(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
+            return tuple(from_secret_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
         source = _call_key_function(self.key_source) if isinstance(self.key_source, str) else self.key_source
-        return tuple(key.encode() if kinds.is_fernet_key(key) else _stretch(key) for key in source)
+        return tuple(fernet_key(key) for key in source)
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -261,21 +256,9 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("TLS_CA_FILE", "is not a file here.", "Create it, or write None.", "W005")
 
 
-def _derive(secret: str | bytes) -> bytes:
-    """Return the Fernet key that belongs to one SECRET_KEY (HKDF-SHA256, RFC 5869)."""
-    octets = secret.encode() if isinstance(secret, str) else secret
-    return urlsafe_b64encode(HKDF(algorithm=SHA256(), length=32, salt=None, info=_KEY_INFO).derive(octets))
-
-
-@functools.lru_cache(maxsize=8)
-def _stretch(passphrase: str) -> bytes:
-    """Return the Fernet key that belongs to a passphrase: slowly, since people make these up (PBKDF2, RFC 8018)."""
-    return urlsafe_b64encode(hashlib.pbkdf2_hmac("sha256", passphrase.encode(), _KEY_INFO, _PASSPHRASE_ROUNDS))
-
-
 def _call_key_function(path: str) -> tuple[str, ...]:
     try:
-        return kinds.read_keys(import_string(path)())
+        return read_keys(import_string(path)())
     except (ImportError, ValueError) as error:
         raise ImproperlyConfigured(f'{NAME}["CREDENTIAL_KEYS"]: "{path}" {error}.') from error
 

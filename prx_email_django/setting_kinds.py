@@ -7,8 +7,6 @@ which may be a secret.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import ipaddress
 import math
@@ -19,6 +17,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from prx_email_django.credential_keys import read_keys
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]+")
@@ -28,8 +28,6 @@ _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 
 #: Where clear text is always allowed.
 LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
-#: Characters that a passphrase needs at least.
-PASSPHRASE_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,27 +234,6 @@ def _path(value: object) -> Path | None:
     if not path.is_absolute():
         raise ValueError("must be an absolute path: workers may start in different directories")
     return path
-
-
-def read_keys(value: object) -> tuple[str, ...]:
-    """Read a list of Fernet keys and passphrases (``str`` or ``bytes``), the first of which encrypts.
-
-    Raises ``ValueError``, never with a key in its text.
-    """
-    if isinstance(value, str | bytes) or not isinstance(value, list | tuple) or not value:
-        raise ValueError("must be a list of at least one key")
-    keys = tuple(key.decode("utf-8", "replace") if isinstance(key, bytes) else key for key in value)
-    if not all(isinstance(key, str) and len(key) >= PASSPHRASE_LENGTH for key in keys):
-        raise ValueError(f"must hold Fernet keys, or passphrases of {PASSPHRASE_LENGTH} characters or more")
-    return keys
-
-
-def is_fernet_key(key: str) -> bool:
-    """Return whether ``key`` is a Fernet key: 32 octets in URL-safe base64."""
-    try:
-        return len(key) == 44 and len(base64.b64decode(key, altchars=b"-_", validate=True)) == 32
-    except (binascii.Error, ValueError):
-        return False
 
 
 def _credential_keys(value: object) -> tuple[str, ...] | str | None:

@@ -1,0 +1,67 @@
+"""Tokens from the host's own function, ``f(account) -> (token, expires_at | None)``, sync or async."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.db import connections
+from django.utils.module_loading import import_string
+from django.views.decorators.debug import sensitive_variables
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.oauth.threads import in_thread
+from prx_email_django.oauth.values import Token, TokenRefused, TokenRequest, misconfigured, usable
+
+
+async def call(request: TokenRequest) -> Token:
+    """Call the function that the account names; one that is not async runs in a thread.  Raises ``TokenRefused``."""
+    function = _listed(request.callable)
+    try:
+        if inspect.iscoroutinefunction(function):
+            answer = await function(request.account)
+        else:
+            answer = await in_thread(lambda: _call_sync(function, request.account))
+    except (TokenRefused, TimeoutError):
+        raise
+    except Exception as error:  # noqa: BLE001 - it is the host's and may raise anything
+        raise TokenRefused(_where(request.callable, error), permanent=False, code="callable") from None
+    return _called(request.callable, answer)
+
+
+def _listed(path: str) -> Callable[[object], Any]:
+    if path not in outbox_settings().oauth_callables:
+        raise misconfigured("OAUTH_CALLABLES does not list the OAuth callable of the account")
+    try:
+        function: Callable[[object], Any] = import_string(path)
+    except ImportError:
+        raise misconfigured(f"{path} can't be imported") from None
+    if not callable(function):
+        raise misconfigured(f"{path} is not a function")
+    return function
+
+
+def _call_sync(function: Callable[[object], Any], account: object) -> Any:
+    try:
+        return function(account)
+    finally:
+        connections.close_all()  # this thread's own, which ends here
+
+
+def _where(path: str, error: Exception) -> str:
+    """Say what was raised, and on which line, without its text."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{path} raised {type(error).__name__} in {frame.name}, line {frame.lineno}"
+
+
+@sensitive_variables()
+def _called(path: str, answer: object) -> Token:
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise TokenRefused(f"{path} must return (token, expires_at | None)", permanent=True, code="answer")
+    token, expires_at = answer
+    if expires_at is not None and (not isinstance(expires_at, datetime) or expires_at.utcoffset() is None):
+        raise TokenRefused(f"{path} must return an aware datetime, or None", permanent=True, code="answer")
+    return Token(access_token=usable(token, permanent=True), expires_at=expires_at)
