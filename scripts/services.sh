@@ -1,6 +1,8 @@
+# shellcheck shell=bash
 # Sourced by .ci/run.  Uses the database servers, Redis and Chromium that are there; what is missing it installs (Debian,
 # as root) and starts on ports of its own, below $services_folder, and stop_services ends exactly that.
 services_folder=$(mktemp -d /tmp/prx_services.XXXXXX)
+chmod 755 "$services_folder"
 service_pids=()
 
 # Packages must not start servers of their own: ours have their own folders and ports, and end with us.
