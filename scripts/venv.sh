@@ -13,7 +13,7 @@ python=${1:-python3}
     exit 1
 }
 
-"$python" -m venv .venv
+"$python" -m venv --clear .venv
 # Older versions of pip know no dependency groups.
 .venv/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 .venv/bin/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
