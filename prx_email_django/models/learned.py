@@ -67,9 +67,6 @@ class AccountState(models.Model):
     envelope_until = models.DateTimeField(_("envelope pipelining until"), null=True, blank=True)
     #: SIZE that the server announced last, octets; 0: none.
     size_limit = models.BigIntegerField(_("size limit"), default=0)
-    last_success_at = models.DateTimeField(_("last success at"), null=True, blank=True)
-    last_error = models.CharField(_("last error"), max_length=255, blank=True, default="")
-    last_error_at = models.DateTimeField(_("last error at"), null=True, blank=True)
 
     objects = AccountStateManager()
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
@@ -66,7 +67,7 @@ class OutboxMessage(models.Model):
         _("last error code"), max_length=30, choices=ErrorCode.choices, blank=True, default=""
     )
     next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
-    due_since = models.DateTimeField(_("due since"))
+    due_since = models.DateTimeField(_("due since"), default=timezone.now)
     provider_message_id = models.CharField(_("accepted Message-ID"), max_length=998, null=True, blank=True)  # noqa: DJ001
     provider_response = models.CharField(_("server's response"), max_length=255, blank=True, default="")
     priority = models.SmallIntegerField(
@@ -81,8 +82,8 @@ class OutboxMessage(models.Model):
     tag = models.CharField(_("tag"), max_length=100, blank=True, default="", db_index=True)
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
     sent_at = models.DateTimeField(_("sent at"), null=True, blank=True)
-    created_at = models.DateTimeField(_("created at"), db_index=True)
-    updated_at = models.DateTimeField(_("updated at"))
+    created_at = models.DateTimeField(_("created at"), default=timezone.now, db_index=True)
+    updated_at = models.DateTimeField(_("updated at"), default=timezone.now)
     #: Order of claiming: lowest first.  NULL outside the queue, so that no sent row is ever in the claim's way.
     claim_rank = models.GeneratedField(
         expression=Case(

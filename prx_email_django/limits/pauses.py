@@ -1,0 +1,105 @@
+"""Pauses, failures in a row, and what else workers learn of an account's server."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db.models import F, Q
+
+from prx_email_django import policy
+from prx_email_django.clock import Clock
+from prx_email_django.models import Account, AccountState
+from prx_email_django.models.learned import PausedBy
+from prx_email_django.outcomes import Trouble
+from prx_email_django.store.base import retried
+
+#: An account whose first overlapped write was lost does without for so long.
+ENVELOPE_ONLY_FOR = timedelta(days=7)
+
+
+def account_state(account: Account) -> AccountState:
+    """What is known of the account; the row is made where it is missing."""
+    state, _ = AccountState.objects.get_or_create(account_id=account.pk)
+    return state
+
+
+def is_paused(state: AccountState, *, now: datetime) -> bool:
+    """Whether nothing may be sent: None as the end means until somebody resumes."""
+    return bool(state.pause_reason) and (state.paused_until is None or state.paused_until > now)
+
+
+@retried
+def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Clock) -> datetime | None:
+    """A worker met trouble with the account; return the end of the pause if that sets one.
+
+    A pause that a person set stays as it is.
+    """
+    state = account_state(account)
+    rows = AccountState.objects.filter(account_id=account.pk)
+    if trouble is Trouble.CONNECTION:
+        rows.update(connection_failures=F("connection_failures") + 1)
+        state.refresh_from_db()
+    if not policy.pauses_account(trouble, state.connection_failures):
+        return None
+    until = clock.now + policy.pause_length(state.pause_count)
+    # An older pause that is still in force was set for the same episode by another worker: it counts once.
+    free = ~Q(paused_by=PausedBy.PERSON) & (Q(pause_reason="") | Q(paused_until__lte=clock.now))
+    person_is_done = Q(paused_by=PausedBy.PERSON, paused_until__lte=clock.now)
+    paused = rows.filter(free | person_is_done).update(
+        paused_by=PausedBy.WORKER,
+        paused_at=clock.now,
+        paused_until=until,
+        pause_reason=reason[:255],
+        pause_code=trouble.value,
+        pause_count=F("pause_count") + 1,
+        connection_failures=0,
+    )
+    return until if paused else None
+
+
+@retried
+def note_success(account: Account) -> bool:
+    """A transaction was completed: failures in a row and a worker's pause are over (a person's is not)."""
+    rows = AccountState.objects.filter(account_id=account.pk)
+    rows.filter(Q(connection_failures__gt=0) | Q(pause_count__gt=0)).update(connection_failures=0, pause_count=0)
+    cleared = {"paused_by": "", "paused_at": None, "paused_until": None, "pause_reason": "", "pause_code": ""}
+    return bool(rows.filter(paused_by=PausedBy.WORKER).update(**cleared))
+
+
+@retried
+def note_overlap_lost(account: Account, *, clock: Clock) -> None:
+    """The first overlapped write of a connection was lost: a middlebox may not like it."""
+    account_state(account)
+    AccountState.objects.filter(account_id=account.pk).update(envelope_until=clock.now + ENVELOPE_ONLY_FOR)
+
+
+@retried
+def note_size(account: Account, size: int) -> None:
+    """The SIZE that the server announced, where it differs from what is known."""
+    account_state(account)
+    AccountState.objects.filter(account_id=account.pk).exclude(size_limit=size).update(size_limit=size)
+
+
+@retried
+def pause_by_person(account: Account, *, reason: str, until: datetime | None, clock: Clock) -> None:
+    """A person pauses the account, over any pause that a worker set."""
+    account_state(account)
+    AccountState.objects.filter(account_id=account.pk).update(
+        paused_by=PausedBy.PERSON,
+        paused_at=clock.now,
+        paused_until=until,
+        pause_reason=reason[:255],
+        pause_code="",
+    )
+
+
+@retried
+def resume_by_person(account: Account) -> bool:
+    """A person ends whatever pause there is; failures are counted anew."""
+    rows = AccountState.objects.filter(account_id=account.pk)
+    paused = rows.exclude(pause_reason="")
+    was_paused = bool(
+        paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code="")
+    )
+    rows.update(connection_failures=0, pause_count=0)
+    return was_paused

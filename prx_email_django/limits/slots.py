@@ -1,0 +1,97 @@
+"""Connection slots: at most ``max_connections`` of an account at once, over all workers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db import IntegrityError
+from django.db.models import Q
+
+from prx_email_django.clock import Clock, uptime
+from prx_email_django.models import Account, ConnectionSlot
+from prx_email_django.store.base import atomic, lease_until, retried, worker_name
+
+SLOT_LEASE = timedelta(seconds=60)
+#: No MAIL and no body is written with less than this left, in seconds.
+SLOT_MARGIN = 20.0
+
+
+class Slot:
+    """The right to hold one connection, until ``deadline`` on the clock of ``uptime()``."""
+
+    def __init__(self, account_id: int, number: int, token: uuid.UUID, *, begun: float) -> None:
+        self.account_id = account_id
+        self.number = number
+        self.token = token
+        self.deadline = begun + SLOT_LEASE.total_seconds()
+
+    def remaining(self) -> float:
+        """Seconds until the slot runs out."""
+        return self.deadline - uptime()
+
+    def holds(self) -> bool:
+        """Whether enough of it remains to start something."""
+        return self.remaining() >= SLOT_MARGIN
+
+
+@retried
+def acquire_slot(account: Account, *, clock: Clock) -> Slot | None:
+    """A free slot, or one whose holder was lost; None: all are taken.
+
+    Each try is one compare-and-set on a row, or one insert that a unique constraint guards.
+    """
+    slots = {slot.number: slot for slot in ConnectionSlot.objects.filter(account=account)}
+    live = sum(_is_live(slot, clock) for slot in slots.values())
+    if live >= account.max_connections:
+        return None
+    for number in range(1, account.max_connections + 1):
+        slot = slots.get(number)
+        if slot is not None and _is_live(slot, clock):
+            continue
+        begun, token = uptime(), uuid.uuid4()
+        taken = _take(slot, token, clock=clock) if slot else _make(account, number, token, clock=clock)
+        if taken:
+            return Slot(account.pk, number, token, begun=begun)
+    return None
+
+
+def _is_live(slot: ConnectionSlot, clock: Clock) -> bool:
+    return slot.token is not None and slot.expires_at is not None and slot.expires_at > clock.running
+
+
+def _take(slot: ConnectionSlot, token: uuid.UUID, *, clock: Clock) -> bool:
+    free = Q(token__isnull=True) | Q(token=slot.token, expires_at__lte=clock.running)
+    fields = {"token": token, "expires_at": lease_until(clock, SLOT_LEASE), "holder": worker_name()}
+    return bool(ConnectionSlot.objects.filter(free, pk=slot.pk).update(**fields))
+
+
+def _make(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> bool:
+    try:
+        with atomic():
+            slot = ConnectionSlot.objects.create(account=account, number=number)
+    except IntegrityError:
+        return False
+    return _take(slot, token, clock=clock)
+
+
+@retried
+def renew_slots(slots: Iterable[Slot], *, clock: Clock) -> None:
+    """Renew all slots in one statement."""
+    live = list(slots)
+    if not live:
+        return
+    begun = uptime()
+    rows = ConnectionSlot.objects.filter(token__in=[slot.token for slot in live])
+    rows.update(expires_at=lease_until(clock, SLOT_LEASE))
+    for slot in live:
+        slot.deadline = begun + SLOT_LEASE.total_seconds()
+
+
+@retried
+def release_slots(slots: Iterable[Slot]) -> None:
+    """Give slots back, once their connections are closed."""
+    tokens = [slot.token for slot in slots]
+    if tokens:
+        ConnectionSlot.objects.filter(token__in=tokens).update(token=None, expires_at=None, holder="")

@@ -1,0 +1,144 @@
+"""Rate windows: "N per P" as twenty-one buckets of P/20 in one row, changed by compare-and-set.
+
+The current bucket and the twenty before it together never exceed N, so neither does any span of P, provided that what
+a permit was taken for reaches the server before its bucket ends.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db import IntegrityError
+
+from prx_email_django.clock import Clock
+from prx_email_django.models import Account, RateWindow
+from prx_email_django.rates import BUCKETS, RateLimit, parse_rate_limits
+from prx_email_django.store.base import atomic, retried
+
+#: Tries of one compare-and-set before the call does without: other workers are taking permits.
+TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Permits:
+    """``count`` permits of every limit of one kind; ``buckets`` says where they were taken, by limit key."""
+
+    account_id: int
+    count: int
+    #: What is counted: ``messages`` | ``recipients``.
+    what: str
+    buckets: dict[str, int]
+    #: Seconds since the epoch (of the call's running clock) at which the first of the buckets ends; inf: no limit.
+    ends_at: float = math.inf
+
+
+def take_permits(account: Account, wanted: int, *, clock: Clock) -> Permits:
+    """Up to ``wanted`` permits for messages: as many as every limit allows now."""
+    return _take(account, "messages", wanted, whole=False, clock=clock)
+
+
+def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) -> tuple[Permits, int]:
+    """Permits for the recipients of as many of these messages, in order, as every limit allows; and how many those are.
+
+    ``counts`` are the envelope recipients of each message.
+    """
+    if not any(limit.what == "recipients" for limit in parse_rate_limits(account.rate_limits)):
+        return Permits(account.pk, sum(counts), "recipients", {}), len(counts)
+    permits = _take(account, "recipients", sum(counts), whole=False, clock=clock)
+    left, fitting = permits.count, 0
+    for count in counts:
+        if count > left:
+            break
+        left -= count
+        fitting += 1
+    give_back(permits, left, clock=clock)
+    return Permits(account.pk, permits.count - left, "recipients", permits.buckets, permits.ends_at), fitting
+
+
+def give_back(permits: Permits, count: int, *, clock: Clock) -> None:
+    """Return permits that were not used; those of a bucket that has fallen out of the window are void anyway."""
+    if count > 0:
+        for key, bucket in permits.buckets.items():
+            _give_back(permits.account_id, key, bucket, count)
+
+
+def _take(account: Account, what: str, wanted: int, *, whole: bool, clock: Clock) -> Permits:
+    limits = [limit for limit in parse_rate_limits(account.rate_limits) if limit.what == what]
+    granted = wanted
+    taken: list[tuple[RateLimit, int, int]] = []
+    ends_at = math.inf
+    for limit in limits:
+        if granted <= 0:
+            break
+        seconds = clock.running.timestamp()
+        bucket = int(seconds // limit.bucket_seconds)
+        granted = _take_one(account.pk, limit, bucket, granted)
+        taken.append((limit, bucket, granted))
+        ends_at = min(ends_at, (bucket + 1) * limit.bucket_seconds)
+    for limit, bucket, count in taken:
+        if count > granted:
+            _give_back(account.pk, limit.key, bucket, count - granted)
+    return Permits(account.pk, granted, what, {limit.key: bucket for limit, bucket, _ in taken}, ends_at)
+
+
+@retried
+def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> int:
+    for _ in range(TRIES):
+        window = _window(account_id, limit.key)
+        newest, counts = rolled(window.bucket, window.counts, bucket)
+        granted = min(wanted, limit.count - sum(counts))
+        if granted <= 0:
+            return 0
+        # A worker whose clock is behind spends from the bucket that it believes to be current.
+        counts[newest - bucket] += granted
+        if _write(window, newest, counts):
+            return granted
+        time.sleep(random.uniform(0, 0.005))  # noqa: S311
+    return 0
+
+
+@retried
+def _give_back(account_id: int, key: str, bucket: int, count: int) -> None:
+    for _ in range(TRIES):
+        window = _window(account_id, key)
+        index = window.bucket - bucket
+        if not 0 <= index < len(window.counts):
+            return
+        counts = list(window.counts)
+        counts[index] = max(0, counts[index] - count)
+        if _write(window, window.bucket, counts):
+            return
+        time.sleep(random.uniform(0, 0.005))  # noqa: S311
+
+
+def rolled(newest: int, counts: Sequence[int], bucket: int) -> tuple[int, list[int]]:
+    """The window moved on so that ``bucket`` is in it: its newest bucket, and twenty-one counts, newest first.
+
+    A bucket older than the whole window cannot be entered: the oldest one takes its place in time by standing still.
+    """
+    ahead = bucket - newest
+    padded = [*counts, *([0] * BUCKETS)][:BUCKETS]
+    if ahead <= 0:
+        return (newest, padded) if -ahead < BUCKETS else (bucket, [sum(padded)] + [0] * (BUCKETS - 1))
+    return bucket, ([0] * min(ahead, BUCKETS) + padded)[:BUCKETS]
+
+
+def _window(account_id: int, key: str) -> RateWindow:
+    rows = RateWindow.objects.filter(account_id=account_id, limit_key=key)
+    window = rows.first()
+    if window is not None:
+        return window
+    try:
+        with atomic():
+            return RateWindow.objects.create(account_id=account_id, limit_key=key)
+    except IntegrityError:
+        return rows.get()
+
+
+def _write(window: RateWindow, bucket: int, counts: Sequence[int]) -> bool:
+    fields = {"bucket": bucket, "counts": list(counts), "version": window.version + 1}
+    return bool(RateWindow.objects.filter(pk=window.pk, version=window.version).update(**fields))

@@ -1,0 +1,82 @@
+"""adopt: a copied database becomes a life of its own, and mails nobody that the original may have mailed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connections
+
+from prx_email_django.clock import Clock
+from prx_email_django.models import OutboxMessage, OutboxState
+from prx_email_django.querysets import outbox_alias
+from prx_email_django.states import ErrorCode, Status
+from prx_email_django.store.base import atomic, retried
+from prx_email_django.store.outbox import outbox_state
+from prx_email_django.store.recover import BATCH, lose
+
+#: No Message-ID is used twice: mailboxes drop a repeated one as a copy.
+ID_JUMP = 1_000_000
+
+
+def adopt(instance: str, *, clock: Clock) -> int:
+    """Put every unsent message at rest, let ids jump ahead, then store the new instance; return how many rest now.
+
+    In this order, since MariaDB commits at the second step: whatever happens, nothing is sent before the end.
+    """
+    changed = _rest_sending(clock=clock) + _rest_waiting(clock=clock)
+    _jump_ids()
+    outbox_state()
+    OutboxState.objects.filter(pk=1).update(instance=instance)
+    return changed
+
+
+def _rest_sending(*, clock: Clock) -> int:
+    total = 0
+    while True:
+        with atomic():
+            sending = OutboxMessage.objects.filter(status=Status.SENDING)
+            ids = list(sending.order_by("pk").values_list("pk", flat=True)[:BATCH])
+            if not ids:
+                return total
+            sending.filter(pk__in=ids).update(updated_at=clock.now)
+            total += len(lose(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
+
+
+@retried
+def _rest_waiting(*, clock: Clock) -> int:
+    unsent = OutboxMessage.objects.filter(status__in=(Status.PENDING, Status.FAILED))
+    return unsent.exclude(last_error_code=ErrorCode.ADOPTED, next_attempt_at__isnull=True).update(
+        status=Status.FAILED,
+        last_error_code=ErrorCode.ADOPTED,
+        next_attempt_at=None,
+        updated_at=clock.now,
+    )
+
+
+def _jump_ids() -> None:
+    connection: Any = connections[outbox_alias()]
+    table = OutboxMessage._meta.db_table
+    quoted = connection.ops.quote_name(table)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT COALESCE(MAX(id), 0) FROM {quoted}")
+        highest = cursor.fetchone()[0]
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT pg_get_serial_sequence(%s, 'id')", [quoted])
+            sequence = cursor.fetchone()[0]
+            cursor.execute(
+                f"SELECT setval(%s::regclass, GREATEST(%s, (SELECT last_value FROM {sequence})) + %s)",
+                [sequence, highest, ID_JUMP],
+            )
+        elif connection.vendor == "sqlite":
+            cursor.execute("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = %s", [table])
+            target = max(highest, cursor.fetchone()[0]) + ID_JUMP
+            cursor.execute("DELETE FROM sqlite_sequence WHERE name = %s", [table])
+            cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, target])
+        else:
+            cursor.execute(
+                "SELECT AUTO_INCREMENT FROM information_schema.TABLES"
+                " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
+                [table],
+            )
+            target = max(highest, cursor.fetchone()[0] or 1) + ID_JUMP
+            cursor.execute(f"ALTER TABLE {quoted} AUTO_INCREMENT = {int(target)}")

@@ -1,0 +1,260 @@
+"""claim, renew, release: a claim is a lease, fenced by a token that is new with every claim statement."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import connections
+from django.db.models import Case, Min, Q, QuerySet, Value, When
+
+from prx_email_django.clock import Clock, uptime
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import Attachment, OutboxMessage, Recipient
+from prx_email_django.policy import Standing, gave_up
+from prx_email_django.querysets import outbox_alias
+from prx_email_django.states import WAITING, RecipientResult, Status
+from prx_email_django.store.base import atomic, lease_until, retried
+from prx_email_django.store.numbers import next_numbers
+
+
+class Lease:
+    """The right to send the messages of one claim, until ``deadline`` on the clock of ``uptime()``."""
+
+    def __init__(self, length: timedelta) -> None:
+        self.token = uuid.uuid4()
+        self.length = length.total_seconds()
+        # Read before the statement, so that it ends here no later than in the database.
+        self.deadline = uptime() + self.length
+
+    def holds(self) -> bool:
+        """Whether a third of it remains: less, and nothing may be started any more."""
+        return self.deadline - uptime() >= self.length / 3
+
+
+@dataclass(slots=True)
+class Claim:
+    """One claimed message with all that its transmission needs."""
+
+    message: OutboxMessage
+    lease: Lease
+    recipients: list[Recipient]
+    attachments: list[Attachment] = field(default_factory=list)
+    number: int = 1
+    started_at: datetime | None = None
+
+    @property
+    def id(self) -> int:
+        """The message's primary key."""
+        return self.message.pk
+
+    @property
+    def standing(self) -> Standing:
+        """The message as the claim found it, for ``policy``."""
+        return standing_of(self.message)
+
+    @property
+    def addressed(self) -> tuple[str, ...]:
+        """Addresses that are still open or unknown."""
+        open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
+        return tuple(one.address for one in self.recipients if one.result in open_results)
+
+
+def is_hold(on_unknown: str) -> bool:
+    """Whether an unknown outcome rests: the message's choice, else the setting's."""
+    return (on_unknown or outbox_settings().on_unknown) == "hold"
+
+
+def standing_of(message: OutboxMessage) -> Standing:
+    """What a verdict needs of a row."""
+    return Standing(
+        id=message.pk,
+        retries=message.retries,
+        attempts=message.attempts,
+        message_number=message.message_number,
+        hold=is_hold(message.on_unknown),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one claim took; ``held``: it stopped at a message that waits for a free connection."""
+
+    claims: list[Claim]
+    held: bool = False
+
+
+def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> Taken:
+    """Claim up to ``limit`` due messages of an account, best rank first.
+
+    A message that must not be copied (``hold``) is claimed only when a connection is free for it: the claim stops at
+    the first one, or takes at most ``hold_limit`` of them where it begins with them.  Other workers' rows are skipped,
+    so that zero rows do not mean that nothing is due.
+    """
+    lease = Lease(outbox_settings().lease)
+    ids, held = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
+    return Taken(load_claims(ids, lease=lease) if ids else [], held)
+
+
+def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> int:
+    """The claim itself: waiting rows among ``ids`` that pass ``guard``; the number taken is the answer."""
+    return OutboxMessage.objects.filter(guard, pk__in=ids, status__in=WAITING).update(
+        status=Status.SENDING,
+        claim_token=lease.token,
+        claim_expires_at=lease_until(clock, outbox_settings().lease),
+        updated_at=clock.now,
+    )
+
+
+@retried
+def _take(account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
+    connection = connections[outbox_alias()]
+    due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
+    if not connection.features.has_select_for_update_skip_locked:
+        # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
+        ids, held = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
+        if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
+            ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
+            taken = set(ours.values_list("pk", flat=True))
+            ids = [one for one in ids if one in taken]
+        return ids, held
+    with atomic():
+        ids, held = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
+        if ids:
+            claim_ids(ids, guard=due, lease=lease, clock=clock)
+    return ids, held
+
+
+def _ranks(waiting: QuerySet[OutboxMessage]) -> Iterator[int]:
+    """The ranks in use, lowest first: a skip scan, since one sorted read over all ranks has no good index."""
+    rank = waiting.aggregate(first=Min("claim_rank"))["first"]
+    while rank is not None:
+        yield rank
+        rank = waiting.filter(claim_rank__gt=rank).aggregate(first=Min("claim_rank"))["first"]
+
+
+def _queued(account_id: int) -> QuerySet[OutboxMessage]:
+    # The second condition is the partial index's own: without it the index is not used.
+    return OutboxMessage.objects.filter(account_id=account_id, next_attempt_at__isnull=False)
+
+
+def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
+    """Ids of due rows in order, and whether it stopped at one that must not be copied."""
+    found: list[int] = []
+    holding = False
+    queued = _queued(account_id)
+    for rank in _ranks(queued):
+        rows = queued.filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
+        if locked:
+            rows = rows.select_for_update(skip_locked=True)
+        ordered = rows.order_by("next_attempt_at", "id").values_list("pk", "on_unknown")
+        for pk, on_unknown in ordered[: limit - len(found)]:
+            if is_hold(on_unknown):
+                if (found and not holding) or len(found) >= hold_limit:
+                    return found, True
+                holding = True
+            elif holding and len(found) >= hold_limit:
+                return found, True
+            found.append(pk)
+        if len(found) >= limit:
+            break
+    return found, holding
+
+
+def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
+    """Read what was claimed, in the order of ``ids``."""
+    rows = OutboxMessage.objects.select_related("raw").filter(
+        pk__in=ids, status=Status.SENDING, claim_token=lease.token
+    )
+    claims = {message.pk: Claim(message=message, lease=lease, recipients=[]) for message in rows}
+    for recipient in Recipient.objects.filter(message_id__in=list(claims)).order_by("id"):
+        claims[recipient.message_id].recipients.append(recipient)
+    with_parts = [one.id for one in claims.values() if one.message.size > _text_size(one.message)]
+    if with_parts:
+        for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):
+            claims[part.message_id].attachments.append(part)
+    _number(claims)
+    return [claims[pk] for pk in ids if pk in claims]
+
+
+def _text_size(message: OutboxMessage) -> int:
+    return 0 if message.raw_id else len(message.body_text) + len(message.body_html)
+
+
+def _number(claims: dict[int, Claim]) -> None:
+    """The number of the next attempt: 1 for those that cannot have had one, without a query."""
+    tried = [
+        pk
+        for pk, one in claims.items()
+        if one.message.attempts or one.message.last_error_code or one.message.provider_message_id
+    ]
+    for pk, number in (next_numbers(tried) if tried else {}).items():
+        claims[pk].number = number
+
+
+@retried
+def renew(leases: Iterable[Lease], *, clock: Clock) -> None:
+    """Renew all leases in one statement; one whose row was taken away is not brought back."""
+    live = list(leases)
+    if not live:
+        return
+    begun = uptime()
+    OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[one.token for one in live]).update(
+        claim_expires_at=lease_until(clock, outbox_settings().lease)
+    )
+    for lease in live:
+        lease.deadline = begun + lease.length
+
+
+@retried
+def release(claims: Iterable[Claim]) -> int:
+    """Give messages back untouched: as they were before the claim."""
+    by_lease: dict[uuid.UUID, list[int]] = {}
+    for one in claims:
+        by_lease.setdefault(one.lease.token, []).append(one.id)
+    was_failed = Q(next_attempt_at__isnull=True) | ~Q(last_error_code="") | Q(attempts__gt=0)
+    return sum(
+        OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=token).update(
+            status=Case(When(was_failed, then=Value(Status.FAILED.value)), default=Value(Status.PENDING.value)),
+            claim_expires_at=None,
+        )
+        for token, ids in by_lease.items()
+    )
+
+
+def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim], list[Claim]]:
+    """Claims that may be sent, and those that are too old."""
+    give_up_after = outbox_settings().give_up_after
+    fresh: list[Claim] = []
+    old: list[Claim] = []
+    for one in claims:
+        message = one.message
+        is_old = gave_up(
+            now=clock.now,
+            due_since=message.due_since,
+            expires_at=message.expires_at,
+            give_up_after=give_up_after,
+        )
+        (old if is_old else fresh).append(one)
+    return fresh, old
+
+
+def has_due(account_id: int, *, clock: Clock) -> bool:
+    """Whether an account has a due message, by the claim's index."""
+    queued = _queued(account_id)
+    return any(
+        queued.filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING).exists()
+        for rank in _ranks(queued)
+    )
+
+
+def next_due(account_ids: Sequence[int]) -> datetime | None:
+    """The earliest instant at which a waiting message of these accounts is due."""
+    moments = [
+        queued.filter(claim_rank=rank, status__in=WAITING).aggregate(first=Min("next_attempt_at"))["first"]
+        for queued in map(_queued, account_ids)
+        for rank in _ranks(queued)
+    ]
+    return min((moment for moment in moments if moment is not None), default=None)

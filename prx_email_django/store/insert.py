@@ -1,0 +1,142 @@
+"""enqueue: a message with its recipients and attachments, in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, connections
+
+from prx_email_django.clock import Clock
+from prx_email_django.content import store_content
+from prx_email_django.models import Account, Attachment, OutboxMessage, Recipient
+from prx_email_django.querysets import outbox_alias
+from prx_email_django.states import Status
+from prx_email_django.store.base import atomic
+
+#: Rows of one INSERT.
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DraftPart:
+    """An attachment of a draft, with its octets."""
+
+    kind: str
+    filename: str
+    content_type: str
+    content: bytes = field(repr=False)
+    inline_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A validated message that is not written yet; ``fields`` are columns of ``OutboxMessage``."""
+
+    account: Account
+    due_at: datetime
+    fields: dict[str, Any]
+    recipients: Sequence[tuple[str, str]]
+    parts: Sequence[DraftPart] = ()
+    raw: bytes | None = field(default=None, repr=False)
+    idempotency_key: str | None = None
+
+
+def idempotency_hash(key: str | None) -> str | None:
+    """What is unique per account: a text column is case- and accent-blind in MariaDB."""
+    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
+
+
+def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
+    """Write a draft; with a key that is known, return the first row and False."""
+    known = _by_key(draft)
+    if known is not None:
+        return known, False
+    try:
+        with atomic():
+            return _insert_all([draft], clock=clock)[0], True
+    except IntegrityError:
+        known = _by_key(draft)
+        if known is None:
+            raise
+        return known, False
+
+
+def insert_many(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
+    """Write many drafts, in order, and tell how many are new; keys are honoured among them too."""
+    if any(draft.idempotency_key is not None for draft in drafts):
+        written = [insert(draft, clock=clock) for draft in drafts]
+        return [message for message, _ in written], sum(is_new for _, is_new in written)
+    messages: list[OutboxMessage] = []
+    for start in range(0, len(drafts), BATCH):
+        messages += _insert_all(drafts[start : start + BATCH], clock=clock)
+    return messages, len(messages)
+
+
+def _by_key(draft: Draft) -> OutboxMessage | None:
+    if draft.idempotency_key is None:
+        return None
+    wanted = idempotency_hash(draft.idempotency_key)
+    return OutboxMessage.objects.filter(account=draft.account, idempotency_hash=wanted).first()
+
+
+def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
+    messages = [_message(draft, clock=clock) for draft in drafts]
+    if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:
+        OutboxMessage.objects.bulk_create(messages)
+    else:  # MySQL gives no keys back
+        for message in messages:
+            message.save(force_insert=True)
+    Recipient.objects.bulk_create(
+        [
+            Recipient(message=message, kind=kind, address=address)
+            for message, draft in zip(messages, drafts, strict=True)
+            for kind, address in draft.recipients
+        ],
+        batch_size=BATCH,
+    )
+    Attachment.objects.bulk_create(
+        [
+            _attachment(message, position, part, clock=clock)
+            for message, draft in zip(messages, drafts, strict=True)
+            for position, part in enumerate(draft.parts)
+        ],
+        batch_size=BATCH,
+    )
+    return messages
+
+
+def _message(draft: Draft, *, clock: Clock) -> OutboxMessage:
+    size = len(draft.raw or b"") + sum(len(part.content) for part in draft.parts)
+    size += len(draft.fields.get("body_text", "")) + len(draft.fields.get("body_html", ""))
+    return OutboxMessage(
+        account=draft.account,
+        status=Status.PENDING,
+        next_attempt_at=draft.due_at,
+        due_since=draft.due_at,
+        idempotency_key=draft.idempotency_key,
+        idempotency_hash=idempotency_hash(draft.idempotency_key),
+        raw=None if draft.raw is None else store_content(draft.raw, clock=clock),
+        size=size,
+        created_at=clock.now,
+        updated_at=clock.now,
+        **draft.fields,
+    )
+
+
+def _attachment(message: OutboxMessage, position: int, part: DraftPart, *, clock: Clock) -> Attachment:
+    content = store_content(part.content, clock=clock)
+    return Attachment(
+        message=message,
+        kind=part.kind,
+        position=position,
+        filename=part.filename,
+        content_type=part.content_type,
+        size=content.size,
+        sha256=content.sha256,
+        inline_id=part.inline_id,
+        content=content,
+    )

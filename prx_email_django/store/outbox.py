@@ -1,0 +1,84 @@
+"""The one row about the whole outbox: whose database this is, whether it is paused, whether a drain was asked for."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db.models import Q
+
+from prx_email_django.clock import Clock
+from prx_email_django.conf import outbox_settings
+from prx_email_django.errors import WrongInstance
+from prx_email_django.models import OutboxState
+from prx_email_django.store.base import retried
+
+#: A wake-up that no drain has answered for so long is sent again.
+WAKE_AGAIN = timedelta(seconds=60)
+PURGE_EVERY = timedelta(hours=1)
+
+
+def outbox_state() -> OutboxState:
+    """The row, made where it is missing."""
+    state, _ = OutboxState.objects.get_or_create(pk=1)
+    return state
+
+
+@retried
+def check_instance() -> OutboxState:
+    """Refuse to send from a copied database; the first value that is not empty is stored.
+
+    Raises:
+        WrongInstance: the database belongs to another ``INSTANCE``.
+    """
+    state = outbox_state()
+    ours = outbox_settings().instance
+    if not state.instance and ours:
+        OutboxState.objects.filter(pk=1, instance="").update(instance=ours)
+        state.refresh_from_db()
+    if state.instance != ours:
+        raise WrongInstance(
+            f"this database belongs to the instance “{state.instance}”, not to “{ours}”: if it is a copy, "
+            "run “manage.py outbox_adopt”, which puts everything unsent at rest",
+            code="wrong_instance",
+        )
+    return state
+
+
+def is_paused(state: OutboxState, *, now: datetime) -> bool:
+    """Whether a person paused everything."""
+    return bool(state.pause_reason) and (state.paused_until is None or state.paused_until > now)
+
+
+@retried
+def pause_everything(*, reason: str, until: datetime | None, clock: Clock) -> None:
+    """Pause the whole outbox."""
+    outbox_state()
+    OutboxState.objects.filter(pk=1).update(pause_reason=reason, paused_until=until, paused_at=clock.now)
+
+
+@retried
+def resume_everything() -> int:
+    """End the pause of the whole outbox; 0: there was none."""
+    paused = OutboxState.objects.filter(pk=1).exclude(pause_reason="")
+    return paused.update(pause_reason="", paused_until=None, paused_at=None)
+
+
+@retried
+def request_wake(*, clock: Clock) -> bool:
+    """Ask for a drain; True for the one caller that must send the wake-up."""
+    outbox_state()
+    silent = Q(wake_requested_at__isnull=True) | Q(wake_requested_at__lt=clock.running - WAKE_AGAIN)
+    return bool(OutboxState.objects.filter(silent, pk=1).update(wake_requested_at=clock.running))
+
+
+@retried
+def begin_drain(*, clock: Clock) -> None:
+    """A drain has begun: what is enqueued from now on asks anew."""
+    OutboxState.objects.filter(pk=1).update(wake_requested_at=None, last_drain_at=clock.now)
+
+
+@retried
+def claim_purge(*, clock: Clock) -> bool:
+    """At most once an hour, True for one caller: purge a batch now."""
+    rested = Q(last_purge_at__isnull=True) | Q(last_purge_at__lte=clock.running - PURGE_EVERY)
+    return bool(OutboxState.objects.filter(rested, pk=1).update(last_purge_at=clock.running))

@@ -1,0 +1,121 @@
+"""purge: what is done and old goes; never a row that may still be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db.models import Q, QuerySet
+
+from prx_email_django.clock import Clock
+from prx_email_django.conf import outbox_settings
+from prx_email_django.content import KEPT_FOR
+from prx_email_django.models import Attachment, Content, ContentChunk, InboundMessage, OutboxMessage
+from prx_email_django.states import Status
+from prx_email_django.store.base import atomic, retried
+
+#: Rows of one transaction.
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """How many rows of each kind went (or would go)."""
+
+    sent: int = 0
+    failed: int = 0
+    inbound: int = 0
+    stripped: int = 0
+    content: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.sent + self.failed + self.inbound + self.stripped + self.content
+
+
+def purge(
+    *, clock: Clock, older_than: timedelta | None = None, batch: int = BATCH, dry_run: bool = False
+) -> PurgeReport:
+    """Purge one bounded batch of each kind by ``RETENTION``, or all done messages ``older_than``."""
+    now, retention = clock.running, outbox_settings().retention
+    sent_age, failed_age = older_than or retention.sent, older_than or retention.failed
+    return PurgeReport(
+        sent=_messages(_sent_before(now, sent_age), batch=batch, dry_run=dry_run),
+        failed=_messages(_failed_before(now, failed_age), batch=batch, dry_run=dry_run),
+        inbound=_inbound(now, older_than or retention.inbound, batch=batch, dry_run=dry_run),
+        stripped=_strip(_sent_before(now, retention.content), batch=batch, dry_run=dry_run, clock=clock),
+        content=_unreferenced(now - KEPT_FOR, batch=batch, dry_run=dry_run),
+    )
+
+
+def _sent_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:
+    if age is None:
+        return OutboxMessage.objects.none()
+    # created_at is never later than sent_at, and has the index.
+    return OutboxMessage.objects.filter(created_at__lt=now - age, status=Status.SENT, sent_at__lt=now - age)
+
+
+def _failed_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:
+    if age is None:
+        return OutboxMessage.objects.none()
+    at_rest = OutboxMessage.objects.filter(status=Status.FAILED, next_attempt_at__isnull=True)
+    return at_rest.filter(created_at__lt=now - age, updated_at__lt=now - age)
+
+
+def _messages(old: QuerySet[OutboxMessage], *, batch: int, dry_run: bool) -> int:
+    if dry_run:
+        return old.count()
+    ids = list(old.order_by("created_at").values_list("pk", flat=True)[:batch])
+    return _delete(ids, old) if ids else 0
+
+
+@retried
+def _delete(ids: list[int], old: QuerySet[OutboxMessage]) -> int:
+    with atomic():
+        # Judged once more under the lock: a person may have requeued one.
+        doomed = list(old.filter(pk__in=ids).select_for_update().values_list("pk", flat=True))
+        return OutboxMessage.objects.filter(pk__in=doomed).delete()[1].get("prx_email_django.OutboxMessage", 0)
+
+
+def _inbound(now: datetime, age: timedelta | None, *, batch: int, dry_run: bool) -> int:
+    if age is None:
+        return 0
+    old = InboundMessage.objects.filter(received_at__lt=now - age)
+    if dry_run:
+        return old.count()
+    return InboundMessage.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:batch])).delete()[0]
+
+
+@retried
+def _strip(old: QuerySet[OutboxMessage], *, batch: int, dry_run: bool, clock: Clock) -> int:
+    """Take bodies and attachments from sent messages that are kept."""
+    full = old.filter(~Q(body_text="") | ~Q(body_html="") | Q(raw__isnull=False) | Q(size__gt=0))
+    if dry_run:
+        return full.count()
+    ids = list(full.order_by("created_at").values_list("pk", flat=True)[:batch])
+    if not ids:
+        return 0
+    with atomic():
+        stripped = full.filter(pk__in=ids).update(
+            body_text="", body_html="", raw=None, size=0, updated_at=clock.now
+        )
+        Attachment.objects.filter(message_id__in=ids).update(content=None)
+    return stripped
+
+
+def _unreferenced(before: datetime, *, batch: int, dry_run: bool) -> int:
+    unused = Content.objects.filter(stored_at__lt=before, attachments__isnull=True, messages__isnull=True)
+    if dry_run:
+        return unused.count()
+    ids = list(unused.order_by("stored_at").values_list("pk", flat=True)[:batch])
+    if not ids:
+        return 0
+    return _delete_content(ids)
+
+
+@retried
+def _delete_content(ids: list[int]) -> int:
+    with atomic():
+        ContentChunk.objects.filter(content_id__in=ids).delete()
+        return Content.objects.filter(pk__in=ids).delete()[1].get("prx_email_django.Content", 0)
