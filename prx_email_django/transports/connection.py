@@ -1,0 +1,211 @@
+"""Opening a session: name, TCP, TLS, EHLO, AUTH.  The only user of aiosmtplib.
+
+aiosmtplib speaks until the login is done; then its transport gets our protocol (``transaction``), because replies to
+pipelined commands and the phase of a failure cannot be had from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import cast
+
+import aiosmtplib
+
+from prx_email_django.outcomes import Phase, Trouble
+from prx_email_django.transports import login as sasl
+from prx_email_django.transports.base import ConnectError, Login
+from prx_email_django.transports.dial import cleartext_allowed, dial, is_loopback, local_name, peer_name, tls_context
+from prx_email_django.transports.envelope import Abilities
+from prx_email_django.transports.replies import clean
+from prx_email_django.transports.transaction import SmtpSession
+
+#: The server closed while TLS was being set up; no statement about its certificate.
+_CUT_SHORT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class SmtpTransport:
+    """``Transport`` over real SMTP."""
+
+    async def open(self, login: Login) -> SmtpSession:
+        """Connect, secure, greet and authenticate, all within three times ``login.timeout``.
+
+        Raises:
+            ConnectError: with the phase, whose trouble it is, and ``error_code`` ``network``, ``timeout``, ``tls``,
+                ``auth`` or ``provider``.
+        """
+        opening = _Opening(login)
+        try:
+            async with asyncio.timeout(3 * login.timeout):
+                return await opening.run()
+        except ConnectError:
+            raise
+        except (OSError, aiosmtplib.SMTPException, ValueError) as error:
+            raise opening.explain(error) from None
+        finally:
+            opening.close_unless_handed_over()
+
+
+class _Opening:
+    """One attempt at opening a session; knows its phase."""
+
+    def __init__(self, login: Login) -> None:
+        self.login = login
+        self.phase = Phase.CONNECT
+        self.peer = ""
+        self.sock: socket.socket | None = None
+        self.client: aiosmtplib.SMTP | None = None
+        self.handed_over = False
+
+    async def run(self) -> SmtpSession:
+        login = self.login
+        context = None
+        if login.security != "none":
+            context = await self._context()
+        self.sock = sock = await dial(login.host, login.port, timeout=login.timeout)
+        self.peer = peer_name(sock)
+        if login.security == "none":
+            self._allow_cleartext(sock)
+        self.client = client = aiosmtplib.SMTP(
+            hostname=login.host,
+            sock=sock,
+            local_hostname=local_name(sock),
+            timeout=login.timeout,
+            use_tls=login.security == "tls",
+            start_tls=False,
+            tls_context=context,
+        )
+        await client.connect()
+        await self._greet(client)
+        if login.security == "starttls":
+            await self._start_tls(client)
+        await self._authenticate(client)
+        return self._hand_over(client)
+
+    async def _context(self) -> ssl.SSLContext:
+        try:
+            return await tls_context(self.login.tls_ca_file)
+        except OSError as error:
+            text = f"the CA file cannot be used: {error.strerror or type(error).__name__}"
+            raise self._error(text, Phase.TLS, Trouble.TLS, "tls") from None
+
+    def _allow_cleartext(self, sock: socket.socket) -> None:
+        if not cleartext_allowed(sock, self.login.host, self.login.cleartext_hosts):
+            raise self._error("clear text is not allowed to this host", Phase.TLS, Trouble.TLS, "tls")
+        if self.login.auth_method != "none" and not is_loopback(sock):
+            raise self._error("credentials go in clear text to loopback only", Phase.TLS, Trouble.TLS, "tls")
+
+    async def _greet(self, client: aiosmtplib.SMTP) -> None:
+        try:
+            await client.ehlo()
+        except aiosmtplib.SMTPHeloError as error:
+            if error.code < 500:
+                raise
+            await client.helo()
+
+    async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
+        self.phase = Phase.TLS
+        if not client.supports_extension("starttls"):
+            raise self._error("the server does not offer STARTTLS", Phase.TLS, Trouble.TLS, "tls")
+        await client.starttls()
+        self.phase = Phase.CONNECT
+        await self._greet(client)
+
+    async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
+        if self.login.auth_method == "none":
+            return
+        self.phase = Phase.AUTH
+        offered = client.server_auth_methods
+        mechanism = sasl.choose(self.login, offered)
+        if mechanism is None:
+            names = " ".join(offered).upper() or "nothing"
+            text = f"the server offers no usable authentication mechanism (it offers {names})"
+            raise self._error(text, Phase.AUTH, Trouble.AUTH, "auth")
+        refusal = await sasl.authenticate(client.execute_command, mechanism, self.login)
+        if refusal is not None:
+            raise self._refused(refusal.code, str(refusal))
+
+    def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
+        transport = client.transport
+        if transport is None or transport.is_closing():
+            raise self._error("the server closed the connection", self.phase, Trouble.CONNECTION, "network")
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.peer = f"{self.peer} {tls.version()}"
+        abilities = _abilities(client)
+        session = SmtpSession(
+            cast("asyncio.Transport", transport), abilities=abilities, login=self.login, peer=self.peer
+        )
+        self.handed_over = True
+        return session
+
+    def close_unless_handed_over(self) -> None:
+        """Drop what was opened, at once."""
+        if self.handed_over:
+            return
+        transport = self.client.transport if self.client is not None else None
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
+        elif self.sock is not None:
+            # aiosmtplib may be closing a transport over it: end the conversation, leave the closing to its owner.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            if self.client is None:
+                self.sock.close()
+
+    # Explaining
+
+    def explain(self, error: Exception) -> ConnectError:
+        """Say what an exception of aiosmtplib or of the network means here."""
+        cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else None
+        told = cause or error
+        if isinstance(error, aiosmtplib.SMTPResponseException):
+            return self._refused(error.code, str(error.message))
+        if isinstance(told, ssl.SSLError) and not isinstance(told, _CUT_SHORT):
+            reason = getattr(told, "verify_message", "") or told.reason or type(told).__name__
+            return self._error(f"TLS: {reason}", Phase.TLS, Trouble.TLS, "tls")
+        if isinstance(told, TimeoutError):
+            return self._error("no answer in time", self.phase, Trouble.CONNECTION, "timeout")
+        if isinstance(told, (OSError, aiosmtplib.SMTPServerDisconnected)):
+            reason = getattr(told, "strerror", None) or str(told) or type(told).__name__
+            return self._error(f"connection failed: {reason}", self.phase, Trouble.CONNECTION, "network")
+        return self._error(f"connection failed: {told}", self.phase, Trouble.CONNECTION, "network")
+
+    def _refused(self, code: int, text: str) -> ConnectError:
+        """A reply ended it: during AUTH 5yz is about the credentials, during STARTTLS about TLS, else about the server."""
+        enhanced = sasl.enhanced(text)
+        disabled = enhanced in sasl.DISABLED
+        if disabled or (self.phase is Phase.AUTH and code >= 500):
+            trouble, error_code = Trouble.AUTH, "auth"
+        elif self.phase is Phase.TLS and code != 421 and code > 0:
+            trouble, error_code = Trouble.TLS, "tls"
+        else:
+            trouble, error_code = Trouble.CONNECTION, "provider"
+        said = f"{code} {text}" if code > 0 else f"not an SMTP reply: {text}"
+        return self._error(said, self.phase, trouble, error_code, smtp_code=max(code, 0), enhanced=enhanced)
+
+    def _error(
+        self, text: str, phase: Phase, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
+    ) -> ConnectError:
+        return ConnectError(
+            clean(sasl.without_secrets(text, self.login)),
+            phase=phase,
+            trouble=trouble,
+            error_code=error_code,
+            smtp_code=smtp_code,
+            enhanced=enhanced,
+            peer=self.peer,
+        )
+
+
+def _abilities(client: aiosmtplib.SMTP) -> Abilities:
+    limit = client.esmtp_extensions.get("size", "").strip()
+    return Abilities(
+        pipelining=client.supports_extension("pipelining"),
+        size=client.supports_extension("size"),
+        size_limit=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 18 else 0,
+        eight_bit=client.supports_extension("8bitmime"),
+        utf8=client.supports_extension("smtputf8"),
+    )

@@ -1,0 +1,98 @@
+"""The octets of a transaction: MAIL and RCPT with their parameters, and the body as it goes over the wire.  Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prx_email_django.transports.base import Parcel
+
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_UNQUOTED = re.compile("[ <>]")
+_LONE = re.compile(rb"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the server said it can do (EHLO)."""
+
+    pipelining: bool = False
+    #: SIZE was announced (RFC 1870); ``size_limit`` octets, 0: no limit named.
+    size: bool = False
+    size_limit: int = 0
+    eight_bit: bool = False
+    utf8: bool = False
+
+
+class Unfit(Exception):
+    """This server can never take this parcel as it is; nothing was written.  ``str()`` is for people."""
+
+    def __init__(self, text: str, *, error_code: str, smtp_code: int = 0, enhanced: str = "") -> None:
+        super().__init__(text)
+        self.error_code = error_code
+        self.smtp_code = smtp_code
+        self.enhanced = enhanced
+
+
+def envelope(parcel: Parcel, abilities: Abilities) -> list[bytes]:
+    """MAIL, one RCPT for each recipient, DATA: one command each, with its CRLF.
+
+    Raises:
+        Unfit: too large (552 5.3.4), or it needs an extension that the server lacks, or an address is impossible.
+    """
+    size = len(parcel.body)
+    if abilities.size_limit and size > abilities.size_limit:
+        text = f"message of {size} octets exceeds the server's limit of {abilities.size_limit}"
+        raise Unfit(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
+    sender = path(parcel.sender)
+    recipients = [path(address) for address in parcel.recipients]
+    options = _options(parcel, abilities, ascii_only=sender.isascii() and all(map(str.isascii, recipients)))
+    commands = [f"MAIL FROM:<{sender}>{options}\r\n".encode()]
+    commands += [f"RCPT TO:<{address}>\r\n".encode() for address in recipients]
+    commands.append(b"DATA\r\n")
+    return commands
+
+
+def _options(parcel: Parcel, abilities: Abilities, *, ascii_only: bool) -> str:
+    options = f" SIZE={len(parcel.body)}" if abilities.size else ""
+    if parcel.eight_bit:
+        if not abilities.eight_bit:
+            raise Unfit("the message has 8-bit octets and the server lacks 8BITMIME", error_code="content")
+        options += " BODY=8BITMIME"
+    if parcel.utf8 or not ascii_only:
+        if not abilities.utf8:
+            raise Unfit("a non-ASCII address or header, and the server lacks SMTPUTF8", error_code="content")
+        options += " SMTPUTF8"
+    return options
+
+
+def path(address: str) -> str:
+    """The address as it stands in MAIL and RCPT: its domain in ASCII (IDNA), its local part as it is.
+
+    Raises:
+        Unfit: it cannot stand there: control characters, blanks or brackets outside quotes, an impossible domain.
+    """
+    if _CONTROL.search(address) or (_UNQUOTED.search(address) and not address.startswith('"')):
+        raise Unfit("an address has characters that no envelope can carry", error_code="content")
+    if address.isascii():
+        return address
+    local, at, domain = address.rpartition("@")
+    try:
+        return f"{local}{at}{domain.encode('idna').decode('ascii')}"
+    except UnicodeError as error:
+        raise Unfit("the domain of an address cannot be written in ASCII", error_code="content") from error
+
+
+def wire_form(body: bytes) -> bytes:
+    """The body with stuffed dots (RFC 5321 §4.5.2), CRLF at its end, without the final dot.
+
+    Lone CR or LF become CRLF: a server that ended a message at a lone LF would let the rest in as commands.
+    """
+    pairs = body.count(b"\r\n")
+    if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
+        body = _LONE.sub(b"\r\n", body)
+    if b"\r\n." in body:
+        body = body.replace(b"\r\n.", b"\r\n..")
+    if body[:1] == b".":
+        body = b"." + body
+    return body if body.endswith(b"\r\n") or not body else body + b"\r\n"

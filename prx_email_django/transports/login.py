@@ -1,0 +1,124 @@
+"""AUTH (RFC 4954): one mechanism, tried once, with the server's reason kept and our secrets kept out of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from prx_email_django.transports.base import Login
+from prx_email_django.transports.replies import clean
+
+#: Exchange Online: basic authentication is switched off for the tenant or the mailbox, whatever the password.
+DISABLED = frozenset({"5.7.30", "5.7.139"})
+
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
+#: Members of an XOAUTH2 or OAUTHBEARER challenge (RFC 7628 §3.2.2) that are worth keeping.
+_TOLD = ("status", "schemes", "scope", "error", "error_description")
+
+
+class _Response(Protocol):
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def message(self) -> str: ...
+
+
+class Command(Protocol):
+    """Writes one command line and gives its reply: ``aiosmtplib.SMTP.execute_command``."""
+
+    def __call__(self, *args: bytes) -> Awaitable[_Response]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The reply that refused, and what the server said in its challenge before."""
+
+    code: int
+    text: str
+    challenge: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.challenge})" if self.challenge else self.text
+
+
+def choose(login: Login, offered: Sequence[str]) -> str | None:
+    """The one mechanism to try, of those offered (lower case); None: none of them will do."""
+    wanted = ("xoauth2",) if login.auth_method == "xoauth2" else ("plain", "login")
+    return next((name for name in wanted if name in offered), None)
+
+
+async def authenticate(command: Command, mechanism: str, login: Login) -> Refusal | None:
+    """Authenticate; None: welcome."""
+    if mechanism == "plain":
+        return _verdict(await command(b"AUTH", b"PLAIN", _base64(f"\0{login.user}\0{login.password}")))
+    if mechanism == "login":
+        return await _login(command, login)
+    return await _xoauth2(command, login)
+
+
+async def _login(command: Command, login: Login) -> Refusal | None:
+    response = await command(b"AUTH", b"LOGIN")
+    for secret in (login.user, login.password):
+        if response.code != 334:
+            return _verdict(response)
+        response = await command(_base64(secret))
+    return _verdict(response)
+
+
+async def _xoauth2(command: Command, login: Login) -> Refusal | None:
+    """A refusal comes as a challenge with the reason in JSON, which an empty line answers; then the 535 follows."""
+    response = await command(b"AUTH", b"XOAUTH2", _base64(f"user={login.user}\x01auth=Bearer {login.token}\x01\x01"))
+    if response.code != 334:
+        return _verdict(response)
+    challenge = _reason(response.message)
+    return _verdict(await command(b""), challenge)
+
+
+def _verdict(response: _Response, challenge: str = "") -> Refusal | None:
+    if 200 <= response.code < 300:
+        return None
+    # A 3yz here asks for something that this mechanism does not have.
+    code = response.code if response.code >= 400 or response.code < 0 else 504
+    return Refusal(code, response.message, challenge)
+
+
+def _reason(challenge: str) -> str:
+    try:
+        told = json.loads(base64.b64decode(challenge, validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        return ""
+    if not isinstance(told, dict):
+        return ""
+    return ", ".join(f"{key} {clean(str(told[key])[:60])}" for key in _TOLD if key in told)
+
+
+def enhanced(text: str) -> str:
+    """The enhanced code at the start of a reply's text, or ``""``."""
+    match = _ENHANCED.match(text)
+    return match[1] if match else ""
+
+
+def without_secrets(text: str, login: Login) -> str:
+    """The text with password and token, plain and in base64, struck out: servers have been seen to echo commands."""
+    for secret in (login.password, login.token):
+        if not secret:
+            continue
+        forms = (secret, *_encoded(login, secret))
+        for form in forms:
+            text = text.replace(form, "***")
+    return text
+
+
+def _encoded(login: Login, secret: str) -> tuple[str, ...]:
+    whole = (secret, f"\0{login.user}\0{secret}", f"user={login.user}\x01auth=Bearer {secret}\x01\x01")
+    return tuple(_base64(one).decode("ascii") for one in whole)
+
+
+def _base64(text: str) -> bytes:
+    return base64.b64encode(text.encode())

@@ -1,0 +1,1 @@
+"""Helpers of the tests' own: servers that can be told to misbehave."""
