@@ -195,7 +195,7 @@ class EncryptedTextField(TextFieldBase):
         return value
 
     def value_to_string(self, obj: models.Model) -> str:
-        """Return the ciphertext, for ``dumpdata``."""
+        """Return the ciphertext, for ``dumpdata``; ``loaddata`` needs its key, and encrypts with the first one."""
         value = _held(obj, self.attname)
         return value.stored if isinstance(value, Sealed) else ""
 

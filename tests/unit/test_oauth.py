@@ -1,0 +1,594 @@
+"""Tokens: asked for at one address, over verified TLS, within the time given, and never told in an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+import trustme
+from django.test import override_settings
+
+from prx_email_django.oauth import Grant, Token, TokenRefused, TokenRequest, check_token_url, fetch_token, token_request
+
+SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
+EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class TokenServer:
+    """A scripted token server on loopback; ``answer`` is called with the handler of each POST."""
+
+    url: str = ""
+    forms: list[dict[str, list[str]]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    answer: Callable[[BaseHTTPRequestHandler], None] = field(default=lambda handler: None)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def says(self, code: int, body: object, **headers: str) -> None:
+        """Answer with ``code`` and ``body`` (JSON unless bytes) from now on."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            handler.send_response(code)
+            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(content)
+
+        self.answer = answer
+
+
+@contextmanager
+def serving(authority: trustme.CA | None = None) -> Iterator[TokenServer]:
+    scripted = TokenServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            scripted.paths.append(self.path)
+            scripted.forms.append(parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+            scripted.answer(self)
+
+        def do_GET(self) -> None:
+            scripted.paths.append(self.path)
+            scripted.answer(self)
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *args: object) -> None:
+            """A client that goes away is what is tested."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if authority:
+        context = server_context(authority)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    scripted.url = f"{'https' if authority else 'http'}://127.0.0.1:{server.server_port}/token"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield scripted
+    finally:
+        scripted.stop.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def server() -> Iterator[TokenServer]:
+    with serving() as scripted:
+        yield scripted
+
+
+def asking(url: str, **changes: Any) -> TokenRequest:
+    values: dict[str, Any] = {
+        "grant": Grant.REFRESH_TOKEN,
+        "url": url,
+        "client_id": "the-client",
+        "client_secret": SECRETS[0],
+        "refresh_token": SECRETS[1],
+        "scope": "https://mail.google.com/",
+    }
+    return TokenRequest(**{**values, **changes})
+
+
+def fetch(request: TokenRequest, timeout: float = 10) -> Token:
+    return asyncio.run(fetch_token(request, timeout=timeout))
+
+
+def refused(request: TokenRequest, timeout: float = 10) -> TokenRefused:
+    with pytest.raises(TokenRefused) as caught:
+        fetch(request, timeout)
+    told = f"{caught.value!r} {caught.value}"
+    assert not any(secret in told for secret in SECRETS)
+    assert 0 < len(str(caught.value)) <= 160
+    return caught.value
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_token_is_turned_into_an_access_token(server: TokenServer) -> None:
+    server.says(200, {"access_token": SECRETS[2], "expires_in": 3599, "token_type": "Bearer"})
+    before = datetime.now(UTC)
+    token = fetch(asking(server.url))
+    assert token.access_token == SECRETS[2]
+    assert token.expires_at is not None
+    assert before <= token.expires_at - timedelta(seconds=3599) <= datetime.now(UTC)
+    assert token.refresh_token is None
+    assert server.forms == [
+        {
+            "grant_type": ["refresh_token"],
+            "client_id": ["the-client"],
+            "client_secret": [SECRETS[0]],
+            "refresh_token": [SECRETS[1]],
+            "scope": ["https://mail.google.com/"],
+        }
+    ]
+
+
+def test_an_application_asks_without_a_persons_token(server: TokenServer) -> None:
+    server.says(200, {"access_token": SECRETS[2]})
+    token = fetch(asking(server.url, grant=Grant.CLIENT_CREDENTIALS))
+    assert token.expires_at is None
+    assert server.forms[0]["grant_type"] == ["client_credentials"]
+    assert "refresh_token" not in server.forms[0]
+
+
+def test_a_rotated_refresh_token_is_not_lost(server: TokenServer) -> None:
+    server.says(200, {"access_token": SECRETS[2], "refresh_token": "a newer one"})
+    assert fetch(asking(server.url)).refresh_token == "a newer one"
+    server.says(200, {"access_token": SECRETS[2], "refresh_token": SECRETS[1]})
+    assert fetch(asking(server.url)).refresh_token is None
+    server.says(200, {"access_token": SECRETS[2], "refresh_token": 5})
+    assert fetch(asking(server.url)).refresh_token is None
+
+
+@pytest.mark.parametrize(
+    ("life", "known"),
+    [
+        ("3600", True),
+        (0, True),
+        (-1, False),
+        ("soon", False),
+        (True, False),
+        (1e300, False),
+        (10**400, False),
+        ([], False),
+    ],
+)
+def test_a_strange_lifetime_neither_crashes_nor_lasts_for_ever(server: TokenServer, life: object, known: bool) -> None:
+    server.says(200, {"access_token": SECRETS[2], "expires_in": life})
+    assert (fetch(asking(server.url)).expires_at is not None) is known
+
+
+def test_no_secret_is_in_a_repr(server: TokenServer) -> None:
+    server.says(200, {"access_token": SECRETS[2], "refresh_token": "a newer one"})
+    request = asking(server.url)
+    shown = repr(request) + repr(fetch(request))
+    assert not any(secret in shown for secret in (*SECRETS, "a newer one"))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "invalid_grant",
+        "invalid_client",
+        "unauthorized_client",
+        "interaction_required",
+        "invalid_scope",
+        "invalid_request",
+    ],
+)
+@pytest.mark.parametrize("code", [400, 401, 403])
+def test_a_dead_grant_is_not_asked_for_again_and_again(server: TokenServer, code: int, name: str) -> None:
+    server.says(code, {"error": name, "error_description": f"AADSTS700082: {SECRETS[1]} has expired"})
+    error = refused(asking(server.url))
+    assert (error.permanent, error.code) == (True, name)
+    assert "AADSTS700082" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        (429, {"error": "invalid_request"}),
+        (408, {"error": "invalid_request"}),
+        (500, {"error": "invalid_grant"}),
+        (503, b"<html>try again"),
+        (400, {"error": "temporarily_unavailable"}),
+        (400, b"a proxy speaks"),
+        (403, ["no", "object"]),
+        (404, {"error": {"message": "none"}}),
+        (400, {"error": f"{SECRETS[0]}"}),
+        (400, b'{"error": ' + b"[" * 50_000),
+    ],
+)
+def test_what_passes_by_itself_does_not_stop_an_account_for_good(server: TokenServer, code: int, body: object) -> None:
+    server.says(code, body)
+    assert refused(asking(server.url)).permanent is False
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        b"",
+        b"\xff",
+        {"access_token": ""},
+        {"access_token": 5},
+        {"access_token": "a\x01auth=b"},
+        {"access_token": "a b"},
+    ],
+)
+def test_an_answer_without_a_usable_token_is_none(server: TokenServer, body: object) -> None:
+    server.says(200, body)
+    error = refused(asking(server.url))
+    assert (error.permanent, error.code) == (False, "answer")
+
+
+def test_a_redirect_does_not_carry_the_secret_away(server: TokenServer) -> None:
+    with serving() as stranger:
+        stranger.says(200, {"access_token": SECRETS[2]})
+        for code in (301, 302, 303, 307, 308):
+            server.says(code, b"", Location=stranger.url)
+            error = refused(asking(server.url))
+            assert (error.permanent, error.code) == (True, "http")
+        assert stranger.paths == []
+
+
+def test_an_endless_answer_does_not_fill_the_memory(server: TokenServer) -> None:
+    server.says(200, b'{"access_token": "' + b"a" * 70_000 + b'"}')
+    assert refused(asking(server.url)).code == "answer"
+
+
+def test_a_server_that_says_nothing_costs_no_more_than_the_timeout(server: TokenServer) -> None:
+    server.answer = lambda handler: server.stop.wait(30) and None
+    begun = time.monotonic()
+    error = refused(asking(server.url), timeout=0.2)
+    assert (error.permanent, error.code) == (False, "timeout")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_drips_is_left_at_the_deadline(server: TokenServer) -> None:
+    left = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while not server.stop.wait(0.01):
+                handler.wfile.write(b" ")
+        except OSError:
+            left.set()
+
+    server.answer = drip
+    assert refused(asking(server.url), timeout=0.2).code == "timeout"
+    assert left.wait(10), "the thread reads on after its deadline"
+
+
+def test_a_server_that_hangs_up_or_is_not_there_may_come_back(server: TokenServer) -> None:
+    server.answer = lambda handler: handler.connection.close()
+    error = refused(asking(server.url))
+    assert (error.permanent, error.code) == (False, "network")
+    with serving() as gone:
+        pass
+    error = refused(asking(gone.url))
+    assert (error.permanent, error.code) == (False, "network")
+
+
+def test_the_loop_goes_on_while_a_server_is_slow(server: TokenServer) -> None:
+    asked, ticks = threading.Event(), []
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        server.stop.wait(30)
+
+    async def both() -> None:
+        waiting = asyncio.create_task(fetch_token(asking(server.url), timeout=20))
+        while not asked.is_set():
+            ticks.append(1)
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    server.answer = slow
+    asyncio.run(both())
+    assert ticks
+
+
+def test_a_proxy_of_the_environment_sees_no_secret_meant_for_loopback(
+    server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        server.says(200, {"access_token": SECRETS[2]})
+        fetch(asking(server.url))
+        assert proxy.paths == []
+
+
+# --- TLS and addresses ----------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_that_nobody_vouches_for_gets_no_secret() -> None:
+    with serving(trustme.CA()) as server:
+        server.says(200, {"access_token": SECRETS[2]})
+        error = refused(asking(server.url))
+        assert (error.permanent, error.code) == (False, "tls")
+        assert server.forms == []
+
+
+def test_the_authorities_of_the_settings_are_trusted(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with serving(authority) as server, override_settings(PRX_EMAIL={"TLS_CA_FILE": tmp_path / "ca.pem"}):
+        server.says(200, {"access_token": SECRETS[2]})
+        assert fetch(asking(server.url)).access_token == SECRETS[2]
+
+
+GOOD = [
+    "https://login.example.com/token",
+    "https://x.example:8443/t?a=b",
+    "http://localhost:1/t",
+    "http://[::1]/",
+    "http://127.0.0.9/",
+]
+BAD = [
+    "",
+    "http://login.example.com/token",
+    "http://localhost.example.com/",
+    "http://127.0.0.1@evil.example/",
+    "https://user:password@x.example/",
+    "https://x.example/#fragment",
+    "https://x.example/a b",
+    "https://x.example/\r\nHost: y",
+    "https://",
+    "https://x.example:0/",
+    "https://x.example:port/",
+    "https://[::1/",
+    "file:///etc/passwd",
+    "ftp://localhost/",
+    "https://bücher.example/",
+    "login.example.com/token",
+]
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_good_addresses_are_taken(url: str) -> None:
+    check_token_url(url)
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_a_secret_goes_to_no_address_that_can_be_listened_to(url: str) -> None:
+    with pytest.raises(ValueError, match="token address"):
+        check_token_url(url)
+    error = refused(asking(url))
+    assert (error.permanent, error.code) == (True, "configuration")
+
+
+# --- accounts -------------------------------------------------------------------------------------------------------
+
+
+def account(provider: str, **values: str) -> SimpleNamespace:
+    names = ("client_id", "client_secret", "refresh_token", "tenant", "scope", "token_url", "callable")
+    return SimpleNamespace(oauth_provider=provider, **{f"oauth_{name}": values.get(name, "") for name in names})
+
+
+PERSON = {"client_id": "the-client", "client_secret": SECRETS[0], "refresh_token": SECRETS[1]}
+APPLICATION = {"client_id": "the-client", "client_secret": SECRETS[0]}
+MICROSOFT = "https://login.microsoftonline.com/{}/oauth2/v2.0/token"
+
+
+@pytest.mark.parametrize(
+    ("provider", "values", "grant", "url", "scope"),
+    [
+        ("google", PERSON, "refresh_token", "https://oauth2.googleapis.com/token", "https://mail.google.com/"),
+        (
+            "microsoft",
+            PERSON,
+            "refresh_token",
+            MICROSOFT.format("common"),
+            "https://outlook.office.com/SMTP.Send offline_access",
+        ),
+        (
+            "microsoft",
+            {**APPLICATION, "tenant": "contoso.example"},
+            "client_credentials",
+            MICROSOFT.format("contoso.example"),
+            "https://outlook.office365.com/.default",
+        ),
+        ("microsoft", {**PERSON, "tenant": "a/../b?"}, "refresh_token", MICROSOFT.format("a%2F..%2Fb%3F"), None),
+        ("custom", {**PERSON, "token_url": "https://x.example/t"}, "refresh_token", "https://x.example/t", ""),
+        (
+            "custom",
+            {**APPLICATION, "token_url": "https://x.example/t", "scope": "smtp"},
+            "client_credentials",
+            None,
+            "smtp",
+        ),
+        (
+            "google",
+            {**PERSON, "token_url": "http://127.0.0.1:9/t", "scope": "s"},
+            "refresh_token",
+            "http://127.0.0.1:9/t",
+            "s",
+        ),
+    ],
+)
+def test_each_provider_is_asked_as_it_wants(
+    provider: str, values: dict[str, str], grant: str, url: str | None, scope: str | None
+) -> None:
+    request = token_request(account(provider, **values))
+    assert request.grant == grant
+    assert url is None or request.url == url
+    assert scope is None or request.scope == scope
+    assert (request.client_id, request.client_secret) == ("the-client", SECRETS[0])
+
+
+def test_a_rotated_refresh_token_takes_the_place_of_the_accounts_own() -> None:
+    assert token_request(account("google", **PERSON), refresh_token="newer").refresh_token == "newer"
+
+
+def test_a_public_client_needs_no_secret() -> None:
+    request = token_request(account("microsoft", client_id="the-client", refresh_token=SECRETS[1]))
+    assert request.client_secret == ""
+
+
+@pytest.mark.parametrize(
+    ("provider", "values"),
+    [
+        ("", PERSON),
+        ("google", APPLICATION),
+        ("google", {**PERSON, "client_id": ""}),
+        ("microsoft", APPLICATION),
+        ("microsoft", {"client_id": "the-client"}),
+        ("custom", PERSON),
+    ],
+)
+def test_an_account_that_lacks_something_is_told_before_anything_is_asked(
+    provider: str, values: dict[str, str]
+) -> None:
+    with pytest.raises(TokenRefused, match="lacks") as caught:
+        token_request(account(provider, **values))
+    assert (caught.value.permanent, caught.value.code) == (True, "configuration")
+
+
+# --- the host's own function ----------------------------------------------------------------------------------------
+
+seen: list[tuple[object, str]] = []
+
+
+def plain(given: object) -> tuple[str, datetime]:
+    seen.append((given, threading.current_thread().name))
+    return SECRETS[2], EXPIRES
+
+
+async def awaitable(given: object) -> tuple[str, None]:
+    await asyncio.sleep(0)
+    return SECRETS[2], None
+
+
+def failing(given: object) -> tuple[str, None]:
+    raise RuntimeError(f"could not use {SECRETS[1]}")
+
+
+def refusing(given: object) -> tuple[str, None]:
+    raise TokenRefused("the vault is sealed", permanent=True, code="vault")
+
+
+hanging = threading.Event()
+
+
+def hung(given: object) -> tuple[str, None]:
+    hanging.wait(60)
+    return SECRETS[2], None
+
+
+async def hung_awaitable(given: object) -> tuple[str, None]:
+    await asyncio.sleep(60)
+    return SECRETS[2], None
+
+
+def naive(given: object) -> tuple[str, datetime]:
+    return SECRETS[2], EXPIRES.replace(tzinfo=None)
+
+
+def bare(given: object) -> str:
+    return SECRETS[2]
+
+
+def smuggling(given: object) -> tuple[str, None]:
+    return "token\x01\x01", None
+
+
+no_function = 5
+
+
+def calling(name: str, listed: bool = True) -> tuple[TokenRequest, override_settings]:
+    path = f"tests.unit.test_oauth.{name}"
+    request = token_request(account("custom", callable=path))
+    return request, override_settings(PRX_EMAIL={"OAUTH_CALLABLES": [path] if listed else []})
+
+
+def test_a_function_is_called_with_the_account_beside_the_loop() -> None:
+    request, listed = calling("plain")
+    with listed:
+        token = fetch(request)
+    assert (token.access_token, token.expires_at) == (SECRETS[2], EXPIRES)
+    assert seen.pop() == (request.account, "prx-email-token")
+
+
+def test_an_async_function_is_awaited() -> None:
+    request, listed = calling("awaitable")
+    with listed:
+        assert fetch(request) == Token(access_token=SECRETS[2])
+
+
+def test_no_function_is_called_that_the_settings_do_not_list() -> None:
+    request, unlisted = calling("plain", listed=False)
+    with unlisted:
+        error = refused(request)
+    assert (error.permanent, error.code) == (True, "configuration")
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("name", "permanent", "code"),
+    [
+        ("failing", False, "callable"),
+        ("refusing", True, "vault"),
+        ("naive", True, "answer"),
+        ("bare", True, "answer"),
+        ("smuggling", True, "answer"),
+        ("no_function", True, "configuration"),
+        ("absent", True, "configuration"),
+    ],
+)
+def test_a_function_that_goes_wrong_is_named_without_its_words(name: str, permanent: bool, code: str) -> None:
+    request, listed = calling(name)
+    with listed:
+        error = refused(request)
+    assert (error.permanent, error.code) == (permanent, code)
+
+
+def test_what_a_function_raised_is_told_by_kind_and_line() -> None:
+    request, listed = calling("failing")
+    with listed:
+        error = refused(request)
+    assert "RuntimeError in failing, line " in str(error)
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("name", ["hung", "hung_awaitable"])
+def test_a_function_that_hangs_stops_nobody(name: str) -> None:
+    request, listed = calling(name)
+    hanging.clear()
+    try:
+        with listed:
+            assert refused(request, timeout=0.05).code == "timeout"
+    finally:
+        hanging.set()
