@@ -13,13 +13,15 @@ apt_install() {
         chmod +x "$policy"
         ours=1
     fi
+    echo "installing $*"
     if [ ! -e "$services_folder/updated" ]; then
         apt-get update -qq
         touch "$services_folder/updated"
     fi
-    local code=0
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || code=$?
+    local code=0 log=$services_folder/apt.log
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 || code=$?
     [ -z "$ours" ] || rm -f "$policy"
+    [ "$code" = 0 ] || tail -n 20 "$log" >&2
     return "$code"
 }
 
