@@ -43,7 +43,7 @@ def from_secret_key(secret: str | bytes) -> bytes:
 
 def _is_fernet_key(key: str) -> bool:
     try:
-        return len(key) == 44 and len(base64.b64decode(key, altchars=b"-_", validate=True)) == 32
+        return len(base64.b64decode(key, altchars=b"-_", validate=True)) == 32
     except (binascii.Error, ValueError):
         return False
 
