@@ -53,7 +53,8 @@ class SessionEnd:
     """Why a session's run ended, when all its parcels have been reported.
 
     ``reconnect``: the session is over but nothing is wrong (retired, too many refusals, 421 between transactions): open
-    another one.  ``trouble``: what it says about the account.  ``completed``: transactions that ended with a final
+    another one.  ``trouble``: what it says about the account; it includes the trouble that the session's last outcome
+    named, so that counting one of the two is enough.  ``completed``: transactions that ended with a final
     reply.  ``overlap_lost``: the first overlapped write of this connection was lost; fall back to ``envelope``.
     """
 
@@ -86,7 +87,7 @@ class ConnectError(Exception):
     ``str()`` is for people: no secrets, cleaned, at most 160 characters.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what is known of the failure, each by its name)
         self,
         text: str,
         *,

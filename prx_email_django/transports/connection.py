@@ -1,6 +1,6 @@
 """Opening a session: name, TCP, TLS, EHLO, AUTH.  The only user of aiosmtplib.
 
-aiosmtplib speaks until the login is done; then its transport gets our protocol (``transaction``), because replies to
+aiosmtplib speaks until the login is done; then its transport gets our protocol (``wire``), because replies to
 pipelined commands and the phase of a failure cannot be had from it.
 """
 
@@ -20,7 +20,7 @@ from prx_email_django.transports.base import ConnectError, Login
 from prx_email_django.transports.dial import cleartext_allowed, dial, is_loopback, local_name, peer_name, tls_context
 from prx_email_django.transports.envelope import Abilities
 from prx_email_django.transports.replies import clean
-from prx_email_django.transports.transaction import SmtpSession
+from prx_email_django.transports.session import SmtpSession
 
 #: The server closed while TLS was being set up; no statement about its certificate.
 _CUT_SHORT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -89,13 +89,16 @@ class _Opening:
             return await tls_context(self.login.tls_ca_file)
         except OSError as error:
             text = f"the CA file cannot be used: {error.strerror or type(error).__name__}"
-            raise self._error(text, Phase.TLS, Trouble.TLS, "tls") from None
+            self.phase = Phase.TLS
+            raise self._error(text, Trouble.TLS, "tls") from None
 
     def _allow_cleartext(self, sock: socket.socket) -> None:
+        self.phase = Phase.TLS
         if not cleartext_allowed(sock, self.login.host, self.login.cleartext_hosts):
-            raise self._error("clear text is not allowed to this host", Phase.TLS, Trouble.TLS, "tls")
+            raise self._error("clear text is not allowed to this host", Trouble.TLS, "tls")
         if self.login.auth_method != "none" and not is_loopback(sock):
-            raise self._error("credentials go in clear text to loopback only", Phase.TLS, Trouble.TLS, "tls")
+            raise self._error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
+        self.phase = Phase.CONNECT
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
         try:
@@ -108,7 +111,7 @@ class _Opening:
     async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
         self.phase = Phase.TLS
         if not client.supports_extension("starttls"):
-            raise self._error("the server does not offer STARTTLS", Phase.TLS, Trouble.TLS, "tls")
+            raise self._error("the server does not offer STARTTLS", Trouble.TLS, "tls")
         await client.starttls()
         self.phase = Phase.CONNECT
         await self._greet(client)
@@ -122,7 +125,7 @@ class _Opening:
         if mechanism is None:
             names = " ".join(offered).upper() or "nothing"
             text = f"the server offers no usable authentication mechanism (it offers {names})"
-            raise self._error(text, Phase.AUTH, Trouble.AUTH, "auth")
+            raise self._error(text, Trouble.AUTH, "auth")
         refusal = await sasl.authenticate(client.execute_command, mechanism, self.login)
         if refusal is not None:
             raise self._refused(refusal.code, str(refusal))
@@ -130,7 +133,7 @@ class _Opening:
     def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
         transport = client.transport
         if transport is None or transport.is_closing():
-            raise self._error("the server closed the connection", self.phase, Trouble.CONNECTION, "network")
+            raise self._error("the server closed the connection", Trouble.CONNECTION, "network")
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self.peer = f"{self.peer} {tls.version()}"
@@ -165,16 +168,17 @@ class _Opening:
             return self._refused(error.code, str(error.message))
         if isinstance(told, ssl.SSLError) and not isinstance(told, _CUT_SHORT):
             reason = getattr(told, "verify_message", "") or told.reason or type(told).__name__
-            return self._error(f"TLS: {reason}", Phase.TLS, Trouble.TLS, "tls")
+            self.phase = Phase.TLS
+            return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
         if isinstance(told, TimeoutError):
-            return self._error("no answer in time", self.phase, Trouble.CONNECTION, "timeout")
+            return self._error("no answer in time", Trouble.CONNECTION, "timeout")
         if isinstance(told, (OSError, aiosmtplib.SMTPServerDisconnected)):
             reason = getattr(told, "strerror", None) or str(told) or type(told).__name__
-            return self._error(f"connection failed: {reason}", self.phase, Trouble.CONNECTION, "network")
-        return self._error(f"connection failed: {told}", self.phase, Trouble.CONNECTION, "network")
+            return self._error(f"connection failed: {reason}", Trouble.CONNECTION, "network")
+        return self._error(f"connection failed: {told}", Trouble.CONNECTION, "network")
 
     def _refused(self, code: int, text: str) -> ConnectError:
-        """A reply ended it: during AUTH 5yz is about the credentials, during STARTTLS about TLS, else about the server."""
+        """A reply ended it: 5yz to AUTH is about the credentials, one to STARTTLS about TLS, else it is the server's."""
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
         if disabled or (self.phase is Phase.AUTH and code >= 500):
@@ -184,14 +188,14 @@ class _Opening:
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
         said = f"{code} {text}" if code > 0 else f"not an SMTP reply: {text}"
-        return self._error(said, self.phase, trouble, error_code, smtp_code=max(code, 0), enhanced=enhanced)
+        return self._error(said, trouble, error_code, smtp_code=max(code, 0), enhanced=enhanced)
 
     def _error(
-        self, text: str, phase: Phase, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
+        self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
     ) -> ConnectError:
         return ConnectError(
             clean(sasl.without_secrets(text, self.login)),
-            phase=phase,
+            phase=self.phase,
             trouble=trouble,
             error_code=error_code,
             smtp_code=smtp_code,

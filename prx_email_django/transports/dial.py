@@ -36,7 +36,9 @@ async def dial(host: str, port: int, *, timeout: float) -> socket.socket:
         return await _connect(family, kind, protocol, address)
 
 
-async def _connect(family: int, kind: int, protocol: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> socket.socket:
+async def _connect(
+    family: int, kind: int, protocol: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
@@ -54,7 +56,7 @@ def peer_name(sock: socket.socket) -> str:
 
 
 def local_name(sock: socket.socket) -> str:
-    """Our name for EHLO without asking the DNS: the host's own if it has a domain, else the address (RFC 5321 §4.1.3)."""
+    """Our name for EHLO without the DNS: the host's own if it has a domain, else the address (RFC 5321 §4.1.3)."""
     name = socket.gethostname()
     if _DOMAIN.fullmatch(name):
         return name

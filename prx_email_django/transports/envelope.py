@@ -40,6 +40,8 @@ def envelope(parcel: Parcel, abilities: Abilities) -> list[bytes]:
     Raises:
         Unfit: too large (552 5.3.4), or it needs an extension that the server lacks, or an address is impossible.
     """
+    if not parcel.recipients:
+        raise Unfit("the message has no recipient", error_code="content")
     size = len(parcel.body)
     if abilities.size_limit and size > abilities.size_limit:
         text = f"message of {size} octets exceeds the server's limit of {abilities.size_limit}"

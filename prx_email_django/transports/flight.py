@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prx_email_django.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
-from prx_email_django.transports.base import Parcel
+from prx_email_django.transports.base import Parcel, SessionEnd
 from prx_email_django.transports.envelope import Unfit
 from prx_email_django.transports.replies import Meaning, Reply, Verdict, answer, read
 
@@ -16,12 +16,23 @@ _UNKNOWN = RecipientOutcome(Answer.UNKNOWN)
 class Flight:
     """A parcel and its transaction."""
 
-    __slots__ = ("accepted", "answers", "commands", "dot_written", "negative", "parcel", "phase", "quota", "tail", "written")
+    __slots__ = (
+        "accepted",
+        "answers",
+        "commands",
+        "dot_written",
+        "negative",
+        "parcel",
+        "phase",
+        "quota",
+        "tail",
+        "written",
+    )
 
-    def __init__(self, parcel: Parcel, commands: list[bytes]) -> None:
+    def __init__(self, parcel: Parcel) -> None:
         self.parcel = parcel
         #: RSET if one is due, MAIL, RCPT…, DATA.
-        self.commands = commands
+        self.commands: list[bytes] = []
         self.phase = Phase.MAIL
         #: Replies to RCPT, in the order of the recipients.
         self.answers: list[Reply] = []
@@ -34,6 +45,26 @@ class Flight:
         #: The final dot went to the system; behind it so many octets of the next envelope.
         self.dot_written = False
         self.tail = 0
+
+    @property
+    def before_mail(self) -> list[bytes]:
+        """RSET, or nothing."""
+        return self.commands[: -2 - len(self.parcel.recipients)]
+
+    @property
+    def mail(self) -> bytes:
+        """The MAIL command."""
+        return self.commands[-2 - len(self.parcel.recipients)]
+
+    @property
+    def rcpt(self) -> list[bytes]:
+        """The RCPT commands."""
+        return self.commands[-1 - len(self.parcel.recipients) : -1]
+
+    def taken_addresses(self) -> tuple[str, ...]:
+        """The recipients that RCPT accepted."""
+        answers = zip(self.parcel.recipients, self.answers, strict=False)
+        return tuple(address for address, reply in answers if reply.code < 300)
 
     def answered(self, reply: Reply) -> None:
         """Note the answer to one RCPT."""
@@ -149,3 +180,13 @@ class Flight:
                 else RecipientOutcome(kind, code=reply.code, enhanced=reply.enhanced, text=reply.text)
             )
         return result
+
+
+def end_of(verdict: Verdict, error: str) -> SessionEnd:
+    """The end of a session by a verdict: where it says nothing against the account, a new connection may follow."""
+    return SessionEnd(
+        reconnect=verdict.trouble is Trouble.NONE,
+        trouble=verdict.trouble,
+        error_code=verdict.error_code,
+        error=error,
+    )

@@ -192,6 +192,8 @@ class Connection(asyncio.Protocol):
     def upgrade(self) -> None:
         self.blocked = True
         self.buffer = b""
+        # The client's first octets belong to TLS: nothing is read before its protocol is in place.
+        self.transport.pause_reading()
         asyncio.get_running_loop().call_soon(self.begin_tls)
 
     def begin_tls(self) -> None:
@@ -202,8 +204,9 @@ class Connection(asyncio.Protocol):
         assert context is not None
         try:
             transport = await loop.start_tls(self.transport, self, context, server_side=True)
-        except (OSError, asyncio.CancelledError):
+        except OSError:
             self.transport.abort()
+            self.server.closed(self)
             return
         assert transport is not None
         self.transport = transport
