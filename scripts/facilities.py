@@ -34,7 +34,7 @@ def _server(prefix: str, port: int, user: str) -> dict[str, Any]:
 
 def _driver(module: str, extra: str, hint: str) -> Any:
     if find_spec(module) is None:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt"]
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--constraint", "constraints.txt"]
         if subprocess.run([*pip, "--editable", f".[{extra}]"], capture_output=True, check=False).returncode:
             raise NotReached(f"the driver {module} cannot be installed ({hint})")
         importlib.invalidate_caches()

@@ -13,7 +13,8 @@ python=${1:-python3}
     exit 1
 }
 
+echo "building .venv with $("$python" --version)"
 "$python" -m venv --clear .venv
 # Older versions of pip know no dependency groups.
-.venv/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-.venv/bin/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+.venv/bin/python -m pip install -qq --constraint constraints.txt --upgrade pip
+.venv/bin/python -m pip install -qq --constraint constraints.txt --group dev --editable .

@@ -24,7 +24,7 @@ def install(wheel: Path, folder: Path) -> Path:
     """The wheel and what it depends on, nothing of development; returns the interpreter."""
     venv.create(folder, with_pip=True)
     python = next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists())
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
+    pip = [str(python), "-m", "pip", "install", "-qq", "--constraint", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, str(wheel)], check=True)
     return python
 
