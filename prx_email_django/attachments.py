@@ -83,7 +83,7 @@ def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> LoadedAttachm
     name = attachment.filename or PurePath(attachment.path or "").name
     return LoadedAttachment(
         filename=clean_filename(name),
-        content_type=attachment.content_type.strip(),
+        content_type=attachment.content_type.strip(" "),
         content=_content(attachment, policy),
         inline_id=attachment.inline_id,
     )
@@ -159,7 +159,7 @@ def _check_source(attachment: AttachmentInput) -> None:
 def _check_type(content_type: str, allowed: frozenset[str] | None) -> None:
     essence = content_type.partition(";")[0].strip().lower()
     known = allowed is None or essence in allowed
-    if not known or not is_content_type(content_type.strip()) or essence.startswith("multipart/"):
+    if not known or not is_content_type(content_type.strip(" ")) or essence.startswith("multipart/"):
         raise AttachmentRejected(errors.ATTACHMENT_TYPE_NOT_ALLOWED, code="attachment_type_not_allowed")
 
 

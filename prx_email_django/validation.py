@@ -83,7 +83,7 @@ def normalise_recipients(
     envelope: dict[str, str] = {}
     for kind, given in (("to", to), ("cc", cc), ("bcc", bcc)):
         addresses = as_list(given)
-        if kind == "to" and not any(isinstance(one, str) and one.strip() for one in addresses):
+        if kind == "to" and not any(str(one).strip() for one in addresses):
             _refuse("empty_to", "to: name at least one recipient")
         for one in addresses:
             envelope.setdefault(parse_address(one, field=kind).addr_spec, kind)
@@ -91,8 +91,10 @@ def normalise_recipients(
 
 
 def as_list(addresses: str | Iterable[str]) -> list[str]:
-    """One address or several, as a list."""
-    return [addresses] if isinstance(addresses, str) else list(addresses)
+    """One address or several, as a list; an empty string is none."""
+    if isinstance(addresses, str):
+        return [addresses] if addresses.strip() else []
+    return list(addresses)
 
 
 def needs_utf8(address: str) -> bool:

@@ -90,6 +90,7 @@ def format_mailbox(text: str) -> str:
 
 def _phrase(display: str) -> str:
     if not display.isascii() or "=?" in display or max(map(len, display.split())) > 200:
+        # One word where one can hold it: some readers (Python's is one) put spaces between the words of a name.
         return " ".join(encode_words(display))
     if _PHRASE.fullmatch(display):
         return display

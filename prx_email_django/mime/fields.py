@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from prx_email_django.mime.addresses import format_mailbox, split_list
 from prx_email_django.mime.transfer import LINE, MAX_LINE
-from prx_email_django.mime.words import decode_words, encode_words
+from prx_email_django.mime.words import WORD_OCTETS, decode_words, encode_words
 
 #: Characters of one header's value; larger ones break the header limits of common servers.
 MAX_HEADER = 16_384
@@ -25,7 +25,11 @@ _NAME = re.compile(r"[!-9;-~]+")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r"[ \t]*[^ \t]+")
 _ID = re.compile(r"[!-~]{1,900}")
-_CONTENT_TYPE = re.compile(r'[\w.+-]+/[\w.+-]+(?:\s*;\s*[\w.*+-]+=(?:"[^"\\\r\n]*"|[^\s";]+))*\s*;?', re.ASCII)
+_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+_CONTENT_TYPE = re.compile(
+    r"""[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:[ \t]*;[ \t]*[\w.*+-]+=(?:"(?:[ !#-\[\]-~]|\\[ -~])*"|[!#-:<-~]+))*[ \t;]*""",
+    re.ASCII,
+)
 
 
 def field(name: str, value: str) -> str:
@@ -43,7 +47,7 @@ def field(name: str, value: str) -> str:
         return f"{name}: {value}\r\n"
     lines = [f"{name}:"]
     for token in _TOKEN.findall(" " + value):
-        # Nothing is gained by an empty first line, and some readers stumble over it; encoded words must fit (RFC 2047).
+        # Some readers stumble over an empty first line; only a name of encoded words (§2 again) is worth one.
         first = len(lines) == 1 and lines[0] == f"{name}:" and not token.startswith(" =?")
         if first or len(lines[-1]) + len(token) <= LINE:
             lines[-1] += token
@@ -64,7 +68,12 @@ def text_field(name: str, value: str) -> str:
         raise ValueError(f"header {name!r} has a control character in its value")
     if value.isascii() and max(map(len, value.split()), default=0) < MAX_LINE - len(name) - 2:
         return field(name, value)
-    return field(name, " ".join(encode_words(decode_words(value.strip(" \t")))))
+    return field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_octets(name))))
+
+
+def _word_octets(name: str) -> int:
+    """Octets in a word that shares a line of 76 characters with the field's name (RFC 2047 §2)."""
+    return min(max((76 - len(f"{name}: =?utf-8?b??=")) // 4 * 3, 12), WORD_OCTETS)
 
 
 def address_field(name: str, mailboxes: Iterable[str]) -> str:
@@ -94,6 +103,11 @@ def any_field(name: str, value: str) -> str:
     return id_field(name, value) if lower in ID_FIELDS else text_field(name, value)
 
 
+def is_message_id(text: str) -> bool:
+    """Whether it is one Message-ID with its angle brackets, in printable ASCII and of a length that fits on a line."""
+    return _MESSAGE_ID.fullmatch(text) is not None
+
+
 def is_content_type(content_type: str) -> bool:
     """Whether it is a type with parameters (RFC 2045 §5.1), such as ``text/calendar; method=REQUEST``."""
     return _CONTENT_TYPE.fullmatch(content_type) is not None
@@ -107,7 +121,7 @@ def content_type_field(content_type: str) -> str:
     """
     if not is_content_type(content_type):
         raise ValueError("a content type must be written like text/plain or text/calendar; method=REQUEST")
-    return field("Content-Type", content_type.rstrip("; "))
+    return field("Content-Type", content_type.rstrip("; \t"))
 
 
 def disposition_field(disposition: str, filename: str) -> str:

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 from hashlib import blake2b
 
 from prx_email_django.mime.bodies import Entity, part_entity, text_entity
-from prx_email_django.mime.fields import address_field, any_field, field, id_field, text_field
+from prx_email_django.mime.fields import address_field, any_field, field, id_field, is_message_id, text_field
 from prx_email_django.mime.letter import Letter, Part
 from prx_email_django.mime.recode import recode_field, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
@@ -70,7 +70,9 @@ def _date(letter: Letter) -> str:
 
 
 def _message_id(letter: Letter) -> str:
-    return id_field("Message-ID", letter.message_id) or field("Message-ID", "\x00")
+    if not is_message_id(letter.message_id):
+        raise ValueError("a Message-ID is written <left@right>, in printable ASCII")
+    return field("Message-ID", letter.message_id)
 
 
 def _body(letter: Letter) -> Entity:

@@ -6,13 +6,13 @@ import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, a2b_qp, b2a_base64
 
-#: Octets of UTF-8 in one word: sixty characters on the wire, so that a name and a word share a line of 76.
-WORD_OCTETS = 36
+#: Octets of UTF-8 that one word can hold (75 characters on the wire, RFC 2047 §2).
+WORD_OCTETS = 45
 
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?\s]*)\?=")
 
 
-def encode_words(text: str) -> list[str]:
+def encode_words(text: str, octets: int = WORD_OCTETS) -> list[str]:
     """The text as encoded words, none of which splits a character (RFC 2047 §5).
 
     Raises:
@@ -22,7 +22,7 @@ def encode_words(text: str) -> list[str]:
     words: list[str] = []
     start = 0
     while start < len(data):
-        end = start + WORD_OCTETS
+        end = start + octets
         while end < len(data) and data[end] & 0xC0 == 0x80:
             end -= 1
         words.append(f"=?utf-8?b?{b2a_base64(data[start:end], newline=False).decode()}?=")

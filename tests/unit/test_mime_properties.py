@@ -1,0 +1,107 @@
+"""Rendering by hand is right only if every reader reads what the standard library would have said."""
+
+from __future__ import annotations
+
+import dataclasses
+from email.message import EmailMessage
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prx_email_django.mime import Letter, Part, render
+from prx_email_django.mime.addresses import split_mailbox
+from tests.unit.mime_letters import bodies, by_stdlib, letter, letters, lines, parsed
+
+
+def addresses(message: EmailMessage, name: str) -> list[tuple[str, str]]:
+    header = message[name]
+    return [(one.display_name, one.addr_spec) for one in header.addresses] if header else []
+
+
+def given_addresses(mailboxes: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(one.display, one.addr_spec) for one in map(split_mailbox, mailboxes)]
+
+
+def text_of(message: EmailMessage, kind: str) -> list[str]:
+    body = message.get_body((kind,))
+    return lines(body.get_content()) if body else []
+
+
+@given(letters)
+@settings(max_examples=60)
+def test_no_octet_leaves_that_a_seven_bit_server_would_mangle(of: Letter) -> None:
+    octets = render(of)
+    assert octets.isascii()
+    assert b"\x00" not in octets
+    assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
+    assert octets.endswith(b"\r\n")
+    found = octets.split(b"\r\n")
+    assert max(map(len, found)) <= 998
+    header = octets.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert all(line.strip() for line in header)
+
+
+@given(letters)
+@settings(max_examples=60)
+def test_no_header_is_read_differently_from_what_was_given(of: Letter) -> None:
+    message = parsed(render(of))
+    assert message["Subject"] == of.subject
+    assert message["Message-ID"] == of.message_id
+    assert message["Date"].datetime == of.date.replace(microsecond=0)
+    assert addresses(message, "From") == given_addresses((of.from_email,))
+    assert addresses(message, "To") == given_addresses(of.to)
+    assert addresses(message, "Cc") == given_addresses(of.cc)
+    assert addresses(message, "Reply-To") == given_addresses(of.reply_to)
+    assert [message[name] for name, _ in of.headers] == [value for _, value in of.headers]
+
+
+@given(letters)
+@settings(max_examples=60)
+def test_no_body_or_attachment_is_altered_on_the_way(of: Letter) -> None:
+    message = parsed(render(of))
+    assert text_of(message, "plain") == (lines(of.body_text) if of.body_text else [])
+    assert text_of(message, "html") == (lines(of.body_html) if of.body_html else [])
+    attachments = [
+        (one.get_filename(), one.get_content_type(), one.get_content()) for one in message.iter_attachments()
+    ]
+    assert attachments == [(one.filename, one.content_type, one.content) for one in of.parts]
+    assert not any(part.defects for part in message.walk())
+
+
+@given(letters)
+@settings(max_examples=60)
+def test_nothing_reads_differently_from_what_the_standard_library_makes(of: Letter) -> None:
+    ours, built = parsed(render(of)), by_stdlib(of)
+    for name in ("Date", "Message-ID"):
+        assert ours[name] == built[name]
+    for name in ("From", "To", "Cc", "Reply-To"):
+        # As it was built: folding loses quotes in some of the supported Pythons, and spaces get into long names.
+        assert addresses(ours, name) == addresses(built, name)
+    theirs = parsed(built.as_bytes())
+    for kind in ("plain", "html"):
+        assert (text_of(ours, kind) or [""]) == (text_of(theirs, kind) or [""])
+    assert [one.get_content() for one in ours.iter_attachments()] == [
+        one.get_content() for one in theirs.iter_attachments()
+    ]
+    assert [one.get_content_type() for one in ours.walk()] == [one.get_content_type() for one in theirs.walk()]
+
+
+@given(letters)
+def test_two_attempts_do_not_differ_in_a_single_octet(of: Letter) -> None:
+    assert render(of) == render(dataclasses.replace(of))
+
+
+@given(bodies, st.binary(max_size=200))
+def test_a_part_that_looks_like_a_boundary_cannot_cut_the_message(text: str, content: bytes) -> None:
+    first = render(letter(body_text="x", body_html="y", parts=(Part("attachment", "a", "image/png", content),)))
+    delimiters = "\n".join(line.decode() for line in first.split(b"\r\n") if line.startswith(b"--=_"))
+    of = letter(
+        body_text=f"{text}\n{delimiters}\n",
+        body_html=delimiters,
+        parts=(Part("attachment", "m.eml", "message/rfc822", f"Subject: x\n\n{delimiters}\n".encode()),),
+    )
+    message = parsed(render(of))
+    assert text_of(message, "plain") == lines(of.body_text)
+    assert text_of(message, "html") == lines(delimiters)
+    (attached,) = message.iter_attachments()
+    assert lines(attached.get_content().get_content()) == lines(delimiters)
