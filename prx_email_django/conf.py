@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,9 +31,12 @@ __all__ = [
     "Problem",
     "Retention",
     "Setting",
+    "admins",
     "debug",
     "default_from_email",
     "django_q_installed",
+    "email_backend",
+    "mailers",
     "outbox_settings",
     "parse_duration",
     "problems",
@@ -283,8 +287,31 @@ def q_cluster() -> Mapping[str, Any]:
 
 
 def default_from_email() -> str:
-    """Return ``DEFAULT_FROM_EMAIL``; no ``EMAIL_*`` setting is ever read, Django 6.1 forbids it beside MAILERS."""
+    """Return ``DEFAULT_FROM_EMAIL``; no ``EMAIL_*`` setting is read for mail, Django 6.1 forbids it beside MAILERS."""
     return settings.DEFAULT_FROM_EMAIL
+
+
+def mailers() -> Mapping[str, Any] | None:
+    """Return ``MAILERS`` (Django 6.1 and later), None where it is not defined."""
+    configured = getattr(settings, "MAILERS", None)
+    return configured if isinstance(configured, Mapping) else None
+
+
+def email_backend() -> str:
+    """Return ``EMAIL_BACKEND``, empty beside MAILERS, where it must not be read.
+
+    Only for system checks: Django 6.1 warned of it when the host defined it, and needn't again.
+    """
+    if mailers() is not None:
+        return ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return settings.EMAIL_BACKEND
+
+
+def admins() -> Sequence[Any]:
+    """Return ``ADMINS``."""
+    return settings.ADMINS
 
 
 def debug() -> bool:
