@@ -170,7 +170,8 @@ class _Opening:
             reason = getattr(told, "verify_message", "") or told.reason or type(told).__name__
             self.phase = Phase.TLS
             return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
-        if isinstance(told, TimeoutError):
+        # asyncio aborts a handshake that takes too long.
+        if isinstance(told, (TimeoutError, ConnectionAbortedError)):
             return self._error("no answer in time", Trouble.CONNECTION, "timeout")
         if isinstance(told, (OSError, aiosmtplib.SMTPServerDisconnected)):
             reason = getattr(told, "strerror", None) or str(told) or type(told).__name__
@@ -178,7 +179,7 @@ class _Opening:
         return self._error(f"connection failed: {told}", Trouble.CONNECTION, "network")
 
     def _refused(self, code: int, text: str) -> ConnectError:
-        """A reply ended it: 5yz to AUTH is about the credentials, one to STARTTLS about TLS, else it is the server's."""
+        """A reply ended it: one to STARTTLS is about TLS, 5yz to AUTH about the credentials, else about the server."""
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
         if disabled or (self.phase is Phase.AUTH and code >= 500):

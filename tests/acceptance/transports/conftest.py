@@ -1,0 +1,130 @@
+"""The transports under the contract, each with the same handles."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+from prx_email_django.transports.base import Login, Transport
+from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.console import ConsoleTransport
+from prx_email_django.transports.memory import MemoryTransport
+from tests.support.parcels import login_to
+from tests.support.smtp_server import SmtpServer
+
+#: Our phases, and where a server meets them.
+STAGES = {"connect": "greeting", "tls": "starttls", "body": "final"}
+
+
+class Harness(Protocol):
+    """A transport and what it delivered."""
+
+    transport: Transport
+
+    def login(self, **options: object) -> Login: ...
+
+    def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]: ...
+
+
+class Scripted(Harness, Protocol):
+    """One that fails as it is told."""
+
+    def fail(self, phase: str, reply: str = "", *, accept: bool = False) -> None: ...
+
+    def answer(self, address: str, reply: str) -> None: ...
+
+
+class SmtpHarness:
+    def __init__(self, server: SmtpServer, level: str) -> None:
+        self.transport = SmtpTransport()
+        self._server = server
+        self._level = level
+
+    def login(self, **options: object) -> Login:
+        return login_to(self._server, pipelining=self._level, **options)
+
+    def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
+        return [(one.sender, one.recipients, one.data) for one in self._server.messages]
+
+    def fail(self, phase: str, reply: str = "", *, accept: bool = False) -> None:
+        stage = STAGES.get(phase, phase)
+        self._server.on(stage, times=1, reply=reply or None, drop=not reply, accept=accept)
+
+    def answer(self, address: str, reply: str) -> None:
+        self._server.on("rcpt", address=address, reply=reply)
+
+
+class MemoryHarness:
+    def __init__(self) -> None:
+        self.transport = MemoryTransport(size_limit=50_000_000)
+
+    def login(self, **options: object) -> Login:
+        return _any_login(**options)
+
+    def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
+        return [(one.sender, one.recipients, one.body) for one in self.transport.delivered]
+
+    def fail(self, phase: str, reply: str = "", *, accept: bool = False) -> None:
+        self.transport.fail_next(phase, reply, accept=accept)
+
+    def answer(self, address: str, reply: str) -> None:
+        self.transport.refuse(address, reply)
+
+
+class ConsoleHarness:
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+        self.transport = ConsoleTransport(self._stream)
+
+    def login(self, **options: object) -> Login:
+        return _any_login(**options)
+
+    def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
+        return [_printed(text) for text in self._stream.getvalue().split(f"{'-' * 79}\n")[:-1]]
+
+
+def _printed(text: str) -> tuple[str, tuple[str, ...], bytes]:
+    envelope, _, body = text.partition("\n")
+    sender, _, recipients = envelope.removeprefix("MAIL FROM:<").partition("> RCPT TO:<")
+    return sender, tuple(recipients.removesuffix(">").split(">, <")), body[:-1].replace("\n", "\r\n").encode()
+
+
+def _any_login(**options: object) -> Login:
+    values = {"host": "localhost", "port": 25, "security": "none", "auth_method": "none", **options}
+    return Login(**values)  # type: ignore[arg-type]  # what the caller gives is the test's matter
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A plain server."""
+    with SmtpServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["off", "envelope", "full"])
+def level(request: pytest.FixtureRequest) -> str:
+    """Every level of pipelining."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["smtp-off", "smtp-envelope", "smtp-full", "smtp-auto", "memory"])
+def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
+    """Each transport that can be told to fail."""
+    if request.param == "memory":
+        yield MemoryHarness()
+        return
+    with SmtpServer(tls="starttls", users={"ann": "secret"}) as server:
+        yield SmtpHarness(server, request.param.removeprefix("smtp-"))
+
+
+@pytest.fixture(params=["smtp", "memory", "console"])
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    """Each transport."""
+    if request.param == "smtp":
+        with SmtpServer(tls="starttls", users={"ann": "secret"}) as server:
+            yield SmtpHarness(server, "auto")
+    else:
+        yield MemoryHarness() if request.param == "memory" else ConsoleHarness()

@@ -1,0 +1,281 @@
+"""One suite over real SMTP and its doubles: a double is trusted only while it passes the real one's tests."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from prx_email_django.outcomes import Answer, Ending, Trouble
+from prx_email_django.transports.base import ConnectError, Parcel, SessionEnd
+from tests.acceptance.transports.conftest import Harness, Scripted
+from tests.support.parcels import BODY, ListFeed, OpenFeed, parcel, parcels, run_session
+
+
+def run(harness: Harness, *messages: Parcel, **options: object) -> tuple[ListFeed, SessionEnd]:
+    feed = ListFeed(messages)
+    end = asyncio.run(run_session(harness.transport, harness.login(**options), feed))
+    return feed, end
+
+
+def answers(feed: ListFeed, number: int = 1) -> dict[str, Answer]:
+    return {address: one.answer for address, one in feed.outcomes[number].recipients.items()}
+
+
+# What every transport does
+
+
+def test_accepted_message_arrives_whole(harness: Harness) -> None:
+    feed, end = run(harness, parcel(1, "bob@example.org", "eve@example.org"))
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.error_code, outcome.error) == (Ending.ACCEPTED, "", "")
+    assert outcome.all_accepted and outcome.mail_written and outcome.response.startswith("250") and outcome.peer
+    assert harness.delivered() == [("ann@example.org", ("bob@example.org", "eve@example.org"), BODY)]
+    assert (end.completed, end.reconnect, end.trouble) == (1, False, Trouble.NONE)
+
+
+def test_nothing_taken_nothing_done(harness: Harness) -> None:
+    feed, end = run(harness)
+    assert (feed.order, end.completed, end.trouble) == ([], 0, Trouble.NONE)
+
+
+def test_many_messages_keep_order_and_none_is_lost(harness: Harness) -> None:
+    feed, end = run(harness, *parcels(20))
+    assert feed.order == list(range(1, 21))
+    assert [recipients for _, recipients, _ in harness.delivered()] == [(f"r{n}@example.org",) for n in range(1, 21)]
+    assert end.completed == 20
+
+
+def test_retired_after_max_messages_leaves_the_rest(harness: Harness) -> None:
+    feed, end = run(harness, *parcels(5), max_messages=3)
+    assert (feed.order, feed.left) == ([1, 2, 3], [4, 5])
+    assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
+
+
+def test_parcel_without_right_to_write_is_not_sent(harness: Harness) -> None:
+    feed, end = run(harness, parcel(1, may_write=lambda: False), parcel(2))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].mail_written) == (Ending.UNTOUCHED, False)
+    assert feed.outcomes[2].ending is Ending.ACCEPTED
+    assert len(harness.delivered()) == 1 and end.completed == 1
+
+
+def test_right_lost_before_the_body_delivers_nothing(harness: Harness) -> None:
+    rights = iter([True, False])
+    feed, end = run(harness, parcel(1, may_write=lambda: next(rights)))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].mail_written) == (Ending.UNTOUCHED, True)
+    assert answers(feed) == {"bob@example.org": Answer.OPEN}
+    assert (harness.delivered(), end.reconnect, end.trouble) == ([], True, Trouble.NONE)
+
+
+@pytest.mark.parametrize("sender", ["a\r\nRCPT TO:<x@example.org>", "a b@example.org", "a>@example.org"])
+def test_impossible_address_fails_its_message_only(harness: Harness, sender: str) -> None:
+    feed, _ = run(harness, parcel(1, sender=sender), parcel(2))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.PERMANENT, "content")
+    assert not feed.outcomes[1].mail_written
+    assert feed.outcomes[2].ending is Ending.ACCEPTED
+
+
+def test_abort_while_idle_ends_the_session(harness: Harness) -> None:
+    async def main() -> SessionEnd:
+        session = await harness.transport.open(harness.login())
+        feed = OpenFeed()
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        session.abort()
+        return await running
+
+    end = asyncio.run(main())
+    assert (end.reconnect, end.trouble) == (False, Trouble.NONE)
+
+
+def test_cancelled_while_idle_is_cancelled(harness: Harness) -> None:
+    async def main() -> None:
+        session = await harness.transport.open(harness.login())
+        feed = OpenFeed()
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+
+
+def test_message_put_while_idle_goes_out(harness: Harness) -> None:
+    async def main() -> OpenFeed:
+        session = await harness.transport.open(harness.login())
+        feed = OpenFeed()
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        feed.put(parcel(1))
+        feed.close()
+        await running
+        return feed
+
+    assert asyncio.run(main()).outcomes[1].ending is Ending.ACCEPTED
+
+
+# What every transport that can fail does alike
+
+
+@pytest.mark.parametrize(
+    ("phase", "reply", "trouble", "error_code"),
+    [
+        ("connect", "421 4.3.2 too busy", Trouble.CONNECTION, "provider"),
+        ("connect", "554 5.7.1 go away", Trouble.CONNECTION, "provider"),
+        ("connect", "", Trouble.CONNECTION, "network"),
+        ("tls", "454 4.7.0 TLS not available", Trouble.TLS, "tls"),
+        ("auth", "535 5.7.8 bad credentials", Trouble.AUTH, "auth"),
+        ("auth", "454 4.7.0 too many logins", Trouble.CONNECTION, "provider"),
+        ("auth", "", Trouble.CONNECTION, "network"),
+    ],
+)
+def test_failed_opening_is_the_accounts_trouble(
+    scripted: Scripted, phase: str, reply: str, trouble: Trouble, error_code: str
+) -> None:
+    scripted.fail(phase, reply)
+    with pytest.raises(ConnectError) as failed:
+        run(scripted, parcel())
+    error = failed.value
+    assert (error.phase, error.trouble, error.error_code) == (phase, trouble, error_code)
+    assert error.smtp_code == int(reply[:3] or 0)
+    run(scripted, parcel())
+    assert len(scripted.delivered()) == 1
+
+
+@pytest.mark.parametrize("phase", ["mail", "data", "body"])
+@pytest.mark.parametrize(
+    ("reply", "ending"), [("451 4.3.0 later", Ending.TEMPORARY), ("550 5.7.1 never", Ending.PERMANENT)]
+)
+def test_refused_message_says_when_and_the_next_goes_on(
+    scripted: Scripted, phase: str, reply: str, ending: Ending
+) -> None:
+    scripted.fail(phase, reply)
+    feed, end = run(scripted, *parcels(3))
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.phase, outcome.error_code) == (ending, phase, "provider")
+    assert (outcome.smtp_code, outcome.enhanced, outcome.error) == (int(reply[:3]), reply[4:9], reply)
+    assert answers(feed) == {"r1@example.org": Answer.OPEN}
+    assert [feed.outcomes[n].ending for n in (2, 3)] == [Ending.ACCEPTED] * 2
+    assert (len(scripted.delivered()), end.trouble) == (2, Trouble.NONE)
+
+
+def test_refused_and_deferred_recipients_do_not_take_the_others_along(scripted: Scripted) -> None:
+    scripted.answer("no@example.org", "550 5.1.1 no such user")
+    scripted.answer("later@example.org", "450 4.2.1 busy")
+    scripted.answer("full@example.org", "552 5.2.2 mailbox full")
+    scripted.answer("many@example.org", "452 4.5.3 too many recipients")
+    everyone = ("no@example.org", "bob@example.org", "later@example.org", "full@example.org", "many@example.org")
+    feed, _ = run(scripted, parcel(1, *everyone), parcel(2))
+    outcome = feed.outcomes[1]
+    assert outcome.ending is Ending.ACCEPTED and outcome.accepted == ("bob@example.org",)
+    assert answers(feed) == {
+        "no@example.org": Answer.REFUSED,
+        "bob@example.org": Answer.ACCEPTED,
+        "later@example.org": Answer.DEFERRED,
+        "full@example.org": Answer.DEFERRED,
+        "many@example.org": Answer.TOO_MANY,
+    }
+    refused = outcome.recipients["no@example.org"]
+    assert (refused.code, refused.enhanced, refused.text) == (550, "5.1.1", "5.1.1 no such user")
+    assert [recipients for _, recipients, _ in scripted.delivered()] == [("bob@example.org",)] * 2
+
+
+def test_all_refused_delivers_nothing_and_the_next_goes_on(scripted: Scripted) -> None:
+    scripted.answer("no@example.org", "550 5.1.1 no such user")
+    scripted.answer("later@example.org", "450 4.2.1 busy")
+    feed, _ = run(scripted, parcel(1, "no@example.org"), parcel(2, "no@example.org", "later@example.org"), parcel(3))
+    first, second, third = (feed.outcomes[n] for n in (1, 2, 3))
+    assert (first.ending, first.error_code, first.phase) == (Ending.PERMANENT, "recipients_refused", "rcpt")
+    assert (second.ending, second.error_code, second.smtp_code) == (Ending.TEMPORARY, "provider", 450)
+    assert third.ending is Ending.ACCEPTED and len(scripted.delivered()) == 1
+
+
+@pytest.mark.parametrize("phase", ["mail", "rcpt", "data"])
+@pytest.mark.parametrize("reply", ["", "421 4.3.0 closing"])
+def test_lost_before_the_body_is_a_known_failure_on_a_fresh_connection(
+    scripted: Scripted, phase: str, reply: str
+) -> None:
+    scripted.fail(phase, reply)
+    feed, end = run(scripted, *parcels(2))
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.trouble, outcome.phase) == (Ending.TEMPORARY, Trouble.CONNECTION, phase)
+    assert outcome.error_code == ("provider" if reply else "network")
+    assert (end.trouble, end.reconnect, scripted.delivered()) == (Trouble.CONNECTION, False, [])
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_lost_after_the_body_is_unknown(scripted: Scripted, accept: bool) -> None:  # noqa: FBT001
+    scripted.fail("body", accept=accept)
+    feed, end = run(scripted, parcel())
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.UNKNOWN, "unknown_outcome", "body")
+    assert answers(feed) == {"bob@example.org": Answer.UNKNOWN}
+    assert (end.trouble, len(scripted.delivered())) == (Trouble.CONNECTION, int(accept))
+
+
+def test_421_to_the_body_is_a_known_failure(scripted: Scripted) -> None:
+    scripted.fail("body", "421 4.3.0 closing")
+    feed, end = run(scripted, *parcels(3))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.CONNECTION)
+    assert end.trouble is Trouble.CONNECTION and scripted.delivered() == []
+
+
+@pytest.mark.parametrize("phase", ["mail", "data", "body"])
+def test_quota_pauses_the_account_and_the_message_waits(scripted: Scripted, phase: str) -> None:
+    scripted.fail(phase, "550 5.4.5 Daily user sending limit exceeded")
+    feed, end = run(scripted, *parcels(3))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.QUOTA)
+    assert (end.trouble, scripted.delivered()) == (Trouble.QUOTA, [])
+    assert {feed.outcomes[number].ending for number in feed.order[1:]} <= {Ending.UNTOUCHED}
+
+
+def test_quota_in_the_answer_to_one_recipient_pauses_after_the_others_are_served(scripted: Scripted) -> None:
+    scripted.answer("far@example.org", "550 5.7.233 tenant external recipient limit")
+    feed, end = run(scripted, parcel(1, "bob@example.org", "far@example.org"), parcel(2))
+    assert answers(feed) == {"bob@example.org": Answer.ACCEPTED, "far@example.org": Answer.DEFERRED}
+    assert (feed.outcomes[1].trouble, end.trouble) == (Trouble.QUOTA, Trouble.QUOTA)
+
+
+@pytest.mark.parametrize("reply", ["530 5.7.0 authentication required", "550 5.7.30 basic authentication is off"])
+def test_signed_out_harms_no_message(scripted: Scripted, reply: str) -> None:
+    scripted.fail("mail", reply)
+    feed, end = run(scripted, *parcels(2))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.UNTOUCHED, Trouble.AUTH)
+    assert (end.trouble, end.error_code, scripted.delivered()) == (Trouble.AUTH, "auth", [])
+
+
+@pytest.mark.parametrize("reply", ["", "421 4.7.0 try again later", "451 4.4.5 too much", "450 too many messages"])
+def test_session_ended_between_transactions_harms_no_message(scripted: Scripted, reply: str) -> None:
+    feed = ListFeed(parcels(1))
+
+    async def main() -> SessionEnd:
+        session = await scripted.transport.open(scripted.login())
+        opened = OpenFeed(parcels(1))
+        running = asyncio.ensure_future(session.run(opened))
+        await opened.idle.wait()
+        scripted.fail("mail", reply)
+        opened.put(parcel(2))
+        opened.close()
+        end = await running
+        feed.outcomes.update(opened.outcomes)
+        return end
+
+    end = asyncio.run(main())
+    assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.ACCEPTED, Ending.UNTOUCHED)
+    assert (end.reconnect, end.trouble, end.completed) == (True, Trouble.NONE, 1)
+
+
+def test_too_large_for_the_server_is_refused_without_a_word(scripted: Scripted) -> None:
+    feed, _ = run(scripted, parcel(1, body=b"x" * 50_000_001), parcel(2))
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.error_code) == (Ending.PERMANENT, "provider")
+    assert (outcome.smtp_code, outcome.enhanced, outcome.mail_written) == (552, "5.3.4", False)
+    assert feed.outcomes[2].ending is Ending.ACCEPTED
+
+
+def test_text_of_a_hostile_reply_is_cleaned_and_cut(scripted: Scripted) -> None:
+    scripted.fail("mail", "550 5.7.1 \x1b[31mred\x07 " + "\N{RIGHT-TO-LEFT OVERRIDE}" + "x" * 500)
+    feed, _ = run(scripted, parcel())
+    error = feed.outcomes[1].error
+    assert len(error) <= 160 and error.isprintable() and error.startswith("550 5.7.1 [31mred x")

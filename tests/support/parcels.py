@@ -1,0 +1,125 @@
+"""Parcels and feeds for tests of transports, and a way to run one session over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from prx_email_django.outcomes import Outcome
+from prx_email_django.transports.base import Login, Parcel, SessionEnd, Transport
+from prx_email_django.transports.connection import SmtpTransport
+from tests.support.smtp_server import SmtpServer
+
+BODY = b"Subject: hello\r\nTo: bob@example.org\r\n\r\nHello, Bob.\r\n"
+
+
+def parcel(number: int = 1, *recipients: str, **options: Any) -> Parcel:
+    """A parcel to bob@example.org, or to others."""
+    options = {"sender": "ann@example.org", "body": BODY, **options}
+    return Parcel(id=number, recipients=recipients or ("bob@example.org",), **options)
+
+
+def parcels(count: int, **options: Any) -> list[Parcel]:
+    """Parcels 1 to ``count``, each to a recipient of its own (``r1@example.org``…)."""
+    return [parcel(number, f"r{number}@example.org", **options) for number in range(1, count + 1)]
+
+
+class ListFeed:
+    """Gives a list; ``ahead=False`` gives it only to who waits, so that nothing is sent ahead."""
+
+    def __init__(self, parcels: Iterable[Parcel], *, ahead: bool = True) -> None:
+        self._queue = deque(parcels)
+        self._ahead = ahead
+        self.taken: list[int] = []
+        self.outcomes: dict[int, Outcome] = {}
+        #: Ids in the order in which they were reported.
+        self.order: list[int] = []
+
+    def take(self) -> Parcel | None:
+        return self._pop() if self._ahead else None
+
+    async def wait(self) -> Parcel | None:
+        return self._pop()
+
+    def report(self, parcel: Parcel, outcome: Outcome) -> None:
+        assert parcel.id in self.taken, f"{parcel.id} was never taken"
+        assert parcel.id not in self.outcomes, f"{parcel.id} reported twice"
+        assert set(outcome.recipients) == set(parcel.recipients)
+        self.outcomes[parcel.id] = outcome
+        self.order.append(parcel.id)
+
+    def _pop(self) -> Parcel | None:
+        if not self._queue:
+            return None
+        parcel = self._queue.popleft()
+        self.taken.append(parcel.id)
+        return parcel
+
+    @property
+    def left(self) -> list[int]:
+        """Ids that nobody took."""
+        return [parcel.id for parcel in self._queue]
+
+    def check(self) -> None:
+        """Everything that was taken has been reported."""
+        assert sorted(self.taken) == sorted(self.outcomes)
+
+
+class OpenFeed(ListFeed):
+    """Stays open when it is empty: ``wait`` waits for ``put`` or ``close``; ``idle`` is set while it does."""
+
+    def __init__(self, parcels: Iterable[Parcel] = ()) -> None:
+        super().__init__(parcels)
+        self.idle = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    async def wait(self) -> Parcel | None:
+        while not self._queue and not self._closed:
+            self.idle.set()
+            self._changed.clear()
+            await self._changed.wait()
+            self.idle.clear()
+        return self._pop()
+
+    def put(self, parcel: Parcel) -> None:
+        self._queue.append(parcel)
+        self._changed.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+
+def login_to(server: SmtpServer, **options: Any) -> Login:
+    """A login that fits the server: its security, its first user or token."""
+    security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
+    values: dict[str, Any] = {"host": "localhost" if server.tls else server.host, "port": server.port}
+    values |= {"security": security, "auth_method": "none", "tls_ca_file": server.ca_file or None}
+    values |= {"timeout": 10.0, "final_timeout": 10.0, "max_messages": 1000}
+    if server.users:
+        user, password = next(iter(server.users.items()))
+        values |= {"auth_method": "password", "user": user, "password": password}
+    elif server.tokens:
+        user, token = next(iter(server.tokens.items()))
+        values |= {"auth_method": "xoauth2", "user": user, "token": token}
+    return Login(**values | options)
+
+
+async def run_session(transport: Transport, login: Login, feed: ListFeed) -> SessionEnd:
+    """Open a session and let it run; checks that everything taken was reported."""
+    session = await transport.open(login)
+    end = await session.run(feed)
+    feed.check()
+    return end
+
+
+def transmit(
+    server: SmtpServer, parcels: Iterable[Parcel], *, ahead: bool = True, **options: Any
+) -> tuple[ListFeed, SessionEnd]:
+    """One real session over these parcels; ``options`` are the login's."""
+    feed = ListFeed(parcels, ahead=ahead)
+    end = asyncio.run(run_session(SmtpTransport(), login_to(server, **options), feed))
+    return feed, end
