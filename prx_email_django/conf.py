@@ -40,6 +40,7 @@ __all__ = [
     "outbox_settings",
     "parse_duration",
     "problems",
+    "prx_email",
     "q_cluster",
     "use_tz",
 ]
@@ -289,6 +290,11 @@ def q_cluster() -> Mapping[str, Any]:
 def default_from_email() -> str:
     """Return ``DEFAULT_FROM_EMAIL``; no ``EMAIL_*`` setting is read for mail, Django 6.1 forbids it beside MAILERS."""
     return settings.DEFAULT_FROM_EMAIL
+
+
+def prx_email() -> Mapping[str, Any]:
+    """Return ``PRX_EMAIL`` as it was written, for the testing kit, which changes some keys and keeps the others."""
+    return getattr(settings, NAME, {})
 
 
 def mailers() -> Mapping[str, Any] | None:
