@@ -98,8 +98,6 @@ def resume_by_person(account: Account) -> bool:
     """A person ends whatever pause there is; failures are counted anew."""
     rows = AccountState.objects.filter(account_id=account.pk)
     paused = rows.exclude(pause_reason="")
-    was_paused = bool(
-        paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code="")
-    )
+    was_paused = bool(paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code=""))
     rows.update(connection_failures=0, pause_count=0)
     return was_paused

@@ -166,9 +166,7 @@ class Account(models.Model):
         blank=True,
         help_text=_("For example “30/minute, 10000 recipients/day”. Empty: none."),
     )
-    pipelining = models.CharField(
-        _("pipelining"), max_length=10, choices=Pipelining.choices, default=Pipelining.AUTO
-    )
+    pipelining = models.CharField(_("pipelining"), max_length=10, choices=Pipelining.choices, default=Pipelining.AUTO)
     is_active = models.BooleanField(_("active"), default=True)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)

@@ -183,14 +183,10 @@ class Recipient(models.Model):
         CC = "cc", _("cc")
         BCC = "bcc", _("bcc")
 
-    message = models.ForeignKey(
-        OutboxMessage, models.CASCADE, related_name="recipients", verbose_name=_("message")
-    )
+    message = models.ForeignKey(OutboxMessage, models.CASCADE, related_name="recipients", verbose_name=_("message"))
     kind = models.CharField(_("kind"), max_length=5, choices=Kind.choices, default=Kind.TO)
     address = models.CharField(_("address"), max_length=320, db_index=True)
-    result = models.CharField(
-        _("result"), max_length=10, choices=RecipientResult.choices, blank=True, default=""
-    )
+    result = models.CharField(_("result"), max_length=10, choices=RecipientResult.choices, blank=True, default="")
     code = models.PositiveSmallIntegerField(_("code"), null=True, blank=True)
     text = models.CharField(_("text"), max_length=255, blank=True, default="")
 

@@ -144,9 +144,7 @@ def _record_one(one: Finished, *, clock: Clock) -> Recorded:
     )
 
 
-def merged(
-    recipients: Sequence[Recipient], answers: Mapping[str, RecipientOutcome]
-) -> dict[str, RecipientResult]:
+def merged(recipients: Sequence[Recipient], answers: Mapping[str, RecipientOutcome]) -> dict[str, RecipientResult]:
     """Address -> result after an attempt."""
     return {one.address: policy.merge_result(one.result, answers.get(one.address)) for one in recipients}
 
@@ -281,4 +279,3 @@ def _mark_late_acceptance(one: Finished, message: OutboxMessage, *, clock: Clock
     if values:
         row.update(**values)
     message.refresh_from_db()
-

@@ -97,9 +97,7 @@ def _strip(old: QuerySet[OutboxMessage], *, batch: int, dry_run: bool, clock: Cl
     if not ids:
         return 0
     with atomic():
-        stripped = full.filter(pk__in=ids).update(
-            body_text="", body_html="", raw=None, size=0, updated_at=clock.now
-        )
+        stripped = full.filter(pk__in=ids).update(body_text="", body_html="", raw=None, size=0, updated_at=clock.now)
         Attachment.objects.filter(message_id__in=ids).update(content=None)
     return stripped
 

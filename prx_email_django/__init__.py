@@ -1,0 +1,77 @@
+"""Email over your own SMTP accounts, through an outbox in your database.
+
+Importing this package never touches models: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prx_email_django.api import (
+        adrain,
+        aenqueue,
+        areply,
+        aretry_outbox,
+        asend,
+        cancel_outbox,
+        confirm_outbox,
+        drain,
+        enqueue,
+        enqueue_many,
+        pause_outbox,
+        record_inbound,
+        reply,
+        requeue_outbox,
+        resume_outbox,
+        retry_outbox,
+        send,
+    )
+    from prx_email_django.attachments import AttachmentInput
+    from prx_email_django.results import ChangeReport, DrainReport, FailureMode, SendResult
+
+__version__ = "0.1.0.dev0"
+
+_VALUES = {
+    "AttachmentInput": "attachments",
+    "ChangeReport": "results",
+    "DrainReport": "results",
+    "FailureMode": "results",
+    "SendResult": "results",
+}
+
+__all__ = [
+    "AttachmentInput",
+    "ChangeReport",
+    "DrainReport",
+    "FailureMode",
+    "SendResult",
+    "adrain",
+    "aenqueue",
+    "areply",
+    "aretry_outbox",
+    "asend",
+    "cancel_outbox",
+    "confirm_outbox",
+    "drain",
+    "enqueue",
+    "enqueue_many",
+    "pause_outbox",
+    "record_inbound",
+    "reply",
+    "requeue_outbox",
+    "resume_outbox",
+    "retry_outbox",
+    "send",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_VALUES.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,41 @@
+"""The public functions: validate, then ``store``, then ``delivery``.  No rule of the machine lives here."""
+
+from prx_email_django.api.accounts import account_default_from, resolve_account
+from prx_email_django.api.inbound import record_inbound, reply
+from prx_email_django.api.people import (
+    adopt_outbox,
+    cancel_outbox,
+    confirm_outbox,
+    pause_outbox,
+    purge_outbox,
+    requeue_outbox,
+    resume_outbox,
+)
+from prx_email_django.api.queueing import enqueue, enqueue_draft, enqueue_many
+from prx_email_django.api.sending import drain, retry_outbox, send
+from prx_email_django.api.twins import adrain, aenqueue, areply, aretry_outbox, asend
+
+__all__ = [
+    "account_default_from",
+    "adopt_outbox",
+    "adrain",
+    "aenqueue",
+    "areply",
+    "aretry_outbox",
+    "asend",
+    "cancel_outbox",
+    "confirm_outbox",
+    "drain",
+    "enqueue",
+    "enqueue_draft",
+    "enqueue_many",
+    "pause_outbox",
+    "purge_outbox",
+    "record_inbound",
+    "reply",
+    "requeue_outbox",
+    "resolve_account",
+    "resume_outbox",
+    "retry_outbox",
+    "send",
+]

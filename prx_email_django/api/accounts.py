@@ -1,0 +1,49 @@
+"""Which account a caller means."""
+
+from __future__ import annotations
+
+from email.headerregistry import Address
+from typing import TypeAlias
+
+from prx_email_django.conf import default_from_email, outbox_settings
+from prx_email_django.errors import AccountUnavailable
+from prx_email_django.models import Account
+
+AccountRef: TypeAlias = Account | int | str
+
+
+def resolve_account(account: AccountRef | None, *, active: bool = True) -> Account:
+    """The account: itself, by primary key, by name, or the default one.
+
+    Raises:
+        AccountUnavailable: there is none, or it is switched off.
+    """
+    if account is None or account == "":
+        account = outbox_settings().default_account
+        if not account:
+            raise AccountUnavailable(
+                "no account was named; name one, or set DEFAULT_ACCOUNT in PRX_EMAIL", code="no_default_account"
+            )
+    found = account if isinstance(account, Account) else _look_up(account)
+    if active and not found.is_active:
+        raise AccountUnavailable(f"the account “{found.name}” is switched off", code="account_inactive")
+    return found
+
+
+def _look_up(account: int | str) -> Account:
+    by = {"name": account} if isinstance(account, str) else {"pk": account}
+    found: Account | None = Account.objects.filter(**by).first()
+    if found is None:
+        raise AccountUnavailable(f"there is no account “{account}”", code="account_not_found")
+    return found
+
+
+def account_default_from(account: Account) -> str:
+    """The From header of messages that name none: the account's address with its display name."""
+    address = account.email or (account.user if "@" in account.user else default_from_email())
+    if not account.display_name or not account.email:
+        return address
+    try:
+        return str(Address(display_name=account.display_name, addr_spec=address))
+    except ValueError:  # a non-ASCII local part, which headerregistry does not know
+        return address

@@ -1,0 +1,96 @@
+"""Messages received, and replies to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from email.message import Message as EmailMessage
+
+from prx_email_django.api.accounts import AccountRef, resolve_account
+from prx_email_django.api.compose import Message
+from prx_email_django.api.guards import check_outside_transaction
+from prx_email_django.api.sending import send_message
+from prx_email_django.attachments import AttachmentInput
+from prx_email_django.errors import InvalidMessage, ReplyRejected
+from prx_email_django.mime import parse_inbound, reply_references, reply_subject
+from prx_email_django.models import Account, InboundMessage
+from prx_email_django.results import FailureMode, SendResult
+from prx_email_django.store import clock_for
+
+
+def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> InboundMessage:
+    """Keep what a reply will need of a message that was received; the same Message-ID again returns the first record.
+
+    Raises:
+        InvalidMessage: ``invalid_header`` where it has no Message-ID or no sender.
+        AccountUnavailable: no such account.
+    """
+    found = resolve_account(account, active=False)
+    inbound = parse_inbound(message)
+    if not inbound.message_id or not (inbound.sender or inbound.reply_to):
+        raise InvalidMessage("the message has no Message-ID or no sender: nobody could reply", code="invalid_header")
+    record, _ = InboundMessage.objects.get_or_create(
+        account=found,
+        message_id_hash=_hash(inbound.message_id),
+        defaults={
+            "message_id": inbound.message_id,
+            "in_reply_to": inbound.in_reply_to,
+            "sender": inbound.sender,
+            "reply_to": list(inbound.reply_to),
+            "subject": inbound.subject,
+            "references": inbound.references,
+            "received_at": clock_for(None).now,
+        },
+    )
+    return record
+
+
+def reply(  # noqa: PLR0913  (the public signature)
+    *,
+    account: AccountRef,
+    in_reply_to_message_id: str,
+    body_text: str,
+    body_html: str = "",
+    attachment: AttachmentInput | None = None,
+    attachments: Iterable[AttachmentInput] = (),
+    now: datetime | None = None,
+    failure_mode: FailureMode | str | None = None,
+) -> SendResult:
+    """Answer a recorded message: to its Reply-To or sender, in its thread (RFC 5322 §3.6.4), subject ``Re: …``.
+
+    Raises:
+        ReplyRejected: ``parent_not_found``.
+        otherwise as ``send``.
+    """
+    check_outside_transaction("reply")
+    found = resolve_account(account)
+    parent = _parent(found, in_reply_to_message_id)
+    message = Message(
+        to=parent.reply_to or [parent.sender],
+        subject=reply_subject(parent.subject),
+        body_text=body_text,
+        body_html=body_html,
+        attachment=attachment,
+        attachments=tuple(attachments),
+        in_reply_to=parent.message_id,
+        references=reply_references(parent.references, parent.in_reply_to, parent.message_id),
+        now=now,
+    )
+    return send_message(message, account=found, now=now, failure_mode=failure_mode)
+
+
+def _parent(account: Account, message_id: str) -> InboundMessage:
+    wanted = message_id.strip()
+    bare = wanted if wanted.startswith("<") else f"<{wanted}>"
+    hashes = {_hash(wanted), _hash(bare)}
+    parent = InboundMessage.objects.filter(account=account, message_id_hash__in=hashes).first()
+    if parent is None:
+        raise ReplyRejected(
+            f"no message {bare[:100]} was recorded for the account “{account.name}”", code="parent_not_found"
+        )
+    return parent
+
+
+def _hash(message_id: str) -> str:
+    return hashlib.sha256(message_id.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,134 @@
+"""enqueue: the message commits or vanishes with the caller's work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from prx_email_django.api.accounts import AccountRef, resolve_account
+from prx_email_django.api.compose import Addresses, Message, check_limits, compose
+from prx_email_django.api.wake import wake_on_commit
+from prx_email_django.attachments import AttachmentInput
+from prx_email_django.models import OutboxMessage
+from prx_email_django.store import Draft, atomic, clock_for, insert, insert_many
+from prx_email_django.validation import check_instant
+
+if TYPE_CHECKING:
+    from django.core.mail import EmailMessage
+
+
+def enqueue(  # noqa: PLR0913  (the public signature)
+    *,
+    account: AccountRef,
+    to: Addresses,
+    subject: str,
+    body_text: str,
+    body_html: str = "",
+    cc: Addresses = (),
+    bcc: Addresses = (),
+    reply_to: Addresses = (),
+    headers: Mapping[str, str] | None = None,
+    attachment: AttachmentInput | None = None,
+    attachments: Iterable[AttachmentInput] = (),
+    from_email: str | None = None,
+    envelope_from: str | None = None,
+    idempotency_key: str | None = None,
+    priority: int = 0,
+    expires_at: datetime | None = None,
+    on_unknown: str | None = None,
+    tag: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    send_at: datetime | None = None,
+    now: datetime | None = None,
+) -> OutboxMessage:
+    """Queue a message, inside or outside ``atomic()``; a drain is woken when it is committed.
+
+    Args:
+        account: an ``Account``, its primary key, or its name.
+        to: one address or several; ``"Ann <ann@x.org>"`` is allowed (also cc, bcc, reply_to).
+        envelope_from: reverse-path (RFC 5321 §4.4) where it differs from the From address; ``"<>"``: none.
+        idempotency_key: unique per account; a second call with it returns the first message.
+        priority: −10 to 10, higher goes first.
+        expires_at: not sent after this instant.
+        on_unknown: ``"retry"`` (at least once) or ``"hold"`` (at most once); None: the setting.
+        tag, metadata: the caller's own, never sent.
+        send_at: not sent before this instant.
+
+    Raises:
+        InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
+    """
+    found = resolve_account(account)
+    check_instant("now", now)
+    clock = clock_for(now)
+    draft = compose(
+        Message(
+            to=to,
+            subject=subject,
+            body_text=body_text,
+            body_html=body_html,
+            cc=cc,
+            bcc=bcc,
+            reply_to=reply_to,
+            headers=headers,
+            attachment=attachment,
+            attachments=tuple(attachments),
+            from_email=from_email,
+            envelope_from=envelope_from,
+            idempotency_key=idempotency_key,
+            priority=priority,
+            expires_at=expires_at,
+            on_unknown=on_unknown,
+            tag=tag,
+            metadata=metadata,
+            send_at=send_at,
+            now=now,
+        ),
+        account=found,
+        now=clock.now,
+    )
+    message, is_new = insert(draft, clock=clock)
+    if is_new and draft.due_at <= clock.now:
+        wake_on_commit()
+    return message
+
+
+def enqueue_draft(draft: Draft, *, now: datetime | None = None, wake: bool = True) -> OutboxMessage:
+    """Queue a draft that was made elsewhere (the email backend)."""
+    check_limits(draft)
+    clock = clock_for(now)
+    message, is_new = insert(draft, clock=clock)
+    if wake and is_new and draft.due_at <= clock.now:
+        wake_on_commit()
+    return message
+
+
+def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, account: AccountRef) -> list[OutboxMessage]:
+    """Queue many messages, all or none: dicts of ``enqueue``'s arguments, or Django's ``EmailMessage`` objects.
+
+    Raises:
+        InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
+    """
+    found = resolve_account(account)
+    clock = clock_for(None)
+    drafts = [_draft(one, account=found, now=clock.now) for one in messages]
+    if not drafts:
+        return []
+    with atomic():
+        written, new = insert_many(drafts, clock=clock)
+    if new and any(draft.due_at <= clock.now for draft in drafts):
+        wake_on_commit()
+    return written
+
+
+def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Any, now: datetime) -> Draft:
+    if not isinstance(one, Mapping):
+        from prx_email_django.snapshot import draft_from_email  # noqa: PLC0415  (loads django.core.mail)
+
+        draft = draft_from_email(one, account=account, now=now)
+        check_limits(draft)
+        return draft
+    values = dict(one)
+    values["attachments"] = tuple(values.get("attachments", ()))
+    moment = values.get("now") or now
+    return compose(Message(**values), account=account, now=moment)

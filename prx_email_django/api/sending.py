@@ -1,0 +1,280 @@
+"""send, retry_outbox and drain: the functions that speak SMTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q
+
+from prx_email_django.api.accounts import AccountRef, resolve_account
+from prx_email_django.api.compose import Addresses, Message, compose
+from prx_email_django.api.guards import check_outside_transaction
+from prx_email_django.api.wake import wake_on_commit
+from prx_email_django.attachments import AttachmentInput
+from prx_email_django.clock import Clock
+from prx_email_django.conf import outbox_settings
+from prx_email_django.delivery import LIMITED, Drain, deliver, simulate
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.limits import Slot, account_state, acquire_slot, is_paused, release_slots
+from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.results import DrainReport, FailureMode, SendResult
+from prx_email_django.store import (
+    Claim,
+    Draft,
+    Lease,
+    atomic,
+    check_instance,
+    check_retry,
+    claim_ids,
+    claim_one,
+    clock_for,
+    insert,
+    load_claims,
+    outbox_state,
+    requeue,
+)
+from prx_email_django.store import is_paused as is_outbox_paused
+from prx_email_django.store.base import retried
+from prx_email_django.validation import check_instant
+
+PAUSED = "paused"
+
+
+def send(  # noqa: PLR0913  (the public signature)
+    *,
+    account: AccountRef,
+    to: Addresses,
+    subject: str,
+    body_text: str,
+    body_html: str = "",
+    cc: Addresses = (),
+    bcc: Addresses = (),
+    reply_to: Addresses = (),
+    headers: Mapping[str, str] | None = None,
+    attachment: AttachmentInput | None = None,
+    attachments: Iterable[AttachmentInput] = (),
+    from_email: str | None = None,
+    envelope_from: str | None = None,
+    idempotency_key: str | None = None,
+    priority: int = 0,
+    expires_at: datetime | None = None,
+    on_unknown: str | None = None,
+    tag: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+    failure_mode: FailureMode | str | None = None,
+) -> SendResult:
+    """Write the message and make one attempt now; arguments as for ``enqueue``.
+
+    The result is ``sent`` or ``failed`` (it is then tried again by a drain where ``next_attempt_at`` is set).  Where no
+    attempt can be made now, it does not wait: the message stays pending, with code ``limited`` or ``paused``.
+    ``SEND_DEADLINE`` bounds everything before the body; ``failure_mode`` fails the attempt without touching the
+    network.
+
+    Raises:
+        SendInsideTransaction: use ``enqueue`` inside ``atomic()``.
+        WrongInstance: this is a copied database.
+        InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
+    """
+    message = Message(
+        to=to,
+        subject=subject,
+        body_text=body_text,
+        body_html=body_html,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        headers=headers,
+        attachment=attachment,
+        attachments=tuple(attachments),
+        from_email=from_email,
+        envelope_from=envelope_from,
+        idempotency_key=idempotency_key,
+        priority=priority,
+        expires_at=expires_at,
+        on_unknown=on_unknown,
+        tag=tag,
+        metadata=metadata,
+        now=now,
+    )
+    check_outside_transaction("send")
+    return send_message(message, account=account, now=now, failure_mode=failure_mode)
+
+
+def send_message(
+    message: Message, *, account: AccountRef, now: datetime | None, failure_mode: FailureMode | str | None
+) -> SendResult:
+    """``send``, once its arguments are in one value."""
+    mode = _mode(failure_mode)
+    found = resolve_account(account)
+    check_instant("now", now)
+    clock = clock_for(now)
+    draft = compose(message, account=found, now=clock.now)
+    check_instance()
+    if mode is not None:
+        claim, row = _insert_claimed(draft, clock=clock)
+        if claim is not None:
+            simulate(claim, mode, clock=clock)
+        return _result(row.pk)
+    if _is_paused(found, clock=clock):
+        return _left_pending(draft, PAUSED, clock=clock)
+    slot = acquire_slot(found, clock=clock)
+    if slot is None:
+        return _left_pending(draft, LIMITED, clock=clock)
+    return _send_with(slot, draft, clock=clock)
+
+
+def _send_with(slot: Slot, draft: Draft, *, clock: Clock) -> SendResult:
+    used = False
+    try:
+        claim, row = _insert_claimed(draft, clock=clock)
+        if claim is None:
+            return _result(row.pk)
+        used = True
+        code = deliver(claim, slot, clock=clock)
+    finally:
+        if not used:
+            release_slots([slot])
+    if code:
+        wake_on_commit()
+    return _result(row.pk, code=code)
+
+
+@retried
+def _insert_claimed(draft: Draft, *, clock: Clock) -> tuple[Claim | None, OutboxMessage]:
+    """Insert and claim in one transaction, so that no drain takes the row between; a known key is not claimed."""
+    lease = Lease(outbox_settings().lease)
+    with atomic():
+        row, is_new = insert(draft, clock=clock)
+        if not is_new:
+            return None, row
+        claim_ids([row.pk], guard=Q(), lease=lease, clock=clock)
+    return load_claims([row.pk], lease=lease)[0], row
+
+
+def _left_pending(draft: Draft, code: str, *, clock: Clock) -> SendResult:
+    row, is_new = insert(draft, clock=clock)
+    wake_on_commit()
+    return _result(row.pk, code=code if is_new else "")
+
+
+def _is_paused(account: Account, *, clock: Clock) -> bool:
+    return is_outbox_paused(outbox_state(), now=clock.now) or is_paused(account_state(account), now=clock.now)
+
+
+def retry_outbox(
+    outbox_id: int, *, now: datetime | None = None, force: bool = False, failure_mode: FailureMode | str | None = None
+) -> SendResult:
+    """Make one attempt at a message now, because somebody asked; a pause is ignored.
+
+    A message at rest needs no ``force``; one that is not due yet does.  Without a free connection or permit it is
+    requeued, and the result has its status and the code ``limited``.
+
+    Raises:
+        RetryRejected: ``not_found``, ``not_retriable`` (sent or being sent), ``retry_not_due``.
+        SendInsideTransaction: use ``requeue_outbox`` inside ``atomic()``.
+        WrongInstance, AccountUnavailable: nothing has been changed.
+    """
+    check_outside_transaction("retry_outbox")
+    mode = _mode(failure_mode)
+    check_instant("now", now)
+    clock = clock_for(now)
+    check_instance()
+    row = OutboxMessage.objects.select_related("account").filter(pk=outbox_id).first()
+    check_retry(row, outbox_id, clock=clock, force=force)
+    assert row is not None
+    resolve_account(row.account)
+    if mode is not None:
+        simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
+        return _result(outbox_id)
+    slot = acquire_slot(row.account, clock=clock)
+    if slot is None:
+        return _requeued(outbox_id, clock=clock)
+    try:
+        claim = claim_one(outbox_id, clock=clock, force=force)
+    except BaseException:
+        release_slots([slot])
+        raise
+    if deliver(claim, slot, clock=clock):
+        return _requeued(outbox_id, clock=clock)
+    return _result(outbox_id)
+
+
+def _requeued(outbox_id: int, *, clock: Clock) -> SendResult:
+    requeue([outbox_id], clock=clock, force=True)
+    wake_on_commit()
+    return _result(outbox_id, code=LIMITED)
+
+
+def drain(  # noqa: PLR0913  (the public signature)
+    *,
+    limit: int | None = None,
+    now: datetime | None = None,
+    accounts: AccountRef | Iterable[AccountRef] | None = None,
+    time_budget: float | None = None,
+    wait: bool = False,
+    progress: Callable[[DrainReport], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> DrainReport:
+    """Send everything that is due, as far as limits and pauses allow, and return what was done.
+
+    Safe to run any number of times at once, on any number of machines.
+
+    Args:
+        limit: at most so many messages.
+        accounts: only these.
+        time_budget: seconds after which nothing new is started; what is in flight is finished.
+        wait: within the time budget, wait for messages that become due.
+        progress: called with the counts so far.
+        stop: asked often; True ends the drain as the time budget does.
+
+    Raises:
+        SendInsideTransaction, WrongInstance, AccountUnavailable.
+    """
+    check_outside_transaction("drain")
+    check_instant("now", now)
+    if limit is not None and limit < 0:
+        raise InvalidMessage("limit: must not be negative", code="invalid_option")
+    clock = clock_for(now)
+    check_instance()
+    return Drain(
+        clock=clock,
+        limit=limit,
+        accounts=_accounts(accounts),
+        time_budget=time_budget,
+        wait=wait,
+        progress=progress,
+        stop=stop,
+    ).run()
+
+
+def _accounts(accounts: AccountRef | Iterable[AccountRef] | None) -> list[Account] | None:
+    if accounts is None:
+        return None
+    many = [accounts] if isinstance(accounts, (Account, int, str)) else list(accounts)
+    return [resolve_account(one, active=False) for one in many]
+
+
+def _mode(mode: FailureMode | str | None) -> FailureMode | None:
+    if mode is None:
+        return None
+    try:
+        return FailureMode(mode)
+    except ValueError as error:
+        known = ", ".join(one.value for one in FailureMode)
+        raise InvalidMessage(f"failure_mode: write one of {known}", code="invalid_option") from error
+
+
+def _result(outbox_id: int, *, code: str = "") -> SendResult:
+    row = OutboxMessage.objects.get(pk=outbox_id)
+    return SendResult(
+        outbox_id=row.pk,
+        status=str(row.status),
+        retries=row.retries,
+        provider_message_id=row.provider_message_id,
+        next_attempt_at=row.next_attempt_at,
+        error=row.last_error,
+        error_code=code or row.last_error_code,
+    )

@@ -1,0 +1,100 @@
+"""The loop of the calling thread: results in, claims out, leases renewed; it ends when no account can go on."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic
+
+from prx_email_django.clock import Clock
+from prx_email_django.conf import outbox_settings
+from prx_email_django.delivery.account import AccountRun
+from prx_email_django.delivery.lanes import Mailbox, Result
+from prx_email_django.delivery.recorder import Recorder
+from prx_email_django.limits import renew_slots
+from prx_email_django.store import renew
+
+logger = logging.getLogger("prx_email_django")
+
+#: Seconds for which a result may wait for company while connections are busy.
+GROUP_WAIT = 0.1
+#: All leases are renewed at least so often, in seconds.
+RENEW_EVERY = 20.0
+
+
+class Engine:
+    """Runs accounts side by side; a slow or dead one never holds up another."""
+
+    def __init__(self, *, clock: Clock, mailbox: Mailbox, recorder: Recorder) -> None:
+        self.clock = clock
+        self.mailbox = mailbox
+        self.recorder = recorder
+        self.runs: list[AccountRun] = []
+        self._renew_every = min(outbox_settings().lease / 3, timedelta(seconds=RENEW_EVERY)).total_seconds()
+        self._renew_at = monotonic() + self._renew_every
+        self._recorded_at = monotonic()
+
+    def run(self, *, should_stop: Callable[[], str], tick: Callable[[], None] = lambda: None) -> None:
+        """Until every account has finished.  ``should_stop`` gives the reason to end early, or an empty string."""
+        while True:
+            reason = should_stop()
+            for run in self.runs:
+                if reason and not run.stop_reason:
+                    self._guarded(run, lambda one: one.stop(reason))
+            self.record()
+            self._renew()
+            for run in self.runs:
+                self._guarded(run, AccountRun.advance)
+            tick()
+            self.runs = [run for run in self.runs if not run.finished]
+            if not self.runs and not self.mailbox.results:
+                return
+            self.mailbox.wait(self._timeout())
+
+    def record(self, *, everything: bool = False) -> None:
+        """Write the results that have come back: a group, or fewer where a connection is idle or time has passed."""
+        results = self.mailbox.results
+        if not results or not (everything or self._is_time()):
+            return
+        by_run: dict[AccountRun, list[Result]] = defaultdict(list)
+        for _ in range(len(results)):
+            one = results.popleft()
+            by_run[one.lane.run].append(one)
+        for run, group in by_run.items():
+            run.results(group)
+        self._recorded_at = monotonic()
+
+    def _is_time(self) -> bool:
+        if len(self.mailbox.results) >= self.mailbox.group or monotonic() - self._recorded_at >= GROUP_WAIT:
+            return True
+        return any(lane.idle for run in self.runs for lane in run.pool.lanes.copy()) or not any(
+            run.pool.in_flight for run in self.runs
+        )
+
+    def _renew(self) -> None:
+        if monotonic() < self._renew_at:
+            return
+        self._renew_at = monotonic() + self._renew_every
+        renew({claim.lease for run in self.runs for claim in run.claims.values()}, clock=self.clock)
+        renew_slots([lane.slot for run in self.runs for lane in run.lanes], clock=self.clock)
+        for run in self.runs:
+            run.network.call(run.pool.kick)
+
+    def _timeout(self) -> float:
+        waits: list[float] = [self._renew_at - monotonic(), 1.0]
+        waits += [wait for wait in (run.wake_in() for run in self.runs) if wait is not None]
+        if any(run.pool.in_flight for run in self.runs) or self.mailbox.results:
+            waits.append(GROUP_WAIT)
+        return min(waits)
+
+    def _guarded(self, run: AccountRun, step: Callable[[AccountRun], None]) -> None:
+        """One account's unexpected error ends that account's run, never the others'."""
+        try:
+            step(run)
+        except Exception:
+            if len(self.runs) == 1:
+                raise
+            logger.exception("account %s: the drain goes on without it", run.account)
+            run.fail()

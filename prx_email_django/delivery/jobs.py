@@ -1,0 +1,104 @@
+"""From a claim to a parcel, and what must still hold when it is written."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from prx_email_django.clock import Clock
+from prx_email_django.letters import envelope_route, wire_bytes
+from prx_email_django.limits import Permits, Slot
+from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.models import OutboxMessage
+from prx_email_django.models.content import ContentAltered
+from prx_email_django.outcomes import Ending, Outcome
+from prx_email_django.redirect import Route
+from prx_email_django.states import ErrorCode
+from prx_email_django.store import Claim
+from prx_email_django.transports.base import Parcel
+
+#: The null sender, as ``envelope_from`` (RFC 5321 §4.5.5).
+NULL_SENDER = "<>"
+
+
+@dataclass(slots=True)
+class Job:
+    """One claimed message on its way through the network."""
+
+    claim: Claim
+    route: Route
+    clock: Clock
+    permits: tuple[Permits, ...] = ()
+    parcel: Parcel | None = None
+    slot: Slot | None = None
+    started_at: datetime | None = None
+    mail_written: bool = False
+    body_written: bool = False
+    cancelled: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def id(self) -> int:
+        """The message's primary key."""
+        return self.claim.id
+
+    @property
+    def permits_end(self) -> float:
+        """When the first of the permits' buckets ends, on the running clock."""
+        return min((one.ends_at for one in self.permits), default=math.inf)
+
+    def may_write(self) -> bool:
+        """Asked before MAIL and again before the body, at that instant: may it be written?"""
+        with self._lock:
+            held = not self.cancelled and self.claim.lease.holds() and self.slot is not None and self.slot.holds()
+            if not self.mail_written:
+                held = held and (not self.permits or self.clock.running.timestamp() < self.permits_end)
+                if held:
+                    self.mail_written, self.started_at = True, self.clock.now
+            elif held:
+                self.body_written = True
+            return held
+
+    def cancel(self) -> bool:
+        """Keep the body from being written; False: it is on its way already."""
+        with self._lock:
+            self.cancelled = not self.body_written
+            return self.cancelled
+
+
+def prepare(claim: Claim, *, clock: Clock) -> Job | Outcome:
+    """The job for a claim, or the failure of a message that cannot be rendered: it fails alone, never the drain."""
+    job = Job(claim=claim, route=envelope_route(claim.addressed), clock=clock)
+    if not job.route.envelope:
+        return _broken(ErrorCode.CONTENT, "the message has no recipients")
+    try:
+        body = wire_bytes(claim.message, attachments=claim.attachments, replaced=job.route.replaced)
+        sender = envelope_sender(claim.message)
+    except ContentAltered as error:
+        return _broken(ErrorCode.ATTACHMENT, str(error))
+    except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is the host's code, and content is anybody's)
+        return _broken(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
+    job.parcel = Parcel(
+        id=claim.id,
+        sender=sender,
+        recipients=job.route.envelope,
+        body=body,
+        utf8=not all(address.isascii() for address in (sender, *job.route.envelope)),
+        eight_bit=not body.isascii(),
+        may_write=job.may_write,
+    )
+    return job
+
+
+def _broken(code: str, text: str) -> Outcome:
+    return Outcome(Ending.PERMANENT, error_code=code, error=text[:160])
+
+
+def envelope_sender(message: OutboxMessage) -> str:
+    """The reverse-path: the row's own, else the From address, else the account's."""
+    if message.envelope_from == NULL_SENDER:
+        return ""
+    given = message.envelope_from or message.from_email or message.account.email or message.account.user
+    return split_mailbox(given).addr_spec

@@ -1,0 +1,261 @@
+"""Where the two threads meet: jobs go out through a pool to its lanes, results come back through a mailbox.
+
+Every counter here has one writing thread: the caller's, or the network's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from prx_email_django.delivery.jobs import Job
+from prx_email_django.limits import Slot
+from prx_email_django.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
+from prx_email_django.states import ErrorCode
+from prx_email_django.transports.base import ConnectError, Login, Parcel, Session, SessionEnd, Transport
+
+if TYPE_CHECKING:
+    from prx_email_django.delivery.account import AccountRun
+
+logger = logging.getLogger("prx_email_django")
+
+
+@dataclass(slots=True)
+class Result:
+    """An outcome on its way back."""
+
+    lane: Lane
+    job: Job
+    outcome: Outcome
+    finished_at: datetime
+
+
+class Mailbox:
+    """Events for the calling thread, and results, which wake it only when there is a group of them."""
+
+    def __init__(self, group: int) -> None:
+        self.events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.results: deque[Result] = deque()
+        self.group = group
+
+    def put(self, result: Result) -> None:
+        """Leave a result; a full group wakes the caller, others wait for company or for an idle lane."""
+        self.results.append(result)
+        if len(self.results) == self.group:
+            self.events.put(None)
+
+    def wake(self, event: Callable[[], None] | None = None) -> None:
+        """Wake the calling thread, and have it call ``event``."""
+        self.events.put(event)
+
+    def wait(self, timeout: float) -> None:
+        """Wait for an event, at most ``timeout`` seconds, and handle all that are there."""
+        try:
+            event = self.events.get(timeout=max(0.0, timeout))
+        except queue.Empty:
+            return
+        while True:
+            if event is not None:
+                event()
+            try:
+                event = self.events.get_nowait()
+            except queue.Empty:
+                return
+
+
+class Pool:
+    """The jobs of one account that are ready for its lanes."""
+
+    def __init__(self, connections: int) -> None:
+        self.connections = connections
+        self.ready: deque[Job] = deque()
+        self.lanes: set[Lane] = set()
+        self.closing = False
+        self.pushed_bytes = 0  # caller
+        self.recorded = 0  # caller
+        self.taken = 0  # network
+        self.taken_bytes = 0  # network
+        self.reported = 0  # network
+        self.accepted = 0  # network
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that a lane has taken and not reported."""
+        return self.taken - self.reported
+
+    @property
+    def ready_bytes(self) -> int:
+        """Octets that wait for a lane."""
+        return self.pushed_bytes - self.taken_bytes
+
+    @property
+    def unrecorded(self) -> int:
+        """Acceptances that are not in the database yet: what a kill would send again."""
+        return self.accepted - self.recorded
+
+    def push(self, jobs: Iterable[Job]) -> None:
+        """Caller: hand over jobs."""
+        for job in jobs:
+            assert job.parcel is not None
+            self.pushed_bytes += len(job.parcel.body)
+            self.ready.append(job)
+
+    def withdraw(self) -> list[Job]:
+        """Caller: take back what no lane has taken."""
+        jobs: list[Job] = []
+        while True:
+            try:
+                job = self.ready.popleft()
+            except IndexError:
+                return jobs
+            assert job.parcel is not None
+            self.pushed_bytes -= len(job.parcel.body)
+            jobs.append(job)
+
+    def take(self) -> Job | None:
+        """Network: the next job, unless too much is accepted and unrecorded: a kill copies at most 5 × connections."""
+        if self.unrecorded >= 4 * self.connections or self.unrecorded + self.in_flight >= 5 * self.connections:
+            return None
+        try:
+            job = self.ready.popleft()
+        except IndexError:
+            return None
+        assert job.parcel is not None
+        self.taken += 1
+        self.taken_bytes += len(job.parcel.body)
+        return job
+
+    def kick(self) -> None:
+        """Network: something has changed for waiting lanes."""
+        for lane in self.lanes:
+            lane.changed.set()
+
+
+class Lane:
+    """One connection of an account, from opening to its end; the ``Feed`` of its session."""
+
+    def __init__(self, run: AccountRun, pool: Pool, slot: Slot, mailbox: Mailbox) -> None:
+        self.run = run
+        self.pool = pool
+        self.slot = slot
+        self.mailbox = mailbox
+        self.changed = asyncio.Event()
+        self.session: Session | None = None
+        self.idle = False
+        self.stopping = False
+        self.taken: dict[int, Job] = {}
+        #: Caller: an outcome has told of trouble already.
+        self.trouble_noted = False
+        self.token = ""
+        self.life: Future[None] | None = None
+
+    async def live(self, transport: Transport, login: Login) -> None:
+        """Open a session, run it to its end, and tell the calling thread of each step."""
+        try:
+            session = await transport.open(login)
+        except asyncio.CancelledError:
+            self.mailbox.wake(lambda: self.run.connect_cancelled(self))
+            raise
+        except ConnectError as error:
+            refused = error
+            self.mailbox.wake(lambda: self.run.connect_failed(self, refused))
+            return
+        except Exception as error:  # a lane never takes the drain down with it
+            logger.exception("opening a connection failed unexpectedly")
+            broken = unexpected(error)
+            self.mailbox.wake(lambda: self.run.connect_failed(self, broken))
+            return
+        self.session = session
+        self.pool.lanes.add(self)
+        self.mailbox.wake(lambda: self.run.opened(self, session))
+        end = SessionEnd(trouble=Trouble.CONNECTION, error_code=ErrorCode.NETWORK, error="the connection was cut")
+        try:
+            end = await session.run(self)
+        except Exception as error:  # a lane never takes the drain down with it
+            logger.exception("a connection died unexpectedly")
+            end = SessionEnd(
+                trouble=Trouble.CONNECTION, error_code=ErrorCode.NETWORK, error=f"{type(error).__name__} in the lane"
+            )
+            session.abort()
+        finally:
+            self.pool.lanes.discard(self)
+            self._report_left()
+            ended = end
+            self.mailbox.wake(lambda: self.run.ended(self, ended))
+
+    def take(self) -> Parcel | None:
+        """The next parcel, if the slot still holds."""
+        if self.stopping or not self.slot.holds():
+            return None
+        job = self.pool.take()
+        if job is None:
+            return None
+        job.slot = self.slot
+        assert job.parcel is not None
+        self.taken[id(job.parcel)] = job
+        self.idle = False
+        return job.parcel
+
+    async def wait(self) -> Parcel | None:
+        """The next parcel; None when the account is done, or the slot runs out."""
+        while True:
+            self.changed.clear()
+            parcel = self.take()
+            if parcel is not None:
+                return parcel
+            left = self.slot.remaining()
+            if self.pool.closing or self.stopping or left <= 0:
+                return None
+            if not self.idle:
+                self.idle = True
+                self.mailbox.wake()
+            try:
+                async with asyncio.timeout(left):
+                    await self.changed.wait()
+            except TimeoutError:
+                continue
+
+    def report(self, parcel: Parcel, outcome: Outcome) -> None:
+        """Leave an outcome for the calling thread."""
+        job = self.taken.pop(id(parcel))
+        if outcome.ending is Ending.ACCEPTED:
+            self.pool.accepted += 1
+        self.pool.reported += 1
+        self.mailbox.put(Result(self, job, outcome, job.clock.now))
+
+    def _report_left(self) -> None:
+        """The lane died: what it had taken is released, or unknown where a body was on its way."""
+        for job in list(self.taken.values()):
+            assert job.parcel is not None
+            self.report(job.parcel, cut_off(job))
+
+
+def cut_off(job: Job) -> Outcome:
+    """The outcome of a job whose lane died: untouched, or unknown where its body was on the way."""
+    if not job.body_written:
+        return Outcome(Ending.UNTOUCHED, mail_written=job.mail_written)
+    return Outcome(
+        Ending.UNKNOWN,
+        recipients=dict.fromkeys(job.route.envelope, RecipientOutcome(Answer.UNKNOWN)),
+        error_code=ErrorCode.UNKNOWN_OUTCOME,
+        error="the connection was cut while the message was on its way",
+        phase=Phase.BODY,
+        mail_written=True,
+    )
+
+
+def unexpected(error: Exception) -> ConnectError:
+    """An exception that no transport should raise, as one that it may."""
+    return ConnectError(
+        f"unexpected {type(error).__name__}",
+        phase=Phase.CONNECT,
+        trouble=Trouble.CONNECTION,
+        error_code=ErrorCode.NETWORK,
+    )

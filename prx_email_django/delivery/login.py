@@ -1,0 +1,149 @@
+"""How an account connects: its ``Login``, and the access token that it needs first."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime
+
+from django.views.decorators.debug import sensitive_variables
+
+from prx_email_django.clock import Clock
+from prx_email_django.conf import outbox_settings
+from prx_email_django.delivery.network import Network
+from prx_email_django.limits import (
+    access_token,
+    account_state,
+    drop_token,
+    may_refresh,
+    store_token,
+    take_refresh_lease,
+)
+from prx_email_django.models import Account, AccountState
+from prx_email_django.oauth import Token, TokenRefused, fetch_token, token_request
+from prx_email_django.transports.base import Login, Transport
+from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.console import ConsoleTransport
+from prx_email_django.transports.memory import shared as memory
+
+#: Seconds for fetching a token.
+TOKEN_TIMEOUT = 20.0
+
+
+def transport() -> Transport:
+    """The transport that the settings name."""
+    name = outbox_settings().transport
+    if name == "memory":
+        return memory
+    return ConsoleTransport() if name == "console" else SmtpTransport()
+
+
+@sensitive_variables("token")
+def login_for(account: Account, state: AccountState, *, token: str, now: datetime) -> Login:
+    """Plain values for the transport.
+
+    Raises:
+        DecryptionFailed: a secret cannot be decrypted with the keys in force.
+    """
+    settings = outbox_settings()
+    pipelining = account.pipelining
+    if pipelining == "auto" and state.envelope_until is not None and state.envelope_until > now:
+        pipelining = "envelope"
+    return Login(
+        host=account.host,
+        port=account.port,
+        security=account.security,
+        auth_method=account.auth_method,
+        user=account.user,
+        password=account.password,
+        token=token,
+        pipelining=pipelining,
+        max_messages=account.max_messages_per_connection,
+        timeout=settings.smtp_timeout.total_seconds(),
+        tls_ca_file=None if settings.tls_ca_file is None else str(settings.tls_ca_file),
+        cleartext_hosts=settings.cleartext_hosts,
+    )
+
+
+class TokenKeeper:
+    """The access token of one account within one drain: fetched by one worker at a time, stored for all."""
+
+    def __init__(self, account: Account, *, clock: Clock, network: Network) -> None:
+        self.account = account
+        self.clock = clock
+        self.network = network
+        #: Set when the server refused a token and a fresh one has been asked for: only once.
+        self.renewed = False
+        self.refused = ""
+        self._lease: uuid.UUID | None = None
+        self._fetching: Future[Token] | None = None
+
+    @property
+    def needed(self) -> bool:
+        """Whether this account logs in with a token at all."""
+        return self.account.auth_method == "xoauth2"
+
+    @sensitive_variables("token")
+    def current(self, *, done: Callable[[], None]) -> str | None:
+        """The token, or None: it is being fetched, here (``done`` is called from the network) or elsewhere.
+
+        Raises:
+            TokenRefused: none is to be had.
+        """
+        if self._fetching is not None:
+            if not self._fetching.done():
+                return None
+            self._keep()
+        state = account_state(self.account)
+        token = access_token(self.account, state, clock=self.clock)
+        if token and token != self.refused:
+            return token
+        if not may_refresh(self.account):
+            if token:
+                return token
+            raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
+        self._lease = take_refresh_lease(self.account, clock=self.clock)
+        if self._lease is not None:
+            self._fetch(state, done)
+        return None
+
+    def renew(self, refused: str) -> bool:
+        """The server refused this token: whether a fresh one may be tried (once in a drain)."""
+        if not self.needed or not may_refresh(self.account) or self.renewed:
+            return False
+        self.renewed, self.refused = True, refused
+        drop_token(self.account, refused)
+        return True
+
+    def _fetch(self, state: AccountState, done: Callable[[], None]) -> None:
+        try:
+            request = token_request(self.account, refresh_token=state.refresh_token)
+        except TokenRefused:
+            self._give_up()
+            raise
+        self._fetching = self.network.start(fetch_token(request, timeout=TOKEN_TIMEOUT))
+        self._fetching.add_done_callback(lambda _: done())
+
+    def _keep(self) -> None:
+        assert self._fetching is not None
+        assert self._lease is not None
+        future, self._fetching = self._fetching, None
+        try:
+            token = future.result()
+        except TokenRefused:
+            self._give_up()
+            raise
+        lease, self._lease = self._lease, None
+        store_token(
+            self.account,
+            lease,
+            access=token.access_token,
+            expires_at=token.expires_at,
+            refresh=token.refresh_token,
+        )
+        self.refused = ""
+
+    def _give_up(self) -> None:
+        lease, self._lease = self._lease, None
+        drop_token(self.account, "", lease=lease)

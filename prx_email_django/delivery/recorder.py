@@ -1,0 +1,122 @@
+"""Writes what comes back: results in groups, releases, and what they say about accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from prx_email_django.clock import Clock
+from prx_email_django.delivery.announce import announce
+from prx_email_django.delivery.jobs import Job
+from prx_email_django.delivery.lanes import Result
+from prx_email_django.limits import Permits, give_back
+from prx_email_django.outcomes import Ending, Outcome
+from prx_email_django.results import DrainReport
+from prx_email_django.states import Status
+from prx_email_django.store import Claim, Finished, Recorded, expire, finalize, recover, release
+
+
+@dataclass(slots=True)
+class Counts:
+    """The drain's report, while it is being made."""
+
+    claimed: int = 0
+    sent: int = 0
+    deferred: int = 0
+    failed: int = 0
+    recovered: int = 0
+    released: int = 0
+    expired: int = 0
+
+    def report(self, seconds: float) -> DrainReport:
+        """The finished report."""
+        return DrainReport(
+            claimed=self.claimed,
+            sent=self.sent,
+            deferred=self.deferred,
+            failed=self.failed,
+            recovered=self.recovered,
+            released=self.released,
+            expired=self.expired,
+            seconds=seconds,
+        )
+
+
+class Recorder:
+    """The only way from a drain to ``store``'s results; counts and announces what it wrote."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.counts = Counts()
+        self.names: dict[int, str] = {}
+
+    def recover(self) -> None:
+        """Take back what lost workers held."""
+        recorded = recover(clock=self.clock)
+        self.counts.recovered += len(recorded)
+        announce(recorded, names=self.names)
+
+    def expire(self, claims: Sequence[Claim]) -> None:
+        """Bring to rest what is too old."""
+        recorded = expire(claims, clock=self.clock)
+        self.counts.expired += len(recorded)
+        announce(recorded, names=self.names)
+
+    def results(self, results: Iterable[Result]) -> list[Recorded]:
+        """Record outcomes that touched their messages."""
+        return self.finished([finished(one.job, one.outcome, clock=self.clock) for one in results])
+
+    def finished(self, group: Sequence[Finished]) -> list[Recorded]:
+        """Record attempts, in one group."""
+        recorded = finalize(group, clock=self.clock) if group else []
+        for one in recorded:
+            self._count(one)
+        announce(recorded, names=self.names)
+        return recorded
+
+    def broken(self, claim: Claim, outcome: Outcome) -> None:
+        """Record a message that could not be rendered."""
+        now = self.clock.now
+        self.finished([Finished(claim, outcome, {}, started_at=now, finished_at=now)])
+
+    def release(self, jobs: Iterable[Job]) -> None:
+        """Give messages back untouched, and the permits of those whose MAIL was never written."""
+        jobs = list(jobs)
+        if not jobs:
+            return
+        self.counts.released += release([job.claim for job in jobs])
+        for job in jobs:
+            if not job.mail_written:
+                self.release_permits(job.permits)
+
+    def release_permits(self, permits: Iterable[Permits]) -> None:
+        """Give back permits under which nothing was written."""
+        for one in permits:
+            give_back(one, one.count, clock=self.clock)
+
+    def _count(self, one: Recorded) -> None:
+        if one.late or one.progress:
+            return
+        if one.status is Status.SENT:
+            self.counts.sent += 1
+        elif one.next_attempt_at is None:
+            self.counts.failed += 1
+        else:
+            self.counts.deferred += 1
+
+
+def finished(job: Job, outcome: Outcome, *, clock: Clock) -> Finished:
+    """A job's outcome, told of the real recipients."""
+    now = clock.now
+    return Finished(
+        claim=job.claim,
+        outcome=outcome,
+        answers=job.route.results(outcome.recipients),
+        started_at=job.started_at or now,
+        finished_at=now,
+    )
+
+
+def is_touched(outcome: Outcome) -> bool:
+    """Whether the attempt says something about its message."""
+    return outcome.ending is not Ending.UNTOUCHED

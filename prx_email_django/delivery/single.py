@@ -1,0 +1,193 @@
+"""One message now, because somebody waits for it: the engine of the drain with a single claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import monotonic
+
+from prx_email_django.clock import Clock
+from prx_email_django.conf import outbox_settings
+from prx_email_django.delivery.account import AccountRun, pause_reason
+from prx_email_django.delivery.engine import Engine
+from prx_email_django.delivery.lanes import Lane, Mailbox, Result
+from prx_email_django.delivery.login import transport
+from prx_email_django.delivery.network import Network
+from prx_email_django.delivery.recorder import Recorder
+from prx_email_django.errors import RetryRejected
+from prx_email_django.limits import Slot, give_back, release_slots, take_permits
+from prx_email_django.outcomes import Ending, Outcome, Trouble
+from prx_email_django.results import FailureMode
+from prx_email_django.states import ErrorCode
+from prx_email_django.store import Claim, Finished, Recorded, claim_one
+from prx_email_django.transports.base import ConnectError, SessionEnd
+
+LIMITED = "limited"
+
+
+class SingleRun(AccountRun):
+    """Sends one claimed message; the account's trouble is a known failure of it, since somebody waits for an answer."""
+
+    def __init__(self, claim: Claim, slot: Slot, **shared: object) -> None:
+        super().__init__(claim.message.account, **shared)  # type: ignore[arg-type]
+        self.claim = claim
+        self.claims[claim.id] = claim
+        self.given_slot: Slot | None = slot
+        self.most_lanes = 1
+        self.permitted = False
+        self.is_limited = False
+        self.exhausted = True
+
+    @property
+    def waits(self) -> bool:
+        """Whether its body has not been written yet."""
+        return self.claim.id in self.claims
+
+    def _claim_more(self) -> None:
+        """Permits, once the connection stands; without one the message is given back."""
+        if not self._greeted or self.permitted or not self.waits:
+            return
+        self.permitted = True
+        permits = take_permits(self.account, 1, clock=self.clock)
+        if permits.count:
+            self._admit_recipients([self.claim], permits)
+        if not self.unrendered:
+            if permits.count and self.waits:
+                give_back(permits, 1, clock=self.clock)
+                self._release([self._bare_job(self.claim, ())])
+            elif self.waits:
+                self._release([self._bare_job(self.claim, ())])
+            self.is_limited = True
+            self.no_more = True
+
+    def _acquire(self) -> Slot | None:
+        slot, self.given_slot = self.given_slot, None
+        return slot or super()._acquire()
+
+    def after_recording(self, recorded: Sequence[Recorded]) -> None:
+        """Recipients that did not fit go on at once, under the same Message-ID."""
+        if not any(one.progress for one in recorded):
+            return
+        try:
+            self.claim = claim_one(self.claim.id, clock=self.clock, force=True)
+        except RetryRejected:
+            return  # a drain has it already
+        self.claims[self.claim.id] = self.claim
+        self.permitted = False
+
+    def results(self, results: Sequence[Result]) -> None:
+        """An untouched message was still an attempt that somebody waits for, unless the lease was lost."""
+        told: list[Result] = []
+        for one in results:
+            outcome = one.outcome
+            if outcome.ending is Ending.UNTOUCHED and self.claim.lease.holds():
+                code = outcome.error_code or (ErrorCode.TIMEOUT if one.job.cancelled else ErrorCode.NETWORK)
+                text = outcome.error or "the connection ended before the message was sent"
+                outcome = replace(outcome, ending=Ending.TEMPORARY, error_code=code, error=text)
+            told.append(replace(one, outcome=outcome))
+        super().results(told)
+
+    def connect_failed(self, lane: Lane, error: ConnectError) -> None:
+        """No connection: a known failure, and one of the account's."""
+        self._drop(lane)
+        if error.trouble is Trouble.AUTH and self.tokens.renew(lane.token):
+            return
+        self.connect_refused(error)
+
+    def connect_cancelled(self, lane: Lane) -> None:
+        """The deadline has passed before the connection stood."""
+        super().connect_cancelled(lane)
+        self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error="no connection within SEND_DEADLINE"))
+
+    def connect_refused(self, error: ConnectError) -> None:
+        """The attempt has failed before it touched the server's mail."""
+        self._fail(
+            Outcome(
+                Ending.TEMPORARY,
+                trouble=error.trouble,
+                error_code=error.error_code,
+                error=str(error),
+                phase=error.phase,
+                smtp_code=error.smtp_code,
+                enhanced=error.enhanced,
+                peer=error.peer,
+            )
+        )
+        self.trouble(error.trouble, pause_reason(error))
+
+    def ended(self, lane: Lane, end: SessionEnd) -> None:
+        """The connection is over; if the message was never taken, that is its failure."""
+        super().ended(lane, end)
+        if self.waits and self.permitted and not self.mailbox.results:
+            self.pool.withdraw()
+            text = end.error or "the connection ended before the message was sent"
+            self._fail(Outcome(Ending.TEMPORARY, error_code=end.error_code or ErrorCode.NETWORK, error=text))
+
+    def stop(self, reason: str) -> None:
+        """Trouble with the account stops nothing here: the message has failed already, or is on its way."""
+        self.stop_reason = self.stop_reason or reason
+
+    def expire(self) -> None:
+        """SEND_DEADLINE has passed: what has not reached its body fails; a body on its way is waited for."""
+        jobs = [job for lane in self.lanes for job in list(lane.taken.values())]
+        if any(not job.cancel() for job in jobs):
+            return
+        self._cancel_opening()
+        for job in self.pool.withdraw():
+            job.cancelled = True
+        if not self.lanes and self.waits:
+            self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error="SEND_DEADLINE has passed"))
+        self.abort()
+
+    def _fail(self, outcome: Outcome) -> None:
+        self.no_more, self._retry_at = True, 0.0
+        if self.claims.pop(self.claim.id, None) is None:
+            return
+        self.unrendered.clear()
+        now = self.clock.now
+        self.recorder.finished([Finished(self.claim, outcome, {}, started_at=now, finished_at=now)])
+
+
+def deliver(claim: Claim, slot: Slot, *, clock: Clock) -> str:
+    """Make one attempt at a claimed message; returns ``limited`` where no permit was to be had, else an empty string.
+
+    Its row tells what came of it.
+    """
+    mailbox = Mailbox(1)
+    recorder = Recorder(clock)
+    recorder.names[claim.message.account_id] = claim.message.account.name
+    engine = Engine(clock=clock, mailbox=mailbox, recorder=recorder)
+    deadline = monotonic() + outbox_settings().send_deadline.total_seconds()
+    with Network() as network:
+        run = SingleRun(
+            claim, slot, clock=clock, network=network, mailbox=mailbox, recorder=recorder, transport=transport()
+        )
+        engine.runs.append(run)
+
+        def tick() -> None:
+            if monotonic() >= deadline and run.waits:
+                run.expire()
+
+        try:
+            engine.run(should_stop=lambda: "", tick=tick)
+        finally:
+            if run.given_slot is not None:
+                release_slots([run.given_slot])
+    return LIMITED if run.is_limited else ""
+
+
+def simulate(claim: Claim, mode: FailureMode, *, clock: Clock) -> Recorded:
+    """Fail a claimed message as named, without network, slot or permit."""
+    outcomes = {
+        FailureMode.NETWORK: Outcome(Ending.TEMPORARY, error_code=ErrorCode.NETWORK, error="simulated network failure"),
+        FailureMode.PROVIDER: Outcome(
+            Ending.TEMPORARY, error_code=ErrorCode.PROVIDER, error="451 simulated temporary refusal", smtp_code=451
+        ),
+        FailureMode.PROVIDER_PERMANENT: Outcome(
+            Ending.PERMANENT, error_code=ErrorCode.PROVIDER, error="550 simulated refusal", smtp_code=550
+        ),
+    }
+    recorder = Recorder(clock)
+    recorder.names[claim.message.account_id] = claim.message.account.name
+    now = clock.now
+    return recorder.finished([Finished(claim, outcomes[mode], {}, started_at=now, finished_at=now)])[0]
