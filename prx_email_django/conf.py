@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import django.conf
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
@@ -32,6 +33,7 @@ __all__ = [
     "Retention",
     "Setting",
     "admins",
+    "configures_mail_by_email_settings",
     "debug",
     "default_from_email",
     "django_q_installed",
@@ -301,6 +303,12 @@ def mailers() -> Mapping[str, Any] | None:
     """Return ``MAILERS`` (Django 6.1 and later), None where it is not defined."""
     configured = getattr(settings, "MAILERS", None)
     return configured if isinstance(configured, Mapping) else None
+
+
+def configures_mail_by_email_settings() -> bool:
+    """Return whether the host has ``EMAIL_…`` settings, as it must before Django 6.1, and not MAILERS."""
+    deprecated = getattr(django.conf, "DEPRECATED_EMAIL_SETTINGS", None)
+    return deprecated is None or (mailers() is None and any(map(settings.is_overridden, deprecated)))
 
 
 def email_backend() -> str:
