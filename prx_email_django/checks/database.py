@@ -1,0 +1,49 @@
+"""What the outbox's database must offer; run by ``migrate`` and by ``check --database``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core import checks
+from django.db import connections
+
+from prx_email_django.querysets import outbox_alias
+
+
+def _sqlite_file(databases: Sequence[str] | None) -> Any:
+    """The connection to the outbox's database, where it is asked for, and is an SQLite file."""
+    alias = outbox_alias()
+    if alias not in (databases or ()) or connections[alias].vendor != "sqlite":
+        return None
+    connection: Any = connections[alias]
+    return None if connection.is_in_memory_db() else connection
+
+
+@checks.register(checks.Tags.database)
+def check_write_ahead_log(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """W020: with a rollback journal every writer locks out all readers."""
+    connection = _sqlite_file(databases)
+    if connection is None:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode")
+        mode = str(cursor.fetchone()[0]).lower()
+    if mode == "wal":
+        return []
+    message = (
+        f'The SQLite database of the outbox is in journal mode "{mode}": workers and the site lock each other out.'
+    )
+    hint = 'Write into its OPTIONS: "init_command": "PRAGMA journal_mode=WAL;".'
+    return [checks.Warning(message, hint=hint, obj=connection.alias, id="prx_email_django.W020")]
+
+
+@checks.register(checks.Tags.database)
+def check_immediate(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """W021: a transaction that reads first and writes later fails at once, without a wait, where another one wrote."""
+    connection = _sqlite_file(databases)
+    if connection is None or connection.transaction_mode == "IMMEDIATE":
+        return []
+    message = 'The SQLite database of the outbox has no immediate transactions: some will fail as "database is locked".'
+    hint = 'Write into its OPTIONS: "transaction_mode": "IMMEDIATE", and a "timeout" of 20.'
+    return [checks.Warning(message, hint=hint, obj=connection.alias, id="prx_email_django.W021")]
