@@ -28,7 +28,7 @@ class _WirePolicy(Compat32):
         return recode_field(octets)
 
 
-_POLICY = _WirePolicy(linesep="\r\n", cte_type="7bit", mangle_from_=False, max_line_length=None)
+_POLICY = _WirePolicy(linesep="\r\n", cte_type="7bit", max_line_length=None)
 
 
 def split_fields(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:

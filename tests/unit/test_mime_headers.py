@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prx_email_django.mime import Part, render
@@ -53,6 +53,8 @@ def test_a_field_refuses_what_would_start_another() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=300))
+@example("é" * 100)
+@example("a" + "漢😀" * 100)
 def test_no_character_is_lost_or_split_between_encoded_words(text: str) -> None:
     words = encode_words(text)
     assert all(len(word) <= 75 for word in words)

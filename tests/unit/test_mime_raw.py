@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email.policy
 from email.message import EmailMessage, MIMEPart
 
@@ -124,8 +125,6 @@ def test_parts_without_a_charset_keep_their_octets() -> None:
 
 
 def test_overlong_lines_are_wrapped_up_whatever_their_encoding() -> None:
-    import base64
-
     body = base64.b64encode(bytes(3000))
     message = parsed(rendered(b"Content-Type: image/png\nContent-Transfer-Encoding: base64\n\n" + body))
     assert message.get_payload(decode=True) == bytes(3000)

@@ -8,8 +8,8 @@ from email.message import EmailMessage
 
 import pytest
 
-from prx_email_django.mime import Part, render
-from tests.unit.mime_letters import letter, parsed
+from prx_email_django.mime import Part, render, rendering
+from tests.unit.mime_letters import letter, lines, parsed
 
 LOGO = Part("inline", "logo.png", "image/png", b"\x89PNG", "logo")
 PDF = Part("attachment", "report.pdf", "application/pdf", b"%PDF\r\n\x00\xff")
@@ -84,6 +84,22 @@ def test_text_beyond_ascii_is_not_read_as_ascii() -> None:
     assert utf16.get_content() == "grüße"
     assert [one.get_payload(decode=True) for one in attached] == [part.content for part in parts[:3]]
     assert [one.get_content_charset() for one in attached] == ["utf-8", "latin-1", None]
+
+
+def test_long_lines_are_not_left_to_the_mercy_of_relays() -> None:
+    for text in ("word " * 100 + "\n.\n", "größe " * 100, "x" * 2000, "漢" * 500):
+        octets = render(letter(body_text=text))
+        assert max(map(len, octets.split(b"\r\n"))) <= 78
+        assert parsed(octets).get_content().splitlines() == text.splitlines()
+
+
+def test_a_text_that_holds_its_own_boundary_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_seed", lambda _: b"seed")
+    text = "a\n--=_a_seed\nb\n--=_m_seed--\n"
+    message = parsed(render(letter(body_text=text, body_html=text, parts=(PDF,))))
+    bodies = [message.get_body((kind,)) for kind in ("plain", "html")]
+    assert [lines(body.get_content()) for body in bodies if body] == [lines(text)] * 2
+    assert len(list(message.iter_attachments())) == 1
 
 
 def test_blind_copies_stay_blind() -> None:
