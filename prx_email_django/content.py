@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
+from prx_email_django.clock import Clock
 from prx_email_django.models import Content, ContentChunk
 from prx_email_django.models.content import CHUNK_SIZE
-from prx_email_django.clock import Clock
 
 #: A copy is reused for a day; ``purge`` deletes unreferenced ones after two, so none vanishes under a new reference.
 REUSED_FOR = timedelta(hours=24)

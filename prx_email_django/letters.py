@@ -100,7 +100,7 @@ def as_email(message: OutboxMessage) -> EmailMessage:
     """The parsed message, exactly as it goes over the wire."""
     addresses = [one.address for one in message.recipients.all()]
     octets = wire_bytes(message, replaced=envelope_route(addresses).replaced)
-    return cast(EmailMessage, email.message_from_bytes(octets, policy=email.policy.default))
+    return email.message_from_bytes(octets, policy=email.policy.default)
 
 
 def _part(attachment: Attachment) -> Part:

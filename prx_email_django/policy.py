@@ -60,7 +60,8 @@ class Verdict:
 
 def backoff(attempts: int, rules: Rules) -> timedelta:
     """``base * 2^attempts``, capped: 10 s after the first failure with the default base of 5 s."""
-    return min(rules.base_backoff * 2 ** min(attempts, 40), rules.max_backoff)
+    doubled: timedelta = rules.base_backoff * 2 ** min(attempts, 40)
+    return min(doubled, rules.max_backoff)
 
 
 def recovery_backoff(message_id: int, attempts: int, rules: Rules) -> timedelta:
@@ -71,7 +72,8 @@ def recovery_backoff(message_id: int, attempts: int, rules: Rules) -> timedelta:
 
 def pause_length(pauses_before: int) -> timedelta:
     """30 s, doubled with every pause in a row, at most an hour."""
-    return min(FIRST_PAUSE * 2 ** min(pauses_before, 20), LONGEST_PAUSE)
+    doubled: timedelta = FIRST_PAUSE * 2 ** min(pauses_before, 20)
+    return min(doubled, LONGEST_PAUSE)
 
 
 def pauses_account(trouble: Trouble, connection_failures: int) -> bool:

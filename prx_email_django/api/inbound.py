@@ -46,7 +46,7 @@ def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> Inboun
     return record
 
 
-def reply(  # noqa: PLR0913  (the public signature)
+def reply(
     *,
     account: AccountRef,
     in_reply_to_message_id: str,

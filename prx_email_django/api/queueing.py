@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from django.core.mail import EmailMessage
 
 
-def enqueue(  # noqa: PLR0913  (the public signature)
+def enqueue(
     *,
     account: AccountRef,
     to: Addresses,

@@ -42,7 +42,7 @@ from prx_email_django.validation import check_instant
 PAUSED = "paused"
 
 
-def send(  # noqa: PLR0913  (the public signature)
+def send(
     *,
     account: AccountRef,
     to: Addresses,
@@ -183,13 +183,11 @@ def retry_outbox(
     clock = clock_for(now)
     check_instance()
     row = OutboxMessage.objects.select_related("account").filter(pk=outbox_id).first()
-    check_retry(row, outbox_id, clock=clock, force=force)
-    assert row is not None
-    resolve_account(row.account)
+    account = resolve_account(check_retry(row, outbox_id, clock=clock, force=force).account)
     if mode is not None:
         simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
         return _result(outbox_id)
-    slot = acquire_slot(row.account, clock=clock)
+    slot = acquire_slot(account, clock=clock)
     if slot is None:
         return _requeued(outbox_id, clock=clock)
     try:
@@ -208,7 +206,7 @@ def _requeued(outbox_id: int, *, clock: Clock) -> SendResult:
     return _result(outbox_id, code=LIMITED)
 
 
-def drain(  # noqa: PLR0913  (the public signature)
+def drain(
     *,
     limit: int | None = None,
     now: datetime | None = None,

@@ -1,4 +1,4 @@
-"""Delivery: claim, render, transmit, finalize; the network on a loop of its own, the database on the caller's thread."""
+"""Claim, render, transmit, finalize: the network on a loop of its own, the database on the caller's thread."""
 
 from prx_email_django.delivery.announce import announce
 from prx_email_django.delivery.drain import Drain

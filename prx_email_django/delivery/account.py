@@ -13,7 +13,7 @@ from time import monotonic
 
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.announce import announce_pause
-from prx_email_django.delivery.jobs import Job, prepare
+from prx_email_django.delivery.jobs import Held, Job, prepare
 from prx_email_django.delivery.lanes import Lane, Mailbox, Pool, Result
 from prx_email_django.delivery.login import TokenKeeper, login_for
 from prx_email_django.delivery.network import Network
@@ -37,7 +37,6 @@ from prx_email_django.limits import (
 from prx_email_django.models import Account
 from prx_email_django.oauth import TokenRefused
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
-from prx_email_django.redirect import Route
 from prx_email_django.states import ErrorCode
 from prx_email_django.store import Claim, Recorded, claim, outbox_state, settle, split_expired
 from prx_email_django.store import is_paused as is_outbox_paused
@@ -79,7 +78,7 @@ class AccountRun:
         self.tokens = TokenKeeper(account, clock=clock, network=network)
         self.lanes: set[Lane] = set()
         self.claims: dict[int, Claim] = {}
-        self.unrendered: deque[tuple[Claim, tuple[Permits, ...]]] = deque()
+        self.unrendered: deque[Held] = deque()
         self.lookahead = 4 * account.max_connections
         self.most_lanes = account.max_connections
         #: The last claim found less than it asked for.
@@ -123,9 +122,9 @@ class AccountRun:
         """Claim nothing more, give back what no connection has taken, let the rest end."""
         self.stop_reason = self.stop_reason or reason
         self._retry_at = 0.0
-        jobs = self.pool.withdraw() + [self._bare_job(one, permits) for one, permits in self.unrendered]
+        given_back: list[Held] = [*self.pool.withdraw(), *self.unrendered]
         self.unrendered.clear()
-        self._release(jobs)
+        self._release(given_back)
         self._cancel_opening()
 
     def abort(self) -> None:
@@ -315,7 +314,7 @@ class AccountRun:
         """Whether account and outbox are still active and not paused: a person may have acted meanwhile."""
         if is_outbox_paused(outbox_state(), now=self.clock.now) or self._is_paused():
             return False
-        return Account.objects.filter(pk=self.account.pk, is_active=True).exists()
+        return bool(Account.objects.filter(pk=self.account.pk, is_active=True).exists())
 
     def _wanted(self) -> int:
         if self.probing:
@@ -354,38 +353,33 @@ class AccountRun:
         for one, count in zip(claims[:fitting], counts[:fitting], strict=True):
             of_one = Permits(recipients.account_id, count, recipients.what, recipients.buckets, recipients.ends_at)
             self.claims[one.id] = one
-            self.unrendered.append((one, (single, of_one)))
+            self.unrendered.append(Held(one, (single, of_one)))
         if fitting < len(claims):
-            self._release([self._bare_job(one, (single,)) for one in claims[fitting:]])
+            self._release([Held(one, (single,)) for one in claims[fitting:]])
             self.no_more = True
 
     def _render(self) -> None:
         jobs: list[Job] = []
         octets = self.pool.ready_bytes
         while self.unrendered and (octets < RENDER_AHEAD or not (self.pool.ready or jobs)):
-            one, permits = self.unrendered.popleft()
-            prepared = prepare(one, clock=self.clock)
+            held = self.unrendered.popleft()
+            prepared = prepare(held, clock=self.clock)
             if isinstance(prepared, Outcome):
-                self.claims.pop(one.id, None)
-                self.recorder.release_permits(permits)
-                self.recorder.broken(one, prepared)
+                self.claims.pop(held.id, None)
+                self.recorder.release_permits(held.permits)
+                self.recorder.broken(held.claim, prepared)
                 continue
-            prepared.permits = permits
-            assert prepared.parcel is not None
             octets += len(prepared.parcel.body)
             jobs.append(prepared)
         if jobs:
             self.pool.push(jobs)
             self.network.call(self.pool.kick)
 
-    def _bare_job(self, one: Claim, permits: tuple[Permits, ...]) -> Job:
-        return Job(claim=one, route=Route(()), clock=self.clock, permits=permits)
-
-    def _release(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        for job in jobs:
-            self.claims.pop(job.id, None)
-        self.recorder.release(jobs)
+    def _release(self, helds: Iterable[Held]) -> None:
+        given_back = list(helds)
+        for one in given_back:
+            self.claims.pop(one.id, None)
+        self.recorder.release(given_back)
 
     # Learning and ending
 

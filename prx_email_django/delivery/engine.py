@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 from prx_email_django.clock import Clock
@@ -42,7 +43,7 @@ class Engine:
             reason = should_stop()
             for run in self.runs:
                 if reason and not run.stop_reason:
-                    self._guarded(run, lambda one: one.stop(reason))
+                    self._guarded(run, partial(AccountRun.stop, reason=reason))
             self.record()
             self._renew()
             for run in self.runs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from prx_email_django.clock import Clock
@@ -23,26 +22,37 @@ from prx_email_django.transports.base import Parcel
 NULL_SENDER = "<>"
 
 
-@dataclass(slots=True)
-class Job:
-    """One claimed message on its way through the network."""
+class Held:
+    """A claimed message and the permits that were taken for it."""
 
-    claim: Claim
-    route: Route
-    clock: Clock
-    permits: tuple[Permits, ...] = ()
-    parcel: Parcel | None = None
-    slot: Slot | None = None
-    started_at: datetime | None = None
-    mail_written: bool = False
-    body_written: bool = False
-    cancelled: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    def __init__(self, claim: Claim, permits: tuple[Permits, ...] = ()) -> None:
+        self.claim = claim
+        self.permits = permits
+        #: MAIL went over the wire: the permits are spent.
+        self.mail_written = False
 
     @property
     def id(self) -> int:
         """The message's primary key."""
         return self.claim.id
+
+
+class Job(Held):
+    """One claimed message on its way through the network."""
+
+    def __init__(
+        self, claim: Claim, route: Route, parcel: Parcel, *, clock: Clock, permits: tuple[Permits, ...]
+    ) -> None:
+        super().__init__(claim, permits)
+        self.route = route
+        self.parcel = parcel
+        self.clock = clock
+        self.slot: Slot | None = None
+        self.started_at: datetime | None = None
+        self.body_written = False
+        self.cancelled = False
+        self._lock = threading.Lock()
+        parcel.may_write = self.may_write
 
     @property
     def permits_end(self) -> float:
@@ -68,28 +78,27 @@ class Job:
             return self.cancelled
 
 
-def prepare(claim: Claim, *, clock: Clock) -> Job | Outcome:
+def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
     """The job for a claim, or the failure of a message that cannot be rendered: it fails alone, never the drain."""
-    job = Job(claim=claim, route=envelope_route(claim.addressed), clock=clock)
-    if not job.route.envelope:
+    claim, route = held.claim, envelope_route(held.claim.addressed)
+    if not route.envelope:
         return _broken(ErrorCode.CONTENT, "the message has no recipients")
     try:
-        body = wire_bytes(claim.message, attachments=claim.attachments, replaced=job.route.replaced)
+        body = wire_bytes(claim.message, attachments=claim.attachments, replaced=route.replaced)
         sender = envelope_sender(claim.message)
     except ContentAltered as error:
         return _broken(ErrorCode.ATTACHMENT, str(error))
     except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is the host's code, and content is anybody's)
         return _broken(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
-    job.parcel = Parcel(
+    parcel = Parcel(
         id=claim.id,
         sender=sender,
-        recipients=job.route.envelope,
+        recipients=route.envelope,
         body=body,
-        utf8=not all(address.isascii() for address in (sender, *job.route.envelope)),
+        utf8=not all(address.isascii() for address in (sender, *route.envelope)),
         eight_bit=not body.isascii(),
-        may_write=job.may_write,
     )
-    return job
+    return Job(claim, route, parcel, clock=clock, permits=held.permits)
 
 
 def _broken(code: str, text: str) -> Outcome:

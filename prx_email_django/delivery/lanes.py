@@ -103,7 +103,6 @@ class Pool:
     def push(self, jobs: Iterable[Job]) -> None:
         """Caller: hand over jobs."""
         for job in jobs:
-            assert job.parcel is not None
             self.pushed_bytes += len(job.parcel.body)
             self.ready.append(job)
 
@@ -115,7 +114,6 @@ class Pool:
                 job = self.ready.popleft()
             except IndexError:
                 return jobs
-            assert job.parcel is not None
             self.pushed_bytes -= len(job.parcel.body)
             jobs.append(job)
 
@@ -127,7 +125,6 @@ class Pool:
             job = self.ready.popleft()
         except IndexError:
             return None
-        assert job.parcel is not None
         self.taken += 1
         self.taken_bytes += len(job.parcel.body)
         return job
@@ -198,7 +195,6 @@ class Lane:
         if job is None:
             return None
         job.slot = self.slot
-        assert job.parcel is not None
         self.taken[id(job.parcel)] = job
         self.idle = False
         return job.parcel
@@ -233,7 +229,6 @@ class Lane:
     def _report_left(self) -> None:
         """The lane died: what it had taken is released, or unknown where a body was on its way."""
         for job in list(self.taken.values()):
-            assert job.parcel is not None
             self.report(job.parcel, cut_off(job))
 
 

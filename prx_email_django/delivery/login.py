@@ -76,8 +76,8 @@ class TokenKeeper:
         #: Set when the server refused a token and a fresh one has been asked for: only once.
         self.renewed = False
         self.refused = ""
-        self._lease: uuid.UUID | None = None
-        self._fetching: Future[Token] | None = None
+        #: The refresh lease that we hold, and the token that is being fetched under it.
+        self._fetching: tuple[uuid.UUID, Future[Token]] | None = None
 
     @property
     def needed(self) -> bool:
@@ -92,9 +92,11 @@ class TokenKeeper:
             TokenRefused: none is to be had.
         """
         if self._fetching is not None:
-            if not self._fetching.done():
+            lease, future = self._fetching
+            if not future.done():
                 return None
-            self._keep()
+            self._fetching = None
+            self._keep(lease, future)
         state = account_state(self.account)
         token = access_token(self.account, state, clock=self.clock)
         if token and token != self.refused:
@@ -103,9 +105,9 @@ class TokenKeeper:
             if token:
                 return token
             raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
-        self._lease = take_refresh_lease(self.account, clock=self.clock)
-        if self._lease is not None:
-            self._fetch(state, done)
+        free = take_refresh_lease(self.account, clock=self.clock)
+        if free is not None:
+            self._fetch(free, state, done)
         return None
 
     def renew(self, refused: str) -> bool:
@@ -116,25 +118,22 @@ class TokenKeeper:
         drop_token(self.account, refused)
         return True
 
-    def _fetch(self, state: AccountState, done: Callable[[], None]) -> None:
+    def _fetch(self, lease: uuid.UUID, state: AccountState, done: Callable[[], None]) -> None:
         try:
             request = token_request(self.account, refresh_token=state.refresh_token)
         except TokenRefused:
-            self._give_up()
+            drop_token(self.account, "", lease=lease)
             raise
-        self._fetching = self.network.start(fetch_token(request, timeout=TOKEN_TIMEOUT))
-        self._fetching.add_done_callback(lambda _: done())
+        future = self.network.start(fetch_token(request, timeout=TOKEN_TIMEOUT))
+        self._fetching = (lease, future)
+        future.add_done_callback(lambda _: done())
 
-    def _keep(self) -> None:
-        assert self._fetching is not None
-        assert self._lease is not None
-        future, self._fetching = self._fetching, None
+    def _keep(self, lease: uuid.UUID, future: Future[Token]) -> None:
         try:
             token = future.result()
         except TokenRefused:
-            self._give_up()
+            drop_token(self.account, "", lease=lease)
             raise
-        lease, self._lease = self._lease, None
         store_token(
             self.account,
             lease,
@@ -143,7 +142,3 @@ class TokenKeeper:
             refresh=token.refresh_token,
         )
         self.refused = ""
-
-    def _give_up(self) -> None:
-        lease, self._lease = self._lease, None
-        drop_token(self.account, "", lease=lease)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.announce import announce
-from prx_email_django.delivery.jobs import Job
+from prx_email_django.delivery.jobs import Held, Job
 from prx_email_django.delivery.lanes import Result
 from prx_email_django.limits import Permits, give_back
 from prx_email_django.outcomes import Ending, Outcome
@@ -79,15 +79,15 @@ class Recorder:
         now = self.clock.now
         self.finished([Finished(claim, outcome, {}, started_at=now, finished_at=now)])
 
-    def release(self, jobs: Iterable[Job]) -> None:
+    def release(self, helds: Iterable[Held]) -> None:
         """Give messages back untouched, and the permits of those whose MAIL was never written."""
-        jobs = list(jobs)
-        if not jobs:
+        given_back = list(helds)
+        if not given_back:
             return
-        self.counts.released += release([job.claim for job in jobs])
-        for job in jobs:
-            if not job.mail_written:
-                self.release_permits(job.permits)
+        self.counts.released += release([one.claim for one in given_back])
+        for one in given_back:
+            if not one.mail_written:
+                self.release_permits(one.permits)
 
     def release_permits(self, permits: Iterable[Permits]) -> None:
         """Give back permits under which nothing was written."""

@@ -10,6 +10,7 @@ from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
 from prx_email_django.delivery.account import AccountRun, pause_reason
 from prx_email_django.delivery.engine import Engine
+from prx_email_django.delivery.jobs import Held
 from prx_email_django.delivery.lanes import Lane, Mailbox, Result
 from prx_email_django.delivery.login import transport
 from prx_email_django.delivery.network import Network
@@ -54,9 +55,9 @@ class SingleRun(AccountRun):
         if not self.unrendered:
             if permits.count and self.waits:
                 give_back(permits, 1, clock=self.clock)
-                self._release([self._bare_job(self.claim, ())])
+                self._release([Held(self.claim)])
             elif self.waits:
-                self._release([self._bare_job(self.claim, ())])
+                self._release([Held(self.claim)])
             self.is_limited = True
             self.no_more = True
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from prx_email_django.conf import outbox_settings
 from prx_email_django.fields import DecryptionFailed, EncryptedTextField
 from prx_email_django.hosts import cleartext_allowed
-from prx_email_django.models import learned
+from prx_email_django.models.learned import AccountState
 from prx_email_django.querysets import PRESETS, OutboxManager, outbox_alias
 from prx_email_django.rates import parse_rate_limits
 
@@ -228,6 +228,14 @@ class Account(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save, and forget what was learned with credentials that have changed."""
+        self.fill_defaults()
+        changed = not self._state.adding and self._credentials_changed()
+        super().save(*args, **kwargs)
+        if changed:
+            AccountState.objects.forget_credentials(self.pk)
+
     def fill_defaults(self) -> None:
         """Derive ``security`` from the port and ``auth_method`` from the secrets that were given."""
         if not self.security:
@@ -273,14 +281,6 @@ class Account(models.Model):
         if not self.oauth_token and not self.oauth_provider:
             errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save, and forget what was learned with credentials that have changed."""
-        self.fill_defaults()
-        changed = self.pk is not None and not self._state.adding and self._credentials_changed()
-        super().save(*args, **kwargs)
-        if changed:
-            learned.AccountState.objects.forget_credentials(self.pk)
-
     def _credentials_changed(self) -> bool:
         stored = Account.objects.using(self._state.db or outbox_alias()).filter(pk=self.pk).first()
         if stored is None:
@@ -302,8 +302,8 @@ class Account(models.Model):
         state = self._state_row()
         return state.pause_reason if state else ""
 
-    def _state_row(self) -> learned.AccountState | None:
+    def _state_row(self) -> AccountState | None:
         try:
-            return learned.AccountState.objects.get(account_id=self.pk)
+            return AccountState.objects.get(account_id=self.pk)
         except ObjectDoesNotExist:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import ClassVar, Self
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -28,7 +29,7 @@ class Content(models.Model):
     size = models.BigIntegerField(_("size"))
     stored_at = models.DateTimeField(_("stored at"), db_index=True)
 
-    objects: OutboxManager[Content] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("content")
@@ -46,7 +47,7 @@ class ContentChunk(models.Model):
     position = models.PositiveIntegerField(_("position"))
     data = models.BinaryField(_("data"))
 
-    objects: OutboxManager[ContentChunk] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("content chunk")
@@ -82,7 +83,7 @@ class Attachment(models.Model):
         Content, models.PROTECT, null=True, blank=True, related_name="attachments", verbose_name=_("content")
     )
 
-    objects: OutboxManager[Attachment] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("attachment")

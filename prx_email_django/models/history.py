@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -34,7 +36,7 @@ class DeliveryAttempt(models.Model):
     #: The claim under which it ran: a result that comes late finds its row by it.
     claim_token = models.UUIDField(_("claim token"), null=True, blank=True)
 
-    objects: OutboxManager[DeliveryAttempt] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("delivery attempt")
@@ -63,7 +65,7 @@ class InboundMessage(models.Model):
     references = models.TextField(_("References"), blank=True)
     received_at = models.DateTimeField(_("received at"), db_index=True)
 
-    objects: OutboxManager[InboundMessage] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("inbound message")

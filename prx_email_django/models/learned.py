@@ -6,6 +6,8 @@ written there would wait for the caller's transaction, and every other ``enqueue
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -90,7 +92,7 @@ class ConnectionSlot(models.Model):
     expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
     holder = models.CharField(_("holder"), max_length=255, blank=True, default="")
 
-    objects: OutboxManager[ConnectionSlot] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("connection slot")
@@ -116,7 +118,7 @@ class RateWindow(models.Model):
     counts = models.JSONField(_("counts"), default=list)
     version = models.BigIntegerField(_("version"), default=0)
 
-    objects: OutboxManager[RateWindow] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("rate window")
@@ -141,7 +143,7 @@ class OutboxState(models.Model):
     last_drain_at = models.DateTimeField(_("last drain at"), null=True, blank=True)
     last_purge_at = models.DateTimeField(_("last purge at"), null=True, blank=True)
 
-    objects: OutboxManager[OutboxState] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("state of the outbox")

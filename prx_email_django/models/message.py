@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.message import EmailMessage
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -95,7 +95,7 @@ class OutboxMessage(models.Model):
         db_persist=True,
     )
 
-    objects: OutboxManager[OutboxMessage] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("outbox message")
@@ -190,7 +190,7 @@ class Recipient(models.Model):
     code = models.PositiveSmallIntegerField(_("code"), null=True, blank=True)
     text = models.CharField(_("text"), max_length=255, blank=True, default="")
 
-    objects: OutboxManager[Recipient] = OutboxManager()
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
     class Meta:
         verbose_name = _("recipient")

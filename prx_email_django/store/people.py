@@ -120,10 +120,7 @@ def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
         row = OutboxMessage.objects.filter(pk=outbox_id)
         # A write first, so that what is read next stays so.
         row.update(updated_at=F("updated_at"))
-        message = row.first()
-        check_retry(message, outbox_id, clock=clock, force=force)
-        assert message is not None
-        if message.next_attempt_at is None:
+        if check_retry(row.first(), outbox_id, clock=clock, force=force).next_attempt_at is None:
             row.update(due_since=clock.now, expires_at=None)
             reopen([outbox_id])
         if claim_ids([outbox_id], guard=Q(), lease=lease, clock=clock) != 1:
@@ -131,8 +128,8 @@ def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
     return load_claims([outbox_id], lease=lease)[0]
 
 
-def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, force: bool) -> None:
-    """Whether this message may be retried now.
+def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, force: bool) -> OutboxMessage:
+    """The message, if it may be retried now.
 
     Raises:
         RetryRejected: with the reason as its code.
@@ -144,6 +141,7 @@ def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, 
     due = message.next_attempt_at
     if due is not None and due > clock.now and not force:
         raise RetryRejected(f"message {outbox_id} is not due before {due.isoformat()}", code="retry_not_due")
+    return message
 
 
 def _each_batch(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from django.db import connections
+from django.db.models import Field
 
 from prx_email_django.models import OutboxMessage
 from prx_email_django.querysets import outbox_alias
@@ -53,4 +54,5 @@ def mark_sent(rows: Sequence[tuple[OutboxMessage, str, str]], *, token: uuid.UUI
 
 def _prepared(column: str, value: Any) -> Any:
     connection = connections[outbox_alias()]
-    return OutboxMessage._meta.get_field(column).get_db_prep_save(value, connection)
+    field = cast("Field[Any, Any]", OutboxMessage._meta.get_field(column))
+    return field.get_db_prep_save(value, connection)
