@@ -72,7 +72,8 @@ def compose(message: Message, *, account: Account, now: datetime) -> Draft:
         metadata=message.metadata,
         idempotency_key=message.idempotency_key,
     )
-    recipients = normalise_recipients(message.to, message.cc, message.bcc)
+    to, cc, bcc = as_list(message.to), as_list(message.cc), as_list(message.bcc)
+    recipients = normalise_recipients(to, cc, bcc)
     check_text_fields(subject=message.subject, body_text=message.body_text, body_html=message.body_html)
     headers = dict(message.headers or {})
     check_headers(headers.items())
@@ -86,9 +87,9 @@ def compose(message: Message, *, account: Account, now: datetime) -> Draft:
         account=account,
         due_at=message.send_at or now,
         fields={
-            "to": as_list(message.to),
-            "cc": as_list(message.cc),
-            "bcc": as_list(message.bcc),
+            "to": to,
+            "cc": cc,
+            "bcc": bcc,
             "reply_to": reply_to,
             "from_email": from_email,
             "envelope_from": _envelope_from(message.envelope_from, sender),

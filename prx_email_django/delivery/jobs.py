@@ -95,10 +95,11 @@ def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
         sender=sender,
         recipients=route.envelope,
         body=body,
-        utf8=not all(address.isascii() for address in (sender, *route.envelope)),
+        # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) leaves other octets.
+        utf8=not body.isascii() or not all(address.isascii() for address in (sender, *route.envelope)),
         eight_bit=not body.isascii(),
     )
-    return Job(claim, route, parcel, clock=clock, permits=held.permits)
+    return Job(held, route, parcel, clock=clock)
 
 
 def _broken(code: str, text: str) -> Outcome:
