@@ -1,0 +1,72 @@
+"""How rows are put into words and colours; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.states import RecipientResult, Status
+
+#: Addresses of a list's line.
+SHOWN = 2
+
+
+def badge(state: str, label: object) -> SafeString:
+    """A word in the colour of its state."""
+    return format_html('<span class="outbox-badge outbox-{}">{}</span>', state, label)
+
+
+def message_state(message: OutboxMessage) -> tuple[str, str]:
+    """The colour and the words of a message's status."""
+    if message.status == Status.FAILED:
+        if message.next_attempt_at is not None:
+            return "deferred", _("will be tried again")
+        if message.last_error_code == "cancelled":
+            return "rest", _("cancelled")
+        return "failed", _("failed, at rest")
+    if message.status in Status.values:
+        return message.status, str(Status(message.status).label)
+    return "failed", message.status
+
+
+def status_badges(message: OutboxMessage) -> SafeString:
+    """The status, and a mark where nobody knows whether it arrived."""
+    state = badge(*message_state(message))
+    if not message.may_have_been_delivered:
+        return state
+    return format_html("{} {}", state, badge("unknown", _("may have been delivered")))
+
+
+def recipient_result(recipient: Recipient, message: OutboxMessage) -> tuple[str, str]:
+    """The colour and the words of a recipient's result; the empty one means what its message says."""
+    if recipient.result:
+        return recipient.result, str(RecipientResult(recipient.result).label)
+    if message.status == Status.SENT:
+        return "accepted", str(RecipientResult.ACCEPTED.label)
+    return "open", _("open")
+
+
+def addresses(message: OutboxMessage) -> str:
+    """The first recipients, and how many more there are."""
+    everybody: Sequence[str] = [*message.to, *message.cc, *message.bcc]
+    shown = ", ".join(str(one) for one in everybody[:SHOWN])
+    more = len(everybody) - SHOWN
+    if more <= 0:
+        return shown
+    return ngettext("%(shown)s and %(more)d more", "%(shown)s and %(more)d more", more) % {"shown": shown, "more": more}
+
+
+def reason(message: OutboxMessage) -> SafeString:
+    """The last error: what kind, and what was said."""
+    if not message.last_error_code and not message.last_error:
+        return SafeString("")
+    text = Truncator(message.last_error).chars(120)
+    return format_html(
+        '<strong>{}</strong> <span class="outbox-reason">{}</span>', message.get_last_error_code_display(), text
+    )

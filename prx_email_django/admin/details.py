@@ -1,0 +1,58 @@
+"""What the page of one message shows beside its columns: recipients, attempts, attachments, bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+
+from prx_email_django.admin.columns import recipient_result
+from prx_email_django.admin.preview import bodies_of
+from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.status import why_message
+
+#: Rows of a kind that the page shows; the lists have all of them.
+MAX_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientLine:
+    """One recipient with its result in words."""
+
+    recipient: Recipient
+    state: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLine:
+    """One attempt, and how long it took."""
+
+    attempt: DeliveryAttempt
+    seconds: str
+
+
+def message_details(message: OutboxMessage) -> dict[str, Any]:
+    """The context of the message's page, in a fixed number of queries."""
+    recipients, more_recipients = _first(message.recipients.order_by("pk"))
+    attempts, more_attempts = _first(message.delivery_attempts.order_by("-number"))
+    return {
+        "why": why_message(message),
+        "recipients": [RecipientLine(one, *recipient_result(one, message)) for one in recipients],
+        "more_recipients": more_recipients,
+        "delivery_attempts": [AttemptLine(one, _took(one)) for one in attempts],
+        "more_attempts": more_attempts,
+        "attachments": message.attachments.order_by("position"),
+        "bodies": bodies_of(message),
+    }
+
+
+def _took(attempt: DeliveryAttempt) -> str:
+    return f"{(attempt.finished_at - attempt.started_at).total_seconds():.1f} s"
+
+
+def _first(rows: QuerySet[Any]) -> tuple[Sequence[Any], bool]:
+    found = list(rows[: MAX_ROWS + 1])
+    return found[:MAX_ROWS], len(found) > MAX_ROWS

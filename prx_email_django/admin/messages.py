@@ -1,0 +1,232 @@
+"""Messages: the list, one message with all that is known of it, its source and its files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils.http import content_disposition_header
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.admin import columns, filters
+from prx_email_django.admin.actions import UNDERSTOOD, MessageActionsMixin
+from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.admin.details import message_details
+from prx_email_django.admin.outbox import everything_paused
+from prx_email_django.admin.preview import MAX_SOURCE
+from prx_email_django.admin.search import search
+from prx_email_django.letters import envelope_route, wire_bytes
+from prx_email_django.models import OutboxMessage
+from prx_email_django.models.content import ContentAltered
+
+if TYPE_CHECKING:
+    MessageAdminBase = admin.ModelAdmin[OutboxMessage]
+else:
+    MessageAdminBase = admin.ModelAdmin
+
+#: Columns that a list's line does not need; some are large.
+HEAVY = ("body_text", "body_html", "headers", "metadata", "references")
+
+
+class MessageChangeList(ChangeList):
+    """Leaves bodies in the database."""
+
+    def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        """As Django's, without the heavy columns."""
+        return super().get_queryset(*args, **kwargs).defer(*HEAVY)
+
+
+class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
+    """The pages of messages; derive from it to add columns, filters and fieldsets."""
+
+    list_display = ("number", "status_now", "account", "recipients_short", "tag", "reason", "next", "created_at")
+    list_display_links = ("number",)
+    list_filter = (
+        filters.StatusFilter,
+        filters.DoubtFilter,
+        filters.ErrorCodeFilter,
+        "account",
+        filters.PriorityFilter,
+        "created_at",
+    )
+    list_select_related = ("account",)
+    #: Only what an index sorts.
+    sortable_by = ("created_at",)
+    ordering = ("-id",)
+    search_fields = ("tag",)
+    search_help_text = _(
+        "Number, recipient’s address or its beginning, tag or Message-ID; words of the subject and ends of "
+        "addresses (@example.com) among the newest 100 000 messages."
+    )
+    fieldsets = (
+        (None, {"fields": ("subject", "status_now", "reason", "account", "from_email", "to", "cc", "bcc", "reply_to")}),
+        (_("Course"), {"fields": ("created_at", "next_attempt_at", "sent_at", "expires_at", "attempts", "retries")}),
+        (_("Identity"), {"fields": ("tag", "priority", "message_id", "provider_response", "idempotency_key")}),
+        (
+            _("Details"),
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    "envelope_from",
+                    "headers",
+                    "in_reply_to_message_id",
+                    "references",
+                    "metadata",
+                    "on_unknown",
+                    "size",
+                    "due_since",
+                    "claim_expires_at",
+                    "message_number",
+                    "updated_at",
+                ),
+            },
+        ),
+    )
+    readonly_fields = ("status_now", "reason", "message_id")
+
+    def get_urls(self) -> list[URLPattern]:
+        """Source and files, beside the buttons."""
+        name = f"{self.opts.app_label}_{self.opts.model_name}"
+        guarded = self.admin_site.admin_view
+        return [
+            path("<int:pk>/source/", guarded(self.source_view), name=f"{name}_source"),
+            path("<int:pk>/source.eml", guarded(self.download_view), name=f"{name}_download"),
+            path("<int:pk>/files/<int:file>/", guarded(self.file_view), name=f"{name}_file"),
+            *super().get_urls(),
+        ]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Ours."""
+        return MessageChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """By index where there is one (``search``)."""
+        return search(queryset, search_term), False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, which says when everything is paused."""
+        return super().changelist_view(request, {"everything_paused": everything_paused(), **(extra_context or {})})
+
+    def render_change_form(  # noqa: PLR0913  (Django's)
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        """One message, with what its columns do not say."""
+        context.update(message_details(obj), buttons=self.buttons_for(request, obj), understood=UNDERSTOOD)
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def source_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The message as it goes over the wire, as text; nothing of it is interpreted."""
+        message = self._readable(request, pk)
+        try:
+            source, trouble = wire_source(message), ""
+        except (ContentAltered, ValueError) as error:
+            source, trouble = b"", str(error)
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "title": _("Source"),
+            "subtitle": str(message),
+            "original": message,
+            "source": source[:MAX_SOURCE].decode("utf-8", "replace"),
+            "is_cut": len(source) > MAX_SOURCE,
+            "trouble": trouble,
+        }
+        return TemplateResponse(request, "admin/prx_email_django/outboxmessage/source.html", context)
+
+    def download_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The whole source, to be saved: a browser is given no type that it would open."""
+        try:
+            source = wire_source(self._readable(request, pk))
+        except (ContentAltered, ValueError) as error:
+            raise Http404(str(error)) from error
+        return _download(source, f"message-{pk}.eml")
+
+    def file_view(self, request: HttpRequest, pk: int, file: int) -> HttpResponse:
+        """One attachment, to be saved."""
+        attachment = self._readable(request, pk).attachments.filter(pk=file).first()
+        if attachment is None:
+            raise Http404
+        try:
+            octets = attachment.open().read()
+        except ContentAltered as error:
+            raise Http404(str(error)) from error
+        return _download(octets, attachment.filename or f"part-{attachment.position}")
+
+    def _readable(self, request: HttpRequest, pk: int) -> OutboxMessage:
+        message: OutboxMessage | None = self.get_object(request, str(pk))
+        if not self.has_view_permission(request, message):
+            raise PermissionDenied
+        if message is None:
+            raise Http404
+        return message
+
+    @admin.display(description=_("message"), ordering="id")
+    def number(self, message: OutboxMessage) -> str:
+        """What the list is read by."""
+        return f"{message.pk}: {Truncator(message.subject).chars(70) or '–'}"
+
+    @admin.display(description=_("status"))
+    def status_now(self, message: OutboxMessage) -> SafeString:
+        """The status in words and colour."""
+        return columns.status_badges(message)
+
+    @admin.display(description=_("recipients"))
+    def recipients_short(self, message: OutboxMessage) -> str:
+        """The first ones."""
+        return columns.addresses(message)
+
+    @admin.display(description=_("reason"))
+    def reason(self, message: OutboxMessage) -> SafeString:
+        """The last error."""
+        return columns.reason(message)
+
+    @admin.display(description=_("next attempt"))
+    def next(self, message: OutboxMessage) -> Any:
+        """When it is due."""
+        return message.next_attempt_at
+
+    @admin.display(description=_("Message-ID"))
+    def message_id(self, message: OutboxMessage) -> str:
+        """Of the accepted attempt, else of the next one."""
+        return message.message_id
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(OutboxMessageAdminMixin, MessageAdminBase):
+    """Messages in the host's admin."""
+
+
+def wire_source(message: OutboxMessage) -> bytes:
+    """The octets that go over the wire.
+
+    Raises:
+        ContentAltered: an attachment is missing or altered.
+        ValueError: the message cannot be rendered.
+    """
+    addresses = message.recipients.values_list("address", flat=True)
+    return wire_bytes(message, replaced=envelope_route(addresses).replaced)
+
+
+def _download(octets: bytes, filename: str) -> HttpResponse:
+    response = HttpResponse(octets, content_type="application/octet-stream")
+    response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=filename) or "attachment"
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Content-Security-Policy"] = "sandbox; default-src 'none'"
+    return response

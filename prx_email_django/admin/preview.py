@@ -1,0 +1,103 @@
+"""The bodies of a message, shown so that nothing in them can act.
+
+HTML goes into a sandboxed frame that allows nothing, with a policy of its own that blocks every request and script;
+``cid:`` images are put in as data.  Tracking pixels stay silent.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import cast
+
+from prx_email_django.letters import read_content
+from prx_email_django.models import Attachment, OutboxMessage
+from prx_email_django.models.content import ContentAltered
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+_HEAD = (
+    f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    '<meta name="referrer" content="no-referrer"><meta http-equiv="x-dns-prefetch-control" content="off">'
+    '<base target="_blank">'
+)
+#: Hints by which a page makes a browser connect ahead are not covered by a policy.
+_HINTS = re.compile(r"<\s*link\b[^>]*>?", re.IGNORECASE)
+_CID = re.compile(r"cid:([^\s\"'<>)]{1,255})", re.IGNORECASE)
+_IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+#: Octets of inline images put into a preview, together.
+MAX_IMAGES = 2 * 1024 * 1024
+#: A message that was rendered by its caller is parsed for its bodies up to this many octets.
+MAX_PARSED = 10 * 1024 * 1024
+#: Characters of the source that are shown; the download has all of them.
+MAX_SOURCE = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """What a person reads of a message; ``trouble`` says why there is less than was sent."""
+
+    text: str = ""
+    srcdoc: str = ""
+    trouble: str = ""
+
+
+def bodies_of(message: OutboxMessage) -> Bodies:
+    """The text, and the HTML made safe for an ``iframe``'s ``srcdoc`` (still to be escaped as an attribute)."""
+    if message.raw_id is None or message.body_text or message.body_html:
+        html = message.body_html
+        return Bodies(message.body_text, safe_document(html, _stored_images(message)) if html else "")
+    if message.size > MAX_PARSED:
+        return Bodies(trouble="too large to be shown here: download it instead")
+    try:
+        return _parsed(message.as_email())
+    except (ContentAltered, ValueError) as error:
+        return Bodies(trouble=str(error))
+
+
+def safe_document(html: str, images: dict[str, str]) -> str:
+    """The document with its policy in front: what comes later cannot loosen it."""
+    html = _HINTS.sub("", html)
+    return _HEAD + _CID.sub(lambda match: images.get(match[1], match[0]), html)
+
+
+def _parsed(email: EmailMessage) -> Bodies:
+    plain, html = email.get_body(("plain",)), email.get_body(("html",))
+    text = plain.get_content() if plain is not None else ""
+    document = html.get_content() if html is not None else ""
+    images = dict(_parsed_images(email)) if "cid:" in document.lower() else {}
+    return Bodies(text, safe_document(document, images) if document else "")
+
+
+def _parsed_images(email: EmailMessage) -> Iterator[tuple[str, str]]:
+    left = MAX_IMAGES
+    for part in email.walk():
+        name, kind = str(part.get("Content-ID", "")).strip("<> "), part.get_content_type()
+        if not name or kind not in _IMAGES:
+            continue
+        octets = cast(bytes, part.get_payload(decode=True))
+        left -= len(octets)
+        if left >= 0:
+            yield name, _data_url(kind, octets)
+
+
+def _stored_images(message: OutboxMessage) -> dict[str, str]:
+    if "cid:" not in message.body_html.lower():
+        return {}
+    images, left = {}, MAX_IMAGES
+    for one in message.attachments.filter(kind=Attachment.Kind.INLINE).exclude(content=None):
+        kind = one.content_type.partition(";")[0].strip().lower()
+        left -= one.size
+        if kind not in _IMAGES or left < 0:
+            continue
+        try:
+            images[one.inline_id] = _data_url(kind, read_content(one.content_id, one.sha256))
+        except ContentAltered:
+            continue
+    return images
+
+
+def _data_url(kind: str, octets: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(octets).decode('ascii')}"

@@ -1,0 +1,148 @@
+"""Read-only lists of what hangs on messages and accounts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.admin import columns
+from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.fields import is_set
+from prx_email_django.models import (
+    AccountState,
+    Attachment,
+    ConnectionSlot,
+    DeliveryAttempt,
+    InboundMessage,
+    RateWindow,
+    Recipient,
+)
+from prx_email_django.states import AttemptOutcome
+
+if TYPE_CHECKING:
+    RecordAdminBase = admin.ModelAdmin[Any]
+else:
+    RecordAdminBase = admin.ModelAdmin
+
+
+class RecordAdmin(FactsAdminMixin, RecordAdminBase):
+    """Newest first, nothing sorted that no index sorts."""
+
+    ordering = ("-pk",)
+    sortable_by = ()
+
+
+@admin.register(Recipient)
+class RecipientAdmin(RecordAdmin):
+    """Who was written to, and what the server said to it."""
+
+    list_display = ("address", "kind", "result_now", "code", "text", "message")
+    list_select_related = ("message",)
+    search_fields = ("address__startswith",)
+    search_help_text = _("The address or its beginning.")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Without the messages' bodies."""
+        return super().get_queryset(request).defer("message__body_text", "message__body_html")
+
+    @admin.display(description=_("result"))
+    def result_now(self, recipient: Recipient) -> SafeString:
+        """Its result, by its message where it has none of its own."""
+        return columns.badge(*columns.recipient_result(recipient, recipient.message))
+
+
+@admin.register(DeliveryAttempt)
+class DeliveryAttemptAdmin(RecordAdmin):
+    """Each attempt, with the server's answer."""
+
+    list_display = (
+        "started_at",
+        "outcome_now",
+        "error_code",
+        "smtp_code",
+        "enhanced_code",
+        "error",
+        "phase",
+        "peer",
+        "message_number",
+    )
+    list_filter = ("outcome", "error_code")
+
+    @admin.display(description=_("outcome"))
+    def outcome_now(self, attempt: DeliveryAttempt) -> SafeString:
+        """In colour."""
+        label = AttemptOutcome(attempt.outcome).label if attempt.outcome in AttemptOutcome.values else attempt.outcome
+        return columns.badge(attempt.outcome, label)
+
+    @admin.display(description=_("message"))
+    def message_number(self, attempt: DeliveryAttempt) -> int:
+        """The message's number."""
+        return attempt.message_id
+
+
+@admin.register(Attachment)
+class AttachmentAdmin(RecordAdmin):
+    """Files of messages; they are downloaded from the message's page."""
+
+    list_display = ("filename", "kind", "content_type", "size", "message_number")
+
+    @admin.display(description=_("message"))
+    def message_number(self, attachment: Attachment) -> int:
+        """The message's number."""
+        return attachment.message_id
+
+
+@admin.register(InboundMessage)
+class InboundMessageAdmin(RecordAdmin):
+    """Messages that were received, as far as replies need them."""
+
+    list_display = ("subject", "sender", "account", "received_at")
+    list_filter = ("account",)
+    list_select_related = ("account",)
+
+
+@admin.register(AccountState)
+class AccountStateAdmin(RecordAdmin):
+    """What workers learned of an account; tokens are never shown."""
+
+    list_display = (
+        "account",
+        "pause_reason",
+        "paused_by",
+        "paused_until",
+        "connection_failures",
+        "has_token",
+        "access_token_expires_at",
+    )
+    list_select_related = ("account",)
+
+    @admin.display(description=_("access token"), boolean=True)
+    def has_token(self, state: AccountState) -> bool:
+        """Whether one was fetched."""
+        return is_set(state, "access_token")
+
+
+@admin.register(ConnectionSlot)
+class ConnectionSlotAdmin(RecordAdmin):
+    """Who holds which connection."""
+
+    list_display = ("account", "number", "holder", "expires_at")
+    list_select_related = ("account",)
+
+
+@admin.register(RateWindow)
+class RateWindowAdmin(RecordAdmin):
+    """What was spent of each limit."""
+
+    list_display = ("account", "limit_key", "spent")
+    list_select_related = ("account",)
+
+    @admin.display(description=_("spent"))
+    def spent(self, window: RateWindow) -> int:
+        """Of the buckets that are kept."""
+        return sum(window.counts)

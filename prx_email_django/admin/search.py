@@ -1,0 +1,75 @@
+"""Search that stays fast among millions of messages.
+
+Numbers, addresses, tags and our own Message-IDs are found by index, among all messages.  Subjects, other Message-IDs
+and parts of an address have none: they are looked for among the newest ``RECENT`` messages.
+"""
+
+from __future__ import annotations
+
+import re
+
+from django.db import connections
+from django.db.models import Max, Q, QuerySet
+
+from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.querysets import outbox_alias
+
+#: Messages among which a scan looks.
+RECENT = 100_000
+#: Messages that each kind of search may bring.
+LIMIT = 500
+
+_OUR_MESSAGE_ID = re.compile(r"<?outbox-(\d{1,18})-\d+@\S+")
+_LAST = "\U0010ffff"
+
+Messages = QuerySet[OutboxMessage]
+
+
+def search(messages: Messages, term: str) -> Messages:
+    """The messages that ``term`` finds, among those given (which may be filtered already)."""
+    term = term.strip()
+    if not term:
+        return messages
+    found: set[int] = set()
+    for condition in _conditions(term):
+        newest = messages.filter(condition).order_by("-pk").values_list("pk", flat=True)
+        found.update(newest[:LIMIT])
+    return messages.filter(pk__in=found)
+
+
+def _conditions(term: str) -> list[Q]:
+    ours = _OUR_MESSAGE_ID.fullmatch(term)
+    if ours:
+        return [Q(pk=int(ours[1]))]
+    if term.startswith("<") and term.endswith(">"):
+        return [_recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
+    if "@" in term:
+        return _by_address(term)
+    return [*_by_number(term), Q(tag=term), *_by_address(term), _prefix("tag", term), _recent(subject__icontains=term)]
+
+
+def _by_number(term: str) -> list[Q]:
+    return [Q(pk=int(term))] if term.isascii() and term.isdecimal() and len(term) < 19 else []
+
+
+def _by_address(term: str) -> list[Q]:
+    """An address as it is stored, with the case that it was given in or in small letters; its beginning; its end."""
+    if term.startswith("@"):
+        return [_recent() & Q(pk__in=Recipient.objects.filter(address__iendswith=term).values("message_id"))]
+    spellings = {term, term.lower()}
+    exact = Q(pk__in=Recipient.objects.filter(address__in=spellings).values("message_id"))
+    begins = [_prefix("address", one) for one in sorted(spellings)]
+    return [exact, *(Q(pk__in=Recipient.objects.filter(one).values("message_id")) for one in begins)]
+
+
+def _prefix(field: str, term: str) -> Q:
+    """``term`` and whatever follows, in the form that this database answers from an index."""
+    vendor = connections[outbox_alias()].vendor
+    if vendor == "sqlite":
+        return Q(**{f"{field}__gte": term, f"{field}__lt": term + _LAST})
+    return Q(**{f"{field}__{'istartswith' if vendor == 'mysql' else 'startswith'}": term})
+
+
+def _recent(**conditions: str) -> Q:
+    newest = OutboxMessage.objects.aggregate(newest=Max("pk"))["newest"] or 0
+    return Q(pk__gt=newest - RECENT, **conditions)
