@@ -99,7 +99,7 @@ def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
         utf8=not body.isascii() or not all(address.isascii() for address in (sender, *route.envelope)),
         eight_bit=not body.isascii(),
     )
-    return Job(held, route, parcel, clock=clock)
+    return Job(claim, route, parcel, clock=clock, permits=held.permits)
 
 
 def _broken(code: str, text: str) -> Outcome:
