@@ -1,0 +1,84 @@
+"""The envelope that Django's SMTP backend would use for a message."""
+
+from __future__ import annotations
+
+from email.errors import HeaderParseError
+from email.headerregistry import Address, AddressHeader
+
+from django.core.mail import EmailMessage
+
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.mime.addresses import CONTROL, split_mailbox
+
+#: Characters that the columns hold.
+MAX_ADDRESS = 320
+#: A mailbox of this machine, such as the ``webmaster`` of Django's own defaults.
+_NO_DOMAIN = "addr-spec local part with no domain"
+
+
+class InvalidEmail(InvalidMessage, ValueError):
+    """Django's SMTP backend would raise ``ValueError`` for this message, so this is one too."""
+
+
+def envelope_recipients(message: EmailMessage) -> list[tuple[str, str]]:
+    """(kind, addr-spec) for ``message.recipients()``, each address once.
+
+    What a subclass adds to ``recipients()`` stands in no header, so it is a ``bcc``.
+
+    Raises:
+        InvalidEmail: ``invalid_address``, or ``empty_to`` where nobody is left.
+    """
+    kinds: dict[str, str] = {}
+    for kind in ("to", "cc", "bcc"):
+        for given in getattr(message, kind):
+            kinds.setdefault(str(given), kind)
+    envelope: dict[str, str] = {}
+    for given in message.recipients():
+        kind = kinds.get(str(given), "bcc")
+        envelope.setdefault(envelope_address(kind, given), kind)
+    if not envelope:
+        raise InvalidEmail("the message has no recipients", code="empty_to")
+    return [(kind, address) for address, kind in envelope.items()]
+
+
+def envelope_address(field: str, given: object) -> str:
+    """The addr-spec of one mailbox, its domain in ASCII (IDNA).
+
+    Strictly read first, and then as Django reads it, which takes a mailbox without a domain and an underscore in one.
+
+    Raises:
+        InvalidEmail: ``invalid_address``.
+    """
+    text = str(given)
+    try:
+        return split_mailbox(text).addr_spec
+    except ValueError as error:
+        address = _leniently_read(text)
+        if not address or len(address) > MAX_ADDRESS:
+            raise InvalidEmail(f"{field}: not a valid address: {error}", code="invalid_address") from error
+        return address
+
+
+def _leniently_read(text: str) -> str:
+    """The addr-spec by the standard library's parser; empty where it finds fault, or not exactly one mailbox."""
+    if CONTROL.search(text):
+        return ""
+    try:
+        parsed = AddressHeader.value_parser(text)
+        mailboxes = parsed.all_mailboxes
+        if len(mailboxes) != 1 or {str(one) for one in parsed.all_defects} - {_NO_DOMAIN}:
+            return ""
+        domain = (mailboxes[0].domain or "").encode("idna").decode("ascii")
+        return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
+    except (HeaderParseError, IndexError, ValueError):
+        return ""
+
+
+def has_utf8_local_part(text: str) -> bool:
+    """Whether this is a mailbox that only SMTPUTF8 can carry (RFC 6531)."""
+    if text.isascii():
+        return False
+    try:
+        return not split_mailbox(text).addr_spec.isascii()
+    except ValueError:
+        return False
