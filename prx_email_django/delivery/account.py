@@ -38,7 +38,7 @@ from prx_email_django.models import Account
 from prx_email_django.oauth import TokenRefused
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
-from prx_email_django.store import Claim, Recorded, claim, outbox_state, settle, split_expired
+from prx_email_django.store import Claim, Recorded, claim, outbox_state, split_expired
 from prx_email_django.store import is_paused as is_outbox_paused
 from prx_email_django.transports.base import ConnectError, Login, Session, SessionEnd, Transport
 
@@ -341,7 +341,7 @@ class AccountRun:
         open_ones: list[Claim] = []
         for one in fresh:
             if one.recipients and not one.addressed:
-                settle(one, clock=self.clock)
+                self.recorder.settle(one)
                 give_back(single, 1, clock=self.clock)
             else:
                 open_ones.append(one)

@@ -15,7 +15,7 @@ from prx_email_django.delivery.lanes import Mailbox
 from prx_email_django.delivery.login import transport
 from prx_email_django.delivery.network import Network
 from prx_email_django.delivery.recorder import Recorder
-from prx_email_django.limits import account_state, is_paused
+from prx_email_django.limits import account_state, end_expired_pause, is_paused
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.store import begin_drain, has_due, next_due, outbox_state
@@ -127,11 +127,12 @@ class Drain:
         """Active accounts that are not paused and have something due."""
         if is_outbox_paused(outbox_state(), now=self.clock.now):
             return []
-        return [
-            account
-            for account in self._candidates()
-            if not is_paused(account_state(account), now=self.clock.now) and has_due(account.pk, clock=self.clock)
-        ]
+        return [account for account in self._candidates() if self._may_go(account)]
+
+    def _may_go(self, account: Account) -> bool:
+        state = account_state(account)
+        end_expired_pause(state, now=self.clock.now)
+        return not is_paused(state, now=self.clock.now) and has_due(account.pk, clock=self.clock)
 
     def _candidates(self) -> list[Account]:
         active = Account.objects.filter(is_active=True)

@@ -13,7 +13,7 @@ from prx_email_django.limits import Permits, give_back
 from prx_email_django.outcomes import Ending, Outcome
 from prx_email_django.results import DrainReport
 from prx_email_django.states import Status
-from prx_email_django.store import Claim, Finished, Recorded, expire, finalize, recover, release
+from prx_email_django.store import Claim, Finished, Recorded, expire, finalize, recover, release, settle
 
 
 @dataclass(slots=True)
@@ -69,10 +69,12 @@ class Recorder:
     def finished(self, group: Sequence[Finished]) -> list[Recorded]:
         """Record attempts, in one group."""
         recorded = finalize(group, clock=self.clock) if group else []
-        for one in recorded:
-            self._count(one)
-        announce(recorded, names=self.names)
+        self._tell(recorded)
         return recorded
+
+    def settle(self, claim: Claim) -> None:
+        """Record a message of which nothing is left to send."""
+        self._tell(settle(claim, clock=self.clock))
 
     def broken(self, claim: Claim, outcome: Outcome) -> None:
         """Record a message that could not be rendered."""
@@ -93,6 +95,11 @@ class Recorder:
         """Give back permits under which nothing was written."""
         for one in permits:
             give_back(one, one.count, clock=self.clock)
+
+    def _tell(self, recorded: Sequence[Recorded]) -> None:
+        for one in recorded:
+            self._count(one)
+        announce(recorded, names=self.names)
 
     def _count(self, one: Recorded) -> None:
         if one.late or one.progress:

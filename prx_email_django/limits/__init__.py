@@ -5,6 +5,7 @@ No worker writes an ``Account`` row.
 
 from prx_email_django.limits.pauses import (
     account_state,
+    end_expired_pause,
     is_paused,
     note_failure,
     note_overlap_lost,
@@ -30,6 +31,7 @@ __all__ = [
     "account_state",
     "acquire_slot",
     "drop_token",
+    "end_expired_pause",
     "give_back",
     "is_paused",
     "may_refresh",

@@ -29,6 +29,14 @@ def is_paused(state: AccountState, *, now: datetime) -> bool:
 
 
 @retried
+def end_expired_pause(state: AccountState, *, now: datetime) -> None:
+    """A person's pause whose date has come is over, and is not shown any more."""
+    if state.paused_by == PausedBy.PERSON and state.paused_until is not None and state.paused_until <= now:
+        over = AccountState.objects.filter(pk=state.pk, paused_by=PausedBy.PERSON, paused_until__lte=now)
+        over.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code="")
+
+
+@retried
 def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Clock) -> datetime | None:
     """A worker met trouble with the account; return the end of the pause if that sets one.
 

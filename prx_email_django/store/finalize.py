@@ -225,15 +225,18 @@ def _attempt(one: Finished, outcome: AttemptOutcome) -> DeliveryAttempt:
 
 
 @retried
-def settle(claim: Claim, *, clock: Clock) -> bool:
+def settle(claim: Claim, *, clock: Clock) -> list[Recorded]:
     """A claimed message whose recipients were all answered meanwhile (a late acceptance): nothing is left to send."""
     results = [one.result or RecipientResult.IMPLIED for one in claim.recipients]
     status = policy.settled_status(results)
     sent_at = {"sent_at": clock.now} if status is Status.SENT else {}
     ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
-    return bool(
-        ours.update(status=status, next_attempt_at=None, claim_expires_at=None, updated_at=clock.now, **sent_at)
-    )
+    if not ours.update(status=status, next_attempt_at=None, claim_expires_at=None, updated_at=clock.now, **sent_at):
+        return []
+    claim.message.refresh_from_db()
+    ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT
+    now = clock.now
+    return [_recorded(Finished(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]
 
 
 def _record_late(one: Finished, *, clock: Clock) -> Recorded:
