@@ -104,7 +104,7 @@ class _Opening:
         try:
             await client.ehlo()
         except aiosmtplib.SMTPHeloError as error:
-            if error.code < 500:
+            if not 500 <= error.code < 600:
                 raise
             await client.helo()
 

@@ -24,7 +24,7 @@ _UNPRINTABLE = re.compile("[\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
-class Garbage(Exception):
+class Garbage(ValueError):
     """What came is not an SMTP reply, or exceeds the bounds; ``str()`` is for people."""
 
 
@@ -259,8 +259,8 @@ def _judge_odd(phase: Phase) -> Verdict:
 
 
 def names_session(phase: Phase, reply: Reply) -> bool:
-    """Whether an answer to one RCPT or to a later command is really about the whole session or account."""
-    if reply.code < 400 or reply.code == 421:
+    """Whether an answer to one RCPT is really about the session as a whole, or makes no sense there (3yz)."""
+    if 300 <= reply.code < 400 or reply.code == 421:
         return True
     return read(phase, reply) in (Meaning.SESSION, Meaning.SIGNED_OUT, Meaning.SEQUENCE)
 

@@ -110,19 +110,24 @@ class Wire(asyncio.Protocol):
         """Write something that asks for so many replies.
 
         Raises:
-            Broken: the connection has ended.
+            Broken: the connection has ended, and the end of this has not left.
         """
         if self.broken is not None:
             raise self.broken
         self._due += replies
         self._transport.write(octets)
+        if self._transport.is_closing():
+            # The system refused the octets at once: asyncio tells by closing, and its callback comes too late for us.
+            self.end(Loss("the connection was lost", "network", hung_up=True))
+            self.check()
 
     async def room(self, deadline: float) -> None:
-        """Wait until what was written is mostly gone, or a reply has come.
+        """Wait until what was written is mostly gone, or a reply has come; others get their turn in any case.
 
         Raises:
             Broken: the deadline has passed, or the connection has ended.
         """
+        await asyncio.sleep(0)
         while self._paused and not self._replies:
             await self._wait(deadline)
         if self.broken is not None:

@@ -22,7 +22,8 @@ STAGES = {"connect": "greeting", "tls": "starttls", "body": "final"}
 class Harness(Protocol):
     """A transport and what it delivered."""
 
-    transport: Transport
+    @property
+    def transport(self) -> Transport: ...
 
     def login(self, **options: object) -> Login: ...
 

@@ -1,0 +1,288 @@
+"""Opening a session: TLS demanded and verified, one mechanism tried once, every failure classified and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from prx_email_django.outcomes import Phase, Trouble
+from prx_email_django.transports.base import ConnectError, Login
+from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.session import SmtpSession
+from tests.support.parcels import login_to, parcel, transmit
+from tests.support.smtp_server import SmtpServer
+
+USERS = {"ann": "s3cret-pass"}
+TOKENS = {"ann": "ya29.s3cret-token"}
+
+
+def open_and_close(login: Login) -> tuple[str, int]:
+    """Peer and size limit of a session that could be opened."""
+
+    async def main() -> tuple[str, int]:
+        session: SmtpSession = await SmtpTransport().open(login)
+        session.abort()
+        return session.peer, session.size_limit
+
+    return asyncio.run(main())
+
+
+def failure(login: Login) -> ConnectError:
+    with pytest.raises(ConnectError) as failed:
+        open_and_close(login)
+    assert len(str(failed.value)) <= 160
+    return failed.value
+
+
+def verdict(error: ConnectError) -> tuple[Phase, Trouble, str]:
+    return error.phase, error.trouble, error.error_code
+
+
+# Ways that work
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_password_goes_by_the_one_mechanism_that_is_offered(tls: str, mechanism: str) -> None:
+    with SmtpServer(tls=tls, users=USERS, mechanisms=(mechanism, "XOAUTH2"), size=12345) as server:
+        peer, limit = open_and_close(login_to(server))
+        assert (server.auth_attempts, limit) == ([mechanism], 12345)
+        assert peer == f"127.0.0.1:{server.port} TLSv1.3"
+
+
+def test_plain_is_preferred_and_tried_once() -> None:
+    with SmtpServer(tls="implicit", users=USERS) as server:
+        error = failure(login_to(server, password="wrong"))
+        assert verdict(error) == (Phase.AUTH, Trouble.AUTH, "auth")
+        assert (error.smtp_code, error.enhanced, server.auth_attempts) == (535, "5.7.8", ["PLAIN"])
+        assert server.wait_closed()
+
+
+def test_token_is_accepted() -> None:
+    with SmtpServer(tls="starttls", tokens=TOKENS) as server:
+        feed, _ = transmit(server, [parcel()])
+        assert feed.outcomes[1].peer.endswith("TLSv1.3") and server.auth_attempts == ["XOAUTH2"]
+
+
+def test_reason_in_the_token_challenge_is_kept_and_the_token_is_not() -> None:
+    with SmtpServer(tls="implicit", tokens=TOKENS) as server:
+        error = failure(login_to(server, token="stale-token-value"))
+        assert verdict(error) == (Phase.AUTH, Trouble.AUTH, "auth")
+        assert "535 5.7.8 bad credentials" in str(error) and "status 401" in str(error)
+        assert "stale-token-value" not in f"{error}{error!r}" and error.smtp_code == 535
+
+
+def test_secrets_that_a_server_echoes_do_not_reach_the_error() -> None:
+    with SmtpServer(tls="implicit", users=USERS) as server:
+        secret = "AGFubgBzM2NyZXQtcGFzcw=="
+        server.on("auth", reply=f"535 5.7.8 you said s3cret-pass, AUTH PLAIN {secret}")
+        text = str(failure(login_to(server)))
+        assert "s3cret-pass" not in text and secret not in text and "you said ***" in text
+
+
+# TLS
+
+
+def test_starttls_is_demanded_before_any_credential() -> None:
+    with SmtpServer(users=USERS) as server:
+        error = failure(login_to(server, security="starttls", host="localhost"))
+        assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls")
+        assert server.auth_attempts == []
+
+
+def test_starttls_that_is_refused_is_not_passed_over() -> None:
+    with SmtpServer(tls="starttls", users=USERS) as server:
+        server.on("starttls", reply="502 5.5.1 not today")
+        error = failure(login_to(server))
+        assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls")
+        assert (error.smtp_code, server.auth_attempts) == (502, [])
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_unknown_authority_is_refused(tls: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    with SmtpServer(tls=tls, users=USERS) as server:
+        for bundle in (str(other), None):
+            error = failure(login_to(server, tls_ca_file=bundle))
+            assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls")
+            assert "certificate" in str(error) or "issuer" in str(error)
+        assert server.auth_attempts == []
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_certificate_for_another_name_is_refused(tls: str) -> None:
+    with SmtpServer(tls=tls, users=USERS, certificate_for=("mail.example.org",)) as server:
+        error = failure(login_to(server))
+        assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls") and "localhost" in str(error)
+
+
+def test_old_tls_is_refused() -> None:
+    with SmtpServer(tls="implicit", users=USERS) as server:
+        assert server.ssl_context is not None
+        server.ssl_context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            server.ssl_context.maximum_version = ssl.TLSVersion.TLSv1_1
+        # The server cuts the handshake, or we do: nothing tells them apart, and no credential goes either way.
+        failure(login_to(server))
+        assert server.auth_attempts == []
+
+
+def test_tls_to_a_plain_port_is_tls_trouble(server: SmtpServer) -> None:
+    assert verdict(failure(login_to(server, security="tls"))) == (Phase.TLS, Trouble.TLS, "tls")
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_unusable_ca_file_is_tls_trouble(server: SmtpServer, tmp_path: Path, content: str | None) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    error = failure(login_to(server, security="tls", tls_ca_file=str(bundle)))
+    assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls") and server.connections == 0
+
+
+def test_renewed_ca_file_is_read_again(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(bundle)
+    with SmtpServer(tls="implicit") as server:
+        failure(login_to(server, tls_ca_file=str(bundle)))
+        bundle.write_bytes(Path(server.ca_file).read_bytes())
+        assert open_and_close(login_to(server, tls_ca_file=str(bundle)))
+
+
+def test_tls_cut_short_is_the_connections_trouble() -> None:
+    """It says nothing about the certificate, and must not pause the account at once."""
+    with SmtpServer(tls="starttls") as server:
+        server.on("starttls", raw=b"220 2.0.0 go ahead\r\n", drop=True)
+        error = failure(login_to(server))
+        assert (error.phase, error.trouble) == (Phase.TLS, Trouble.CONNECTION)
+
+
+# Clear text
+
+
+def test_clear_text_goes_only_to_hosts_that_were_named(server: SmtpServer) -> None:
+    error = failure(login_to(server, cleartext_hosts=("mail.example.org", "10.0.0.0/8")))
+    assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls")
+    assert server.commands == []
+    for allowed in ("127.0.0.1", "127.0.0.0/8"):
+        assert open_and_close(login_to(server, cleartext_hosts=(allowed,)))
+
+
+def test_credentials_in_clear_go_to_loopback() -> None:
+    with SmtpServer(users=USERS) as server:
+        open_and_close(login_to(server))
+        assert server.auth_attempts == ["PLAIN"]
+
+
+# Mechanisms
+
+
+@pytest.mark.parametrize(("mechanisms", "method"), [(("XOAUTH2",), "password"), (("PLAIN", "LOGIN"), "xoauth2")])
+def test_no_usable_mechanism_is_auth_trouble(mechanisms: tuple[str, ...], method: str) -> None:
+    with SmtpServer(tls="implicit", users=USERS, mechanisms=mechanisms) as server:
+        error = failure(login_to(server, auth_method=method, token="t"))
+        assert verdict(error) == (Phase.AUTH, Trouble.AUTH, "auth")
+        assert server.auth_attempts == [] and mechanisms[0] in str(error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "trouble"),
+    [
+        ("535 5.7.139 SmtpClientAuthentication is disabled for the Tenant", Trouble.AUTH),
+        ("550 5.7.30 Basic authentication is not supported for Client Submission", Trouble.AUTH),
+        ("534 5.7.9 application-specific password required", Trouble.AUTH),
+        ("454 4.7.0 temporary authentication failure", Trouble.CONNECTION),
+        ("432 4.7.12 password transition needed", Trouble.CONNECTION),
+        ("421 4.7.0 too many attempts", Trouble.CONNECTION),
+        ("334 bm8gc3VjaCBjaGFsbGVuZ2U=", Trouble.AUTH),
+    ],
+)
+def test_reply_to_auth_tells_credentials_from_moods(reply: str, trouble: Trouble) -> None:
+    with SmtpServer(tls="implicit", users=USERS) as server:
+        server.on("auth", reply=reply)
+        error = failure(login_to(server))
+        assert (error.phase, error.trouble) == (Phase.AUTH, trouble)
+        assert server.auth_attempts == ["PLAIN"] and server.wait_closed()
+
+
+# Unreachable, silent, rude
+
+
+def test_unknown_name_is_the_connections_trouble() -> None:
+    error = failure(_login("no-such-host.invalid", 25))
+    assert verdict(error) == (Phase.CONNECT, Trouble.CONNECTION, "network")
+
+
+@pytest.mark.parametrize("host", ["", "x" * 300, "a..b", "bad\r\nhost"])
+def test_impossible_name_is_the_connections_trouble(host: str) -> None:
+    assert failure(_login(host or ".", 25)).trouble is Trouble.CONNECTION
+
+
+def test_closed_port_is_the_connections_trouble() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        error = failure(_login("127.0.0.1", unused.getsockname()[1]))
+    assert verdict(error) == (Phase.CONNECT, Trouble.CONNECTION, "network")
+
+
+@pytest.mark.parametrize("stage", ["greeting", "ehlo", "starttls", "auth"])
+@pytest.mark.parametrize("what", ["stall", "drop"])
+def test_silence_and_hang_up_while_opening_are_bounded_and_leave_nothing_open(stage: str, what: str) -> None:
+    with SmtpServer(tls="starttls", users=USERS) as server:
+        options: dict[str, Any] = {what: True}
+        server.on(stage, **options)
+        error = failure(login_to(server, timeout=0.2))
+        assert error.trouble is Trouble.CONNECTION
+        assert error.error_code == ("timeout" if what == "stall" else "network")
+        assert server.wait_closed()
+
+
+def test_silence_in_the_tls_handshake_is_bounded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        error = failure(_login("127.0.0.1", silent.getsockname()[1], security="tls", timeout=0.2))
+    assert (error.trouble, error.error_code) == (Trouble.CONNECTION, "timeout")
+
+
+def test_cancelled_opening_leaves_nothing_open() -> None:
+    with SmtpServer(tls="implicit", users=USERS) as server:
+        rule = server.on("auth", stall=True)
+
+        async def main() -> None:
+            opening = asyncio.ensure_future(SmtpTransport().open(login_to(server)))
+            assert await asyncio.to_thread(rule.reached.wait, 10)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+
+        asyncio.run(main())
+        assert server.wait_closed()
+
+
+def test_old_server_without_ehlo_is_greeted_with_helo(server: SmtpServer) -> None:
+    server.on("ehlo", reply="502 5.5.1 what?")
+    feed, _ = transmit(server, [parcel()])
+    assert feed.outcomes[1].all_accepted
+    assert server.lines("HELO") and server.messages[0].options == ()
+
+
+@pytest.mark.parametrize("limit", ["", "0", "many", "-5", "9" * 40, "\N{SUPERSCRIPT TWO}"])
+def test_odd_size_limit_counts_as_none(server: SmtpServer, limit: str) -> None:
+    server.on("ehlo", reply=f"250-test.example.org\r\n250 SIZE {limit}")
+    assert open_and_close(login_to(server))[1] == 0
+
+
+def test_secrets_are_not_in_the_logins_repr() -> None:
+    shown = repr(_login("mail.example.org", 25, password="s3cret", token="t0ken"))
+    assert "s3cret" not in shown and "t0ken" not in shown
+
+
+def _login(host: str, port: int, **options: Any) -> Login:
+    values: dict[str, Any] = {"security": "none", "auth_method": "none", "timeout": 5.0, **options}
+    return Login(host=host, port=port, **values)

@@ -1,0 +1,285 @@
+"""Where a connection breaks decides what is known of a message: each place, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from prx_email_django.outcomes import Answer, Ending, Outcome, Trouble
+from prx_email_django.transports.base import Parcel, SessionEnd
+from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.session import SmtpSession
+from tests.support.parcels import BODY, ListFeed, OpenFeed, login_to, parcel, parcels, transmit
+from tests.support.smtp_script import Rule
+from tests.support.smtp_server import SmtpServer
+
+#: More than any socket buffers between here and a server that does not read.
+LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 1_500_000
+
+
+def answers(outcome: Outcome) -> dict[str, Answer]:
+    return {address: one.answer for address, one in outcome.recipients.items()}
+
+
+async def cut_at(
+    server: SmtpServer, rule: Rule, feed: ListFeed, *, cancel: bool, level: str = "full"
+) -> SessionEnd | None:
+    """Run a session until the rule stalls it, then cancel or abort it."""
+    session = await SmtpTransport().open(login_to(server, pipelining=level))
+    running = asyncio.ensure_future(session.run(feed))
+    assert await asyncio.to_thread(rule.reached.wait, 10)
+    if cancel:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return None
+    session.abort()
+    return await running
+
+
+# Timeouts, phase by phase
+
+
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
+def test_silence_before_the_body_is_a_known_failure_within_the_timeout(
+    server: SmtpServer, level: str, stage: str
+) -> None:
+    server.on(stage, stall=True)
+    feed, end = transmit(server, parcels(2), pipelining=level, timeout=0.2)
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.TEMPORARY, "timeout", stage)
+    assert (outcome.trouble, end.trouble, end.error_code) == (Trouble.CONNECTION, Trouble.CONNECTION, "timeout")
+    assert feed.left == [2] and server.wait_closed()
+
+
+def test_silence_after_the_body_is_unknown_and_nothing_more_is_sent(server: SmtpServer, level: str) -> None:
+    server.on("final", stall=True)
+    feed, end = transmit(server, parcels(2), pipelining=level, timeout=0.2, final_timeout=0.2)
+    assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.UNKNOWN, "unknown_outcome")
+    assert feed.outcomes.get(2) is None or feed.outcomes[2].ending is Ending.UNTOUCHED
+    assert end.trouble is Trouble.CONNECTION and server.wait_closed()
+
+
+def test_a_slow_final_reply_has_longer_than_a_command(server: SmtpServer) -> None:
+    server.on("final", delay=0.5)
+    feed, _ = transmit(server, parcels(2), timeout=0.2, final_timeout=10.0)
+    assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
+
+
+def test_body_that_the_server_does_not_read_never_arrives_later(server: SmtpServer) -> None:
+    rule = server.on("body", stall=True, after=1)
+    feed, _ = transmit(server, [parcel(body=LARGE)], final_timeout=0.3 - len(LARGE) / 32768)
+    outcome = feed.outcomes[1]
+    # The end of the body was still with us: the message provably did not go, so this is no unknown outcome.
+    assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.TEMPORARY, "timeout", "body")
+    assert answers(outcome) == {"bob@example.org": Answer.OPEN}
+    server.release(rule)
+    assert server.wait_closed()
+    assert server.messages == []
+
+
+# Lost connections
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_lost_in_the_middle_of_a_large_body_is_no_unknown_outcome(server: SmtpServer, reset: bool) -> None:  # noqa: FBT001
+    server.on("body", after=100_000, drop=not reset, reset=reset)
+    feed, end = transmit(server, [parcel(body=LARGE)])
+    assert (feed.outcomes[1].ending, feed.outcomes[1].phase) == (Ending.TEMPORARY, "body")
+    assert (feed.outcomes[1].error_code, end.trouble) == ("network", Trouble.CONNECTION)
+
+
+def test_answers_before_the_loss_keep_what_they_said(server: SmtpServer, level: str) -> None:
+    server.refuse("no@example.org")
+    server.defer("later@example.org")
+    server.on("rcpt", address="trap@example.org", drop=True)
+    everyone = ("no@example.org", "bob@example.org", "later@example.org", "trap@example.org", "last@example.org")
+    feed, end = transmit(server, [parcel(1, *everyone)], pipelining=level)
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.phase, end.trouble) == (Ending.TEMPORARY, "rcpt", Trouble.CONNECTION)
+    assert answers(outcome) == {
+        "no@example.org": Answer.REFUSED,
+        "bob@example.org": Answer.OPEN,
+        "later@example.org": Answer.DEFERRED,
+        "trap@example.org": Answer.OPEN,
+        "last@example.org": Answer.OPEN,
+    }
+
+
+def test_many_dead_recipients_and_a_hang_up_are_the_messages_own_failure(server: SmtpServer, level: str) -> None:
+    """Postfix hangs up after twenty errors: releasing the message untouched would stop its account for ever."""
+    dead = tuple(f"dead{number}@example.org" for number in range(25))
+    for address in dead[:20]:
+        server.refuse(address)
+    server.on("rcpt", address=dead[20], reply="421 4.7.0 too many errors")
+    feed, end = transmit(server, [parcel(1), parcel(2, *dead)], pipelining=level)
+    assert feed.outcomes[1].ending is Ending.ACCEPTED
+    outcome = feed.outcomes[2]
+    assert (outcome.ending, outcome.trouble, outcome.smtp_code) == (Ending.TEMPORARY, Trouble.CONNECTION, 421)
+    assert [one.answer for one in outcome.recipients.values()] == [Answer.REFUSED] * 20 + [Answer.OPEN] * 5
+    assert end.trouble is Trouble.CONNECTION
+
+
+def test_envelope_behind_a_lost_body_is_untouched(server: SmtpServer) -> None:
+    server.on("final", drop=True)
+    feed, end = transmit(server, parcels(3), pipelining="full")
+    first, second = feed.outcomes[1], feed.outcomes[2]
+    assert (first.ending, second.ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
+    assert second.mail_written and second.trouble is Trouble.NONE
+    assert feed.left == [3] and end.trouble is Trouble.CONNECTION
+
+
+def test_421_to_a_body_leaves_the_envelope_behind_it_untouched(server: SmtpServer) -> None:
+    server.on("final", reply="421 4.3.0 closing")
+    feed, _ = transmit(server, parcels(2), pipelining="full")
+    assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.TEMPORARY, Ending.UNTOUCHED)
+
+
+def test_accepted_before_the_hang_up_stays_accepted(server: SmtpServer, level: str) -> None:
+    server.on("final", raw=b"250 2.0.0 queued\r\n", accept=True, drop=True)
+    feed, end = transmit(server, parcels(2), pipelining=level)
+    assert feed.outcomes[1].ending is Ending.ACCEPTED
+    assert feed.outcomes.get(2) is None or feed.outcomes[2].ending is Ending.UNTOUCHED
+    assert (end.reconnect, end.trouble, end.completed) == (True, Trouble.NONE, 1)
+
+
+def test_refusal_in_the_middle_of_the_body_is_heard(server: SmtpServer) -> None:
+    server.on("body", after=100_000, reply="552 5.3.4 too much", times=1)
+    feed, end = transmit(server, [parcel(body=LARGE)])
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.smtp_code, outcome.phase) == (Ending.PERMANENT, 552, "body")
+    assert (end.reconnect, end.trouble, server.messages) == (True, Trouble.NONE, [])
+
+
+# Idle connections
+
+
+@pytest.mark.parametrize("farewell", [b"", b"421 4.4.2 idle too long\r\n"])
+def test_hang_up_while_idle_ends_the_session_at_once_and_harms_nothing(server: SmtpServer, farewell: bytes) -> None:
+    async def main() -> tuple[OpenFeed, SessionEnd]:
+        session = await SmtpTransport().open(login_to(server))
+        feed = OpenFeed(parcels(1))
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        server.say(farewell, close=True)
+        return feed, await asyncio.wait_for(running, 5)
+
+    feed, end = asyncio.run(main())
+    feed.check()
+    assert (end.reconnect, end.trouble, end.completed) == (True, Trouble.NONE, 1)
+
+
+def test_hang_up_before_the_first_message_counts_against_the_connection(server: SmtpServer) -> None:
+    """Else a server that logs us in and hangs up would be dialled without end."""
+
+    async def main() -> SessionEnd:
+        session = await SmtpTransport().open(login_to(server))
+        feed = OpenFeed()
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        server.hang_up()
+        return await asyncio.wait_for(running, 5)
+
+    end = asyncio.run(main())
+    assert (end.reconnect, end.trouble, end.error_code) == (False, Trouble.CONNECTION, "network")
+
+
+def test_parcel_that_comes_with_the_hang_up_is_released(server: SmtpServer) -> None:
+    async def main() -> OpenFeed:
+        session = await SmtpTransport().open(login_to(server))
+        feed = OpenFeed()
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        session.abort()
+        feed.put(parcel())
+        await running
+        return feed
+
+    feed = asyncio.run(main())
+    feed.check()
+    assert all(outcome.ending is Ending.UNTOUCHED for outcome in feed.outcomes.values())
+
+
+# Cut by us
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
+def test_cut_by_us_before_the_body_harms_no_message(server: SmtpServer, stage: str, cancel: bool) -> None:  # noqa: FBT001
+    rule = server.on(stage, stall=True)
+    feed = ListFeed(parcels(2))
+    end = asyncio.run(cut_at(server, rule, feed, cancel=cancel))
+    feed.check()
+    assert (feed.outcomes[1].ending, feed.outcomes[1].mail_written) == (Ending.UNTOUCHED, True)
+    assert end is None or (end.reconnect, end.trouble) == (False, Trouble.NONE)
+    assert server.wait_closed()
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_cut_by_us_after_the_body_is_unknown_and_the_one_behind_untouched(server: SmtpServer, cancel: bool) -> None:  # noqa: FBT001
+    rule = server.on("final", stall=True)
+    feed = ListFeed(parcels(3))
+    end = asyncio.run(cut_at(server, rule, feed, cancel=cancel))
+    feed.check()
+    assert [feed.outcomes[number].ending for number in (1, 2)] == [Ending.UNKNOWN, Ending.UNTOUCHED]
+    assert feed.outcomes[1].trouble is Trouble.NONE
+    assert end is None or end.trouble is Trouble.NONE
+
+
+def test_cut_by_us_in_the_middle_of_a_body_sends_no_more_of_it(server: SmtpServer) -> None:
+    rule = server.on("body", stall=True, after=1)
+    feed = ListFeed([parcel(body=LARGE)])
+    asyncio.run(cut_at(server, rule, feed, cancel=True))
+    feed.check()
+    assert feed.outcomes[1].ending is Ending.UNTOUCHED
+    server.release(rule)
+    assert server.wait_closed() and server.messages == []
+
+
+def test_cut_before_it_ran_takes_nothing(server: SmtpServer) -> None:
+    async def main() -> tuple[ListFeed, SessionEnd]:
+        session: SmtpSession = await SmtpTransport().open(login_to(server))
+        session.abort()
+        feed = ListFeed(parcels(2))
+        return feed, await session.run(feed)
+
+    feed, end = asyncio.run(main())
+    assert (feed.taken, end.trouble, end.reconnect) == ([], Trouble.NONE, False)
+
+
+# Leaving
+
+
+def test_server_that_does_not_answer_quit_is_left_after_two_seconds(server: SmtpServer) -> None:
+    server.on("quit", stall=True)
+    feed, end = transmit(server, parcels(1), timeout=60.0)
+    assert feed.outcomes[1].ending is Ending.ACCEPTED
+    assert (end.trouble, end.reconnect) == (Trouble.NONE, False)
+    assert server.wait_closed()
+
+
+def test_quit_is_said_and_the_connection_closed(server: SmtpServer) -> None:
+    transmit(server, parcels(1))
+    assert server.lines("QUIT") == ["QUIT"]
+    assert server.wait_closed()
+
+
+def test_feed_that_fails_does_not_take_messages_with_it(server: SmtpServer) -> None:
+    class Torn(ListFeed):
+        def take(self) -> Parcel | None:
+            if self.taken:
+                raise LookupError("torn")
+            return super().take()
+
+    async def main() -> Torn:
+        session = await SmtpTransport().open(login_to(server, pipelining="full"))
+        feed = Torn([parcel(1, body=BODY)])
+        with pytest.raises(LookupError):
+            await session.run(feed)
+        return feed
+
+    feed = asyncio.run(main())
+    feed.check()
+    assert feed.outcomes[1].ending is Ending.UNTOUCHED
+    assert server.wait_closed() and server.messages == []

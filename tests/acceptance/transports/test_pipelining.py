@@ -1,0 +1,239 @@
+"""Round trips, levels and their fallbacks: counted on a real socket, never timed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from prx_email_django.outcomes import Ending, Trouble
+from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.conversation import MAX_REFUSALS
+from tests.support.parcels import BODY, ListFeed, login_to, parcel, parcels, run_session, transmit
+from tests.support.smtp_server import SmtpServer
+
+
+def all_accepted(feed: ListFeed) -> bool:
+    return {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
+
+
+# Round trips
+
+
+@pytest.mark.parametrize(("level", "most"), [("off", 4.1), ("envelope", 2.1), ("full", 1.3), ("auto", 1.3)])
+def test_busy_connection_needs_no_more_round_trips_than_its_level(server: SmtpServer, level: str, most: float) -> None:
+    feed, _ = transmit(server, parcels(100), pipelining=level)
+    assert all_accepted(feed)
+    # Without greeting, EHLO and QUIT.
+    assert (server.bursts - 2) / 100 <= most
+
+
+def test_off_writes_one_command_at_a_time(server: SmtpServer) -> None:
+    server.pipelining = False
+    server.refuse("no@example.org")
+    messages = [parcel(1, "no@example.org"), parcel(2, "no@example.org", "r2@example.org"), *parcels(5)[2:]]
+    feed, _ = transmit(server, messages, pipelining="full")
+    assert [outcome.ending for outcome in feed.outcomes.values()] == [Ending.PERMANENT] + [Ending.ACCEPTED] * 4
+    assert server.violations == 0
+
+
+def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
+    rule = server.on("final", nth=4, stall=True)
+    seen: list[int] = []
+
+    async def main() -> None:
+        feed = ListFeed(parcels(6))
+        session = await SmtpTransport().open(login_to(server, pipelining="auto"))
+        running = asyncio.ensure_future(session.run(feed))
+        assert await asyncio.to_thread(rule.reached.wait, 10)
+        seen.extend(feed.taken)
+        server.release(rule)
+        await running
+
+    asyncio.run(main())
+    assert seen == [1, 2, 3, 4, 5]
+    taken_when = [line for _, line in server.commands if line.startswith(("MAIL", "DATA"))]
+    assert taken_when[:6] == [taken_when[0], "DATA"] * 3
+
+
+def test_nothing_is_sent_ahead_where_nothing_is_ready(server: SmtpServer) -> None:
+    feed, _ = transmit(server, parcels(10), ahead=False, pipelining="full")
+    assert all_accepted(feed) and len(server.messages) == 10
+
+
+def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -> None:
+    """Behind a large body a message would else be held, and its right to be sent judged, minutes too early."""
+    rule = server.on("body", stall=True, after=1)
+    large = b"x" * 78 + b"\r\n"
+    taken: list[int] = []
+
+    async def main() -> ListFeed:
+        feed = ListFeed([parcel(1, body=large * 250_000), parcel(2)])
+        session = await SmtpTransport().open(login_to(server, pipelining="full"))
+        running = asyncio.ensure_future(session.run(feed))
+        assert await asyncio.to_thread(rule.reached.wait, 10)
+        taken.extend(feed.taken)
+        server.release(rule)
+        await running
+        return feed
+
+    assert all_accepted(asyncio.run(main()))
+    assert taken == [1]
+
+
+# Refusals in a pipeline
+
+
+def test_354_after_all_were_refused_is_answered_by_a_lone_dot_and_delivers_nothing(level: str) -> None:
+    with SmtpServer(data_without_recipients=True) as server:
+        server.refuse("no@example.org")
+        messages = [parcel(1), parcel(2, "no@example.org"), parcel(3, "no@example.org"), parcel(4)]
+        feed, _ = transmit(server, messages, pipelining=level)
+        assert [feed.outcomes[number].ending for number in (1, 4)] == [Ending.ACCEPTED] * 2
+        assert [feed.outcomes[number].error_code for number in (2, 3)] == ["recipients_refused"] * 2
+        assert [message.data for message in server.messages] == [BODY, BODY]
+
+
+def test_refused_and_deferred_mixed_into_a_busy_pipeline_hit_their_own_messages(server: SmtpServer, level: str) -> None:
+    server.refuse("no@example.org")
+    server.on("mail", address="barred@example.org", reply="550 5.7.1 not you")
+    server.on("data", nth=8, reply="451 4.3.0 later")
+    server.on("final", nth=9, reply="554 5.7.1 spam")
+    messages = parcels(20)
+    messages[4] = parcel(5, "no@example.org")
+    messages[6] = parcel(7, sender="barred@example.org")
+    feed, end = transmit(server, messages, pipelining=level)
+    assert len(feed.outcomes) == 20 and end.trouble is Trouble.NONE
+    accepted = [number for number, outcome in feed.outcomes.items() if outcome.ending is Ending.ACCEPTED]
+    assert sorted(f"r{number}@example.org" for number in accepted) == sorted(server.recipients)
+    assert feed.outcomes[5].phase == "rcpt" and feed.outcomes[7].phase == "mail"
+    assert sorted(outcome.phase for outcome in feed.outcomes.values() if outcome.ending is not Ending.ACCEPTED) == [
+        "body",
+        "data",
+        "mail",
+        "rcpt",
+    ]
+
+
+def test_connection_is_given_up_after_ten_refusals(server: SmtpServer, level: str) -> None:
+    for number in range(1, 21):
+        server.refuse(f"r{number}@example.org")
+    feed, end = transmit(server, parcels(20), pipelining=level)
+    assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
+    assert MAX_REFUSALS / 2 <= len(feed.outcomes) <= MAX_REFUSALS + 1 and feed.left
+    assert server.lines("QUIT") == ["QUIT"]
+
+
+# The first overlapped write on trial
+
+
+@pytest.mark.parametrize("what", [{"drop": True}, {"stall": True}, {"raw": b"garbage\r\n"}])
+def test_first_overlapped_write_lost_is_told(server: SmtpServer, what: dict[str, object]) -> None:
+    server.on("final", nth=4, **what)
+    feed, end = transmit(server, parcels(6), pipelining="auto", final_timeout=0.3)
+    assert end.overlap_lost
+    assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
+
+
+def test_server_out_of_step_after_the_first_overlap_is_told_and_condemns_no_message(server: SmtpServer) -> None:
+    server.on("mail", nth=5, reply="503 5.5.1 nested MAIL command")
+    feed, end = transmit(server, parcels(6), pipelining="auto")
+    assert end.overlap_lost and end.trouble is Trouble.NONE
+    assert feed.outcomes[5].ending is Ending.TEMPORARY
+
+
+@pytest.mark.parametrize("nth", [1, 3, 5, 6])
+def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -> None:
+    server.on("final", nth=nth, drop=True)
+    _, end = transmit(server, parcels(8), pipelining="auto")
+    assert not end.overlap_lost and end.trouble is Trouble.CONNECTION
+
+
+def test_orderly_421_is_not_blamed_on_overlap(server: SmtpServer) -> None:
+    server.on("mail", nth=5, reply="421 4.7.0 session limit")
+    feed, end = transmit(server, parcels(6), pipelining="auto")
+    assert (end.overlap_lost, end.reconnect, feed.outcomes[5].ending) == (False, True, Ending.UNTOUCHED)
+
+
+# Rights judged at the last instant
+
+
+def test_right_lost_step_by_step_resets_and_goes_on(server: SmtpServer) -> None:
+    rights = iter([True, False])
+    feed, end = transmit(server, [parcel(1, may_write=lambda: next(rights)), parcel(2)], pipelining="off")
+    assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.UNTOUCHED, Ending.ACCEPTED)
+    assert (server.lines("RSET"), end.reconnect) == (["RSET"], False)
+
+
+def test_right_lost_of_the_message_ahead_takes_the_next(server: SmtpServer) -> None:
+    messages = [parcel(1), parcel(2, may_write=lambda: False), parcel(3)]
+    feed, _ = transmit(server, messages, pipelining="full")
+    assert [feed.outcomes[n].ending for n in (1, 2, 3)] == [Ending.ACCEPTED, Ending.UNTOUCHED, Ending.ACCEPTED]
+    assert len(server.lines("MAIL")) == 2
+
+
+# What goes over the wire
+
+
+def test_dots_and_lone_line_ends_arrive_as_lines(server: SmtpServer) -> None:
+    body = b".first\r\n..\r\n.\r\nlone\n.\nand\r.\rend"
+    transmit(server, [parcel(1, body=body), parcel(2)])
+    assert server.messages[0].data == b".first\r\n..\r\n.\r\nlone\r\n.\r\nand\r\n.\r\nend\r\n"
+    assert len(server.messages) == 2
+
+
+def test_large_body_arrives_whole_with_dots_at_the_seams(server: SmtpServer, level: str) -> None:
+    body = b".\r\n" * 100_000 + b"end\r\n"
+    transmit(server, [parcel(1, body=body), parcel(2)], pipelining=level)
+    assert server.messages[0].data == body and server.messages[1].data == BODY
+
+
+def test_parameters_of_mail_follow_message_and_server(server: SmtpServer) -> None:
+    messages = [
+        parcel(1),
+        parcel(2, body=b"\xff\r\n", eight_bit=True),
+        parcel(3, "b\N{LATIN SMALL LETTER O WITH DIAERESIS}b@example.org"),
+        parcel(4, "bob@b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"),
+        parcel(5, sender=""),
+    ]
+    feed, _ = transmit(server, messages)
+    assert all_accepted(feed)
+    assert [message.options for message in server.messages] == [
+        (f"SIZE={len(BODY)}",),
+        ("SIZE=3", "BODY=8BITMIME"),
+        (f"SIZE={len(BODY)}", "SMTPUTF8"),
+        (f"SIZE={len(BODY)}",),
+        (f"SIZE={len(BODY)}",),
+    ]
+    assert server.recipients[2:4] == ["böb@example.org", "bob@xn--bcher-kva.example"]
+    assert server.messages[4].sender == ""
+
+
+def test_what_the_server_cannot_take_is_a_clear_error() -> None:
+    with SmtpServer(utf8=False, eight_bit=False, size=None) as server:
+        messages = [parcel(1, utf8=True), parcel(2, eight_bit=True), parcel(3, "b\xf6b@example.org"), parcel(4)]
+        feed, _ = transmit(server, messages)
+        assert [feed.outcomes[n].error_code for n in (1, 2, 3)] == ["content"] * 3
+        assert "SMTPUTF8" in feed.outcomes[1].error and "8BITMIME" in feed.outcomes[2].error
+        assert [message.options for message in server.messages] == [()]
+
+
+def test_eight_connections_share_one_feed_and_send_each_message_once(server: SmtpServer) -> None:
+    feed = ListFeed(parcels(400))
+
+    async def main() -> None:
+        transport, login = SmtpTransport(), login_to(server)
+        sessions = [await transport.open(login) for _ in range(8)]
+        await asyncio.gather(*(session.run(feed) for session in sessions))
+
+    asyncio.run(main())
+    feed.check()
+    assert all_accepted(feed) and sorted(server.recipients) == sorted(f"r{n}@example.org" for n in range(1, 401))
+    assert server.max_open_connections == 8 and server.wait_closed()
+
+
+def test_tls_connection_pipelines_too() -> None:
+    with SmtpServer(tls="implicit", users={"ann": "secret"}) as server:
+        feed = ListFeed(parcels(50))
+        asyncio.run(run_session(SmtpTransport(), login_to(server, pipelining="full"), feed))
+        assert all_accepted(feed) and len(server.messages) == 50

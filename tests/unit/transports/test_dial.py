@@ -1,0 +1,95 @@
+"""Sockets, names and TLS contexts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from prx_email_django.transports import dial as module
+from prx_email_django.transports.dial import cleartext_allowed, dial, is_loopback, local_name, peer_name, tls_context
+
+
+@pytest.fixture
+def connected() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "expected"),
+    [
+        ((), "127.0.0.1", False),
+        (("127.0.0.0/8",), "anything", True),
+        (("127.0.0.1",), "anything", True),
+        (("Relay.Example",), "relay.example", True),
+        (("relay.example",), "mail.relay.example", False),
+        (("10.0.0.0/8", "not a network", "::1"), "127.0.0.1", False),
+    ],
+)
+def test_clear_text_by_name_or_by_the_address_reached(
+    connected: socket.socket, allowed: tuple[str, ...], host: str, *, expected: bool
+) -> None:
+    assert cleartext_allowed(connected, host, allowed) is expected
+
+
+def test_loopback_is_known_by_its_address(connected: socket.socket) -> None:
+    assert is_loopback(connected)
+    assert peer_name(connected) == f"127.0.0.1:{connected.getpeername()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("hostname", "expected"),
+    [
+        ("web1.example.org", "web1.example.org"),
+        ("web1", "[127.0.0.1]"),
+        ("b\xf6.example", "[127.0.0.1]"),
+        ("a..b", "[127.0.0.1]"),
+    ],
+)
+def test_ehlo_name_needs_no_dns_and_is_always_valid(
+    connected: socket.socket, monkeypatch: pytest.MonkeyPatch, hostname: str, expected: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: hostname)
+    assert local_name(connected) == expected
+
+
+def test_ipv6_is_written_as_literals() -> None:
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind(("::1", 0))
+        server.listen()
+        with socket.create_connection(server.getsockname()[:2]) as client:
+            assert peer_name(client) == f"[::1]:{client.getpeername()[1]}"
+            assert local_name(client) in {"[IPv6:::1]", socket.gethostname()}
+            assert is_loopback(client)
+
+
+def test_dead_first_address_does_not_hide_a_live_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a dead IPv6 and a live IPv4 address must be reached."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = server.getsockname()
+        dead = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
+        live = (socket.AF_INET, socket.SOCK_STREAM, 0, "", place)
+
+        async def main() -> str:
+            loop = asyncio.get_running_loop()
+
+            async def addresses(*_args: object, **_options: object) -> list[object]:
+                return [dead, live]
+
+            monkeypatch.setattr(loop, "getaddrinfo", addresses)
+            with await dial("mail.example.org", 25, timeout=5) as sock:
+                return peer_name(sock)
+
+        assert asyncio.run(main()) == f"127.0.0.1:{place[1]}"
+
+
+def test_context_verifies_and_asks_for_tls_1_2() -> None:
+    context = asyncio.run(tls_context(None))
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.check_hostname and context.verify_mode is ssl.CERT_REQUIRED
+    assert asyncio.run(tls_context(None)) is context
+    assert module._build_context.cache_info().maxsize

@@ -1,0 +1,90 @@
+"""The octets of a transaction: nothing can be smuggled into it, and nothing of a body is lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prx_email_django.transports.envelope import Abilities, Unfit, envelope, path, wire_form
+from tests.support.parcels import BODY, parcel
+
+ALL = Abilities(pipelining=True, size=True, size_limit=1000, eight_bit=True, utf8=True)
+
+
+def test_commands_in_order_with_parameters() -> None:
+    assert envelope(parcel(1, "bob@example.org", "eve@example.org"), ALL) == [
+        b"MAIL FROM:<ann@example.org> SIZE=%d\r\n" % len(BODY),
+        b"RCPT TO:<bob@example.org>\r\n",
+        b"RCPT TO:<eve@example.org>\r\n",
+        b"DATA\r\n",
+    ]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_address_adds_a_command(sender: str, recipient: str) -> None:
+    try:
+        commands = envelope(parcel(1, recipient, sender=sender), ALL)
+    except Unfit as unfit:
+        assert unfit.error_code == "content"
+        return
+    assert len(commands) == 3
+    for command in commands:
+        assert command.endswith(b"\r\n") and not any(octet < 32 or octet == 127 for octet in command[:-2])
+
+
+def test_quoted_local_part_may_have_a_blank() -> None:
+    assert path('"ann b"@example.org') == '"ann b"@example.org'
+
+
+@pytest.mark.parametrize(
+    "address", ["a b@example.org", "<a@example.org", "a@example.org>", "a\n@example.org", "a@\xad"]
+)
+def test_impossible_path_is_unfit(address: str) -> None:
+    with pytest.raises(Unfit):
+        path(address)
+
+
+@pytest.mark.parametrize(
+    ("options", "abilities", "word"),
+    [
+        ({"utf8": True}, Abilities(), "SMTPUTF8"),
+        ({"eight_bit": True}, Abilities(), "8BITMIME"),
+        ({"sender": "\xe4@example.org"}, Abilities(), "SMTPUTF8"),
+        ({"body": b"x" * 1001}, ALL, "1001 octets"),
+    ],
+)
+def test_what_the_server_lacks_is_named(options: dict[str, object], abilities: Abilities, word: str) -> None:
+    with pytest.raises(Unfit, match=word):
+        envelope(parcel(1, **options), abilities)
+
+
+def test_body_at_the_limit_passes() -> None:
+    assert envelope(parcel(body=b"x" * 1000), ALL)
+
+
+def test_parcel_without_recipients_is_unfit() -> None:
+    message = parcel()
+    message.recipients = ()
+    with pytest.raises(Unfit, match="no recipient"):
+        envelope(message, ALL)
+
+
+def unstuffed(octets: bytes) -> list[bytes]:
+    """The lines that a server takes from the wire, up to the final dot."""
+    lines = octets.split(b"\r\n")
+    end = lines.index(b".")
+    assert lines[end + 1 :] == [b""], "the message ends before its end"
+    return [line[1:] if line.startswith(b".") else line for line in lines[:end]]
+
+
+@given(st.lists(st.sampled_from([b".", b"..", b"a", b"\r\n", b"\n", b"\r", b"\xff", b" "]), max_size=60).map(b"".join))
+def test_server_reads_the_very_lines_and_one_message(body: bytes) -> None:
+    lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    assert unstuffed(wire_form(body) + b".\r\n") == lines
+
+
+def test_clean_body_is_not_copied() -> None:
+    assert wire_form(BODY) is BODY

@@ -1,0 +1,98 @@
+"""The public double: what a host project's tests rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import pytest
+
+from prx_email_django.outcomes import Ending
+from prx_email_django.transports import NAMES, transport_for
+from prx_email_django.transports.base import ConnectError, Login
+from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.console import ConsoleTransport
+from prx_email_django.transports.memory import MemoryTransport, shared
+from tests.support.parcels import ListFeed, parcel, parcels, run_session
+
+LOGIN = Login("localhost", 25, "none", "none")
+
+
+def run(transport: MemoryTransport | ConsoleTransport, feed: ListFeed) -> ListFeed:
+    asyncio.run(run_session(transport, LOGIN, feed))
+    return feed
+
+
+def test_delivered_message_can_be_read() -> None:
+    transport = MemoryTransport()
+    run(transport, ListFeed([parcel(1, "bob@example.org")]))
+    (one,) = transport.delivered
+    assert (one.message["Subject"], one.message.get_content()) == ("hello", "Hello, Bob.\r\n")
+    assert (one.sender, one.recipients, one.connection) == ("ann@example.org", ("bob@example.org",), 1)
+    assert transport.logins == [LOGIN]
+
+
+def test_failures_come_in_the_order_in_which_they_were_asked_for() -> None:
+    transport = MemoryTransport()
+    transport.fail_next("mail", "451 4.3.0 later", times=2)
+    transport.fail_next("body", "554 5.6.0 no")
+    feed = run(transport, ListFeed(parcels(4)))
+    assert [outcome.smtp_code for outcome in feed.outcomes.values()] == [451, 451, 554, 250]
+
+
+def test_timeout_of_the_final_reply_is_unknown() -> None:
+    transport = MemoryTransport()
+    transport.fail_next("body", timeout=True, accept=True)
+    feed = run(transport, ListFeed(parcels(1)))
+    assert feed.outcomes[1].ending is Ending.UNKNOWN and len(transport.delivered) == 1
+
+
+def test_timeout_of_the_opening() -> None:
+    transport = MemoryTransport()
+    transport.fail_next("auth", timeout=True)
+    with pytest.raises(ConnectError) as failed:
+        run(transport, ListFeed([]))
+    assert (failed.value.error_code, failed.value.smtp_code) == ("timeout", 0)
+
+
+def test_reset_forgets_everything() -> None:
+    transport = MemoryTransport(size_limit=1)
+    transport.refuse("bob@example.org")
+    transport.fail_next("connect")
+    transport.reset()
+    run(transport, ListFeed([parcel()]))
+    assert len(transport.delivered) == 1
+    transport.reset()
+    assert (transport.delivered, transport.logins) == ([], [])
+
+
+@pytest.mark.parametrize("reply", ["hello", "250-a", "250 a\r\n250 b"])
+def test_reply_that_is_none_is_refused_at_once(reply: str) -> None:
+    with pytest.raises(ValueError, match="reply"):
+        MemoryTransport().fail_next("mail", reply)
+
+
+def test_unknown_phase_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="bodyy"):
+        MemoryTransport().fail_next("bodyy")
+
+
+def test_console_prints_envelope_and_message() -> None:
+    stream = io.StringIO()
+    run(ConsoleTransport(stream), ListFeed([parcel(1, "bob@example.org", "eve@example.org")]))
+    assert stream.getvalue().startswith(
+        "MAIL FROM:<ann@example.org> RCPT TO:<bob@example.org>, <eve@example.org>\nSubject"
+    )
+
+
+def test_console_prints_to_the_present_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    run(ConsoleTransport(), ListFeed([parcel()]))
+    assert "Hello, Bob." in capsys.readouterr().out
+
+
+def test_every_name_of_the_setting_has_its_transport() -> None:
+    kinds = [type(transport_for(name)) for name in NAMES]
+    assert kinds == [SmtpTransport, ConsoleTransport, MemoryTransport]
+    assert transport_for("memory") is shared
+    with pytest.raises(KeyError):
+        transport_for("fax")
