@@ -43,7 +43,10 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     ``expired_leases`` (their workers were lost), ``accounts_paused``, ``paused`` (the whole outbox: a reason and an
     end, else None), ``instance_matches`` (False: a copied database, nothing is sent until it is adopted),
     ``last_drain_at``, ``last_purge_at``, and the same for each account with a sentence, ``why``.
+
+    Raises ``ImproperlyConfigured`` where the settings cannot be used, as everything else does.
     """
+    ours = outbox_settings().instance
     moment = now or clock_for(None).running
     state = OutboxState.objects.filter(pk=1).first() or OutboxState()
     facts = account_facts(now=moment, state=state)
@@ -60,7 +63,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "version": VERSION,
         "at": _text(moment),
         "instance": state.instance,
-        "instance_matches": not state.instance or state.instance == outbox_settings().instance,
+        "instance_matches": state.instance in ("", ours),
         "due": sum(one["due"] for one in accounts),
         "oldest_due_seconds": max(ages, default=None),
         "waiting": sum(one["waiting"] for one in accounts),

@@ -1,0 +1,143 @@
+"""``manage.py flush_outbox``: sends what is due, once or for ever."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import InterfaceError, OperationalError, close_old_connections, connections
+from tqdm import tqdm
+
+from prx_email_django import api
+from prx_email_django.management._common import account_named, duration, first_line, plain_errors
+from prx_email_django.management._loop import POLL, Stop, added
+from prx_email_django.models import Account
+from prx_email_django.results import DrainReport
+from prx_email_django.status import outbox_status
+from prx_email_django.tasks import purge_if_time
+
+logger = logging.getLogger("prx_email_django")
+
+#: Longest wait for a database that is away, in seconds.
+LONGEST_WAIT = 30.0
+
+
+class Command(BaseCommand):
+    """See ``help``."""
+
+    help = (
+        "Sends what is due and returns; with --loop it stays, looks once a second, and purges by RETENTION when idle. "
+        "SIGTERM or SIGINT ends it cleanly: what is in flight is finished, the rest is given back. Any number may run "
+        "side by side, on any number of machines. Exit code 0: done or asked to end, whatever became of the messages "
+        "(see outbox_status --check); 1: nothing could be done (the text tells what to do)."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """What to send, for how long, and how to tell of it."""
+        parser.add_argument("--account", action="append", metavar="NAME", help="only this account; may be repeated")
+        parser.add_argument("--limit", type=int, metavar="N", help="end after N messages")
+        parser.add_argument(
+            "--time-budget", type=duration, metavar="S", help="start nothing new after S seconds (or 10m, 2h), and end"
+        )
+        parser.add_argument("--loop", action="store_true", help="stay, and look for due messages once a second")
+        parser.add_argument(
+            "--heartbeat", type=Path, metavar="FILE", help="touch this file once a second, for a liveness probe"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="send nothing, tell what is due and what stops it")
+        parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
+        parser.add_argument("--no-progress", action="store_true", help="no progress bar; there is none off a terminal")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Drain, then print a summary."""
+        with plain_errors():
+            names = [options["account"]] if isinstance(options["account"], str) else options["account"]
+            accounts = None if names is None else [account_named(name) for name in names]
+            if options["dry_run"]:
+                self._tell_due(names, as_json=options["json"])
+                return
+            seconds = options["time_budget"]
+            stop = Stop(
+                seconds=None if seconds is None else duration(seconds).total_seconds(),
+                heartbeat=None if options["heartbeat"] is None else Path(options["heartbeat"]),
+            )
+            with stop.on_signals():
+                run = self._loop if options["loop"] else self._once
+                report = run(stop, accounts, options)
+        self._summary(report, as_json=options["json"])
+
+    def _once(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
+        with _progress(accounts, limit=options["limit"], hidden=options["no_progress"]) as progress:
+            return _drain(stop, accounts, options["limit"], progress)
+
+    def _loop(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
+        begun, total, limit = monotonic(), DrainReport(), options["limit"]
+        wait = POLL
+        while not stop() and (limit is None or total.claimed - total.released < limit):
+            left = None if limit is None else limit - (total.claimed - total.released)
+            try:
+                close_old_connections()
+                report = _drain(stop, accounts, left)
+                total = added(total, report)
+                if not report.claimed and not stop():
+                    purge_if_time()
+                wait = POLL
+            except (OperationalError, InterfaceError) as error:
+                wait = min(wait * 2, LONGEST_WAIT)
+                logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
+                connections.close_all()
+            stop.wait(wait)
+        return added(total, DrainReport(seconds=monotonic() - begun - total.seconds))
+
+    def _tell_due(self, names: Sequence[str] | None, *, as_json: bool) -> None:
+        figures = [one for one in outbox_status()["accounts"] if names is None or one["name"] in names]
+        due = sum(one["due"] for one in figures)
+        if as_json:
+            accounts = {one["name"]: {"due": one["due"], "why": one["why"]} for one in figures}
+            self.stdout.write(json.dumps({"due": due, "accounts": accounts}, ensure_ascii=False))
+            return
+        self.stdout.write(f"{due} due")
+        for one in figures:
+            if one["due"]:
+                self.stdout.write(f"  {one['name']}: {one['due']}, {one['why']}")
+
+    def _summary(self, report: DrainReport, *, as_json: bool) -> None:
+        counts = {name: value for name, value in asdict(report).items() if name != "seconds"}
+        if as_json:
+            self.stdout.write(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
+            return
+        told = ", ".join(f"{value} {name}" for name, value in counts.items() if value or name == "sent")
+        self.stdout.write(f"{told} in {report.seconds:.1f} s")
+
+
+def _drain(
+    stop: Stop,
+    accounts: Sequence[Account] | None,
+    limit: int | None,
+    progress: Callable[[DrainReport], None] | None = None,
+) -> DrainReport:
+    return api.drain(limit=limit, accounts=accounts, time_budget=stop.remaining(), progress=progress, stop=stop)
+
+
+@contextmanager
+def _progress(
+    accounts: Sequence[Account] | None, *, limit: int | None, hidden: bool
+) -> Iterator[Callable[[DrainReport], None]]:
+    """A bar on standard error where that is a terminal, and the function that moves it."""
+    bar: tqdm[Any] = tqdm(total=0, unit=" messages", disable=True if hidden else None, leave=False)
+    if not bar.disable:
+        names = None if accounts is None else {account.name for account in accounts}
+        due = sum(one["due"] for one in outbox_status()["accounts"] if names is None or one["name"] in names)
+        bar.reset(total=due if limit is None else min(due, limit))
+
+    def move(report: DrainReport) -> None:
+        bar.update(report.sent + report.deferred + report.failed - bar.n)
+
+    with bar:
+        yield move

@@ -1,0 +1,28 @@
+"""``manage.py outbox_adopt``: a copied database becomes a life of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from prx_email_django import api
+from prx_email_django.conf import outbox_settings
+from prx_email_django.management._common import plain_errors
+
+
+class Command(BaseCommand):
+    """See ``help``."""
+
+    help = (
+        "For a copied or restored database: puts every unsent message at rest (code “adopted”), so that it mails "
+        "nobody whom the original may have mailed, lets ids jump ahead, and stores the setting INSTANCE as the owner. "
+        "Messages that should go out from here are requeued one by one: requeue_outbox."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Adopt and tell how many messages rest now."""
+        with plain_errors():
+            changed = api.adopt_outbox()
+            name = outbox_settings().instance
+            self.stdout.write(f"put {changed} at rest; this database now belongs to the instance “{name}”")

@@ -1,0 +1,132 @@
+"""``manage.py outbox_status``: how the outbox stands, and why something waits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentTypeError
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+
+from prx_email_django.management._common import account_named, duration, first_line, plain_errors
+from prx_email_django.models import OutboxMessage
+from prx_email_django.status import VERSION, Health, judge, outbox_status, why_message
+
+DEFAULT_MAX_AGE = "10m"
+
+
+class Command(BaseCommand):
+    """See ``help``."""
+
+    help = (
+        "Tells how the outbox stands; of one message or account, why it waits and when it goes on. With --check the "
+        "exit code is for a monitor: 0 well; 1 late (something has been due for longer than --max-age, or a lost "
+        "worker's messages wait for so long); 2 broken (the database or the settings cannot be used, or the database "
+        "belongs to another INSTANCE). Without --check: 0, or 1 for an error."
+    )
+    # A probe must answer, and with its own code, where the settings are wrong.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Of what, and how."""
+        parser.add_argument("id", nargs="?", type=int, metavar="ID", help="one message")
+        parser.add_argument("--account", metavar="NAME", help="one account")
+        parser.add_argument("--json", action="store_true", help="as one JSON object, with a version")
+        parser.add_argument("--check", action="store_true", help="judge it by the exit code")
+        parser.add_argument(
+            "--max-age", type=duration, default=DEFAULT_MAX_AGE, metavar="AGE", help="what late means (10m)"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Print it, and exit with the verdict where that was asked for."""
+        if options["id"] is not None and (options["account"] is not None or options["check"]):
+            raise CommandError("A message has neither --account nor --check.")
+        if options["check"]:
+            self._check(options)
+            return
+        with plain_errors():
+            if options["id"] is not None:
+                self._message(options["id"], as_json=options["json"])
+            elif options["account"] is not None:
+                self._account(options["account"], as_json=options["json"])
+            else:
+                self._outbox(outbox_status(), as_json=options["json"])
+
+    def _check(self, options: dict[str, Any]) -> None:
+        try:
+            figures = outbox_status()
+            health, reason = judge(_narrowed(figures, options["account"]), max_age=duration(options["max_age"]))
+        except (DatabaseError, ImproperlyConfigured) as error:
+            health, reason, figures = Health.BROKEN, first_line(error), {}
+        except ArgumentTypeError as error:
+            raise CommandError(str(error)) from error
+        verdict = {"health": health.name.lower(), "reason": reason}
+        if options["json"]:
+            self._dump({**figures, **verdict})
+        else:
+            self.stdout.write(f"{verdict['health']}: {reason}" if health else reason)
+        if health:
+            sys.exit(int(health))
+
+    def _outbox(self, figures: dict[str, Any], *, as_json: bool) -> None:
+        if as_json:
+            self._dump(figures)
+            return
+        for key in ("due", "waiting", "sending", "at_rest", "unknown", "expired_leases"):
+            self.stdout.write(f"{key.replace('_', ' '):<16}{figures[key]}")
+        for key in ("oldest_due_seconds", "last_drain_at"):
+            self.stdout.write(f"{key.replace('_', ' '):<20}{'never' if figures[key] is None else figures[key]}")
+        for one in figures["accounts"]:
+            self.stdout.write(_account_line(one))
+        if not figures["instance_matches"]:
+            self.stdout.write(self.style.ERROR(judge(figures, max_age=duration(DEFAULT_MAX_AGE))[1]))
+
+    def _account(self, name: str, *, as_json: bool) -> None:
+        account_named(name)
+        figures = next(one for one in outbox_status()["accounts"] if one["name"] == name)
+        if as_json:
+            self._dump(figures)
+        else:
+            self.stdout.write(_account_line(figures))
+
+    def _message(self, pk: int, *, as_json: bool) -> None:
+        message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
+        if message is None:
+            raise CommandError(f"There is no message {pk}.")
+        sentence = why_message(message)
+        if not as_json:
+            self.stdout.write(f"{pk} {message.status}: {sentence}")
+            return
+        due = message.next_attempt_at
+        self._dump(
+            {
+                "id": pk,
+                "account": message.account.name,
+                "status": message.status,
+                "next_attempt_at": due.isoformat() if due else None,
+                "retries": message.retries,
+                "attempts": message.attempts,
+                "last_error_code": message.last_error_code,
+                "last_error": message.last_error,
+                "why": sentence,
+            }
+        )
+
+    def _dump(self, figures: dict[str, Any]) -> None:
+        self.stdout.write(json.dumps({"version": VERSION, **figures}, ensure_ascii=False, indent=2))
+
+
+def _account_line(figures: dict[str, Any]) -> str:
+    return f"{figures['name']}: {figures['due']} due, {figures['waiting']} waiting; {figures['why']}"
+
+
+def _narrowed(figures: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The figures with the age of one account's oldest due message in the place of all accounts'."""
+    if name is None:
+        return figures
+    account_named(name)
+    one = next(one for one in figures["accounts"] if one["name"] == name)
+    return {**figures, "oldest_due_seconds": one["oldest_due_seconds"]}

@@ -1,0 +1,204 @@
+"""The commands that change messages and accounts: what they touch, and what they leave alone."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+from django.test import override_settings
+
+from prx_email_django.models import Account, InboundMessage, OutboxMessage, OutboxState
+from tests.integration.face_rows import HOUR, at_rest, message, new_account, run
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def account() -> Account:
+    return new_account()
+
+
+def due(row: OutboxMessage) -> bool:
+    row.refresh_from_db()
+    return row.next_attempt_at is not None and row.next_attempt_at <= datetime.now(UTC)
+
+
+def test_requeue_makes_named_messages_due_and_tells_what_it_refused(account: Account) -> None:
+    rests, waits = at_rest(account), message(account, status="failed")
+    sent = message(account, status="sent", sent_at=datetime.now(UTC), next_attempt_at=None)
+    pending = message(account)
+    told = run("requeue_outbox", rests.pk, waits.pk, sent.pk, pending.pk, 999_999)
+    assert told == "requeued 2; refused: 1 not_found, 1 sent, 1 waiting"
+    assert due(rests)
+    assert due(waits)
+    assert not due(pending)
+
+
+def test_requeue_by_filters_takes_only_what_passes_all(account: Account) -> None:
+    other = new_account("bulk")
+    chosen = at_rest(account, tag="invoice")
+    others = [
+        at_rest(other, tag="invoice"),
+        at_rest(account, tag="news"),
+        at_rest(account, tag="invoice", last_error_code="tls"),
+        at_rest(account, tag="invoice", created_at=datetime.now(UTC) - 3 * HOUR),
+        message(account, tag="invoice", last_error_code="provider"),
+    ]
+    filters = ("--account", "main", "--tag", "invoice", "--error-code", "provider", "--since", "2h")
+    assert run("requeue_outbox", *filters, "--dry-run") == "would requeue 1"
+    assert not due(chosen)
+    assert run("requeue_outbox", *filters) == "requeued 1"
+    assert due(chosen)
+    assert not any(map(due, others))
+
+
+def test_since_reads_an_instant_too(account: Account) -> None:
+    at_rest(account)
+    assert run("requeue_outbox", "--since", "2026-01-01T00:00:00+00:00", "--dry-run") == "would requeue 1"
+    assert run("requeue_outbox", "--since", "2999-01-01", "--dry-run") == "would requeue 0"
+    assert run("requeue_outbox", since="2h", dry_run=True) == "would requeue 1"
+    assert run("requeue_outbox", since=datetime.now(UTC), dry_run=True) == "would requeue 0"
+
+
+@pytest.mark.parametrize("command", ["requeue_outbox", "cancel_outbox"])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "Name the messages"),
+        ((1, "--tag", "x"), "either ids or filters"),
+        (("--account", "nobody"), "There is no account “nobody”"),
+        (("--since", "yesterday"), "'yesterday'"),
+        (("--since", "2026-13-01"), "'2026-13-01'"),
+        (("--error-code", "bad"), "bad"),
+    ],
+)
+def test_a_slip_changes_nothing(account: Account, command: str, arguments: tuple[Any, ...], complaint: str) -> None:
+    rows = [at_rest(account), message(account)]
+    with pytest.raises(CommandError, match=complaint):
+        run(command, *arguments)
+    assert [OutboxMessage.objects.get(pk=row.pk).status for row in rows] == ["failed", "pending"]
+    assert not any(map(due, rows))
+
+
+def test_an_instant_that_cannot_be_read_is_no_traceback(account: Account) -> None:
+    with pytest.raises(CommandError, match="yesterday"):
+        run("cancel_outbox", since="yesterday")
+
+
+def test_cancel_stops_what_waits_and_nothing_else(account: Account) -> None:
+    waits, rests = message(account, tag="invoice"), at_rest(account, tag="invoice")
+    busy = message(
+        account,
+        tag="invoice",
+        status="sending",
+        claim_token=uuid.uuid4(),
+        claim_expires_at=datetime.now(UTC) + HOUR,
+    )
+    assert run("cancel_outbox", waits.pk, "--dry-run") == "would cancel 1"
+    assert run("cancel_outbox", "--tag", "invoice") == "cancelled 1"
+    assert run("cancel_outbox", waits.pk, rests.pk, busy.pk) == "cancelled 0; refused: 2 at_rest, 1 sending"
+    waits.refresh_from_db()
+    assert (waits.status, waits.last_error_code, waits.next_attempt_at) == ("failed", "cancelled", None)
+
+
+def test_a_pause_is_set_with_its_reason_and_ended(account: Account) -> None:
+    assert run("outbox_pause", "main", "--reason", "moving house") == "paused main"
+    assert (account.pause_reason, account.paused_until) == ("moving house", None)
+    assert run("outbox_resume", "main") == "resumed main"
+    assert account.pause_reason == ""
+
+
+def test_a_pause_may_end_by_itself(account: Account) -> None:
+    told = run("outbox_pause", "main", "--reason", "moving", "--until", "2h")
+    assert told.startswith("paused main until 20")
+    assert account.paused_until is not None
+    assert abs(account.paused_until - datetime.now(UTC) - 2 * HOUR) < timedelta(minutes=1)
+    run("outbox_pause", "main", reason="moving", until="2999-01-01T12:00:00+00:00")
+    assert account.paused_until == datetime(2999, 1, 1, 12, tzinfo=UTC)
+
+
+def test_everything_is_paused_and_resumed() -> None:
+    assert run("outbox_pause", "--reason", "holidays") == "paused everything"
+    assert OutboxState.objects.get().pause_reason == "holidays"
+    assert run("outbox_resume") == "resumed everything"
+    assert OutboxState.objects.get().pause_reason == ""
+
+
+@pytest.mark.parametrize("arguments", [("outbox_pause", "nobody", "--reason", "x"), ("outbox_resume", "nobody")])
+def test_an_unknown_account_pauses_nothing(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match="There is no account “nobody”"):
+        run(*arguments)
+    assert not OutboxState.objects.exclude(pause_reason="").exists()
+
+
+def test_a_pause_without_a_reason_is_refused() -> None:
+    with pytest.raises(CommandError, match="invalid_option"):
+        run("outbox_pause", reason=" ")
+
+
+def test_adoption_puts_everything_unsent_at_rest(account: Account) -> None:
+    OutboxState.objects.create(pk=1, instance="production")
+    waits, rests = message(account), at_rest(account)
+    with override_settings(PRX_EMAIL={"INSTANCE": "staging"}):
+        told = run("outbox_adopt")
+    assert told == "put 2 at rest; this database now belongs to the instance “staging”"
+    for row in (waits, rests):
+        row.refresh_from_db()
+        assert (row.status, row.next_attempt_at, row.last_error_code) == ("failed", None, "adopted")
+    assert OutboxState.objects.get().instance == "staging"
+
+
+def old(row: OutboxMessage) -> OutboxMessage:
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    fields: dict[str, Any] = {"created_at": long_ago, "updated_at": long_ago}
+    if row.status == "sent":
+        fields["sent_at"] = long_ago
+    OutboxMessage.objects.filter(pk=row.pk).update(**fields)
+    return row
+
+
+def test_purge_never_takes_what_may_still_be_sent(account: Account) -> None:
+    now = datetime.now(UTC)
+    kept = [
+        old(message(account)),
+        old(message(account, status="failed")),
+        message(account, status="sent", sent_at=now, next_attempt_at=None),
+    ]
+    old(message(account, status="sent", sent_at=now, next_attempt_at=None))
+    old(at_rest(account))
+    told = "1 sent, 1 failed, 0 inbound, 0 stripped, 0 content"
+    assert run("purge_outbox", "--dry-run") == f"would purge {told}"
+    assert OutboxMessage.objects.count() == 5
+    assert run("purge_outbox") == f"purged {told}"
+    assert set(OutboxMessage.objects.values_list("pk", flat=True)) == {row.pk for row in kept}
+
+
+def test_purge_goes_on_until_nothing_is_left(account: Account) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=91)
+    InboundMessage.objects.bulk_create(
+        InboundMessage(
+            account=account, message_id=f"<{n}@x>", message_id_hash=str(n), sender="a@x", received_at=long_ago
+        )
+        for n in range(1100)
+    )
+    assert run("purge_outbox") == "purged 0 sent, 0 failed, 1100 inbound, 0 stripped, 0 content"
+
+
+@pytest.mark.parametrize(("age", "left"), [("3h", 1), ("1h", 0), (3600, 0), (timedelta(hours=3), 1)])
+def test_purge_at_an_age_of_ones_own(account: Account, age: object, left: int) -> None:
+    row = at_rest(account)
+    two_hours_ago = datetime.now(UTC) - 2 * HOUR
+    OutboxMessage.objects.filter(pk=row.pk).update(created_at=two_hours_ago, updated_at=two_hours_ago)
+    run("purge_outbox", older_than=age)
+    assert OutboxMessage.objects.count() == left
+
+
+def test_an_age_that_cannot_be_read_purges_nothing(account: Account) -> None:
+    old(at_rest(account))
+    for options in ({"older_than": "soon"}, {"older_than": "-3d"}):
+        with pytest.raises(CommandError):
+            run("purge_outbox", **options)
+    assert OutboxMessage.objects.count() == 1

@@ -1,0 +1,163 @@
+"""``outbox_status``: a person reads why something waits, a monitor reads the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from prx_email_django.models import Account, OutboxMessage, OutboxState
+from tests.integration.face_rows import at_rest, message, new_account, run
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def account() -> Account:
+    return new_account()
+
+
+def check(*arguments: object, **options: Any) -> tuple[int, str]:
+    """Exit code and output of ``outbox_status --check``."""
+    try:
+        told = run("outbox_status", "--check", *arguments, **options)
+    except SystemExit as end:
+        return int(str(end.code)), ""
+    return 0, told
+
+
+@pytest.mark.django_db
+def test_a_person_sees_figures_and_reasons(account: Account) -> None:
+    message(account, next_attempt_at=datetime.now(UTC) - MINUTE)
+    at_rest(account)
+    run("outbox_pause", "main", "--reason", "moving")
+    told = run("outbox_status")
+    assert "due             1" in told
+    assert "at rest         1" in told
+    assert "last drain at       never" in told
+    assert "main: 1 due, 0 waiting; paused until a person resumes it: moving" in told
+
+
+@pytest.mark.django_db
+def test_one_message_tells_why_it_waits(account: Account) -> None:
+    row = at_rest(account, last_error="550 no such user")
+    sentence = "at rest: refused by the server (550 no such user), until a person retries it"
+    assert run("outbox_status", row.pk) == f"{row.pk} failed: {sentence}"
+    told = json.loads(run("outbox_status", row.pk, "--json"))
+    assert (told["version"], told["id"], told["why"]) == (1, row.pk, sentence)
+    assert (told["retries"], told["last_error_code"], told["next_attempt_at"]) == (1, "provider", None)
+
+
+@pytest.mark.django_db
+def test_one_account_tells_why_it_waits(account: Account) -> None:
+    new_account("bulk")
+    message(account)
+    assert run("outbox_status", "--account", "main") == "main: 0 due, 1 waiting; may send"
+    told = json.loads(run("outbox_status", "--account", "main", "--json"))
+    assert (told["version"], told["name"], told["waiting"]) == (1, "main", 1)
+
+
+@pytest.mark.django_db
+def test_a_program_reads_json() -> None:
+    told = json.loads(run("outbox_status", "--json"))
+    assert told["version"] == 1
+    assert told["due"] == 0
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("arguments", [("outbox_status", 7), ("outbox_status", "--account", "nobody")])
+def test_what_is_not_there_is_an_error(arguments: tuple[object, ...]) -> None:
+    with pytest.raises(CommandError, match="There is no"):
+        run(*arguments)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("arguments", [("--account", "main"), ("--check",)])
+def test_questions_that_do_not_go_together_are_refused(account: Account, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match="neither"):
+        run("outbox_status", message(account).pk, *arguments)
+
+
+@pytest.mark.django_db
+def test_the_exit_code_is_0_while_all_is_well(account: Account) -> None:
+    message(account, next_attempt_at=datetime.now(UTC) - 9 * MINUTE)
+    assert check() == (0, "well")
+    assert json.loads(check("--json")[1])["health"] == "well"
+
+
+@pytest.mark.django_db
+def test_the_exit_code_is_1_when_mail_is_late(account: Account) -> None:
+    message(account, next_attempt_at=datetime.now(UTC) - 11 * MINUTE)
+    assert check()[0] == 1
+    assert check("--json")[0] == 1
+    assert check("--max-age", "12m")[0] == 0
+    assert check(max_age="10s")[0] == 1
+    assert check(max_age=3600)[0] == 0
+
+
+@pytest.mark.django_db
+def test_one_accounts_delay_is_not_anothers(account: Account) -> None:
+    new_account("bulk")
+    message(account, next_attempt_at=datetime.now(UTC) - 11 * MINUTE)
+    assert check("--account", "main")[0] == 1
+    assert check("--account", "bulk")[0] == 0
+
+
+@pytest.mark.django_db
+def test_the_exit_code_is_2_for_a_copied_database(account: Account) -> None:
+    OutboxState.objects.create(pk=1, instance="production")
+    message(account, next_attempt_at=datetime.now(UTC) - 11 * MINUTE)
+    with override_settings(PRX_EMAIL={"INSTANCE": "staging"}):
+        assert check()[0] == 2
+        assert "run outbox_adopt" in run("outbox_status", no_color=True)
+
+
+@pytest.mark.django_db
+@override_settings(PRX_EMAIL={"LEASE": "for ever"})
+def test_the_exit_code_is_2_for_settings_that_cannot_be_used() -> None:
+    assert check()[0] == 2
+    with pytest.raises(CommandError, match="LEASE"):
+        call_command("outbox_status")
+
+
+@pytest.mark.django_db
+def test_a_limit_that_cannot_be_read_is_no_verdict() -> None:
+    with pytest.raises(CommandError, match="soon"):
+        check(max_age="soon")
+
+
+def test_the_exit_code_is_2_for_a_database_that_cannot_be_asked(tmp_path: Path) -> None:
+    environment = {**os.environ, "DATABASE": "sqlite", "DATABASE_NAME": str(tmp_path / "nothing.sqlite3")}
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "django",
+        "outbox_status",
+        "--check",
+        "--settings",
+        "tests.settings",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.startswith("broken: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.django_db
+def test_looking_changes_nothing(account: Account) -> None:
+    row = message(account)
+    before = OutboxMessage.objects.values().get(pk=row.pk)
+    run("outbox_status")
+    run("outbox_status", row.pk)
+    assert OutboxMessage.objects.values().get(pk=row.pk) == before
+    assert not OutboxState.objects.exists()
