@@ -1,0 +1,255 @@
+"""``flush_outbox``, once and in a loop, against a real server."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+from django.db import OperationalError, connections
+from django.test import override_settings
+
+import prx_email_django as prx
+from prx_email_django import api
+from prx_email_django.management._loop import Stop, added
+from prx_email_django.models import Account, OutboxMessage, OutboxState
+from prx_email_django.results import DrainReport
+from tests.integration.face_rows import new_account, run
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    with SmtpServer() as running:
+        yield running
+
+
+@pytest.fixture
+def account(server: SmtpServer) -> Account:
+    return new_account(email="app@example.org", port=server.port)
+
+
+def queue(account: Account, count: int = 1, **fields: Any) -> list[OutboxMessage]:
+    letters = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text", **fields} for n in range(count)]
+    return prx.enqueue_many(letters, account=account)
+
+
+def test_what_is_due_goes_out_and_the_summary_tells(server: SmtpServer, account: Account) -> None:
+    server.refuse("p1@example.org")
+    queue(account, 3)
+    assert run("flush_outbox").startswith("3 claimed, 2 sent, 1 failed in ")
+    assert sorted(server.recipients) == ["p0@example.org", "p2@example.org"]
+
+
+def test_a_program_reads_the_summary(server: SmtpServer, account: Account) -> None:
+    queue(account, 2)
+    told = json.loads(run("flush_outbox", "--json"))
+    assert (told["claimed"], told["sent"], told["deferred"]) == (2, 2, 0)
+    assert told["seconds"] >= 0
+
+
+def test_a_dry_run_sends_nothing_and_tells_what_stops_it(server: SmtpServer, account: Account) -> None:
+    queue(account, 2)
+    assert run("flush_outbox", "--dry-run") == "2 due\n  main: 2, may send"
+    prx.pause_outbox(account, reason="moving")
+    told = json.loads(run("flush_outbox", "--dry-run", "--json"))
+    assert told == {"due": 2, "accounts": {"main": {"due": 2, "why": "paused until a person resumes it: moving"}}}
+    assert server.connections == 0
+    assert OutboxMessage.objects.filter(status="pending").count() == 2
+
+
+def test_only_the_accounts_that_are_named_send(server: SmtpServer, account: Account) -> None:
+    bulk = new_account("bulk", email="bulk@example.org", port=server.port)
+    queue(account)
+    queue(bulk)
+    assert run("flush_outbox", "--account", "bulk", "--dry-run") == "1 due\n  bulk: 1, may send"
+    run("flush_outbox", account="bulk")
+    assert OutboxMessage.objects.get(status="sent").account == bulk
+
+
+def test_a_limit_is_kept(server: SmtpServer, account: Account) -> None:
+    queue(account, 5)
+    assert run("flush_outbox", "--limit", 2).startswith("2 claimed, 2 sent")
+    assert run("flush_outbox", "--loop", "--limit", 3, "--time-budget", "20s").startswith("3 claimed, 3 sent")
+    assert len(server.messages) == 5
+
+
+def test_a_spent_time_budget_starts_nothing(server: SmtpServer, account: Account) -> None:
+    queue(account)
+    assert run("flush_outbox", time_budget=0.0001).startswith("0 sent")
+    assert run("flush_outbox", "--time-budget", "30").startswith("1 claimed, 1 sent")
+
+
+@pytest.mark.parametrize("loop", [(), ("--loop",)])
+def test_a_copied_database_mails_nobody_and_tells_what_to_do(
+    server: SmtpServer, account: Account, loop: tuple[str, ...]
+) -> None:
+    queue(account)
+    OutboxState.objects.update_or_create(pk=1, defaults={"instance": "production"})
+    with (
+        override_settings(PRX_EMAIL={"INSTANCE": "staging"}),
+        pytest.raises(CommandError, match="outbox_adopt.*wrong_instance"),
+    ):
+        run("flush_outbox", *loop)
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(("--account", "nobody"), "There is no account"), (("--limit", "-1"), "limit"), (("--time-budget", "x"), "'x'")],
+)
+def test_a_slip_sends_nothing(server: SmtpServer, account: Account, arguments: tuple[str, ...], complaint: str) -> None:
+    queue(account)
+    with pytest.raises(CommandError, match=complaint):
+        run("flush_outbox", *arguments)
+    assert server.connections == 0
+
+
+class Terminal(io.StringIO):
+    """Standard error that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "arguments", "shown"),
+    [(Terminal, (), True), (Terminal, ("--no-progress",), False), (io.StringIO, (), False)],
+)
+def test_a_log_is_not_filled_with_a_progress_bar(
+    monkeypatch: pytest.MonkeyPatch,
+    server: SmtpServer,
+    account: Account,
+    stream: type[io.StringIO],
+    arguments: tuple[str, ...],
+    shown: bool,
+) -> None:
+    queue(account, 3)
+    screen = stream()
+    monkeypatch.setattr(sys, "stderr", screen)
+    run("flush_outbox", *arguments)
+    assert ("messages" in screen.getvalue()) is shown
+    assert ("/3 " in screen.getvalue()) is shown
+    assert len(server.messages) == 3
+
+
+def test_a_loop_sends_what_is_queued_meanwhile(server: SmtpServer, account: Account) -> None:
+    queue(account)
+
+    def later() -> None:
+        assert server.wait_for(1)
+        queue(account)
+
+    other = threading.Thread(target=later)
+    other.start()
+    told = json.loads(run("flush_outbox", "--loop", "--limit", 2, "--time-budget", "20", "--json"))
+    other.join()
+    assert (told["claimed"], told["sent"]) == (2, 2)
+
+
+def test_a_loop_outlives_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, server: SmtpServer, account: Account
+) -> None:
+    queue(account)
+    drain, calls = api.drain, []
+
+    def flaky(**options: Any) -> DrainReport:
+        calls.append(options)
+        if len(calls) == 1:
+            raise OperationalError("server closed the connection\nDETAIL: of ann@example.org")
+        return drain(**options)
+
+    monkeypatch.setattr(api, "drain", flaky)
+    assert run("flush_outbox", "--loop", "--limit", 1, "--time-budget", "20").startswith("1 claimed, 1 sent")
+    assert "the database cannot be used, next try in 2 s: server closed the connection" in caplog.text
+    assert "ann@example.org" not in caplog.text
+
+
+def test_without_a_loop_a_database_that_is_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**options: Any) -> DrainReport:
+        raise OperationalError("no route to host")
+
+    monkeypatch.setattr(api, "drain", away)
+    with pytest.raises(CommandError, match="The database cannot be used: no route to host"):
+        run("flush_outbox")
+
+
+def test_an_idle_loop_purges(server: SmtpServer, account: Account) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=91)
+    queue(account)
+    run("flush_outbox")
+    OutboxMessage.objects.update(sent_at=long_ago, created_at=long_ago)
+    run("flush_outbox", "--loop", "--time-budget", "0.5")
+    assert not OutboxMessage.objects.exists()
+    assert OutboxState.objects.get().last_purge_at is not None
+
+
+def test_a_worker_that_cannot_show_its_heart_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="heartbeat"):
+        run("flush_outbox", "--loop", "--heartbeat", tmp_path / "no" / "beat")
+
+
+def test_the_heart_beats_while_a_server_is_slow(server: SmtpServer, account: Account, tmp_path: Path) -> None:
+    queue(account)
+    beat = tmp_path / "beat"
+    stalled = server.on("final", stall=True)
+
+    def work() -> None:
+        try:
+            run("flush_outbox", "--heartbeat", beat)
+        finally:
+            connections.close_all()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert stalled.reached.wait(10)
+    beat.unlink()
+    beaten = threading.Event()
+
+    def watch() -> None:
+        while not beat.exists() and worker.is_alive():
+            beaten.wait(0.05)
+        beaten.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert beaten.wait(10)
+    assert worker.is_alive()
+    server.release(stalled)
+    worker.join(20)
+    watcher.join(20)
+    assert beat.exists()
+    assert len(server.messages) == 1
+
+
+def test_signals_are_given_back_to_whom_they_belonged() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stop = Stop()
+    with stop.on_signals():
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+    with Stop().on_signals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_reports_add_up() -> None:
+    one, other = DrainReport(claimed=1, sent=1, seconds=0.5), DrainReport(claimed=2, failed=2, seconds=1)
+    assert added(one, other) == DrainReport(claimed=3, sent=1, failed=2, seconds=1.5)
