@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -77,6 +78,18 @@ def test_body_that_the_server_does_not_read_never_arrives_later(server: SmtpServ
     server.release(rule)
     assert server.wait_closed()
     assert server.messages == []
+
+
+def test_large_body_is_not_copied_into_buffers(server: SmtpServer) -> None:
+    """Memory is bounded by connections times message size: nothing may come on top of the message itself."""
+    rule = server.on("body", stall=True, after=1)
+    tracemalloc.start()
+    try:
+        asyncio.run(cut_at(server, rule, ListFeed([parcel(body=LARGE)]), cancel=True))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(LARGE) / 4
 
 
 # Lost connections

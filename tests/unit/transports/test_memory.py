@@ -8,11 +8,9 @@ import io
 import pytest
 
 from prx_email_django.outcomes import Ending
-from prx_email_django.transports import NAMES, transport_for
 from prx_email_django.transports.base import ConnectError, Login
-from prx_email_django.transports.connection import SmtpTransport
 from prx_email_django.transports.console import ConsoleTransport
-from prx_email_django.transports.memory import MemoryTransport, shared
+from prx_email_django.transports.memory import MemoryTransport
 from tests.support.parcels import ListFeed, parcel, parcels, run_session
 
 LOGIN = Login("localhost", 25, "none", "none")
@@ -88,11 +86,3 @@ def test_console_prints_envelope_and_message() -> None:
 def test_console_prints_to_the_present_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     run(ConsoleTransport(), ListFeed([parcel()]))
     assert "Hello, Bob." in capsys.readouterr().out
-
-
-def test_every_name_of_the_setting_has_its_transport() -> None:
-    kinds = [type(transport_for(name)) for name in NAMES]
-    assert kinds == [SmtpTransport, ConsoleTransport, MemoryTransport]
-    assert transport_for("memory") is shared
-    with pytest.raises(KeyError):
-        transport_for("fax")

@@ -1,0 +1,119 @@
+"""Rows, claims and outcomes for tests of the machine: the verbs of ``store`` with an instant that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prx_email_django import api, store
+from prx_email_django.clock import Clock
+from prx_email_django.models import Account, OutboxMessage, Recipient
+from prx_email_django.outcomes import Answer, Ending, Outcome, RecipientOutcome
+from prx_email_django.store import Claim, Finished, Recorded
+
+NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+MEMORY: dict[str, Any] = {"TRANSPORT": "memory", "WAKE": ""}
+
+_SAID = {
+    Answer.ACCEPTED: RecipientOutcome(Answer.ACCEPTED, 250, "2.1.5", "ok"),
+    Answer.REFUSED: RecipientOutcome(Answer.REFUSED, 550, "5.1.1", "no such user"),
+    Answer.DEFERRED: RecipientOutcome(Answer.DEFERRED, 450, "4.2.1", "later"),
+    Answer.TOO_MANY: RecipientOutcome(Answer.TOO_MANY, 452, "4.5.3", "too many"),
+    Answer.UNKNOWN: RecipientOutcome(Answer.UNKNOWN),
+    Answer.OPEN: RecipientOutcome(Answer.OPEN),
+}
+_USUAL = {Ending.ACCEPTED: Answer.ACCEPTED, Ending.UNKNOWN: Answer.UNKNOWN}
+
+
+def account(name: str = "main", **fields: Any) -> Account:
+    """An account without authentication, on a port of loopback where nobody listens."""
+    values = {"email": "app@example.com", "host": "127.0.0.1", "port": 9, "security": "none", "auth_method": "none"}
+    made: Account = Account.objects.create(name=name, **{**values, **fields})
+    return made
+
+
+def letter(owner: Account, **fields: Any) -> dict[str, Any]:
+    """Arguments of ``enqueue`` and ``send``."""
+    return {"account": owner, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann.", **fields}
+
+
+def message(owner: Account, *, now: datetime = NOW, **fields: Any) -> OutboxMessage:
+    """A queued message, due at ``now``."""
+    return api.enqueue(**letter(owner, now=now, **fields))
+
+
+def backlog(owner: Account, count: int) -> list[OutboxMessage]:
+    """Messages to ``p0@…``, ``p1@…`` and so on, due in real time."""
+    texts = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(count)]
+    return api.enqueue_many(texts, account=owner)
+
+
+def at(now: datetime | None = NOW) -> Clock:
+    """The clock of one call."""
+    return store.clock_for(now)
+
+
+def take(owner: Account, *, limit: int = 10, hold_limit: int = 10, now: datetime = NOW) -> list[Claim]:
+    """Claim what is due."""
+    return store.claim(owner.pk, limit=limit, hold_limit=hold_limit, clock=at(now)).claims
+
+
+def take_one(row: OutboxMessage, *, now: datetime = NOW) -> Claim:
+    """Claim what is due; it must be this message alone."""
+    (claim,) = take(row.account, now=now)
+    assert claim.id == row.pk
+    return claim
+
+
+def outcome(ending: Ending, claim: Claim, answers: Mapping[str, Answer] | None = None, **fields: Any) -> Outcome:
+    """An outcome in which every addressed recipient got what is usual, but for ``answers``."""
+    usual = _USUAL.get(ending, Answer.OPEN)
+    said = {address: _SAID[(answers or {}).get(address, usual)] for address in claim.addressed}
+    if ending is Ending.ACCEPTED:
+        fields.setdefault("response", "250 2.0.0 queued as 1")
+    elif ending is not Ending.UNTOUCHED:
+        fields.setdefault("error_code", "unknown_outcome" if ending is Ending.UNKNOWN else "provider")
+        fields.setdefault("error", "as the test says")
+    return Outcome(ending, recipients=said, mail_written=True, **fields)
+
+
+def finish(
+    claim: Claim, ending: Ending, answers: Mapping[str, Answer] | None = None, *, now: datetime = NOW, **fields: Any
+) -> Recorded:
+    """Finalize one claim, whoever has its message by now."""
+    said = outcome(ending, claim, answers, **fields)
+    one = Finished(claim, said, said.recipients, started_at=now, finished_at=now)
+    (recorded,) = store.finalize([one], clock=at(now))
+    return recorded
+
+
+def lapse(rows: Iterable[OutboxMessage | Claim]) -> None:
+    """Let the leases of these messages have run out at ``NOW``."""
+    ids = [one.id for one in rows]
+    OutboxMessage.objects.filter(pk__in=ids, status="sending").update(claim_expires_at=NOW - SECOND)
+
+
+def lose(claim: Claim, *, now: datetime = NOW) -> None:
+    """The worker of this claim is lost, and its message recovered."""
+    lapse([claim])
+    assert [one.message.pk for one in store.recover(clock=at(now))] == [claim.id]
+
+
+def make_due(row: OutboxMessage, *, now: datetime = NOW) -> OutboxMessage:
+    """Behind the app's back: the message is due at ``now``."""
+    OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=now)
+    row.refresh_from_db()
+    return row
+
+
+def fresh(row: OutboxMessage | Claim) -> OutboxMessage:
+    """The row as it is now."""
+    found: OutboxMessage = OutboxMessage.objects.get(pk=row.id)
+    return found
+
+
+def results(row: OutboxMessage | Claim) -> dict[str, str]:
+    """Address -> result, as stored."""
+    return dict(Recipient.objects.filter(message_id=row.id).values_list("address", "result"))

@@ -1,0 +1,146 @@
+"""The protocol on a real socket pair: what ends it, what it waits for, what it holds back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+
+from prx_email_django.transports.wire import Broken, Wire
+
+
+@asynccontextmanager
+async def connected(*, timeout: float = 5.0) -> AsyncIterator[tuple[Wire, socket.socket]]:
+    """A wire and the socket at its other end."""
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    wire = Wire(cast("asyncio.Transport", transport), timeout=timeout)
+    transport.set_protocol(wire)
+    try:
+        yield wire, theirs
+    finally:
+        theirs.close()
+        wire.abort()
+        await wire.closed
+
+
+def test_write_that_the_system_refuses_at_once_is_told_by_write() -> None:
+    """Told later, the end of a body that never left would count as sent."""
+
+    async def main() -> None:
+        async with connected() as (wire, theirs):
+            theirs.close()
+            with pytest.raises(Broken) as broken:
+                wire.write(b"NOOP\r\n", 1)
+            assert broken.value.loss.hung_up and wire.ended.done()
+
+    asyncio.run(main())
+
+
+def test_replies_read_before_the_end_are_still_given() -> None:
+    async def main() -> None:
+        async with connected() as (wire, theirs):
+            wire.write(b"a\r\nb\r\nc\r\n", 3)
+            theirs.sendall(b"250 a\r\n250 b\r\n")
+            theirs.close()
+            assert [(await wire.reply()).text for _ in range(2)] == ["a", "b"]
+            with pytest.raises(Broken):
+                await wire.reply()
+            with pytest.raises(Broken):
+                wire.write(b"d\r\n", 1)
+
+    asyncio.run(main())
+
+
+def test_nothing_is_read_after_garbage() -> None:
+    async def main() -> None:
+        async with connected() as (wire, theirs):
+            wire.write(b"a\r\nb\r\n", 2)
+            theirs.sendall(b"250 a\r\nwhat?\r\n250 b\r\n")
+            assert (await wire.reply()).text == "a"
+            with pytest.raises(Broken, match="not an SMTP reply"):
+                await wire.reply()
+            theirs.sendall(b"250 b\r\n")
+            with pytest.raises(Broken, match="not an SMTP reply"):
+                await asyncio.wait_for(wire.reply(), 1)
+
+    asyncio.run(main())
+
+
+def test_idle_time_is_no_timeout() -> None:
+    async def main() -> None:
+        async with connected(timeout=0.05) as (wire, theirs):
+            wire.write(b"a\r\n", 1)
+            asyncio.get_running_loop().call_later(0.01, theirs.sendall, b"250 a\r\n")
+            await wire.reply()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(wire.ended), 0.15)
+            assert wire.broken is None
+
+    asyncio.run(main())
+
+
+def test_each_reply_has_its_own_deadline_later_or_earlier() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(timeout=0.2) as (wire, theirs):
+            wire.write(b"a\r\nb\r\nc\r\n", 3)
+            theirs.sendall(b"250 a\r\n")
+            await wire.reply()
+            loop.call_later(0.3, theirs.sendall, b"250 b\r\n")
+            await wire.reply(loop.time() + 30)
+            began = loop.time()
+            with pytest.raises(Broken, match="in time"):
+                await wire.reply(began + 0.05)
+            assert loop.time() - began < 5
+
+    asyncio.run(main())
+
+
+def test_slow_but_steady_replies_outlast_one_timeout() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(timeout=0.3) as (wire, theirs):
+            wire.write(b"x\r\n" * 5, 5)
+            for number in range(1, 6):
+                loop.call_later(number * 0.1, theirs.sendall, b"250 x\r\n")
+            for _ in range(5):
+                await wire.reply()
+
+    asyncio.run(main())
+
+
+def test_room_holds_back_who_writes_faster_than_the_peer_reads() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with connected() as (wire, theirs):
+            theirs.setblocking(False)
+            for _ in range(50):
+                wire.write(b"x" * 65536, 0)
+                try:
+                    await asyncio.wait_for(wire.room(loop.time() + 5), 0.1)
+                except TimeoutError:
+                    break
+            assert 0 < wire.unsent() < 4 * 65536
+            waiting = asyncio.ensure_future(wire.room(loop.time() + 5))
+            while not waiting.done():
+                await loop.sock_recv(theirs, 65536)
+            assert waiting.exception() is None
+
+    asyncio.run(main())
+
+
+def test_unsolicited_421_is_a_farewell_and_anything_else_is_not() -> None:
+    async def main(octets: bytes) -> tuple[str, bool]:
+        async with connected() as (wire, theirs):
+            theirs.sendall(octets)
+            await asyncio.wait_for(asyncio.shield(wire.ended), 5)
+            assert wire.broken is not None
+            return wire.broken.loss.text, wire.broken.loss.hung_up
+
+    assert asyncio.run(main(b"421 4.4.2 idle\r\n")) == ("421 4.4.2 idle", True)
+    assert asyncio.run(main(b"250 ok\r\n")) == ("a reply without its command: 250 ok", False)
