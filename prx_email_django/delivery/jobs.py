@@ -110,5 +110,7 @@ def envelope_sender(message: OutboxMessage) -> str:
     """The reverse-path: the row's own, else the From address, else the account's."""
     if message.envelope_from == NULL_SENDER:
         return ""
+    if message.envelope_from and "<" not in message.envelope_from:
+        return message.envelope_from  # judged when it was queued; a mailbox of this machine has no domain
     given = message.envelope_from or message.from_email or message.account.email or message.account.user
     return split_mailbox(given).addr_spec
