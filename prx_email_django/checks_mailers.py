@@ -29,9 +29,9 @@ def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
     """
     found: list[checks.CheckMessage] = []
     for alias, entry in (mailers() or {}).items():
-        known = _outbox_options(entry.get("BACKEND", "")) if isinstance(entry, Mapping) else frozenset()
-        options = entry.get("OPTIONS") or {} if known else {}
-        if isinstance(options, Mapping):
+        settings: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+        known, options = _outbox_options(settings.get("BACKEND")), settings.get("OPTIONS")
+        if known and isinstance(options, Mapping):
             found += _unknown_options(alias, options, known)
             found += _bad_values(alias, options)
     return found
@@ -87,4 +87,4 @@ def _mails_through_outbox(handler: logging.Handler) -> bool:
     if configured is None:
         return bool(_outbox_options(handler.email_backend or email_backend()))
     entry = configured.get(getattr(handler, "using", None) or "default")
-    return isinstance(entry, Mapping) and bool(_outbox_options(entry.get("BACKEND", "")))
+    return isinstance(entry, Mapping) and bool(_outbox_options(entry.get("BACKEND")))

@@ -308,7 +308,9 @@ def mailers() -> Mapping[str, Any] | None:
 def configures_mail_by_email_settings() -> bool:
     """Return whether the host has ``EMAIL_…`` settings, as it must before Django 6.1, and not MAILERS."""
     deprecated = getattr(django.conf, "DEPRECATED_EMAIL_SETTINGS", None)
-    return deprecated is None or (mailers() is None and any(map(settings.is_overridden, deprecated)))
+    if deprecated is None:
+        return True
+    return mailers() is None and any(settings.is_overridden(name) for name in deprecated)  # type: ignore[misc]
 
 
 def email_backend() -> str:

@@ -40,7 +40,7 @@ def _alternative(message: EmailMessage, wanted: str) -> Any:
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
-    parsed = cast(ParsedMessage, message_from_bytes(raw, policy=policy.default))
+    parsed = message_from_bytes(raw, policy=policy.default)
     return {
         "subject": parsed.get("Subject", ""),
         "body_text": _body(parsed, "plain"),
@@ -53,7 +53,7 @@ def _body(parsed: ParsedMessage, kind: str) -> str:
     if part is None:
         return ""
     try:
-        return str(part.get_content())
+        return str(part.get_content()).replace("\r\n", "\n")
     except LookupError:  # a charset that Python does not know
         return cast(bytes, part.get_payload(decode=True)).decode("latin-1")
 

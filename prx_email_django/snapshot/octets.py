@@ -143,7 +143,11 @@ def _with_true_addresses(message: EmailMessage, name: str, octets: bytes) -> byt
 
 def _size(part: Message, limit: int) -> int:
     payload = part.get_payload()
-    if isinstance(payload, str):
-        # No transfer encoding makes anything shorter.
-        return len(payload) if len(payload) <= limit else len(cast(bytes, part.get_payload(decode=True)))
-    return sum(len(one.as_bytes()) for one in cast("list[Message]", payload or []))
+    if not isinstance(payload, str):  # a message
+        return sum(len(one.as_bytes()) for one in cast("list[Message]", payload or []))
+    if len(payload) <= limit:  # no transfer encoding makes anything shorter
+        return len(payload)
+    octets = cast(bytes, part.get_payload(decode=True))
+    if part.get_content_maintype() == "text":  # as it was given: rendering made the line ends and added the last one
+        octets = octets.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    return len(octets)

@@ -38,9 +38,13 @@ class OutboxMixin:
         """Let the next attempt fail: see ``TestOutbox.fail_next``."""
         self.outbox.fail_next(phase, reply, **options)
 
-    def assert_queued(self, **wanted: Any) -> OutboxMessage | None:
+    def assert_queued(self, *, count: int = 1, **wanted: str) -> OutboxMessage:
         """Assert what is queued: see ``TestOutbox.assert_queued``."""
-        return self.outbox.assert_queued(**wanted)
+        return self.outbox.assert_queued(count=count, **wanted)
+
+    def assert_not_queued(self, **wanted: str) -> None:
+        """Assert what is not queued: see ``TestOutbox.assert_not_queued``."""
+        self.outbox.assert_not_queued(**wanted)
 
 
 class OutboxTestCase(OutboxMixin, TestCase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -77,31 +77,35 @@ class TestOutbox:
         """
         shared.fail_next(phase, reply, timeout=timeout, accept=accept, times=times)
 
-    def assert_queued(  # noqa: PLR0913  (what a message can be told by)
-        self,
-        *,
-        count: int = 1,
-        to: str | None = None,
-        subject: str | None = None,
-        body: str | None = None,
-        tag: str | None = None,
-        account: str | None = None,
-        status: str | None = None,
-    ) -> OutboxMessage | None:
-        """Assert that exactly ``count`` messages are there of which all that is given is true; returns the last one.
+    def assert_queued(self, *, count: int = 1, **wanted: str) -> OutboxMessage:
+        """Assert that exactly ``count`` messages are there of which all that is ``wanted`` is true; returns the last.
 
-        ``to`` is an envelope address (To, Cc and Bcc alike), ``body`` a piece of the text or HTML body, ``account`` a
-        name; ``status`` is ``pending``, ``sent`` and so on (any, where it is left out).
+        Wanted may be ``to`` (an envelope address: To, Cc and Bcc alike), ``subject``, ``body`` (a piece of the text or
+        HTML body), ``tag``, ``account`` (a name) and ``status`` (``pending``, ``sent``, …).
 
         Raises:
             AssertionError: it says what is there instead.
         """
-        wanted = {"to": to, "subject": subject, "body": body, "tag": tag, "account": account, "status": status}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        found = [one for one in self.messages if all(_is_true(one, name, value) for name, value in wanted.items())]
-        if len(found) != count:
+        found = self._found(wanted)
+        if len(found) != count or not found:
             raise AssertionError(f"{len(found)} messages, not {count}, have {wanted}.  {self._contents()}")
-        return found[-1] if found else None
+        return found[-1]
+
+    def assert_not_queued(self, **wanted: str) -> None:
+        """Assert that no message is there of which all that is wanted (see ``assert_queued``) is true.
+
+        Raises:
+            AssertionError: there is one.
+        """
+        found = self._found(wanted)
+        if found:
+            raise AssertionError(f"{len(found)} messages have {wanted}.  {self._contents()}")
+
+    def _found(self, wanted: Mapping[str, str]) -> list[OutboxMessage]:
+        unknown = set(wanted) - set(_WANTED)
+        if unknown:
+            raise TypeError(f"a message can be told by {', '.join(_WANTED)}, not by {', '.join(sorted(unknown))}")
+        return [one for one in self.messages if all(_WANTED[name](one, value) for name, value in wanted.items())]
 
     def _contents(self) -> str:
         lines = [
@@ -111,15 +115,16 @@ class TestOutbox:
         return "In the outbox:\n" + "\n".join(lines) if lines else "The outbox is empty."
 
 
-def _is_true(message: OutboxMessage, name: str, value: str) -> bool:
-    if name == "to":
-        return value.lower() in (address.lower() for address in _addresses(message))
-    if name == "body":
-        return value in message.body_text or value in message.body_html
-    if name == "account":
-        return message.account.name == value
-    return bool(getattr(message, name) == value)
-
-
 def _addresses(message: OutboxMessage) -> list[str]:
     return [one.address for one in message.recipients.all()]
+
+
+#: What a message can be told by: name -> whether a value is true of it.
+_WANTED: Mapping[str, Callable[[OutboxMessage, str], bool]] = {
+    "to": lambda message, value: value.lower() in (one.lower() for one in _addresses(message)),
+    "subject": lambda message, value: message.subject == value,
+    "body": lambda message, value: value in message.body_text or value in message.body_html,
+    "tag": lambda message, value: message.tag == value,
+    "account": lambda message, value: message.account.name == value,
+    "status": lambda message, value: message.status == value,
+}

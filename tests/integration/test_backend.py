@@ -1,0 +1,429 @@
+"""What the email backend promises a host that switches by one setting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.db import DatabaseError, transaction
+
+import prx_email_django as prx
+from prx_email_django import backends
+from prx_email_django.backends import OutboxEmailBackend, by_from_address
+from prx_email_django.errors import AccountUnavailable, AttachmentRejected, InvalidMessage
+from prx_email_django.models import Account, OutboxMessage, Recipient
+from tests.integration.backend_messages import FromScratch, OldSigned, Signed, letter, overriding
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def main(settings: Any) -> Account:
+    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
+    return account("main", "app@example.com")
+
+
+def account(name: str, address: str, **fields: Any) -> Account:
+    return Account.objects.create(name=name, email=address, host="localhost", port=25, auth_method="none", **fields)
+
+
+def queued(message: EmailMessage, **options: Any) -> OutboxMessage:
+    assert OutboxEmailBackend(**options).send_messages([message]) == 1
+    return OutboxMessage.objects.get(pk=message.outbox_id)  # type: ignore[attr-defined]
+
+
+def route_to_bulk(message: EmailMessage) -> str:
+    return "bulk"
+
+
+def route_nowhere(message: EmailMessage) -> None:
+    return None
+
+
+# In the caller's transaction
+
+
+def test_mail_of_a_transaction_that_is_rolled_back_is_never_sent() -> None:
+    with pytest.raises(RuntimeError), transaction.atomic():
+        assert OutboxEmailBackend().send_messages([letter()]) == 1
+        raise RuntimeError
+    assert not OutboxMessage.objects.exists()
+
+
+def test_one_bad_message_of_many_queues_none() -> None:
+    with pytest.raises(ValueError, match="not a valid address"):
+        OutboxEmailBackend().send_messages([letter(), letter(to=["nobody at all"])])
+    assert not OutboxMessage.objects.exists()
+
+
+def test_what_happens_to_the_message_later_changes_nothing() -> None:
+    message = letter()
+    message.attach("a.txt", "first", "text/plain")
+    row = queued(message)
+    message.body, message.to[:] = "changed", ["else@example.org"]
+    message.attachments.clear()
+    sent = row.as_email()
+    assert sent.get_body(("plain",)).get_content() == "Hi.\r\n"  # type: ignore[union-attr]
+    assert [part.get_content().strip() for part in sent.iter_attachments()] == ["first"]
+    assert [one.address for one in row.recipients.all()] == ["ann@example.org"]
+
+
+def test_queueing_leaves_the_message_as_it_was() -> None:
+    message = letter(headers={"X-Outbox-Tag": "welcome", "X-Other": "1"})
+    before = copy.deepcopy(vars(message))
+    queued(message)
+    after = {name: value for name, value in vars(message).items() if name != "outbox_id"}
+    assert after == before
+
+
+# What is counted
+
+
+def test_the_number_of_queued_messages_is_returned() -> None:
+    messages = [letter(to=[f"p{number}@example.org"]) for number in range(3)]
+    nobody = letter(to=[])
+    assert OutboxEmailBackend().send_messages(iter([*messages, nobody])) == 3
+    assert [message.outbox_id for message in messages] == [row.pk for row in OutboxMessage.objects.order_by("pk")]  # type: ignore[attr-defined]
+    assert not hasattr(nobody, "outbox_id")
+
+
+@pytest.mark.parametrize("messages", [[], [letter(to=[])]], ids=["none", "to nobody"])
+def test_nothing_to_send_is_no_error_and_needs_no_account(messages: list[EmailMessage]) -> None:
+    Account.objects.all().delete()
+    assert OutboxEmailBackend().send_messages(messages) == 0
+
+
+# fail_silently
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error"),
+    [
+        (lambda settings: Account.objects.update(is_active=False), AccountUnavailable),
+        (
+            lambda settings: setattr(settings, "PRX_EMAIL", {"ATTACHMENT_MAX_SIZE": 3, "DEFAULT_ACCOUNT": "main"}),
+            AttachmentRejected,
+        ),
+    ],
+    ids=["account", "attachment"],
+)
+def test_what_the_outbox_refuses_is_raised_or_silently_left_out(
+    break_it: Callable[[Any], None], error: type[Exception], settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = letter()
+    message.attach("a.bin", b"12345678", "application/octet-stream")
+    break_it(settings)
+    with pytest.raises(error):
+        OutboxEmailBackend().send_messages([message])
+    assert OutboxEmailBackend(fail_silently=True).send_messages([message]) == 0
+    assert "not queued" in caplog.text
+    assert "ann@example.org" not in caplog.text
+
+
+def test_a_silent_failure_leaves_the_others_and_the_callers_transaction_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = backends.api.enqueue_draft
+
+    def refuse_one(draft: Any, **options: Any) -> OutboxMessage:
+        if draft.fields["subject"] == "bad":
+            OutboxMessage.objects.create(account=draft.account, priority=99)  # the database refuses it
+        return real(draft, **options)
+
+    monkeypatch.setattr(backends.api, "enqueue_draft", refuse_one)
+    with pytest.raises(DatabaseError), transaction.atomic():
+        OutboxEmailBackend().send_messages([letter("bad")])
+    assert OutboxEmailBackend(fail_silently=True).send_messages([letter("bad"), letter("good")]) == 1
+    assert [row.subject for row in OutboxMessage.objects.all()] == ["good"]
+
+
+def test_a_message_that_cannot_be_rendered_raises_even_silently() -> None:
+    with pytest.raises(ValueError):
+        OutboxEmailBackend(fail_silently=True).send_messages([letter("two\nlines")])
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "address", ["nobody", "a b@example.org", "a@b@c", "ann@example.org, bob@example.org", "ann@", "<>", "a@exa mple"]
+)
+def test_an_impossible_address_is_a_value_error_as_it_is_for_django(address: str) -> None:
+    if address == "nobody":
+        assert [one.address for one in queued(letter(to=[address])).recipients.all()] == ["nobody"]
+        return
+    with pytest.raises(InvalidMessage) as refused:
+        queued(letter(to=[address]))
+    assert isinstance(refused.value, ValueError)
+    assert refused.value.code == "invalid_address"
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "reply_to", "from_email"])
+def test_a_line_end_in_an_address_injects_no_header(field: str) -> None:
+    bad = "ann@example.org\r\nBcc: eve@example.org"
+    with pytest.raises(ValueError):
+        queued(letter(**{field: bad if field == "from_email" else [bad]}))
+    assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.parametrize(("size", "fits"), [(1000, True), (1001, False)])
+@pytest.mark.parametrize("mimetype", ["application/octet-stream", "text/plain"])
+def test_only_the_size_of_an_attachment_is_judged(size: int, fits: bool, mimetype: str, settings: Any) -> None:
+    settings.PRX_EMAIL = {
+        "DEFAULT_ACCOUNT": "main",
+        "ATTACHMENT_MAX_SIZE": 1000,
+        "ATTACHMENT_CONTENT_TYPES": ["application/pdf"],
+    }
+    message = letter(body="long " * 1000)
+    message.attach("a.exe", b"x" * size, mimetype)
+    if fits:
+        assert queued(message).pk
+        return
+    with pytest.raises(AttachmentRejected, match="attachment exceeds size limit") as refused:
+        queued(message)
+    assert refused.value.code == "attachment_too_large"
+
+
+def test_an_attached_message_is_held_to_the_size_too(settings: Any) -> None:
+    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "ATTACHMENT_MAX_SIZE": 1000}
+    message = letter()
+    message.attach("inner.eml", letter(body="long " * 1000), "message/rfc822")
+    with pytest.raises(AttachmentRejected):
+        queued(message)
+
+
+# Columns
+
+
+def test_people_see_what_the_message_says() -> None:
+    message = letter(
+        "Grüße",
+        "text",
+        to=["Ann <ann@example.org>"],
+        cc=["cy@example.org"],
+        bcc=["dee@example.org"],
+        reply_to=["help@example.com"],
+        from_email="App <app@exämple.com>",
+    )
+    message.attach_alternative("BEGIN:VCALENDAR", "text/calendar")
+    message.attach_alternative("<p>html</p>", "text/html")
+    row = queued(message)
+    assert (row.to, row.cc, row.bcc, row.reply_to) == (
+        ["Ann <ann@example.org>"],
+        ["cy@example.org"],
+        ["dee@example.org"],
+        ["help@example.com"],
+    )
+    assert (row.from_email, row.subject, row.body_text, row.body_html) == (
+        "App <app@exämple.com>",
+        "Grüße",
+        "text",
+        "<p>html</p>",
+    )
+    assert row.envelope_from == "app@xn--exmple-cua.com"
+    assert list(row.recipients.values_list("kind", "address")) == [
+        ("to", "ann@example.org"),
+        ("cc", "cy@example.org"),
+        ("bcc", "dee@example.org"),
+    ]
+
+
+def test_people_see_an_html_body_as_such() -> None:
+    message = letter(body="<p>x</p>")
+    message.content_subtype = "html"
+    row = queued(message)
+    assert (row.body_text, row.body_html) == ("", "<p>x</p>")
+
+
+def test_people_see_what_an_overridden_message_says() -> None:
+    row = queued(overriding(FromScratch))
+    assert (row.subject, row.body_text, row.body_html) == (
+        "Ganz ünders",
+        "Text from scratch.\n",
+        "<p>HTML from scratch.</p>\n",
+    )
+
+
+def test_what_no_database_holds_is_sent_all_the_same() -> None:
+    row = queued(letter(body="a\x00b"))
+    assert row.body_text == "a\N{REPLACEMENT CHARACTER}b"
+    assert row.as_email().get_payload(decode=True) == b"a\x00b\r\n"
+
+
+# Overridden message()
+
+
+@pytest.mark.parametrize("kind", [Signed, OldSigned])
+def test_an_overridden_message_keeps_what_it_adds_and_gets_the_outboxs_name(kind: type[EmailMultiAlternatives]) -> None:
+    row = queued(overriding(kind))
+    assert row.fixed_message_id == ""
+    sent = row.as_email()
+    assert sent["X-Signature"] == "abc"
+    assert sent["Message-ID"] == row.message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+
+
+def test_a_name_that_an_overridden_message_chose_is_kept() -> None:
+    row = queued(overriding(FromScratch))
+    assert row.fixed_message_id == row.message_id == row.as_email()["Message-ID"] == "<scratch-1@example.com>"
+    assert row.as_email()["Date"] == "Mon, 05 Jan 2026 12:00:00 +0000"
+
+
+class Remembering(EmailMultiAlternatives):
+    """Makes its id just as Django does, and remembers it."""
+
+    def message(self, **kwargs: Any) -> Any:
+        """Django's message, its id kept."""
+        made = super().message(**kwargs)
+        self.known_as = str(made["Message-ID"])
+        return made
+
+
+def test_an_id_that_an_overridden_message_remembers_is_kept() -> None:
+    message = overriding(Remembering)
+    row = queued(message)
+    assert row.message_id == row.as_email()["Message-ID"] == message.known_as  # type: ignore[attr-defined]
+
+
+# Options
+
+
+def test_a_mailers_options_hold_for_its_messages() -> None:
+    account("bulk", "news@example.com")
+    row = queued(letter(), account="bulk", priority=-5, expires_after="6h", on_unknown="hold")
+    assert (row.account.name, row.priority, row.on_unknown) == ("bulk", -5, "hold")
+    assert row.next_attempt_at is not None
+    assert row.expires_at == row.next_attempt_at + timedelta(hours=6)
+
+
+def test_attributes_of_a_message_reach_its_row_and_not_the_wire() -> None:
+    message = letter()
+    due = datetime(2031, 1, 5, 12, 0, tzinfo=UTC)
+    vars(message).update(
+        outbox_tag="welcome",
+        outbox_metadata={"user": 7},
+        outbox_idempotency_key="welcome-7",
+        outbox_send_at=due,
+        outbox_priority=3,
+    )
+    row = queued(message, priority=-5, expires_after=timedelta(hours=1))
+    assert (row.tag, row.metadata, row.idempotency_key, row.priority) == ("welcome", {"user": 7}, "welcome-7", 3)
+    assert (row.next_attempt_at, row.due_since, row.expires_at) == (due, due, due + timedelta(hours=1))
+    assert b"welcome" not in bytes(row.as_email())
+
+
+def test_headers_of_a_message_reach_its_row_and_not_the_wire() -> None:
+    headers = {
+        "X-Outbox-Tag": "willkommen ü",
+        "X-OUTBOX-metadata": '{"user": 7, "long": "' + "words and " * 20 + '"}',
+        "X-Outbox-Idempotency-Key": "welcome-7",
+        "X-Outbox-Send-At": "2031-01-05T12:00:00+00:00",
+        "X-Outbox-Priority": "3",
+    }
+    row = queued(letter(headers=headers))
+    assert (row.tag, row.idempotency_key, row.priority) == ("willkommen ü", "welcome-7", 3)
+    assert row.metadata == {"user": 7, "long": "words and " * 20}
+    assert row.next_attempt_at == datetime(2031, 1, 5, 12, 0, tzinfo=UTC)
+    assert b"x-outbox" not in bytes(row.as_email()).lower()
+
+
+def test_the_same_key_queues_once_and_tells_the_same_id() -> None:
+    messages = [letter(headers={"X-Outbox-Idempotency-Key": "welcome-7"}) for _ in range(2)]
+    assert OutboxEmailBackend().send_messages(messages) == 2
+    assert OutboxMessage.objects.count() == 1
+    assert messages[0].outbox_id == messages[1].outbox_id  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"X-Outbox-Tags": "typo"}, "invalid_header"),
+        ({"X-Outbox-Metadata": "{"}, "invalid_option"),
+        ({"X-Outbox-Send-At": "tomorrow"}, "invalid_option"),
+        ({"X-Outbox-Send-At": "2031-01-05T12:00:00"}, "invalid_option"),
+        ({"X-Outbox-Priority": "11"}, "invalid_option"),
+        ({"X-Outbox-Tag": "t" * 101}, "invalid_option"),
+    ],
+)
+def test_an_option_that_cannot_be_is_neither_lost_nor_sent(headers: dict[str, str], code: str) -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        queued(letter(headers=headers))
+    assert refused.value.code == code
+    assert not OutboxMessage.objects.exists()
+
+
+# Accounts
+
+
+def test_the_account_is_the_mailers_else_the_routers_else_the_default_one(settings: Any) -> None:
+    account("bulk", "news@example.com")
+    account("other", "other@example.com")
+    assert queued(letter()).account.name == "main"
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "ACCOUNT_ROUTER": f"{__name__}.route_to_bulk"}
+    assert queued(letter()).account.name == "bulk"
+    assert queued(letter(), account="other").account.name == "other"
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "ACCOUNT_ROUTER": f"{__name__}.route_nowhere"}
+    assert queued(letter()).account.name == "main"
+
+
+def test_no_account_at_all_says_what_to_set(settings: Any) -> None:
+    settings.PRX_EMAIL = {}
+    with pytest.raises(AccountUnavailable, match="DEFAULT_ACCOUNT"):
+        queued(letter())
+
+
+@pytest.mark.parametrize(
+    ("from_email", "headers", "expected"),
+    [
+        ("App <APP@example.com>", {}, "main"),
+        ("news@example.com", {}, "bulk"),
+        ("anybody@example.com", {}, "main"),
+        ("anybody@example.net", {}, "net-a"),
+        ("off@example.org", {}, ""),
+        ("stranger@example.edu", {}, ""),
+        ("anybody@notexample.com", {}, ""),
+        ("app@example.com", {"From": "News <news@example.com>"}, "bulk"),
+        ("localhost", {}, ""),
+    ],
+)
+def test_a_message_goes_out_by_the_account_that_may_say_so(
+    from_email: str, headers: dict[str, str], expected: str
+) -> None:
+    account("bulk", "news@Example.com")
+    account("net-b", "b@example.net")
+    account("net-a", "a@example.net")
+    account("off", "off@example.org", is_active=False)
+    assert by_from_address(letter(from_email=from_email, headers=headers)) == expected
+
+
+def test_the_ready_made_router_works_as_the_setting(settings: Any) -> None:
+    account("bulk", "news@example.com")
+    settings.PRX_EMAIL = {
+        "DEFAULT_ACCOUNT": "main",
+        "ACCOUNT_ROUTER": "prx_email_django.backends.by_from_address",
+    }
+    assert queued(letter(from_email="news@example.com")).account.name == "bulk"
+    assert queued(letter(from_email="x@example.edu")).account.name == "main"
+
+
+# enqueue_many
+
+
+def test_messages_of_django_can_be_queued_in_bulk(main: Account) -> None:
+    rows = prx.enqueue_many([letter(to=[f"p{number}@example.org"]) for number in range(3)], account=main)
+    assert list(Recipient.objects.order_by("pk").values_list("address", flat=True)) == [
+        "p0@example.org",
+        "p1@example.org",
+        "p2@example.org",
+    ]
+    assert all(row.raw_id for row in rows)
+
+
+def test_a_message_to_nobody_is_refused_in_bulk(main: Account) -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        prx.enqueue_many([letter(), letter(to=[])], account=main)
+    assert refused.value.code == "empty_to"
+    assert not OutboxMessage.objects.exists()

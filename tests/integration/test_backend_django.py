@@ -1,0 +1,148 @@
+"""Every way by which Django sends mail leads into the outbox, without a warning, by the settings of each version."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import pytest
+from django.contrib.auth.forms import PasswordResetForm
+from django.contrib.auth.models import User
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+from django.core.management import call_command
+from django.test import override_settings
+from django.utils.log import AdminEmailHandler
+
+from prx_email_django.backends import OutboxEmailBackend
+from prx_email_django.models import Account, OutboxMessage
+from tests.integration.backend_messages import letter
+
+pytestmark = pytest.mark.django_db
+
+PATH = "prx_email_django.backends.OutboxEmailBackend"
+HAS_MAILERS = hasattr(mail, "mailers")
+
+
+@pytest.fixture(autouse=True)
+def host(settings: Any) -> None:
+    """A host that uses the outbox in the way of this Django; warnings are errors."""
+    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
+    settings.ADMINS = settings.MANAGERS = ["admin@example.com"] if HAS_MAILERS else [("Admin", "admin@example.com")]
+    if HAS_MAILERS:
+        settings.MAILERS = {
+            "default": {"BACKEND": PATH},
+            "bulk": {
+                "BACKEND": PATH,
+                "OPTIONS": {"account": "bulk", "priority": -5, "expires_after": "6h", "on_unknown": "hold"},
+            },
+            "quiet": {"BACKEND": PATH, "OPTIONS": {"account": "absent", "fail_silently": True}},
+            "wrong": {"BACKEND": PATH, "OPTIONS": {"acount": "main"}},
+            "worse": {"BACKEND": PATH, "OPTIONS": {"priority": 11}},
+        }
+    else:
+        settings.EMAIL_BACKEND = PATH
+    for name in ("main", "bulk"):
+        Account.objects.create(name=name, email=f"{name}@example.com", host="localhost", port=25, auth_method="none")
+
+
+def the_row() -> OutboxMessage:
+    return OutboxMessage.objects.get()
+
+
+def test_send_mail() -> None:
+    sent = mail.send_mail("Hello", "text", "app@example.com", ["ann@example.org"], html_message="<p>html</p>")
+    assert sent == 1
+    assert (the_row().subject, the_row().body_text, the_row().body_html) == ("Hello", "text", "<p>html</p>")
+
+
+def test_send_mass_mail() -> None:
+    letters = [(f"n {number}", "text", None, [f"p{number}@example.org"]) for number in range(3)]
+    assert mail.send_mass_mail(letters) == 3
+    assert OutboxMessage.objects.count() == 3
+
+
+def test_mail_to_admins_and_managers() -> None:
+    mail.mail_admins("Down", "text")
+    mail.mail_managers("Broken link", "text")
+    subjects = set(OutboxMessage.objects.values_list("subject", flat=True))
+    assert subjects == {"[Django] Down", "[Django] Broken link"}
+
+
+def test_a_message_tells_its_row() -> None:
+    message = EmailMessage("Hello", "text", "app@example.com", ["ann@example.org"])
+    assert message.send() == 1
+    assert message.outbox_id == the_row().pk  # type: ignore[attr-defined]
+
+
+def test_a_password_reset(settings: Any) -> None:
+    texts = {"subject.txt": "Your password", "body.html": "{{ token }}"}
+    loaders = [("django.template.loaders.locmem.Loader", texts)]
+    settings.TEMPLATES = [
+        {"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"loaders": loaders}}
+    ]
+    User.objects.create_user("ann", "ann@example.org", "old password")
+    form = PasswordResetForm({"email": "ann@example.org"})
+    assert form.is_valid()
+    form.save(domain_override="example.com", subject_template_name="subject.txt", email_template_name="body.html")
+    assert [one.address for one in the_row().recipients.all()] == ["ann@example.org"]
+
+
+def test_an_error_mail() -> None:
+    record = logging.LogRecord("django.request", logging.ERROR, __file__, 1, "It broke", None, None)
+    AdminEmailHandler().emit(record)
+    assert "It broke" in the_row().subject
+
+
+def test_sendtestemail_queues(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("sendtestemail", "ann@example.org")
+    assert the_row().status == "pending"
+
+
+if HAS_MAILERS:
+
+    def test_a_mailer_is_chosen_by_using() -> None:
+        mail.send_mail("Hello", "text", None, ["ann@example.org"], using="bulk")
+        row = the_row()
+        assert (row.account.name, row.priority, row.on_unknown) == ("bulk", -5, "hold")
+        assert row.expires_at is not None
+
+    def test_a_silent_mailer_raises_nothing() -> None:
+        assert letter().send(using="quiet") == 0
+        assert not OutboxMessage.objects.exists()
+
+    @pytest.mark.parametrize("alias", ["wrong", "worse"])
+    def test_a_wrong_option_names_its_mailer(alias: str) -> None:
+        with pytest.raises(mail.InvalidMailer, match=f"MAILERS\\['{alias}'\\]"):
+            letter().send(using=alias)
+
+    def test_the_old_settings_on_a_new_django_cause_no_warning_beside_djangos_own(settings: Any) -> None:
+        del settings.MAILERS
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            with override_settings(EMAIL_BACKEND=PATH):
+                assert letter().send() == 1
+                assert mail.get_connection(account="bulk", fail_silently=True).send_messages([letter()]) == 1
+        told = "\n".join(str(one.message) for one in seen)
+        assert "OutboxEmailBackend" not in told
+        assert "BaseEmailBackend" not in told
+        assert OutboxMessage.objects.filter(account__name="bulk").count() == 1
+
+else:
+
+    def test_a_connection_may_name_its_account() -> None:
+        connection = mail.get_connection(account="bulk", priority=-5)
+        assert letter(connection=connection).send() == 1
+        assert (the_row().account.name, the_row().priority) == ("bulk", -5)
+
+    def test_fail_silently_of_a_call_is_honoured() -> None:
+        Account.objects.all().delete()
+        assert mail.send_mail("Hello", "text", None, ["ann@example.org"], fail_silently=True) == 0
+
+
+def test_a_wrong_option_is_refused_at_once() -> None:
+    for options in ({"priority": "high"}, {"expires_after": "soon"}, {"on_unknown": "drop"}, {"account": 7}):
+        with pytest.raises(ImproperlyConfigured, match=next(iter(options))):
+            OutboxEmailBackend(**options)  # type: ignore[arg-type]
