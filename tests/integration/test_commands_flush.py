@@ -147,8 +147,11 @@ def test_a_loop_sends_what_is_queued_meanwhile(server: SmtpServer, account: Acco
     queue(account)
 
     def later() -> None:
-        assert server.wait_for(1)
-        queue(account)
+        try:
+            assert server.wait_for(1)
+            queue(account)
+        finally:
+            connections.close_all()
 
     other = threading.Thread(target=later)
     other.start()
