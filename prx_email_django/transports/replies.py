@@ -198,7 +198,8 @@ READINGS: tuple[Reading, ...] = (
     ),
     # Gmail 421/451 4.4.5, Yahoo and others in words.
     Reading(Meaning.SESSION, _COMMANDS, enhanced=frozenset({"4.4.5"})),
-    Reading(Meaning.SESSION, _COMMANDS, words=_words("too many messages")),
+    Reading(Meaning.SESSION, _COMMANDS - _RCPT, words=_words("too many messages")),
+    Reading(Meaning.SESSION, _RCPT, words=_words("too many messages.*(session|connection)")),
     # "503 nested MAIL", Postfix "554 5.5.0 SMTP protocol synchronization", Exim "SMTP synchronization error".
     Reading(Meaning.SEQUENCE, frozenset({Phase.MAIL, Phase.DATA}), frozenset({503})),
     Reading(Meaning.SEQUENCE, _ALL, words=_words("synchroni[sz]ation|improper (use of )?(command )?pipelining")),

@@ -216,7 +216,7 @@ def test_reply_to_auth_tells_credentials_from_moods(reply: str, trouble: Trouble
 
 
 def test_unknown_name_is_the_connections_trouble() -> None:
-    error = failure(_login("no-such-host.invalid", 25))
+    error = failure(_login("no-such-host.invalid", 25, timeout=60.0))
     assert verdict(error) == (Phase.CONNECT, Trouble.CONNECTION, "network")
 
 

@@ -154,6 +154,8 @@ def test_cleaned_text_is_one_short_printable_line(text: str) -> None:
         (Phase.BODY, "454 Throttling failure: Maximum sending rate exceeded.", Meaning.QUOTA),
         (Phase.MAIL, "451 4.4.5 try later", Meaning.SESSION),
         (Phase.MAIL, "421 Too many messages in this session", Meaning.SESSION),
+        (Phase.RCPT, "421 Too many messages in this session", Meaning.SESSION),
+        (Phase.RCPT, "450 4.7.1 too many messages for this recipient", Meaning.PLAIN),
         (Phase.BODY, "451 4.4.5 try later", Meaning.PLAIN),
         (Phase.MAIL, "503 5.5.1 nested MAIL command", Meaning.SEQUENCE),
         (Phase.MAIL, "554 5.5.0 SMTP protocol synchronization", Meaning.SEQUENCE),

@@ -134,6 +134,18 @@ def test_room_holds_back_who_writes_faster_than_the_peer_reads() -> None:
     asyncio.run(main())
 
 
+def test_others_get_their_turn_between_two_pieces_that_the_network_takes_at_once() -> None:
+    async def main() -> list[str]:
+        turns: list[str] = []
+        async with connected() as (wire, _):
+            asyncio.get_running_loop().call_soon(turns.append, "another connection")
+            wire.write(b"x", 0)
+            await wire.room(asyncio.get_running_loop().time() + 5)
+        return turns
+
+    assert asyncio.run(main()) == ["another connection"]
+
+
 def test_unsolicited_421_is_a_farewell_and_anything_else_is_not() -> None:
     async def main(octets: bytes) -> tuple[str, bool]:
         async with connected() as (wire, theirs):

@@ -1,0 +1,113 @@
+"""Against a server that we did not write: aiosmtpd, which offers no pipelining, with STARTTLS and a password."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, Envelope
+
+from prx_email_django.outcomes import Answer, Ending, Trouble
+from prx_email_django.transports.base import ConnectError, Login
+from prx_email_django.transports.connection import SmtpTransport
+from tests.support.parcels import ListFeed, parcel, parcels, run_session
+
+
+class Inbox:
+    """Keeps messages; knows neither nobody@ nor spam."""
+
+    def __init__(self) -> None:
+        self.messages: list[Envelope] = []
+
+    async def handle_RCPT(self, _server: Any, _session: Any, envelope: Envelope, address: str, _options: Any) -> str:
+        if address.startswith("nobody@"):
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        if b"spam" in envelope.content:
+            return "554 5.7.1 not here"
+        self.messages.append(envelope)
+        return "250 2.0.0 queued"
+
+
+def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
+    return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"), handled=False)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
+    """A running server that demands STARTTLS and a password, and the login that fits."""
+    authority, inbox = trustme.CA(), Inbox()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    controller = Controller(
+        inbox,
+        hostname="127.0.0.1",
+        port=_free_port(),
+        tls_context=context,
+        require_starttls=True,
+        auth_required=True,
+        authenticator=authenticate,
+    )
+    controller.start()
+    try:
+        yield (
+            inbox,
+            Login(
+                "localhost",
+                controller.port,
+                "starttls",
+                "password",
+                user="ann",
+                password="secret",
+                timeout=10.0,
+                tls_ca_file=str(tmp_path / "ca.pem"),
+            ),
+        )
+    finally:
+        controller.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_mixed_messages_end_as_they_should(other: tuple[Inbox, Login]) -> None:
+    inbox, login = other
+    messages = [
+        *parcels(3),
+        parcel(4, "nobody@example.org", "eve@example.org"),
+        parcel(5, "nobody@example.org"),
+        parcel(6, body=b"Subject: spam\r\n\r\n..\r\n"),
+        parcel(7, body=b"Subject: dots\r\n\r\n.\r\n..\r\nend\r\n"),
+    ]
+    feed = ListFeed(messages)
+    end = asyncio.run(run_session(SmtpTransport(), login, feed))
+    endings = [feed.outcomes[number].ending for number in range(1, 8)]
+    assert endings == [Ending.ACCEPTED] * 4 + [Ending.PERMANENT] * 2 + [Ending.ACCEPTED]
+    assert feed.outcomes[4].recipients["nobody@example.org"].answer is Answer.REFUSED
+    assert inbox.messages[-1].content == messages[-1].body
+    assert (end.trouble, end.completed) == (Trouble.NONE, 6)
+
+
+def test_wrong_password_is_refused_once(other: tuple[Inbox, Login]) -> None:
+    _, login = other
+    wrong = Login(
+        login.host, login.port, "starttls", "password", user="ann", password="wrong", tls_ca_file=login.tls_ca_file
+    )
+    with pytest.raises(ConnectError) as failed:
+        asyncio.run(run_session(SmtpTransport(), wrong, ListFeed([])))
+    assert (failed.value.trouble, failed.value.smtp_code) == (Trouble.AUTH, 535)
