@@ -58,7 +58,7 @@ def _outbox_options(path: object) -> frozenset[str]:
         backend = import_string(path) if isinstance(path, str) else None
     except ImportError:
         return frozenset()
-    options = getattr(backend, "outbox_options", frozenset())
+    options: object = getattr(backend, "outbox_options", None)
     return options if isinstance(options, frozenset) else frozenset()
 
 
