@@ -78,15 +78,17 @@ def _make(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> b
 
 @retried
 def renew_slots(slots: Iterable[Slot], *, clock: Clock) -> None:
-    """Renew all slots in one statement."""
+    """Renew all slots in one statement; one that has run out is not brought back: another worker may have it."""
     live = list(slots)
     if not live:
         return
     begun = uptime()
     rows = ConnectionSlot.objects.filter(token__in=[slot.token for slot in live])
     rows.update(expires_at=lease_until(clock, SLOT_LEASE))
+    done = uptime()
     for slot in live:
-        slot.deadline = begun + SLOT_LEASE.total_seconds()
+        if done < slot.deadline:
+            slot.deadline = begun + SLOT_LEASE.total_seconds()
 
 
 @retried

@@ -196,7 +196,7 @@ def _number(claims: dict[int, Claim]) -> None:
 
 @retried
 def renew(leases: Iterable[Lease], *, clock: Clock) -> None:
-    """Renew all leases in one statement; one whose row was taken away is not brought back."""
+    """Renew all leases in one statement; one that has run out is not brought back: others may have its messages."""
     live = list(leases)
     if not live:
         return
@@ -204,8 +204,10 @@ def renew(leases: Iterable[Lease], *, clock: Clock) -> None:
     OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[one.token for one in live]).update(
         claim_expires_at=lease_until(clock, outbox_settings().lease)
     )
+    done = uptime()
     for lease in live:
-        lease.deadline = begun + lease.length
+        if done < lease.deadline:
+            lease.deadline = begun + lease.length
 
 
 @retried
