@@ -130,7 +130,7 @@ def lost(standing: Standing, *, now: datetime, rules: Rules) -> Verdict:
         status=Status.FAILED,
         retries=standing.retries,
         attempts=attempts,
-        message_number=_fixed_number(standing),
+        message_number=fixed_number(standing),
         next_attempt_at=None if at_rest else now + recovery_backoff(standing.id, attempts, rules),
         error_code=ErrorCode.LOST_CLAIM,
         error="the worker that was sending this message was lost; it may have been delivered",
@@ -148,7 +148,7 @@ def _unknown(
         status=settled_status(results.values()) if settled else Status.FAILED,
         retries=standing.retries,
         attempts=attempts,
-        message_number=_fixed_number(standing),
+        message_number=fixed_number(standing),
         next_attempt_at=None if at_rest else now + backoff(attempts, rules),
         error_code=ErrorCode.UNKNOWN_OUTCOME,
         error=outcome.error,
@@ -159,7 +159,7 @@ def _unknown(
 def _accepted(
     outcome: Outcome, standing: Standing, results: Mapping[str, RecipientResult], *, now: datetime, rules: Rules
 ) -> Verdict:
-    number = _fixed_number(standing)
+    number = fixed_number(standing)
     if is_settled(results.values()):
         refused = RecipientResult.REFUSED in results.values()
         return Verdict(
@@ -245,7 +245,8 @@ def _known_failure(  # noqa: PLR0913  (the parts of one value)
     )
 
 
-def _fixed_number(standing: Standing) -> int:
+def fixed_number(standing: Standing) -> int:
+    """The number in the Message-ID of a copy that may exist: from the first one on it stays."""
     return standing.retries if standing.message_number is None else standing.message_number
 
 

@@ -39,7 +39,9 @@ class Finished:
             self.outcome.ending is Ending.ACCEPTED
             and all(one.answer == "accepted" for one in self.answers.values())
             and len(self.answers) == len(self.claim.addressed)
-            and not any(one.result == RecipientResult.UNKNOWN for one in self.claim.recipients)
+            and not any(
+                one.result in (RecipientResult.UNKNOWN, RecipientResult.REFUSED) for one in self.claim.recipients
+            )
         )
 
 
@@ -275,7 +277,11 @@ def _mark_late_acceptance(one: Finished, message: OutboxMessage, *, clock: Clock
     _write_recipients(recipients, results, one.answers, status=Status.SENT if settled else message.status)
     values: dict[str, Any] = {}
     if not message.provider_message_id:
-        values = {"provider_message_id": message.message_id, "provider_response": one.outcome.response[:TEXT]}
+        # Under which it was accepted, whatever the row has come to since: what follows stays in its thread.
+        claimed = one.claim.message
+        values = {"provider_message_id": claimed.message_id, "provider_response": one.outcome.response[:TEXT]}
+    if message.message_number is None:
+        values["message_number"] = policy.fixed_number(one.claim.standing)
     if settled:
         values |= {"status": Status.SENT, "sent_at": clock.now, "next_attempt_at": None}
         values |= {"last_error": "", "last_error_code": "", "claim_expires_at": None}
