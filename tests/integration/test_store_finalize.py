@@ -1,0 +1,343 @@
+"""finalize: what the server said is what is kept, for every recipient, and only by the one who holds the claim."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from prx_email_django import store
+from prx_email_django.models import DeliveryAttempt, OutboxMessage
+from prx_email_django.outcomes import Answer, Ending
+from prx_email_django.store import Finished
+from tests.support.factories import (
+    NOW,
+    SECOND,
+    account,
+    at,
+    finish,
+    fresh,
+    lapse,
+    lose,
+    make_due,
+    message,
+    outcome,
+    results,
+    take,
+    take_one,
+)
+
+pytestmark = pytest.mark.django_db
+
+A, B, C = "a@x.org", "b@x.org", "c@x.org"
+
+
+def test_an_accepted_message_is_sent_with_its_message_id_and_the_servers_words() -> None:
+    row = message(account())
+    recorded = finish(take_one(row), Ending.ACCEPTED, response="250 2.0.0 queued as 77")
+    now = fresh(row)
+    assert recorded.status == now.status == "sent"
+    assert (now.sent_at, now.next_attempt_at, now.claim_expires_at) == (NOW, None, None)
+    assert (now.retries, now.attempts, now.message_number) == (0, 0, 0)
+    assert now.provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+    assert now.provider_response == "250 2.0.0 queued as 77"
+    attempt = DeliveryAttempt.objects.get()
+    assert (attempt.number, attempt.outcome) == (1, "sent")
+    assert attempt.header_message_id == now.provider_message_id
+
+
+def test_a_success_clears_the_last_error_and_adds_to_no_counter() -> None:
+    row = message(account())
+    finish(take_one(row), Ending.TEMPORARY)
+    finish(take_one(make_due(row)), Ending.ACCEPTED)
+    now = fresh(row)
+    assert (now.status, now.retries, now.attempts, now.last_error, now.last_error_code) == ("sent", 1, 1, "", "")
+    assert now.provider_message_id == f"<outbox-{row.pk}-1@prx-email.local>"
+    assert list(DeliveryAttempt.objects.values_list("number", "outcome")) == [(1, "failed"), (2, "sent")]
+
+
+def test_a_known_failure_waits_and_a_permanent_one_rests() -> None:
+    owner = account()
+    first, second = message(owner), message(owner)
+    one, two = take(owner)
+    finish(one, Ending.TEMPORARY)
+    finish(two, Ending.PERMANENT)
+    assert (fresh(first).status, fresh(first).next_attempt_at) == ("failed", NOW + 10 * SECOND)
+    assert fresh(second).is_at_rest
+    assert {one.claim_expires_at for one in OutboxMessage.objects.all()} == {None}
+
+
+def test_a_stale_worker_cannot_overwrite_its_successor() -> None:
+    row = message(account())
+    stale = take_one(row)
+    lose(stale)
+    current = take_one(make_due(row))
+    before = OutboxMessage.objects.filter(pk=row.pk).values().get()
+    for ending in (Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN):
+        assert finish(stale, ending).late
+    after = OutboxMessage.objects.filter(pk=row.pk).values().get()
+    assert {**before, "updated_at": None} == {**after, "updated_at": None}
+    assert fresh(row).claim_token == current.lease.token
+
+
+def test_a_group_of_several_claims_is_recorded_each_under_its_own_token() -> None:
+    owner = account()
+    rows = [message(owner) for _ in range(6)]
+    claims = [*take(owner, limit=2), *take(owner, limit=2), *take(owner, limit=2)]
+    lapse(claims[2:3])
+    store.recover(clock=at())
+    said = {one.id: outcome(Ending.ACCEPTED, one, response=f"250 as {one.id}") for one in claims}
+    group = [Finished(one, said[one.id], said[one.id].recipients, started_at=NOW, finished_at=NOW) for one in claims]
+    recorded = store.finalize(group, clock=at())
+    assert {one.message.pk: one.late for one in recorded} == {one.pk: one.pk == rows[2].pk for one in rows}
+    assert all(fresh(row).status == "sent" for row in rows)
+    assert [fresh(row).provider_response for row in rows] == [f"250 as {row.pk}" for row in rows]
+    assert DeliveryAttempt.objects.count() == 6
+
+
+def test_a_row_taken_from_a_group_is_not_marked_sent_by_it() -> None:
+    """Guarded by id alone, the group's one statement would overwrite the new claim."""
+    owner = account()
+    first, second = message(owner, to=[A, B]), message(owner)
+    stale = take(owner)
+    lapse(stale[:1])
+    store.recover(clock=at())
+    again = take_one(make_due(first))
+    said = [outcome(Ending.ACCEPTED, one) for one in stale]
+    group = [
+        Finished(one, s, s.recipients, started_at=NOW, finished_at=NOW) for one, s in zip(stale, said, strict=True)
+    ]
+    store.finalize(group, clock=at())
+    assert (fresh(first).status, fresh(first).claim_token) == ("sending", again.lease.token)
+    assert fresh(second).status == "sent"
+
+
+# Recipients
+
+
+def test_the_common_case_writes_no_recipient() -> None:
+    row = message(account(), to=[A, B])
+    finish(take_one(row), Ending.ACCEPTED)
+    assert results(row) == {A: "", B: ""}
+
+
+def test_accepted_refused_and_deferred_are_told_apart() -> None:
+    row = message(account(), to=[A, B, C])
+    recorded = finish(take_one(row), Ending.ACCEPTED, {B: Answer.REFUSED, C: Answer.DEFERRED})
+    now = fresh(row)
+    assert results(row) == {A: "accepted", B: "refused", C: ""}
+    assert (now.status, now.retries, now.message_number) == ("failed", 1, 0)
+    assert now.next_attempt_at == NOW + 10 * SECOND
+    assert recorded.refused == {B: "550 no such user"}
+    assert now.refused_recipients == {B: {"code": 550, "text": "no such user"}}
+    assert row.recipients.get(address=C).code == 450
+
+
+def test_an_accepted_recipient_is_never_addressed_again_and_the_rest_stays_in_the_thread() -> None:
+    row = message(account(), to=[A, B, C])
+    finish(take_one(row), Ending.ACCEPTED, {B: Answer.REFUSED, C: Answer.DEFERRED})
+    again = take_one(make_due(row))
+    assert again.addressed == (C,)
+    assert again.message.message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+    finish(again, Ending.ACCEPTED)
+    assert fresh(row).status == "sent"
+    assert results(row) == {A: "accepted", B: "refused", C: ""}
+    assert fresh(row).provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+
+
+def test_all_refused_rests_as_failed() -> None:
+    row = message(account(), to=[A, B])
+    finish(take_one(row), Ending.TEMPORARY, {A: Answer.REFUSED, B: Answer.REFUSED})
+    assert fresh(row).is_at_rest
+
+
+def test_the_last_open_one_refused_makes_it_sent() -> None:
+    row = message(account(), to=[A, B])
+    finish(take_one(row), Ending.ACCEPTED, {B: Answer.DEFERRED})
+    finish(take_one(make_due(row)), Ending.TEMPORARY, {B: Answer.REFUSED})
+    assert fresh(row).status == "sent"
+    assert results(row) == {A: "accepted", B: "refused"}
+
+
+def test_a_permanent_refusal_of_the_body_leaves_the_recipients_open() -> None:
+    row = message(account(), to=[A, B])
+    finish(take_one(row), Ending.PERMANENT, smtp_code=554)
+    assert fresh(row).is_at_rest
+    assert results(row) == {A: "", B: ""}
+
+
+def test_an_unknown_outcome_is_written_for_those_it_concerns_and_keeps_the_message_id() -> None:
+    row = message(account(), to=[A, B])
+    finish(take_one(row), Ending.UNKNOWN, {B: Answer.DEFERRED})
+    now = fresh(row)
+    assert results(row) == {A: "unknown", B: ""}
+    assert (now.retries, now.attempts, now.message_number, now.last_error_code) == (0, 1, 0, "unknown_outcome")
+    assert now.may_have_been_delivered
+    again = take_one(make_due(row))
+    assert again.addressed == (A, B), "a due retry takes the open and the unknown ones"
+    finish(again, Ending.TEMPORARY)
+    assert fresh(row).message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+
+
+def test_hold_holds_the_whole_row() -> None:
+    row = message(account(), to=[A, B], on_unknown="hold")
+    finish(take_one(row), Ending.UNKNOWN, {B: Answer.DEFERRED})
+    assert fresh(row).is_at_rest
+
+
+def test_too_many_recipients_goes_on_at_once_without_a_failure() -> None:
+    row = message(account(), to=[A, B, C])
+    recorded = finish(take_one(row), Ending.ACCEPTED, {B: Answer.TOO_MANY, C: Answer.TOO_MANY})
+    now = fresh(row)
+    assert recorded.progress
+    assert (now.status, now.next_attempt_at, now.last_error_code) == ("failed", NOW, "")
+    assert (now.retries, now.attempts) == (0, 0)
+    again = take_one(row)
+    assert (again.addressed, again.message.message_id) == ((B, C), f"<outbox-{row.pk}-0@prx-email.local>")
+    finish(again, Ending.ACCEPTED)
+    assert fresh(row).status == "sent"
+    assert list(DeliveryAttempt.objects.values_list("number", flat=True)) == [1, 2]
+
+
+def test_a_refusal_from_an_earlier_attempt_is_still_told_when_the_message_is_sent() -> None:
+    row = message(account(), to=[A, B])
+    finish(take_one(row), Ending.TEMPORARY, {A: Answer.DEFERRED, B: Answer.REFUSED})
+    finish(take_one(make_due(row)), Ending.ACCEPTED)
+    assert (fresh(row).status, fresh(row).last_error_code) == ("sent", "recipients_refused")
+
+
+def test_the_server_text_that_is_kept_is_bounded() -> None:
+    row = message(account())
+    finish(take_one(row), Ending.TEMPORARY, error="x" * 500)
+    assert len(fresh(row).last_error) == 160
+    finish(take_one(make_due(row)), Ending.ACCEPTED, response="y" * 500)
+    assert len(fresh(row).provider_response) == 160
+
+
+def test_max_retries_rests_when_retries_reach_it(settings: object) -> None:
+    settings.PRX_EMAIL = {"MAX_RETRIES": 2}  # type: ignore[attr-defined]
+    row = message(account())
+    finish(take_one(row), Ending.TEMPORARY)
+    assert fresh(row).next_attempt_at is not None
+    finish(take_one(make_due(row)), Ending.TEMPORARY)
+    assert (fresh(row).retries, fresh(row).next_attempt_at) == (2, None)
+
+
+# Late results
+
+
+def test_a_late_acceptance_is_not_thrown_away() -> None:
+    row = message(account())
+    claim = take_one(row)
+    lose(claim)
+    assert (fresh(row).last_error_code, results(row)) == ("lost_claim", {"ann@example.org": "unknown"})
+    recorded = finish(claim, Ending.ACCEPTED, response="250 late")
+    now = fresh(row)
+    assert recorded.late and recorded.status == "sent"
+    assert (now.status, now.next_attempt_at, now.last_error_code) == ("sent", None, "")
+    assert now.provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+    assert now.provider_response == "250 late"
+    attempt = DeliveryAttempt.objects.get()
+    assert (attempt.number, attempt.outcome) == (1, "sent"), "the lost attempt's row takes the outcome"
+    assert (now.retries, now.attempts) == (0, 1), "counters never go back"
+
+
+def test_a_late_partial_acceptance_does_not_lose_the_deferred_recipient() -> None:
+    """Tried: "the row becomes sent" forgot the one that the server had put off."""
+    row = message(account(), to=[A, B])
+    claim = take_one(row)
+    lose(claim)
+    finish(claim, Ending.ACCEPTED, {B: Answer.DEFERRED})
+    now = fresh(row)
+    assert (now.status, results(row)[A]) == ("failed", "accepted")
+    assert now.next_attempt_at is not None
+    again = take_one(make_due(row))
+    assert again.addressed == (B,)
+    finish(again, Ending.ACCEPTED)
+    assert fresh(row).status == "sent"
+
+
+def test_a_late_acceptance_leaves_who_is_sending_now_to_decide() -> None:
+    row = message(account(), to=[A, B])
+    stale = take_one(row)
+    lose(stale)
+    current = take_one(make_due(row))
+    finish(stale, Ending.ACCEPTED, {B: Answer.DEFERRED})
+    now = fresh(row)
+    assert (now.status, now.claim_token) == ("sending", current.lease.token)
+    assert results(row) == {A: "accepted", B: "unknown"}
+    finish(current, Ending.TEMPORARY)
+    assert fresh(row).status == "failed"
+    assert results(row)[A] == "accepted", "what is known of a recipient survives the other's failure"
+    assert take_one(make_due(row)).addressed == (B,)
+
+
+def test_a_message_accepted_late_for_all_is_sent_when_its_second_attempt_fails() -> None:
+    row = message(account())
+    stale = take_one(row)
+    lose(stale)
+    current = take_one(make_due(row))
+    finish(stale, Ending.ACCEPTED)
+    finish(current, Ending.TEMPORARY)
+    assert (fresh(row).status, fresh(row).next_attempt_at) == ("sent", None)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "requeue"])
+def test_a_late_acceptance_counts_whatever_a_person_did_meanwhile(verb: str) -> None:
+    row = message(account())
+    claim = take_one(row)
+    lose(claim)
+    getattr(store, verb)([row.pk], clock=at())
+    finish(claim, Ending.ACCEPTED)
+    assert (fresh(row).status, fresh(row).next_attempt_at) == ("sent", None)
+
+
+@pytest.mark.parametrize("ending", [Ending.TEMPORARY, Ending.PERMANENT])
+def test_a_late_failure_is_told_but_changes_nothing(ending: Ending) -> None:
+    row = message(account())
+    claim = take_one(row)
+    lose(claim)
+    before = fresh(row)
+    finish(claim, ending, smtp_code=451)
+    now = fresh(row)
+    assert (now.status, now.next_attempt_at, now.attempts) == (before.status, before.next_attempt_at, before.attempts)
+    assert DeliveryAttempt.objects.get().outcome == "failed"
+
+
+def test_a_late_result_of_a_purged_message_harms_nobody() -> None:
+    row = message(account())
+    claim = take_one(row)
+    OutboxMessage.objects.filter(pk=row.pk).delete()
+    assert finish(claim, Ending.ACCEPTED).late
+
+
+def test_a_late_acceptance_fixes_the_message_id_of_what_follows() -> None:
+    """Somebody wrote the status by hand while it was on its way: the copy that was accepted has a number."""
+    row = message(account(), to=[A, B])
+    claim = take_one(row)
+    OutboxMessage.objects.filter(pk=row.pk).update(status="failed", claim_expires_at=None)
+    current = take_one(row)
+    finish(current, Ending.TEMPORARY)
+    finish(claim, Ending.ACCEPTED, {B: Answer.DEFERRED})
+    again = take_one(make_due(row))
+    assert again.message.message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+
+
+def test_one_attempt_is_one_row_numbered_from_one() -> None:
+    row = message(account())
+    lose(take_one(row))
+    finish(take_one(make_due(row)), Ending.TEMPORARY)
+    store.release([take_one(make_due(row))])
+    finish(take_one(make_due(row)), Ending.UNKNOWN)
+    finish(take_one(make_due(row)), Ending.ACCEPTED)
+    attempts = list(DeliveryAttempt.objects.order_by("number").values_list("number", "outcome"))
+    assert attempts == [(1, "lost"), (2, "failed"), (3, "unknown"), (4, "sent")]
+    headers = set(DeliveryAttempt.objects.values_list("header_message_id", flat=True))
+    assert headers == {f"<outbox-{row.pk}-0@prx-email.local>"}
+
+
+def test_finished_instants_are_the_given_now() -> None:
+    row = message(account())
+    later = NOW + timedelta(minutes=3)
+    finish(take_one(row, now=later), Ending.ACCEPTED, now=later)
+    assert fresh(row).sent_at == later
