@@ -51,7 +51,7 @@ class AccountChangeList(ChangeList):
             at_rest[account_id] = at_rest.get(account_id, 0) + 1
         for account in accounts:
             account.shown_why = why_account(account, facts=facts[account.pk], now=now)
-            account.shown_obstructed = bool(facts[account.pk].pause or facts[account.pk].outbox)
+            account.shown_paused = bool(facts[account.pk].pause or facts[account.pk].outbox)
             account.shown_at_rest = at_rest.get(account.pk, 0)
         self.result_list = accounts
 
@@ -161,8 +161,10 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
     @admin.display(description=gettext_lazy("state"))
     def state(self, account: Any) -> SafeString:
         """Whether it may send, and why not."""
-        colour = "rest" if not account.is_active else "failed" if account.shown_obstructed else "sent"
-        return columns.badge(colour, account.shown_why)
+        if account.is_active and not account.shown_paused:
+            return columns.badge_and_words("sent", _("active"), account.shown_why)
+        label = _("paused") if account.is_active else _("off")
+        return columns.badge_and_words("failed" if account.is_active else "rest", label, account.shown_why)
 
     @admin.display(description=gettext_lazy("server"))
     def server(self, account: Account) -> str:

@@ -22,6 +22,21 @@ def badge(state: str, label: object) -> SafeString:
     return format_html('<span class="outbox-badge outbox-{}">{}</span>', state, label)
 
 
+def badge_and_words(state: str, label: object, words: object) -> SafeString:
+    """A word in the colour of its state, and what there is to say about it."""
+    return format_html('{} <span class="outbox-reason">{}</span>', badge(state, label), words)
+
+
+def below(first: SafeString, second: SafeString) -> SafeString:
+    """One above the other, in one cell."""
+    return format_html("{}<div>{}</div>", first, second) if second else first
+
+
+def link(url: str, label: object) -> SafeString:
+    """A link to another page of the admin."""
+    return format_html('<a href="{}">{}</a>', url, label)
+
+
 def message_state(message: OutboxMessage) -> tuple[str, str]:
     """The colour and the words of a message's status."""
     if message.status == Status.FAILED:

@@ -49,7 +49,7 @@ class AccountForm(AccountFormBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name, field in self.fields.items():
+        for name, field in list(self.fields.items()):
             if name in SECRETS:
                 self._describe(name, field)
             elif not name.startswith("clear_"):
@@ -57,11 +57,9 @@ class AccountForm(AccountFormBase):
 
     @property
     def changed_columns(self) -> list[str]:
-        """The columns that this form changes: those edited, typed or cleared, and what the model derives of them."""
+        """The columns that this form changes: those edited, typed or cleared."""
         names = {name.removeprefix("clear_") for name in self.changed_data}
-        derived = {"security", "auth_method"} if names else set()
-        columns = [field.name for field in Account._meta.concrete_fields]
-        changed = [name for name in columns if name in names | derived]
+        changed = [field.name for field in Account._meta.concrete_fields if field.name in names]
         return [*changed, "updated_at"] if changed else []
 
     @sensitive_variables()

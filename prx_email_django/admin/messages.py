@@ -47,7 +47,7 @@ class MessageChangeList(ChangeList):
 class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     """The pages of messages; derive from it to add columns, filters and fieldsets."""
 
-    list_display = ("number", "status_now", "account", "recipients_short", "tag", "reason", "next", "created_at")
+    list_display = ("number", "status_and_reason", "next", "recipients_short", "account", "tag", "created_at")
     list_display_links = ("number",)
     list_filter = (
         filters.StatusFilter,
@@ -67,9 +67,23 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         "addresses (@example.com) among the newest 100 000 messages."
     )
     fieldsets = (
-        (None, {"fields": ("subject", "status_now", "reason", "account", "from_email", "to", "cc", "bcc", "reply_to")}),
-        (_("Course"), {"fields": ("created_at", "next_attempt_at", "sent_at", "expires_at", "attempts", "retries")}),
-        (_("Identity"), {"fields": ("tag", "priority", "message_id", "provider_response", "idempotency_key")}),
+        (
+            None,
+            {
+                "fields": (
+                    "subject",
+                    ("status_now", "reason"),
+                    ("account", "from_email"),
+                    ("to_line", "cc_line"),
+                    ("bcc_line", "reply_to_line"),
+                )
+            },
+        ),
+        (
+            _("Course"),
+            {"fields": (("created_at", "next_attempt_at", "sent_at"), ("attempts", "retries", "expires_at"))},
+        ),
+        (_("Identity"), {"fields": (("tag", "priority", "idempotency_key"), ("message_id", "provider_response"))}),
         (
             _("Details"),
             {
@@ -90,7 +104,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             },
         ),
     )
-    readonly_fields = ("status_now", "reason", "message_id")
+    readonly_fields = ("status_now", "reason", "message_id", "to_line", "cc_line", "bcc_line", "reply_to_line")
 
     def get_urls(self) -> list[URLPattern]:
         """Source and files, beside the buttons."""
@@ -187,6 +201,11 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         """The status in words and colour."""
         return columns.status_badges(message)
 
+    @admin.display(description=_("status and reason"))
+    def status_and_reason(self, message: OutboxMessage) -> SafeString:
+        """The status, and the last error below it."""
+        return columns.below(columns.status_badges(message), columns.reason(message))
+
     @admin.display(description=_("recipients"))
     def recipients_short(self, message: OutboxMessage) -> str:
         """The first ones."""
@@ -201,6 +220,26 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     def next(self, message: OutboxMessage) -> Any:
         """When it is due."""
         return message.next_attempt_at
+
+    @admin.display(description=_("to"))
+    def to_line(self, message: OutboxMessage) -> str:
+        """As given."""
+        return ", ".join(message.to)
+
+    @admin.display(description=_("cc"))
+    def cc_line(self, message: OutboxMessage) -> str:
+        """As given."""
+        return ", ".join(message.cc)
+
+    @admin.display(description=_("bcc"))
+    def bcc_line(self, message: OutboxMessage) -> str:
+        """As given."""
+        return ", ".join(message.bcc)
+
+    @admin.display(description=_("reply to"))
+    def reply_to_line(self, message: OutboxMessage) -> str:
+        """As given."""
+        return ", ".join(message.reply_to)
 
     @admin.display(description=_("Message-ID"))
     def message_id(self, message: OutboxMessage) -> str:

@@ -48,6 +48,7 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The row, and its buttons."""
         context = {
+            "title": _("State of the outbox"),
             "everything_paused": everything_paused(),
             "pause_form": PauseForm() if self.has_operate_permission(request) else None,
         }

@@ -23,8 +23,8 @@ _HEAD = (
     '<meta name="referrer" content="no-referrer"><meta http-equiv="x-dns-prefetch-control" content="off">'
     '<base target="_blank">'
 )
-#: Hints by which a page makes a browser connect ahead are not covered by a policy.
-_HINTS = re.compile(r"<\s*link\b[^>]*>?", re.IGNORECASE)
+#: ``link`` can make a browser connect ahead, which no policy covers: it becomes an element that means nothing.
+_LINK = re.compile(r"<link\b", re.IGNORECASE)
 _CID = re.compile(r"cid:([^\s\"'<>)]{1,255})", re.IGNORECASE)
 _IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 #: Octets of inline images put into a preview, together.
@@ -59,7 +59,7 @@ def bodies_of(message: OutboxMessage) -> Bodies:
 
 def safe_document(html: str, images: dict[str, str]) -> str:
     """The document with its policy in front: what comes later cannot loosen it."""
-    html = _HINTS.sub("", html)
+    html = _LINK.sub("<x-link", html)
     return _HEAD + _CID.sub(lambda match: images.get(match[1], match[0]), html)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
@@ -19,6 +20,7 @@ from prx_email_django.models import (
     ConnectionSlot,
     DeliveryAttempt,
     InboundMessage,
+    OutboxMessage,
     RateWindow,
     Recipient,
 )
@@ -36,12 +38,19 @@ class RecordAdmin(FactsAdminMixin, RecordAdminBase):
     ordering = ("-pk",)
     sortable_by = ()
 
+    @admin.display(description=_("message"))
+    def message_page(self, row: Any) -> SafeString:
+        """The number of the message that the row belongs to, and its page."""
+        name = OutboxMessage._meta
+        url = reverse(f"{self.admin_site.name}:{name.app_label}_{name.model_name}_change", args=[row.message_id])
+        return columns.link(url, row.message_id)
+
 
 @admin.register(Recipient)
 class RecipientAdmin(RecordAdmin):
     """Who was written to, and what the server said to it."""
 
-    list_display = ("address", "kind", "result_now", "code", "text", "message")
+    list_display = ("address", "kind", "result_now", "code", "text", "message_page")
     list_select_related = ("message",)
     search_fields = ("address__startswith",)
     search_help_text = _("The address or its beginning.")
@@ -62,6 +71,7 @@ class DeliveryAttemptAdmin(RecordAdmin):
 
     list_display = (
         "started_at",
+        "message_page",
         "outcome_now",
         "error_code",
         "smtp_code",
@@ -69,7 +79,6 @@ class DeliveryAttemptAdmin(RecordAdmin):
         "error",
         "phase",
         "peer",
-        "message_number",
     )
     list_filter = ("outcome", "error_code")
 
@@ -79,22 +88,12 @@ class DeliveryAttemptAdmin(RecordAdmin):
         label = AttemptOutcome(attempt.outcome).label if attempt.outcome in AttemptOutcome.values else attempt.outcome
         return columns.badge(attempt.outcome, label)
 
-    @admin.display(description=_("message"))
-    def message_number(self, attempt: DeliveryAttempt) -> int:
-        """The message's number."""
-        return attempt.message_id
-
 
 @admin.register(Attachment)
 class AttachmentAdmin(RecordAdmin):
     """Files of messages; they are downloaded from the message's page."""
 
-    list_display = ("filename", "kind", "content_type", "size", "message_number")
-
-    @admin.display(description=_("message"))
-    def message_number(self, attachment: Attachment) -> int:
-        """The message's number."""
-        return attachment.message_id
+    list_display = ("filename", "kind", "content_type", "size", "message_page")
 
 
 @admin.register(InboundMessage)

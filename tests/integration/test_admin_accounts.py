@@ -1,0 +1,354 @@
+"""The account form: secrets go in and never come out, and a save writes only what this person changed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from prx_email_django.fields import Sealed, is_set
+from prx_email_django.limits import account_state
+from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
+from tests.integration import admin_rows as rows
+
+pytestmark = pytest.mark.django_db
+
+
+class Fields(HTMLParser):
+    """The values that a browser would send back from the account form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data: dict[str, str] = {}
+        self._inside = False
+        self._select = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "form":
+            self._inside = given.get("id") == "account_form"
+        if not self._inside:
+            return
+        name = given.get("name") or ""
+        if tag == "select":
+            self._select = name
+        elif tag == "option" and "selected" in given:
+            self.data[self._select] = given.get("value") or ""
+        elif tag == "input" and name and self._is_sent(given):
+            self.data[name] = given.get("value") or ("on" if given.get("type") == "checkbox" else "")
+
+    @staticmethod
+    def _is_sent(given: dict[str, str | None]) -> bool:
+        kind = given.get("type")
+        return kind not in {"submit", "checkbox"} or (kind == "checkbox" and "checked" in given)
+
+
+def opened(client: Client, account: Account) -> dict[str, str]:
+    """The form as the browser has it after opening the page."""
+    parser = Fields()
+    parser.feed(client.get(url_of(account)).content.decode())
+    return parser.data
+
+
+def url_of(account: Account) -> str:
+    return f"{rows.ACCOUNTS}{account.pk}/change/"
+
+
+def errors_of(response: Any) -> dict[str, list[str]]:
+    assert response.status_code == 200, "it was saved"
+    return dict(response.context["adminform"].form.errors)
+
+
+def save(client: Client, account: Account, **changes: str) -> Any:
+    return client.post(url_of(account), {**opened(client, account), **changes})
+
+
+def test_a_stored_secret_is_never_shown() -> None:
+    account = rows.make_account(oauth_refresh_token="rt-stored", oauth_client_secret="cs-stored")
+    page = rows.client_for("*").get(url_of(account)).content.decode()
+    for secret in ("pw-stored-1", "rt-stored", "cs-stored", "v1:"):
+        assert secret not in page
+    assert "A value is stored and never shown" in page
+
+
+def test_who_may_only_look_sees_whether_a_secret_is_set_and_no_more() -> None:
+    account = rows.make_account(oauth_refresh_token="rt-stored")
+    response = rows.client_for("view_account").get(url_of(account))
+    page = response.content.decode()
+    assert response.status_code == 200
+    for secret in ("pw-stored-1", "rt-stored", "v1:", "********"):
+        assert secret not in page
+    assert "icon-yes" in page
+    assert "icon-no" in page
+    assert 'type="password"' not in page
+
+
+def test_an_empty_field_keeps_the_secret_and_a_typed_one_replaces_it() -> None:
+    account = rows.make_account()
+    client = rows.client_for("*")
+    assert save(client, account, display_name="Shop").status_code == 302
+    assert Account.objects.get().password == "pw-stored-1"
+    assert save(client, account, password="pw-typed-2").status_code == 302
+    assert Account.objects.get().password == "pw-typed-2"
+
+
+def test_a_typed_secret_is_not_sent_back_with_an_error() -> None:
+    account = rows.make_account()
+    response = save(rows.client_for("*"), account, password="pw-typed-2", port="70000")
+    assert "port" in errors_of(response)
+    assert "pw-typed-2" not in response.content.decode()
+
+
+def test_a_box_clears_a_secret() -> None:
+    account = rows.make_account(oauth_refresh_token="rt-stored")
+    client = rows.client_for("*")
+    assert save(client, account, clear_oauth_refresh_token="on").status_code == 302
+    assert not is_set(Account.objects.get(), "oauth_refresh_token")
+    assert "clear_oauth_refresh_token" not in client.get(url_of(account)).content.decode()
+
+
+def test_to_type_and_to_clear_contradict_each_other() -> None:
+    account = rows.make_account()
+    response = save(rows.client_for("*"), account, password="pw-typed-2", clear_password="on")
+    assert "not both" in str(errors_of(response)["password"])
+
+
+def test_from_password_to_token_in_one_step() -> None:
+    account = rows.make_account()
+    changes = {"clear_password": "on", "oauth_token": "token-typed", "auth_method": "xoauth2"}
+    assert save(rows.client_for("*"), account, **changes).status_code == 302
+    stored = Account.objects.get()
+    assert (stored.auth_method, stored.password, stored.oauth_token) == ("xoauth2", "", "token-typed")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("host", "smtp.evil.example"),
+        ("port", "2465"),
+        ("security", "starttls"),
+        ("user", "other@example.com"),
+        ("oauth_token_url", "https://evil.example/token"),
+        ("oauth_provider", "google"),
+        ("oauth_tenant", "evil"),
+    ],
+)
+def test_a_new_destination_demands_every_stored_secret_anew(field: str, value: str) -> None:
+    account = rows.make_account(oauth_client_secret="cs-stored")
+    client = rows.client_for("*")
+    errors = errors_of(save(client, account, **{field: value}))
+    assert "type this anew" in str(errors["password"])
+    assert "type this anew" in str(errors["oauth_client_secret"])
+    assert getattr(Account.objects.get(), field) != value
+    typed = {"password": "pw-typed-2", "clear_oauth_client_secret": "on"}
+    assert save(client, account, **{field: value, **typed}).status_code == 302
+
+
+def test_a_destination_that_only_looks_different_demands_nothing() -> None:
+    account = rows.make_account()
+    assert save(rows.client_for("*"), account, security="").status_code == 302
+    assert Account.objects.get().security == "tls"
+
+
+def test_a_form_opened_before_a_rotation_does_not_write_the_old_values_back() -> None:
+    expiry = timezone.now().replace(microsecond=0)
+    account = rows.make_account(
+        password="", auth_method="xoauth2", oauth_token="token-old", oauth_token_expires_at=expiry
+    )
+    client = rows.client_for("*")
+    form = opened(client, account)
+    later = expiry + timedelta(hours=1)
+    rotated = Account.objects.get()
+    rotated.oauth_token, rotated.oauth_token_expires_at, rotated.max_connections = "token-new", later, 7
+    rotated.save()
+    assert client.post(url_of(account), {**form, "display_name": "Shop"}).status_code == 302
+    stored = Account.objects.get()
+    assert stored.display_name == "Shop"
+    assert stored.oauth_token == "token-new"
+    assert stored.oauth_token_expires_at == later
+    assert stored.max_connections == 7
+
+
+def test_a_save_writes_only_the_columns_that_changed() -> None:
+    account = rows.make_account()
+    client = rows.client_for("*")
+    form = opened(client, account)
+    with CaptureQueriesContext(connection) as captured:
+        client.post(url_of(account), {**form, "display_name": "Shop"})
+    updates = [one["sql"] for one in captured.captured_queries if one["sql"].startswith("UPDATE")]
+    written = [sql for sql in updates if "_account" in sql]
+    assert len(written) == 1
+    assert "display_name" in written[0]
+    for column in ("host", "password", "oauth_token", "max_connections"):
+        assert column not in written[0]
+
+
+def test_a_save_without_a_change_writes_nothing() -> None:
+    account = rows.make_account()
+    client = rows.client_for("*")
+    form = opened(client, account)
+    with CaptureQueriesContext(connection) as captured:
+        client.post(url_of(account), form)
+    assert not [one for one in captured.captured_queries if "UPDATE" in one["sql"] and "_account" in one["sql"]]
+
+
+def test_a_password_typed_for_one_server_is_not_saved_for_another() -> None:
+    account = rows.make_account()
+    client = rows.client_for("*")
+    form = opened(client, account)
+    Account.objects.filter(pk=account.pk).update(host="smtp.elsewhere.example")
+    errors = errors_of(client.post(url_of(account), {**form, "password": "pw-typed-2"}))
+    assert "Somebody has changed Host" in str(errors["__all__"])
+    assert Account.objects.get().password == "pw-stored-1"
+
+
+def test_new_credentials_end_the_pause_that_the_old_ones_caused() -> None:
+    account = rows.make_account()
+    account_state(account)
+    AccountState.objects.update(paused_by="worker", pause_reason="authentication refused", paused_at=timezone.now())
+    save(rows.client_for("*"), account, password="pw-typed-2")
+    assert AccountState.objects.get().pause_reason == ""
+
+
+def test_the_history_names_fields_and_no_values() -> None:
+    account = rows.make_account()
+    save(rows.client_for("*"), account, password="pw-typed-2", clear_password="")
+    entry = LogEntry.objects.get()
+    assert "Password" in entry.change_message
+    assert "pw-" not in entry.change_message + entry.object_repr
+
+
+def test_an_account_is_added_with_the_presets_at_hand() -> None:
+    client = rows.client_for("*")
+    url = f"{rows.ACCOUNTS}add/"
+    assert "smtp.office365.com" in client.get(url).content.decode()
+    form = {
+        "name": "main",
+        "host": "smtp.gmail.com",
+        "port": "465",
+        "user": "u@example.com",
+        "password": "pw-typed-2",
+        "max_connections": "3",
+        "max_messages_per_connection": "100",
+        "pipelining": "auto",
+        "is_active": "on",
+    }
+    assert client.post(url, form).status_code == 302
+    account = Account.objects.get()
+    assert (account.security, account.auth_method, account.password) == ("tls", "password", "pw-typed-2")
+
+
+def test_rules_of_an_account_are_told_at_the_field() -> None:
+    errors = errors_of(save(rows.client_for("*"), rows.make_account(), rate_limits="often"))
+    assert "rate_limits" in errors
+
+
+def test_a_lost_key_leaves_the_form_open_for_a_new_secret() -> None:
+    account = rows.make_account()
+    Account.objects.update(password=Sealed(label="prx_email_django.account.password", stored="v1:gAAAAA-not-ours"))
+    client = rows.client_for("*")
+    assert "decrypted" in str(errors_of(save(client, account, display_name="Shop"))["password"])
+    assert save(client, account, password="pw-typed-2").status_code == 302
+    assert Account.objects.get().password == "pw-typed-2"
+
+
+def test_the_list_shows_the_pause_and_asks_the_same_queries_for_any_number() -> None:
+    client = rows.client_for("*")
+
+    def count() -> int:
+        client.get(rows.ACCOUNTS)
+        with CaptureQueriesContext(connection) as captured:
+            assert client.get(rows.ACCOUNTS).status_code == 200
+        return len(captured)
+
+    first = rows.make_account("first")
+    rows.at_rest(first)
+    few = count()
+    for number in range(20):
+        account = rows.make_account(f"account {number}")
+        rows.at_rest(account)
+        account_state(account)
+    AccountState.objects.update(paused_by="worker", pause_reason="authentication refused (535)")
+    assert count() == few
+    assert "authentication refused (535)" in client.get(rows.ACCOUNTS).content.decode()
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_pause_needs_a_post_and_the_permission(verb: str) -> None:
+    account = rows.make_account()
+    account_state(account)
+    if verb == "resume":
+        AccountState.objects.update(paused_by="person", pause_reason="moving")
+    before = list(AccountState.objects.values())
+    url = f"{rows.ACCOUNTS}{account.pk}/{verb}/"
+    assert rows.client_for("*").get(url).status_code == 405
+    assert rows.client_for("view_account").post(url, {"reason": "x"}).status_code == 403
+    assert Client().post(url, {"reason": "x"}).status_code == 302
+    assert list(AccountState.objects.values()) == before
+
+
+def test_pause_and_resume_by_button() -> None:
+    account = rows.make_account()
+    client = rows.client_for("change_account")
+    url = f"{rows.ACCOUNTS}{account.pk}/"
+    assert "Reason" in rows.told(client.post(f"{url}pause/", {"reason": ""}, follow=True))[0]
+    past = {"reason": "x", "until": "2020-01-01T00:00"}
+    assert "past" in rows.told(client.post(f"{url}pause/", past, follow=True))[0]
+    until = {"reason": "moving", "until": "2199-01-01T10:30"}
+    assert rows.told(client.post(f"{url}pause/", until, follow=True)) == ["1 account is paused."]
+    assert account.pause_reason == "moving"
+    assert account.paused_until is not None
+    assert account.paused_until.year == 2199
+    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account goes on."]
+    assert account.pause_reason == ""
+    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account was not paused."]
+    assert [one.change_message for one in LogEntry.objects.order_by("pk")] == ["Paused.", "Resumed."]
+
+
+def test_pause_and_resume_in_bulk() -> None:
+    accounts = [rows.make_account(name) for name in ("one", "two")]
+    client = rows.client_for("change_account")
+    data = {"action": "pause_selected", "_selected_action": [one.pk for one in accounts]}
+    assert "Reason" in client.post(rows.ACCOUNTS, data).content.decode()
+    assert not AccountState.objects.exclude(pause_reason="").exists()
+    done = client.post(rows.ACCOUNTS, {**data, "reason": "moving"}, follow=True)
+    assert rows.told(done) == ["2 accounts are paused."]
+    done = client.post(rows.ACCOUNTS, {**data, "action": "resume_selected"}, follow=True)
+    assert rows.told(done) == ["2 accounts go on."]
+
+
+def test_an_account_with_messages_is_kept_and_one_without_goes_with_what_it_owns() -> None:
+    kept, gone = rows.make_account("kept"), rows.make_account("gone")
+    rows.sent(kept)
+    account_state(gone)
+    client = rows.client_for("view_account", "change_account", "delete_account")
+    page = client.post(f"{rows.ACCOUNTS}{kept.pk}/delete/", {"post": "yes"})
+    assert "messages of the account kept" in page.content.decode()
+    assert client.post(f"{rows.ACCOUNTS}{gone.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert [one.name for one in Account.objects.all()] == ["kept"]
+    assert OutboxMessage.objects.count() == 1
+
+
+def test_everything_is_paused_and_resumed_by_post_only() -> None:
+    url = f"{rows.ADMIN}outboxstate/"
+    client = rows.client_for("change_outboxstate", "view_outboxmessage")
+    assert client.get(f"{url}pause/").status_code == 405
+    assert client.get(f"{url}resume/").status_code == 405
+    assert not OutboxState.objects.exclude(pause_reason="").exists()
+    assert "Reason" in rows.told(client.post(f"{url}pause/", {}, follow=True))[0]
+    client.post(f"{url}pause/", {"reason": "moving house"})
+    assert OutboxState.objects.get().pause_reason == "moving house"
+    assert "moving house" in client.get(rows.MESSAGES).content.decode()
+    looker = rows.client_for("view_outboxstate")
+    assert looker.post(f"{url}resume/").status_code == 403
+    assert "Resume everything" not in looker.get(url).content.decode()
+    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox goes on."]
+    assert OutboxState.objects.get().pause_reason == ""
+    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox was not paused."]

@@ -1,0 +1,215 @@
+"""Buttons and bulk actions: nobody presses one without the permission, and no GET changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.http import HttpRequest
+from django.test import Client, RequestFactory
+from django.utils import timezone
+
+from prx_email_django.admin import OutboxMessageAdmin, actions
+from prx_email_django.models import OutboxMessage
+from prx_email_django.states import Status
+from tests.integration import admin_rows as rows
+
+pytestmark = pytest.mark.django_db
+
+VERBS = ["retry", "send-now", "cancel", "confirm"]
+MAKERS = [rows.sent, rows.at_rest, rows.doubtful, rows.deferred, rows.sending, rows.make_message]
+
+
+def everything() -> list[dict[str, Any]]:
+    return list(OutboxMessage.objects.order_by("pk").values())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("who", ["superuser", "view only", "anonymous"])
+def test_a_get_changes_nothing(verb: str, who: str) -> None:
+    account = rows.make_account()
+    made = [maker(account) for maker in MAKERS]
+    before = everything()
+    client = {
+        "superuser": lambda: rows.client_for("*"),
+        "view only": lambda: rows.client_for("view_outboxmessage"),
+        "anonymous": Client,
+    }[who]()
+    for message in made:
+        response = client.get(f"{rows.MESSAGES}{message.pk}/{verb}/")
+        assert response.status_code == (302 if who == "anonymous" else 405)
+    assert everything() == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("who", ["view only", "anonymous"])
+def test_a_post_without_the_permission_changes_nothing(verb: str, who: str) -> None:
+    account = rows.make_account()
+    made = [maker(account) for maker in MAKERS]
+    before = everything()
+    client = Client() if who == "anonymous" else rows.client_for("view_outboxmessage")
+    for message in made:
+        response = client.post(f"{rows.MESSAGES}{message.pk}/{verb}/", {"understood": "yes"})
+        assert response.status_code == (302 if who == "anonymous" else 403)
+    assert everything() == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_another_site_cannot_press_a_button(verb: str) -> None:
+    message = rows.at_rest(rows.make_account())
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("root"))
+    assert client.post(f"{rows.MESSAGES}{message.pk}/{verb}/").status_code == 403
+
+
+def test_the_view_only_see_no_buttons_and_no_actions() -> None:
+    message = rows.at_rest(rows.make_account())
+    client = rows.client_for("view_outboxmessage")
+    page = client.get(f"{rows.MESSAGES}{message.pk}/change/").content.decode()
+    assert "outbox-button" not in page
+    listing = client.get(rows.MESSAGES).content.decode()
+    assert "retry_selected" not in listing
+    client.post(rows.MESSAGES, {"action": "retry_selected", "_selected_action": [message.pk]})
+    message.refresh_from_db()
+    assert message.is_at_rest
+
+
+def test_retry_makes_a_refused_message_due() -> None:
+    message = rows.at_rest(rows.make_account())
+    client = rows.client_for("change_outboxmessage")
+    response = client.post(f"{rows.MESSAGES}{message.pk}/retry/", follow=True)
+    message.refresh_from_db()
+    assert message.status == Status.FAILED
+    assert message.next_attempt_at is not None
+    assert message.next_attempt_at <= timezone.now()
+    assert rows.told(response) == ["1 message is due now and will be sent by the next drain."]
+    assert LogEntry.objects.get().change_message == "Retry asked for."
+
+
+def test_a_second_copy_is_made_only_by_who_says_so() -> None:
+    message = rows.doubtful(rows.make_account())
+    client = rows.client_for("change_outboxmessage")
+    url = f"{rows.MESSAGES}{message.pk}/retry/"
+    assert "Nothing was changed" in rows.told(client.post(url, follow=True))[0]
+    message.refresh_from_db()
+    assert message.is_at_rest
+    client.post(url, {"understood": "yes"})
+    message.refresh_from_db()
+    assert not message.is_at_rest
+
+
+def test_confirm_ends_the_doubt() -> None:
+    message = rows.doubtful(rows.make_account())
+    rows.client_for("change_outboxmessage").post(f"{rows.MESSAGES}{message.pk}/confirm/")
+    message.refresh_from_db()
+    assert message.status == Status.SENT
+
+
+def test_cancel_and_send_now_act_on_a_message_that_waits() -> None:
+    later = timezone.now() + timedelta(days=1)
+    account = rows.make_account()
+    one, other = rows.make_message(account, send_at=later), rows.make_message(account, send_at=later)
+    client = rows.client_for("change_outboxmessage")
+    client.post(f"{rows.MESSAGES}{one.pk}/send-now/")
+    client.post(f"{rows.MESSAGES}{other.pk}/cancel/")
+    one.refresh_from_db()
+    other.refresh_from_db()
+    assert one.status == Status.PENDING
+    assert one.next_attempt_at is not None
+    assert one.next_attempt_at <= timezone.now()
+    assert other.last_error_code == "cancelled"
+
+
+def test_a_refusal_is_told_with_its_reason() -> None:
+    message = rows.sent(rows.make_account())
+    client = rows.client_for("change_outboxmessage")
+    response = client.post(f"{rows.MESSAGES}{message.pk}/cancel/", follow=True)
+    assert rows.told(response) == ["1 refused: 1 already sent."]
+    assert not LogEntry.objects.exists()
+
+
+def test_a_button_of_a_missing_message_is_not_found() -> None:
+    assert rows.client_for("*").post(f"{rows.MESSAGES}4711/retry/").status_code == 404
+
+
+def bulk(client: Client, action: str, messages: list[OutboxMessage], **extra: Any) -> Any:
+    data = {"action": action, "_selected_action": [one.pk for one in messages], **extra}
+    return client.post(rows.MESSAGES, data, follow=True)
+
+
+def test_bulk_actions_tell_how_many_changed_and_why_others_did_not() -> None:
+    account = rows.make_account()
+    made = [rows.sent(account), rows.at_rest(account), rows.sending(account), rows.make_message(account)]
+    client = rows.client_for("change_outboxmessage")
+    assert rows.told(bulk(client, "retry_selected", made)) == [
+        "1 message is due now and will be sent by the next drain.",
+        "3 refused: 1 being sent right now, 1 already sent, 1 waiting for its first attempt.",
+    ]
+    assert rows.told(bulk(client, "cancel_selected", made)) == [
+        "2 messages are cancelled and will not be sent.",
+        "2 refused: 1 being sent right now, 1 already sent.",
+    ]
+    assert rows.told(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
+
+
+def test_a_bulk_retry_asks_before_it_makes_second_copies() -> None:
+    account = rows.make_account()
+    made = [rows.doubtful(account), rows.at_rest(account)]
+    client = rows.client_for("change_outboxmessage")
+    asked = bulk(client, "retry_selected", made)
+    assert "1 of the selected messages may have been delivered" in asked.content.decode()
+    assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
+    done = bulk(client, "retry_selected", made, understood="yes")
+    assert rows.told(done) == ["2 messages are due now and will be sent by the next drain."]
+
+
+def test_a_bulk_action_over_too_many_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "MAX_BULK", 1)
+    account = rows.make_account()
+    made = [rows.at_rest(account), rows.at_rest(account)]
+    response = bulk(rows.client_for("*"), "retry_selected", made)
+    assert "More than 1 messages" in rows.told(response)[0]
+    assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
+
+
+@pytest.fixture
+def denies_account_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def has(self: Any, request: HttpRequest, obj: OutboxMessage | None = None) -> bool:
+        return obj is None or obj.account.name != "two"
+
+    return lambda: monkeypatch.setattr(OutboxMessageAdmin, "has_operate_permission", has)
+
+
+def test_a_permission_on_one_object_holds_for_buttons_and_bulk_actions(denies_account_two: Callable[[], None]) -> None:
+    one, two = rows.at_rest(rows.make_account()), rows.at_rest(rows.make_account("two"))
+    denies_account_two()
+    client = rows.client_for("*")
+    assert client.post(f"{rows.MESSAGES}{two.pk}/retry/").status_code == 403
+    response = bulk(client, "retry_selected", [one, two])
+    assert rows.told(response)[1] == "1 refused: 1 not permitted."
+    two.refresh_from_db()
+    assert two.is_at_rest
+
+
+def test_the_buttons_are_those_that_make_sense() -> None:
+    account = rows.make_account()
+    page = OutboxMessageAdmin(OutboxMessage, admin.site)
+    request = RequestFactory().get("/")
+    request.user = User.objects.create_superuser("root")
+
+    def names(message: OutboxMessage) -> list[str]:
+        return [one["verb"].name for one in page.buttons_for(request, message)]
+
+    later = timezone.now() + timedelta(days=1)
+    assert names(rows.sent(account)) == []
+    assert names(rows.sending(account)) == []
+    assert names(rows.at_rest(account)) == ["retry"]
+    assert names(rows.deferred(account)) == ["retry", "cancel"]
+    assert names(rows.doubtful(account)) == ["retry", "confirm"]
+    assert names(rows.make_message(account)) == ["cancel"]
+    assert names(rows.make_message(account, send_at=later)) == ["send-now", "cancel"]

@@ -1,0 +1,293 @@
+"""The message list and the message page: what a person must be able to see, at any size of the table."""
+
+from __future__ import annotations
+
+import base64
+from html import unescape
+from typing import Any
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from prx_email_django import AttachmentInput
+from prx_email_django.admin import search as searching
+from prx_email_django.admin.paginator import CappedPaginator
+from prx_email_django.admin.preview import POLICY, safe_document
+from prx_email_django.models import Attachment, DeliveryAttempt, OutboxMessage
+from tests.integration import admin_rows as rows
+
+pytestmark = pytest.mark.django_db
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+
+
+def listed(client: Any, query: str = "") -> list[int]:
+    response = client.get(f"{rows.MESSAGES}{query}")
+    assert response.status_code == 200
+    return sorted(one.pk for one in response.context["cl"].result_list)
+
+
+def page_of(message: OutboxMessage, *permissions: str) -> str:
+    client = rows.client_for(*(permissions or ("*",)))
+    response = client.get(f"{rows.MESSAGES}{message.pk}/change/")
+    assert response.status_code == 200
+    content: str = response.content.decode()
+    return content
+
+
+def queries_of(client: Any, url: str) -> list[str]:
+    client.get(url)
+    with CaptureQueriesContext(connection) as captured:
+        assert client.get(url).status_code == 200
+    return [one["sql"] for one in captured.captured_queries]
+
+
+def test_the_list_says_status_reason_account_recipients_and_tag() -> None:
+    rows.at_rest(rows.make_account("billing"), to=["ann@example.org", "b@example.org", "c@example.org"], tag="dunning")
+    content = unescape(rows.client_for("view_outboxmessage").get(rows.MESSAGES).content.decode())
+    for part in ("failed, at rest", "refused by the server", "550 5.7.1 no thanks", "billing", "and 1 more", "dunning"):
+        assert part in content
+
+
+def test_the_list_asks_as_many_queries_for_fifty_messages_as_for_two() -> None:
+    account = rows.make_account()
+    client = rows.client_for("*")
+    for _ in range(2):
+        rows.at_rest(account)
+    few = queries_of(client, rows.MESSAGES)
+    for number in range(48):
+        rows.at_rest(rows.make_account(f"account {number}"))
+    many = queries_of(client, rows.MESSAGES)
+    assert len(many) == len(few)
+    assert len(many) <= 8
+
+
+def test_the_list_never_counts_the_whole_table_nor_reads_bodies() -> None:
+    account = rows.make_account()
+    for _ in range(3):
+        rows.sent(account)
+    for sql in queries_of(rows.client_for("*"), rows.MESSAGES):
+        assert "COUNT(" not in sql or "LIMIT" in sql
+        assert "body_text" not in sql
+
+
+def test_a_list_longer_than_the_cap_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CappedPaginator, "cap", 2)
+    account = rows.make_account()
+    for _ in range(3):
+        rows.sent(account)
+    response = rows.client_for("*").get(rows.MESSAGES)
+    assert response.context["cl"].result_count == 2
+    assert "There are more" in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("?status=sent", ["sent"]),
+        ("?status=failed", ["at_rest", "deferred", "doubtful"]),
+        ("?status=at_rest", ["at_rest", "doubtful"]),
+        ("?status=waiting", ["deferred"]),
+        ("?status=pending", ["pending"]),
+        ("?status=sending", ["sending"]),
+        ("?doubt=yes", ["doubtful"]),
+        ("?doubt=held", ["doubtful"]),
+        ("?error=network", ["deferred"]),
+        ("?error=recipients_refused", []),
+        ("?priority=high", ["pending"]),
+        ("?priority=normal", ["at_rest", "deferred", "doubtful", "sending", "sent"]),
+        ("?priority=low", []),
+        ("?status=nonsense", []),
+    ],
+)
+def test_filters_find_what_they_name(query: str, expected: list[str]) -> None:
+    account = rows.make_account()
+    made = {
+        "sent": rows.sent(account),
+        "at_rest": rows.at_rest(account),
+        "deferred": rows.deferred(account),
+        "doubtful": rows.doubtful(account),
+        "sending": rows.sending(account),
+        "pending": rows.make_message(account, priority=3),
+    }
+    assert listed(rows.client_for("*"), query) == sorted(made[name].pk for name in expected)
+
+
+def test_a_filter_by_account_finds_its_messages() -> None:
+    one, other = rows.make_account("one"), rows.make_account("other")
+    message = rows.sent(one)
+    rows.sent(other)
+    assert listed(rows.client_for("*"), f"?account__id__exact={one.pk}") == [message.pk]
+
+
+def test_search_finds_by_address_number_message_id_subject_and_tag() -> None:
+    account = rows.make_account()
+    ann = rows.make_message(account, to="Ann@example.org", subject="Größe zählt", tag="order-7")
+    ben = rows.make_message(account, to="cc@example.net", bcc="ben@example.com", subject="Other")
+    OutboxMessage.objects.filter(pk=ben.pk).update(provider_message_id="<of-the-caller@example.com>")
+    client = rows.client_for("*")
+
+    def found(term: str, **extra: str) -> list[int]:
+        response = client.get(rows.MESSAGES, {"q": term, **extra})
+        return sorted(one.pk for one in response.context["cl"].result_list)
+
+    assert found("Ann@example.org") == [ann.pk]
+    assert found("Ann@") == [ann.pk]
+    assert found("ben") == [ben.pk]
+    assert found("@example.com") == [ben.pk]
+    assert found(str(ann.pk)) == [ann.pk]
+    assert found(f"<outbox-{ann.pk}-3@mail.example>") == [ann.pk]
+    assert found("<of-the-caller@example.com>") == [ben.pk]
+    assert found("zählt") == [ann.pk]
+    assert found("order-7") == [ann.pk]
+    assert found("order-") == [ann.pk]
+    assert found("order-", status="sent") == []
+    assert found("nothing like it") == []
+    assert found("100%_") == []
+
+
+def test_words_of_a_subject_are_looked_for_only_among_recent_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    account = rows.make_account()
+    rows.make_message(account, subject="old treasure")
+    new = rows.make_message(account, subject="new treasure")
+    monkeypatch.setattr(searching, "RECENT", 1)
+    assert listed(rows.client_for("*"), "?q=treasure") == [new.pk]
+
+
+def test_the_page_shows_each_recipient_with_its_result() -> None:
+    message = rows.sent(rows.make_account(), to=["ann@example.org", "gone@example.com"])
+    message.recipients.filter(address="gone@example.com").update(result="refused", code=550, text="5.1.1 <unknown>")
+    page = page_of(message)
+    assert "gone@example.com" in page
+    assert "550" in page
+    assert "5.1.1 &lt;unknown&gt;" in page
+    assert "outbox-accepted" in page
+    assert "outbox-refused" in page
+
+
+def test_the_page_shows_attempts_in_a_fixed_number_of_queries() -> None:
+    account = rows.make_account()
+    message = rows.deferred(account, to=["a@example.org"])
+    client = rows.client_for("*")
+    url = f"{rows.MESSAGES}{message.pk}/change/"
+    few = queries_of(client, url)
+    for number in range(1, 31):
+        DeliveryAttempt.objects.create(
+            message=message,
+            number=number,
+            header_message_id="<x@example.com>",
+            started_at=timezone.now(),
+            finished_at=timezone.now(),
+            outcome="failed",
+            error_code="network",
+            error=f"refused for the {number}th time",
+        )
+    assert "refused for the 17th time" in client.get(url).content.decode()
+    assert len(queries_of(client, url)) == len(few)
+
+
+def test_the_page_says_why_a_message_waits() -> None:
+    page = unescape(page_of(rows.at_rest(rows.make_account())))
+    assert "At rest: refused by the server (550 5.7.1 no thanks), until a person retries it." in page
+
+
+def test_nothing_on_the_page_can_be_edited_or_deleted() -> None:
+    message = rows.at_rest(rows.make_account())
+    client = rows.client_for("*")
+    before = OutboxMessage.objects.values().get()
+    assert client.post(f"{rows.MESSAGES}{message.pk}/change/", {"subject": "other"}).status_code == 403
+    assert client.post(f"{rows.MESSAGES}{message.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert client.post(f"{rows.MESSAGES}add/", {}).status_code == 403
+    assert OutboxMessage.objects.values().get() == before
+
+
+def test_what_a_message_says_is_never_markup_of_the_page() -> None:
+    attack = "<script>alert(1)</script>"
+    message = rows.make_message(
+        rows.make_account(),
+        subject=attack,
+        body_text=attack,
+        body_html=f'"><img src=x onerror=alert(1)>{attack}',
+        tag=attack,
+        metadata={"a": attack},
+    )
+    OutboxMessage.objects.filter(pk=message.pk).update(last_error=attack, provider_response=attack)
+    message.recipients.update(text=attack)
+    client = rows.client_for("*")
+    pages = [rows.MESSAGES, f"{rows.MESSAGES}{message.pk}/change/", f"{rows.MESSAGES}{message.pk}/source/"]
+    for url in pages:
+        content = client.get(url).content.decode()
+        assert attack not in content
+        assert "<img src=x" not in content
+
+
+def test_html_is_previewed_in_a_frame_that_allows_nothing() -> None:
+    page = page_of(rows.make_message(rows.make_account(), body_html="<p>Hello</p>"))
+    frame = page[page.index("<iframe") : page.index("</iframe>")]
+    assert 'sandbox=""' in frame
+    assert "&lt;p&gt;Hello&lt;/p&gt;" in frame
+    assert unescape(frame).index(POLICY) < unescape(frame).index("<p>Hello</p>")
+
+
+def test_a_link_cannot_make_the_browser_connect_ahead() -> None:
+    document = safe_document("<LINK rel=preconnect href=//evil><li<link>nk rel=preconnect href=//evil>", {})
+    assert "<link" not in document.lower()
+
+
+def test_inline_images_are_shown_and_an_altered_one_is_left_out() -> None:
+    logo = AttachmentInput(filename="logo.png", content_type="image/png", content=PNG, inline_id="logo")
+    message = rows.make_message(rows.make_account(), body_html='<img src="cid:logo">', attachments=[logo])
+    assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" in unescape(page_of(message))
+    Attachment.objects.update(sha256="0" * 64)
+    page = rows.client_for("view_outboxmessage", "view_recipient").get(f"{rows.MESSAGES}{message.pk}/change/")
+    assert "data:image/png" not in page.content.decode()
+
+
+def test_the_source_is_what_goes_over_the_wire() -> None:
+    message = rows.make_message(rows.make_account(), subject="Größe")
+    client = rows.client_for("view_outboxmessage")
+    shown = unescape(client.get(f"{rows.MESSAGES}{message.pk}/source/").content.decode())
+    assert message.message_id in shown
+    download = client.get(f"{rows.MESSAGES}{message.pk}/source.eml")
+    assert b"It is on its way." in download.content
+    assert download["Content-Type"] == "application/octet-stream"
+    assert download["X-Content-Type-Options"] == "nosniff"
+    assert download["Content-Disposition"].startswith("attachment")
+
+
+def test_a_source_that_cannot_be_rendered_is_an_answer_not_an_error() -> None:
+    file = AttachmentInput(filename="a.pdf", content_type="application/pdf", content=b"%PDF")
+    message = rows.make_message(rows.make_account(), attachment=file)
+    Attachment.objects.update(sha256="0" * 64)
+    client = rows.client_for("*")
+    assert "missing or altered" in client.get(f"{rows.MESSAGES}{message.pk}/source/").content.decode()
+    assert client.get(f"{rows.MESSAGES}{message.pk}/source.eml").status_code == 404
+    file_url = f"{rows.MESSAGES}{message.pk}/files/{Attachment.objects.get().pk}/"
+    assert client.get(file_url).status_code == 404
+
+
+def test_an_attachment_is_only_ever_saved_and_only_from_its_own_message() -> None:
+    account = rows.make_account()
+    upload = SimpleUploadedFile("page.html", b"<script>alert(1)</script>")
+    file = AttachmentInput(filename="grüße.txt", content_type="text/plain", content=upload.read())
+    message, other = rows.make_message(account, attachment=file), rows.make_message(account)
+    pk = Attachment.objects.get().pk
+    client = rows.client_for("view_outboxmessage")
+    response = client.get(f"{rows.MESSAGES}{message.pk}/files/{pk}/")
+    assert response.content == b"<script>alert(1)</script>"
+    assert response["Content-Type"] == "application/octet-stream"
+    assert response["Content-Disposition"].startswith("attachment;")
+    assert client.get(f"{rows.MESSAGES}{other.pk}/files/{pk}/").status_code == 404
+    assert client.get(f"{rows.MESSAGES}4711/source/").status_code in (302, 404)
+
+
+@pytest.mark.parametrize("part", ["change/", "source/", "source.eml", "files/1/"])
+def test_mail_is_read_only_by_who_may(part: str) -> None:
+    message = rows.make_message(rows.make_account())
+    client = rows.client_for("view_recipient")
+    assert client.get(f"{rows.MESSAGES}{message.pk}/{part}").status_code == 403
