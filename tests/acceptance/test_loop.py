@@ -1,0 +1,118 @@
+"""``flush_outbox --loop`` as a process of its own: it starts, is asked to end, is killed, and has company."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prx_email_django as prx
+from prx_email_django.models import ConnectionSlot, OutboxMessage
+from tests.acceptance.workers import Worker, environment, eventually, outbox
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def loop(*arguments: str, **settings: Any) -> Worker:
+    return Worker("flush_outbox", "--loop", "--json", *arguments, env=environment(prx_email=settings))
+
+
+def letter(number: int = 0) -> dict[str, str]:
+    return {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text"}
+
+
+def message_id(octets: bytes) -> bytes:
+    """The line of a message's header."""
+    return next(line for line in octets.splitlines() if line.lower().startswith(b"message-id:"))
+
+
+def summary(worker: Worker) -> dict[str, Any]:
+    """What it printed last."""
+    told: dict[str, Any] = json.loads(worker.output.strip().splitlines()[-1])
+    return told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_mail_is_on_its_way_within_seconds_and_the_end_is_clean(tmp_path: Path, number: signal.Signals) -> None:
+    beat = tmp_path / "beat"
+    with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
+        assert eventually(beat.exists)
+        prx.enqueue(account=account, **letter())
+        assert server.wait_for(1, timeout=5)
+        beat.unlink()
+        assert eventually(beat.exists, timeout=5)
+        worker.process.send_signal(number)
+        assert worker.wait() == 0
+        assert summary(worker)["sent"] == 1
+        assert server.wait_closed()
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_a_worker_that_is_asked_to_end_finishes_what_is_in_flight_and_gives_the_rest_back() -> None:
+    with outbox(max_connections=1) as (server, account):
+        stalled = server.on("final", stall=True, nth=1)
+        prx.enqueue_many([letter(number) for number in range(50)], account=account)
+        with loop() as worker:
+            assert stalled.reached.wait(30)
+            worker.terminate()
+            server.release(stalled)
+            assert worker.wait() == 0
+            told = summary(worker)
+        assert 1 <= len(server.messages) < 50
+        assert told["sent"] == len(server.messages) == OutboxMessage.objects.filter(status="sent").count()
+    untouched = OutboxMessage.objects.filter(status="pending", attempts=0, last_error_code="", retries=0)
+    assert untouched.count() == 50 - told["sent"]
+
+
+def test_loops_side_by_side_send_each_message_once() -> None:
+    with outbox(max_connections=4) as (server, account):
+        prx.enqueue_many([letter(number) for number in range(400)], account=account)
+        with loop() as one, loop() as other:
+            assert server.wait_for(400, timeout=60)
+            assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == 400)
+            for worker in (one, other):
+                worker.terminate()
+            assert [one.wait(), other.wait()] == [0, 0]
+            assert summary(one)["sent"] + summary(other)["sent"] == 400
+        assert set(Counter(server.recipients).values()) == {1}
+        assert server.max_open_connections <= 4
+
+
+def test_another_loop_takes_over_from_one_that_was_killed() -> None:
+    settings = {"LEASE": 3, "BASE_BACKOFF": 0.5}
+    with outbox(max_connections=2) as (server, account):
+        stalled = server.on("final", stall=True, nth=1)
+        message = prx.enqueue(account=account, **letter())
+        with loop(**settings) as victim:
+            assert stalled.reached.wait(30)
+            victim.kill()
+            victim.wait()
+        server.release(stalled)
+        with loop(**settings) as heir:
+            assert eventually(lambda: OutboxMessage.objects.filter(pk=message.pk, status="sent").exists())
+            heir.terminate()
+            assert heir.wait() == 0
+        ids = {
+            line for one in server.messages for line in one.data.splitlines() if line.lower().startswith(b"message-id")
+        }
+        assert len(ids) == 1
+    message.refresh_from_db()
+    assert (message.attempts, message.retries) == (1, 0)
+
+
+def test_a_copied_database_ends_the_worker_with_an_error() -> None:
+    with outbox() as (server, account):
+        prx.enqueue(account=account, **letter())
+        with loop(INSTANCE="production") as first:
+            assert server.wait_for(1, timeout=30)
+            first.terminate()
+            assert first.wait() == 0
+        prx.enqueue(account=account, **letter(1))
+        with loop(INSTANCE="staging") as copy:
+            assert copy.wait() == 1
+            assert "outbox_adopt" in copy.output
+        assert len(server.messages) == 1
