@@ -101,8 +101,9 @@ class SmtpServer:
         return self.on("rcpt", address=address, reply=text)
 
     def clear(self) -> None:
-        """Forget all rules."""
+        """Forget all rules, and what was counted for them."""
         self._rules = {}
+        self._counts.clear()
 
     def release(self, rule: Rule) -> None:
         """End the stall of a rule."""

@@ -76,6 +76,14 @@ def test_reply_before_its_command_delivers_nothing(server: SmtpServer, stage: st
     assert "without its command" in feed.outcomes[1].error and server.messages == []
 
 
+def test_message_accepted_in_one_breath_with_noise_stays_accepted(server: SmtpServer, level: str) -> None:
+    """Else it would be sent twice."""
+    server.on("final", raw=b"250 2.0.0 queued\r\n250 and more\r\nnoise\r\n", accept=True)
+    feed, end = transmit(server, [parcel()], pipelining=level)
+    assert feed.outcomes[1].ending is Ending.ACCEPTED and len(server.messages) == 1
+    assert (end.trouble, end.reconnect, end.error_code) == (Trouble.NONE, True, "provider")
+
+
 def test_reply_before_the_end_of_a_large_body_is_not_taken_for_its_250(server: SmtpServer) -> None:
     server.on("body", after=100_000, raw=b"250 2.0.0 queued\r\n", times=1)
     feed, _ = transmit(server, [parcel(body=b"x" * 78 + b"\r\n" * 10_000_000)])

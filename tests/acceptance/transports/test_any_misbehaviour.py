@@ -1,0 +1,84 @@
+"""Whatever a server does at whatever step: nothing lost, and nothing called unsent that it took."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prx_email_django.outcomes import Ending
+from prx_email_django.transports.base import Login
+from prx_email_django.transports.connection import SmtpTransport
+from tests.support.parcels import ListFeed, login_to, parcels
+from tests.support.smtp_server import SmtpServer
+
+MESSAGES = 8
+# A server that leaves out one reply and goes on is missing: nobody can tell then which command a reply belongs to.
+ANYWHERE: list[dict[str, Any]] = [
+    {"reply": "451 4.3.0 later"},
+    {"reply": "550 5.7.1 never"},
+    {"reply": "421 4.3.0 closing"},
+    {"reply": "451 4.4.5 session over"},
+    {"reply": "550 5.4.5 daily limit"},
+    {"reply": "503 5.5.1 out of step"},
+    {"drop": True},
+    {"reset": True},
+    {"raw": b"junk\r\n"},
+    {"raw": b"354 what\r\n"},
+]
+AT_THE_END: list[dict[str, Any]] = [
+    {"drop": True, "accept": True},
+    {"reset": True, "accept": True},
+    {"raw": b"junk\r\n", "accept": True},
+    {"raw": b"250 ok\r\n250 ok\r\n", "accept": True},
+    {"raw": b"250 ok\r\n", "accept": True, "drop": True},
+]
+RULES = st.one_of(
+    st.tuples(st.sampled_from(["mail", "rcpt", "data", "rset", "final"]), st.sampled_from(ANYWHERE)),
+    st.tuples(st.just("final"), st.sampled_from(AT_THE_END)),
+)
+
+
+@pytest.fixture(scope="module")
+def wild() -> Iterator[SmtpServer]:
+    """One server for all examples."""
+    with SmtpServer() as server:
+        yield server
+
+
+async def send_all(feed: ListFeed, login: Login) -> None:
+    """Session after session until the feed is empty."""
+    while feed.left:
+        before = len(feed.taken)
+        session = await SmtpTransport().open(login)
+        await session.run(feed)
+        feed.check()
+        assert len(feed.taken) > before, "a session that takes nothing would go on for ever"
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    level=st.sampled_from(["off", "envelope", "full", "auto"]),
+    rules=st.lists(st.tuples(RULES, st.integers(1, 2 * MESSAGES)), max_size=4),
+)
+def test_every_message_is_reported_as_the_server_had_it(
+    wild: SmtpServer, level: str, rules: list[tuple[tuple[str, dict[str, Any]], int]]
+) -> None:
+    wild.clear()
+    wild.messages.clear()
+    for (stage, options), nth in rules:
+        wild.on(stage, nth=nth, **options)
+    feed = ListFeed(parcels(MESSAGES))
+    asyncio.run(send_all(feed, login_to(wild, pipelining=level, timeout=0.2, final_timeout=0.2)))
+    assert wild.wait_closed()
+    delivered = [int(address.partition("@")[0][1:]) for address in wild.recipients]
+    assert len(set(delivered)) == len(delivered)
+    endings = {number: outcome.ending for number, outcome in feed.outcomes.items()}
+    assert set(endings) == set(range(1, MESSAGES + 1))
+    accepted = {number for number, ending in endings.items() if ending is Ending.ACCEPTED}
+    unknown = {number for number, ending in endings.items() if ending is Ending.UNKNOWN}
+    assert accepted <= set(delivered) <= accepted | unknown
