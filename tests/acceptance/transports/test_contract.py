@@ -237,6 +237,13 @@ def test_quota_in_the_answer_to_one_recipient_pauses_after_the_others_are_served
     assert (feed.outcomes[1].trouble, end.trouble) == (Trouble.QUOTA, Trouble.QUOTA)
 
 
+def test_quota_in_the_answer_to_the_only_recipient_pauses(scripted: Scripted) -> None:
+    scripted.answer("far@example.org", "550 5.7.233 tenant external recipient limit")
+    feed, end = run(scripted, parcel(1, "far@example.org"), parcel(2))
+    assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.QUOTA)
+    assert (end.trouble, feed.left, scripted.delivered()) == (Trouble.QUOTA, [2], [])
+
+
 @pytest.mark.parametrize("reply", ["530 5.7.0 authentication required", "550 5.7.30 basic authentication is off"])
 def test_signed_out_harms_no_message(scripted: Scripted, reply: str) -> None:
     scripted.fail("mail", reply)

@@ -68,6 +68,12 @@ def test_a_slow_final_reply_has_longer_than_a_command(server: SmtpServer) -> Non
     assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
 
 
+def test_a_large_body_has_the_time_that_its_size_needs(server: SmtpServer) -> None:
+    server.on("final", delay=0.3)
+    feed, _ = transmit(server, [parcel(body=b"0123456789abcd\r\n" * 200_000)], final_timeout=0.0)
+    assert feed.outcomes[1].ending is Ending.ACCEPTED
+
+
 def test_body_that_the_server_does_not_read_never_arrives_later(server: SmtpServer) -> None:
     rule = server.on("body", stall=True, after=1)
     feed, _ = transmit(server, [parcel(body=LARGE)], final_timeout=0.3 - len(LARGE) / 32768)

@@ -149,10 +149,22 @@ def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -
     assert not end.overlap_lost and end.trouble is Trouble.CONNECTION
 
 
-def test_orderly_421_is_not_blamed_on_overlap(server: SmtpServer) -> None:
-    server.on("mail", nth=5, reply="421 4.7.0 session limit")
+def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: SmtpServer) -> None:
+    server.on("rcpt", nth=5, drop=True)
     feed, end = transmit(server, parcels(6), pipelining="auto")
-    assert (end.overlap_lost, end.reconnect, feed.outcomes[5].ending) == (False, True, Ending.UNTOUCHED)
+    assert (end.overlap_lost, feed.outcomes[5].ending) == (False, Ending.TEMPORARY)
+
+
+@pytest.mark.parametrize(("stage", "nth", "trouble"), [("mail", 5, Trouble.NONE), ("final", 4, Trouble.CONNECTION)])
+def test_orderly_421_is_not_blamed_on_overlap(server: SmtpServer, stage: str, nth: int, trouble: Trouble) -> None:
+    server.on(stage, nth=nth, reply="421 4.7.0 session limit")
+    feed, end = transmit(server, parcels(6), pipelining="auto")
+    assert (end.overlap_lost, end.trouble, feed.outcomes[5].ending) == (False, trouble, Ending.UNTOUCHED)
+
+
+def test_no_message_is_sent_ahead_beyond_the_last_of_a_connection(server: SmtpServer, level: str) -> None:
+    feed, end = transmit(server, parcels(5), pipelining=level, max_messages=3)
+    assert (feed.taken, len(server.messages), end.reconnect) == ([1, 2, 3], 3, True)
 
 
 # Rights judged at the last instant
