@@ -8,7 +8,7 @@ from email.message import Message
 from email.policy import Compat32
 
 from prx_email_django.mime.fields import any_field
-from prx_email_django.mime.transfer import base64_lines, is_wire_form
+from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 #: An mbox line and continuations of nothing, in front of the first field: no part of the message.
@@ -64,7 +64,7 @@ def recode_field(octets: bytes) -> bytes:
 
 
 def seven_bit(data: bytes) -> bytes:
-    """The message with every part that is not fit for the wire in base64; other parts keep their octets.
+    """The message with every part that is not fit for the wire encoded, texts readably; other parts keep their octets.
 
     Raises:
         ValueError: a header field that cannot be written, see ``recode_field``.
@@ -83,8 +83,10 @@ def _recode_part(part: Message) -> None:
         content = part.get_payload(decode=True)
         if not isinstance(content, bytes) or part.get_content_maintype() in _COMPOSITE:
             raise ValueError("a multipart or message part cannot be brought to seven bits")
-        part.set_payload(base64_lines(content).decode("ascii"))
-        _set_encoding(part, "base64")
+        text = part.get_content_maintype() == "text"
+        encoding, octets = encode_text(content) if text else ("base64", base64_lines(content))
+        part.set_payload(octets.decode("ascii"))
+        _set_encoding(part, encoding)
         return
     if part.get("Content-Transfer-Encoding", "7bit").strip().lower() in {"8bit", "binary"}:
         _set_encoding(part, "7bit")
