@@ -1,15 +1,17 @@
 """One account within a drain: connections, permits, claims, and what to do when something is wrong with it.
 
-Order: slot, connection, permits, claim.  Everything here runs on the calling thread; the methods that lanes call are
-called from the mailbox.
+Order: slot, connection, permits, claim.  Everything here runs on the calling thread; what lanes tell is heard in
+``advance``, after the results that they left before have been recorded.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
+
+from django.db import DatabaseError
 
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.announce import announce_pause
@@ -38,7 +40,7 @@ from prx_email_django.models import Account
 from prx_email_django.oauth import TokenRefused
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
-from prx_email_django.store import Claim, Recorded, claim, outbox_state, split_expired
+from prx_email_django.store import Claim, Recorded, claim, has_due, outbox_state, split_expired
 from prx_email_django.store import is_paused as is_outbox_paused
 from prx_email_django.transports.base import ConnectError, Login, Session, SessionEnd, Transport
 
@@ -48,6 +50,8 @@ logger = logging.getLogger("prx_email_django")
 RECONNECT_AFTER = 1.0
 #: Seconds between two looks at a token that another worker is fetching.
 TOKEN_POLL = 0.25
+#: Why an account's run has stopped: every connection is taken elsewhere, or something unexpected happened.
+LIMITED, FAILED = "limited", "failed"
 #: Octets that may be rendered ahead; one message more than that, however large, never waits for room.
 RENDER_AHEAD = 4 * 1024 * 1024
 
@@ -79,6 +83,9 @@ class AccountRun:
         self.lanes: set[Lane] = set()
         self.claims: dict[int, Claim] = {}
         self.unrendered: deque[Held] = deque()
+        #: What lanes have told (network appends), and what of it is due to be heard.
+        self.news: deque[Callable[[], None]] = deque()
+        self._heard: deque[Callable[[], None]] = deque()
         self.lookahead = 4 * account.max_connections
         self.most_lanes = account.max_connections
         #: The last claim found less than it asked for.
@@ -93,6 +100,7 @@ class AccountRun:
         self.finished = False
         self._greeted = 0
         self._retry_at = 0.0
+        self._failed_at = -RECONNECT_AFTER
         self._first_at = 0.0
         self._completed = 0
         state = account_state(account)
@@ -103,8 +111,18 @@ class AccountRun:
 
     # What the drain's loop calls
 
+    def collect(self) -> bool:
+        """Take note of what lanes have told; whether there is any: then the results that they left come first."""
+        while self.news:
+            self._heard.append(self.news.popleft())
+        return bool(self._heard)
+
     def advance(self) -> None:
-        """One step: connect, claim, render, close; never waits."""
+        """One step: listen, connect, claim, render, close; never waits."""
+        while self._heard:
+            self._heard.popleft()()
+        if self._retry_at and monotonic() >= self._retry_at:
+            self._retry_at = 0.0
         if self.finished:
             return
         if not self.stop_reason:
@@ -133,16 +151,32 @@ class AccountRun:
             if lane.session is not None:
                 self.network.call(lane.session.abort)
 
-    def leave(self) -> None:
-        """The drain is being killed: give back what no connection has taken, and the slots."""
-        self._release(self.pool.withdraw())
-        release_slots([lane.slot for lane in self.lanes])
+    def leave(self, doubtful: Collection[int] = ()) -> None:
+        """The network is closed: give back slots and what no connection took; ``doubtful`` is left to its lease."""
+        waiting = {one.id: one for one in (*self.pool.withdraw(), *self.unrendered)}
+        self.unrendered.clear()
+        on_its_way = {job.id for lane in self.lanes for job in lane.taken.values()}.union(doubtful)
+        untaken = [waiting.get(pk) or Held(claim) for pk, claim in self.claims.items() if pk not in on_its_way]
+        try:
+            self._release(untaken)
+            self.tokens.abandon()
+        finally:
+            release_slots([lane.slot for lane in self.lanes])
 
     def fail(self) -> None:
-        """Something unexpected: cut the connections; what was on its way is left to its lease."""
-        self.stop_reason, self.finished = "failed", True
-        self.abort()
+        """Something unexpected: cut the connections, hear them out; what is not recorded is left to its lease."""
+        if self.stop_reason == FAILED:
+            self.finished = True
+        self.stop_reason, self._retry_at = FAILED, 0.0
+        untaken: list[Held] = [*self.pool.withdraw(), *self.unrendered]
+        self.unrendered.clear()
+        self.claims.clear()
         self._cancel_opening()
+        self.abort()
+        try:
+            self.recorder.release(untaken)
+        except DatabaseError:
+            logger.exception("account %s: its messages could not be given back; leases will tell", self.account)
 
     def results(self, results: Sequence[Result]) -> None:
         """Record what came back for this account."""
@@ -196,11 +230,16 @@ class AccountRun:
             note_overlap_lost(self.account, clock=self.clock)
         if end.trouble is not Trouble.NONE and not lane.trouble_noted:
             self.trouble(end.trouble, end.error)
-        elif end.trouble is not Trouble.NONE and not end.completed:
-            self._retry_at = monotonic() + RECONNECT_AFTER
 
     def trouble(self, trouble: Trouble, reason: str) -> None:
-        """Count it, pause the account where the policy says so, or try again in a second."""
+        """Count it, pause the account where the policy says so, or try again in a second.
+
+        Connections that fail within a second of each other are one failure: a server that restarts drops them all.
+        """
+        if trouble is Trouble.CONNECTION:
+            if monotonic() < self._failed_at + RECONNECT_AFTER:
+                return
+            self._failed_at = monotonic()
         self._troubled = True
         until = note_failure(self.account, trouble, reason, clock=self.clock)
         if until is not None:
@@ -214,18 +253,21 @@ class AccountRun:
 
     def _connect_more(self) -> None:
         while not self.finished and not self.stop_reason and self._wants_lane():
-            if self._retry_at and monotonic() < self._retry_at:
-                return
-            self._retry_at = 0.0
-            if not self._open_lane():
+            if self._retry_at or not self._open_lane():
                 return
 
     def _wants_lane(self) -> bool:
         if not self.lanes:
-            return self._has_work() or not (self.exhausted or self.no_more)
+            return self._has_work() or self._may_find_some()
         if self.probing or not self._greeted or len(self.lanes) >= self.most_lanes:
             return False
         return len(self.claims) > len(self.lanes) or self.held
+
+    def _may_find_some(self) -> bool:
+        """Whether a connection is worth opening: not only to find the queue empty."""
+        if not self.exhausted and not self.no_more:
+            self.exhausted = not has_due(self.account.pk, clock=self.clock)
+        return not (self.exhausted or self.no_more)
 
     def _open_lane(self) -> bool:
         login = self._login()
@@ -236,12 +278,12 @@ class AccountRun:
             if self.lanes:
                 self.most_lanes = len(self.lanes)
             else:
-                self.stop("limited")
+                self.stop(LIMITED)
             return False
         lane = Lane(self, self.pool, slot, self.mailbox)
         lane.token = login.token
         self.lanes.add(lane)
-        lane.life = self.network.start(lane.live(self.transport, login))
+        self.network.start(lane.live(self.transport, login))
         return True
 
     def _acquire(self) -> Slot | None:
@@ -279,8 +321,8 @@ class AccountRun:
 
     def _cancel_opening(self) -> None:
         for lane in self.lanes:
-            if lane.session is None and lane.life is not None:
-                lane.life.cancel()
+            if lane.session is None:
+                self.network.call(lane.give_up)
 
     def _drop(self, lane: Lane) -> None:
         self.lanes.discard(lane)
@@ -415,7 +457,7 @@ class AccountRun:
             self.pool.closing = True
             self._cancel_opening()
             self.network.call(self.pool.kick)
-        if not self.lanes:
+        if not self.lanes and self.tokens.is_settled():
             self.finished = True
 
 

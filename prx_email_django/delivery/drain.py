@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,8 +19,6 @@ from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.store import begin_drain, has_due, next_due, outbox_state
 from prx_email_django.store import is_paused as is_outbox_paused
-
-logger = logging.getLogger("prx_email_django")
 
 #: Results of one group, per connection: three quarters of what may be accepted and unrecorded.
 GROUP_PER_CONNECTION = 3
@@ -89,22 +86,8 @@ class Drain:
         try:
             engine.run(should_stop=self._should_stop, tick=self._tick)
         except BaseException:
-            self._leave(engine)
+            engine.leave()
             raise
-
-    def _leave(self, engine: Engine) -> None:
-        """Killed by an exception or a SystemExit: record what has come back, leave the rest to its lease."""
-        runs = list(engine.runs)
-        for run in runs:
-            run.abort()
-        for run in runs:
-            run.network.close()
-        try:
-            engine.record(everything=True)
-            for run in runs:
-                run.leave()
-        except Exception:
-            logger.exception("a drain could not record its last results; leases will tell")
 
     def _budget(self, wanted: int) -> int:
         if self.limit is None:
@@ -144,11 +127,13 @@ class Drain:
         """Wait for a row that becomes due within the time budget; False: there is none."""
         if self._budget(1) <= 0:
             return False
-        due = next_due([account.pk for account in self._candidates()])
-        if due is None or self.deadline is None:
+        if self.deadline is None or self.clock.given is not None:
             return False
-        seconds = (due - self.clock.now).total_seconds()
-        if seconds <= 0 or self.clock.given is not None or monotonic() + seconds >= self.deadline:
+        # What is due already could not go: a limit or a pause.  It keeps nobody from waiting for others.
+        moments = [next_due([account.pk]) for account in self._candidates()]
+        waits = [(moment - self.clock.now).total_seconds() for moment in moments if moment is not None]
+        seconds = min((wait for wait in waits if wait > 0), default=None)
+        if seconds is None or monotonic() + seconds >= self.deadline:
             return False
         return self._sleep(seconds)
 

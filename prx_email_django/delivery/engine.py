@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -36,6 +35,8 @@ class Engine:
         self._renew_every = min(outbox_settings().lease / 3, timedelta(seconds=RENEW_EVERY)).total_seconds()
         self._renew_at = monotonic() + self._renew_every
         self._recorded_at = monotonic()
+        #: Results that are being recorded.
+        self._unrecorded: dict[AccountRun, list[Result]] = {}
 
     def run(self, *, should_stop: Callable[[], str], tick: Callable[[], None] = lambda: None) -> None:
         """Until every account has finished.  ``should_stop`` gives the reason to end early, or an empty string."""
@@ -44,7 +45,8 @@ class Engine:
             for run in self.runs:
                 if reason and not run.stop_reason:
                     self._guarded(run, partial(AccountRun.stop, reason=reason))
-            self.record()
+            heard = [run.collect() for run in self.runs]
+            self.record(everything=any(heard))
             self._renew()
             for run in self.runs:
                 self._guarded(run, AccountRun.advance)
@@ -56,16 +58,50 @@ class Engine:
 
     def record(self, *, everything: bool = False) -> None:
         """Write the results that have come back: a group, or fewer where a connection is idle or time has passed."""
-        results = self.mailbox.results
-        if not results or not (everything or self._is_time()):
+        if not self.mailbox.results or not (everything or self._is_time()):
             return
-        by_run: dict[AccountRun, list[Result]] = defaultdict(list)
-        for _ in range(len(results)):
-            one = results.popleft()
-            by_run[one.lane.run].append(one)
-        for run, group in by_run.items():
-            run.results(group)
+        self._sort()
+        for run in list(self._unrecorded):
+            self._guarded(run, self._record_group)
         self._recorded_at = monotonic()
+
+    def _record_group(self, run: AccountRun) -> None:
+        run.results(self._unrecorded[run])
+        del self._unrecorded[run]
+
+    def _sort(self) -> None:
+        """Results by account; each is always in one place or the other, whenever a signal strikes."""
+        results = self.mailbox.results
+        for _ in range(len(results)):
+            self._unrecorded.setdefault(results[0].lane.run, []).append(results[0])
+            results.popleft()
+
+    def leave(self) -> None:
+        """Ended by an exception or a SystemExit: cut the connections, record what came back, give back the rest."""
+        for run in self.runs:
+            run.abort()
+        for run in self.runs:
+            run.network.close()
+        self._sort()
+        self.recorder.fresh_connection()
+        for run in self.runs:
+            try:
+                run.leave(self._rescue(run))
+            except Exception:
+                logger.exception("account %s: a drain could not give everything back; leases will tell", run.account)
+
+    def _rescue(self, run: AccountRun) -> set[int]:
+        """Record results one by one, as far as that goes; returns the messages of those that could not be."""
+        lost: set[int] = set()
+        for one in self._unrecorded.pop(run, []):
+            try:
+                self.recorder.rescue(one)
+            except Exception:
+                logger.exception("message %s: its result could not be recorded; its lease will tell", one.job.id)
+                lost.add(one.job.id)
+            else:
+                run.claims.pop(one.job.id, None)
+        return lost
 
     def _is_time(self) -> bool:
         if len(self.mailbox.results) >= self.mailbox.group or monotonic() - self._recorded_at >= GROUP_WAIT:
@@ -98,4 +134,5 @@ class Engine:
             if len(self.runs) == 1:
                 raise
             logger.exception("account %s: the drain goes on without it", run.account)
+            self._rescue(run)
             run.fail()

@@ -10,10 +10,9 @@ import logging
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prx_email_django.delivery.jobs import Job
 from prx_email_django.limits import Slot
@@ -38,10 +37,10 @@ class Result:
 
 
 class Mailbox:
-    """Events for the calling thread, and results, which wake it only when there is a group of them."""
+    """Results for the calling thread, which wake it only when there is a group of them, and other reasons to wake."""
 
     def __init__(self, group: int) -> None:
-        self.events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.results: deque[Result] = deque()
         self.group = group
 
@@ -49,25 +48,20 @@ class Mailbox:
         """Leave a result; a full group wakes the caller, others wait for company or for an idle lane."""
         self.results.append(result)
         if len(self.results) == self.group:
-            self.events.put(None)
+            self.wake()
 
-    def wake(self, event: Callable[[], None] | None = None) -> None:
-        """Wake the calling thread, and have it call ``event``."""
-        self.events.put(event)
+    def wake(self) -> None:
+        """Wake the calling thread: there is something to do."""
+        self._alarm.put(None)
 
     def wait(self, timeout: float) -> None:
-        """Wait for an event, at most ``timeout`` seconds, and handle all that are there."""
+        """Wait to be woken, at most ``timeout`` seconds."""
         try:
-            event = self.events.get(timeout=max(0.0, timeout))
+            self._alarm.get(timeout=max(0.0, timeout))
+            while True:
+                self._alarm.get_nowait()
         except queue.Empty:
             return
-        while True:
-            if event is not None:
-                event()
-            try:
-                event = self.events.get_nowait()
-            except queue.Empty:
-                return
 
 
 class Pool:
@@ -151,27 +145,16 @@ class Lane:
         #: Caller: an outcome has told of trouble already.
         self.trouble_noted = False
         self.token = ""
-        self.life: Future[None] | None = None
+        self._opening: asyncio.Task[Any] | None = None
 
     async def live(self, transport: Transport, login: Login) -> None:
         """Open a session, run it to its end, and tell the calling thread of each step."""
-        try:
-            session = await transport.open(login)
-        except asyncio.CancelledError:
-            self.mailbox.wake(lambda: self.run.connect_cancelled(self))
-            raise
-        except ConnectError as error:
-            refused = error
-            self.mailbox.wake(lambda: self.run.connect_failed(self, refused))
-            return
-        except Exception as error:  # a lane never takes the drain down with it
-            logger.exception("opening a connection failed unexpectedly")
-            broken = unexpected(error)
-            self.mailbox.wake(lambda: self.run.connect_failed(self, broken))
+        session = await self._open(transport, login)
+        if session is None:
             return
         self.session = session
         self.pool.lanes.add(self)
-        self.mailbox.wake(lambda: self.run.opened(self, session))
+        self._tell(lambda: self.run.opened(self, session))
         end = SessionEnd(trouble=Trouble.CONNECTION, error_code=ErrorCode.NETWORK, error="the connection was cut")
         try:
             end = await session.run(self)
@@ -185,7 +168,37 @@ class Lane:
             self.pool.lanes.discard(self)
             self._report_left()
             ended = end
-            self.mailbox.wake(lambda: self.run.ended(self, ended))
+            self._tell(lambda: self.run.ended(self, ended))
+
+    async def _open(self, transport: Transport, login: Login) -> Session | None:
+        self._opening = asyncio.current_task()
+        if self.stopping:  # given up before it began
+            self._tell(lambda: self.run.connect_cancelled(self))
+            return None
+        try:
+            return await transport.open(login)
+        except asyncio.CancelledError:
+            self._tell(lambda: self.run.connect_cancelled(self))
+            raise
+        except ConnectError as error:
+            refused = error
+        except Exception as error:  # a lane never takes the drain down with it
+            logger.exception("opening a connection failed unexpectedly")
+            refused = unexpected(error)
+        self._tell(lambda: self.run.connect_failed(self, refused))
+        return None
+
+    def give_up(self) -> None:
+        """Network: take nothing more; an opening that is under way ends, whether or not it has begun."""
+        self.stopping = True
+        if self.session is None and self._opening is not None:
+            self._opening.cancel()
+        self.changed.set()
+
+    def _tell(self, news: Callable[[], None]) -> None:
+        """Leave news for the account, behind the results that this lane left before."""
+        self.run.news.append(news)
+        self.mailbox.wake()
 
     def take(self) -> Parcel | None:
         """The next parcel, if the slot still holds."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from datetime import datetime
 
 from django.views.decorators.debug import sensitive_variables
@@ -12,6 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
 from prx_email_django.delivery.network import Network
+from prx_email_django.fields import DecryptionFailed
 from prx_email_django.limits import (
     access_token,
     account_state,
@@ -118,10 +120,31 @@ class TokenKeeper:
         drop_token(self.account, refused)
         return True
 
+    def is_settled(self) -> bool:
+        """Whether no token is being fetched here; one that has come is stored, whoever waits: it may be the only one.
+
+        (Providers that rotate refresh tokens take the old one back.)  What went wrong with it matters no more.
+        """
+        if self._fetching is None:
+            return True
+        lease, future = self._fetching
+        if not future.done():
+            return False
+        self._fetching = None
+        with contextlib.suppress(TokenRefused):
+            self._keep(lease, future)
+        return True
+
+    def abandon(self) -> None:
+        """Nobody waits any more: store what has come, else let another worker fetch."""
+        if not self.is_settled() and self._fetching is not None:
+            drop_token(self.account, "", lease=self._fetching[0])
+            self._fetching = None
+
     def _fetch(self, lease: uuid.UUID, state: AccountState, done: Callable[[], None]) -> None:
         try:
             request = token_request(self.account, refresh_token=state.refresh_token)
-        except TokenRefused:
+        except (TokenRefused, DecryptionFailed):
             drop_token(self.account, "", lease=lease)
             raise
         future = self.network.start(fetch_token(request, timeout=TOKEN_TIMEOUT))
@@ -131,6 +154,9 @@ class TokenKeeper:
     def _keep(self, lease: uuid.UUID, future: Future[Token]) -> None:
         try:
             token = future.result()
+        except CancelledError:
+            drop_token(self.account, "", lease=lease)
+            return
         except TokenRefused:
             drop_token(self.account, "", lease=lease)
             raise

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from django.db import connections
+
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.announce import announce
 from prx_email_django.delivery.jobs import Held, Job
 from prx_email_django.delivery.lanes import Result
 from prx_email_django.limits import Permits, give_back
+from prx_email_django.models import DeliveryAttempt
 from prx_email_django.outcomes import Ending, Outcome
+from prx_email_django.querysets import outbox_alias
 from prx_email_django.results import DrainReport
-from prx_email_django.states import Status
+from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store import Claim, Finished, Recorded, expire, finalize, recover, release, settle
 
 
@@ -75,6 +79,21 @@ class Recorder:
     def settle(self, claim: Claim) -> None:
         """Record a message of which nothing is left to send."""
         self._tell(settle(claim, clock=self.clock))
+
+    def rescue(self, result: Result) -> None:
+        """Record one result of a group that failed midway, unless it was recorded before that."""
+        claim = result.job.claim
+        known = DeliveryAttempt.objects.filter(message_id=claim.id, claim_token=claim.lease.token)
+        if not is_touched(result.outcome):
+            self.release([result.job])
+        elif not known.exclude(outcome=AttemptOutcome.LOST).exists():
+            self.results([result])
+
+    def fresh_connection(self) -> None:
+        """A SystemExit may have struck in the middle of a statement: the connection is of no further use then."""
+        connection = connections[outbox_alias()]
+        if not connection.in_atomic_block:
+            connection.close()
 
     def broken(self, claim: Claim, outcome: Outcome) -> None:
         """Record a message that could not be rendered."""
