@@ -1,0 +1,16 @@
+"""A private certificate authority, as companies have one; ``TLS_CA_FILE`` makes the outbox trust it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trustme
+
+
+def make_authority(folder: Path) -> None:
+    """Write ``ca.pem`` (to trust) and ``server.pem`` (key and certificate of the mail server)."""
+    authority = trustme.CA(organization_name="Lantern Books private CA")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    server = folder / "server.pem"
+    server.touch(mode=0o600)
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(server)
