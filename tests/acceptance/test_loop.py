@@ -12,7 +12,7 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.models import ConnectionSlot, OutboxMessage
-from tests.acceptance.workers import Worker, environment, eventually, outbox
+from tests.acceptance.workers import Worker, environment, eventually, message_id, outbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,11 +23,6 @@ def loop(*arguments: str, **settings: Any) -> Worker:
 
 def letter(number: int = 0) -> dict[str, str]:
     return {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text"}
-
-
-def message_id(octets: bytes) -> bytes:
-    """The line of a message's header."""
-    return next(line for line in octets.splitlines() if line.lower().startswith(b"message-id:"))
 
 
 def summary(worker: Worker) -> dict[str, Any]:
@@ -96,10 +91,7 @@ def test_another_loop_takes_over_from_one_that_was_killed() -> None:
             assert eventually(lambda: OutboxMessage.objects.filter(pk=message.pk, status="sent").exists())
             heir.terminate()
             assert heir.wait() == 0
-        ids = {
-            line for one in server.messages for line in one.data.splitlines() if line.lower().startswith(b"message-id")
-        }
-        assert len(ids) == 1
+        assert len({message_id(one.data) for one in server.messages}) == 1
     message.refresh_from_db()
     assert (message.attempts, message.retries) == (1, 0)
 

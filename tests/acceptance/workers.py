@@ -97,3 +97,8 @@ def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) ->
             return True
         time.sleep(0.05)
     return bool(condition())
+
+
+def message_id(octets: bytes) -> bytes:
+    """The line of a message's header."""
+    return next(line for line in octets.splitlines() if line.lower().startswith(b"message-id:"))
