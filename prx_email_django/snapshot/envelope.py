@@ -55,7 +55,7 @@ def envelope_address(field: str, given: object) -> str:
     except ValueError as error:
         address = _leniently_read(text)
         if not address or len(address) > MAX_ADDRESS:
-            raise InvalidEmail(f"{field}: not a valid address: {error}", code="invalid_address") from error
+            raise InvalidEmail(f"{field}: Invalid address: {error}", code="invalid_address") from error
         return address
 
 
