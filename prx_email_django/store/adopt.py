@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import connections
+from django.db.models import F
 
 from prx_email_django.clock import Clock
 from prx_email_django.models import OutboxMessage, OutboxState
@@ -38,7 +39,8 @@ def _rest_sending(*, clock: Clock) -> int:
             ids = list(sending.order_by("pk").values_list("pk", flat=True)[:BATCH])
             if not ids:
                 return total
-            sending.filter(pk__in=ids).update(updated_at=clock.now)
+            # A write first: it locks the rows, and keeps the instant of their claim.
+            sending.filter(pk__in=ids).update(claim_token=F("claim_token"))
             total += len(lose(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
 
 

@@ -175,7 +175,7 @@ def _batches(rows: Rows) -> Iterator[list[int]]:
     if isinstance(rows, int):
         ids: list[int] = [rows]
     elif isinstance(rows, QuerySet):
-        ids = list(rows.order_by("pk").values_list("pk", flat=True).distinct())
+        ids = sorted(set(rows.values_list("pk", flat=True)))  # a slice can be neither ordered nor made distinct
     else:
         ids = sorted(dict.fromkeys(int(getattr(one, "pk", one)) for one in rows))
     for start in range(0, len(ids), BATCH):

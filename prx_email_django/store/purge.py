@@ -39,11 +39,14 @@ def purge(
 ) -> PurgeReport:
     """Purge one bounded batch of each kind by ``RETENTION``, or all done messages ``older_than``."""
     now, retention = clock.running, outbox_settings().retention
-    sent_age, failed_age = older_than or retention.sent, older_than or retention.failed
+
+    def age(kept: timedelta | None) -> timedelta | None:
+        return kept if older_than is None else older_than
+
     return PurgeReport(
-        sent=_messages(_sent_before(now, sent_age), batch=batch, dry_run=dry_run),
-        failed=_messages(_failed_before(now, failed_age), batch=batch, dry_run=dry_run),
-        inbound=_inbound(now, older_than or retention.inbound, batch=batch, dry_run=dry_run),
+        sent=_messages(_sent_before(now, age(retention.sent)), batch=batch, dry_run=dry_run),
+        failed=_messages(_failed_before(now, age(retention.failed)), batch=batch, dry_run=dry_run),
+        inbound=_inbound(now, age(retention.inbound), batch=batch, dry_run=dry_run),
         stripped=_strip(_sent_before(now, retention.content), batch=batch, dry_run=dry_run, clock=clock),
         content=_unreferenced(now - KEPT_FOR, batch=batch, dry_run=dry_run),
     )
