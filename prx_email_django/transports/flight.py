@@ -169,7 +169,7 @@ class Flight:
     def _recipients(self, taken: RecipientOutcome) -> dict[str, RecipientOutcome]:
         """Each recipient's answer; ``taken`` for those that RCPT accepted."""
         recipients = self.parcel.recipients
-        if not self.negative and len(self.answers) == len(recipients):
+        if not self.negative:
             return dict.fromkeys(recipients, taken)
         result = dict.fromkeys(recipients, _OPEN)
         for address, reply in zip(recipients, self.answers, strict=False):

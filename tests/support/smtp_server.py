@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import ssl
 import tempfile
 import threading
@@ -49,9 +50,13 @@ class SmtpServer:
         eight_bit: bool = True,
         utf8: bool = True,
         data_without_recipients: bool = False,
+        receive_buffer: int | None = None,
         certificate_for: tuple[str, ...] = ("localhost", "127.0.0.1"),
     ) -> None:
-        """``tls``: None, ``implicit`` or ``starttls``.  ``users`` (passwords) or ``tokens`` make AUTH demanded."""
+        """``tls``: None, ``implicit`` or ``starttls``.  ``users`` (passwords) or ``tokens`` make AUTH demanded.
+
+        ``receive_buffer``: octets (SO_RCVBUF), to fill it soon.
+        """
         self.tls = tls
         self.users = users or {}
         self.tokens = tokens or {}
@@ -63,6 +68,7 @@ class SmtpServer:
         self.ca_file = ""
         self.ssl_context: ssl.SSLContext | None = None
         self._certificate_for = certificate_for
+        self._receive_buffer = receive_buffer
         #: Accepted messages, in order.
         self.messages: list[Received] = []
         #: (connection, command line) in order; AUTH's secrets included.
@@ -222,8 +228,11 @@ class SmtpServer:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         context = self.ssl_context if self.tls == "implicit" else None
-        server = await self._loop.create_server(lambda: Connection(self), self.host, 0, ssl=context)
-        self.port = server.sockets[0].getsockname()[1]
+        listening = socket.create_server((self.host, 0), backlog=100)
+        if self._receive_buffer is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        self.port = listening.getsockname()[1]
+        server = await self._loop.create_server(lambda: Connection(self), sock=listening, ssl=context)
         started.set()
         await self._stop.wait()
         server.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import tracemalloc
 
 import pytest
@@ -86,6 +87,26 @@ def test_body_that_the_server_does_not_read_never_arrives_later(server: SmtpServ
     assert server.messages == []
 
 
+def test_end_of_a_body_still_in_our_buffer_did_not_arrive(level: str) -> None:
+    """Handed to the system is not sent: what our own buffer holds is known to be here."""
+    with SmtpServer(receive_buffer=4096) as server:
+        rule = server.on("body", stall=True, after=1)
+        feed = ListFeed([parcel(1, body=b"0123456789abcd\r\n" * 4000), parcel(2)])
+
+        async def main() -> None:
+            session = await SmtpTransport().open(login_to(server, pipelining=level, final_timeout=-1.5))
+            sock = session._wire._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            await session.run(feed)
+
+        asyncio.run(main())
+        feed.check()
+        assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.TEMPORARY, "timeout")
+        assert level != "full" or feed.outcomes[2].ending is Ending.UNTOUCHED
+        server.release(rule)
+        assert server.wait_closed() and server.messages == []
+
+
 def test_large_body_is_not_copied_into_buffers(server: SmtpServer) -> None:
     """Memory is bounded by connections times message size: nothing may come on top of the message itself."""
     rule = server.on("body", stall=True, after=1)
@@ -124,6 +145,14 @@ def test_answers_before_the_loss_keep_what_they_said(server: SmtpServer, level: 
         "trap@example.org": Answer.OPEN,
         "last@example.org": Answer.OPEN,
     }
+
+
+def test_message_released_by_a_session_limit_is_as_it_was(server: SmtpServer, level: str) -> None:
+    server.refuse("no@example.org")
+    server.on("rcpt", address="trap@example.org", reply="421 4.4.5 session limit")
+    feed, end = transmit(server, [parcel(1), parcel(2, "no@example.org", "trap@example.org")], pipelining=level)
+    assert (feed.outcomes[2].ending, end.reconnect, end.trouble) == (Ending.UNTOUCHED, True, Trouble.NONE)
+    assert set(answers(feed.outcomes[2]).values()) == {Answer.OPEN}
 
 
 def test_many_dead_recipients_and_a_hang_up_are_the_messages_own_failure(server: SmtpServer, level: str) -> None:

@@ -141,7 +141,7 @@ def test_others_get_their_turn_between_two_pieces_that_the_network_takes_at_once
             asyncio.get_running_loop().call_soon(turns.append, "another connection")
             wire.write(b"x", 0)
             await wire.room(asyncio.get_running_loop().time() + 5)
-        return turns
+            return list(turns)
 
     assert asyncio.run(main()) == ["another connection"]
 
