@@ -234,9 +234,10 @@ def test_html_is_previewed_in_a_frame_that_allows_nothing() -> None:
     assert unescape(frame).index(POLICY) < unescape(frame).index("<p>Hello</p>")
 
 
-def test_a_link_cannot_make_the_browser_connect_ahead() -> None:
+def test_no_element_can_make_the_browser_connect_ahead() -> None:
     document = safe_document("<LINK rel=preconnect href=//evil><li<link>nk rel=preconnect href=//evil>", {})
     assert "<link" not in document.lower()
+    assert "<iframe" not in safe_document("<IFrame/src=//evil>", {}).lower()
 
 
 def test_inline_images_are_shown_and_an_altered_one_is_left_out() -> None:

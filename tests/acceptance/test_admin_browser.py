@@ -1,0 +1,194 @@
+"""The admin in a real browser: from the list to the retry, and a preview in which nothing of the mail acts."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from prx_email_django.models import OutboxMessage
+from tests.integration import admin_rows as rows
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+#: All ways that we know of in which mail makes a program fetch something, or act.
+ATTACK = """<!doctype html><html><head>
+<meta http-equiv="refresh" content="0; url={url}/refresh">
+<link rel="stylesheet" href="{url}/sheet.css"><link rel="preconnect" href="{url}"><link rel="prefetch" href="{url}/ahead">
+<link rel="icon" href="{url}/icon.png"><li<link>nk rel="preconnect" href="{url}">
+<base href="{url}/base/"><style>@import "{url}/import.css"; body {{ background: url({url}/background.png) }}
+@font-face {{ font-family: x; src: url({url}/font.woff) }} p {{ font-family: x }}</style>
+<script src="{url}/script.js"></script><script>document.title = "acted"; top.document.title = "acted"</script>
+</head><body onload="document.body.append('acted')" background="{url}/body.png">
+<p id="told">You may read this.</p><img src="{url}/pixel.gif" srcset="{url}/pixel2.gif 2x" onerror="document.body.append('acted')">
+<picture><source srcset="{url}/picture.webp"><img src="relative.png"></picture><svg><image href="{url}/svg.png"/></svg>
+<iframe src="{url}/frame"></iframe><object data="{url}/object"></object><embed src="{url}/embed">
+<video src="{url}/video" poster="{url}/poster.png" autoplay></video><audio src="{url}/audio" autoplay></audio>
+<form id="form" action="{url}/form"><input type="submit" value="Send" autofocus></form>
+<a id="link" href="{url}/link" target="_self" ping="{url}/ping">Click here</a>
+<a id="top" href="{url}/top" target="_top">And here</a></body></html>"""
+
+
+class Canary:
+    """A port of this machine that nobody should ever connect to."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.requests: list[str] = []
+        self._seen = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, self._seen:
+                connection.settimeout(1)
+                self.requests.append(self._first_line(connection))
+                self._seen.notify_all()
+
+    @staticmethod
+    def _first_line(connection: socket.socket) -> str:
+        try:
+            line = connection.recv(1000).decode("latin-1").partition("\r\n")[0]
+            connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        except OSError:
+            return "(connected)"
+        return line or "(connected)"
+
+    def wait_for(self, path: str) -> bool:
+        """Whether a request for this path comes within ten seconds."""
+        with self._seen:
+            return self._seen.wait_for(lambda: any(path in one for one in self.requests), timeout=10)
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    with Canary() as bird:
+        yield bird
+
+
+@pytest.fixture
+def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    """A browser in which a superuser is logged in; Playwright's loop runs in the thread that also reads rows."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    User.objects.create_superuser("ada", password="ada")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        page = browser.new_context(base_url=live_server.url).new_page()
+        page.set_default_timeout(15_000)
+        page.goto("/admin/login/")
+        page.fill("#id_username", "ada")
+        page.fill("#id_password", "ada")
+        page.press("#id_password", "Enter")
+        page.wait_for_url("**/admin/")
+        yield page
+        browser.close()
+
+
+def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:
+    message = rows.at_rest(rows.make_account(), subject="Rechnung für Größe")
+    page.goto(rows.MESSAGES)
+    expect(page.locator("#result_list")).to_contain_text("550 5.7.1 no thanks")
+    page.get_by_role("link", name="Rechnung für Größe").click()
+    page.get_by_role("button", name="Retry now").click()
+    expect(page.locator(".messagelist")).to_contain_text("1 message is due now")
+    message.refresh_from_db()
+    assert message.next_attempt_at is not None
+    assert message.next_attempt_at <= timezone.now()
+
+
+def test_a_message_in_doubt_is_retried_only_after_the_box_is_ticked(page: Page) -> None:
+    message = rows.doubtful(rows.make_account())
+    page.goto(f"{rows.MESSAGES}{message.pk}/change/")
+    page.get_by_role("button", name="Retry now").click()
+    expect(page.get_by_role("button", name="Retry now")).to_be_visible()
+    assert OutboxMessage.objects.get().is_at_rest
+    page.get_by_label("A second copy is all right").check()
+    page.get_by_role("button", name="Retry now").click()
+    expect(page.locator(".messagelist")).to_contain_text("due now")
+    assert not OutboxMessage.objects.get().is_at_rest
+
+
+def test_a_bulk_retry_asks_and_goes_on_with_the_same_selection(page: Page) -> None:
+    account = rows.make_account()
+    made = [rows.doubtful(account), rows.at_rest(account), rows.at_rest(account)]
+    page.goto(rows.MESSAGES)
+    for message in made[:2]:
+        page.locator(f"input[name=_selected_action][value='{message.pk}']").check()
+    page.locator("select[name=action]").first.select_option("retry_selected")
+    page.locator("button[name=index]").first.click()
+    page.get_by_role("button", name="Yes, retry them all").click()
+    expect(page.locator(".messagelist")).to_contain_text("2 messages are due now")
+    assert OutboxMessage.objects.get(pk=made[2].pk).is_at_rest
+
+
+def test_an_account_is_paused_and_resumed(page: Page) -> None:
+    account = rows.make_account()
+    page.goto(f"{rows.ACCOUNTS}{account.pk}/change/")
+    page.locator(".outbox-button input[name=reason]").fill("moving house")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".outbox-why")).to_contain_text("moving house")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".messagelist")).to_contain_text("1 account goes on")
+    assert account.pause_reason == ""
+
+
+def test_the_canary_sees_a_browser_that_does_fetch(page: Page, canary: Canary) -> None:
+    page.set_content(f'<link rel="preconnect" href="{canary.url}"><img src="{canary.url}/pixel.gif">')
+    assert canary.wait_for("/pixel.gif")
+
+
+def test_nothing_in_a_preview_acts_or_calls_home(page: Page, canary: Canary) -> None:
+    message = rows.make_message(rows.make_account(), body_html=ATTACK.format(url=canary.url))
+    page.goto(f"{rows.MESSAGES}{message.pk}/change/", wait_until="networkidle")
+    page.locator("iframe.outbox-preview").scroll_into_view_if_needed()
+    frame = page.frame_locator("iframe.outbox-preview")
+    expect(frame.locator("#told")).to_have_text("You may read this.")
+    expect(frame.locator("body")).not_to_contain_text("acted", use_inner_text=True)
+    for what in ("#form input", "#top", "#link"):
+        click(page, frame.locator(what))
+    page.wait_for_load_state("networkidle")
+    # Whatever the mail asked for was asked before this, so it would have been seen before it.
+    page.evaluate("url => fetch(url, {mode: 'no-cors'})", f"{canary.url}/last")
+    assert canary.wait_for("/last")
+    assert [one for one in canary.requests if "/last" not in one] == []
+    assert "acted" not in page.title()
+    assert page.url.endswith(f"{message.pk}/change/")
+
+
+def click(page: Page, target: Locator) -> None:
+    """Click where it is; Playwright's own click waits for frames, which a sandboxed document does not draw for it."""
+    box = target.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
