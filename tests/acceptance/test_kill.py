@@ -1,0 +1,236 @@
+"""A drain is killed in the middle: nothing is lost, and what may be copied is bounded and bears the same Message-ID."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from email import message_from_bytes
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from tests.acceptance.drainer import Drainer
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LATER = timedelta(hours=1)
+
+
+def account_on(server: SmtpServer, **fields: Any) -> Account:
+    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
+    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
+
+
+def letters(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [
+        {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text", **fields}
+        for number in range(count)
+    ]
+
+
+def finish(now: datetime | None = None) -> datetime:
+    """Drain again, each time an hour later, until nothing waits; returns the last hour."""
+    now = now or timezone.now() + LATER
+    for _ in range(12):
+        prx.drain(now=now)
+        if not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists():
+            return now
+        now += LATER
+    raise AssertionError(list(OutboxMessage.objects.exclude(status="sent").values("id", "status", "last_error_code")))
+
+
+def copies(server: SmtpServer) -> dict[str, int]:
+    """Recipients that were served more than once, and how often more."""
+    return {address: count - 1 for address, count in Counter(server.recipients).items() if count > 1}
+
+
+def assert_known_copies(server: SmtpServer, bound: int) -> None:
+    """Copies are few, only of messages whose outcome was in doubt, and each bears its message's one Message-ID."""
+    twice = copies(server)
+    assert sum(twice.values()) <= bound, twice
+    for address in twice:
+        row = OutboxMessage.objects.get(recipients__address=address)
+        assert row.attempts > row.retries, f"{address}: a copy of a message whose outcome was never in doubt"
+    headers: dict[str, set[str]] = {}
+    for one in server.messages:
+        headers.setdefault(one.recipients[0], set()).add(message_from_bytes(one.data)["Message-ID"])
+    assert all(len(ids) == 1 for ids in headers.values()), headers
+
+
+def assert_all_sent(count: int) -> None:
+    assert OutboxMessage.objects.filter(status="sent").count() == count
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("stage", ["greeting", "ehlo", "mail", "rcpt", "data", "final"])
+@pytest.mark.parametrize("pipelining", ["off", "full"])
+def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=2, pipelining=pipelining)
+        prx.enqueue_many(letters(12), account=account)
+        stalled = server.on(stage, stall=True, nth=None if stage in {"greeting", "ehlo"} else 4)
+        with Drainer() as drainer:
+            assert stalled.reached.wait(20)
+            drainer.kill()
+        server.clear()
+        server.release(stalled)
+        assert server.wait_closed()
+        finish()
+        assert_all_sent(12)
+        assert set(server.recipients) == {f"p{number}@example.org" for number in range(12)}
+        assert_known_copies(server, bound=10)
+
+
+def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        prx.enqueue_many(letters(2, body_text="a line of text\n" * 1_200_000), account=account)
+        stalled = server.on("body", stall=True, after=200_000, times=1)
+        with Drainer() as drainer:
+            assert stalled.reached.wait(20)
+            drainer.kill()
+        server.release(stalled)
+        assert server.wait_closed()
+        assert not server.messages
+        finish()
+        assert_all_sent(2)
+        assert not copies(server)
+
+
+def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=2)
+        prx.enqueue_many(letters(60), account=account)
+        stalled = server.on("final", stall=True, times=1)
+        with Drainer() as drainer:
+            assert stalled.reached.wait(20)
+            with transaction.atomic():
+                # Nobody else can write these rows now: whatever the server accepts stays unrecorded.
+                list(OutboxMessage.objects.select_for_update())
+                server.release(stalled)
+                assert server.wait_for(8)
+                before = len(server.messages)
+                assert not server.wait_for(11, timeout=0.5), "accepted and unrecorded without bound"
+                drainer.kill()
+        server.clear()
+        assert server.wait_closed()
+        finish()
+        assert_all_sent(60)
+        assert before >= 8
+        assert_known_copies(server, bound=10)
+
+
+def test_random_kills_lose_nothing_and_copy_little() -> None:
+    chance = random.Random()
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3)
+        prx.enqueue_many(letters(900), account=account)
+        now = timezone.now()
+        kills = 0
+        while kills < 6:
+            before = len(server.messages)
+            with Drainer(drain={"now": now.isoformat()}) as drainer:
+                assert server.wait_for(before + 1, timeout=20)
+                threading.Event().wait(chance.uniform(0, 0.12))
+                drainer.kill()
+            kills += 1
+            now += LATER
+            assert server.wait_closed()
+        finish(now)
+        assert_all_sent(900)
+        assert len(set(server.recipients)) == 900
+        assert_known_copies(server, bound=15 * kills)
+
+
+def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
+    chance = random.Random()
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3)
+        prx.enqueue_many(letters(150, on_unknown="hold"), account=account)
+        now = timezone.now()
+        for _ in range(4):
+            before = len(server.messages)
+            with Drainer(drain={"now": now.isoformat()}) as drainer:
+                assert server.wait_for(before + 1, timeout=20)
+                threading.Event().wait(chance.uniform(0, 0.05))
+                drainer.kill()
+            now += LATER
+            assert server.wait_closed()
+        finish(now)
+        assert not copies(server)
+        resting = OutboxMessage.objects.filter(status="failed", next_attempt_at__isnull=True)
+        assert all(code == "lost_claim" for code in resting.values_list("last_error_code", flat=True))
+        assert OutboxMessage.objects.filter(status="sent").count() == 150 - resting.count()
+        assert resting.count() <= 4 * 15, "a crash leaves few that may have been delivered"
+
+
+def standing(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
+    columns = ("status", "retries", "attempts", "last_error", "last_error_code", "next_attempt_at", "message_number")
+    return {row.pk: tuple(getattr(row, name) for name in columns) for row in rows}
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "budget"])
+def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_untouched(way: str) -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=2)
+        now = timezone.now()
+        failed = [prx.send(account=account, **one, now=now, failure_mode="provider") for one in letters(5)]
+        fresh = prx.enqueue_many(letters(40), account=account)
+        OutboxMessage.objects.filter(pk__in=[one.outbox_id for one in failed]).update(next_attempt_at=now)
+        before = standing(OutboxMessage.objects.all())
+        stalled = server.on("final", stall=True)
+        budget = {"time_budget": 1.0} if way == "budget" else {}
+        with Drainer(drain=budget) as drainer:
+            assert stalled.reached.wait(20)
+            if way == "SIGTERM":
+                drainer.terminate()
+            threading.Event().wait(1.2)  # the drain has seen it: nothing but the clock tells
+            server.release(stalled)
+            report = drainer.report()
+        sent = set(OutboxMessage.objects.filter(status="sent").values_list("pk", flat=True))
+        assert report["sent"] == len(sent) == len(server.messages)
+        assert 1 <= len(sent) <= 4, "only what was in flight was finished"
+        left = OutboxMessage.objects.exclude(pk__in=sent)
+        assert standing(left) == {pk: one for pk, one in before.items() if pk not in sent}
+        assert len(left) == len(failed) + len(fresh) - len(sent)
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("after", [0.05, 0.15, 0.25, 0.4])
+def test_a_task_that_is_ended_by_system_exit_records_what_came_back(after: float) -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3)
+        prx.enqueue_many(letters(1200), account=account)
+        with Drainer(alarm=after) as drainer:
+            assert drainer.exit_code() == 1
+        assert server.wait_closed()
+        sent = OutboxMessage.objects.filter(status="sent").count()
+        doubtful = OutboxMessage.objects.filter(last_error_code="unknown_outcome").count()
+        # What was on its way when it was cut is unknown; a claim that was just being read is left to its lease.
+        assert sent <= len(server.messages) <= sent + doubtful
+        assert doubtful <= 6
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+        assert OutboxMessage.objects.filter(status="pending").exists()
+        assert DeliveryAttempt.objects.filter(outcome="sent").count() == sent
+
+
+def test_system_exit_with_a_stalled_server_gives_back_what_no_connection_took() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1, pipelining="off")
+        prx.enqueue_many(letters(10), account=account)
+        stalled = server.on("final", stall=True)
+        with Drainer(alarm=1.0) as drainer:
+            assert stalled.reached.wait(20)
+            assert drainer.exit_code() == 1
+        server.release(stalled)
+        counts = Counter(OutboxMessage.objects.values_list("status", "last_error_code"))
+        assert counts == {("pending", ""): 9, ("failed", "unknown_outcome"): 1}
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
