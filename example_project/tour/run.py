@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import sys
 import time
@@ -47,9 +48,10 @@ def main() -> int:
 
 
 def limit_to(seconds: int) -> None:
-    """Raise ``Surprise`` from whatever the tour is doing then: it ends by itself, come what may."""
+    """Raise ``Surprise`` from whatever the tour is doing then, and say where: it ends by itself, come what may."""
 
     def give_up(*_: object) -> NoReturn:
+        faulthandler.dump_traceback()
         raise Surprise(f"not done after {seconds} seconds")
 
     signal.signal(signal.SIGALRM, give_up)

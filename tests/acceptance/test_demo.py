@@ -149,9 +149,10 @@ def wait_for_mail(inbox: Inbox, subject: str) -> EmailMessage:
         timer.cancel()
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(leader: int) -> bool:
+    """Whether anybody is left of the group of processes that began with this one (a cluster has workers)."""
     try:
-        os.kill(pid, 0)
+        os.killpg(leader, 0)
     except ProcessLookupError:
         return False
     return True
