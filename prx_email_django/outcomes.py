@@ -98,13 +98,9 @@ class Outcome:
     @property
     def all_accepted(self) -> bool:
         """Whether every recipient of the envelope was accepted: the common case, recorded without a look back."""
-        return self.ending is Ending.ACCEPTED and all(
-            one.answer is Answer.ACCEPTED for one in self.recipients.values()
-        )
+        return self.ending is Ending.ACCEPTED and all(one.answer is Answer.ACCEPTED for one in self.recipients.values())
 
     @property
     def accepted(self) -> tuple[str, ...]:
         """Addresses that the server took with its final 250."""
-        return tuple(
-            address for address, one in self.recipients.items() if one.answer is Answer.ACCEPTED
-        )
+        return tuple(address for address, one in self.recipients.items() if one.answer is Answer.ACCEPTED)
