@@ -22,9 +22,6 @@ from prx_email_django.transports.envelope import Abilities
 from prx_email_django.transports.replies import clean
 from prx_email_django.transports.session import SmtpSession
 
-#: The server closed while TLS was being set up; no statement about its certificate.
-_CUT_SHORT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-
 
 class SmtpTransport:
     """``Transport`` over real SMTP."""
@@ -166,7 +163,7 @@ class _Opening:
         told = cause or error
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._refused(error.code, str(error.message))
-        if isinstance(told, ssl.SSLError) and not isinstance(told, _CUT_SHORT):
+        if isinstance(told, ssl.SSLError):
             reason = getattr(told, "verify_message", "") or told.reason or type(told).__name__
             self.phase = Phase.TLS
             return self._error(f"TLS: {reason}", Trouble.TLS, "tls")

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from prx_email_django.outcomes import Phase, Trouble
+from prx_email_django.transports import connection
 from prx_email_django.transports.base import ConnectError, Login
 from prx_email_django.transports.connection import SmtpTransport
 from prx_email_django.transports.session import SmtpSession
@@ -181,6 +182,16 @@ def test_credentials_in_clear_go_to_loopback() -> None:
         assert server.auth_attempts == ["PLAIN"]
 
 
+def test_credentials_in_clear_go_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even to a host to which clear text was allowed; tests reach no other machine, so the judge is told otherwise."""
+    monkeypatch.setattr(connection, "is_loopback", lambda _sock: False)
+    with SmtpServer(users=USERS) as server:
+        error = failure(login_to(server))
+        assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls")
+        assert server.commands == []
+        assert open_and_close(login_to(server, auth_method="none"))
+
+
 # Mechanisms
 
 
@@ -248,6 +259,41 @@ def test_silence_in_the_tls_handshake_is_bounded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error = failure(_login("127.0.0.1", silent.getsockname()[1], security="tls", timeout=0.2))
     assert (error.trouble, error.error_code) == (Trouble.CONNECTION, "timeout")
+
+
+def test_server_that_is_slow_at_every_step_is_bounded_as_a_whole() -> None:
+    with SmtpServer(tls="starttls", users=USERS) as server:
+        for stage in ("greeting", "ehlo", "starttls", "auth"):
+            server.on(stage, delay=0.15)
+        error = failure(login_to(server, timeout=0.2))
+        assert (error.trouble, error.error_code) == (Trouble.CONNECTION, "timeout")
+
+
+def test_tls_server_that_reads_no_more_does_not_keep_the_socket(tmp_path: Path) -> None:
+    """A polite TLS farewell would wait for its answer half a minute."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def shake_hands_and_fall_silent(listening: socket.socket) -> None:
+        plain, _ = listening.accept()
+        with context.wrap_socket(plain, server_side=True) as secured:
+            raw = socket.socket(fileno=secured.detach())
+        with raw:
+            raw.settimeout(10)
+            while raw.recv(4096):
+                pass
+
+    async def main(listening: socket.socket) -> None:
+        silent = asyncio.ensure_future(asyncio.to_thread(shake_hands_and_fall_silent, listening))
+        port, bundle = listening.getsockname()[1], str(tmp_path / "ca.pem")
+        with pytest.raises(ConnectError):
+            await SmtpTransport().open(_login("127.0.0.1", port, security="tls", timeout=0.3, tls_ca_file=bundle))
+        await asyncio.wait_for(silent, 5)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        asyncio.run(main(listening))
 
 
 def test_cancelled_opening_leaves_nothing_open() -> None:

@@ -6,10 +6,10 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from prx_email_django.transports import dial as module
 from prx_email_django.transports.dial import cleartext_allowed, dial, is_loopback, local_name, peer_name, tls_context
 
 
@@ -67,24 +67,35 @@ def test_ipv6_is_written_as_literals() -> None:
             assert is_loopback(client)
 
 
-def test_dead_first_address_does_not_hide_a_live_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def silent() -> Iterator[tuple[str, int]]:
+    """An address that answers no SYN, as one behind a dead route: its queue of connections is full."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield server.getsockname()
+
+
+@pytest.mark.parametrize("dead", ["refused", "silent"])
+def test_dead_first_address_does_not_hide_a_live_one(
+    monkeypatch: pytest.MonkeyPatch, silent: tuple[str, int], dead: str
+) -> None:
     """A name with a dead IPv6 and a live IPv4 address must be reached."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        place = server.getsockname()
-        dead = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
-        live = (socket.AF_INET, socket.SOCK_STREAM, 0, "", place)
+        places = [("127.0.0.1", 1) if dead == "refused" else silent, server.getsockname()]
 
         async def main() -> str:
-            loop = asyncio.get_running_loop()
-
             async def addresses(*_args: object, **_options: object) -> list[object]:
-                return [dead, live]
+                return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
 
-            monkeypatch.setattr(loop, "getaddrinfo", addresses)
-            with await dial("mail.example.org", 25, timeout=5) as sock:
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+            with await dial("mail.example.org", 25, timeout=1.0) as sock:
                 return peer_name(sock)
 
-        assert asyncio.run(main()) == f"127.0.0.1:{place[1]}"
+        assert asyncio.run(main()) == f"127.0.0.1:{places[1][1]}"
 
 
 def test_context_verifies_and_asks_for_tls_1_2() -> None:
@@ -92,4 +103,3 @@ def test_context_verifies_and_asks_for_tls_1_2() -> None:
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.check_hostname and context.verify_mode is ssl.CERT_REQUIRED
     assert asyncio.run(tls_context(None)) is context
-    assert module._build_context.cache_info().maxsize

@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
 
 import pytest
 
@@ -18,7 +17,7 @@ async def connected(*, timeout: float = 5.0) -> AsyncIterator[tuple[Wire, socket
     """A wire and the socket at its other end."""
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-    wire = Wire(cast("asyncio.Transport", transport), timeout=timeout)
+    wire = Wire(transport, timeout=timeout)
     transport.set_protocol(wire)
     try:
         yield wire, theirs
