@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+import traceback
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,7 +55,19 @@ def choose(login: Login, offered: Sequence[str]) -> str | None:
 
 
 async def authenticate(command: Command, mechanism: str, login: Login) -> Refusal | None:
-    """Authenticate; None: welcome."""
+    """Authenticate; None: welcome.
+
+    What goes wrong inside leaves without the variables of its frames: error reports show those, and here they are
+    secrets, encoded or not.
+    """
+    try:
+        return await _exchange(command, mechanism, login)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+async def _exchange(command: Command, mechanism: str, login: Login) -> Refusal | None:
     if mechanism == "plain":
         return _verdict(await command(b"AUTH", b"PLAIN", _base64(f"\0{login.user}\0{login.password}")))
     if mechanism == "login":

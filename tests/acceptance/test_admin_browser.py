@@ -31,13 +31,15 @@ ARGUMENTS = [
 #: All ways that we know of in which mail makes a program fetch something, or act.
 ATTACK = """<!doctype html><html><head>
 <meta http-equiv="refresh" content="0; url={url}/refresh">
-<link rel="stylesheet" href="{url}/sheet.css"><link rel="preconnect" href="{url}"><link rel="prefetch" href="{url}/ahead">
+<link rel="stylesheet" href="{url}/sheet.css"><link rel="preconnect" href="{url}">
+<link rel="prefetch" href="{url}/ahead">
 <link rel="icon" href="{url}/icon.png"><li<link>nk rel="preconnect" href="{url}">
 <base href="{url}/base/"><style>@import "{url}/import.css"; body {{ background: url({url}/background.png) }}
 @font-face {{ font-family: x; src: url({url}/font.woff) }} p {{ font-family: x }}</style>
 <script src="{url}/script.js"></script><script>document.title = "acted"; top.document.title = "acted"</script>
 </head><body onload="document.body.append('acted')" background="{url}/body.png">
-<p id="told">You may read this.</p><img src="{url}/pixel.gif" srcset="{url}/pixel2.gif 2x" onerror="document.body.append('acted')">
+<p id="told">You may read this.</p><img src="{url}/pixel.gif" srcset="{url}/pixel2.gif 2x"
+onerror="document.body.append('acted')">
 <picture><source srcset="{url}/picture.webp"><img src="relative.png"></picture><svg><image href="{url}/svg.png"/></svg>
 <iframe src="{url}/frame"></iframe><object data="{url}/object"></object><embed src="{url}/embed">
 <video src="{url}/video" poster="{url}/poster.png" autoplay></video><audio src="{url}/audio" autoplay></audio>
