@@ -139,6 +139,7 @@ def test_a_pause_without_a_reason_is_refused() -> None:
         run("outbox_pause", reason=" ")
 
 
+@pytest.mark.django_db(transaction=True)  # MariaDB commits when ids jump
 def test_adoption_puts_everything_unsent_at_rest(account: Account) -> None:
     OutboxState.objects.create(pk=1, instance="production")
     waits, rests = message(account), at_rest(account)
