@@ -477,4 +477,5 @@ def pause_reason(error: ConnectError) -> str:
         Trouble.QUOTA: "quota used up",
         Trouble.NONE: "",
     }
-    return f"{words[error.trouble]} ({error})"
+    word, text = words[error.trouble], str(error)
+    return text if text.startswith(word) else f"{word} ({text})"
