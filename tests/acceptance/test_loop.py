@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 
 import prx_email_django as prx
 from prx_email_django.models import ConnectionSlot, OutboxMessage
@@ -108,3 +109,32 @@ def test_a_copied_database_ends_the_worker_with_an_error() -> None:
             assert copy.wait() == 1
             assert "outbox_adopt" in copy.output
         assert len(server.messages) == 1
+
+
+def cut_all_connections() -> None:
+    """What a restart of the database server does to workers; SQLite has no connection to lose."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        elif connection.vendor == "mysql":
+            cursor.execute(
+                "SELECT id FROM information_schema.PROCESSLIST WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+            )
+            for (number,) in cursor.fetchall():
+                cursor.execute("KILL CONNECTION %s", [number])
+
+
+def test_a_loop_outlives_a_restart_of_the_database(tmp_path: Path) -> None:
+    beat = tmp_path / "beat"
+    with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
+        assert eventually(beat.exists)
+        prx.enqueue(account=account, **letter())
+        assert server.wait_for(1, timeout=10)
+        cut_all_connections()
+        prx.enqueue(account=account, **letter(1))
+        assert server.wait_for(2, timeout=20), worker.output
+        worker.terminate()
+        assert worker.wait() == 0
