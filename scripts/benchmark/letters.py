@@ -1,0 +1,47 @@
+"""What everybody sends: one recipient, plain text and HTML, about two kilobytes, no two alike."""
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import formatdate, make_msgid
+
+SENDER = "shop@example.com"
+SENTENCE = "Thank you for your order; we will write again when the parcel is on its way. "
+TEXT_LENGTH = 700
+HTML_LENGTH = 1100
+
+
+def recipient(number: int) -> str:
+    """An address of its own for each letter."""
+    return f"customer{number}@example.org"
+
+
+def subject(number: int) -> str:
+    """Differs too."""
+    return f"Your order {number}"
+
+
+def text(number: int) -> str:
+    """The plain text."""
+    return _lines(f"Order {number}.\n", TEXT_LENGTH)
+
+
+def html(number: int) -> str:
+    """The HTML."""
+    return f"<html><body><p>Order {number}.</p>\n<p>{_lines('', HTML_LENGTH)}</p></body></html>\n"
+
+
+def octets(number: int) -> bytes:
+    """The letter ready for the wire, as the standard library writes it."""
+    message = EmailMessage(policy=SMTP)
+    message["From"], message["To"] = SENDER, recipient(number)
+    message["Subject"], message["Date"] = subject(number), formatdate()
+    message["Message-ID"] = make_msgid(domain="example.com")
+    message.set_content(text(number))
+    message.add_alternative(html(number), subtype="html")
+    return message.as_bytes()
+
+
+def _lines(begin: str, length: int) -> str:
+    return begin + "".join(f"{SENTENCE}\n" for _ in range(length // len(SENTENCE)))

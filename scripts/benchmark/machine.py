@@ -1,0 +1,28 @@
+"""What the numbers were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = ["Django", "aiosmtplib", "psycopg", "django-post_office"]
+
+
+def describe(interpreter: str) -> list[str]:
+    """Lines for the reader."""
+    program = f"import importlib.metadata as m\nfor name in {PACKAGES!r}: print(name, m.version(name))"
+    versions = subprocess.run([interpreter, "-c", program], capture_output=True, text=True, check=True).stdout
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    return [
+        f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, load {load}",
+        f"Python {platform.python_version()}, {', '.join(versions.splitlines())}",
+    ]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
