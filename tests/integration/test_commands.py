@@ -72,6 +72,7 @@ def test_since_reads_an_instant_too(account: Account) -> None:
         (("--account", "nobody"), "There is no account “nobody”"),
         (("--since", "yesterday"), "'yesterday'"),
         (("--since", "2026-13-01"), "'2026-13-01'"),
+        (("--since", "2026-13-01T00:00"), "month must be"),
         (("--error-code", "bad"), "bad"),
     ],
 )
