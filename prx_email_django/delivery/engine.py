@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
+from operator import methodcaller
 from time import monotonic
 
 from prx_email_django.clock import Clock
@@ -44,12 +44,12 @@ class Engine:
             reason = should_stop()
             for run in self.runs:
                 if reason and not run.stop_reason:
-                    self._guarded(run, partial(AccountRun.stop, reason=reason))
+                    self._guarded(run, methodcaller("stop", reason))
             heard = [run.collect() for run in self.runs]
             self.record(everything=any(heard))
             self._renew()
             for run in self.runs:
-                self._guarded(run, AccountRun.advance)
+                self._guarded(run, methodcaller("advance"))
             tick()
             self.runs = [run for run in self.runs if not run.finished]
             if not self.runs and not self.mailbox.results:
@@ -126,7 +126,7 @@ class Engine:
             waits.append(GROUP_WAIT)
         return min(waits)
 
-    def _guarded(self, run: AccountRun, step: Callable[[AccountRun], None]) -> None:
+    def _guarded(self, run: AccountRun, step: Callable[[AccountRun], object]) -> None:
         """One account's unexpected error ends that account's run, never the others'."""
         try:
             step(run)
