@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connections
 from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
@@ -116,6 +117,16 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
         page.wait_for_url("**/admin/")
         yield page
         browser.close()
+        # Where a loop runs, Django has connections of their own.
+        connections.close_all()
+    wait_for_request_threads()
+
+
+def wait_for_request_threads() -> None:
+    """The server's threads end, and close their database connections, once the browser has gone."""
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(10)
 
 
 def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:
