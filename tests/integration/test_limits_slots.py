@@ -1,0 +1,138 @@
+"""A provider that allows three connections sees three, however many workers there are."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+
+from prx_email_django.limits import Slot, acquire_slot, release_slots, renew_slots, slots
+from prx_email_django.models import Account, ConnectionSlot
+from prx_email_django.querysets import outbox_alias
+from prx_email_django.store import base, worker_name
+from tests.support.factories import NOW, account, at
+
+MINUTE = timedelta(seconds=60)
+
+
+def lapse() -> None:
+    ConnectionSlot.objects.update(expires_at=NOW)
+
+
+@pytest.mark.django_db
+def test_an_account_has_as_many_slots_as_connections() -> None:
+    owner = account(max_connections=2)
+    first, second = acquire_slot(owner, clock=at()), acquire_slot(owner, clock=at())
+    assert first and second
+    assert first.number != second.number
+    assert acquire_slot(owner, clock=at()) is None
+    release_slots([first])
+    third = acquire_slot(owner, clock=at())
+    assert third and third.number == first.number
+    assert acquire_slot(account("other"), clock=at()), "another account has slots of its own"
+
+
+@pytest.mark.django_db
+def test_a_slot_says_who_holds_it_until_when() -> None:
+    slot = acquire_slot(account(), clock=at(None))
+    assert slot
+    row = ConnectionSlot.objects.get()
+    assert (row.holder, row.token) == (worker_name(), slot.token)
+    assert row.expires_at is not None
+    assert abs(row.expires_at - base.database_now() - MINUTE) < timedelta(seconds=20)
+    release_slots([slot])
+    row.refresh_from_db()
+    assert (row.holder, row.token, row.expires_at) == ("", None, None)
+
+
+@pytest.mark.django_db
+def test_the_slot_of_a_lost_worker_is_taken_over() -> None:
+    owner = account(max_connections=1)
+    lost = acquire_slot(owner, clock=at())
+    assert acquire_slot(owner, clock=at()) is None
+    lapse()
+    taken = acquire_slot(owner, clock=at())
+    assert lost and taken and taken.token != lost.token
+    renew_slots([lost], clock=at())
+    release_slots([lost])
+    assert ConnectionSlot.objects.get().token == taken.token, "the lost worker gives back nothing that is not its own"
+
+
+@pytest.mark.django_db
+def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = acquire_slot(account(), clock=at())
+    assert slot and slot.holds()
+    awake = slots.uptime
+    monkeypatch.setattr(slots, "uptime", lambda: awake() + 41)
+    assert not slot.holds(), "twenty seconds must remain"
+    renew_slots([slot], clock=at())
+    assert slot.holds()
+    monkeypatch.setattr(slots, "uptime", lambda: awake() + 200)
+    renew_slots([slot], clock=at())
+    assert not slot.holds()
+
+
+@pytest.mark.django_db
+def test_all_slots_are_renewed_in_one_statement(django_assert_num_queries: object) -> None:
+    owner = account(max_connections=3)
+    held = [acquire_slot(owner, clock=at()) for _ in range(3)]
+    ConnectionSlot.objects.update(expires_at=base.database_now() + timedelta(seconds=5))
+    with django_assert_num_queries(1):  # type: ignore[operator]
+        renew_slots([one for one in held if one], clock=at())
+    soonest = min(row.expires_at for row in ConnectionSlot.objects.all() if row.expires_at)
+    assert soonest > base.database_now() + timedelta(seconds=30)
+
+
+@pytest.mark.django_db
+def test_fewer_connections_hold_at_once() -> None:
+    owner = account(max_connections=3)
+    held = [acquire_slot(owner, clock=at()) for _ in range(3)]
+    owner.max_connections = 1
+    release_slots([one for one in held[:1] if one])
+    assert acquire_slot(owner, clock=at()) is None, "two are still open"
+    release_slots([one for one in held if one])
+    assert acquire_slot(owner, clock=at())
+    assert acquire_slot(owner, clock=at()) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_workers_at_once_never_hold_more_than_the_limit() -> None:
+    owner = account(max_connections=3)
+    lock, start = threading.Lock(), threading.Barrier(6)
+    holding: set[uuid.UUID] = set()
+    most, errors = [0], []
+
+    def hold() -> Slot | None:
+        slot = acquire_slot(owner, clock=at(None))
+        if slot is not None:
+            with lock:
+                holding.add(slot.token)
+                most[0] = max(most[0], len(holding))
+        return slot
+
+    def work() -> None:
+        try:
+            start.wait(10)
+            for _ in range(8):
+                slot = hold()
+                if slot is not None:
+                    with lock:
+                        holding.discard(slot.token)
+                    release_slots([slot])
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connections[outbox_alias()].close()
+
+    workers = [threading.Thread(target=work) for _ in range(6)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join(60)
+    assert errors == []
+    assert 1 <= most[0] <= 3
+    assert ConnectionSlot.objects.filter(token__isnull=False).count() == 0
+    assert Account.objects.get().slots.count() <= 3

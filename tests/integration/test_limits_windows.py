@@ -1,0 +1,124 @@
+"""At most N in every span of the period, over all workers; and nothing of it lost to what was never sent."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import connections
+
+from prx_email_django.limits import give_back, take_permits, take_recipients
+from prx_email_django.models import RateWindow
+from prx_email_django.querysets import outbox_alias
+from tests.support.factories import NOW, SECOND, account, at
+
+pytestmark = pytest.mark.django_db
+
+
+def test_without_a_limit_everything_is_permitted_and_nothing_written(django_assert_num_queries: object) -> None:
+    owner = account()
+    with django_assert_num_queries(0):  # type: ignore[operator]
+        permits = take_permits(owner, 500, clock=at())
+        assert (permits.count, permits.ends_at) == (500, float("inf"))
+        give_back(permits, 500, clock=at())
+
+
+def test_a_full_burst_is_allowed_and_then_nothing_for_the_period() -> None:
+    owner = account(rate_limits="30/minute")
+    assert take_permits(owner, 50, clock=at()).count == 30
+    for seconds in (0, 10, 30, 59, 62):
+        assert take_permits(owner, 1, clock=at(NOW + seconds * SECOND)).count == 0, seconds
+    assert take_permits(owner, 50, clock=at(NOW + 63 * SECOND)).count == 30
+
+
+def test_no_span_of_the_period_has_more_than_the_limit() -> None:
+    owner = account(rate_limits="10/minute")
+    taken: list[datetime] = []
+    for seconds in itertools.accumulate([0, 4, 9, 20, 1, 30, 2, 2, 25, 40, 61, 5, 50]):
+        moment = NOW + seconds * SECOND
+        taken += [moment] * take_permits(owner, 4, clock=at(moment)).count
+    for first in taken:
+        assert sum(first <= one <= first + timedelta(seconds=60) for one in taken) <= 10
+    assert len(taken) > 30, "what a limit allows is given"
+
+
+def test_a_permit_ends_with_its_bucket() -> None:
+    permits = take_permits(account(rate_limits="30/minute"), 1, clock=at(NOW + SECOND))
+    assert permits.ends_at == (NOW + 3 * SECOND).timestamp()
+
+
+def test_unused_permits_go_back_to_their_bucket() -> None:
+    owner = account(rate_limits="10/minute")
+    permits = take_permits(owner, 10, clock=at())
+    give_back(permits, 4, clock=at(NOW + 30 * SECOND))
+    assert take_permits(owner, 10, clock=at(NOW + 30 * SECOND)).count == 4
+    give_back(permits, 100, clock=at(NOW + 31 * SECOND))
+    assert take_permits(owner, 99, clock=at(NOW + 31 * SECOND)).count == 6, "never more than were taken"
+
+
+def test_permits_of_a_bucket_that_is_over_cannot_be_given_back() -> None:
+    owner = account(rate_limits="10/minute")
+    old = take_permits(owner, 10, clock=at())
+    assert take_permits(owner, 10, clock=at(NOW + 90 * SECOND)).count == 10
+    give_back(old, 10, clock=at(NOW + 91 * SECOND))
+    assert take_permits(owner, 10, clock=at(NOW + 91 * SECOND)).count == 0
+
+
+def test_the_tightest_of_several_limits_decides_and_the_others_lose_nothing() -> None:
+    owner = account(rate_limits="20/minute, 5/hour")
+    assert take_permits(owner, 30, clock=at()).count == 5
+    assert take_permits(owner, 30, clock=at()).count == 0
+    spent = {row.limit_key: sum(row.counts) for row in RateWindow.objects.all()}
+    assert spent == {"messages/60": 5, "messages/3600": 5}
+
+
+def test_recipients_are_counted_and_only_whole_messages_pass() -> None:
+    owner = account(rate_limits="10 recipients/hour")
+    permits, fitting = take_recipients(owner, [4, 5, 3], clock=at())
+    assert (permits.count, fitting) == (9, 2)
+    assert take_recipients(owner, [3], clock=at())[1] == 0
+    assert take_recipients(owner, [1, 1], clock=at())[1] == 1
+    assert take_permits(owner, 7, clock=at()).count == 7, "messages have no limit here"
+
+
+def test_a_worker_whose_clock_is_behind_crosses_no_limit() -> None:
+    owner = account(rate_limits="10/hour")
+    assert take_permits(owner, 10, clock=at(NOW + timedelta(minutes=5))).count == 10
+    assert take_permits(owner, 1, clock=at()).count == 0
+
+
+def test_a_changed_limit_keeps_what_was_spent() -> None:
+    owner = account(rate_limits="10/minute")
+    assert take_permits(owner, 8, clock=at()).count == 8
+    owner.rate_limits = "12/minute"
+    assert take_permits(owner, 12, clock=at()).count == 4
+    owner.rate_limits = "5/minute"
+    assert take_permits(owner, 5, clock=at()).count == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_that_take_at_the_same_moment_share_one_limit() -> None:
+    owner = account(rate_limits="40/hour")
+    counts: list[int] = []
+    errors: list[Exception] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        try:
+            start.wait(10)
+            counts.extend(take_permits(owner, 3, clock=at()).count for _ in range(6))
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connections[outbox_alias()].close()
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join(60)
+    assert errors == []
+    assert sum(counts) <= 40
+    assert sum(counts) == sum(RateWindow.objects.get().counts), "every permit is in the row"
