@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from time import monotonic
 
 from prx_email_django.clock import Clock
-from prx_email_django.delivery.account import AccountRun
+from prx_email_django.delivery.account import FAILED, AccountRun
 from prx_email_django.delivery.engine import Engine
 from prx_email_django.delivery.lanes import Mailbox
 from prx_email_django.delivery.login import transport
 from prx_email_django.delivery.network import Network
 from prx_email_django.delivery.recorder import Recorder
-from prx_email_django.limits import account_state, end_expired_pause, is_paused
+from prx_email_django.limits import account_state, end_expired_pause, has_permits, is_paused
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.store import begin_drain, has_due, next_due, outbox_state
@@ -22,7 +22,7 @@ from prx_email_django.store import is_paused as is_outbox_paused
 
 #: Results of one group, per connection: three quarters of what may be accepted and unrecorded.
 GROUP_PER_CONNECTION = 3
-#: Seconds between two looks at the queue while a waiting drain has nothing to do.
+#: Seconds between two looks at the queue: for other accounts, or while a waiting drain has nothing to do.
 POLL = 1.0
 
 
@@ -49,6 +49,9 @@ class Drain:
         self.stop = stop
         self.begun = monotonic()
         self.recorder = Recorder(clock)
+        self._look_at = 0.0
+        #: Accounts that something unexpected has ended: not again in this drain.
+        self._barred: set[int] = set()
 
     def run(self) -> DrainReport:
         """Recover, then send until nothing can go now (with ``wait``: until the time budget ends)."""
@@ -67,27 +70,46 @@ class Drain:
         return self.recorder.counts.report(monotonic() - self.begun)
 
     def _round(self, accounts: Sequence[Account], network: Network) -> None:
-        group = max(1, GROUP_PER_CONNECTION * sum(account.max_connections for account in accounts))
-        mailbox = Mailbox(group)
+        mailbox = Mailbox(1)
         engine = Engine(clock=self.clock, mailbox=mailbox, recorder=self.recorder)
         carrier = transport()
-        for account in accounts:
-            self.recorder.names[account.pk] = account.name
-            run = AccountRun(
-                account,
-                clock=self.clock,
-                network=network,
-                mailbox=mailbox,
-                recorder=self.recorder,
-                transport=carrier,
-                budget=self._budget,
-            )
-            engine.runs.append(run)
+
+        def add(accounts: Sequence[Account]) -> None:
+            for account in accounts:
+                self.recorder.names[account.pk] = account.name
+                run = AccountRun(
+                    account,
+                    clock=self.clock,
+                    network=network,
+                    mailbox=mailbox,
+                    recorder=self.recorder,
+                    transport=carrier,
+                    budget=self._budget,
+                )
+                engine.runs.append(run)
+            mailbox.group = max(1, GROUP_PER_CONNECTION * sum(run.account.max_connections for run in engine.runs))
+
+        def tick() -> None:
+            self._tick()
+            add(self._newcomers(engine))
+
+        add(accounts)
+        self._look_at = monotonic() + POLL
         try:
-            engine.run(should_stop=self._should_stop, tick=self._tick)
+            engine.run(should_stop=self._should_stop, tick=tick)
         except BaseException:
             engine.leave()
             raise
+
+    def _newcomers(self, engine: Engine) -> list[Account]:
+        """Once a second: accounts that have become ready, since one that waits for its server holds up no other."""
+        if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
+            return []
+        self._look_at = monotonic() + POLL
+        self.recorder.recover()
+        running = {run.account.pk for run in engine.runs}
+        self._barred |= {run.account.pk for run in engine.runs if run.stop_reason == FAILED}
+        return [account for account in self._ready_accounts() if account.pk not in running | self._barred]
 
     def _budget(self, wanted: int) -> int:
         if self.limit is None:
@@ -107,7 +129,7 @@ class Drain:
             self.progress(self.recorder.counts.report(monotonic() - self.begun))
 
     def _ready_accounts(self) -> list[Account]:
-        """Active accounts that are not paused and have something due."""
+        """Active accounts that are not paused, have something due, and no limit that is used up."""
         if is_outbox_paused(outbox_state(), now=self.clock.now):
             return []
         return [account for account in self._candidates() if self._may_go(account)]
@@ -115,7 +137,10 @@ class Drain:
     def _may_go(self, account: Account) -> bool:
         state = account_state(account)
         end_expired_pause(state, now=self.clock.now)
-        return not is_paused(state, now=self.clock.now) and has_due(account.pk, clock=self.clock)
+        if is_paused(state, now=self.clock.now) or not has_due(account.pk, clock=self.clock):
+            return False
+        # Asked before connecting: a login a second, only to learn that nothing may go, would annoy any provider.
+        return has_permits(account, clock=self.clock)
 
     def _candidates(self) -> list[Account]:
         active = Account.objects.filter(is_active=True)

@@ -22,7 +22,7 @@ from prx_email_django.limits.tokens import (
     store_token,
     take_refresh_lease,
 )
-from prx_email_django.limits.windows import Permits, give_back, take_permits, take_recipients
+from prx_email_django.limits.windows import Permits, give_back, has_permits, take_permits, take_recipients
 
 __all__ = [
     "Permits",
@@ -33,6 +33,7 @@ __all__ = [
     "drop_token",
     "end_expired_pause",
     "give_back",
+    "has_permits",
     "is_paused",
     "may_refresh",
     "note_failure",

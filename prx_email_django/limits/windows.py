@@ -36,6 +36,22 @@ class Permits:
     ends_at: float = math.inf
 
 
+def has_permits(account: Account, *, clock: Clock) -> bool:
+    """Whether every limit of the account would let something go now; takes nothing."""
+    limits = parse_rate_limits(account.rate_limits)
+    if not limits:
+        return True
+    spent = {window.limit_key: window for window in RateWindow.objects.filter(account=account)}
+    for limit in limits:
+        window = spent.get(limit.key)
+        if window is None:
+            continue
+        bucket = int(clock.running.timestamp() // limit.bucket_seconds)
+        if sum(rolled(window.bucket, window.counts, bucket)[1]) >= limit.count:
+            return False
+    return True
+
+
 def take_permits(account: Account, wanted: int, *, clock: Clock) -> Permits:
     """Up to ``wanted`` permits for messages: as many as every limit allows now."""
     return _take(account, "messages", wanted, whole=False, clock=clock)

@@ -1,0 +1,46 @@
+"""An account that waits for its server holds up no other, not even one that was idle when the drain began."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.db import connection
+
+import prx_email_django as prx
+from prx_email_django.models import Account
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def account_on(name: str, server: SmtpServer) -> Account:
+    return Account.objects.create(
+        name=name, email="a@example.com", host=server.host, port=server.port, security="none", auth_method="none"
+    )
+
+
+def test_mail_for_an_idle_account_goes_while_another_waits_for_a_final_reply() -> None:
+    with SmtpServer() as slow, SmtpServer() as quick:
+        stalled = slow.on("final", stall=True)
+        account_on("slow", slow)
+        account_on("quick", quick)
+        prx.enqueue(account="slow", to="a@example.org", subject="s", body_text="b")
+        reports: list[prx.DrainReport] = []
+
+        def run() -> None:
+            try:
+                reports.append(prx.drain())
+            finally:
+                connection.close()
+
+        drain = threading.Thread(target=run)
+        drain.start()
+        try:
+            assert stalled.reached.wait(10)
+            prx.enqueue(account="quick", to="b@example.org", subject="s", body_text="b")
+            assert quick.wait_for(1, timeout=10)
+        finally:
+            slow.release(stalled)
+            drain.join(20)
+        assert reports[0].sent == 2
