@@ -61,7 +61,7 @@ def envelope_address(field: str, given: object) -> str:
 
 def _leniently_read(text: str) -> str:
     """The addr-spec by the standard library's parser; empty where it finds fault, or not exactly one mailbox."""
-    if CONTROL.search(text):
+    if CONTROL.search(text):  # whatever the parser thinks of them
         return ""
     try:
         parsed = AddressHeader.value_parser(text)

@@ -163,6 +163,11 @@ def test_the_outbox_names_a_message_that_the_caller_left_unnamed(server: SmtpSer
     assert len(parsed(data).get_all("Date", [])) == 1
 
 
+def test_text_beyond_ascii_stays_readable_in_its_source(server: SmtpServer) -> None:
+    data = by_outbox(letter(body="Viele herzliche Grüße aus dem Norden\n"), server).data
+    assert b"Viele herzliche Gr=C3=BC=C3=9Fe aus dem Norden\r\n" in data
+
+
 def test_a_local_part_beyond_ascii_reaches_a_server_that_takes_it(server: SmtpServer) -> None:
     found = by_outbox(letter(to=["Bjørn <bjørn@exämple.dk>"]), server)
     assert found.recipients == ("bjørn@xn--exmple-cua.dk",)
