@@ -19,7 +19,7 @@ from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
 from prx_email_django.results import DrainReport
-from prx_email_django.store import PurgeReport, claim_purge, clock_for, purge
+from prx_email_django.store import PurgeReport, claim_purge, clock_for, purge_idle
 from prx_email_django.transports.conversation import MIN_RATE
 
 logger = logging.getLogger("prx_email_django")
@@ -80,7 +80,7 @@ def task_timeout() -> int:
 def purge_if_time() -> PurgeReport | None:
     """Purge one bounded batch by ``RETENTION``, at most once an hour over all workers; None: not now."""
     clock = clock_for(None)
-    return purge(clock=clock) if claim_purge(clock=clock) else None
+    return purge_idle(clock=clock) if claim_purge(clock=clock) else None
 
 
 def _drain(*, wait: bool) -> int | None:

@@ -28,7 +28,7 @@ from prx_email_django.store.outbox import (
     resume_everything,
 )
 from prx_email_django.store.people import cancel, check_retry, claim_one, confirm, requeue
-from prx_email_django.store.purge import PurgeReport, purge
+from prx_email_django.store.purge import PurgeReport, purge, purge_idle
 from prx_email_django.store.recover import expire, recover
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "outbox_state",
     "pause_everything",
     "purge",
+    "purge_idle",
     "recover",
     "release",
     "renew",
