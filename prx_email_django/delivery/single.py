@@ -97,6 +97,7 @@ class SingleRun(AccountRun):
     def results(self, results: Sequence[Result]) -> None:
         """An untouched message was still an attempt that somebody waits for, unless the lease was lost."""
         super().results([self._told(one) for one in results if not self._may_go_on(one)])
+        self.exhausted = True  # whatever a drain would look for now, there is this one message only
 
     def _may_go_on(self, one: Result) -> bool:
         """Whether its permit ended a moment before MAIL: then it takes another one."""
