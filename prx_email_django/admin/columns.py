@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from prx_email_django.models import OutboxMessage, Recipient
-from prx_email_django.states import RecipientResult, Status
+from prx_email_django.states import ErrorCode, RecipientResult, Status
 
 #: Addresses of a list's line.
 SHOWN = 2
@@ -42,7 +42,7 @@ def message_state(message: OutboxMessage) -> tuple[str, str]:
     if message.status == Status.FAILED:
         if message.next_attempt_at is not None:
             return "deferred", _("will be tried again")
-        if message.last_error_code == "cancelled":
+        if message.last_error_code == ErrorCode.CANCELLED:
             return "rest", _("cancelled")
         return "failed", _("failed, at rest")
     if message.status in Status.values:
@@ -79,7 +79,7 @@ def addresses(message: OutboxMessage) -> str:
 
 def reason(message: OutboxMessage) -> SafeString:
     """The last error: what kind, and what was said."""
-    if not message.last_error_code and not message.last_error:
+    if not message.last_error and message.last_error_code in ("", ErrorCode.CANCELLED):
         return SafeString("")
     text = Truncator(message.last_error).chars(120)
     return format_html(

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns
 from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.admin.search import begins_with
 from prx_email_django.fields import is_set
 from prx_email_django.models import (
     AccountState,
@@ -52,12 +53,22 @@ class RecipientAdmin(RecordAdmin):
 
     list_display = ("address", "kind", "result_now", "code", "text", "message_page")
     list_select_related = ("message",)
-    search_fields = ("address__startswith",)
+    search_fields = ("address",)
     search_help_text = _("The address or its beginning.")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Without the messages' bodies."""
         return super().get_queryset(request).defer("message__body_text", "message__body_html")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """By index."""
+        term = search_term.strip()
+        found = (
+            queryset.filter(begins_with("address", term) | begins_with("address", term.lower())) if term else queryset
+        )
+        return found, False
 
     @admin.display(description=_("result"))
     def result_now(self, recipient: Recipient) -> SafeString:

@@ -45,7 +45,13 @@ def _conditions(term: str) -> list[Q]:
         return [_recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
     if "@" in term:
         return _by_address(term)
-    return [*_by_number(term), Q(tag=term), *_by_address(term), _prefix("tag", term), _recent(subject__icontains=term)]
+    return [
+        *_by_number(term),
+        Q(tag=term),
+        *_by_address(term),
+        begins_with("tag", term),
+        _recent(subject__icontains=term),
+    ]
 
 
 def _by_number(term: str) -> list[Q]:
@@ -58,11 +64,11 @@ def _by_address(term: str) -> list[Q]:
         return [_recent() & Q(pk__in=Recipient.objects.filter(address__iendswith=term).values("message_id"))]
     spellings = {term, term.lower()}
     exact = Q(pk__in=Recipient.objects.filter(address__in=spellings).values("message_id"))
-    begins = [_prefix("address", one) for one in sorted(spellings)]
+    begins = [begins_with("address", one) for one in sorted(spellings)]
     return [exact, *(Q(pk__in=Recipient.objects.filter(one).values("message_id")) for one in begins)]
 
 
-def _prefix(field: str, term: str) -> Q:
+def begins_with(field: str, term: str) -> Q:
     """``term`` and whatever follows, in the form that this database answers from an index."""
     vendor = connections[outbox_alias()].vendor
     if vendor == "sqlite":
