@@ -52,17 +52,21 @@ class Job(Held):
         self.body_written = False
         self.cancelled = False
         self._lock = threading.Lock()
-        parcel.may_write = self.may_write
+        parcel.may_write, parcel.still_may = self.may_write, self.still_may
 
     @property
     def permits_end(self) -> float:
         """When the first of the permits' buckets ends, on the running clock."""
         return min((one.ends_at for one in self.permits), default=math.inf)
 
+    def still_may(self) -> bool:
+        """Whether claim and slot hold."""
+        return not self.cancelled and self.claim.lease.holds() and self.slot is not None and self.slot.holds()
+
     def may_write(self) -> bool:
         """Asked before MAIL and again before the body, at that instant: may it be written?"""
         with self._lock:
-            held = not self.cancelled and self.claim.lease.holds() and self.slot is not None and self.slot.holds()
+            held = self.still_may()
             if not self.mail_written:
                 held = held and (not self.permits or self.clock.running.timestamp() < self.permits_end)
                 if held:

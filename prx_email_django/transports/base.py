@@ -33,6 +33,8 @@ class Parcel:
     #: Judged at the instant before MAIL and before the body is written: do claim, slot and permit still hold?
     #: False: the parcel is reported ``UNTOUCHED`` and nothing of it is written.
     may_write: Callable[[], bool] = lambda: True
+    #: The same judgement before other commands: nothing is begun by asking.
+    still_may: Callable[[], bool] = lambda: True
 
 
 class Feed(Protocol):

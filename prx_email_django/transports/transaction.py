@@ -37,7 +37,7 @@ async def transact(talk: Conversation, flight: Flight) -> None:
     await _name_recipients(talk, flight)
     if not flight.accepted:
         await _all_refused(talk, flight)
-    elif talk.stepwise and not flight.parcel.may_write():
+    elif talk.stepwise and not flight.parcel.still_may():
         talk.must_reset = True
         talk.report(flight, flight.untouched(talk.peer))
     else:
