@@ -15,9 +15,14 @@ logger = logging.getLogger("prx_email_django")
 
 
 def wake_on_commit() -> None:
-    """Ask for a drain when the caller's transaction is committed; many messages, one wake-up."""
+    """Ask for a drain when the caller's transaction is committed; many messages, one wake-up.
+
+    With autocommit off nobody tells when that is: the next scheduled drain sends what is due.
+    """
     alias = outbox_alias()
     connection = connections[alias]
+    if not (connection.in_atomic_block or connection.get_autocommit()):
+        return
     waiting = {(frozenset(entry[0]), entry[1]) for entry in connection.run_on_commit}
     if connection.in_atomic_block and (frozenset(connection.savepoint_ids), wake) in waiting:
         return
