@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
@@ -46,9 +47,7 @@ class AccountChangeList(ChangeList):
         failed = OutboxMessage.objects.filter(
             account_id__in=[one.pk for one in accounts], status=Status.FAILED, next_attempt_at__isnull=True
         )
-        at_rest: dict[int, int] = {}
-        for account_id in failed.order_by().values_list("account_id", flat=True)[:10_000]:
-            at_rest[account_id] = at_rest.get(account_id, 0) + 1
+        at_rest = dict(failed.order_by().values_list("account_id").annotate(Count("pk")))
         for account in accounts:
             account.shown_why = why_account(account, facts=facts[account.pk], now=now)
             account.shown_paused = bool(facts[account.pk].pause or facts[account.pk].outbox)
