@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from time import monotonic
+
+from django.db import DatabaseError
 
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.account import FAILED, AccountRun
@@ -19,6 +22,8 @@ from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.store import begin_drain, has_due, next_due, outbox_state
 from prx_email_django.store import is_paused as is_outbox_paused
+
+logger = logging.getLogger("prx_email_django")
 
 #: Results of one group, per connection: three quarters of what may be accepted and unrecorded.
 GROUP_PER_CONNECTION = 3
@@ -109,7 +114,7 @@ class Drain:
         self.recorder.recover()
         running = {run.account.pk for run in engine.runs}
         self._barred |= {run.account.pk for run in engine.runs if run.stop_reason == FAILED}
-        return [account for account in self._ready_accounts() if account.pk not in running | self._barred]
+        return [account for account in self._ready_accounts() if account.pk not in running]
 
     def _budget(self, wanted: int) -> int:
         if self.limit is None:
@@ -135,6 +140,19 @@ class Drain:
         return [account for account in self._candidates() if self._may_go(account)]
 
     def _may_go(self, account: Account) -> bool:
+        """Whether it is ready; one that cannot even be judged (a limit that is none) holds up no other."""
+        if account.pk in self._barred:
+            return False
+        try:
+            return self._is_ready(account)
+        except DatabaseError:
+            raise
+        except Exception:
+            logger.exception("account %s: the drain goes on without it", account)
+            self._barred.add(account.pk)
+            return False
+
+    def _is_ready(self, account: Account) -> bool:
         state = account_state(account)
         end_expired_pause(state, now=self.clock.now)
         if is_paused(state, now=self.clock.now) or not has_due(account.pk, clock=self.clock):

@@ -92,7 +92,9 @@ def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
 def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        prx.enqueue_many(letters(2, body_text="a line of text\n" * 1_200_000), account=account)
+        # Larger than what the system's buffers take: the rest is still with the killed process.
+        large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(15_000_000))
+        prx.enqueue_many(letters(2, attachment=large), account=account)
         stalled = server.on("body", stall=True, after=200_000, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(20)

@@ -1,0 +1,333 @@
+"""One account's trouble is its own: it pauses, grows its pauses, recovers, and never holds up another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.delivery.account import AccountRun
+from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.results import DrainReport
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def account_on(server: SmtpServer, name: str = "main", **fields: Any) -> Account:
+    values = {"name": name, "email": "app@example.org", "host": server.host, "port": server.port}
+    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
+
+
+def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
+    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
+    return prx.enqueue_many(some, account=account)
+
+
+def state_of(account: Account) -> AccountState:
+    return AccountState.objects.get(account=account)
+
+
+def untouched(rows: list[OutboxMessage]) -> bool:
+    found = OutboxMessage.objects.filter(pk__in=[row.pk for row in rows])
+    return all(
+        (row.status, row.retries, row.attempts, row.last_error, row.next_attempt_at)
+        == ("pending", 0, 0, "", row.due_since)
+        for row in found
+    )
+
+
+class Draining(threading.Thread):
+    """A drain in a thread of its own."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self.arguments = arguments
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = prx.drain(**self.arguments)
+        except BaseException as error:  # noqa: BLE001  (told to the test)
+            self.result = error
+        finally:
+            connections.close_all()
+
+    def report(self) -> DrainReport:
+        self.join(60)
+        assert not self.is_alive(), "the drain never returned"
+        if isinstance(self.result, BaseException):
+            raise self.result
+        assert isinstance(self.result, DrainReport)
+        return self.result
+
+
+@contextmanager
+def two_servers() -> Iterator[tuple[SmtpServer, SmtpServer]]:
+    with SmtpServer() as one, SmtpServer() as other:
+        yield one, other
+
+
+@pytest.mark.parametrize("stage", ["greeting", "mail", "final"])
+def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
+    with two_servers() as (slow, quick):
+        stalled = slow.on(stage, stall=True)
+        enqueue(account_on(slow, "a slow one"), 20)
+        enqueue(account_on(quick, "healthy"), 200)
+        draining = Draining()
+        assert stalled.reached.wait(10)
+        assert quick.wait_for(200, timeout=10)
+        assert draining.is_alive()
+        slow.clear()
+        slow.release(stalled)
+        assert draining.report().sent == 220
+
+
+def test_a_dead_account_pauses_after_three_connections_a_second_apart_untouched() -> None:
+    with SmtpServer() as gone:
+        pass
+    with SmtpServer() as quick:
+        dead = account_on(gone, "dead")
+        rows = enqueue(dead, 5)
+        enqueue(account_on(quick, "healthy"), 50)
+        begun = monotonic()
+        draining = Draining()
+        assert quick.wait_for(50, timeout=10)
+        report = draining.report()
+        assert 2.0 <= monotonic() - begun < 6
+        assert (report.sent, report.failed, report.deferred) == (50, 0, 0)
+        assert untouched(rows)
+        state = state_of(dead)
+        assert (state.pause_count, state.paused_by) == (1, "worker")
+        assert "connection failed" in state.pause_reason
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+        assert not DeliveryAttempt.objects.filter(message__account=dead).exists()
+
+
+def test_pauses_grow_and_are_probed_with_one_message() -> None:
+    with SmtpServer() as server:
+        server.on("auth", reply="535 5.7.8 no")
+        server.users = {"ann": "right"}
+        account = account_on(server, auth_method="password", user="ann", password="wrong")
+        rows = enqueue(account, 30)
+        now = timezone.now() + timedelta(minutes=1)
+        for pause in (30, 60, 120, 240):
+            assert prx.drain(now=now).claimed == 0
+            assert account.paused_until == now + timedelta(seconds=pause)
+            attempts = len(server.auth_attempts)
+            prx.drain(now=now + timedelta(seconds=pause - 1))
+            assert len(server.auth_attempts) == attempts, "a paused account is left alone"
+            now += timedelta(seconds=pause)
+        assert untouched(rows)
+        server.clear()
+        AccountState.objects.update(pause_code="auth")
+        Account.objects.update(password=Account(password="right").password)
+        stalled = server.on("final", stall=True, times=1)
+        draining = Draining(now=now)
+        assert stalled.reached.wait(10)
+        assert OutboxMessage.objects.filter(status="sending").count() == 1, "the probe is one message"
+        assert server.connections == attempts + 1
+        server.release(stalled)
+        assert draining.report().sent == 30
+        state = state_of(account)
+        assert (state.pause_reason, state.pause_count, state.connection_failures) == ("", 0, 0)
+
+
+def test_refused_credentials_pause_at_once_and_touch_no_message() -> None:
+    with SmtpServer(users={"ann": "right"}) as server:
+        account = account_on(server, auth_method="password", user="ann", password="wrong")
+        rows = enqueue(account, 3)
+        prx.drain()
+        assert len(server.auth_attempts) == 1
+        assert state_of(account).pause_code == "auth"
+        assert untouched(rows)
+
+
+def test_a_reply_that_names_the_quota_pauses_the_account_and_backs_the_message_off() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1, pipelining="off")
+        rows = enqueue(account, 5)
+        server.on("mail", nth=3, reply="550 5.4.5 Daily user sending limit exceeded")
+        report = prx.drain()
+        assert (report.sent, report.deferred) == (2, 1)
+        assert state_of(account).pause_code == "quota"
+        third = OutboxMessage.objects.get(pk=rows[2].pk)
+        assert (third.status, third.retries) == ("failed", 1)
+        assert third.next_attempt_at is not None
+        assert untouched(rows[3:])
+
+
+def test_a_message_that_gets_the_server_to_hang_up_does_not_stop_its_account() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        dead = [f"dead{number}@example.org" for number in range(25)]
+        enqueue(account, 1, to=dead, priority=5)
+        enqueue(account, 20)
+        server.on("rcpt", drop=True, address="dead9@example.org")
+        for address in dead[:9]:
+            server.refuse(address)
+        report = prx.drain()
+        assert (report.sent, report.deferred) == (20, 1)
+        bad = OutboxMessage.objects.get(priority=5)
+        assert (bad.status, bad.retries, bad.last_error_code) == ("failed", 1, "network")
+        assert account.pause_reason == ""
+        assert len(bad.refused_recipients) == 9, "those already answered keep their result"
+        now = timezone.now()
+        for _ in range(6):
+            now += timedelta(hours=1)
+            enqueue(account, 2)
+            OutboxMessage.objects.filter(status="pending").update(next_attempt_at=now)
+            assert prx.drain(now=now).sent == 2
+        assert account.pause_reason == ""
+
+
+def test_one_lost_connection_is_one_failure() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        enqueue(account, 1)
+        server.on("mail", drop=True, times=1)
+        assert prx.drain().deferred == 1
+        assert state_of(account).connection_failures == 1
+
+
+def test_successes_reported_before_a_loss_end_the_failures_before_them() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1, pipelining="off")
+        AccountState.objects.update_or_create(account=account, defaults={"connection_failures": 2})
+        enqueue(account, 3)
+        server.on("rcpt", nth=3, drop=True)
+        report = prx.drain()
+        assert (report.sent, report.deferred) == (2, 1)
+        assert (state_of(account).connection_failures, account.pause_reason) == (1, "")
+
+
+def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3)
+        enqueue(account, 30)
+        stalled = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
+        draining = Draining()
+        assert all(one.reached.wait(10) for one in stalled)
+        server.hang_up()
+        report = draining.report()
+        assert account.pause_reason == ""
+        assert report.sent + OutboxMessage.objects.filter(last_error_code="unknown_outcome").count() == 30
+        assert OutboxMessage.objects.exclude(status="sent").count() == 3
+
+
+def test_a_server_that_takes_fewer_connections_than_the_account_has_is_used_as_it_is() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=4)
+        for number in (2, 3, 4):
+            server.on("greeting", reply="421 4.7.0 too many connections", connection=number)
+        enqueue(account, 100)
+        assert prx.drain().sent == 100
+        assert account.pause_reason == ""
+
+
+def test_a_connection_is_not_opened_only_to_find_the_queue_empty() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_messages_per_connection=1, max_connections=1)
+        enqueue(account, 3)
+        assert prx.drain().sent == 3
+        assert server.connections == 3
+
+
+def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        rows = enqueue(account, 60)
+        stalled = server.on("final", stall=True, nth=2)
+        draining = Draining()
+        assert stalled.reached.wait(10)
+        prx.pause_outbox(account, reason="stop")
+        server.release(stalled)
+        report = draining.report()
+        assert report.sent < 60
+        assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
+        assert untouched(rows[-1:])
+        assert account.pause_reason == "stop", "no success ends it"
+
+
+def test_a_failure_in_one_account_leaves_the_others_their_drain() -> None:
+    with two_servers() as (one, other):
+        unreadable = account_on(one, "unreadable")
+        enqueue(unreadable, 5)
+        Account.objects.filter(pk=unreadable.pk).update(rate_limits="no limit at all")
+        enqueue(account_on(other, "healthy"), 50)
+        assert prx.drain().sent == 50
+        assert not OutboxMessage.objects.filter(status="sending").exists()
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_an_account_that_breaks_midway_gives_back_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_servers() as (one, other):
+        broken = account_on(one, "broken", max_connections=1)
+        rows = enqueue(broken, 20)
+        enqueue(account_on(other, "healthy"), 50)
+        learn = AccountRun._learn
+
+        def breaks(self: AccountRun, results: Any) -> None:
+            if self.account.pk == broken.pk:
+                raise RuntimeError("something nobody thought of")
+            learn(self, results)
+
+        monkeypatch.setattr(AccountRun, "_learn", breaks)
+        prx.drain()
+        assert len(other.messages) == 50
+        assert one.wait_closed()
+        sent = OutboxMessage.objects.filter(account=broken, status="sent")
+        assert set(sent.values_list("pk", flat=True)) == {rows[number].pk for number in range(len(one.messages))}
+        assert not OutboxMessage.objects.filter(status="sending").exists()
+        assert OutboxMessage.objects.filter(account=broken, attempts__gt=0).count() <= 2, (
+            "only what was cut is in doubt"
+        )
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_waiting_drains_wait_for_others_than_the_paused() -> None:
+    with two_servers() as (one, other):
+        paused, healthy = account_on(one, "a paused one"), account_on(other, "healthy")
+        enqueue(paused, 1)
+        prx.pause_outbox(paused, reason="holiday")
+        enqueue(healthy, 1, send_at=timezone.now() + timedelta(seconds=1.5))
+        assert prx.drain(wait=True, time_budget=10).sent == 1
+        assert not one.connections
+
+
+def test_a_time_budget_gives_up_a_connection_that_never_stands() -> None:
+    with SmtpServer() as server:
+        stalled = server.on("greeting", stall=True)
+        rows = enqueue(account_on(server), 3)
+        begun = monotonic()
+        report = prx.drain(time_budget=0.5)
+        assert monotonic() - begun < 4
+        assert (report.claimed, report.sent) == (0, 0)
+        assert untouched(rows)
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+        server.release(stalled)
+
+
+def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3)
+        enqueue(account, 400)
+        for asked in (*range(1, 24), 30, 40, 60):
+            answers = iter([False] * asked)
+            begun = monotonic()
+            prx.drain(stop=lambda answers=answers: next(answers, True))
+            assert monotonic() - begun < 10
+            assert not OutboxMessage.objects.filter(status="sending").exists()
+            assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+        prx.drain()
+        assert sorted(server.recipients) == sorted(f"p{number}@example.org" for number in range(400))
+        assert DeliveryAttempt.objects.exclude(outcome="sent").count() == 0
