@@ -48,6 +48,8 @@ logger = logging.getLogger("prx_email_django")
 
 #: Seconds between two tries to connect: three in a row without success pause the account.
 RECONNECT_AFTER = 1.0
+#: Seconds for which nobody looks again whether a person has paused or switched off the account.
+LOOK_AGAIN = 1.0
 #: Seconds between two looks at a token that another worker is fetching.
 TOKEN_POLL = 0.25
 #: Why an account's run has stopped: every connection is taken elsewhere, or something unexpected happened.
@@ -102,6 +104,7 @@ class AccountRun:
         self._retry_at = 0.0
         self._failed_at = -RECONNECT_AFTER
         self._first_at = 0.0
+        self._look_again_at = 0.0
         self._completed = 0
         state = account_state(account)
         #: One message only until a transaction has been completed: the last thing known is trouble.
@@ -353,7 +356,10 @@ class AccountRun:
         self._admit(taken.claims, permits)
 
     def _may_claim(self) -> bool:
-        """Whether account and outbox are still active and not paused: a person may have acted meanwhile."""
+        """Whether account and outbox are still active and not paused: a person may have acted a second ago."""
+        if monotonic() < self._look_again_at:
+            return True
+        self._look_again_at = monotonic() + LOOK_AGAIN
         if is_outbox_paused(outbox_state(), now=self.clock.now) or self._is_paused():
             return False
         return bool(Account.objects.filter(pk=self.account.pk, is_active=True).exists())
