@@ -42,9 +42,9 @@ from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import OutboxError
 from prx_email_django.mailer_options import OPTION_NAMES, read_backend_options
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import Account
 from prx_email_django.snapshot import draft_from_email
-from prx_email_django.store import atomic, clock_for
+from prx_email_django.store import Draft, atomic, clock_for
 
 __all__ = ["OutboxEmailBackend", "by_from_address"]
 
@@ -101,9 +101,9 @@ class OutboxEmailBackend(BaseEmailBackend):
         if not messages:
             return 0
         accounts: dict[str | None, Account] = {}
+        now = clock_for(None).now
         with atomic():
-            now = clock_for(None).now
-            rows = [self._enqueue(one, now, accounts) for one in messages]
+            rows = api.enqueue_drafts([self._draft(one, now, accounts) for one in messages], now=now)
         for message, row in zip(messages, rows, strict=True):
             message.outbox_id = row.pk  # type: ignore[attr-defined]
         return len(rows)
@@ -117,8 +117,8 @@ class OutboxEmailBackend(BaseEmailBackend):
             logger.warning("a message was not queued (fail_silently): %s", getattr(error, "code", type(error).__name__))
             return 0
 
-    def _enqueue(self, message: EmailMessage, now: datetime, accounts: dict[str | None, Account]) -> OutboxMessage:
-        draft = draft_from_email(
+    def _draft(self, message: EmailMessage, now: datetime, accounts: dict[str | None, Account]) -> Draft:
+        return draft_from_email(
             message,
             account=self._account(message, accounts),
             now=now,
@@ -126,7 +126,6 @@ class OutboxEmailBackend(BaseEmailBackend):
             expires_after=self.options.expires_after,
             on_unknown=self.options.on_unknown or None,
         )
-        return api.enqueue_draft(draft, now=now)
 
     def _account(self, message: EmailMessage, accounts: dict[str | None, Account]) -> Account:
         """The account of a message; each name is looked up once in one ``send_messages``."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+
+from django.db import connections
 
 from prx_email_django.clock import Clock
 from prx_email_django.models import Content, ContentChunk
 from prx_email_django.models.content import CHUNK_SIZE
+from prx_email_django.querysets import outbox_alias
 
 #: A copy is reused for a day; ``purge`` deletes unreferenced ones after two, so none vanishes under a new reference.
 REUSED_FOR = timedelta(hours=24)
@@ -16,18 +20,34 @@ KEPT_FOR = timedelta(hours=48)
 
 def store_content(octets: bytes, *, clock: Clock) -> Content:
     """The stored content with these octets: a copy of the last 24 hours, or a new one."""
-    sha256 = hashlib.sha256(octets).hexdigest()
+    return store_contents([octets], clock=clock)[0]
+
+
+def store_contents(many: Sequence[bytes], *, clock: Clock) -> list[Content]:
+    """The stored contents with these octets, in order; three statements for any number of them."""
+    if not many:
+        return []
     now = clock.running
-    recent = Content.objects.filter(sha256=sha256, size=len(octets), stored_at__gt=now - REUSED_FOR)
-    known = recent.order_by("-stored_at").first()
-    if known is not None:
-        return known
-    content = Content.objects.create(sha256=sha256, size=len(octets), stored_at=now)
-    ContentChunk.objects.bulk_create(
-        [
-            ContentChunk(content=content, position=number, data=octets[start : start + CHUNK_SIZE])
-            for number, start in enumerate(range(0, len(octets), CHUNK_SIZE))
-        ],
-        batch_size=8,
-    )
-    return content
+    keys = [hashlib.sha256(octets).hexdigest() for octets in many]
+    recent = Content.objects.filter(sha256__in=set(keys), stored_at__gt=now - REUSED_FOR).order_by("stored_at")
+    known = {content.sha256: content for content in recent}
+    missing = {key: octets for key, octets in zip(keys, many, strict=True) if key not in known}
+    new = [Content(sha256=key, size=len(octets), stored_at=now) for key, octets in missing.items()]
+    for content in _inserted(new):
+        known[content.sha256] = content
+    ContentChunk.objects.bulk_create(_chunks(missing, known), batch_size=8)
+    return [known[key] for key in keys]
+
+
+def _inserted(new: list[Content]) -> list[Content]:
+    if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:
+        return Content.objects.bulk_create(new, batch_size=500)
+    for content in new:  # MySQL gives no keys back
+        content.save(force_insert=True)
+    return new
+
+
+def _chunks(missing: Mapping[str, bytes], known: Mapping[str, Content]) -> Iterator[ContentChunk]:
+    for key, octets in missing.items():
+        for number, start in enumerate(range(0, len(octets), CHUNK_SIZE)):
+            yield ContentChunk(content=known[key], position=number, data=octets[start : start + CHUNK_SIZE])

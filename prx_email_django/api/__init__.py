@@ -11,7 +11,7 @@ from prx_email_django.api.people import (
     requeue_outbox,
     resume_outbox,
 )
-from prx_email_django.api.queueing import enqueue, enqueue_draft, enqueue_many
+from prx_email_django.api.queueing import enqueue, enqueue_drafts, enqueue_many
 from prx_email_django.api.sending import drain, retry_outbox, send
 from prx_email_django.api.twins import adrain, aenqueue, areply, aretry_outbox, asend
 
@@ -27,7 +27,7 @@ __all__ = [
     "confirm_outbox",
     "drain",
     "enqueue",
-    "enqueue_draft",
+    "enqueue_drafts",
     "enqueue_many",
     "pause_outbox",
     "purge_outbox",

@@ -55,8 +55,8 @@ class Message:
     now: datetime | None = field(default=None)
 
 
-def compose(message: Message, *, account: Account, now: datetime) -> Draft:
-    """Validate everything and load the attachments.
+def compose(message: Message, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
+    """Validate everything and load the attachments; ``largest`` is ``largest_size``, where it is known already.
 
     Raises:
         InvalidMessage: see its codes.
@@ -109,11 +109,16 @@ def compose(message: Message, *, account: Account, now: datetime) -> Draft:
         parts=parts,
         idempotency_key=message.idempotency_key,
     )
-    check_limits(draft)
+    check_limits(draft, largest=largest_size(account) if largest is None else largest)
     return draft
 
 
-def check_limits(draft: Draft) -> None:
+def largest_size(account: Account) -> int:
+    """SIZE that the account's server announced last, octets; 0: none."""
+    return AccountState.objects.filter(account_id=account.pk).values_list("size_limit", flat=True).first() or 0
+
+
+def check_limits(draft: Draft, *, largest: int) -> None:
     """What can never be sent by this account: more recipients than a limit, more octets than its server takes.
 
     Raises:
@@ -126,7 +131,6 @@ def check_limits(draft: Draft) -> None:
             "split the message",
             code="invalid_option",
         )
-    largest = AccountState.objects.filter(account_id=draft.account.pk).values_list("size_limit", flat=True).first()
     if largest and least_size(draft) > largest:
         raise InvalidMessage(
             f"the message is larger than the {largest} octets that the account's server takes",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.accounts import AccountRef, resolve_account
-from prx_email_django.api.compose import Addresses, Message, check_limits, compose
+from prx_email_django.api.compose import Addresses, Message, check_limits, compose, largest_size
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.attachments import AttachmentInput
-from prx_email_django.models import OutboxMessage
+from prx_email_django.clock import Clock
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.snapshot import draft_from_email
 from prx_email_django.store import Draft, atomic, clock_for, insert, insert_many
 from prx_email_django.validation import check_instant
 
@@ -93,14 +96,14 @@ def enqueue(
     return message
 
 
-def enqueue_draft(draft: Draft, *, now: datetime | None = None, wake: bool = True) -> OutboxMessage:
-    """Queue a draft that was made elsewhere (the email backend)."""
-    check_limits(draft)
-    clock = clock_for(now)
-    message, is_new = insert(draft, clock=clock)
-    if wake and is_new and draft.due_at <= clock.now:
-        wake_on_commit()
-    return message
+def enqueue_drafts(drafts: Sequence[Draft], *, now: datetime | None = None) -> list[OutboxMessage]:
+    """Queue drafts that were made elsewhere (the email backend), all or none, in a few statements."""
+    largest = {
+        account.pk: largest_size(account) for account in {draft.account.pk: draft.account for draft in drafts}.values()
+    }
+    for draft in drafts:
+        check_limits(draft, largest=largest[draft.account.pk])
+    return _insert(drafts, clock=clock_for(now))
 
 
 def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, account: AccountRef) -> list[OutboxMessage]:
@@ -111,7 +114,11 @@ def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, accoun
     """
     found = resolve_account(account)
     clock = clock_for(None)
-    drafts = [_draft(one, account=found, now=clock.now) for one in messages]
+    largest = largest_size(found)
+    return _insert([_draft(one, account=found, now=clock.now, largest=largest) for one in messages], clock=clock)
+
+
+def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
     if not drafts:
         return []
     with atomic():
@@ -121,14 +128,14 @@ def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, accoun
     return written
 
 
-def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Any, now: datetime) -> Draft:
+def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Account, now: datetime, largest: int) -> Draft:
     if not isinstance(one, Mapping):
-        from prx_email_django.snapshot import draft_from_email  # noqa: PLC0415  (loads django.core.mail)
-
         draft = draft_from_email(one, account=account, now=now)
-        check_limits(draft)
+        check_limits(draft, largest=largest)
         return draft
-    values = dict(one)
-    values["attachments"] = tuple(values.get("attachments", ()))
-    moment = values.get("now") or now
-    return compose(Message(**values), account=account, now=moment)
+    values = {**one, "attachments": tuple(one.get("attachments", ()))}
+    try:
+        message = Message(**values)
+    except TypeError as error:
+        raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
+    return compose(message, account=account, now=message.now or now, largest=largest)

@@ -11,8 +11,8 @@ from typing import Any
 from django.db import IntegrityError, connections
 
 from prx_email_django.clock import Clock
-from prx_email_django.content import store_content
-from prx_email_django.models import Account, Attachment, OutboxMessage, Recipient
+from prx_email_django.content import store_contents
+from prx_email_django.models import Account, Attachment, Content, OutboxMessage, Recipient
 from prx_email_django.querysets import outbox_alias
 from prx_email_django.states import Status
 from prx_email_django.store.base import atomic
@@ -67,13 +67,19 @@ def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
 
 def insert_many(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
     """Write many drafts, in order, and tell how many are new; keys are honoured among them too."""
-    if any(draft.idempotency_key is not None for draft in drafts):
-        written = [insert(draft, clock=clock) for draft in drafts]
-        return [message for message, _ in written], sum(is_new for _, is_new in written)
+    plain = [draft for draft in drafts if draft.idempotency_key is None]
+    batches = (plain[start : start + BATCH] for start in range(0, len(plain), BATCH))
+    bulk = iter([message for batch in batches for message in _insert_all(batch, clock=clock)])
+    new = len(plain)
     messages: list[OutboxMessage] = []
-    for start in range(0, len(drafts), BATCH):
-        messages += _insert_all(drafts[start : start + BATCH], clock=clock)
-    return messages, len(messages)
+    for draft in drafts:
+        if draft.idempotency_key is None:
+            messages.append(next(bulk))
+        else:
+            message, is_new = insert(draft, clock=clock)
+            messages.append(message)
+            new += is_new
+    return messages, new
 
 
 def _by_key(draft: Draft) -> OutboxMessage | None:
@@ -84,7 +90,10 @@ def _by_key(draft: Draft) -> OutboxMessage | None:
 
 
 def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
-    messages = [_message(draft, clock=clock) for draft in drafts]
+    octets = [draft.raw for draft in drafts if draft.raw is not None]
+    octets += [part.content for draft in drafts for part in draft.parts]
+    contents = iter(store_contents(octets, clock=clock))
+    messages = [_message(draft, None if draft.raw is None else next(contents), clock=clock) for draft in drafts]
     if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:
         OutboxMessage.objects.bulk_create(messages)
     else:  # MySQL gives no keys back
@@ -100,7 +109,7 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]
     )
     Attachment.objects.bulk_create(
         [
-            _attachment(message, position, part, clock=clock)
+            _attachment(message, position, part, next(contents))
             for message, draft in zip(messages, drafts, strict=True)
             for position, part in enumerate(draft.parts)
         ],
@@ -109,7 +118,7 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]
     return messages
 
 
-def _message(draft: Draft, *, clock: Clock) -> OutboxMessage:
+def _message(draft: Draft, raw: Content | None, *, clock: Clock) -> OutboxMessage:
     size = len(draft.raw or b"") + sum(len(part.content) for part in draft.parts)
     size += len(draft.fields.get("body_text", "")) + len(draft.fields.get("body_html", ""))
     return OutboxMessage(
@@ -119,7 +128,7 @@ def _message(draft: Draft, *, clock: Clock) -> OutboxMessage:
         due_since=draft.due_at,
         idempotency_key=draft.idempotency_key,
         idempotency_hash=idempotency_hash(draft.idempotency_key),
-        raw=None if draft.raw is None else store_content(draft.raw, clock=clock),
+        raw=raw,
         size=size,
         created_at=clock.now,
         updated_at=clock.now,
@@ -127,8 +136,7 @@ def _message(draft: Draft, *, clock: Clock) -> OutboxMessage:
     )
 
 
-def _attachment(message: OutboxMessage, position: int, part: DraftPart, *, clock: Clock) -> Attachment:
-    content = store_content(part.content, clock=clock)
+def _attachment(message: OutboxMessage, position: int, part: DraftPart, content: Content) -> Attachment:
     return Attachment(
         message=message,
         kind=part.kind,

@@ -128,14 +128,14 @@ def test_what_the_outbox_refuses_is_raised_or_silently_left_out(
 def test_a_silent_failure_leaves_the_others_and_the_callers_transaction_alive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = backends.api.enqueue_draft
+    real = backends.api.enqueue_drafts
 
-    def refuse_one(draft: Any, **options: Any) -> OutboxMessage:
-        if draft.fields["subject"] == "bad":
-            OutboxMessage.objects.create(account=draft.account, priority=99)  # the database refuses it
-        return real(draft, **options)
+    def refuse_one(drafts: Any, **options: Any) -> list[OutboxMessage]:
+        if any(draft.fields["subject"] == "bad" for draft in drafts):
+            OutboxMessage.objects.create(account=drafts[0].account, priority=99)  # the database refuses it
+        return real(drafts, **options)
 
-    monkeypatch.setattr(backends.api, "enqueue_draft", refuse_one)
+    monkeypatch.setattr(backends.api, "enqueue_drafts", refuse_one)
     with pytest.raises(DatabaseError), transaction.atomic():
         OutboxEmailBackend().send_messages([letter("bad")])
     assert OutboxEmailBackend(fail_silently=True).send_messages([letter("bad"), letter("good")]) == 1

@@ -154,8 +154,8 @@ def test_a_row_requeued_while_it_was_being_purged_is_kept() -> None:
 
 def test_an_idle_worker_purges_more_than_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = account()
-    for row in [message(owner) for _ in range(5)]:
-        finish(take_one(row), Ending.ACCEPTED)
+    for _ in range(5):
+        finish(take_one(message(owner)), Ending.ACCEPTED)
     assert store.purge.__kwdefaults__ is not None
     monkeypatch.setitem(store.purge.__kwdefaults__, "batch", 2)
     assert store.purge_idle(clock=store.clock_for(LATER)).sent == 5
