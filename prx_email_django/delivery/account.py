@@ -368,9 +368,9 @@ class AccountRun:
         if self.probing:
             return 0 if self.claims else 1
         ahead = len(self.pool.ready) + len(self.unrendered)
-        if ahead == 0 and self._completed and not self.held:
+        if ahead < self.account.max_connections and self._completed and not self.held:
             self._look_further()
-        return self.lookahead - ahead if ahead <= self.lookahead // 2 else 0
+        return self.lookahead - ahead if ahead <= self.lookahead // 4 else 0
 
     def _look_further(self) -> None:
         """A lane starves: claim twice as far ahead, at most one second's measured rate."""
