@@ -1,0 +1,244 @@
+"""Accounts that log in with a token: fetched by one worker for all, stored, renewed once, and never told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from tests.acceptance.drainer import drainers
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+USER = "ann@example.org"
+
+
+class TokenServer:
+    """Gives out ``token-1``, ``token-2``… and tells the mail server; each refresh token works once."""
+
+    def __init__(self, mail: SmtpServer) -> None:
+        self.mail = mail
+        self.asked: list[dict[str, str]] = []
+        self.refresh_token = "refresh-0"
+        #: Answer with this error instead.
+        self.error = ""
+        #: The mail server does not know what is given out.
+        self.worthless = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.reached = threading.Event()
+        self._lock = threading.Lock()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                status, answer = owner.answer({name: values[0] for name, values in form.items()})
+                body = json.dumps(answer).encode()
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:
+                    pass  # the client went away
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/token"
+
+    def answer(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        with self._lock:
+            self.asked.append(form)
+            number = len(self.asked)
+        self.reached.set()
+        self.gate.wait(20)
+        if self.error:
+            return 400, {"error": self.error}
+        if form.get("refresh_token") != self.refresh_token:
+            return 400, {"error": "invalid_grant"}
+        self.refresh_token = f"refresh-{number}"
+        if not self.worthless:
+            self.mail.tokens[USER] = f"token-{number}"
+        answer = {"access_token": f"token-{number}", "expires_in": 3600, "refresh_token": self.refresh_token}
+        return 200, answer
+
+
+@contextmanager
+def outbox(**fields: Any) -> Iterator[tuple[SmtpServer, TokenServer, Account]]:
+    with SmtpServer(tokens={USER: "nobody knows"}) as mail:
+        server = TokenServer(mail)
+        server.thread.start()
+        values = {
+            "name": "main",
+            "email": USER,
+            "user": USER,
+            "host": mail.host,
+            "port": mail.port,
+            "security": "none",
+            "oauth_provider": "custom",
+            "oauth_client_id": "client",
+            "oauth_client_secret": "client-secret",
+            "oauth_refresh_token": "refresh-0",
+            "oauth_token_url": server.url,
+        }
+        try:
+            yield mail, server, Account.objects.create(**{**values, **fields})
+        finally:
+            server.gate.set()
+            server.http.shutdown()
+            server.http.server_close()
+            server.thread.join(5)
+
+
+def enqueue(account: Account, count: int) -> list[OutboxMessage]:
+    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text"} for number in range(count)]
+    return prx.enqueue_many(some, account=account)
+
+
+def letter(account: Account) -> dict[str, Any]:
+    return {"account": account, "to": "bob@example.org", "subject": "Hello", "body_text": "Hi."}
+
+
+def test_an_expired_token_is_refreshed_before_connecting_by_one_of_many_workers() -> None:
+    expired = timezone.now() - timedelta(minutes=1)
+    with outbox(oauth_token="old", oauth_token_expires_at=expired, max_connections=4) as (mail, tokens, account):
+        enqueue(account, 80)
+        tokens.gate.clear()
+        with drainers(3) as running:
+            assert tokens.reached.wait(20)
+            threading.Event().wait(1.0)  # time for the others to ask too, if they did
+            tokens.gate.set()
+            sent = sum(one.report()["sent"] for one in running)
+        sent += prx.drain().sent
+        assert sent == 80
+        assert len(tokens.asked) == 1
+        assert all(mechanism == "XOAUTH2" for mechanism in mail.auth_attempts)
+        state = AccountState.objects.get(account=account)
+        assert (state.access_token, state.refresh_token, state.refresh_lease) == ("token-1", "refresh-1", None)
+        assert Account.objects.get().oauth_refresh_token == "refresh-0", "what a person configured is not written"
+
+
+def test_a_rotated_refresh_token_is_the_one_that_is_used_next() -> None:
+    with outbox() as (_mail, tokens, account):
+        assert prx.send(**letter(account)).status == "sent"
+        for _ in range(2):
+            AccountState.objects.update(access_token_expires_at=timezone.now())
+            assert prx.send(**letter(account)).status == "sent"
+        assert [one["refresh_token"] for one in tokens.asked] == ["refresh-0", "refresh-1", "refresh-2"]
+
+
+def test_a_refused_token_is_refreshed_once_and_tried_again() -> None:
+    with outbox(oauth_token="revoked") as (mail, tokens, account):
+        enqueue(account, 5)
+        assert prx.drain().sent == 5
+        assert len(tokens.asked) == 1
+        assert mail.auth_attempts[:2] == ["XOAUTH2", "XOAUTH2"]
+        assert account.pause_reason == ""
+
+
+@pytest.mark.parametrize("way", ["drain", "send"])
+def test_a_token_that_stays_refused_pauses_after_one_refresh(way: str) -> None:
+    with outbox(oauth_token="revoked") as (mail, tokens, account):
+        tokens.worthless = True
+        if way == "drain":
+            (row,) = enqueue(account, 1)
+            prx.drain()
+            row.refresh_from_db()
+            assert (row.status, row.attempts) == ("pending", 0)
+        else:
+            result = prx.send(**letter(account))
+            assert (result.status, result.error_code, result.retries) == ("failed", "auth", 1), result
+        assert (len(tokens.asked), len(mail.auth_attempts)) == (1, 2)
+        assert "authentication refused" in account.pause_reason
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_a_dead_refresh_token_pauses_without_connecting() -> None:
+    with outbox(oauth_refresh_token="dead") as (mail, tokens, account):
+        (row,) = enqueue(account, 1)
+        prx.drain()
+        row.refresh_from_db()
+        assert (row.status, row.attempts) == ("pending", 0)
+        assert mail.connections == 0
+        assert len(tokens.asked) == 1
+        assert "invalid_grant" in account.pause_reason
+        assert AccountState.objects.get().refresh_lease is None
+
+
+def test_a_token_server_that_hangs_does_not_hold_up_another_account() -> None:
+    with outbox() as (_mail, tokens, account), SmtpServer() as other:
+        enqueue(account, 1)
+        healthy = Account.objects.create(
+            name="healthy", email=USER, host=other.host, port=other.port, security="none", auth_method="none"
+        )
+        enqueue(healthy, 100)
+        tokens.gate.clear()
+        thread = threading.Thread(target=lambda: (other.wait_for(100, timeout=10), tokens.gate.set()), daemon=True)
+        thread.start()
+        report = prx.drain()
+        assert report.sent == 101
+        thread.join(5)
+
+
+def test_a_token_that_comes_after_the_drain_was_stopped_is_kept() -> None:
+    """The provider has taken the old refresh token back: dropping the answer would cut the account off for good."""
+    with outbox() as (_mail, tokens, account):
+        enqueue(account, 1)
+        tokens.gate.clear()
+        threading.Thread(target=lambda: (tokens.reached.wait(10), open_later(tokens)), daemon=True).start()
+        report = prx.drain(time_budget=0.4)
+        assert report.sent == 0
+        state = AccountState.objects.get()
+        assert (state.access_token, state.refresh_token, state.refresh_lease) == ("token-1", "refresh-1", None)
+        assert prx.drain().sent == 1
+        assert len(tokens.asked) == 1
+
+
+def open_later(tokens: TokenServer) -> None:
+    threading.Event().wait(1.0)
+    tokens.gate.set()
+
+
+def test_a_send_does_not_wait_for_a_token_beyond_its_deadline(settings: Any) -> None:
+    settings.PRX_EMAIL = {"SEND_DEADLINE": 0.5}
+    with outbox() as (mail, tokens, account):
+        tokens.gate.clear()
+        begun = monotonic()
+        result = prx.send(**letter(account))
+        assert monotonic() - begun < 5
+        assert (result.status, result.error_code) == ("failed", "timeout"), result
+        assert mail.connections == 0
+        assert AccountState.objects.get().refresh_lease is None, "another worker may fetch"
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_secrets_are_in_no_log_line_and_no_row(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with outbox(oauth_token="revoked-token-value") as (_mail, tokens, account):
+        tokens.worthless = True
+        prx.send(**letter(account))
+        enqueue(account, 1)
+        prx.resume_outbox(account)
+        prx.drain()
+        told = caplog.text + repr(list(OutboxMessage.objects.values())) + account.pause_reason
+        told += repr(list(DeliveryAttempt.objects.values()))
+        for secret in ("revoked-token-value", "token-1", "refresh-0", "refresh-1", "client-secret"):
+            assert secret not in told, secret
