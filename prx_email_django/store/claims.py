@@ -19,7 +19,6 @@ from prx_email_django.states import WAITING, RecipientResult, Status
 from prx_email_django.store.base import atomic, lease_until, retried
 from prx_email_django.store.numbers import next_numbers
 
-
 #: The highest priority is 10, so the lowest rank is -10.
 BELOW_ALL_RANKS = -11
 
