@@ -1,0 +1,161 @@
+"""What is drained arrives as it was written: over TLS, in bulk, large, redirected, signed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from email import message_from_bytes, policy
+from typing import Any
+
+import pytest
+
+import prx_email_django as prx
+from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from tests.acceptance.drainer import Drainer
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def account_on(server: SmtpServer, **fields: Any) -> Account:
+    security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
+    values = {"name": "main", "email": "app@example.org", "host": "localhost", "port": server.port}
+    return Account.objects.create(**{**values, "security": security, "auth_method": "none", **fields})
+
+
+def sign(octets: bytes, message: OutboxMessage) -> bytes:
+    """What a host puts into TRANSFORM_MIME."""
+    return f"X-Signed: message {message.pk}\r\n".encode() + octets
+
+
+def refuse_to_sign(octets: bytes, message: OutboxMessage) -> bytes:
+    if "bad" in message.subject:
+        raise ValueError("no key")
+    return octets
+
+
+def test_a_redirected_message_reaches_nobody_that_it_is_addressed_to(settings: Any) -> None:
+    settings.PRX_EMAIL = {"REDIRECT_TO": ["stage@example.net", "qa@example.net"], "REDIRECT_EXCEPT": ["*@ours.example"]}
+    with SmtpServer() as server:
+        account = account_on(server)
+        row = prx.enqueue(
+            account=account,
+            to=["Ann <ann@example.org>", "boss@ours.example"],
+            cc="cc@example.org",
+            bcc=["bcc@example.org", "ann@example.org"],
+            subject="Hello",
+            body_text="text",
+        )
+        assert prx.drain().sent == 1
+        (received,) = server.messages
+        assert sorted(received.recipients) == ["boss@ours.example", "qa@example.net", "stage@example.net"]
+        assert not [line for line in server.lines("RCPT") if "example.org" in line]
+        parsed = message_from_bytes(received.data, policy=policy.default)
+        assert sorted(str(parsed["X-Original-To"]).split(", ")) == [
+            "ann@example.org",
+            "bcc@example.org",
+            "cc@example.org",
+        ]
+        assert "bcc" not in {name.lower() for name in parsed}
+        row.refresh_from_db()
+        assert row.status == "sent"
+        assert not row.recipients.exclude(result="").exists()
+
+
+def test_results_of_a_redirected_message_are_the_real_recipients(settings: Any) -> None:
+    settings.PRX_EMAIL = {"REDIRECT_TO": "stage@example.net"}
+    with SmtpServer() as server:
+        server.refuse("stage@example.net", "550 5.1.1 nobody here")
+        account = account_on(server)
+        everybody = {"to": "ann@example.org", "cc": "cc@example.org", "bcc": "bcc@example.org"}
+        row = prx.enqueue(account=account, subject="Hello", body_text="text", **everybody)
+        assert prx.drain().failed == 1
+        row.refresh_from_db()
+        assert (row.status, row.next_attempt_at) == ("failed", None)
+        assert set(row.refused_recipients) == set(everybody.values())
+        deferred = server.defer("stage@example.net")
+        again = prx.retry_outbox(row.pk)
+        assert (again.status, again.error_code) == ("failed", "provider")
+        assert {one.result for one in row.recipients.all()} == {""}, "reopened, and open still"
+        deferred.times = 0
+        server.clear()
+        assert prx.retry_outbox(row.pk, force=True).status == "sent"
+        assert server.recipients == ["stage@example.net"]
+
+
+def test_transformed_octets_are_what_goes_over_the_wire_and_what_is_shown(settings: Any) -> None:
+    settings.PRX_EMAIL = {"TRANSFORM_MIME": f"{__name__}.sign"}
+    with SmtpServer() as server:
+        account = account_on(server)
+        row = prx.enqueue(account=account, to="ann@example.org", subject="Hello", body_text="text")
+        prx.drain()
+        parsed = message_from_bytes(server.messages[0].data, policy=policy.default)
+        assert parsed["X-Signed"] == f"message {row.pk}" == row.as_email()["X-Signed"]
+
+
+def test_a_message_that_cannot_be_transformed_fails_alone(settings: Any) -> None:
+    settings.PRX_EMAIL = {"TRANSFORM_MIME": f"{__name__}.refuse_to_sign"}
+    with SmtpServer() as server:
+        account = account_on(server)
+        some = [{"to": f"p{n}@example.org", "subject": "bad" if n == 3 else "good", "body_text": "x"} for n in range(8)]
+        prx.enqueue_many(some, account=account)
+        report = prx.drain()
+        assert (report.sent, report.failed) == (7, 1)
+        bad = OutboxMessage.objects.get(subject="bad")
+        assert (bad.status, bad.next_attempt_at, bad.last_error_code) == ("failed", None, "content")
+        assert "ValueError" in bad.last_error
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_a_private_authority_is_trusted_where_it_is_named_and_nowhere_else(settings: Any, tls: str) -> None:
+    with SmtpServer(tls=tls, users={"ann": "secret"}) as server:
+        account = account_on(server, auth_method="password", user="ann", password="secret")
+        row = prx.enqueue(account=account, to="ann@example.org", subject="Hello", body_text="text")
+        prx.drain()
+        row.refresh_from_db()
+        assert (row.status, row.attempts) == ("pending", 0)
+        assert account.pause_reason.startswith("TLS failed")
+        assert not server.auth_attempts, "no password without a trusted server"
+        prx.resume_outbox(account)
+        settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
+        assert prx.drain().sent == 1
+        assert "TLS" in DeliveryAttempt.objects.get().peer
+
+
+def test_large_attachments_arrive_whole() -> None:
+    content = b"%PDF" + bytes(range(256)) * 78_125
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=2)
+        large = prx.AttachmentInput("large.pdf", "application/pdf", content=content)
+        some = [{"to": f"p{n}@example.org", "subject": "n", "body_text": "x", "attachment": large} for n in range(3)]
+        prx.enqueue_many(some, account=account)
+        assert prx.drain().sent == 3
+        for received in server.messages:
+            (part,) = message_from_bytes(received.data, policy=policy.default).iter_attachments()
+            assert part.get_content() == content
+
+
+def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3)
+        large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(10_000_000))
+        some = [{"to": f"p{n}@example.org", "subject": "n", "body_text": "x", "attachment": large} for n in range(30)]
+        prx.enqueue_many(some, account=account)
+        with Drainer() as drainer:
+            report = drainer.report()
+        assert report["sent"] == 30
+        assert (report["kib_peak"] - report["kib_before"]) / 1024 < 250, report
+        server.messages.clear()
+
+
+def test_a_backlog_of_three_thousand_goes_out_once_each() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=8)
+        some = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(3000)]
+        prx.enqueue_many(some, account=account)
+        report = prx.drain()
+        assert (report.claimed, report.sent, report.released) == (3000, 3000, 0)
+        assert Counter(server.recipients) == Counter({f"p{n}@example.org": 1 for n in range(3000)})
+        assert len({message_from_bytes(one.data)["Message-ID"] for one in server.messages}) == 3000
+        assert server.max_open_connections <= 8
+        assert OutboxMessage.objects.filter(status="sent", attempts=0).count() == 3000
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
