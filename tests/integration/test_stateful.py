@@ -1,0 +1,330 @@
+"""A machine of arbitrary steps over the store: nothing is lost, nothing stuck, nobody served twice without a doubt.
+
+Two workers claim, crash, come back late, and meet people who cancel, requeue, retry, confirm and purge, while the clock
+moves by any amount.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import hypothesis.stateful
+import pytest
+from django.test import TransactionTestCase, override_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from prx_email_django import store
+from prx_email_django.clock import Clock
+from prx_email_django.errors import RetryRejected
+from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.outcomes import Answer, Ending
+from prx_email_django.store import Claim, Finished
+from tests.support.factories import MEMORY, NOW, account, message, outcome
+
+ADDRESSES = ("a@x.org", "b@x.org", "c@x.org")
+ENDINGS = (Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN)
+ANSWERS = st.sampled_from((Answer.ACCEPTED, Answer.REFUSED, Answer.DEFERRED, Answer.TOO_MANY))
+#: After so many steps of the clock nothing that waits can still wait: the longest backoff, doubled by the spread.
+LONG = timedelta(hours=13)
+
+
+@dataclass
+class Known:
+    """What the test knows of a message beside its row."""
+
+    #: Message-ID of every copy that may exist.
+    copies: set[str] = field(default_factory=set)
+    #: Recipient -> how often the server took the message for it.
+    taken: dict[str, int] = field(default_factory=dict)
+    #: Recipient -> whether an unknown or lost outcome came since it was last taken.
+    doubted: dict[str, bool] = field(default_factory=dict)
+    retries: int = 0
+    attempts: int = 0
+    number: int | None = None
+    purged: bool = False
+
+
+class Outbox(RuleBasedStateMachine):
+    """The rules; a claim is an object that some worker still holds, whatever became of its lease."""
+
+    claims: Bundle[Claim] = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        for model in (DeliveryAttempt, Recipient, OutboxMessage, Account):
+            model.objects.all().delete()
+        self.account = account()
+        self.now = NOW
+        self.known: dict[int, Known] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return store.clock_for(self.now)
+
+    def pick(self, number: int) -> OutboxMessage | None:
+        rows = list(OutboxMessage.objects.order_by("pk"))
+        return rows[number % len(rows)] if rows else None
+
+    # Time and callers
+
+    @rule(seconds=st.sampled_from([0, 1, 15, 60, 200, 3600, 50_000]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule(
+        to=st.lists(st.sampled_from(ADDRESSES), min_size=1, max_size=3, unique=True),
+        on_unknown=st.sampled_from([None, "retry", "hold"]),
+        priority=st.integers(-2, 2),
+        delay=st.sampled_from([0, 0, 0, 30]),
+        lives=st.sampled_from([None, None, 100]),
+        key=st.sampled_from([None, None, "k", "K"]),
+    )
+    def enqueue(
+        self, to: list[str], on_unknown: str | None, priority: int, delay: int, lives: int | None, key: str | None
+    ) -> None:
+        due = self.now + timedelta(seconds=delay)
+        row = message(
+            self.account,
+            to=to,
+            now=self.now,
+            on_unknown=on_unknown,
+            priority=priority,
+            send_at=due,
+            expires_at=None if lives is None else due + timedelta(seconds=lives),
+            idempotency_key=key,
+        )
+        if key is None or row.pk not in self.known:
+            self.known[row.pk] = Known()
+
+    # Workers
+
+    @rule(target=claims, limit=st.integers(1, 4), hold_limit=st.integers(0, 2))
+    def claim(self, limit: int, hold_limit: int) -> Any:
+        taken = store.claim(self.account.pk, limit=limit, hold_limit=hold_limit, clock=self.clock).claims
+        # Leases are real time, the steps are not: what was claimed is lost by ``crash`` alone.
+        for one in taken:
+            assert one.message.status == "sending"
+            assert one.message.next_attempt_at is not None
+            assert one.message.next_attempt_at <= self.now, "claimed before it was due"
+            assert one.addressed, "nothing is left to send"
+        fresh, old = store.split_expired(taken, clock=self.clock)
+        store.expire(old, clock=self.clock)
+        return multiple(*fresh)
+
+    @rule(
+        one=consumes(claims),
+        ending=st.sampled_from(ENDINGS),
+        answers=st.fixed_dictionaries(dict.fromkeys(ADDRESSES, ANSWERS)),
+    )
+    def a_result_comes_back(self, one: Claim, ending: Ending, answers: dict[str, Answer]) -> None:
+        """In time or late: the worker cannot know."""
+        said = dict(answers) if ending is Ending.ACCEPTED else {}
+        accepted = [address for address in one.addressed if said.get(address) is Answer.ACCEPTED]
+        if ending is Ending.ACCEPTED and not accepted:
+            ending = Ending.TEMPORARY
+        before = OutboxMessage.objects.filter(pk=one.id).values().first()
+        ours = self.is_ours(one)
+        header = one.message.message_id
+        known = self.known[one.id]
+        words = outcome(ending, one, said)
+        group = [Finished(one, words, words.recipients, started_at=self.now, finished_at=self.now)]
+        (recorded,) = store.finalize(group, clock=self.clock)
+        assert recorded.late is not ours
+        if ending in (Ending.ACCEPTED, Ending.UNKNOWN):
+            known.copies.add(header)
+        for address in accepted:
+            known.taken[address] = known.taken.get(address, 0) + 1
+            assert known.taken[address] == 1 or known.doubted.get(address), f"{address} was served twice"
+            # A late acceptance is an attempt that had been given up for lost: the doubt is about another copy.
+            known.doubted[address] = known.doubted.get(address, False) and not ours
+        if ending is Ending.UNKNOWN:
+            known.doubted.update(dict.fromkeys(one.addressed, True))
+        if not ours and before is not None and ending is not Ending.ACCEPTED:
+            after = OutboxMessage.objects.filter(pk=one.id).values().get()
+            assert {**after, "updated_at": None} == {**before, "updated_at": None}, "a stale claim wrote"
+        if not ours and before is not None and before["status"] == "sending":
+            assert OutboxMessage.objects.get(pk=one.id).claim_token == before["claim_token"]
+            assert OutboxMessage.objects.get(pk=one.id).status == "sending", "a stale result decided for another"
+
+    @rule(one=consumes(claims))
+    def give_back(self, one: Claim) -> None:
+        before = OutboxMessage.objects.filter(pk=one.id).values().first()
+        ours = self.is_ours(one)
+        assert store.release([one]) == int(ours)
+        after = OutboxMessage.objects.filter(pk=one.id).values().first()
+        if not ours:
+            assert after == before, "a stale claim gave back what another holds"
+        elif before is not None and after is not None:
+            kept = {"status", "claim_expires_at"}
+            assert {k: v for k, v in after.items() if k not in kept} == {k: v for k, v in before.items() if k not in kept}
+
+    @rule(one=claims)
+    def crash(self, one: Claim) -> None:
+        """The worker is given up for dead; it may come back with a result all the same."""
+        self.lose(OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token))
+
+    def lose(self, rows: Any) -> None:
+        lost = list(rows)
+        rows.update(claim_expires_at=self.now - timedelta(seconds=1))
+        recovered = {one.message.pk for one in store.recover(clock=self.clock)}
+        assert recovered == {row.pk for row in lost}
+        for row in lost:
+            known = self.known[row.pk]
+            known.copies.add(row.message_id)
+            known.doubted.update(dict.fromkeys(row.recipients.values_list("address", flat=True), True))
+
+    @rule(one=claims)
+    def renew(self, one: Claim) -> None:
+        ours = self.is_ours(one)
+        store.renew([one.lease], clock=self.clock)
+        assert self.is_ours(one) is ours
+
+    def is_ours(self, one: Claim) -> bool:
+        return OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token).exists()
+
+    # People
+
+    @rule(number=st.integers(0, 50))
+    def cancel(self, number: int) -> None:
+        row = self.pick(number)
+        if row is not None:
+            waiting = row.status in ("pending", "failed") and row.next_attempt_at is not None
+            assert store.cancel([row.pk], clock=self.clock).changed == int(waiting)
+
+    @rule(number=st.integers(0, 50), force=st.booleans())
+    def requeue(self, number: int, force: bool) -> None:
+        row = self.pick(number)
+        if row is not None:
+            may = row.status == "failed" or (force and row.status == "pending")
+            assert store.requeue([row.pk], clock=self.clock, force=force).changed == int(may)
+
+    @rule(target=claims, number=st.integers(0, 50), force=st.booleans())
+    def retry(self, number: int, force: bool) -> Any:
+        row = self.pick(number)
+        if row is None:
+            return multiple()
+        try:
+            return store.claim_one(row.pk, clock=self.clock, force=force)
+        except RetryRejected as refused:
+            due_later = row.next_attempt_at is not None and row.next_attempt_at > self.now
+            expected = "not_retriable" if row.status in ("sent", "sending") else "retry_not_due"
+            assert refused.code == expected
+            assert expected == "not_retriable" or (due_later and not force)
+            return multiple()
+
+    @rule(number=st.integers(0, 50))
+    def confirm(self, number: int) -> None:
+        row = self.pick(number)
+        if row is not None:
+            may = row.status == "failed" and row.attempts > row.retries
+            assert store.confirm([row.pk], clock=self.clock).changed == int(may)
+
+    @rule(days=st.sampled_from([0, 1]))
+    def purge(self, days: int) -> None:
+        kept = set(OutboxMessage.objects.exclude(next_attempt_at=None, status__in=("sent", "failed")).values_list("pk"))
+        store.purge(clock=self.clock, older_than=timedelta(days=days, seconds=1))
+        left = set(OutboxMessage.objects.values_list("pk", flat=True))
+        assert {pk for (pk,) in kept} <= left, "what may still be sent was deleted"
+        for pk, known in self.known.items():
+            known.purged = known.purged or pk not in left
+
+    # What holds always
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        rows = set(OutboxMessage.objects.values_list("pk", flat=True))
+        assert rows == {pk for pk, known in self.known.items() if not known.purged}
+
+    @invariant()
+    def every_row_is_in_a_state_that_somebody_leaves(self) -> None:
+        for row in OutboxMessage.objects.all():
+            if row.status == "sending":
+                assert row.claim_token and row.claim_expires_at, "no lease will ever run out"
+            else:
+                assert row.claim_expires_at is None, "leaving sending ends the lease"
+            if row.status == "pending":
+                assert row.next_attempt_at is not None, "pending and never due"
+            if row.status == "sent":
+                assert row.next_attempt_at is None and row.sent_at is not None
+                assert row.provider_message_id, "sent, and nobody knows under which Message-ID"
+            if row.status == "failed" and row.next_attempt_at is None:
+                assert row.last_error_code, "at rest without a reason"
+
+    @invariant()
+    def counters_never_go_back_and_a_fixed_number_stays(self) -> None:
+        for row in OutboxMessage.objects.all():
+            known = self.known[row.pk]
+            assert row.retries >= known.retries and row.attempts >= known.attempts
+            assert row.attempts >= row.retries
+            assert known.number is None or row.message_number == known.number
+            known.retries, known.attempts, known.number = row.retries, row.attempts, row.message_number
+
+    @invariant()
+    def every_possible_copy_has_one_message_id(self) -> None:
+        for pk, known in self.known.items():
+            assert len(known.copies) <= 1, f"message {pk}: {known.copies}"
+            row = OutboxMessage.objects.filter(pk=pk).first()
+            if row is not None and known.copies:
+                assert {row.message_id} == known.copies, "the next attempt would bear another Message-ID"
+
+    @invariant()
+    def who_was_served_is_not_addressed_again_but_in_doubt(self) -> None:
+        for pk, known in self.known.items():
+            results = dict(Recipient.objects.filter(message_id=pk).values_list("address", "result"))
+            status = OutboxMessage.objects.filter(pk=pk).values_list("status", flat=True).first()
+            for address, count in known.taken.items():
+                if count and address in results and status != "sent":
+                    assert results[address] == "accepted", f"{address}: the acceptance was forgotten"
+                if count and address in results and status == "sent":
+                    assert results[address] in ("", "accepted", "refused" if known.doubted.get(address) else "")
+
+    @invariant()
+    def attempts_are_numbered_without_a_gap(self) -> None:
+        for pk in self.known:
+            numbers = list(DeliveryAttempt.objects.filter(message_id=pk).order_by("pk").values_list("number", flat=True))
+            assert numbers == list(range(1, len(numbers) + 1))
+
+    def send_everything(self) -> None:
+        """As a drain does: claim until nothing is due, whatever stops a single claim."""
+        clock = self.clock
+        while claims := store.claim(self.account.pk, limit=50, hold_limit=50, clock=clock).claims:
+            fresh, old = store.split_expired(claims, clock=clock)
+            store.expire(old, clock=clock)
+            said = [outcome(Ending.ACCEPTED, one) for one in fresh]
+            group = [
+                Finished(one, words, words.recipients, started_at=self.now, finished_at=self.now)
+                for one, words in zip(fresh, said, strict=True)
+            ]
+            store.finalize(group, clock=clock)
+        due = OutboxMessage.objects.filter(status__in=("pending", "failed"), next_attempt_at__lte=self.now)
+        assert not due.exists(), "due, and no claim finds it"
+
+    def teardown(self) -> None:
+        """All workers die and time passes: what waits is claimed, and everything comes to an end."""
+        self.lose(OutboxMessage.objects.filter(status="sending"))
+        for _ in range(4):
+            self.now += LONG
+            self.send_everything()
+        for row in OutboxMessage.objects.all():
+            assert row.status == "sent" or row.is_at_rest, f"{row.pk} is stuck as {row.status}"
+
+
+@override_settings(PRX_EMAIL=MEMORY)
+class Stateful(TransactionTestCase):
+    """On a real database, with real transactions."""
+
+    def test_no_order_of_steps_loses_or_copies_a_message(self) -> None:
+        quick = hypothesis.settings(
+            max_examples=100,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            database=None,
+        )
+        hypothesis.stateful.run_state_machine_as_test(Outbox, settings=quick)
+
+
+pytestmark = pytest.mark.timeout(300)
