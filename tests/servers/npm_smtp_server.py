@@ -1,0 +1,69 @@
+"""npm's ``smtp-server``, an implementation in another language; each letter that it takes becomes a file."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from prx_email_django.transports.base import Login
+from tests.servers.daemons import folder, free_ports, listens, running
+from tests.servers.installing import Missing
+from tests.servers.letters import Mailbox, Server
+from tests.servers.private_ca import PrivateCA
+
+PACKAGE = "smtp-server@3.21.6"
+SCRIPT = Path(__file__).with_name("npm_smtp_server.js")
+USER, PASSWORD, TOKEN = "ann@example.com", "correct horse battery", "a token that is good"
+
+
+@contextlib.contextmanager
+def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
+    """Install it into a temporary folder, start it; end it.
+
+    Raises:
+        Missing: no Node.js, or npm cannot reach its registry.
+    """
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise Missing("Node.js with npm is missing")
+    with folder() as path:
+        install: list[str] = [
+            npm,
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+            "--prefix",
+            str(path),
+            PACKAGE,
+        ]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            raise Missing(f"npm install {PACKAGE}: {done.stderr.strip()[-300:]}")
+        script, box, log = path / SCRIPT.name, path / "box", path / "log"
+        shutil.copy(SCRIPT, script)
+        (box / "new").mkdir(parents=True)
+        ports = free_ports(2)
+        chain = ca.chain(path / "chain.pem")
+        command = [node, str(script), *map(str, ports), str(chain), str(box / "new"), USER, PASSWORD, TOKEN]
+        with running(command, ready=lambda: all(map(listens, ports)), log=log):
+            yield Server(_logins(ports, ca), Mailbox(box, log))
+
+
+def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
+    common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 20.0, "tls_ca_file": str(ca.file)}
+    password = {"auth_method": "password", "password": PASSWORD}
+    return {
+        "PLAIN after STARTTLS": Login(port=ports[0], security="starttls", **password, **common),  # type: ignore[arg-type]
+        "PLAIN in implicit TLS": Login(port=ports[1], security="tls", **password, **common),  # type: ignore[arg-type]
+        "XOAUTH2 after STARTTLS": Login(
+            port=ports[0],
+            security="starttls",
+            auth_method="xoauth2",
+            token=TOKEN,
+            **common,  # type: ignore[arg-type]
+        ),
+    }
