@@ -1,0 +1,337 @@
+"""The documents say what the code says, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from django.core.management import load_command_class
+from django.core.management.base import CommandError
+
+import prx_email_django
+from prx_email_django import backends, conf, errors, models, results, signals
+from prx_email_django.checks import cluster, database, project
+from prx_email_django.mailer_options import OPTION_NAMES
+from prx_email_django.querysets import PRESETS
+from prx_email_django.snapshot.options import MailOptions
+from prx_email_django.states import TRANSITIONS, ErrorCode, Status
+from tests.support.documents import PAGES, ROOT, Block, all_blocks, code_in, prose, tables, text_of
+
+KINDS = {
+    "python",
+    "python compile",
+    "python settings",
+    "python settings deploy",
+    "python file",
+    "python pytest",
+    "sh",
+    "sh host",
+    "text output",
+    "mermaid",
+    "ini",
+    "toml",
+    "json",
+    "crontab",
+    "dockerfile",
+}
+COMMANDS = {one.stem for one in (ROOT / "prx_email_django/management/commands").glob("[a-z]*.py")}
+BLOCKS = all_blocks()
+
+
+def of(*languages: str) -> list[Block]:
+    return [one for one in BLOCKS if one.language in languages]
+
+
+def table_with(page: str, first: str) -> dict[str, list[str]]:
+    """The rows of the table of a page that has ``first`` in its first column: what stands there in code -> cells."""
+    for rows in tables(page):
+        found = {name: row for row in rows for name in code_in(row[0])}
+        if first in found:
+            return found
+    raise AssertionError(f"{page} has no table with {first}")
+
+
+# Blocks
+
+
+def test_no_block_is_passed_over_by_a_misspelt_mark() -> None:
+    assert {str(one): one.kind for one in BLOCKS if one.kind not in KINDS} == {}
+
+
+@pytest.mark.parametrize("block", of("python"), ids=str)
+def test_python_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", of("sh"), ids=str)
+def test_shell_parses(block: Block) -> None:
+    subprocess.run(["sh", "-n"], input=block.text, text=True, check=True)
+
+
+@pytest.mark.parametrize("block", of("json", "toml"), ids=str)
+def test_configuration_parses(block: Block) -> None:
+    (json.loads if block.language == "json" else tomllib.loads)(block.text)
+
+
+@pytest.mark.parametrize("block", of("ini"), ids=str)
+def test_a_unit_file_is_one(block: Block) -> None:
+    unit = configparser.RawConfigParser(strict=True, delimiters=("=",), interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(block.text)
+    assert unit["Service"]["ExecStart"].startswith("/"), "systemd wants an absolute path"
+    if "qcluster" in unit["Service"]["ExecStart"]:
+        assert unit["Service"]["KillMode"] == "mixed", "SIGTERM to the whole group hangs django-q2"
+
+
+@pytest.mark.parametrize("block", of("crontab"), ids=str)
+def test_a_crontab_has_five_fields_and_a_command(block: Block) -> None:
+    for line in block.text.strip().splitlines():
+        fields = line.split(None, 5)
+        assert len(fields) == 6
+        assert all(re.fullmatch(r"[\d*/,-]+", field) for field in fields[:5])
+
+
+@pytest.mark.parametrize("block", of("dockerfile"), ids=str)
+def test_a_dockerfile_hands_signals_to_the_loop(block: Block) -> None:
+    lines = dict(line.split(None, 1) for line in block.text.strip().splitlines())
+    assert {"FROM", "CMD", "HEALTHCHECK"} <= set(lines)
+    assert isinstance(json.loads(lines["CMD"]), list)
+
+
+def _command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Every line that calls a command of ours: in blocks, in unit files, and in backticks."""
+    for block in of("sh", "ini", "crontab", "dockerfile", "text"):
+        for line in block.text.splitlines():
+            told = " ".join(json.loads(line.split(None, 1)[1])) if line.startswith("CMD [") else line
+            if "manage.py " in told:
+                arguments = shlex.split(told.partition("manage.py ")[2], comments=True)
+                ends = (n for n, one in enumerate(arguments) if one in {"||", "|", "&&", ";"})
+                yield str(block), arguments[: next(ends, None)]
+    for page in PAGES:
+        for code in code_in(prose(page)):
+            words = shlex.split(code) if code.count('"') % 2 == 0 and "'" not in code else []
+            if "manage.py" in words:
+                words = words[words.index("manage.py") + 1 :]
+            if len(words) > 1 and words[0] in COMMANDS:
+                yield page, ["1" if word == "ID" else word for word in words]
+
+
+def test_every_command_that_is_named_takes_what_it_is_given() -> None:
+    seen = set()
+    for place, (name, *arguments) in _command_lines():
+        if name not in COMMANDS:
+            continue
+        seen.add(name)
+        parser = load_command_class("prx_email_django", name).create_parser("manage.py", name)
+        parser.called_from_command_line = False
+        try:
+            parser.parse_args(arguments)
+        except CommandError as error:
+            pytest.fail(f"{place}: {name} {shlex.join(arguments)}: {error}")
+    assert seen == COMMANDS, "a command that no page shows"
+
+
+def test_the_readme_names_every_command() -> None:
+    named = {name for rows in tables("README.md") for row in rows for name in code_in(row[0])}
+    assert named >= COMMANDS
+
+
+# Links
+
+
+def _anchors(page: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (ROOT / page).parent / path if path else ROOT / page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in _anchors(str(found.resolve().relative_to(ROOT))), target
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set(), ["README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)#\s]+\.md)", prose(page)):
+            if "://" not in target:
+                found = str(((ROOT / page).parent / target).resolve().relative_to(ROOT))
+                waiting += [found] if found not in reached else []
+    assert set(PAGES) <= reached
+
+
+# Settings
+
+
+def _settings_table() -> dict[str, list[str]]:
+    return {
+        name: row
+        for rows in tables("docs/settings.md")
+        for row in rows
+        if len(row) == 4
+        for name in code_in(row[0])
+    }
+
+
+def test_the_settings_table_is_the_code() -> None:
+    assert set(_settings_table()) == {one.name for one in conf.SETTINGS}
+
+
+@pytest.mark.parametrize("setting", conf.SETTINGS, ids=lambda one: one.name)
+def test_a_default_is_the_documented_one(setting: conf.Setting) -> None:
+    (default,) = code_in(_settings_table()[setting.name][1])
+    assert ast.literal_eval(default) == setting.default
+
+
+def test_no_page_names_a_setting_that_does_not_exist() -> None:
+    """What looks like one, in backticks or as a key, is one of ours, of Django's, or of something else that is named."""
+    known = {one.name for one in conf.SETTINGS}
+    foreign = {"PRX_EMAIL", "INSTALLED_APPS", "EMAIL_BACKEND", "MAILERS", "OPTIONS", "SECRET_KEY", "SECRET_KEY_FALLBACKS"}
+    foreign |= {"ADMINS", "DATABASES", "ATOMIC_REQUESTS", "LOGGING", "Q_CLUSTER", "USE_TZ", "TASKS", "NETWORK", "PROVIDER"}
+    foreign |= {"PROVIDER_PERMANENT", "SIGTERM", "SIGKILL", "AUTH", "PIPELINING", "RCPT", "DATA", "MAIL", "ERROR", "INFO"}
+    foreign |= {"WARNING"}
+    for page in PAGES:
+        for code in code_in(prose(page)):
+            if re.fullmatch(r"[A-Z][A-Z_]{3,}", code):
+                assert code in known | foreign, f"{page}: {code}"
+
+
+def test_every_system_check_is_listed() -> None:
+    listed = {name for rows in tables("docs/settings.md") for row in rows for name in code_in(row[0]) if "." in name}
+    written = set()
+    for path in (ROOT / "prx_email_django").rglob("*.py"):
+        written |= set(re.findall(r"""["'.]([EW]0\d\d)["']""", path.read_text(encoding="utf-8")))
+    assert cluster and database and project
+    assert {name.rpartition(".")[2] for name in listed} == written
+
+
+# States
+
+
+def test_the_picture_is_the_machine() -> None:
+    (block,) = [one for one in of("mermaid") if one.page == "docs/states.md"]
+    drawn = set()
+    for before, after in re.findall(r"^\s+(\w+|\[\*\]) --> (\w+|\[\*\])", block.text, re.MULTILINE):
+        kinds = {"waiting": "failed", "rest": "failed"}
+        drawn.add((kinds.get(before, before), kinds.get(after, after)))
+    allowed = {
+        (str(source), str(target))
+        for verb, one in TRANSITIONS.items()
+        if verb != "requeue"
+        for source in one.sources
+        for target in one.targets
+        if source != target
+    }
+    assert {pair for pair in drawn if "[*]" not in pair and pair[0] != pair[1]} == allowed
+
+
+def test_the_table_of_verbs_is_the_machine() -> None:
+    rows = next(rows for rows in tables("docs/states.md") if rows[0][0] == "enqueue")
+    told = {row[0]: (_statuses(row[2]), _statuses(row[3])) for row in rows}
+    assert told == {verb: (set(one.sources), set(one.targets)) for verb, one in TRANSITIONS.items()}
+
+
+def _statuses(cell: str) -> set[Status]:
+    return {Status(word.strip()) for word in cell.split(",") if word.strip() in Status.values}
+
+
+def test_every_reason_is_explained() -> None:
+    assert set(table_with("docs/states.md", "network")) == set(ErrorCode.values)
+
+
+def test_the_drawing_is_well_formed_and_names_every_status() -> None:
+    drawing = ElementTree.parse(ROOT / "docs/states.svg").getroot()  # noqa: S314  (our own file)
+    words = " ".join(text for text in drawing.itertext() if text)
+    assert all(status in words for status in Status.values)
+    assert "prefers-color-scheme: dark" in words
+
+
+# Public names
+
+
+def test_every_public_name_has_its_line() -> None:
+    assert set(table_with("docs/api.md", "send")) == set(prx_email_django.__all__)
+
+
+def test_every_public_function_is_shown_in_use() -> None:
+    shown = "\n".join(one.text for one in of("python"))
+    functions = {name for name in prx_email_django.__all__ if name[0].islower()}
+    twins = {"asend", "areply", "aretry_outbox", "adrain"}  # one of the five is enough
+    assert {name for name in functions - twins if f"{name}(" not in shown} == set()
+
+
+def test_every_error_has_its_codes() -> None:
+    told = {row[0].strip("`"): set(code_in(row[1])) for rows in tables("docs/api.md") for row in rows if len(row) == 2}
+    for one in errors.OutboxError.__subclasses__():
+        if one.__module__ == errors.__name__:
+            assert told[one.__name__] == one.codes
+
+
+def test_every_field_of_a_result_is_told() -> None:
+    text = text_of("docs/api.md")
+    for result in (results.SendResult, results.ChangeReport, results.DrainReport):
+        for field in result.__dataclass_fields__:
+            assert f"`{field}`" in text, field
+
+
+def test_every_model_that_people_use_is_listed() -> None:
+    inner = {"AccountState", "ConnectionSlot", "Content", "ContentChunk", "OutboxState", "RateWindow"}
+    assert set(table_with("docs/api.md", "Account")) == set(models.__all__) - inner
+
+
+def test_every_signal_is_told() -> None:
+    assert set(table_with("docs/signals-and-logs.md", "message_sent")) == {
+        name for name, value in vars(signals).items() if isinstance(value, signals.Signal)
+    }
+
+
+def test_every_option_of_the_backend_is_told() -> None:
+    assert set(table_with("docs/backend.md", "account")) == set(OPTION_NAMES)
+    attributes = set(table_with("docs/backend.md", "outbox_tag"))
+    assert attributes == {f"outbox_{name}" for name in MailOptions.__dataclass_fields__}
+    for name, row in table_with("docs/backend.md", "outbox_tag").items():
+        assert code_in(row[1]) == ["X-" + "-".join(word.title() for word in name.split("_"))]
+    assert set(backends.__all__) <= {code.rpartition(".")[2] for code in code_in(text_of("docs/backend.md"))}
+
+
+def test_every_preset_is_listed_with_its_server() -> None:
+    for name, row in table_with("docs/accounts.md", "gmail").items():
+        assert row[1].startswith(f"{PRESETS[name]['host']}:{PRESETS[name]['port']},")
+    assert set(table_with("docs/accounts.md", "gmail")) == set(PRESETS)
+
+
+# Guarantees
+
+
+def _promised_tests() -> list[str]:
+    return [code for rows in tables("docs/guarantees.md") for row in rows for code in code_in(row[2])]
+
+
+@pytest.mark.parametrize("name", _promised_tests())
+def test_a_promise_is_held_by_a_test_that_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    tree = ast.parse(Path(ROOT, path).read_text(encoding="utf-8"))
+    assert function in {one.name for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
+
+
+def test_no_promise_is_without_a_test() -> None:
+    rows = [row for rows in tables("docs/guarantees.md") for row in rows]
+    assert len(rows) > 30
+    assert [row[0] for row in rows if not code_in(row[2])] == []
