@@ -293,6 +293,8 @@ class AccountRun:
         return acquire_slot(self.account, clock=self.clock)
 
     def _login(self) -> Login | None:
+        # A person may have changed the credentials since the drain began: the old ones would only pause the account.
+        self.account.refresh_from_db()
         state = account_state(self.account)
         try:
             token = ""

@@ -8,6 +8,8 @@ from datetime import timedelta
 from operator import methodcaller
 from time import monotonic
 
+from django.db import InterfaceError, OperationalError
+
 from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
 from prx_email_django.delivery.account import AccountRun
@@ -127,11 +129,13 @@ class Engine:
         return min(waits)
 
     def _guarded(self, run: AccountRun, step: Callable[[AccountRun], object]) -> None:
-        """One account's unexpected error ends that account's run, never the others'."""
+        """One account's unexpected error ends that account's run, never the others'; the database's is everybody's."""
         try:
             step(run)
+        except (OperationalError, InterfaceError):
+            raise
         except Exception:
-            if len(self.runs) == 1:
+            if all(other is run for other in self.runs):
                 raise
             logger.exception("account %s: the drain goes on without it", run.account)
             self._rescue(run)

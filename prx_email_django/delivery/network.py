@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+
+#: Names that may be looked up at once.
+LOOKUPS = 64
 
 
 class Network:
@@ -17,6 +20,8 @@ class Network:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        # Looking up names blocks threads: dozens that hang must not keep another account from being looked up.
+        self.loop.set_default_executor(ThreadPoolExecutor(LOOKUPS, thread_name_prefix="prx-email-lookup"))
         self._thread = threading.Thread(target=self._run, name="prx-email-network", daemon=True)
 
     def __enter__(self) -> Self:

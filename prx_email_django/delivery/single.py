@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from time import monotonic
 
+from django.db.models import Q
+
 from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
 from prx_email_django.delivery.account import LIMITED, AccountRun, pause_reason
@@ -15,12 +17,11 @@ from prx_email_django.delivery.lanes import Lane, Mailbox, Result
 from prx_email_django.delivery.login import transport
 from prx_email_django.delivery.network import Network
 from prx_email_django.delivery.recorder import Recorder
-from prx_email_django.errors import RetryRejected
 from prx_email_django.limits import Slot, give_back, release_slots, take_permits
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.results import FailureMode
 from prx_email_django.states import ErrorCode
-from prx_email_django.store import Claim, Finished, Recorded, claim_one
+from prx_email_django.store import Claim, Finished, Lease, Recorded, claim_ids, load_claims
 from prx_email_django.transports.base import ConnectError, SessionEnd
 
 TOO_LATE = "not done within SEND_DEADLINE"
@@ -87,10 +88,11 @@ class SingleRun(AccountRun):
         """Recipients that did not fit go on at once, under the same Message-ID."""
         if self.is_past or not any(one.progress for one in recorded):
             return
-        try:
-            self.claim = claim_one(self.claim.id, clock=self.clock, force=True)
-        except RetryRejected:
-            return  # a drain has it already
+        lease = Lease(outbox_settings().lease)
+        due = Q(next_attempt_at__lte=self.clock.now)
+        if not claim_ids([self.claim.id], guard=due, lease=lease, clock=self.clock):
+            return  # a drain has it already, or a person has cancelled it
+        self.claim = load_claims([self.claim.id], lease=lease)[0]
         self.claims[self.claim.id] = self.claim
         self.permitted = False
 

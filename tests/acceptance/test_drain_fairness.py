@@ -15,7 +15,8 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.delivery.account import AccountRun
-from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.delivery.network import Network
+from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
 from prx_email_django.results import DrainReport
 from tests.support.smtp_server import SmtpServer
 
@@ -250,6 +251,7 @@ def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
         draining = Draining()
         assert stalled.reached.wait(10)
         prx.pause_outbox(account, reason="stop")
+        threading.Event().wait(1.1)  # a drain looks once a second
         server.release(stalled)
         report = draining.report()
         assert report.sent < 60
@@ -331,3 +333,51 @@ def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
         prx.drain()
         assert sorted(server.recipients) == sorted(f"p{number}@example.org" for number in range(400))
         assert DeliveryAttempt.objects.exclude(outcome="sent").count() == 0
+
+
+def test_an_opening_that_is_given_up_before_its_first_step_does_not_hang_the_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = Network.start
+
+    def busy_start(self: Network, work: Any) -> Any:
+        self.call(threading.Event().wait, 0.3)
+        return start(self, work)
+
+    monkeypatch.setattr(Network, "start", busy_start)
+    with SmtpServer() as server:
+        rows = enqueue(account_on(server), 3)
+        answers = iter([False, False])
+        draining = Draining(stop=lambda: next(answers, True))
+        draining.report()
+        assert untouched(rows)
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_stopped_and_limited_drains_leak_no_permit() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=3, rate_limits="500/hour, 1000 recipients/hour")
+        enqueue(account, 120, cc="copy@example.org")
+        for asked in (2, 3, 4, 5, 6, 8, 10, 12):
+            answers = iter([False] * asked)
+            prx.drain(stop=lambda answers=answers: next(answers, True))
+        spent = {window.limit_key: sum(window.counts) for window in RateWindow.objects.all()}
+        mails = len(server.lines("MAIL"))
+        assert spent == {"messages/3600": mails, "recipients/3600": 2 * mails}
+
+
+def test_a_password_that_a_person_mends_during_a_drain_is_used_at_once() -> None:
+    with SmtpServer(users={"ann": "old"}) as server:
+        account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
+        enqueue(account, 10)
+        stalled = server.on("final", stall=True, nth=3)
+        draining = Draining()
+        assert stalled.reached.wait(10)
+        server.users = {"ann": "new"}
+        mended = Account.objects.get()
+        mended.password = "new"
+        mended.save()
+        server.say(b"421 4.3.2 restarting\r\n", close=True)
+        draining.report()
+        assert account.pause_reason == ""
+        assert OutboxMessage.objects.filter(status="sent").count() == 9
