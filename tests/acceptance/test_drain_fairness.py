@@ -15,7 +15,6 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.delivery.account import AccountRun
-from prx_email_django.delivery.network import Network
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
 from prx_email_django.results import DrainReport
 from tests.support.smtp_server import SmtpServer
@@ -333,25 +332,6 @@ def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
         prx.drain()
         assert sorted(server.recipients) == sorted(f"p{number}@example.org" for number in range(400))
         assert DeliveryAttempt.objects.exclude(outcome="sent").count() == 0
-
-
-def test_an_opening_that_is_given_up_before_its_first_step_does_not_hang_the_drain(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    start = Network.start
-
-    def busy_start(self: Network, work: Any) -> Any:
-        self.call(threading.Event().wait, 0.3)
-        return start(self, work)
-
-    monkeypatch.setattr(Network, "start", busy_start)
-    with SmtpServer() as server:
-        rows = enqueue(account_on(server), 3)
-        answers = iter([False, False])
-        draining = Draining(stop=lambda: next(answers, True))
-        draining.report()
-        assert untouched(rows)
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
 def test_stopped_and_limited_drains_leak_no_permit() -> None:
