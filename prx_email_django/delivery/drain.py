@@ -108,12 +108,12 @@ class Drain:
 
     def _newcomers(self, engine: Engine) -> list[Account]:
         """Once a second: accounts that have become ready, since one that waits for its server holds up no other."""
+        self._barred |= {run.account.pk for run in engine.runs if run.stop_reason == FAILED}
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
             return []
         self._look_at = monotonic() + POLL
         self.recorder.recover()
         running = {run.account.pk for run in engine.runs}
-        self._barred |= {run.account.pk for run in engine.runs if run.stop_reason == FAILED}
         return [account for account in self._ready_accounts() if account.pk not in running]
 
     def _budget(self, wanted: int) -> int:
