@@ -86,7 +86,7 @@ class Engine:
             run.network.close()
         self._sort()
         self.recorder.fresh_connection()
-        for run in self.runs:
+        for run in {*self.runs, *self._unrecorded}:
             try:
                 run.leave(self._rescue(run))
             except Exception:

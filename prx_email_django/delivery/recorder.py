@@ -12,7 +12,7 @@ from prx_email_django.delivery.announce import announce
 from prx_email_django.delivery.jobs import Held, Job
 from prx_email_django.delivery.lanes import Result
 from prx_email_django.limits import Permits, give_back
-from prx_email_django.models import DeliveryAttempt
+from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.outcomes import Ending, Outcome
 from prx_email_django.querysets import outbox_alias
 from prx_email_django.results import DrainReport
@@ -85,7 +85,9 @@ class Recorder:
         claim = result.job.claim
         known = DeliveryAttempt.objects.filter(message_id=claim.id, claim_token=claim.lease.token)
         if not is_touched(result.outcome):
-            self.release([result.job])
+            ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
+            if ours.exists():  # else it was released before, its permits too
+                self.release([result.job])
         elif not known.exclude(outcome=AttemptOutcome.LOST).exists():
             self.results([result])
 
