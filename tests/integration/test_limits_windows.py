@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from datetime import datetime, timedelta
 
 import pytest
-from django.db import connections
 
 from prx_email_django.limits import give_back, take_permits, take_recipients
 from prx_email_django.models import RateWindow
-from prx_email_django.querysets import outbox_alias
-from tests.support.factories import NOW, SECOND, account, at
+from tests.support.factories import NOW, SECOND, account, at, in_threads
 
 pytestmark = pytest.mark.django_db
 
@@ -101,24 +98,10 @@ def test_a_changed_limit_keeps_what_was_spent() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_workers_that_take_at_the_same_moment_share_one_limit() -> None:
     owner = account(rate_limits="40/hour")
-    counts: list[int] = []
-    errors: list[Exception] = []
-    start = threading.Barrier(4)
 
-    def work() -> None:
-        try:
-            start.wait(10)
-            counts.extend(take_permits(owner, 3, clock=at()).count for _ in range(6))
-        except Exception as error:
-            errors.append(error)
-        finally:
-            connections[outbox_alias()].close()
+    def work() -> int:
+        return sum(take_permits(owner, 3, clock=at()).count for _ in range(6))
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join(60)
-    assert errors == []
+    counts = in_threads(*[work] * 4)
     assert sum(counts) <= 40
     assert sum(counts) == sum(RateWindow.objects.get().counts), "every permit is in the row"

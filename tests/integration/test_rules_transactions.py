@@ -19,7 +19,7 @@ from prx_email_django.querysets import outbox_alias
 from prx_email_django.signals import message_sent
 from prx_email_django.store import base
 from prx_email_django.transports.memory import shared
-from tests.support.factories import NOW, account, at, finish, fresh, letter, message, take_one
+from tests.support.factories import NOW, account, finish, fresh, letter, message, take_one
 
 WOKEN: list[int] = []
 HERE = "tests.integration.test_rules_transactions"

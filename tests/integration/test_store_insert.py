@@ -14,7 +14,7 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Attachment, Content, OutboxMessage, Recipient
 from prx_email_django.outcomes import Ending
 from prx_email_django.querysets import outbox_alias
-from tests.support.factories import MEMORY, NOW, SECOND, account, finish, fresh, letter, message, take_one
+from tests.support.factories import MEMORY, NOW, SECOND, account, finish, fresh, in_threads, letter, message, take_one
 
 
 @pytest.mark.django_db
@@ -129,29 +129,6 @@ def test_an_account_with_messages_cannot_be_deleted_under_them() -> None:
 
 
 # At the same moment
-
-
-def in_threads(*calls: Any) -> list[Any]:
-    """Run calls at once, each on a connection of its own; exceptions are results too."""
-    found: list[Any] = [None] * len(calls)
-    start = threading.Barrier(len(calls))
-
-    def run(number: int) -> None:
-        try:
-            start.wait(10)
-            found[number] = calls[number]()
-        except Exception as error:
-            found[number] = error
-        finally:
-            connections[outbox_alias()].close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join(60)
-        assert not one.is_alive(), "it waits for ever"
-    return found
 
 
 @pytest.mark.django_db(transaction=True)

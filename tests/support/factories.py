@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from django.db import connections
 
 from prx_email_django import api, store
 from prx_email_django.clock import Clock
 from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.outcomes import Answer, Ending, Outcome, RecipientOutcome
+from prx_email_django.querysets import outbox_alias
 from prx_email_django.store import Claim, Finished, Recorded
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -117,3 +121,26 @@ def fresh(row: OutboxMessage | Claim) -> OutboxMessage:
 def results(row: OutboxMessage | Claim) -> dict[str, str]:
     """Address -> result, as stored."""
     return dict(Recipient.objects.filter(message_id=row.id).values_list("address", "result"))
+
+
+def in_threads(*calls: Callable[[], Any]) -> list[Any]:
+    """Run calls at once, each on a connection of its own; exceptions are results too."""
+    found: list[Any] = [None] * len(calls)
+    start = threading.Barrier(len(calls))
+
+    def run(number: int) -> None:
+        try:
+            start.wait(10)
+            found[number] = calls[number]()
+        except Exception as error:  # noqa: BLE001  (it is told as the result)
+            found[number] = error
+        finally:
+            connections[outbox_alias()].close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+        assert not one.is_alive(), "it waits for ever"
+    return found
