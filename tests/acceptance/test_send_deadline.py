@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -323,3 +325,27 @@ def test_a_server_that_greets_and_hangs_up_fails_a_send_at_once() -> None:
         result = prx.send(**letter(account))
         assert (result.status, result.error_code) == ("failed", "network")
         assert monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(("stage", "state"), [("greeting", ("pending", "")), ("final", ("failed", "unknown_outcome"))])
+def test_a_send_that_is_ended_by_system_exit_leaves_nothing_held(stage: str, state: tuple[str, str]) -> None:
+    """As django-q2 ends a task: a signal raises SystemExit in the main thread."""
+
+    def end(_signal: int, _frame: object) -> None:
+        raise SystemExit("timed out")
+
+    with outbox() as (server, account):
+        stalled = server.on(stage, stall=True)
+        threading.Thread(
+            target=lambda: (stalled.reached.wait(10), os.kill(os.getpid(), signal.SIGUSR1)), daemon=True
+        ).start()
+        before = signal.signal(signal.SIGUSR1, end)
+        try:
+            with pytest.raises(SystemExit):
+                prx.send(**letter(account))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        row = OutboxMessage.objects.get()
+        assert (row.status, row.last_error_code) == state
+        assert_nothing_held()
+        server.release(stalled)
