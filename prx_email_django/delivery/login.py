@@ -107,9 +107,18 @@ class TokenKeeper:
             if token:
                 return token
             raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
-        free = take_refresh_lease(self.account, clock=self.clock)
-        if free is not None:
-            self._fetch(free, state, done)
+        lease = take_refresh_lease(self.account, clock=self.clock)
+        return None if lease is None else self._current_under(lease, done)
+
+    @sensitive_variables("token")
+    def _current_under(self, lease: uuid.UUID, done: Callable[[], None]) -> str | None:
+        """Look again under the lease: another worker may have stored a token, and a new refresh token, a moment ago."""
+        state = account_state(self.account)
+        token = access_token(self.account, state, clock=self.clock)
+        if token and token != self.refused:
+            drop_token(self.account, "", lease=lease)
+            return token
+        self._fetch(lease, state, done)
         return None
 
     def renew(self, refused: str) -> bool:

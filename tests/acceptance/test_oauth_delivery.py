@@ -17,6 +17,7 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
+from prx_email_django.delivery import login
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from tests.acceptance.drainer import drainers
 from tests.support.smtp_server import SmtpServer
@@ -134,6 +135,27 @@ def test_an_expired_token_is_refreshed_before_connecting_by_one_of_many_workers(
         state = AccountState.objects.get(account=account)
         assert (state.access_token, state.refresh_token, state.refresh_lease) == ("token-1", "refresh-1", None)
         assert Account.objects.get().oauth_refresh_token == "refresh-0", "what a person configured is not written"
+
+
+def test_a_token_that_another_worker_stored_a_moment_ago_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking with the refresh token that it replaced would be refused, and pause the account."""
+    take = login.take_refresh_lease
+
+    def take_after_another(account: Account, **options: Any) -> Any:
+        AccountState.objects.filter(account=account).update(
+            access_token="token-9",
+            access_token_expires_at=timezone.now() + timedelta(hours=1),
+            refresh_token="refresh-9",
+        )
+        return take(account, **options)
+
+    monkeypatch.setattr(login, "take_refresh_lease", take_after_another)
+    with outbox() as (mail, tokens, account):
+        mail.tokens[USER] = "token-9"
+        tokens.refresh_token = "refresh-9"
+        assert prx.send(**letter(account)).status == "sent"
+        assert not tokens.asked
+        assert AccountState.objects.get().refresh_lease is None
 
 
 def test_a_rotated_refresh_token_is_the_one_that_is_used_next() -> None:
