@@ -219,7 +219,8 @@ def test_a_task_that_is_ended_by_system_exit_records_what_came_back(after: float
         # What was on its way when it was cut is unknown; a claim that was just being read is left to its lease.
         assert sent <= len(server.messages) <= sent + doubtful
         assert doubtful <= 6
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+        # One that was being taken at that very instant ends with its lease.
+        assert ConnectionSlot.objects.filter(token__isnull=False).count() <= 1
         assert OutboxMessage.objects.filter(status="pending").exists()
         assert DeliveryAttempt.objects.filter(outcome="sent").count() == sent
 
