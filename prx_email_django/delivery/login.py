@@ -107,8 +107,8 @@ class TokenKeeper:
             if token:
                 return token
             raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
-        lease = take_refresh_lease(self.account, clock=self.clock)
-        return None if lease is None else self._current_under(lease, done)
+        free = take_refresh_lease(self.account, clock=self.clock)
+        return None if free is None else self._current_under(free, done)
 
     @sensitive_variables("token")
     def _current_under(self, lease: uuid.UUID, done: Callable[[], None]) -> str | None:
