@@ -36,7 +36,7 @@ from prx_email_django.limits import (
     take_permits,
     take_recipients,
 )
-from prx_email_django.models import Account
+from prx_email_django.models import Account, AccountState
 from prx_email_django.oauth import TokenRefused
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
@@ -106,7 +106,10 @@ class AccountRun:
         self._first_at = 0.0
         self._look_again_at = 0.0
         self._completed = 0
-        state = account_state(account)
+        self._state = state = account_state(account)
+        self._look_up_at = 0.0
+        #: Slots of connections that were retired in good order.
+        self._spare: list[Slot] = []
         #: One message only until a transaction has been completed: the last thing known is trouble.
         self.probing = state.pause_count > 0 or state.connection_failures > 0
         self._troubled = self.probing
@@ -147,6 +150,7 @@ class AccountRun:
         self.unrendered.clear()
         self._release(given_back)
         self._cancel_opening()
+        self._release_spare()
 
     def abort(self) -> None:
         """Cut all connections at once."""
@@ -164,7 +168,7 @@ class AccountRun:
             self._release(untaken)
             self.tokens.abandon()
         finally:
-            release_slots([lane.slot for lane in self.lanes])
+            release_slots([*(lane.slot for lane in self.lanes), *self._spare])
 
     def fail(self) -> None:
         """Something unexpected: cut the connections, hear them out; what is not recorded is left to its lease."""
@@ -227,7 +231,11 @@ class AccountRun:
     def ended(self, lane: Lane, end: SessionEnd) -> None:
         """A connection is over."""
         self._greeted -= 1
-        self._drop(lane)
+        if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
+            self.lanes.discard(lane)
+            self._spare.append(lane.slot)  # for the connection that takes its place
+        else:
+            self._drop(lane)
         if end.overlap_lost:
             logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", self.account)
             note_overlap_lost(self.account, clock=self.clock)
@@ -290,13 +298,16 @@ class AccountRun:
         return True
 
     def _acquire(self) -> Slot | None:
+        while self._spare:
+            slot = self._spare.pop()
+            if slot.holds():
+                return slot
+            release_slots([slot])
         return acquire_slot(self.account, clock=self.clock)
 
     def _login(self) -> Login | None:
-        # A person may have changed the credentials since the drain began: the old ones would only pause the account.
-        self.account.refresh_from_db()
-        state = account_state(self.account)
         try:
+            state = self._look_up()
             token = ""
             if self.tokens.needed:
                 fresh = self.tokens.current(done=self.mailbox.wake)
@@ -319,6 +330,14 @@ class AccountRun:
                 ConnectError(str(error)[:160], phase=Phase.AUTH, trouble=Trouble.AUTH, error_code=ErrorCode.AUTH)
             )
         return None
+
+    def _look_up(self) -> AccountState:
+        """What is known of the account now: with old credentials a person's mended ones would be paused again."""
+        if monotonic() >= self._look_up_at:
+            self._look_up_at = monotonic() + LOOK_AGAIN
+            self.account.refresh_from_db()
+            self._state = account_state(self.account)
+        return self._state
 
     def connect_refused(self, error: ConnectError) -> None:
         """It could not even be tried to connect."""
@@ -466,7 +485,13 @@ class AccountRun:
             self._cancel_opening()
             self.network.call(self.pool.kick)
         if not self.lanes and self.tokens.is_settled():
+            self._release_spare()
             self.finished = True
+
+    def _release_spare(self) -> None:
+        spare, self._spare = self._spare, []
+        if spare:
+            release_slots(spare)
 
 
 def is_completed(outcome: Outcome) -> bool:

@@ -258,7 +258,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("number", models.PositiveIntegerField(verbose_name="number")),
-                ("header_message_id", models.CharField(max_length=320, verbose_name="Message-ID header")),
+                ("header_message_id", models.CharField(max_length=998, verbose_name="Message-ID header")),
                 ("started_at", models.DateTimeField(verbose_name="started at")),
                 ("finished_at", models.DateTimeField(verbose_name="finished at")),
                 (

@@ -22,7 +22,7 @@ class DeliveryAttempt(models.Model):
         verbose_name=_("message"),
     )
     number = models.PositiveIntegerField(_("number"))
-    header_message_id = models.CharField(_("Message-ID header"), max_length=320)
+    header_message_id = models.CharField(_("Message-ID header"), max_length=998)
     started_at = models.DateTimeField(_("started at"))
     finished_at = models.DateTimeField(_("finished at"))
     outcome = models.CharField(_("outcome"), max_length=10, choices=AttemptOutcome.choices)

@@ -16,7 +16,7 @@ from prx_email_django.policy import Verdict
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.base import atomic, retried, rules, worker_name
 from prx_email_django.store.claims import Claim
-from prx_email_django.store.sent_group import mark_sent
+from prx_email_django.store.sent_group import record_sent
 
 #: What fits into the columns for server text.
 TEXT = 160
@@ -83,16 +83,9 @@ def finalize(group: Sequence[Finished], *, clock: Clock) -> list[Recorded]:
 
 @retried
 def _record_sent(group: Sequence[Finished], *, clock: Clock) -> set[int]:
-    with atomic():
-        ours = mark_sent(
-            [(one.claim.message, one.claim.message.message_id, one.outcome.response[:TEXT]) for one in group],
-            token=group[0].claim.lease.token,
-            now=clock.now,
-        )
-        DeliveryAttempt.objects.bulk_create(
-            [_attempt(one, AttemptOutcome.SENT) for one in group if one.claim.id in ours]
-        )
-    return ours
+    attempts = [_attempt(one, AttemptOutcome.SENT) for one in group]
+    responses = [one.outcome.response[:TEXT] for one in group]
+    return record_sent(attempts, responses, token=group[0].claim.lease.token, now=clock.now)
 
 
 def _sent(one: Finished) -> Recorded:
@@ -211,7 +204,7 @@ def _attempt(one: Finished, outcome: AttemptOutcome) -> DeliveryAttempt:
     return DeliveryAttempt(
         message_id=message.pk,
         number=one.claim.number,
-        header_message_id=message.message_id[:320],
+        header_message_id=message.message_id,
         started_at=one.started_at,
         finished_at=one.finished_at,
         outcome=outcome,

@@ -71,7 +71,7 @@ def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryA
     return DeliveryAttempt(
         message=row,
         number=number,
-        header_message_id=row.message_id[:320],
+        header_message_id=row.message_id,
         # Claims do not stamp their start; the last change of the row is the claim itself.
         started_at=row.updated_at,
         finished_at=clock.now,
