@@ -27,7 +27,13 @@ def folder() -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path)
+        # A delivery that has just ended may still be tidying up in there.
+        wait_until(lambda: _removed(path), what=f"{path} to be removed", log=path / "log")
+
+
+def _removed(path: Path) -> bool:
+    shutil.rmtree(path, ignore_errors=True)
+    return not path.exists()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,12 @@ local_validation_key_dict = fs:posix:prefix={folder}/keys/
 username_attribute = email
 """
 
+# The syntax of the first 2.4, which later ones understand too.
+VERSION_2_4 = """
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+"""
+
 DOVECOT_2_4 = """
 auth_allow_cleartext = yes
 passdb passwd-file {{
@@ -110,6 +116,5 @@ def dovecot(folder: Path) -> Iterator[Path]:
 
 
 def _config(version: str) -> str:
-    if version.startswith("2.3."):
-        return COMMON + DOVECOT_2_3
-    return f"dovecot_config_version = {version}\ndovecot_storage_version = {version}\n" + COMMON + DOVECOT_2_4
+    """Settings have other names since 2.4, and the version comes first."""
+    return COMMON + DOVECOT_2_3 if version.startswith("2.3.") else VERSION_2_4 + COMMON + DOVECOT_2_4

@@ -120,7 +120,7 @@ def _account() -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["userdel", OWNER], check=True, capture_output=True)
+        subprocess.run(["userdel", "--force", OWNER], check=True, capture_output=True)
 
 
 def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
