@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.documents import ROOT, Block
 
-BASE_SETTINGS = '''
+BASE_SETTINGS = """
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -41,9 +41,9 @@ DATABASES = {
 }
 Q_CLUSTER = {"name": "shop", "orm": "default", "retry": 600, "timeout": 300, "max_attempts": 5}
 PRX_EMAIL = {"TRANSPORT": "memory", "DEFAULT_ACCOUNT": "main", "INSTANCE": "docs"}
-'''
+"""
 
-MAIL_SETTINGS = '''
+MAIL_SETTINGS = """
 import django
 
 if django.VERSION >= (6, 1):
@@ -52,28 +52,28 @@ if django.VERSION >= (6, 1):
     }
 else:
     EMAIL_BACKEND = "prx_email_django.backends.OutboxEmailBackend"
-'''
+"""
 
-MODELS = '''
+MODELS = """
 from django.db import models
 
 
 class Order(models.Model):
     email = models.EmailField()
     paid = models.BooleanField(default=False)
-'''
+"""
 
 #: Celery as far as a page shows it: it is not among the dependencies of the tests.
-CELERY = '''
+CELERY = """
 def shared_task(**options):
     def declare(function):
         function.delay = function
         return function
 
     return declare
-'''
+"""
 
-MANAGE = '''
+MANAGE = """
 import os
 import sys
 
@@ -81,10 +81,10 @@ from django.core.management import execute_from_command_line
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 execute_from_command_line(sys.argv)
-'''
+"""
 
 #: Runs the Python blocks of a page in one namespace and its commands in between; prints what each of them printed.
-DRIVER = '''
+DRIVER = """
 import contextlib, io, json, os, subprocess, sys, warnings
 
 warnings.simplefilter("error")
@@ -106,7 +106,7 @@ for place, language, text in json.load(sys.stdin):
         said.append(run.stdout)
     print(f"{place} passed", file=sys.stderr)
 json.dump(said, sys.stdout)
-'''
+"""
 
 PATIENCE = 110
 
@@ -119,6 +119,7 @@ class Project:
         self.write("settings.py", BASE_SETTINGS + MAIL_SETTINGS)
         self.write("urls.py", "urlpatterns = []\n")
         self.write("manage.py", MANAGE)
+        self.write("pytest.ini", "[pytest]\n")  # else one that lies about above the folder would hold
         self.write("driver.py", DRIVER)
         self.write("celery.py", CELERY)
         self.write("shop/__init__.py", "")
