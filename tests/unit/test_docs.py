@@ -197,21 +197,8 @@ def test_a_default_is_the_documented_one(setting: conf.Setting) -> None:
 
 
 #: Words in capitals that are not settings of ours.
-FOREIGN = frozenset(
-    [
-        "PRX_EMAIL",
-        "INSTALLED_APPS",
-        "EMAIL_BACKEND",
-        "MAILERS",
-        "SECRET_KEY",
-        "SECRET_KEY_FALLBACKS",
-        "ADMINS",
-        "USE_TZ",
-        "Q_CLUSTER",
-        "PROVIDER",
-        "PROVIDER_PERMANENT",
-    ]
-)
+FOREIGN = {"PRX_EMAIL", "INSTALLED_APPS", "EMAIL_BACKEND", "MAILERS", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "ADMINS"}
+FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT"}
 
 
 def test_no_page_names_a_setting_that_does_not_exist() -> None:
