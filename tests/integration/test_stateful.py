@@ -6,6 +6,7 @@ moves by any amount.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -48,8 +49,8 @@ class Known:
     copies: set[str] = field(default_factory=set)
     #: Recipient -> how often the server took the message for it.
     taken: dict[str, int] = field(default_factory=dict)
-    #: Recipient -> whether an unknown or lost outcome came since it was last taken.
-    doubted: dict[str, bool] = field(default_factory=dict)
+    #: Recipient -> how many outcomes were unknown or lost: each may hide one copy, and one only.
+    doubts: Counter[str] = field(default_factory=Counter)
     #: Recipients of whom a person said that it arrived.
     vouched: set[str] = field(default_factory=set)
     retries: int = 0
@@ -140,9 +141,14 @@ class Outbox(RuleBasedStateMachine):
         one=consumes(claims),
         ending=st.sampled_from(ENDINGS),
         answers=st.fixed_dictionaries(dict.fromkeys(ADDRESSES, ANSWERS)),
+        meanwhile=st.sampled_from(["", "recovered", "being sent by another"]),
     )
-    def a_result_comes_back(self, one: Claim, ending: Ending, answers: dict[str, Answer]) -> None:
+    def a_result_comes_back(self, one: Claim, ending: Ending, answers: dict[str, Answer], meanwhile: str) -> None:
         """In time or late: the worker cannot know."""
+        if meanwhile:
+            self.crash(one)
+        if meanwhile == "being sent by another":
+            self.succeed(one)
         said = dict(answers) if ending is Ending.ACCEPTED else {}
         accepted = [address for address in one.addressed if said.get(address) is Answer.ACCEPTED]
         if ending is Ending.ACCEPTED and not accepted:
@@ -159,11 +165,9 @@ class Outbox(RuleBasedStateMachine):
             known.copies.add(header)
         for address in accepted:
             known.taken[address] = known.taken.get(address, 0) + 1
-            assert known.taken[address] == 1 or known.doubted.get(address), f"{address} was served twice"
-            # A late acceptance is an attempt that had been given up for lost: the doubt is about another copy.
-            known.doubted[address] = known.doubted.get(address, False) and not ours
+            assert known.taken[address] <= 1 + known.doubts[address], f"{address} was served twice"
         if ending is Ending.UNKNOWN:
-            known.doubted.update(dict.fromkeys(one.addressed, True))
+            known.doubts.update(one.addressed)
         if not ours and before is not None and ending is not Ending.ACCEPTED:
             after = OutboxMessage.objects.filter(pk=one.id).values().get()
             assert {**after, "updated_at": None} == {**before, "updated_at": None}, "a stale claim wrote"
@@ -186,15 +190,6 @@ class Outbox(RuleBasedStateMachine):
             }
 
     @rule(one=claims)
-    def crash_and_be_succeeded(self, one: Claim) -> None:
-        """The worst moment for a stale result: its message is being sent by another."""
-        self.crash(one)
-        row = OutboxMessage.objects.filter(pk=one.id).first()
-        if row is not None and row.status == "failed" and row.next_attempt_at is not None:
-            self.now = max(self.now, row.next_attempt_at)
-            store.claim_one(row.pk, clock=self.clock, force=False)
-
-    @rule(one=claims)
     def crash(self, one: Claim) -> None:
         """The worker is given up for dead; it may come back with a result all the same."""
         self.lose(OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token))
@@ -207,13 +202,20 @@ class Outbox(RuleBasedStateMachine):
         for row in lost:
             known = self.known[row.pk]
             known.copies.add(row.message_id)
-            known.doubted.update(dict.fromkeys(row.recipients.values_list("address", flat=True), True))
+            known.doubts.update(row.recipients.values_list("address", flat=True))
 
     @rule(one=claims)
     def renew(self, one: Claim) -> None:
         ours = self.is_ours(one)
         store.renew([one.lease], clock=self.clock)
         assert self.is_ours(one) is ours
+
+    def succeed(self, one: Claim) -> None:
+        """The worst moment for a stale result: another worker has the message (and will crash in its turn)."""
+        row = OutboxMessage.objects.filter(pk=one.id).first()
+        if row is not None and row.status == "failed" and row.next_attempt_at is not None:
+            self.now = max(self.now, row.next_attempt_at)
+            store.claim_one(row.pk, clock=self.clock, force=False)
 
     def is_ours(self, one: Claim) -> bool:
         return OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token).exists()
@@ -315,7 +317,7 @@ class Outbox(RuleBasedStateMachine):
                 if count and address in results and status != "sent":
                     assert results[address] == "accepted", f"{address}: the acceptance was forgotten"
                 if count and address in results and status == "sent":
-                    assert results[address] in ("", "accepted", "refused" if known.doubted.get(address) else "")
+                    assert results[address] in ("", "accepted", "refused" if known.doubts[address] else "")
 
     @invariant()
     def sent_means_that_nobody_was_left_out(self) -> None:
