@@ -20,7 +20,7 @@ from prx_email_django.delivery.recorder import Recorder
 from prx_email_django.limits import account_state, end_expired_pause, has_permits, is_paused
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
-from prx_email_django.store import begin_drain, has_due, next_due, outbox_state
+from prx_email_django.store import begin_drain, has_due, next_due, next_recipients, outbox_state
 from prx_email_django.store import is_paused as is_outbox_paused
 
 logger = logging.getLogger("prx_email_django")
@@ -158,7 +158,7 @@ class Drain:
         if is_paused(state, now=self.clock.now) or not has_due(account.pk, clock=self.clock):
             return False
         # Asked before connecting: a login a second, only to learn that nothing may go, would annoy any provider.
-        return has_permits(account, clock=self.clock)
+        return has_permits(account, recipients=lambda: next_recipients(account.pk, clock=self.clock), clock=self.clock)
 
     def _candidates(self) -> list[Account]:
         active = Account.objects.filter(is_active=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from django.db import IntegrityError
@@ -36,8 +36,11 @@ class Permits:
     ends_at: float = math.inf
 
 
-def has_permits(account: Account, *, clock: Clock) -> bool:
-    """Whether every limit of the account would let something go now; takes nothing."""
+def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock) -> bool:
+    """Whether every limit of the account would let its next message go now; takes nothing.
+
+    ``recipients`` tells how many that message has, and is asked only where they are limited.
+    """
     limits = parse_rate_limits(account.rate_limits)
     if not limits:
         return True
@@ -47,7 +50,8 @@ def has_permits(account: Account, *, clock: Clock) -> bool:
         if window is None:
             continue
         bucket = int(clock.running.timestamp() // limit.bucket_seconds)
-        if sum(rolled(window.bucket, window.counts, bucket)[1]) >= limit.count:
+        wanted = recipients() if limit.what == "recipients" else 1
+        if sum(rolled(window.bucket, window.counts, bucket)[1]) + wanted > limit.count:
             return False
     return True
 

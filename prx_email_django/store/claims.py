@@ -260,6 +260,18 @@ def has_due(account_id: int, *, clock: Clock) -> bool:
     )
 
 
+def next_recipients(account_id: int, *, clock: Clock) -> int:
+    """How many recipients the account's next due message has left; 0: nothing is due."""
+    queued = _queued(account_id)
+    for rank in _ranks(queued):
+        rows = queued.filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
+        first = rows.order_by("next_attempt_at", "id").values_list("pk", flat=True).first()
+        if first is not None:
+            open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
+            return Recipient.objects.filter(message_id=first, result__in=open_results).count()
+    return 0
+
+
 def next_due(account_ids: Sequence[int]) -> datetime | None:
     """The earliest instant at which a waiting message of these accounts is due."""
     firsts = [

@@ -44,3 +44,17 @@ def test_mail_for_an_idle_account_goes_while_another_waits_for_a_final_reply() -
             slow.release(stalled)
             drain.join(20)
         assert reports[0].sent == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "to"), [("1/hour", ["a@example.org"]), ("3 recipients/hour", ["a@example.org", "b@example.org"])]
+)
+def test_an_account_at_its_limit_is_not_logged_in_to_only_to_learn_that(limits: str, to: list[str]) -> None:
+    with SmtpServer() as server:
+        account = account_on("limited", server)
+        Account.objects.filter(pk=account.pk).update(rate_limits=limits)
+        for _ in range(2):
+            prx.enqueue(account="limited", to=to, subject="s", body_text="b")
+        assert prx.drain().sent == 1
+        assert prx.drain().claimed == 0
+        assert (len(server.messages), server.connections) == (1, 1)
