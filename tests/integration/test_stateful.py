@@ -365,7 +365,7 @@ class Stateful(TransactionTestCase):
 
     def test_no_order_of_steps_loses_or_copies_a_message(self) -> None:
         quick = hypothesis.settings(
-            max_examples=60,
+            max_examples=120,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(hypothesis.HealthCheck),
