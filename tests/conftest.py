@@ -1,16 +1,37 @@
-"""What holds for every test: no address but loopback is reached, and hypothesis has no stopwatch."""
+"""What holds for every test: no address but loopback is reached, and hypothesis has no stopwatch.
+
+Tests to which the database makes no difference are marked ``engine_free``: ``make test`` runs them once.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import sys
+from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pytest
 
 # A deadline would judge the machine, not the code; pytest-timeout bounds the whole test.
 hypothesis.settings.register_profile("outbox", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("outbox")
+
+
+ENGINE_FREE = (
+    "unit",
+    "acceptance/transports",
+    "acceptance/test_demo.py",
+    "integration/test_docs_run.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what no database has a part in, or what brings a database of its own."""
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / place) for place in ENGINE_FREE):
+            item.add_marker("engine_free")
 
 
 def is_loopback(address: object) -> bool:
