@@ -79,7 +79,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contestant (default 3)")
     parser.add_argument("--messages", type=int, default=4000, help="on loopback (default 4000; 0: not at all)")
     parser.add_argument("--connections", type=int, default=8, help="on loopback (default 8)")
-    parser.add_argument("--delayed-messages", type=int, default=1000, help="over the proxy (default 1000; 0: not at all)")
+    parser.add_argument(
+        "--delayed-messages", type=int, default=1000, help="over the proxy (default 1000; 0: not at all)"
+    )
     parser.add_argument("--delayed-connections", type=int, default=5, help="over the proxy (default 5)")
     parser.add_argument("--round-trip", type=float, default=50.0, help="of the proxy, milliseconds (default 50)")
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
