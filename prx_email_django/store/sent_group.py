@@ -6,6 +6,7 @@ ORM needs three milliseconds to build it for 24 rows.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,8 +27,10 @@ _SENT = """UPDATE {messages} SET
  provider_response = CASE id {responses} END
  WHERE id IN ({ids}) AND status = %s AND claim_token = %s"""
 
-_SENT_WITH_ATTEMPTS = """WITH
-given (id, number, header, response, started, finished, phase, code, enhanced, peer, worker) AS (VALUES {rows}),
+# One JSON parameter: a long list of placeholders costs the driver more than the database's whole work.
+_SENT_WITH_ATTEMPTS = """WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS row (
+ id bigint, number integer, header text, response text, started timestamptz, finished timestamptz,
+ phase text, code smallint, enhanced text, peer text, worker text)),
 changed AS (UPDATE {messages} AS m SET
  status = %s, sent_at = %s, updated_at = %s, next_attempt_at = NULL, claim_expires_at = NULL,
  last_error = '', last_error_code = '', message_number = COALESCE(m.message_number, m.retries),
@@ -37,9 +40,22 @@ INSERT INTO {attempts} (message_id, number, header_message_id, started_at, finis
  phase, smtp_code, enhanced_code, peer, worker, claim_token)
  SELECT given.id, number, header, started, finished, %s, '', '', phase, code, enhanced, peer, worker, %s
  FROM given JOIN changed ON changed.id = given.id RETURNING message_id"""
-_ROW = (
-    "(%s::bigint, %s::integer, %s::text, %s::text, %s::timestamptz, %s::timestamptz,"
-    " %s::text, %s::smallint, %s::text, %s::text, %s::text)"
+
+_ATTEMPT_COLUMNS = (
+    "message_id",
+    "number",
+    "header_message_id",
+    "started_at",
+    "finished_at",
+    "outcome",
+    "error_code",
+    "error",
+    "phase",
+    "smtp_code",
+    "enhanced_code",
+    "peer",
+    "worker",
+    "claim_token",
 )
 
 
@@ -51,7 +67,7 @@ def record_sent(
         return _in_one_statement(attempts, responses, token=token, now=now)
     with atomic():
         ours = _mark_sent(attempts, responses, token=token, now=now)
-        DeliveryAttempt.objects.bulk_create([one for one in attempts if one.message_id in ours])
+        _insert_attempts([one for one in attempts if one.message_id in ours])
     return ours
 
 
@@ -60,18 +76,45 @@ def _in_one_statement(
 ) -> set[int]:
     connection = connections[outbox_alias()]
     statement = _SENT_WITH_ATTEMPTS.format(
-        rows=", ".join([_ROW] * len(attempts)),
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
         attempts=connection.ops.quote_name(DeliveryAttempt._meta.db_table),
     )
-    params: list[Any] = []
-    for one, response in zip(attempts, responses, strict=True):
-        params += [one.message_id, one.number, one.header_message_id, response, one.started_at, one.finished_at]
-        params += [str(one.phase), one.smtp_code, one.enhanced_code, one.peer, one.worker]
-    params += [Status.SENT.value, now, now, Status.SENDING.value, token, AttemptOutcome.SENT.value, token]
+    rows = json.dumps([_as_json(one, response) for one, response in zip(attempts, responses, strict=True)])
+    params = [rows, Status.SENT.value, now, now, Status.SENDING.value, token, AttemptOutcome.SENT.value, token]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         return {row[0] for row in cursor.fetchall()}
+
+
+def _as_json(one: DeliveryAttempt, response: str) -> dict[str, Any]:
+    return {
+        "id": one.message_id,
+        "number": one.number,
+        "header": one.header_message_id,
+        "response": response,
+        "started": one.started_at.isoformat(),
+        "finished": one.finished_at.isoformat(),
+        "phase": str(one.phase),
+        "code": one.smtp_code,
+        "enhanced": one.enhanced_code,
+        "peer": one.peer,
+        "worker": one.worker,
+    }
+
+
+def _insert_attempts(attempts: Sequence[DeliveryAttempt]) -> None:
+    """``bulk_create`` by hand: it was a seventh of a drain's time."""
+    if not attempts:
+        return
+    connection = connections[outbox_alias()]
+    quote = connection.ops.quote_name
+    fields = [cast("Field[Any, Any]", DeliveryAttempt._meta.get_field(name)) for name in _ATTEMPT_COLUMNS]
+    row = f"({', '.join(['%s'] * len(fields))})"
+    names = ", ".join(quote(name) for name in _ATTEMPT_COLUMNS)
+    table = quote(DeliveryAttempt._meta.db_table)
+    params = [field.get_db_prep_save(getattr(one, field.attname), connection) for one in attempts for field in fields]
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {table} ({names}) VALUES {', '.join([row] * len(attempts))}", params)
 
 
 def _mark_sent(
