@@ -20,6 +20,8 @@ SUPPORTED = {
 WANTED = os.environ.get("PRX_MATRIX_PYTHONS", "3.11 3.12 3.13").split()
 CELLS = [(python, django) for django, pythons in SUPPORTED.items() for python in pythons if python in WANTED]
 
+PLACES = ("tests/unit", "tests/integration")
+
 nox.needs_version = ">=2025.11.12"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = os.environ.get("CI", "").lower() in {"1", "true"}
@@ -44,4 +46,4 @@ def tests(session: nox.Session, django: str) -> None:
     """One cell; arguments after ``--`` go to pytest."""
     with tempfile.TemporaryDirectory() as folder:
         session.install("-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".")
-    session.run("python", "-W", "error", "-m", "pytest", "-q", "tests/unit", "tests/integration", *session.posargs)
+    session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", "not long", *PLACES, *session.posargs)

@@ -1,6 +1,7 @@
 """What holds for every test: no address but loopback is reached, and hypothesis has no stopwatch.
 
-Tests to which the database makes no difference are marked ``engine_free``: ``make test`` runs them once.
+Tests to which the database makes no difference are marked ``engine_free``: ``make test`` runs them once.  Those that
+say the same on every Python and Django and take their time are marked ``long``: ``make matrix`` leaves them out.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ ENGINE_FREE = (
 )
 
 
+LONG = ("integration/test_docs_run.py", "integration/test_stateful.py", "integration/test_claim_plan.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what no database has a part in, or what brings a database of its own."""
+    """Mark tests by their place."""
     here = Path(__file__).parent
     for item in items:
         if any(item.path.is_relative_to(here / place) for place in ENGINE_FREE):
             item.add_marker("engine_free")
+        if any(item.path.is_relative_to(here / place) for place in LONG):
+            item.add_marker("long")
 
 
 def is_loopback(address: object) -> bool:
