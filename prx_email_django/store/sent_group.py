@@ -80,7 +80,16 @@ def _in_one_statement(
         attempts=connection.ops.quote_name(DeliveryAttempt._meta.db_table),
     )
     rows = json.dumps([_as_json(one, response) for one, response in zip(attempts, responses, strict=True)])
-    params: list[Any] = [rows, Status.SENT.value, now, now, Status.SENDING.value, token, AttemptOutcome.SENT.value, token]
+    params: list[Any] = [
+        rows,
+        Status.SENT.value,
+        now,
+        now,
+        Status.SENDING.value,
+        token,
+        AttemptOutcome.SENT.value,
+        token,
+    ]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         return {row[0] for row in cursor.fetchall()}
