@@ -42,7 +42,9 @@ def check_write_ahead_log(databases: Sequence[str] | None = None, **_: Any) -> l
 def check_immediate(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
     """W021: a transaction that reads first and writes later fails at once, without a wait, where another one wrote."""
     connection = _sqlite_file(databases)
-    if connection is None or connection.transaction_mode == "IMMEDIATE":
+    # From the settings: the connection itself knows only once it has been opened.
+    mode = connection.settings_dict.get("OPTIONS", {}).get("transaction_mode") if connection else None
+    if connection is None or str(mode).upper() == "IMMEDIATE":
         return []
     message = 'The SQLite database of the outbox has no immediate transactions: some will fail as "database is locked".'
     hint = 'Write into its OPTIONS: "transaction_mode": "IMMEDIATE", and a "timeout" of 20.'

@@ -62,13 +62,25 @@ _ATTEMPT_COLUMNS = (
 def record_sent(
     attempts: Sequence[DeliveryAttempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
 ) -> set[int]:
-    """Mark the attempts' messages as sent where the claim is still ours; return the ids that were."""
+    """Mark the attempts' messages as sent where the claim is still ours; return the ids that were.
+
+    Where the database cannot tell which they were, none is marked as soon as one has been lost.
+    """
     if connections[outbox_alias()].vendor == "postgresql":
         return _in_one_statement(attempts, responses, token=token, now=now)
-    with atomic():
-        ours = _mark_sent(attempts, responses, token=token, now=now)
-        _insert_attempts([one for one in attempts if one.message_id in ours])
-    return ours
+    try:
+        with atomic():
+            if _mark_sent(attempts, responses, token=token, now=now) != len(attempts):
+                raise _NotAllOurs
+            _insert_attempts(attempts)
+    except _NotAllOurs:
+        # The rows do not tell which were ours: a lost message may have been confirmed, its last token kept.
+        return set()
+    return {one.message_id for one in attempts}
+
+
+class _NotAllOurs(Exception):
+    """Undoes the group: each result is recorded by itself then, under its row's lock."""
 
 
 def _in_one_statement(
@@ -113,8 +125,6 @@ def _as_json(one: DeliveryAttempt, response: str) -> dict[str, Any]:
 
 def _insert_attempts(attempts: Sequence[DeliveryAttempt]) -> None:
     """``bulk_create`` by hand: it was a seventh of a drain's time."""
-    if not attempts:
-        return
     connection = connections[outbox_alias()]
     quote = connection.ops.quote_name
     fields = [cast("Field[Any, Any]", DeliveryAttempt._meta.get_field(name)) for name in _ATTEMPT_COLUMNS]
@@ -128,7 +138,7 @@ def _insert_attempts(attempts: Sequence[DeliveryAttempt]) -> None:
 
 def _mark_sent(
     attempts: Sequence[DeliveryAttempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
-) -> set[int]:
+) -> int:
     connection = connections[outbox_alias()]
     ids = [one.message_id for one in attempts]
     cases = " ".join(["WHEN %s THEN %s"] * len(attempts))
@@ -147,11 +157,7 @@ def _mark_sent(
     params += [*ids, Status.SENDING.value, _prepared("claim_token", token)]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
-        changed = cursor.rowcount
-    if changed == len(ids):
-        return set(ids)
-    ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENT, claim_token=token)
-    return set(ours.values_list("pk", flat=True))
+        return cursor.rowcount
 
 
 def _prepared(column: str, value: Any) -> Any:

@@ -150,7 +150,8 @@ def test_an_sqlite_file_that_locks_workers_out_is_named(
     tmp_path: Path, django_db_blocker: Any, options: dict[str, Any], numbers_expected: set[str]
 ) -> None:
     with django_db_blocker.unblock(), sqlite_file(tmp_path / "outbox.sqlite3", options):
-        fired = database.check_write_ahead_log(databases=["file"]) + database.check_immediate(databases=["file"])
+        # In this order: the second one must not need the connection that the first one opens.
+        fired = database.check_immediate(databases=["file"]) + database.check_write_ahead_log(databases=["file"])
         unasked = database.check_write_ahead_log(databases=None) + database.check_immediate(databases=["default"])
     assert numbers(fired) == numbers_expected
     assert all(one.hint for one in fired)

@@ -341,3 +341,20 @@ def test_finished_instants_are_the_given_now() -> None:
     later = NOW + timedelta(minutes=3)
     finish(take_one(row, now=later), Ending.ACCEPTED, now=later)
     assert fresh(row).sent_at == later
+
+
+def test_a_late_success_of_a_message_that_was_confirmed_meanwhile_is_one_attempt_not_two() -> None:
+    owner = account()
+    lost, kept = message(owner, priority=1), message(owner)
+    claims = take(owner)
+    lose(claims[0])
+    assert store.confirm([lost.pk], clock=at()).changed == 1
+    said = [outcome(Ending.ACCEPTED, one) for one in claims]
+    group = [
+        Finished(one, words, words.recipients, started_at=NOW, finished_at=NOW)
+        for one, words in zip(claims, said, strict=True)
+    ]
+    recorded = {one.message.pk: one for one in store.finalize(group, clock=at())}
+    assert recorded[lost.pk].late
+    assert list(DeliveryAttempt.objects.filter(message=lost).values_list("outcome", flat=True)) == ["sent"]
+    assert fresh(kept).status == "sent"
