@@ -157,7 +157,7 @@ def _mark_sent(
     params += [*ids, Status.SENDING.value, _prepared("claim_token", token)]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _prepared(column: str, value: Any) -> Any:
