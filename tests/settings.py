@@ -47,7 +47,12 @@ def _sqlite() -> dict[str, Any]:
 
 
 def _postgresql() -> dict[str, Any]:
-    return {"ENGINE": "django.db.backends.postgresql", **_server("POSTGRES", 5432, "postgres")}
+    # Tests kill workers, never the server: no commit needs to wait for the disk.
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "OPTIONS": {"options": "-c synchronous_commit=off"},
+        **_server("POSTGRES", 5432, "postgres"),
+    }
 
 
 def _mariadb() -> dict[str, Any]:
