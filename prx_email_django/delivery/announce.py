@@ -47,9 +47,9 @@ def announce_pause(account: Account, *, reason: str, until: datetime) -> None:
 
 def _send(signal: Signal, **values: Any) -> None:
     """``send_robust``: Django logs a receiver that raises, and delivery goes on."""
-    message: OutboxMessage | None = values.get("message")
-    sender: type[Any] = OutboxMessage if message is not None else Account
-    signal.send_robust(sender=sender, **values)
+    sender: type[Any] = OutboxMessage if "message" in values else Account
+    if signal.has_listeners(sender):
+        signal.send_robust(sender=sender, **values)
 
 
 def _log(one: Recorded, account: str) -> None:

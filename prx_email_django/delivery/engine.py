@@ -102,7 +102,7 @@ class Engine:
                 logger.exception("message %s: its result could not be recorded; its lease will tell", one.job.id)
                 lost.add(one.job.id)
             else:
-                run.claims.pop(one.job.id, None)
+                run.intake.claims.pop(one.job.id, None)
         return lost
 
     def _is_time(self) -> bool:
@@ -116,8 +116,8 @@ class Engine:
         if monotonic() < self._renew_at:
             return
         self._renew_at = monotonic() + self._renew_every
-        renew({claim.lease for run in self.runs for claim in run.claims.values()}, clock=self.clock)
-        renew_slots([lane.slot for run in self.runs for lane in run.lanes], clock=self.clock)
+        renew({claim.lease for run in self.runs for claim in run.intake.claims.values()}, clock=self.clock)
+        renew_slots([lane.slot for run in self.runs for lane in run.connecting.lanes], clock=self.clock)
         for run in self.runs:
             run.network.call(run.pool.kick)
 

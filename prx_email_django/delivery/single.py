@@ -10,14 +10,16 @@ from django.db.models import Q
 
 from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
-from prx_email_django.delivery.account import LIMITED, AccountRun, pause_reason
+from prx_email_django.delivery.account import LIMITED, AccountRun
+from prx_email_django.delivery.connecting import pause_reason
 from prx_email_django.delivery.engine import Engine
+from prx_email_django.delivery.intake import Intake
 from prx_email_django.delivery.jobs import Held
 from prx_email_django.delivery.lanes import Lane, Mailbox, Result
 from prx_email_django.delivery.login import transport
 from prx_email_django.delivery.network import Network
 from prx_email_django.delivery.recorder import Recorder
-from prx_email_django.limits import Slot, give_back, release_slots, take_permits
+from prx_email_django.limits import Slot, take_permits
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.results import FailureMode
 from prx_email_django.states import ErrorCode
@@ -25,68 +27,55 @@ from prx_email_django.store import Claim, Finished, Lease, Recorded, claim_ids, 
 from prx_email_django.transports.base import ConnectError, SessionEnd
 
 TOO_LATE = "not done within SEND_DEADLINE"
+#: Nobody knows more: the connection went, and no reply told why.
+CUT_SHORT = "the connection ended before the message was sent"
 
 
-class SingleRun(AccountRun):
-    """Sends one claimed message; the account's trouble is a known failure of it, since somebody waits for an answer."""
+class SingleIntake(Intake):
+    """One message, claimed by the caller: permits for it once the connection stands, and nothing else ever."""
 
-    def __init__(self, claim: Claim, slot: Slot, *, deadline: float, **shared: object) -> None:
-        super().__init__(claim.message.account, **shared)  # type: ignore[arg-type]
-        #: When SEND_DEADLINE has passed, on the monotonic clock.
-        self.deadline = deadline
-        self.is_past = False
-        #: It passed before the body was written: the attempt has failed.
-        self.is_late = False
+    def __init__(self, claim: Claim, *, clock: Clock, recorder: Recorder) -> None:
+        super().__init__(claim.message.account, clock=clock, recorder=recorder)
         self.claim = claim
         self.claims[claim.id] = claim
-        self.given_slot: Slot | None = slot
-        self.most_lanes = 1
-        self.permitted = False
-        self.is_limited = False
         self.exhausted = True
+        #: Permits have been asked for.
+        self.permitted = False
+        #: It was given back, since no permit or no connection was to be had.
+        self.is_limited = False
+        #: Recipients that did not fit may still go on.
+        self.may_go_on = True
 
     @property
     def waits(self) -> bool:
-        """Whether its body has not been written yet."""
+        """Whether no result of it is recorded yet."""
         return self.claim.id in self.claims
 
-    def advance(self) -> None:
-        """One step, unless the deadline has passed meanwhile."""
-        super().advance()
-        if not self.is_past and monotonic() >= self.deadline:
-            self.is_past = True
-            self.expire()
+    def look_again(self) -> None:
+        """Whatever a drain would look for now: there is this one message only."""
 
-    def wake_in(self) -> float | None:
-        """As for a drain, and at the deadline."""
-        earlier = super().wake_in()
-        left = max(0.0, self.deadline - monotonic())
-        return earlier if self.is_past or (earlier is not None and earlier < left) else left
-
-    def _claim_more(self) -> None:
+    def claim_more(self, connections: int) -> bool:
         """Permits, once the connection stands; without one the message is given back."""
-        if not self._greeted or self.permitted or not self.waits:
-            return
+        if not connections or self.permitted or not self.waits:
+            return True
         self.permitted = True
         permits = take_permits(self.account, 1, clock=self.clock)
         if permits.count:
-            self._admit_recipients([self.claim], permits)
+            self.admit_recipients([self.claim], permits)
+        else:
+            self.release([Held(self.claim)])
         if not self.unrendered:
-            if permits.count and self.waits:
-                give_back(permits, 1, clock=self.clock)
-                self._release([Held(self.claim)])
-            elif self.waits:
-                self._release([Held(self.claim)])
-            self.is_limited = True
-            self.no_more = True
+            self.is_limited = self.no_more = True
+        return True
 
-    def _acquire(self) -> Slot | None:
-        slot, self.given_slot = self.given_slot, None
-        return slot or super()._acquire()
+    def permit_again(self, held: Held) -> None:
+        """Its permits ended before MAIL: return them, and take others."""
+        self.recorder.release_permits(held.permits)
+        self.permitted = False
 
-    def after_recording(self, recorded: Sequence[Recorded]) -> None:
+    def go_on(self) -> None:
         """Recipients that did not fit go on at once, under the same Message-ID."""
-        if self.is_past or not any(one.progress for one in recorded):
+        if not self.may_go_on:
             return
         lease = Lease(outbox_settings().lease)
         due = Q(next_attempt_at__lte=self.clock.now)
@@ -96,37 +85,81 @@ class SingleRun(AccountRun):
         self.claims[self.claim.id] = self.claim
         self.permitted = False
 
+    def turn_back(self) -> None:
+        """No connection is to be had: give it back untouched."""
+        if self.waits:
+            self.release(self.withdraw() or [Held(self.claim)])
+            self.is_limited = True
+
+    def fail(self, outcome: Outcome) -> None:
+        """It failed before any connection took it; nothing happens if its result is recorded already."""
+        self.no_more = True
+        if self.claims.pop(self.claim.id, None) is None:
+            return
+        for one in self.withdraw():
+            self.recorder.release_permits(one.permits)
+        self.recorder.broken(self.claim, outcome)
+
+
+class SingleRun(AccountRun):
+    """Sends one claimed message; the account's trouble is a known failure of it, since somebody waits for an answer."""
+
+    intake: SingleIntake
+
+    def __init__(
+        self, intake: SingleIntake, slot: Slot, *, deadline: float, network: Network, mailbox: Mailbox
+    ) -> None:
+        super().__init__(
+            intake.account,
+            clock=intake.clock,
+            network=network,
+            mailbox=mailbox,
+            recorder=intake.recorder,
+            transport=transport(),
+            intake=intake,
+        )
+        self.connecting.keep(slot)
+        self.connecting.most_lanes = 1
+        #: When SEND_DEADLINE has passed, on the monotonic clock.
+        self.deadline = deadline
+        self.is_past = False
+        #: It passed before the body was written: the attempt has failed.
+        self.is_late = False
+
+    def advance(self) -> None:
+        """One step, unless the deadline has passed meanwhile."""
+        super().advance()
+        if not self.is_past and monotonic() >= self.deadline:
+            self.is_past, self.intake.may_go_on = True, False
+            self.expire()
+
+    def wake_in(self) -> float | None:
+        """As for a drain, and at the deadline."""
+        earlier = super().wake_in()
+        left = max(0.0, self.deadline - monotonic())
+        return earlier if self.is_past or (earlier is not None and earlier < left) else left
+
+    def stop(self, reason: str) -> None:
+        """Trouble with the account stops nothing here: the message has failed already, or is on its way."""
+        self.stop_reason = self.stop_reason or reason
+        if reason == LIMITED:  # its connection is gone, and others hold the rest
+            self.intake.turn_back()
+
+    def expire(self) -> None:
+        """SEND_DEADLINE has passed: what has not reached its body fails; a body on its way is waited for."""
+        taken = [job for lane in self.connecting.lanes for job in list(lane.taken.values())]
+        if not self.intake.waits or not all(job.cancel() for job in taken):
+            return
+        self.is_late = True
+        self.connecting.give_up_opening()
+        self.connecting.abort()
+        self.connecting.tokens.abandon()
+        if not self.connecting.lanes:
+            self._fail(self._temporary())
+
     def results(self, results: Sequence[Result]) -> None:
         """An untouched message was still an attempt that somebody waits for, unless the lease was lost."""
         super().results([self._told(one) for one in results if not self._may_go_on(one)])
-        self.exhausted = True  # whatever a drain would look for now, there is this one message only
-
-    def _may_go_on(self, one: Result) -> bool:
-        """Whether its permit ended a moment before MAIL: then it takes another one."""
-        untouched = one.outcome.ending is Ending.UNTOUCHED and not (one.job.mail_written or one.outcome.error)
-        if self.is_late or not untouched or not self.claim.lease.holds():
-            return False
-        self.recorder.release_permits(one.job.permits)
-        self.permitted = False
-        return True
-
-    def _told(self, one: Result) -> Result:
-        outcome = one.outcome
-        if outcome.ending is not Ending.UNTOUCHED or not self.claim.lease.holds():
-            return one
-        if not one.job.mail_written:
-            self.recorder.release_permits(one.job.permits)
-        code, text = (ErrorCode.TIMEOUT, TOO_LATE) if self.is_late else (outcome.error_code, outcome.error)
-        text = text or "the connection ended before the message was sent"
-        told = replace(outcome, ending=Ending.TEMPORARY, error_code=code or ErrorCode.NETWORK, error=text)
-        return replace(one, outcome=told)
-
-    def connect_failed(self, lane: Lane, error: ConnectError) -> None:
-        """No connection: a known failure, and one of the account's."""
-        self._drop(lane)
-        if error.trouble is Trouble.AUTH and self.tokens.renew(lane.token):
-            return
-        self.connect_refused(error)
 
     def connect_cancelled(self, lane: Lane) -> None:
         """The deadline has passed before the connection stood: the account's trouble too."""
@@ -135,7 +168,7 @@ class SingleRun(AccountRun):
         self.trouble(Trouble.CONNECTION, f"connection failed ({TOO_LATE})")
 
     def connect_refused(self, error: ConnectError) -> None:
-        """The attempt has failed before it touched the server's mail."""
+        """No connection: a known failure of the message, and one of the account's."""
         self._fail(
             Outcome(
                 Ending.TEMPORARY,
@@ -153,39 +186,35 @@ class SingleRun(AccountRun):
     def ended(self, lane: Lane, end: SessionEnd) -> None:
         """The connection is over: a message that it never took fails, unless another connection may take it."""
         super().ended(lane, end)
-        if self.waits and (self.is_late or not end.reconnect):
-            code, text = (ErrorCode.TIMEOUT, TOO_LATE) if self.is_late else (end.error_code, end.error)
-            text = text or "the connection ended before the message was sent"
-            self._fail(Outcome(Ending.TEMPORARY, error_code=code or ErrorCode.NETWORK, error=text))
+        if self.intake.waits and (self.is_late or not end.reconnect):
+            self._fail(self._temporary(end.error_code, end.error))
 
-    def stop(self, reason: str) -> None:
-        """Trouble with the account stops nothing here: the message has failed already, or is on its way."""
-        self.stop_reason = self.stop_reason or reason
-        if reason == LIMITED and self.waits:  # its connection is gone, and others hold the rest
-            self._release([*self.pool.withdraw(), *self.unrendered] or [Held(self.claim)])
-            self.unrendered.clear()
-            self.is_limited = True
+    def _may_go_on(self, one: Result) -> bool:
+        """Whether its permit ended a moment before MAIL: then it takes another one."""
+        untouched = one.outcome.ending is Ending.UNTOUCHED and not (one.job.mail_written or one.outcome.error)
+        if self.is_late or not untouched or not self.intake.claim.lease.holds():
+            return False
+        self.intake.permit_again(one.job)
+        return True
 
-    def expire(self) -> None:
-        """SEND_DEADLINE has passed: what has not reached its body fails; a body on its way is waited for."""
-        if not self.waits or not all(job.cancel() for lane in self.lanes for job in list(lane.taken.values())):
-            return
-        self.is_late = True
-        self._cancel_opening()
-        self.abort()
-        self.tokens.abandon()
-        if not self.lanes:
-            self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE))
+    def _told(self, one: Result) -> Result:
+        outcome = one.outcome
+        if outcome.ending is not Ending.UNTOUCHED or not self.intake.claim.lease.holds():
+            return one
+        if not one.job.mail_written:
+            self.recorder.release_permits(one.job.permits)
+        told = self._temporary(outcome.error_code, outcome.error)
+        return replace(one, outcome=replace(outcome, ending=told.ending, error_code=told.error_code, error=told.error))
+
+    def _temporary(self, error_code: str = "", error: str = "") -> Outcome:
+        """What an attempt without a reply came to: the deadline's failure, once that has passed before the body."""
+        if self.is_late:
+            return Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE)
+        return Outcome(Ending.TEMPORARY, error_code=error_code or ErrorCode.NETWORK, error=error or CUT_SHORT)
 
     def _fail(self, outcome: Outcome) -> None:
-        self.no_more, self._retry_at = True, 0.0
-        if self.claims.pop(self.claim.id, None) is None:
-            return
-        for one in (*self.pool.withdraw(), *self.unrendered):
-            self.recorder.release_permits(one.permits)
-        self.unrendered.clear()
-        now = self.clock.now
-        self.recorder.finished([Finished(self.claim, outcome, {}, started_at=now, finished_at=now)])
+        self.connecting.retry_at = 0.0
+        self.intake.fail(outcome)
 
 
 def deliver(claim: Claim, slot: Slot, *, clock: Clock) -> str:
@@ -197,28 +226,16 @@ def deliver(claim: Claim, slot: Slot, *, clock: Clock) -> str:
     recorder = Recorder(clock)
     recorder.names[claim.message.account_id] = claim.message.account.name
     engine = Engine(clock=clock, mailbox=mailbox, recorder=recorder)
+    intake = SingleIntake(claim, clock=clock, recorder=recorder)
     deadline = monotonic() + outbox_settings().send_deadline.total_seconds()
     with Network() as network:
-        run = SingleRun(
-            claim,
-            slot,
-            deadline=deadline,
-            clock=clock,
-            network=network,
-            mailbox=mailbox,
-            recorder=recorder,
-            transport=transport(),
-        )
-        engine.runs.append(run)
+        engine.runs.append(SingleRun(intake, slot, deadline=deadline, network=network, mailbox=mailbox))
         try:
             engine.run(should_stop=lambda: "")
         except BaseException:
             engine.leave()
             raise
-        finally:
-            if run.given_slot is not None:
-                release_slots([run.given_slot])
-    return LIMITED if run.is_limited else ""
+    return LIMITED if intake.is_limited else ""
 
 
 def simulate(claim: Claim, mode: FailureMode, *, clock: Clock) -> Recorded:

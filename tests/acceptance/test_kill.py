@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from email import message_from_bytes
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 import prx_email_django as prx
@@ -210,16 +210,21 @@ def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_unto
 def test_a_task_that_is_ended_by_system_exit_records_what_came_back(after: float) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(1200), account=account)
+        prx.enqueue_many(letters(4000), account=account)
         with Drainer(alarm=after) as drainer:
-            assert drainer.exit_code() == 1
+            code = drainer.exit_code()
         assert server.wait_closed()
+        if code == 0:
+            # One in a hundred strikes inside a __del__, where Python drops every exception: then nothing was ended.
+            assert_all_sent(4000)
+            return
+        assert code == 1
         sent = OutboxMessage.objects.filter(status="sent").count()
         doubtful = OutboxMessage.objects.filter(last_error_code="unknown_outcome").count()
         # What was on its way when it was cut is unknown; a claim that was just being read is left to its lease.
         assert sent <= len(server.messages) <= sent + doubtful
         assert doubtful <= 6
-        # One that was being taken at that very instant ends with its lease.
+        # The exact rule is held moment by moment below; here it may strike while a slot's object is being made.
         assert ConnectionSlot.objects.filter(token__isnull=False).count() <= 1
         assert OutboxMessage.objects.filter(status="pending").exists()
         assert DeliveryAttempt.objects.filter(outcome="sent").count() == sent
@@ -237,3 +242,44 @@ def test_system_exit_with_a_stalled_server_gives_back_what_no_connection_took() 
         counts = Counter(OutboxMessage.objects.values_list("status", "last_error_code"))
         assert counts == {("pending", ""): 9, ("failed", "unknown_outcome"): 1}
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+class Exit:
+    """SystemExit at a moment of a slot, raised in the main thread as the handler of a signal raises it; once."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+        self.struck = False
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        if self.struck or not sql.startswith("UPDATE") or ConnectionSlot._meta.db_table not in sql:
+            return execute(sql, params, many, context)
+        if self.moment == "before it is given back":
+            self.struck = OutboxMessage.objects.filter(status="sent").exists()
+            if self.struck:
+                raise SystemExit("timed out")
+            return execute(sql, params, many, context)
+        self.struck = True
+        result = execute(sql, params, many, context)
+        if self.moment == "once it is taken":
+            raise SystemExit("timed out")
+        transaction.on_commit(self.strike)
+        return result
+
+    def strike(self) -> None:
+        raise SystemExit("timed out")
+
+
+@pytest.mark.parametrize("moment", ["once it is taken", "once it is committed", "before it is given back"])
+def test_system_exit_at_any_moment_of_a_slot_leaves_none_taken(moment: str) -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        prx.enqueue_many(letters(1), account=account)
+        strike = Exit(moment)
+        with connection.execute_wrapper(strike), pytest.raises(SystemExit):
+            prx.drain()
+        assert strike.struck
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+        finish()
+        assert_all_sent(1)
+        assert len(server.messages) == 1
