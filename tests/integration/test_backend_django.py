@@ -6,6 +6,7 @@ import logging
 import warnings
 from typing import Any
 
+import django
 import pytest
 from django.contrib.auth.forms import PasswordResetForm
 from django.contrib.auth.models import User
@@ -30,7 +31,9 @@ HAS_MAILERS = hasattr(mail, "mailers")
 def host(settings: Any) -> None:
     """A host that uses the outbox in the way of this Django; warnings are errors."""
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
-    settings.ADMINS = settings.MANAGERS = ["admin@example.com"] if HAS_MAILERS else [("Admin", "admin@example.com")]
+    settings.ADMINS = settings.MANAGERS = (
+        ["admin@example.com"] if django.VERSION >= (6, 0) else [("Admin", "admin@example.com")]
+    )
     if HAS_MAILERS:
         settings.MAILERS = {
             "default": {"BACKEND": PATH},
