@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from django.db import connections
 
@@ -34,16 +34,7 @@ class Counts:
 
     def report(self, seconds: float) -> DrainReport:
         """The finished report."""
-        return DrainReport(
-            claimed=self.claimed,
-            sent=self.sent,
-            deferred=self.deferred,
-            failed=self.failed,
-            recovered=self.recovered,
-            released=self.released,
-            expired=self.expired,
-            seconds=seconds,
-        )
+        return DrainReport(**asdict(self), seconds=seconds)
 
 
 class Recorder:
