@@ -126,7 +126,7 @@ def _record_one(one: Finished, *, clock: Clock) -> Recorded:
         refused = _write_recipients(recipients, results, one.answers, status=verdict.status)
         if not ours.update(**columns(one.claim.message, verdict, outcome=one.outcome, now=clock.now)):
             raise AssertionError("the row was locked")  # pragma: no cover
-        DeliveryAttempt.objects.bulk_create([_attempt(one, verdict.outcome)])
+        DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**_attempt(one, verdict.outcome))])
     one.claim.message.refresh_from_db()
     return _recorded(
         one,
@@ -198,25 +198,26 @@ def _write_recipients(
     return refused
 
 
-def _attempt(one: Finished, outcome: AttemptOutcome) -> DeliveryAttempt:
+def _attempt(one: Finished, outcome: AttemptOutcome) -> dict[str, Any]:
+    """The columns of its ``DeliveryAttempt``; no instance, since most are written by hand."""
     said = one.outcome
     message = one.claim.message
-    return DeliveryAttempt(
-        message_id=message.pk,
-        number=one.claim.number,
-        header_message_id=message.message_id,
-        started_at=one.started_at,
-        finished_at=one.finished_at,
-        outcome=outcome,
-        error_code=said.error_code,
-        error=(said.error or policy.first_refusal(said))[:TEXT],
-        phase=said.phase,
-        smtp_code=said.smtp_code or None,
-        enhanced_code=said.enhanced[:15],
-        peer=said.peer[:255],
-        worker=worker_name()[:255],
-        claim_token=one.claim.lease.token,
-    )
+    return {
+        "message_id": message.pk,
+        "number": one.claim.number,
+        "header_message_id": message.message_id,
+        "started_at": one.started_at,
+        "finished_at": one.finished_at,
+        "outcome": outcome,
+        "error_code": said.error_code,
+        "error": (said.error or policy.first_refusal(said))[:TEXT],
+        "phase": said.phase,
+        "smtp_code": said.smtp_code or None,
+        "enhanced_code": said.enhanced[:15],
+        "peer": said.peer[:255],
+        "worker": worker_name()[:255],
+        "claim_token": one.claim.lease.token,
+    }
 
 
 @retried

@@ -20,6 +20,9 @@ from prx_email_django.querysets import outbox_alias
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.base import atomic
 
+#: Column -> value of a ``DeliveryAttempt``.
+Attempt = dict[str, Any]
+
 _SENT = """UPDATE {messages} SET
  status = %s, sent_at = %s, updated_at = %s, next_attempt_at = NULL, claim_expires_at = NULL,
  last_error = %s, last_error_code = %s, message_number = COALESCE(message_number, retries),
@@ -29,17 +32,18 @@ _SENT = """UPDATE {messages} SET
 
 # One JSON parameter: a long list of placeholders costs the driver more than the database's whole work.
 _SENT_WITH_ATTEMPTS = """WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS row (
- id bigint, number integer, header text, response text, started timestamptz, finished timestamptz,
- phase text, code smallint, enhanced text, peer text, worker text)),
+ message_id bigint, number integer, header_message_id text, response text, started_at timestamptz,
+ finished_at timestamptz, phase text, smtp_code smallint, enhanced_code text, peer text, worker text)),
 changed AS (UPDATE {messages} AS m SET
  status = %s, sent_at = %s, updated_at = %s, next_attempt_at = NULL, claim_expires_at = NULL,
  last_error = '', last_error_code = '', message_number = COALESCE(m.message_number, m.retries),
- provider_message_id = COALESCE(m.provider_message_id, given.header), provider_response = given.response
- FROM given WHERE m.id = given.id AND m.status = %s AND m.claim_token = %s RETURNING m.id)
+ provider_message_id = COALESCE(m.provider_message_id, given.header_message_id),
+ provider_response = given.response FROM given
+ WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = %s RETURNING m.id)
 INSERT INTO {attempts} (message_id, number, header_message_id, started_at, finished_at, outcome, error_code, error,
  phase, smtp_code, enhanced_code, peer, worker, claim_token)
- SELECT given.id, number, header, started, finished, %s, '', '', phase, code, enhanced, peer, worker, %s
- FROM given JOIN changed ON changed.id = given.id RETURNING message_id"""
+ SELECT message_id, number, header_message_id, started_at, finished_at, %s, '', '', phase, smtp_code, enhanced_code,
+ peer, worker, %s FROM given JOIN changed ON changed.id = given.message_id RETURNING message_id"""
 
 _ATTEMPT_COLUMNS = (
     "message_id",
@@ -59,12 +63,11 @@ _ATTEMPT_COLUMNS = (
 )
 
 
-def record_sent(
-    attempts: Sequence[DeliveryAttempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
-) -> set[int]:
+def record_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime) -> set[int]:
     """Mark the attempts' messages as sent where the claim is still ours; return the ids that were.
 
-    Where the database cannot tell which they were, none is marked as soon as one has been lost.
+    An attempt is given as its columns, ``responses`` are the final replies.  Where the database cannot tell which they
+    were, none is marked as soon as one has been lost.
     """
     if connections[outbox_alias()].vendor == "postgresql":
         return _in_one_statement(attempts, responses, token=token, now=now)
@@ -76,7 +79,7 @@ def record_sent(
     except _NotAllOurs:
         # The rows do not tell which were ours: a lost message may have been confirmed, its last token kept.
         return set()
-    return {one.message_id for one in attempts}
+    return {one["message_id"] for one in attempts}
 
 
 class _NotAllOurs(Exception):
@@ -84,16 +87,16 @@ class _NotAllOurs(Exception):
 
 
 def _in_one_statement(
-    attempts: Sequence[DeliveryAttempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
+    attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
 ) -> set[int]:
     connection = connections[outbox_alias()]
     statement = _SENT_WITH_ATTEMPTS.format(
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
         attempts=connection.ops.quote_name(DeliveryAttempt._meta.db_table),
     )
-    rows = json.dumps([_as_json(one, response) for one, response in zip(attempts, responses, strict=True)])
+    rows = [one | {"response": response} for one, response in zip(attempts, responses, strict=True)]
     params: list[Any] = [
-        rows,
+        json.dumps(rows, default=str),
         Status.SENT.value,
         now,
         now,
@@ -107,23 +110,7 @@ def _in_one_statement(
         return {row[0] for row in cursor.fetchall()}
 
 
-def _as_json(one: DeliveryAttempt, response: str) -> dict[str, Any]:
-    return {
-        "id": one.message_id,
-        "number": one.number,
-        "header": one.header_message_id,
-        "response": response,
-        "started": one.started_at.isoformat(),
-        "finished": one.finished_at.isoformat(),
-        "phase": str(one.phase),
-        "code": one.smtp_code,
-        "enhanced": one.enhanced_code,
-        "peer": one.peer,
-        "worker": one.worker,
-    }
-
-
-def _insert_attempts(attempts: Sequence[DeliveryAttempt]) -> None:
+def _insert_attempts(attempts: Sequence[Attempt]) -> None:
     """``bulk_create`` by hand: it was a seventh of a drain's time."""
     connection = connections[outbox_alias()]
     quote = connection.ops.quote_name
@@ -131,16 +118,14 @@ def _insert_attempts(attempts: Sequence[DeliveryAttempt]) -> None:
     row = f"({', '.join(['%s'] * len(fields))})"
     names = ", ".join(quote(name) for name in _ATTEMPT_COLUMNS)
     table = quote(DeliveryAttempt._meta.db_table)
-    params = [field.get_db_prep_save(getattr(one, field.attname), connection) for one in attempts for field in fields]
+    params = [field.get_db_prep_save(one[field.attname], connection) for one in attempts for field in fields]
     with connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO {table} ({names}) VALUES {', '.join([row] * len(attempts))}", params)
 
 
-def _mark_sent(
-    attempts: Sequence[DeliveryAttempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
-) -> int:
+def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime) -> int:
     connection = connections[outbox_alias()]
-    ids = [one.message_id for one in attempts]
+    ids = [one["message_id"] for one in attempts]
     cases = " ".join(["WHEN %s THEN %s"] * len(attempts))
     statement = _SENT.format(
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
@@ -151,9 +136,9 @@ def _mark_sent(
     moment = _prepared("sent_at", now)
     params: list[Any] = [Status.SENT.value, moment, moment, "", ""]
     for one in attempts:
-        params += [one.message_id, one.header_message_id]
+        params += [one["message_id"], one["header_message_id"]]
     for one, response in zip(attempts, responses, strict=True):
-        params += [one.message_id, response]
+        params += [one["message_id"], response]
     params += [*ids, Status.SENDING.value, _prepared("claim_token", token)]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
