@@ -89,7 +89,7 @@ class AccountRun:
         if not self.stop_reason:
             self._connect_more()
         if self.intake.render():
-            self.network.call(self.pool.kick)
+            self._wake_lanes()
         self._finish_if_idle()
 
     def wake_in(self) -> float | None:
@@ -143,7 +143,12 @@ class AccountRun:
         self._learn(results)
         if any(one.progress for one in recorded):
             self.intake.go_on()
-        self.network.call(self.pool.kick)
+        self._wake_lanes()
+
+    def _wake_lanes(self) -> None:
+        """Lanes that wait look again; the others will before they do."""
+        if self.pool.waiting:
+            self.network.call(self.pool.kick)
 
     # What lanes tell
 
