@@ -2,18 +2,23 @@
 
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` whatever is
 missing is a failure.  A run in which no test passed is a failure always.  Coverage is measured where no argument
-narrows the run.
+narrows the run.  The databases are tested side by side: most tests wait, for a server or for a process.  The first one
+prints as it goes; what the others print comes whole, when they are done.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,31 +48,46 @@ def probe(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, f"not reached: {reason}", reached=False, failed=CI)
 
 
-def run(engine: Finding, deselect: str, arguments: list[str]) -> Finding:
-    """All tests on one database, in a process of their own."""
-    print(f"\n=== {engine.name} {engine.text}", flush=True)
+def run(engine: Finding, deselect: str, arguments: list[str], output: IO[bytes] | None) -> Finding:
+    """All tests on one database, in a process of their own; prints to ``output``, where there is one."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", deselect] if deselect else []), *arguments]
         # Narrowed runs are for the one who waits for them: nothing is measured.
         measured = [] if arguments else ["-m", "coverage", "run"]
         command = [sys.executable, "-W", "error", *measured, *pytest]
-        code = subprocess.run(command, env={**os.environ, "DATABASE": engine.name}, check=False).returncode
+        environment = {**os.environ, "DATABASE": engine.name}
+        code = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False).returncode
         passed = count_passed(report)
     verdict = f"{passed} tests passed" if code == 0 and passed else f"FAILED ({passed} tests passed, exit code {code})"
     return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(code) or not passed)
 
 
 def run_all(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Finding]:
-    """One engine after the other; what no database has a part in runs with the first one only."""
-    done: list[Finding] = []
-    for engine in engines:
-        if engine.reached:
-            again = [deselect, "not engine_free"] if any(f.reached for f in done) else [deselect]
-            done.append(run(engine, " and ".join(filter(None, again)), arguments))
-        else:
-            done.append(engine)
-    return done
+    """All engines side by side; what no database has a part in runs with the first one only."""
+    first, *others = [engine for engine in engines if engine.reached] or [None]
+    if first is None:
+        return engines
+    again = " and ".join(filter(None, [deselect, "not engine_free"]))
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        beside: list[tuple[Finding, IO[bytes], Future[Finding]]] = []
+        for engine in others:
+            output = stack.enter_context(tempfile.TemporaryFile())
+            beside.append((engine, output, pool.submit(run, engine, again, arguments, output)))
+        heading(first)
+        done = {first.name: run(first, deselect, arguments, None)}
+        for engine, output, future in beside:
+            done[engine.name] = future.result()
+            heading(engine)
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout.buffer)
+            sys.stdout.flush()
+    return [done.get(engine.name, engine) for engine in engines]
+
+
+def heading(engine: Finding) -> None:
+    """What the following lines are about."""
+    print(f"\n=== {engine.name} {engine.text}", flush=True)
 
 
 def count_passed(report: Path) -> int:

@@ -111,4 +111,5 @@ PRX_EMAIL: dict[str, Any] = {}
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 _broker = {"redis": REDIS_URL} if os.environ.get("Q_BROKER") == "redis" else {"orm": "default"}
-Q_CLUSTER = {"name": "prx_email_django", "workers": 1, "timeout": 90, "retry": 1200, "poll": 0.2, **_broker}
+# Named for the database, so that runs side by side do not take each other's tasks from Redis.
+Q_CLUSTER = {"name": f"outbox_{Path(_name()).stem}", "workers": 1, "timeout": 90, "retry": 1200, "poll": 0.2, **_broker}
