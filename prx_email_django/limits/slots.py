@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from django.db import IntegrityError
 from django.db.models import Q
@@ -63,17 +64,20 @@ def _is_live(slot: ConnectionSlot, clock: Clock) -> bool:
 
 def _take(slot: ConnectionSlot, token: uuid.UUID, *, clock: Clock) -> bool:
     free = Q(token__isnull=True) | Q(token=slot.token, expires_at__lte=clock.running)
-    fields = {"token": token, "expires_at": lease_until(clock, SLOT_LEASE), "holder": worker_name()}
-    return bool(ConnectionSlot.objects.filter(free, pk=slot.pk).update(**fields))
+    return bool(ConnectionSlot.objects.filter(free, pk=slot.pk).update(**_held(token, clock)))
 
 
 def _make(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> bool:
     try:
         with atomic():
-            slot = ConnectionSlot.objects.create(account=account, number=number)
-    except IntegrityError:
+            ConnectionSlot.objects.create(account=account, number=number, **_held(token, clock))
+    except IntegrityError:  # another worker has made it
         return False
-    return _take(slot, token, clock=clock)
+    return True
+
+
+def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
+    return {"token": token, "expires_at": lease_until(clock, SLOT_LEASE), "holder": worker_name()}
 
 
 @retried
