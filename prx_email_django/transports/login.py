@@ -9,6 +9,7 @@ import re
 import traceback
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Protocol
 
 from prx_email_django.transports.base import Login
@@ -18,6 +19,8 @@ from prx_email_django.transports.replies import clean
 DISABLED = frozenset({"5.7.30", "5.7.139"})
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
+#: Characters by which the beginning of a secret is known.
+_TELLING = 8
 #: Members of an XOAUTH2 or OAUTHBEARER challenge (RFC 7628 §3.2.2) that are worth keeping.
 _TOLD = ("status", "schemes", "scope", "error", "error_description")
 
@@ -89,7 +92,7 @@ async def _xoauth2(command: Command, login: Login) -> Refusal | None:
     response = await command(b"AUTH", b"XOAUTH2", _base64(f"user={login.user}\x01auth=Bearer {login.token}\x01\x01"))
     if response.code != 334:
         return _verdict(response)
-    challenge = _reason(response.message)
+    challenge = _reason(response.message, login)
     return _verdict(await command(b""), challenge)
 
 
@@ -101,14 +104,14 @@ def _verdict(response: _Response, challenge: str = "") -> Refusal | None:
     return Refusal(code, response.message, challenge)
 
 
-def _reason(challenge: str) -> str:
+def _reason(challenge: str, login: Login) -> str:
     try:
         told = json.loads(base64.b64decode(challenge, validate=True))
     except (binascii.Error, ValueError, RecursionError):
         return ""
     if not isinstance(told, dict):
         return ""
-    return ", ".join(f"{key} {clean(str(told[key])[:60])}" for key in _TOLD if key in told)
+    return ", ".join(f"{key} {clean(without_secrets(str(told[key]), login)[:60])}" for key in _TOLD if key in told)
 
 
 def enhanced(text: str) -> str:
@@ -124,7 +127,16 @@ def without_secrets(text: str, login: Login) -> str:
             continue
         forms = (secret, *_encoded(login, secret))
         for form in forms:
-            text = text.replace(form, "***")
+            text = _struck(text, form)
+    return text
+
+
+def _struck(text: str, form: str) -> str:
+    """Without this form, nor as much of its beginning as a server that cuts lines may echo."""
+    beginning, at = form[:_TELLING], 0
+    while (at := text.find(beginning, at)) >= 0:
+        text = text[:at] + "***" + text[at + len(commonprefix([text[at:], form])) :]
+        at += 3
     return text
 
 
