@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from prx_email_django.transports.base import Parcel
 
-_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"(?=@|$)')
 _UNQUOTED = re.compile("[ <>]")
-_LONE = re.compile(rb"\r\n|\r|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +42,21 @@ def envelope(parcel: Parcel, abilities: Abilities) -> list[bytes]:
     """
     if not parcel.recipients:
         raise Unfit("the message has no recipient", error_code="content")
-    size = len(parcel.body)
+    size = wire_size(parcel.body)
     if abilities.size_limit and size > abilities.size_limit:
         text = f"message of {size} octets exceeds the server's limit of {abilities.size_limit}"
         raise Unfit(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
     sender = path(parcel.sender)
     recipients = [path(address) for address in parcel.recipients]
-    options = _options(parcel, abilities, ascii_only=sender.isascii() and all(map(str.isascii, recipients)))
+    options = _options(parcel, abilities, size=size, ascii_only=sender.isascii() and all(map(str.isascii, recipients)))
     commands = [f"MAIL FROM:<{sender}>{options}\r\n".encode()]
     commands += [f"RCPT TO:<{address}>\r\n".encode() for address in recipients]
     commands.append(b"DATA\r\n")
     return commands
 
 
-def _options(parcel: Parcel, abilities: Abilities, *, ascii_only: bool) -> str:
-    options = f" SIZE={len(parcel.body)}" if abilities.size else ""
+def _options(parcel: Parcel, abilities: Abilities, *, size: int, ascii_only: bool) -> str:
+    options = f" SIZE={size}" if abilities.size else ""
     if parcel.eight_bit:
         if not abilities.eight_bit:
             raise Unfit("the message has 8-bit octets and the server lacks 8BITMIME", error_code="content")
@@ -74,15 +74,24 @@ def path(address: str) -> str:
     Raises:
         Unfit: it cannot stand there: control characters, blanks or brackets outside quotes, an impossible domain.
     """
-    if _CONTROL.search(address) or (_UNQUOTED.search(address) and not address.startswith('"')):
+    written = address
+    if not address.isascii():
+        local, at, domain = address.rpartition("@")
+        try:
+            written = f"{local}{at}{domain.encode('idna').decode('ascii')}"
+        except UnicodeError as error:
+            raise Unfit("the domain of an address cannot be written in ASCII", error_code="content") from error
+    # Judged as it is written: IDNA turns a full-width bracket into a bracket.
+    quoted = _QUOTED.match(written)
+    if _CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
         raise Unfit("an address has characters that no envelope can carry", error_code="content")
-    if address.isascii():
-        return address
-    local, at, domain = address.rpartition("@")
-    try:
-        return f"{local}{at}{domain.encode('idna').decode('ascii')}"
-    except UnicodeError as error:
-        raise Unfit("the domain of an address cannot be written in ASCII", error_code="content") from error
+    return written
+
+
+def wire_size(body: bytes) -> int:
+    """Octets of the body with its line ends mended and not dot-stuffed, as SIZE counts them (RFC 1870 §3)."""
+    lone = body.count(b"\n") + body.count(b"\r") - 2 * body.count(b"\r\n")
+    return len(body) + lone
 
 
 def wire_form(body: bytes) -> bytes:
@@ -92,7 +101,7 @@ def wire_form(body: bytes) -> bytes:
     """
     pairs = body.count(b"\r\n")
     if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
-        body = _LONE.sub(b"\r\n", body)
+        body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
     if b"\r\n." in body:
         body = body.replace(b"\r\n.", b"\r\n..")
     if body[:1] == b".":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.transports.envelope import Abilities, Unfit, envelope, path, wire_form
+from prx_email_django.transports.envelope import Abilities, Unfit, envelope, path, wire_form, wire_size
 from tests.support.parcels import BODY, parcel
 
 ALL = Abilities(pipelining=True, size=True, size_limit=1000, eight_bit=True, utf8=True)
@@ -88,3 +90,23 @@ def test_server_reads_the_very_lines_and_one_message(body: bytes) -> None:
 
 def test_clean_body_is_not_copied() -> None:
     assert wire_form(BODY) is BODY
+
+
+def test_mending_line_ends_costs_no_more_than_a_few_copies() -> None:
+    """``as_bytes()`` in TRANSFORM_MIME gives such bodies."""
+    body = b"\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        octets = wire_form(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert octets == b"\r\n" * 1_000_000
+    assert peak < 6 * len(body), f"{peak / len(body):.0f} times its size"
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"])).map(b"".join))
+def test_size_is_that_of_the_mended_body(body: bytes) -> None:
+    mended = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    assert wire_size(body) == len(mended)
+    assert f"SIZE={len(mended)}".encode() in envelope(parcel(body=body), Abilities(size=True))[0]

@@ -1,0 +1,40 @@
+"""An address is never more than an address in MAIL and RCPT."""
+
+from __future__ import annotations
+
+import pytest
+
+from prx_email_django.snapshot.envelope import envelope_address
+from prx_email_django.transports.envelope import Abilities, Unfit, envelope, path
+from tests.support.parcels import parcel
+
+ALL = Abilities(pipelining=True, eight_bit=True, utf8=True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        '"a"@example.org> NOTIFY=NEVER ORCPT=<x',
+        "bob@example.org\uff1e\u3000NOTIFY\uff1dNEVER",
+        '"a b"@example.org\uff1e\u3000NOTIFY\uff1dNEVER',
+    ],
+)
+def test_no_address_adds_a_parameter(address: str) -> None:
+    with pytest.raises(Unfit):
+        path(address)
+
+
+def test_lone_surrogate_is_unfit_and_no_exception_of_another_kind() -> None:
+    with pytest.raises(Unfit):
+        envelope(parcel(1, "b\udc80b@example.org"), ALL)
+
+
+def test_address_given_to_the_email_backend_adds_no_parameter() -> None:
+    """The whole way: as Django's email backend takes it, as RCPT has it."""
+    given = '"a b"@ex_a.org\uff1eNOTIFY'
+    try:
+        address = envelope_address("to", given)
+        (_, rcpt, _) = envelope(parcel(1, address), ALL)
+    except (ValueError, Unfit):
+        return
+    assert rcpt.count(b">") == 1, rcpt
