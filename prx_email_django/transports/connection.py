@@ -35,8 +35,12 @@ class SmtpTransport:
         """
         opening = _Opening(login)
         try:
-            async with asyncio.timeout(3 * login.timeout):
-                return await opening.run()
+            async with asyncio.timeout(3 * login.timeout) as limit:
+                session = await opening.run()
+            if limit.expired():  # Python 3.11's wait_for forgets a cancellation that comes with a result
+                session.abort()
+                raise opening.explain(TimeoutError())
+            return session
         except ConnectError:
             raise
         except (OSError, aiosmtplib.SMTPException, ValueError) as error:
