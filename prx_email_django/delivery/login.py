@@ -50,7 +50,7 @@ def login_for(account: Account, state: AccountState, *, token: str, now: datetim
     """
     settings = outbox_settings()
     pipelining = account.pipelining
-    if pipelining == "auto" and state.envelope_until is not None and state.envelope_until > now:
+    if pipelining in ("auto", "full") and state.envelope_until is not None and state.envelope_until > now:
         pipelining = "envelope"
     return Login(
         host=account.host,

@@ -1,0 +1,65 @@
+"""An account whose server cannot take overlapped writes does without them: beside the account, logged."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.models import Account, AccountState
+from tests.support.smtp_connection import Connection
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def cut_first_overlap(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Hangs up on the first body that came with the next envelope behind it; notes every such body."""
+    overlapped: list[int] = []
+    usual = Connection.answer
+
+    def answer(self: Connection, stage: str, *arguments: Any, **options: Any) -> None:
+        if stage == "final" and self.buffer:
+            overlapped.append(self.number)
+            if len(overlapped) == 1:
+                self.blocked = True
+                self.transport.abort()
+                return
+        usual(self, stage, *arguments, **options)
+
+    monkeypatch.setattr(Connection, "answer", answer)
+    return overlapped
+
+
+@pytest.mark.parametrize("level", ["auto", "full"])
+def test_account_whose_first_overlapped_write_was_lost_does_without_for_seven_days(
+    level: str, caplog: pytest.LogCaptureFixture, cut_first_overlap: list[int]
+) -> None:
+    with SmtpServer() as server, caplog.at_level(logging.WARNING, "prx_email_django"):
+        Account.objects.create(
+            name="main",
+            email="a@example.com",
+            host=server.host,
+            port=server.port,
+            security="none",
+            auth_method="none",
+            max_connections=1,
+            pipelining=level,
+        )
+        for number in range(60):
+            prx.enqueue(account="main", to=f"r{number}@example.org", subject="s", body_text="b")
+        began = timezone.now()
+        prx.drain()
+        state = AccountState.objects.get()
+        assert state.envelope_until is not None
+        assert timedelta(days=6, hours=23) < state.envelope_until - began < timedelta(days=7, hours=1)
+        assert "envelope pipelining for a week" in caplog.text
+        for number in range(60):
+            prx.enqueue(account="main", to=f"s{number}@example.org", subject="s", body_text="b")
+        prx.drain()
+        assert len(cut_first_overlap) == 1, "an envelope was written behind a body again"

@@ -1,0 +1,51 @@
+"""The dot has left, the large envelope behind it has not: unknown, never a known failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prx_email_django.outcomes import Ending
+from prx_email_django.transports.base import Login
+from prx_email_django.transports.connection import SmtpTransport
+from tests.support.parcels import ListFeed, parcel
+
+
+def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -> None:
+    had, over = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hello\r\n")
+        await reader.readline()
+        writer.write(b"250-hello\r\n250 PIPELINING\r\n")
+        for reply in (b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"):
+            await reader.readline()
+            writer.write(reply)
+        await reader.readuntil(b"\r\n.\r\n")
+        had.set()
+        await over.wait()  # and reads no more: the stream's own limit stops the socket
+        writer.transport.abort()
+
+    async def main() -> ListFeed:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        many = tuple(f"recipient-{number}@example.org" for number in range(200_000))
+        feed = ListFeed([parcel(1), parcel(2, *many)])
+        login = Login(
+            "127.0.0.1",
+            server.sockets[0].getsockname()[1],
+            "none",
+            "none",
+            pipelining="full",
+            timeout=5.0,
+            final_timeout=1.0,
+        )
+        async with server:
+            session = await SmtpTransport().open(login)
+            await session.run(feed)
+            assert had.is_set()
+            over.set()
+            await asyncio.sleep(0)
+        return feed
+
+    feed = asyncio.run(main())
+    feed.check()
+    assert [feed.outcomes[number].ending for number in (1, 2)] == [Ending.UNKNOWN, Ending.UNTOUCHED]
