@@ -93,6 +93,24 @@ class Conversation:
             self.wire.write(command, 1)
         return await self.wire.reply()
 
+    async def reset(self) -> None:
+        """RSET where one goes step by step: before a parcel is taken, so that MAIL follows its judgement at once."""
+        if self.stepwise and self.must_reset:
+            self.must_reset = False
+            self.heed_reset(await self.ask(b"RSET\r\n"))
+
+    def heed_reset(self, reply: Reply) -> None:
+        """Go on after RSET's 2yz.
+
+        Raises:
+            Over: the server may still have recipients of before; the message behind RSET is released.
+        """
+        if reply.code < 300:
+            return
+        if self.current is not None:
+            self.report(self.current, self.current.untouched(self.peer, str(reply)))
+        raise Over(SessionEnd(reconnect=True, error=str(reply)))
+
     def deadline(self, octets: int = 0) -> float:
         """When the final reply to a body of so many octets must be there, in the loop's time."""
         return asyncio.get_running_loop().time() + self.login.final_timeout + octets / MIN_RATE

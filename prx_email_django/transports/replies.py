@@ -19,8 +19,6 @@ MAX_LINES = 100
 #: Characters of a text that is stored, shown or logged.
 MAX_TEXT = 160
 
-# C0, DEL, C1, zero width and direction marks, line and paragraph separators, byte order mark, lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+")
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
@@ -32,7 +30,7 @@ def clean(text: str) -> str:
     """The text without control characters, each run of them and of blanks one blank, at most 160 characters."""
     if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
         return text
-    text = _UNPRINTABLE.sub(" ", text[: MAX_TEXT * 8]).strip()
+    text = " ".join("".join(one if one.isprintable() else " " for one in text[: MAX_TEXT * 8]).split())
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
@@ -69,12 +67,14 @@ class Reply:
 class ReplyParser:
     """Cuts what was received into replies; keeps no more than one unfinished reply within the bounds."""
 
-    __slots__ = ("_code", "_lines", "_rest")
+    __slots__ = ("_code", "_kept", "_lines", "_rest")
 
     def __init__(self) -> None:
         self._rest = b""
         self._code = 0
         self._lines: list[bytes] = []
+        #: Octets of those lines.
+        self._kept = 0
 
     def feed(self, data: bytes) -> list[Reply]:
         """The replies that are complete with this.
@@ -113,13 +113,15 @@ class ReplyParser:
         if self._lines and code != self._code:
             raise Garbage("a reply whose lines have different codes")
         self._code = code
-        self._lines.append(line[4:])
+        # No text needs more, and there may be as many replies as a message has recipients.
+        self._lines.append(line[4:] if self._kept < MAX_LINE else b"")
+        self._kept += len(line)
         if len(self._lines) > MAX_LINES:
             raise Garbage("reply of too many lines")
         if mark == b"-":
             return None
         reply = Reply(code, self._lines)
-        self._lines = []
+        self._lines, self._kept = [], 0
         return reply
 
 
@@ -247,7 +249,7 @@ def judge(phase: Phase, reply: Reply, *, completed: bool) -> Verdict:
         return _judge_odd(phase)
     if meaning is Meaning.SEQUENCE:
         return Verdict(Ending.TEMPORARY, over=True)
-    if reply.code < 500 or meaning is Meaning.PASSING:
+    if reply.code < 500 or meaning in (Meaning.PASSING, Meaning.SESSION):
         return Verdict(Ending.TEMPORARY, over=meaning is Meaning.SESSION)
     return Verdict(Ending.PERMANENT)
 

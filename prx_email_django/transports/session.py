@@ -66,6 +66,7 @@ class SmtpSession:
         talk = self._talk
         while not talk.retired:
             self._wire.check()
+            await talk.reset()
             parcel = talk.feed.take() or await self._wait()
             if parcel is None:
                 return None

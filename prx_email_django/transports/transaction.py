@@ -27,8 +27,8 @@ async def transact(talk: Conversation, flight: Flight) -> None:
         Over: the session ends by a reply.
         Broken: the connection ended; the message may be unreported yet.
     """
-    for command in flight.before_mail:
-        await talk.ask(command)
+    for _ in flight.before_mail:
+        talk.heed_reset(await talk.wire.reply())
     reply = await talk.ask(flight.mail)
     if reply.code >= 300:
         await _sender_refused(talk, flight, reply)
@@ -78,7 +78,10 @@ async def _sender_refused(talk: Conversation, flight: Flight, reply: Reply) -> N
     if talk.stepwise:
         return
     for _ in flight.rcpt:
-        talk.note(await talk.wire.reply())
+        reply = await talk.wire.reply()
+        talk.note(reply)
+        if reply.code < 300:  # it may still have a sender: a lone dot would deliver an empty message
+            raise Over(SessionEnd(reconnect=True, error=f"a recipient was taken without a sender: {reply}"))
     await _close_data(talk)
 
 
@@ -95,6 +98,8 @@ async def _close_data(talk: Conversation) -> None:
     """Take the reply to a DATA that was written ahead in vain; after a 354 a lone dot delivers nothing."""
     reply = await talk.wire.reply()
     talk.note(reply)
+    if reply.code < 400 and reply.code != 354:
+        raise Over(SessionEnd(reconnect=True, error=str(reply)))
     if reply.code == 354:
         talk.wire.write(b".\r\n", 1)
         talk.note(await talk.wire.reply(talk.deadline()))

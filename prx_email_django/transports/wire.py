@@ -130,7 +130,7 @@ class Wire(asyncio.Protocol):
         await asyncio.sleep(0)
         while self._paused and not self._replies:
             await self._wait(deadline)
-        if self.broken is not None:
+        if self.broken is not None and not self._replies:  # a refusal that came before the end is heard
             raise self.broken
 
     def unsent(self) -> int:

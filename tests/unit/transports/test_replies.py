@@ -284,3 +284,8 @@ def test_where_a_connection_was_lost_decides(
     verdict = judge_loss(phase, loss, completed=completed, dot_written=dot, behind=behind)
     assert (verdict.ending, verdict.trouble, verdict.over) == (ending, trouble, True)
     assert verdict.error_code == ("unknown_outcome" if ending is Ending.UNKNOWN else loss.error_code)
+
+
+@pytest.mark.parametrize("character", ["\u061c", "\u00ad", "\u180e", "\ufff9", "\U000e0041", "\ufffe", "\ue000"])
+def test_no_unprintable_character_survives(character: str) -> None:
+    assert clean(f"550 a{character}b").isprintable()
