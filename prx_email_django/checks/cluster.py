@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from django.core import checks
@@ -14,6 +15,8 @@ from prx_email_django.querysets import outbox_alias
 NAME = "Q_CLUSTER"
 #: django-q2's own, in seconds.
 DEFAULT_RETRY = 60
+#: What chooses a broker other than Redis, or none.
+OTHER_BROKERS = ("orm", "mongo", "sqs", "iron_mq", "disque_nodes", "broker_class", "sync")
 
 Rule = Callable[[Mapping[str, Any], conf.OutboxSettings], tuple[str, str] | None]
 
@@ -129,3 +132,21 @@ def check_scheduler(**_: Any) -> list[checks.CheckMessage]:
         return message, "Switch it on for one cluster, or run flush_outbox --loop and set AUTO_SCHEDULE to False."
 
     return _run(rule, "W016")
+
+
+@checks.register(TAG)
+def check_broker(**_: Any) -> list[checks.CheckMessage]:
+    """W017: django-q2 takes Redis where nothing else is named, and does not bring its client along."""
+
+    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
+        if any(cluster.get(name) for name in OTHER_BROKERS) or find_spec("redis") is not None:
+            return None
+        message = (
+            "Q_CLUSTER names no broker, so django-q2 wants Redis, whose client is not installed: no worker is woken."
+        )
+        return (
+            message,
+            'Write Q_CLUSTER = {"orm": "default", …}, install redis, or take django_q out of INSTALLED_APPS.',
+        )
+
+    return _run(rule, "W017")

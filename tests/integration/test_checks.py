@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def test_a_developer_is_not_asked_for_what_only_production_needs(number: str) ->
 
 def test_no_rule_is_left_without_a_test_and_no_id_means_two_things() -> None:
     given = ids_in_source()
-    assert set(given) == {*FIRING, "W020", "W021"}
+    assert set(given) == {*FIRING, "W017", "W020", "W021"}
     assert max(given.values()) == 1
 
 
@@ -103,6 +104,19 @@ def test_the_problems_of_the_settings_reach_the_command_line() -> None:
     ],
 )
 def test_django_qs_own_defaults_pass(cluster: dict[str, Any]) -> None:
+    assert found(deploy=False, Q_CLUSTER=cluster) == []
+
+
+@pytest.mark.parametrize("cluster", [{}, {"name": "shop", "workers": 2}, {"redis": "redis://127.0.0.1"}])
+def test_a_default_broker_that_cannot_work_is_named(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first message of a newcomer would end in a traceback about a module that nobody told of."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    assert numbers(found(deploy=False, Q_CLUSTER=cluster)) == {"W017"}
+
+
+@pytest.mark.parametrize("cluster", [{"orm": "default"}, {"sync": True}, {"broker_class": "shop.Broker"}])
+def test_who_names_a_broker_needs_no_redis(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
     assert found(deploy=False, Q_CLUSTER=cluster) == []
 
 
