@@ -10,11 +10,13 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.states import ErrorCode, RecipientResult, Status
 
 #: Addresses of a list's line.
 SHOWN = 2
+#: Replies below this code accept.
+FIRST_REFUSAL = 400
 
 
 def badge(state: str, label: object) -> SafeString:
@@ -65,6 +67,34 @@ def recipient_result(recipient: Recipient, message: OutboxMessage) -> tuple[str,
     if message.status == Status.SENT:
         return "accepted", str(RecipientResult.ACCEPTED.label)
     return "open", _("open")
+
+
+def recipient_answer(recipient: Recipient, message: OutboxMessage) -> str:
+    """The server's last answer to a recipient; one that was given before it accepted is told as such."""
+    words = f"{recipient.code or ''} {recipient.text}".strip()
+    state, _label = recipient_result(recipient, message)
+    if state == "accepted" and recipient.code is not None and recipient.code >= FIRST_REFUSAL:
+        return _("before it was accepted: %(answer)s") % {"answer": words}
+    return words
+
+
+def answer(attempt: DeliveryAttempt) -> str:
+    """What came of an attempt, each code told once; beside an acceptance: what was not accepted."""
+    code = f"{attempt.smtp_code or ''} {attempt.enhanced_code}".strip()
+    if not attempt.error:
+        return code
+    if attempt.smtp_code is None or str(attempt.smtp_code) in attempt.error:
+        return attempt.error
+    if attempt.smtp_code < FIRST_REFUSAL:
+        return _("%(code)s, but not for everybody: %(error)s") % {"code": code, "error": attempt.error}
+    return f"{code} {attempt.error}"
+
+
+def what_happened(attempt: DeliveryAttempt) -> SafeString:
+    """The kind of the error, and the answer."""
+    if not attempt.error_code:
+        return format_html("{}", answer(attempt))
+    return format_html("<strong>{}</strong> {}", attempt.get_error_code_display(), answer(attempt))
 
 
 def addresses(message: OutboxMessage) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.safestring import SafeString
 
-from prx_email_django.admin.columns import recipient_result
+from prx_email_django.admin.columns import recipient_answer, recipient_result, what_happened
 from prx_email_django.admin.preview import bodies_of
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.status import why_message
@@ -24,14 +25,16 @@ class RecipientLine:
     recipient: Recipient
     state: str
     label: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptLine:
-    """One attempt, and how long it took."""
+    """One attempt, how long it took, and what came of it."""
 
     attempt: DeliveryAttempt
     seconds: str
+    told: SafeString
 
 
 def message_details(message: OutboxMessage) -> dict[str, Any]:
@@ -40,17 +43,21 @@ def message_details(message: OutboxMessage) -> dict[str, Any]:
     attempts, more_attempts = _first(message.delivery_attempts.order_by("-number"))
     return {
         "why": why_message(message),
-        "recipients": [RecipientLine(one, *recipient_result(one, message)) for one in recipients],
+        "recipients": [_recipient_line(one, message) for one in recipients],
         "more_recipients": more_recipients,
-        "delivery_attempts": [AttemptLine(one, _took(one)) for one in attempts],
+        "delivery_attempts": [AttemptLine(one, _took(one), what_happened(one)) for one in attempts],
         "more_attempts": more_attempts,
         "attachments": message.attachments.order_by("position"),
         "bodies": bodies_of(message),
     }
 
 
+def _recipient_line(recipient: Recipient, message: OutboxMessage) -> RecipientLine:
+    return RecipientLine(recipient, *recipient_result(recipient, message), recipient_answer(recipient, message))
+
+
 def _took(attempt: DeliveryAttempt) -> str:
-    return f"{(attempt.finished_at - attempt.started_at).total_seconds():.1f} s"
+    return f"{(attempt.finished_at - attempt.started_at).total_seconds():.2f} s"
 
 
 def _first(rows: QuerySet[Any]) -> tuple[Sequence[Any], bool]:

@@ -51,7 +51,7 @@ class RecordAdmin(FactsAdminMixin, RecordAdminBase):
 class RecipientAdmin(RecordAdmin):
     """Who was written to, and what the server said to it."""
 
-    list_display = ("address", "kind", "result_now", "code", "text", "message_page")
+    list_display = ("address", "kind", "result_now", "last_answer", "message_page")
     list_select_related = ("message",)
     search_fields = ("address",)
     search_help_text = _("The address or its beginning.")
@@ -75,22 +75,17 @@ class RecipientAdmin(RecordAdmin):
         """Its result, by its message where it has none of its own."""
         return columns.badge(*columns.recipient_result(recipient, recipient.message))
 
+    @admin.display(description=_("the server’s last answer"))
+    def last_answer(self, recipient: Recipient) -> str:
+        """Code and text."""
+        return columns.recipient_answer(recipient, recipient.message)
+
 
 @admin.register(DeliveryAttempt)
 class DeliveryAttemptAdmin(RecordAdmin):
     """Each attempt, with the server's answer."""
 
-    list_display = (
-        "started_at",
-        "message_page",
-        "outcome_now",
-        "error_code",
-        "smtp_code",
-        "enhanced_code",
-        "error",
-        "phase",
-        "peer",
-    )
+    list_display = ("started_at", "message_page", "outcome_now", "what_happened", "phase", "peer")
     list_filter = ("outcome", "error_code")
 
     @admin.display(description=_("outcome"))
@@ -98,6 +93,11 @@ class DeliveryAttemptAdmin(RecordAdmin):
         """In colour."""
         label = AttemptOutcome(attempt.outcome).label if attempt.outcome in AttemptOutcome.values else attempt.outcome
         return columns.badge(attempt.outcome, label)
+
+    @admin.display(description=_("what happened"))
+    def what_happened(self, attempt: DeliveryAttempt) -> SafeString:
+        """The error and the server's answer."""
+        return columns.what_happened(attempt)
 
 
 @admin.register(Attachment)

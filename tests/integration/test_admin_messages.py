@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from prx_email_django import AttachmentInput
+from prx_email_django.admin import columns
 from prx_email_django.admin import search as searching
 from prx_email_django.admin.paginator import CappedPaginator
 from prx_email_django.admin.preview import POLICY, safe_document
@@ -189,6 +190,37 @@ def test_the_page_shows_attempts_in_a_fixed_number_of_queries() -> None:
         )
     assert "refused for the 17th time" in client.get(url).content.decode()
     assert len(queries_of(client, url)) == len(few)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "told"),
+    [
+        ({"outcome": "sent", "smtp_code": 250, "enhanced_code": "2.6.0"}, "250 2.6.0"),
+        (
+            {"outcome": "sent", "smtp_code": 250, "enhanced_code": "2.6.0", "error": "550 5.1.1 nobody"},
+            "250 2.6.0, but not for everybody: 550 5.1.1 nobody",
+        ),
+        (
+            {"outcome": "failed", "smtp_code": 450, "enhanced_code": "4.2.1", "error": "450 4.2.1 busy"},
+            "450 4.2.1 busy",
+        ),
+        (
+            {"outcome": "failed", "smtp_code": 535, "enhanced_code": "5.7.8", "error": "refused (535 5.7.8 no)"},
+            "refused (535 5.7.8 no)",
+        ),
+        ({"outcome": "failed", "smtp_code": 554, "enhanced_code": "5.0.0", "error": "no"}, "554 5.0.0 no"),
+        ({"outcome": "unknown", "error": "the server closed the connection"}, "the server closed the connection"),
+    ],
+)
+def test_an_attempt_tells_each_code_once_and_whose_refusal_it_was(attempt: dict[str, Any], told: str) -> None:
+    """ "250 2.6.0 550 5.1.1 nobody" was read as a message that had been accepted and refused at once."""
+    assert columns.answer(DeliveryAttempt(**attempt)) == told
+
+
+def test_an_accepted_recipient_is_not_shown_with_a_refusal_as_its_answer() -> None:
+    message = rows.sent(rows.make_account())
+    message.recipients.update(code=450, text="4.2.1 mailbox busy")
+    assert "before it was accepted: 450 4.2.1 mailbox busy" in page_of(message)
 
 
 def test_the_page_says_why_a_message_waits() -> None:
