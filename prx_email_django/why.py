@@ -114,7 +114,7 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
 def message_sentence(message: MessageFacts, account: AccountFacts, *, now: datetime) -> str:
     """Where a message stands, why it waits, and when it goes on."""
     if message.status == Status.SENT:
-        return _("accepted by the server%(when)s") % {"when": _when(message.sent_at, now)}
+        return _sent(message, now)
     if message.status == Status.SENDING:
         sentence = _sending(message, now)
     elif message.next_attempt_at is None:
@@ -155,6 +155,13 @@ def _paused(pause: Pause, now: datetime) -> str:
     return _("paused until %(time)s: %(reason)s") % words
 
 
+def _sent(message: MessageFacts, now: datetime) -> str:
+    words = {"when": _when(message.sent_at, now), "answer": message.error}
+    if message.error_code == ErrorCode.RECIPIENTS_REFUSED and message.error:
+        return _("accepted by the server%(when)s, but not for everybody: %(answer)s") % words
+    return _("accepted by the server%(when)s") % words
+
+
 def _when(moment: datetime | None, now: datetime) -> str:
     return _(" at %(time)s") % {"time": at(moment, now)} if moment else ""
 
@@ -193,4 +200,6 @@ def _due(message: MessageFacts, account: AccountFacts, now: datetime) -> str:
     ends = [moment for moment in (message.expires_at, message.gives_up_at) if moment is not None]
     if ends and min(ends) <= now:
         return _("too old: the next drain puts it at rest")
+    if account.is_active and account.outbox is None and account.pause is not None:
+        return _("its account is %(paused)s") % {"paused": _paused(account.pause, now)}
     return obstacle(account, now=now) or _("due, waiting for a worker")

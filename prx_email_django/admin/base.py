@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -61,6 +62,17 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """All that the row says, but no secret."""
         return shown_fields(self.model)
+
+
+def without_fields(fieldsets: Any, removed: Collection[str]) -> list[tuple[Any, dict[str, Any]]]:
+    """Fieldsets without some of their fields, and without lines and sets that have none left."""
+
+    def names(fields: Iterable[Any]) -> list[Any]:
+        kept = [names(one) if isinstance(one, (list, tuple)) else one for one in fields]
+        return [one for one in kept if one and (not isinstance(one, str) or one not in removed)]
+
+    left = [(title, {**options, "fields": names(options["fields"])}) for title, options in fieldsets]
+    return [one for one in left if one[1]["fields"]]
 
 
 def shown_fields(model: type[Model]) -> list[str]:

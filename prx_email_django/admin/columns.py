@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
@@ -11,7 +12,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.states import ErrorCode, RecipientResult, Status
+from prx_email_django.states import WAITING, ErrorCode, RecipientResult, Status
+from prx_email_django.why import at
 
 #: Addresses of a list's line.
 SHOWN = 2
@@ -58,6 +60,25 @@ def status_badges(message: OutboxMessage) -> SafeString:
     if not message.may_have_been_delivered:
         return state
     return format_html("{} {}", state, badge("unknown", _("may have been delivered")))
+
+
+def status_and_time(message: OutboxMessage) -> SafeString:
+    """The status, and when the next attempt is due."""
+    if message.next_attempt_at is None or message.status not in WAITING:
+        return status_badges(message)
+    time = at(message.next_attempt_at, timezone.now())
+    return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), time)
+
+
+def failures(message: OutboxMessage) -> str:
+    """How many attempts failed, and of how many nobody knows whether they did."""
+    unknown = message.attempts - message.retries
+    if unknown <= 0:
+        return str(message.attempts)
+    return _("%(count)d, with an outcome that nobody knows: %(unknown)d") % {
+        "count": message.attempts,
+        "unknown": unknown,
+    }
 
 
 def recipient_result(recipient: Recipient, message: OutboxMessage) -> tuple[str, str]:

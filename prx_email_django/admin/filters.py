@@ -54,12 +54,12 @@ class StatusFilter(admin.SimpleListFilter):
 class DoubtFilter(admin.SimpleListFilter):
     """Messages of which nobody knows whether they arrived."""
 
-    title = _("may have been delivered")
+    title = _("outcome")
     parameter_name = "doubt"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
         """Those in doubt, and those of them that wait for a person."""
-        return [("yes", _("yes")), ("held", _("yes, and at rest"))]
+        return [("yes", _("may have been delivered")), ("held", _("may have been delivered, at rest"))]
 
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
         """Messages with more attempts than known failures."""

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns, filters
 from prx_email_django.admin.actions import UNDERSTOOD, MessageActionsMixin
-from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.admin.base import FactsAdminMixin, without_fields
 from prx_email_django.admin.details import message_details
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
@@ -36,6 +36,28 @@ else:
 HEAVY = ("body_text", "body_html", "headers", "metadata", "references")
 
 
+#: Lines of the page that are left out where there is nothing to say, and the columns that they show.
+OPTIONAL = {
+    "cc_line": "cc",
+    "bcc_line": "bcc",
+    "reply_to_line": "reply_to",
+    "next_attempt_at": "next_attempt_at",
+    "sent_at": "sent_at",
+    "expires_at": "expires_at",
+    "tag": "tag",
+    "idempotency_key": "idempotency_key",
+    "provider_response": "provider_response",
+    "envelope_from": "envelope_from",
+    "headers": "headers",
+    "in_reply_to_message_id": "in_reply_to_message_id",
+    "references": "references",
+    "metadata": "metadata",
+    "on_unknown": "on_unknown",
+    "claim_expires_at": "claim_expires_at",
+    "message_number": "message_number",
+}
+
+
 class MessageChangeList(ChangeList):
     """Leaves bodies in the database."""
 
@@ -47,7 +69,7 @@ class MessageChangeList(ChangeList):
 class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     """The pages of messages; derive from it to add columns, filters and fieldsets."""
 
-    list_display = ("number", "status_and_reason", "next", "recipients_short", "account", "tag", "created_at")
+    list_display = ("number", "status_and_reason", "recipients_short", "account", "tag", "created_at")
     list_display_links = ("number",)
     list_filter = (
         filters.StatusFilter,
@@ -74,14 +96,16 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
                     "subject",
                     ("status_now", "reason"),
                     ("account", "from_email"),
-                    ("to_line", "cc_line"),
-                    ("bcc_line", "reply_to_line"),
+                    "to_line",
+                    "cc_line",
+                    "bcc_line",
+                    "reply_to_line",
                 )
             },
         ),
         (
             _("Course"),
-            {"fields": (("created_at", "next_attempt_at", "sent_at"), ("attempts", "retries", "expires_at"))},
+            {"fields": (("created_at", "next_attempt_at", "sent_at"), ("failures", "expires_at"))},
         ),
         (_("Identity"), {"fields": (("tag", "priority", "idempotency_key"), ("message_id", "provider_response"))}),
         (
@@ -97,6 +121,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
                     "on_unknown",
                     "size",
                     "due_since",
+                    ("attempts", "retries"),
                     "claim_expires_at",
                     "message_number",
                     "updated_at",
@@ -104,7 +129,16 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             },
         ),
     )
-    readonly_fields = ("status_now", "reason", "message_id", "to_line", "cc_line", "bcc_line", "reply_to_line")
+    readonly_fields = (
+        "status_now",
+        "reason",
+        "failures",
+        "message_id",
+        "to_line",
+        "cc_line",
+        "bcc_line",
+        "reply_to_line",
+    )
 
     def get_urls(self) -> list[URLPattern]:
         """Source and files, beside the buttons."""
@@ -116,6 +150,16 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             path("<int:pk>/files/<int:file>/", guarded(self.file_view), name=f"{name}_file"),
             *super().get_urls(),
         ]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Without lines that say nothing."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None:
+            return fieldsets
+        empty = {name for name, column in OPTIONAL.items() if getattr(obj, column) in (None, "", [], {})}
+        if not columns.reason(obj):
+            empty.add("reason")
+        return without_fields(fieldsets, empty)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Ours."""
@@ -203,8 +247,8 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
 
     @admin.display(description=_("status and reason"))
     def status_and_reason(self, message: OutboxMessage) -> SafeString:
-        """The status, and the last error below it."""
-        return columns.below(columns.status_badges(message), columns.reason(message))
+        """The status, when it is tried, and the last error below it."""
+        return columns.below(columns.status_and_time(message), columns.reason(message))
 
     @admin.display(description=_("recipients"))
     def recipients_short(self, message: OutboxMessage) -> str:
@@ -216,10 +260,10 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         """The last error."""
         return columns.reason(message)
 
-    @admin.display(description=_("next attempt"))
-    def next(self, message: OutboxMessage) -> Any:
-        """When it is due."""
-        return message.next_attempt_at
+    @admin.display(description=_("failed attempts"))
+    def failures(self, message: OutboxMessage) -> str:
+        """How many, and how many of them nobody knows to have failed."""
+        return columns.failures(message)
 
     @admin.display(description=_("to"))
     def to_line(self, message: OutboxMessage) -> str:

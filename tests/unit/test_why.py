@@ -115,6 +115,12 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
         ),
         (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00"),
         (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00"),
+        (
+            MessageFacts(
+                Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"
+            ),
+            "accepted by the server at 14:00:00, but not for everybody: 550 5.1.1 nobody lives here",
+        ),
         (replace(DUE, expires_at=NOW), "too old: the next drain puts it at rest"),
         (replace(DUE, gives_up_at=NOW - timedelta(days=1)), "too old: the next drain puts it at rest"),
     ],
@@ -125,7 +131,11 @@ def test_a_message_tells_where_it_stands(facts: MessageFacts, sentence: str) -> 
 
 def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
     paused = replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False))
-    assert message_sentence(DUE, paused, now=NOW) == "paused until 14:05: authentication refused (535 5.7.8)"
+    assert message_sentence(DUE, paused, now=NOW) == (
+        "its account is paused until 14:05: authentication refused (535 5.7.8)"
+    )
+    switched_off = replace(paused, is_active=False)
+    assert message_sentence(DUE, switched_off, now=NOW) == "the account is switched off, until a person switches it on"
     later = replace(DUE, next_attempt_at=NOW + timedelta(hours=1))
     assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00"
 
