@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -33,6 +35,9 @@ else:
 
 #: What goes with its account, without a permission of its own: nothing of it was made by a person.
 OWNED = (AccountState, ConnectionSlot, RateWindow, InboundMessage)
+
+#: Providers that take no password from a new account.
+OAUTH_ONLY = frozenset({"outlook"})
 
 
 class AccountChangeList(ChangeList):
@@ -59,7 +64,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
     """The pages of accounts; derive from it to add fields and columns."""
 
     form = AccountForm
-    list_display = ("name", "state", "server", "user", "auth_method", "at_rest")
+    list_display = ("name", "state", "at_rest", "server", "user")
     list_filter = ("is_active", "auth_method")
     search_fields = ("name", "email", "host", "user")
     ordering = ("name",)
@@ -132,7 +137,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
     ) -> HttpResponse:
         """The form, with the account's state and buttons, or with the presets."""
         if obj is None:
-            context.update(presets=[{"name": name.capitalize(), **values} for name, values in PRESETS.items()])
+            context.update(presets=list(_presets()))
         else:
             context.update(
                 why=why_account(obj),
@@ -171,10 +176,14 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         return f"{account.host}:{account.port}"
 
     @admin.display(description=gettext_lazy("at rest"))
-    def at_rest(self, account: Any) -> int:
-        """Messages that wait for a person."""
+    def at_rest(self, account: Any) -> SafeString | int:
+        """Messages that wait for a person, and the way to them."""
         count: int = account.shown_at_rest
-        return count
+        if not count:
+            return count
+        name = OutboxMessage._meta
+        url = reverse(f"{self.admin_site.name}:{name.app_label}_{name.model_name}_changelist")
+        return columns.link(f"{url}?{urlencode({'account__id__exact': account.pk, 'status': 'at_rest'})}", count)
 
     @admin.display(description=gettext_lazy("password"), boolean=True)
     def password_is_set(self, account: Account) -> bool:
@@ -200,6 +209,16 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
 @admin.register(Account)
 class AccountAdmin(AccountAdminMixin, AccountAdminBase):
     """Accounts in the host's admin."""
+
+
+def _presets() -> Iterator[dict[str, Any]]:
+    """The providers by how one logs in, each with the query that fills the form in."""
+    for name, values in PRESETS.items():
+        plain = {"host": values["host"], "port": values["port"]}
+        if name not in OAUTH_ONLY:
+            yield {"name": name.capitalize(), "how": _("app password"), "query": urlencode(plain), **plain}
+        if "oauth_provider" in values:
+            yield {"name": name.capitalize(), "how": _("OAuth"), "query": urlencode(values), **plain}
 
 
 def _with_fields(fieldsets: Any, replaced: dict[str, str], removed: set[str]) -> list[tuple[Any, dict[str, Any]]]:

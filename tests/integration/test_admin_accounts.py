@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -228,7 +229,12 @@ def test_the_history_names_fields_and_no_values() -> None:
 def test_an_account_is_added_with_the_presets_at_hand() -> None:
     client = rows.client_for("*")
     url = f"{rows.ACCOUNTS}add/"
-    assert "smtp.office365.com" in client.get(url).content.decode()
+    page = unescape(client.get(url).content.decode())
+    assert "smtp.office365.com" in page
+    filled = client.get(f"{url}?host=smtp.office365.com&port=587&oauth_provider=microsoft").context["adminform"].form
+    assert (filled["host"].value(), filled["port"].value()) == ("smtp.office365.com", "587")
+    assert filled["oauth_provider"].value() == "microsoft"
+    assert 'href="?host=smtp.office365.com&port=587&oauth_provider=microsoft"' in page
     form = {
         "name": "main",
         "host": "smtp.gmail.com",
@@ -277,7 +283,9 @@ def test_the_list_shows_the_pause_and_asks_the_same_queries_for_any_number() -> 
         account_state(account)
     AccountState.objects.update(paused_by="worker", pause_reason="authentication refused (535)")
     assert count() == few
-    assert "authentication refused (535)" in client.get(rows.ACCOUNTS).content.decode()
+    page = unescape(client.get(rows.ACCOUNTS).content.decode())
+    assert "authentication refused (535)" in page
+    assert f'<a href="{rows.MESSAGES}?account__id__exact={first.pk}&status=at_rest">1</a>' in page
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
