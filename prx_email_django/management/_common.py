@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import ChangeReport
 from prx_email_django.states import ErrorCode
+
+#: SQLite, PostgreSQL, MariaDB and MySQL on a table that is not there.
+_MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|Table .* doesn't exist")
 
 
 def duration(value: str | float | timedelta) -> timedelta:
@@ -50,7 +54,12 @@ def _instant(value: str | datetime, direction: int) -> datetime:
     except ValueError as error:
         raise ArgumentTypeError(f"{value!r}: {error}") from None
     if moment is None:
-        return datetime.now(UTC) + direction * duration(str(value))
+        try:
+            return datetime.now(UTC) + direction * duration(str(value))
+        except ArgumentTypeError:
+            span = "how long ago" if direction < 0 else "in how long"
+            text = f"{value!r}: write an ISO 8601 date and time, as 2026-11-25T14:00, or {span}, as 30m, 2h or 5d"
+            raise ArgumentTypeError(text) from None
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
 
@@ -135,7 +144,8 @@ def plain_errors() -> Iterator[None]:
     except (ImproperlyConfigured, ArgumentTypeError) as error:
         raise CommandError(str(error)) from error
     except DatabaseError as error:
-        raise CommandError(f"The database cannot be used: {first_line(error)}") from error
+        hint = " (has “manage.py migrate” been run?)" if _MISSING_TABLE.search(str(error)) else ""
+        raise CommandError(f"The database cannot be used: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError
+from django.db import ProgrammingError
 from django.test import override_settings
 
+from prx_email_django.management._common import plain_errors
 from prx_email_django.models import Account, InboundMessage, OutboxMessage, OutboxState
 from tests.integration.face_rows import HOUR, at_rest, message, new_account, run
 
@@ -110,6 +112,7 @@ def test_a_pause_is_set_with_its_reason_and_ended(account: Account) -> None:
     assert (account.pause_reason, account.paused_until) == ("moving house", None)
     assert run("outbox_resume", "main") == "resumed main"
     assert account.pause_reason == ""
+    assert run("outbox_resume", "main") == "main was not paused"
 
 
 def test_a_pause_may_end_by_itself(account: Account) -> None:
@@ -126,6 +129,21 @@ def test_everything_is_paused_and_resumed() -> None:
     assert OutboxState.objects.get().pause_reason == "holidays"
     assert run("outbox_resume") == "resumed everything"
     assert OutboxState.objects.get().pause_reason == ""
+    assert run("outbox_resume") == "everything was not paused"
+
+
+def test_a_pause_that_has_ended_before_it_began_is_refused(account: Account) -> None:
+    """ "paused main until 2020" would let a person go home while mail goes on."""
+    with pytest.raises(CommandError, match="in the past"):
+        run("outbox_pause", "main", "--reason", "moving", "--until", "2020-01-01T00:00:00+00:00")
+    assert account.pause_reason == ""
+
+
+def test_an_instant_that_cannot_be_read_is_told_both_ways_to_write_it() -> None:
+    with pytest.raises(CommandError, match="ISO 8601.*or how long ago, as 30m"):
+        run("requeue_outbox", "--since", "yesterday")
+    with pytest.raises(CommandError, match="ISO 8601.*or in how long, as 30m"):
+        run("outbox_pause", "--reason", "x", "--until", "soon")
 
 
 @pytest.mark.parametrize("arguments", [("outbox_pause", "nobody", "--reason", "x"), ("outbox_resume", "nobody")])
@@ -151,6 +169,26 @@ def test_adoption_puts_everything_unsent_at_rest(account: Account) -> None:
         row.refresh_from_db()
         assert (row.status, row.next_attempt_at, row.last_error_code) == ("failed", None, "adopted")
     assert OutboxState.objects.get().instance == "staging"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_adoption_without_an_instance_says_so() -> None:
+    assert (
+        run("outbox_adopt") == "put 0 at rest; this database now belongs to no instance (the setting INSTANCE is empty)"
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no such table: prx_email_django_outboxstate",
+        'relation "prx_email_django_outboxstate" does not exist\nLINE 1: SELECT',
+        "(1146, \"Table 'shop.prx_email_django_outboxstate' doesn't exist\")",
+    ],
+)
+def test_a_database_without_tables_is_told_to_be_migrated(said: str) -> None:
+    with pytest.raises(CommandError, match="manage.py migrate"), plain_errors():
+        raise ProgrammingError(said)
 
 
 def old(row: OutboxMessage) -> OutboxMessage:

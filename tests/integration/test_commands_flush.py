@@ -68,6 +68,17 @@ def test_a_dry_run_sends_nothing_and_tells_what_stops_it(server: SmtpServer, acc
     assert OutboxMessage.objects.filter(status="pending").count() == 2
 
 
+def test_a_run_that_could_send_nothing_tells_what_stopped_it(server: SmtpServer, account: Account) -> None:
+    """ "0 sent" alone would read as an empty outbox."""
+    queue(account, 2)
+    prx.pause_outbox(account, reason="moving")
+    told = run("flush_outbox")
+    assert told.startswith("0 sent in ")
+    assert told.endswith("\n  main: 2, paused until a person resumes it: moving")
+    prx.resume_outbox(account)
+    assert "main" not in run("flush_outbox")
+
+
 def test_only_the_accounts_that_are_named_send(server: SmtpServer, account: Account) -> None:
     bulk = new_account("bulk", email="bulk@example.org", port=server.port)
     queue(account)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -40,10 +41,20 @@ def test_a_person_sees_figures_and_reasons(account: Account) -> None:
     at_rest(account)
     run("outbox_pause", "main", "--reason", "moving")
     told = run("outbox_status")
-    assert "due             1" in told
+    assert "due             1, the oldest for 60 s" in told
     assert "at rest         1" in told
-    assert "last drain at       never" in told
+    assert "last drain      never" in told
     assert "main: 1 due, 0 waiting; paused until a person resumes it: moving" in told
+
+
+@pytest.mark.django_db
+def test_a_person_reads_spans_and_the_pause_of_everything() -> None:
+    assert "There is no account yet" in run("outbox_status")
+    run("outbox_pause", "--reason", "holidays", "--until", "2999-01-01T12:00:00+00:00")
+    OutboxState.objects.update(last_drain_at=datetime.now(UTC) - 4 * MINUTE)
+    told = run("outbox_status", no_color=True)
+    assert re.search(r"^last drain      \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, 4 min ago$", told, re.MULTILINE)
+    assert "everything is paused until 2999-01-01T12:00:00+00:00: holidays" in told
 
 
 @pytest.mark.django_db

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -70,7 +70,9 @@ class Command(BaseCommand):
             with stop.on_signals():
                 run = self._loop if options["loop"] else self._once
                 report = run(stop, accounts, options)
-        self._summary(report, as_json=options["json"])
+            self._summary(report, as_json=options["json"])
+            if not report.claimed and not options["loop"] and not options["json"]:
+                self._tell_waiting(_accounts(names))
 
     def _once(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
         with _progress(accounts, limit=options["limit"], hidden=options["no_progress"]) as progress:
@@ -96,13 +98,17 @@ class Command(BaseCommand):
         return added(total, DrainReport(seconds=monotonic() - begun - total.seconds))
 
     def _tell_due(self, names: Sequence[str] | None, *, as_json: bool) -> None:
-        figures = [one for one in outbox_status()["accounts"] if names is None or one["name"] in names]
+        figures = _accounts(names)
         due = sum(one["due"] for one in figures)
         if as_json:
             accounts = {one["name"]: {"due": one["due"], "why": one["why"]} for one in figures}
             self.stdout.write(json.dumps({"due": due, "accounts": accounts}, ensure_ascii=False))
             return
         self.stdout.write(f"{due} due")
+        self._tell_waiting(figures)
+
+    def _tell_waiting(self, figures: Sequence[dict[str, Any]]) -> None:
+        """What is due and what stops it, account by account: silence would read as an empty outbox."""
         for one in figures:
             if one["due"]:
                 self.stdout.write(f"  {one['name']}: {one['due']}, {one['why']}")
@@ -114,6 +120,10 @@ class Command(BaseCommand):
             return
         told = ", ".join(f"{value} {name}" for name, value in counts.items() if value or name == "sent")
         self.stdout.write(f"{told} in {report.seconds:.1f} s")
+
+
+def _accounts(names: Collection[str] | None) -> list[dict[str, Any]]:
+    return [one for one in outbox_status()["accounts"] if names is None or one["name"] in names]
 
 
 def _drain(
@@ -133,7 +143,7 @@ def _progress(
     bar: tqdm[Any] = tqdm(total=0, unit=" messages", disable=True if hidden else None, leave=False)
     if not bar.disable:
         names = None if accounts is None else {account.name for account in accounts}
-        due = sum(one["due"] for one in outbox_status()["accounts"] if names is None or one["name"] in names)
+        due = sum(one["due"] for one in _accounts(names))
         bar.reset(total=due if limit is None else min(due, limit))
 
     def move(report: DrainReport) -> None:

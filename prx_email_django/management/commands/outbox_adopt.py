@@ -25,4 +25,5 @@ class Command(BaseCommand):
         with plain_errors():
             changed = api.adopt_outbox()
             name = outbox_settings().instance
-            self.stdout.write(f"put {changed} at rest; this database now belongs to the instance “{name}”")
+            owner = f"the instance “{name}”" if name else "no instance (the setting INSTANCE is empty)"
+            self.stdout.write(f"put {changed} at rest; this database now belongs to {owner}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from prx_email_django import api
 from prx_email_django.management._common import account_named, future, plain_errors
@@ -31,6 +32,10 @@ class Command(BaseCommand):
         with plain_errors():
             account = account_named(options["account"]) if options["account"] is not None else None
             until = None if options["until"] is None else future(options["until"])
+            if until is not None and until <= timezone.now():
+                raise CommandError(
+                    f"--until is in the past: {until.isoformat(timespec='seconds')}. Nothing was paused."
+                )
             api.pause_outbox(account, reason=options["reason"], until=until)
             end = f" until {until.isoformat(timespec='seconds')}" if until else ""
             self.stdout.write(f"paused {account.name if account else 'everything'}{end}")

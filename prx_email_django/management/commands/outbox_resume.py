@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from prx_email_django import api
 from prx_email_django.management._common import account_named, plain_errors
+from prx_email_django.models import OutboxState
 
 
 class Command(BaseCommand):
@@ -26,5 +27,7 @@ class Command(BaseCommand):
         """Resume and say so."""
         with plain_errors():
             account = account_named(options["account"]) if options["account"] is not None else None
+            was_paused = account.pause_reason if account else OutboxState.objects.exclude(pause_reason="").exists()
             api.resume_outbox(account)
-            self.stdout.write(f"resumed {account.name if account else 'everything'}")
+            name = account.name if account else "everything"
+            self.stdout.write(f"resumed {name}" if was_paused else f"{name} was not paused")

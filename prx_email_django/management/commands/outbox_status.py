@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentTypeError
+from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
+from django.utils import timezone
 
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
 from prx_email_django.models import OutboxMessage
@@ -75,12 +77,20 @@ class Command(BaseCommand):
         if as_json:
             self._dump(figures)
             return
-        for key in ("due", "waiting", "sending", "at_rest", "unknown", "expired_leases"):
-            self.stdout.write(f"{key.replace('_', ' '):<16}{figures[key]}")
-        for key in ("oldest_due_seconds", "last_drain_at"):
-            self.stdout.write(f"{key.replace('_', ' '):<20}{'never' if figures[key] is None else figures[key]}")
+        oldest = figures["oldest_due_seconds"]
+        told = {
+            "due": f"{figures['due']}" if oldest is None else f"{figures['due']}, the oldest for {_span(oldest)}",
+            **{key: figures[key] for key in ("waiting", "sending", "at_rest", "unknown", "expired_leases")},
+            "last_drain": _ago(figures["last_drain_at"], figures["at"]),
+        }
+        for key, value in told.items():
+            self.stdout.write(f"{key.replace('_', ' '):<16}{value}")
         for one in figures["accounts"]:
             self.stdout.write(_account_line(one))
+        if not figures["accounts"]:
+            self.stdout.write("There is no account yet: add one in the admin, or with Account.objects.from_preset().")
+        if figures["paused"]:
+            self.stdout.write(self.style.WARNING(_paused_line(figures["paused"])))
         if not figures["instance_matches"]:
             self.stdout.write(self.style.ERROR(judge(figures, max_age=duration(DEFAULT_MAX_AGE))[1]))
 
@@ -121,6 +131,27 @@ class Command(BaseCommand):
 
 def _account_line(figures: dict[str, Any]) -> str:
     return f"{figures['name']}: {figures['due']} due, {figures['waiting']} waiting; {figures['why']}"
+
+
+def _paused_line(paused: dict[str, Any]) -> str:
+    until = f"until {paused['until']}" if paused["until"] else "until somebody resumes it"
+    return f"everything is paused {until}: {paused['reason']}"
+
+
+def _ago(moment: str | None, now: str) -> str:
+    if moment is None:
+        return "never"
+    then = datetime.fromisoformat(moment)
+    passed = _span((datetime.fromisoformat(now) - then).total_seconds())
+    return f"{timezone.localtime(then):%Y-%m-%d %H:%M:%S}, {passed} ago"
+
+
+def _span(seconds: float) -> str:
+    """A span in its nearest unit: 95 s, 4 min, 30 h, 3 days."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _narrowed(figures: dict[str, Any], name: str | None) -> dict[str, Any]:
