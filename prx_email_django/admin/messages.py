@@ -69,7 +69,7 @@ class MessageChangeList(ChangeList):
 class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     """The pages of messages; derive from it to add columns, filters and fieldsets."""
 
-    list_display = ("number", "status_and_reason", "recipients_short", "account", "tag", "created_at")
+    list_display = ("number", "status_and_reason", "recipients_short", "account", "created_at", "tag")
     list_display_links = ("number",)
     list_filter = (
         filters.StatusFilter,
