@@ -1,9 +1,12 @@
-"""Which hosts may be spoken to in clear text.  Pure: no name is resolved."""
+"""What a host is, and which may be spoken to in clear text.  Pure: no name is resolved."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
+
+_NO_HOST = re.compile(r"[\s:/@]")
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -11,6 +14,11 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
+
+
+def is_host(host: str) -> bool:
+    """Whether this can be a host: no URL, no user and no port beside it (an empty one is judged elsewhere)."""
+    return _address(host) is not None or not _NO_HOST.search(host)
 
 
 def is_loopback(host: str) -> bool:

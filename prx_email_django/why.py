@@ -6,16 +6,58 @@ they are made, in the language and the time zone that are active then.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django.rates import BUCKETS, RateLimit
 from prx_email_django.states import ErrorCode, Status
+
+#: What is read in the words of servers, of OpenSSL and of the operating system, and what may help.
+_ADVICE = (
+    (
+        "WRONG_VERSION_NUMBER",
+        gettext_lazy("This port does not begin with TLS: choose STARTTLS, or the server’s port for TLS (465)."),
+    ),
+    (
+        "local issuer certificate|self.signed",
+        gettext_lazy("This machine does not know who signed the certificate: name the authority in TLS_CA_FILE."),
+    ),
+    (
+        "(hostname|address) mismatch",
+        gettext_lazy("The certificate is another host’s: write the host as the certificate names it."),
+    ),
+    (
+        "certificate has expired",
+        gettext_lazy("The server’s certificate is out of date: tell whoever keeps the server."),
+    ),
+    (
+        "name or service not known|nodename nor servname|name resolution|no address associated",
+        gettext_lazy("There is no such host in DNS: look for a typing mistake."),
+    ),
+    (
+        "connect call failed|connection refused|ConnectionResetError",
+        gettext_lazy("No mail server answers at this host and port, or a firewall is between."),
+    ),
+    (
+        "timed out|timeout|not done within",
+        gettext_lazy("The server stays silent: a port for TLS (465) does so where STARTTLS is chosen, a firewall too."),
+    ),
+    ("invalid_grant", gettext_lazy("The refresh token is dead: somebody must sign in again and store a new one.")),
+    (
+        "no usable authentication",
+        gettext_lazy("The server wants no login here, or only after TLS: look at security and authentication."),
+    ),
+    (
+        "authentication refused",
+        gettext_lazy("Type user and password (or token) anew; many providers want an app password or OAuth."),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +150,14 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
         return ngettext(
             "its %(count)d connection is in use", "all %(count)d connections are in use", account.max_connections
         ) % {"count": account.max_connections}
+    return ""
+
+
+def advice(reason: str) -> str:
+    """What may help against the reason of a pause; empty: nothing is known."""
+    for pattern, words in _ADVICE:
+        if re.search(pattern, reason, re.IGNORECASE):
+            return str(words)
     return ""
 
 

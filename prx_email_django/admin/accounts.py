@@ -27,6 +27,7 @@ from prx_email_django.querysets import PRESETS
 from prx_email_django.states import Status
 from prx_email_django.status import account_facts, why_account
 from prx_email_django.store import clock_for
+from prx_email_django.why import advice
 
 if TYPE_CHECKING:
     AccountAdminBase = admin.ModelAdmin[Account]
@@ -139,8 +140,10 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         if obj is None:
             context.update(presets=list(_presets()))
         else:
+            why = why_account(obj)
             context.update(
-                why=why_account(obj),
+                why=why,
+                advice=advice(why),
                 is_paused=bool(obj.pause_reason),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.fields import DecryptionFailed, EncryptedTextField
-from prx_email_django.hosts import cleartext_allowed
+from prx_email_django.hosts import cleartext_allowed, is_host
 from prx_email_django.models.learned import AccountState
 from prx_email_django.querysets import PRESETS, OutboxManager, outbox_alias
 from prx_email_django.rates import parse_rate_limits
@@ -74,6 +74,10 @@ class Pipelining(models.TextChoices):
     OFF = "off", _("off: one command at a time")
 
 
+#: What a preset's account may log in with.
+_LOGINS = ("password", "oauth_token", "oauth_refresh_token", "oauth_client_secret", "oauth_provider", "oauth_callable")
+
+
 class AccountQuerySet(models.QuerySet["Account"]):
     """Fills the derived defaults for ``bulk_create`` too."""
 
@@ -95,10 +99,12 @@ class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  
         token provider.
 
         Raises:
-            ValueError: unknown preset.
+            ValueError: unknown preset, or nothing to log in with.
         """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        if not any(fields.get(name) for name in _LOGINS):
+            raise ValueError("give password=… (an app password), oauth_token=…, or the fields of a token provider")
         values: dict[str, Any] = {"host": PRESETS[preset]["host"], "port": PRESETS[preset]["port"], "email": user}
         if fields.get("oauth_refresh_token") or fields.get("oauth_client_secret"):
             values["oauth_provider"] = PRESETS[preset].get("oauth_provider", "")
@@ -259,6 +265,8 @@ class Account(models.Model):
             errors["rate_limits"] = str(error)
         if self.security == Security.NONE and not cleartext_allowed(self.host, outbox_settings().cleartext_hosts):
             errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
+        if not is_host(self.host):
+            errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
         self._clean_secrets(errors)
         if errors:
             raise ValidationError(errors)

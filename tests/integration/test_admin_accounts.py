@@ -285,6 +285,7 @@ def test_the_list_shows_the_pause_and_asks_the_same_queries_for_any_number() -> 
     assert count() == few
     page = unescape(client.get(rows.ACCOUNTS).content.decode())
     assert "authentication refused (535)" in page
+    assert "many providers want an app password" in client.get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
     assert f'<a href="{rows.MESSAGES}?account__id__exact={first.pk}&status=at_rest">1</a>' in page
 
 

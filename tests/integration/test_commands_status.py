@@ -77,6 +77,12 @@ def test_one_account_tells_why_it_waits(account: Account) -> None:
 
 
 @pytest.mark.django_db
+def test_one_account_tells_what_may_help_and_not_only_what_is_wrong(account: Account) -> None:
+    run("outbox_pause", "main", "--reason", "TLS failed (TLS: WRONG_VERSION_NUMBER)")
+    assert "choose STARTTLS" in run("outbox_status", "--account", "main")
+
+
+@pytest.mark.django_db
 def test_a_program_reads_json() -> None:
     told = json.loads(run("outbox_status", "--json"))
     assert told["version"] == 1

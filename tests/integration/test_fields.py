@@ -79,6 +79,25 @@ def test_the_constraint_sees_through_the_encryption_whether_a_secret_is_set() ->
     Account(name="one", host="smtp.example.com", user="ann", password="hunter2").full_clean()
 
 
+def test_a_preset_without_a_login_is_told_in_words() -> None:
+    """A CHECK constraint's name helps nobody who forgot the password."""
+    with pytest.raises(ValueError, match="app password"):
+        Account.objects.from_preset("gmail", name="news", user="news@example.com")
+    assert not Account.objects.exists()
+
+
+@pytest.mark.parametrize("host", ["smtp.example.com:465", "smtps://smtp.example.com", "ann@smtp.example.com", "a host"])
+def test_a_host_with_something_beside_it_is_refused_at_its_field(host: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Account(name="one", host=host, user="ann", password="hunter2").full_clean()
+    assert list(refused.value.message_dict) == ["host"]
+
+
+@pytest.mark.parametrize("host", ["smtp.example.com", "localhost", "192.0.2.1", "2001:db8::1", "[2001:db8::1]"])
+def test_names_and_addresses_are_hosts(host: str) -> None:
+    Account(name="one", host=host, user="ann", password="hunter2").full_clean()
+
+
 def test_copies_of_an_instance_hold_ciphertext() -> None:
     account = Account.objects.get(pk=make().pk)
     assert account.password == "hunter2"

@@ -20,6 +20,7 @@ from prx_email_django.why import (
     Pause,
     Reached,
     account_sentence,
+    advice,
     message_sentence,
     pause_in_force,
     reached,
@@ -151,6 +152,28 @@ def test_times_are_told_in_the_zone_of_the_reader() -> None:
 )
 def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, is_paused: bool) -> None:
     assert (pause_in_force(reason, until, by_person=True, now=NOW) is not None) is is_paused
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("TLS failed (TLS: WRONG_VERSION_NUMBER)", "STARTTLS"),
+        ("TLS failed (TLS: unable to get local issuer certificate)", "TLS_CA_FILE"),
+        ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "names it"),
+        ("connection failed: Name or service not known", "DNS"),
+        ("connection failed: Connect call failed ('127.0.0.1', 1)", "firewall"),
+        ("connection failed: timed out", "STARTTLS"),
+        ("authentication refused (535 5.7.8 Authentication credentials invalid)", "app password"),
+        ("authentication refused (the server offers no usable authentication mechanism (it offers nothing))", "TLS"),
+    ],
+)
+def test_a_pause_is_told_with_what_may_help(reason: str, word: str) -> None:
+    assert word in advice(reason)
+
+
+@pytest.mark.parametrize("reason", ["", "moving house", "550 5.7.1 quota used up"])
+def test_no_advice_is_made_up(reason: str) -> None:
+    assert advice(reason) == ""
 
 
 @given(

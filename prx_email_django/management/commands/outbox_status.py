@@ -16,6 +16,7 @@ from django.utils import timezone
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
 from prx_email_django.models import OutboxMessage
 from prx_email_django.status import VERSION, Health, judge, outbox_status, why_message
+from prx_email_django.why import advice
 
 DEFAULT_MAX_AGE = "10m"
 
@@ -101,6 +102,8 @@ class Command(BaseCommand):
             self._dump(figures)
         else:
             self.stdout.write(_account_line(figures))
+            if help_ := advice(figures["why"]):
+                self.stdout.write(help_)
 
     def _message(self, pk: int, *, as_json: bool) -> None:
         message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
