@@ -66,8 +66,10 @@ def status_and_time(message: OutboxMessage) -> SafeString:
     """The status, and when the next attempt is due."""
     if message.next_attempt_at is None or message.status not in WAITING:
         return status_badges(message)
-    time = at(message.next_attempt_at, timezone.now())
-    return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), time)
+    now = timezone.now()
+    words = _("at %(time)s") if message.next_attempt_at > now else _("due since %(time)s")
+    told = words % {"time": at(message.next_attempt_at, now)}
+    return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), told)
 
 
 def failures(message: OutboxMessage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from html import unescape
 from typing import Any
 
@@ -53,6 +54,25 @@ def test_the_list_says_status_reason_account_recipients_and_tag() -> None:
     content = unescape(rows.client_for("view_outboxmessage").get(rows.MESSAGES).content.decode())
     for part in ("failed, at rest", "refused by the server", "550 5.7.1 no thanks", "billing", "and 1 more", "dunning"):
         assert part in content
+
+
+def test_the_list_says_when_a_waiting_message_is_tried() -> None:
+    account = rows.make_account()
+    rows.make_message(account)
+    rows.make_message(account, send_at=timezone.now() + timedelta(days=400))
+    content = rows.client_for("view_outboxmessage").get(rows.MESSAGES).content.decode()
+    assert content.count(">due since ") == 1
+    assert content.count(">at 20") == 1
+
+
+def test_a_page_says_nothing_of_what_is_not_there() -> None:
+    page = page_of(rows.sent(rows.make_account()))
+    assert not any(f"field-{name}" in page for name in ("cc_line", "reply_to_line", "reason", "idempotency_key"))
+    assert "field-failures" in page
+
+
+def test_failed_attempts_are_told_with_those_that_nobody_knows() -> None:
+    assert "1, with an outcome that nobody knows: 1" in page_of(rows.doubtful(rows.make_account()))
 
 
 def test_the_list_asks_as_many_queries_for_fifty_messages_as_for_two() -> None:
