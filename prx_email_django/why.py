@@ -41,11 +41,11 @@ _ADVICE = (
         gettext_lazy("There is no such host in DNS: look for a typing mistake."),
     ),
     (
-        "connect call failed|connection refused|ConnectionResetError",
+        "connection (refused|reset)|unreachable|no route",
         gettext_lazy("No mail server answers at this host and port, or a firewall is between."),
     ),
     (
-        "timed out|timeout|not done within",
+        "no answer in time|not done within",
         gettext_lazy("The server stays silent: a port for TLS (465) does so where STARTTLS is chosen, a firewall too."),
     ),
     ("invalid_grant", gettext_lazy("The refresh token is dead: somebody must sign in again and store a new one.")),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from typing import cast
@@ -17,7 +19,15 @@ import aiosmtplib
 from prx_email_django.outcomes import Phase, Trouble
 from prx_email_django.transports import login as sasl
 from prx_email_django.transports.base import ConnectError, Login
-from prx_email_django.transports.dial import cleartext_allowed, dial, is_loopback, local_name, peer_name, tls_context
+from prx_email_django.transports.dial import (
+    cleartext_allowed,
+    dial,
+    is_loopback,
+    local_name,
+    peer_name,
+    place,
+    tls_context,
+)
 from prx_email_django.transports.envelope import Abilities
 from prx_email_django.transports.replies import clean
 from prx_email_django.transports.session import SmtpSession
@@ -165,6 +175,7 @@ class _Opening:
         """Say what an exception of aiosmtplib or of the network means here."""
         cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else None
         told = cause or error
+        where = place(self.login.host, self.login.port)
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._refused(error.code, str(error.message))
         if isinstance(told, ssl.SSLError):
@@ -173,11 +184,8 @@ class _Opening:
             return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
         # asyncio aborts a handshake that takes too long.
         if isinstance(told, (TimeoutError, ConnectionAbortedError)):
-            return self._error("no answer in time", Trouble.CONNECTION, "timeout")
-        if isinstance(told, (OSError, aiosmtplib.SMTPServerDisconnected)):
-            reason = getattr(told, "strerror", None) or str(told) or type(told).__name__
-            return self._error(f"connection failed: {reason}", Trouble.CONNECTION, "network")
-        return self._error(f"connection failed: {told}", Trouble.CONNECTION, "network")
+            return self._error(f"no answer in time from {where}", Trouble.CONNECTION, "timeout")
+        return self._error(f"connection failed: {where}: {_reason(told)}", Trouble.CONNECTION, "network")
 
     def _refused(self, code: int, text: str) -> ConnectError:
         """A reply ended it: one to STARTTLS is about TLS, 5yz to AUTH about the credentials, else about the server."""
@@ -204,6 +212,15 @@ class _Opening:
             enhanced=enhanced,
             peer=self.peer,
         )
+
+
+def _reason(error: BaseException) -> str:
+    """In words; asyncio's own have an address as Python writes a tuple in them."""
+    if isinstance(error, ConnectionResetError):
+        return os.strerror(errno.ECONNRESET)
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _abilities(client: aiosmtplib.SMTP) -> Abilities:

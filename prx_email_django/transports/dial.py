@@ -51,7 +51,11 @@ async def _connect(
 
 def peer_name(sock: socket.socket) -> str:
     """``192.0.2.1:587`` or ``[2001:db8::1]:587``."""
-    host, port = sock.getpeername()[:2]
+    return place(*sock.getpeername()[:2])
+
+
+def place(host: str, port: int) -> str:
+    """A host, or an address, with its port; an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
