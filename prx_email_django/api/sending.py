@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from django.db import DatabaseError
 from django.db.models import Q
 
 from prx_email_django.api.accounts import AccountRef, resolve_account
@@ -36,8 +38,10 @@ from prx_email_django.store import (
     requeue,
 )
 from prx_email_django.store import is_paused as is_outbox_paused
-from prx_email_django.store.base import retried
+from prx_email_django.store.base import fresh_connection, retried
 from prx_email_django.validation import check_instant
+
+logger = logging.getLogger("prx_email_django")
 
 PAUSED = "paused"
 
@@ -120,23 +124,32 @@ def send_message(
         return _result(row.pk)
     if _is_paused(found, clock=clock):
         return _left_pending(draft, PAUSED, clock=clock)
-    slot = acquire_slot(found, clock=clock)
+    return _with_slot(found, lambda slot: _send_with(slot, draft, clock=clock), clock=clock)
+
+
+def _with_slot(account: Account, attempt: Callable[[Slot | None], SendResult], *, clock: Clock) -> SendResult:
+    """Make an attempt with a slot, or without one where all are taken; whatever ends it, the slot is given back."""
+    noted: set[Slot] = set()
+    try:
+        return attempt(acquire_slot(account, noted=noted, clock=clock))
+    except BaseException as error:
+        try:
+            if not isinstance(error, Exception):
+                fresh_connection()
+            release_slots(noted)  # once more does no harm: each has a token of its own
+        except DatabaseError:
+            logger.exception("account %s: a slot could not be given back; its lease will tell", account)
+        raise
+
+
+def _send_with(slot: Slot | None, draft: Draft, *, clock: Clock) -> SendResult:
     if slot is None:
         return _left_pending(draft, LIMITED, clock=clock)
-    return _send_with(slot, draft, clock=clock)
-
-
-def _send_with(slot: Slot, draft: Draft, *, clock: Clock) -> SendResult:
-    used = False
-    try:
-        claim, row = _insert_claimed(draft, clock=clock)
-        if claim is None:
-            return _result(row.pk)
-        used = True
-        code = deliver(claim, slot, clock=clock)
-    finally:
-        if not used:
-            release_slots([slot])
+    claim, row = _insert_claimed(draft, clock=clock)
+    if claim is None:
+        release_slots([slot])
+        return _result(row.pk)
+    code = deliver(claim, slot, clock=clock)
     if code:
         wake_on_commit()
     return _result(row.pk, code=code)
@@ -187,15 +200,11 @@ def retry_outbox(
     if mode is not None:
         simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
         return _result(outbox_id)
-    slot = acquire_slot(account, clock=clock)
-    if slot is None:
-        return _requeued(outbox_id, clock=clock)
-    try:
-        claim = claim_one(outbox_id, clock=clock, force=force)
-    except BaseException:
-        release_slots([slot])
-        raise
-    if deliver(claim, slot, clock=clock):
+    return _with_slot(account, lambda slot: _retry_with(slot, outbox_id, force=force, clock=clock), clock=clock)
+
+
+def _retry_with(slot: Slot | None, outbox_id: int, *, force: bool, clock: Clock) -> SendResult:
+    if slot is None or deliver(claim_one(outbox_id, clock=clock, force=force), slot, clock=clock):
         return _requeued(outbox_id, clock=clock)
     return _result(outbox_id)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError
-
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.lanes import Lane, Mailbox, Pool
 from prx_email_django.delivery.login import TokenKeeper, login_for
@@ -18,7 +16,6 @@ from prx_email_django.models import Account, AccountState
 from prx_email_django.oauth import TokenRefused
 from prx_email_django.outcomes import Phase, Trouble
 from prx_email_django.states import ErrorCode
-from prx_email_django.store.base import atomic, retried
 from prx_email_django.transports.base import ConnectError, Login, Transport
 
 if TYPE_CHECKING:
@@ -128,22 +125,7 @@ class Connecting:
             if slot.holds():
                 return slot
             self._give_back([slot])
-        return self._acquire()
-
-    @retried
-    def _acquire(self) -> Slot | None:
-        """One more slot, noted before it is committed: whatever ends the drain in between, ``leave`` knows of it."""
-        slot = None
-        try:
-            with atomic():
-                slot = acquire_slot(self.account, clock=self.clock)
-                if slot is not None:
-                    self._slots.add(slot)
-        except DatabaseError:
-            if slot is not None:
-                self._slots.discard(slot)
-            raise
-        return slot
+        return acquire_slot(self.account, noted=self._slots, clock=self.clock)
 
     def _spare(self) -> set[Slot]:
         return self._slots.difference(lane.slot for lane in self.lanes)

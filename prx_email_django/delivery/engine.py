@@ -17,6 +17,7 @@ from prx_email_django.delivery.lanes import Mailbox, Result
 from prx_email_django.delivery.recorder import Recorder
 from prx_email_django.limits import renew_slots
 from prx_email_django.store import renew
+from prx_email_django.store.base import fresh_connection
 
 logger = logging.getLogger("prx_email_django")
 
@@ -85,7 +86,7 @@ class Engine:
         for run in self.runs:
             run.network.close()
         self._sort()
-        self.recorder.fresh_connection()
+        fresh_connection()
         for run in {*self.runs, *self._unrecorded}:
             try:
                 run.leave(self._rescue(run))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from django.db import connections
-
 from prx_email_django.clock import Clock
 from prx_email_django.delivery.announce import announce
 from prx_email_django.delivery.jobs import Held, Job
@@ -14,7 +12,6 @@ from prx_email_django.delivery.lanes import Result
 from prx_email_django.limits import Permits, give_back
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.outcomes import Ending, Outcome
-from prx_email_django.querysets import outbox_alias
 from prx_email_django.results import DrainReport
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store import Claim, Finished, Recorded, expire, finalize, recover, release, settle
@@ -81,12 +78,6 @@ class Recorder:
                 self.release([result.job])
         elif not known.exclude(outcome=AttemptOutcome.LOST).exists():
             self.results([result])
-
-    def fresh_connection(self) -> None:
-        """A SystemExit may have struck in the middle of a statement: the connection is of no further use then."""
-        connection = connections[outbox_alias()]
-        if not connection.in_atomic_block:
-            connection.close()
 
     def broken(self, claim: Claim, outcome: Outcome) -> None:
         """Record a message that could not be rendered."""

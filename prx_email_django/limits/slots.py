@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError
+from django.db import DatabaseError, IntegrityError
 from django.db.models import Q
 
 from prx_email_django.clock import Clock, uptime
@@ -38,23 +38,30 @@ class Slot:
 
 
 @retried
-def acquire_slot(account: Account, *, clock: Clock) -> Slot | None:
+def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | None:
     """A free slot, or one whose holder was lost; None: all are taken.
 
-    Each try is one compare-and-set on a row, or one insert that a unique constraint guards.
+    Each try is one compare-and-set on a row, or one insert that a unique constraint guards.  The slot stands in
+    ``noted`` before the statement that takes it: whoever a signal ends at any moment gives back what stands there.
     """
-    slots = {slot.number: slot for slot in ConnectionSlot.objects.filter(account=account)}
-    live = sum(_is_live(slot, clock) for slot in slots.values())
+    rows = {row.number: row for row in ConnectionSlot.objects.filter(account=account)}
+    live = sum(_is_live(row, clock) for row in rows.values())
     if live >= account.max_connections:
         return None
     for number in range(1, account.max_connections + 1):
-        slot = slots.get(number)
-        if slot is not None and _is_live(slot, clock):
+        row = rows.get(number)
+        if row is not None and _is_live(row, clock):
             continue
-        begun, token = uptime(), uuid.uuid4()
-        taken = _take(slot, token, clock=clock) if slot else _make(account, number, token, clock=clock)
+        slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
+        noted.add(slot)
+        try:
+            taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
+        except DatabaseError:
+            noted.discard(slot)
+            raise
         if taken:
-            return Slot(account.pk, number, token, begun=begun)
+            return slot
+        noted.discard(slot)
     return None
 
 

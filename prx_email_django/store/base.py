@@ -53,6 +53,13 @@ def atomic() -> transaction.Atomic:
     return transaction.atomic(using=outbox_alias())
 
 
+def fresh_connection() -> None:
+    """A SystemExit may have struck in the middle of a statement: the connection is of no further use then."""
+    connection = connections[outbox_alias()]
+    if not connection.in_atomic_block:
+        connection.close()
+
+
 def database_now() -> datetime:
     """The clock of the outbox's database (SQLite has none of its own: this machine's)."""
     connection = connections[outbox_alias()]

@@ -23,19 +23,19 @@ def lapse() -> None:
 @pytest.mark.django_db
 def test_an_account_has_as_many_slots_as_connections() -> None:
     owner = account(max_connections=2)
-    first, second = acquire_slot(owner, clock=at()), acquire_slot(owner, clock=at())
+    first, second = acquire_slot(owner, noted=set(), clock=at()), acquire_slot(owner, noted=set(), clock=at())
     assert first and second
     assert first.number != second.number
-    assert acquire_slot(owner, clock=at()) is None
+    assert acquire_slot(owner, noted=set(), clock=at()) is None
     release_slots([first])
-    third = acquire_slot(owner, clock=at())
+    third = acquire_slot(owner, noted=set(), clock=at())
     assert third and third.number == first.number
-    assert acquire_slot(account("other"), clock=at()), "another account has slots of its own"
+    assert acquire_slot(account("other"), noted=set(), clock=at()), "another account has slots of its own"
 
 
 @pytest.mark.django_db
 def test_a_slot_says_who_holds_it_until_when() -> None:
-    slot = acquire_slot(account(), clock=at(None))
+    slot = acquire_slot(account(), noted=set(), clock=at(None))
     assert slot
     row = ConnectionSlot.objects.get()
     assert (row.holder, row.token) == (worker_name(), slot.token)
@@ -49,10 +49,10 @@ def test_a_slot_says_who_holds_it_until_when() -> None:
 @pytest.mark.django_db
 def test_the_slot_of_a_lost_worker_is_taken_over() -> None:
     owner = account(max_connections=1)
-    lost = acquire_slot(owner, clock=at())
-    assert acquire_slot(owner, clock=at()) is None
+    lost = acquire_slot(owner, noted=set(), clock=at())
+    assert acquire_slot(owner, noted=set(), clock=at()) is None
     lapse()
-    taken = acquire_slot(owner, clock=at())
+    taken = acquire_slot(owner, noted=set(), clock=at())
     assert lost and taken and taken.token != lost.token
     renew_slots([lost], clock=at())
     release_slots([lost])
@@ -62,7 +62,7 @@ def test_the_slot_of_a_lost_worker_is_taken_over() -> None:
 @pytest.mark.django_db
 def test_two_workers_that_saw_the_same_free_slot_do_not_both_get_it() -> None:
     owner = account(max_connections=1)
-    first = acquire_slot(owner, clock=at())
+    first = acquire_slot(owner, noted=set(), clock=at())
     assert first
     release_slots([first])
     seen = ConnectionSlot.objects.get()
@@ -72,7 +72,7 @@ def test_two_workers_that_saw_the_same_free_slot_do_not_both_get_it() -> None:
 
 @pytest.mark.django_db
 def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
-    slot = acquire_slot(account(), clock=at())
+    slot = acquire_slot(account(), noted=set(), clock=at())
     assert slot and slot.holds()
     awake = slots.uptime
     monkeypatch.setattr(slots, "uptime", lambda: awake() + 41)
@@ -87,7 +87,7 @@ def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.Mon
 @pytest.mark.django_db
 def test_all_slots_are_renewed_in_one_statement(django_assert_num_queries: object) -> None:
     owner = account(max_connections=3)
-    held = [acquire_slot(owner, clock=at()) for _ in range(3)]
+    held = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
     ConnectionSlot.objects.update(expires_at=base.database_now() + timedelta(seconds=5))
     with django_assert_num_queries(1):  # type: ignore[operator]
         renew_slots([one for one in held if one], clock=at())
@@ -98,13 +98,13 @@ def test_all_slots_are_renewed_in_one_statement(django_assert_num_queries: objec
 @pytest.mark.django_db
 def test_fewer_connections_hold_at_once() -> None:
     owner = account(max_connections=3)
-    held = [acquire_slot(owner, clock=at()) for _ in range(3)]
+    held = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
     owner.max_connections = 1
     release_slots([one for one in held[:1] if one])
-    assert acquire_slot(owner, clock=at()) is None, "two are still open"
+    assert acquire_slot(owner, noted=set(), clock=at()) is None, "two are still open"
     release_slots([one for one in held if one])
-    assert acquire_slot(owner, clock=at())
-    assert acquire_slot(owner, clock=at()) is None
+    assert acquire_slot(owner, noted=set(), clock=at())
+    assert acquire_slot(owner, noted=set(), clock=at()) is None
 
 
 @pytest.mark.django_db(transaction=True)
@@ -116,7 +116,7 @@ def test_many_workers_at_once_never_hold_more_than_the_limit() -> None:
 
     def work() -> None:
         for _ in range(8):
-            slot = acquire_slot(owner, clock=at(None))
+            slot = acquire_slot(owner, noted=set(), clock=at(None))
             if slot is not None:
                 with lock:
                     holding.add(slot.token)

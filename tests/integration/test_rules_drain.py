@@ -251,7 +251,7 @@ def test_one_dead_account_never_holds_up_another() -> None:
 
 def test_a_send_without_a_free_connection_does_not_wait() -> None:
     owner = account(max_connections=1)
-    acquire_slot(owner, clock=at(None))
+    acquire_slot(owner, noted=set(), clock=at(None))
     result = prx.send(**letter(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
     row = OutboxMessage.objects.get()
@@ -262,7 +262,7 @@ def test_a_retry_without_a_free_connection_requeues() -> None:
     owner = account(max_connections=1)
     row = message(owner)
     finish(take_one(row), Ending.PERMANENT)
-    acquire_slot(owner, clock=at(None))
+    acquire_slot(owner, noted=set(), clock=at(None))
     result = prx.retry_outbox(row.pk, now=NOW)
     assert (result.status, result.error_code, result.next_attempt_at) == ("failed", "limited", NOW)
 
