@@ -75,11 +75,23 @@ class Job(Held):
                 self.body_written = True
             return held
 
+    def let_go(self) -> None:
+        """It has left the network: drop its octets now, since results wait for their record.
+
+        Job and parcel refer to each other: left to themselves, a body would stay until the garbage collector comes by.
+        """
+        self.parcel.may_write = self.parcel.still_may = _never
+        self.parcel.body = b""
+
     def cancel(self) -> bool:
         """Keep the body from being written; False: it is on its way already."""
         with self._lock:
             self.cancelled = not self.body_written
             return self.cancelled
+
+
+def _never() -> bool:
+    return False
 
 
 def prepare(held: Held, *, clock: Clock) -> Job | Outcome:

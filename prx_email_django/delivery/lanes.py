@@ -112,6 +112,7 @@ class Pool:
             except IndexError:
                 return jobs
             self.pushed_bytes -= len(job.parcel.body)
+            job.let_go()
             jobs.append(job)
 
     def take(self) -> Job | None:
@@ -244,6 +245,7 @@ class Lane:
     def report(self, parcel: Parcel, outcome: Outcome) -> None:
         """Leave an outcome for the calling thread."""
         job = self.taken.pop(id(parcel))
+        job.let_go()
         if outcome.ending is Ending.ACCEPTED:
             self.pool.accepted += 1
         self.pool.reported += 1

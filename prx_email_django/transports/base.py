@@ -24,7 +24,7 @@ class Parcel:
     sender: str
     #: Envelope recipients, each once.
     recipients: tuple[str, ...]
-    #: RFC 5322 octets, CRLF line ends, not dot-stuffed.
+    #: RFC 5322 octets, CRLF line ends, not dot-stuffed.  A large one is dropped when it begins to be written.
     body: bytes
     #: Needs SMTPUTF8 (a non-ASCII local part in the envelope or a UTF-8 header).
     utf8: bool = False

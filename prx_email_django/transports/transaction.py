@@ -118,11 +118,13 @@ def _heed_quota(outcome: Outcome) -> None:
 async def _body(talk: Conversation, flight: Flight) -> None:
     """Write the body, and behind it the next envelope if there is one; take the final reply."""
     flight.phase = Phase.BODY
-    body: bytes | memoryview = wire_form(flight.parcel.body)
+    body = wire_form(flight.parcel.body)
     deadline = talk.deadline(len(body))
     due = 1
     if len(body) > PIECE:
-        body, due = await _upload(talk, flight, memoryview(body), deadline), 0
+        # Never written twice.  Once it has left, nothing holds it: the final reply may take ten minutes.
+        flight.parcel.body = b""
+        body, due = await _upload(talk, flight, body, deadline), 0
     ahead = talk.look_ahead()
     if ahead is None:
         talk.wire.write(b"".join((body, b".\r\n")), due)
@@ -135,17 +137,20 @@ async def _body(talk: Conversation, flight: Flight) -> None:
     _finish(talk, flight, await talk.wire.reply(deadline))
 
 
-async def _upload(talk: Conversation, flight: Flight, body: memoryview, deadline: float) -> memoryview:
-    """Write a large body piece by piece, as fast as the network takes it; returns the last piece, unwritten."""
-    due = 1
-    while len(body) > PIECE:
-        talk.wire.write(body[:PIECE], due)
+async def _upload(talk: Conversation, flight: Flight, body: bytes, deadline: float) -> bytes:
+    """Write a large body piece by piece, as fast as the network takes it; returns the last piece, unwritten.
+
+    Each piece is a copy: a view in the transport's buffer would keep the whole body.
+    """
+    at, due = 0, 1
+    while len(body) - at > PIECE:
+        talk.wire.write(body[at : at + PIECE], due)
         due = 0
-        body = body[PIECE:]
+        at += PIECE
         await talk.wire.room(deadline)
         if talk.wire.answered:
             await _answered_early(talk, flight)
-    return body
+    return body[at:]
 
 
 async def _answered_early(talk: Conversation, flight: Flight) -> None:
