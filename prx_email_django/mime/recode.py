@@ -39,7 +39,7 @@ def split_fields(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
     while match := _FIELD.match(data, at):
         fields.append((match[1].decode("ascii").lower(), match[0]))
         at = match.end()
-    return fields, data[at:].removeprefix(b"\r\n")
+    return fields, data[at + 2 if data.startswith(b"\r\n", at) else at :]
 
 
 def field_text(octets: bytes) -> str:

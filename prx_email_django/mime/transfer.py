@@ -7,6 +7,8 @@ from binascii import b2a_base64, b2a_qp
 #: Preferred and greatest length of a line without its CRLF (RFC 5322 §2.1.1).
 LINE, MAX_LINE = 78, 998
 
+#: Octets that are encoded at once: whole lines of 57 octets, 76 characters each.
+_BLOCK = 57 * 4096
 _HIGH = bytes(range(128, 256))
 #: Control characters other than tab and line end: allowed in a body, but better wrapped up.
 _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
@@ -15,6 +17,8 @@ _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 def with_crlf(data: bytes) -> bytes:
     """The data with every line end (CRLF, LF or CR) made CRLF, and the last line ended."""
     if b"\r" in data:
+        if data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n") and data.endswith(b"\n"):
+            return data  # no copy of what may be large
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data and not data.endswith(b"\n"):
         data += b"\n"
@@ -23,7 +27,18 @@ def with_crlf(data: bytes) -> bytes:
 
 def is_wire_form(data: bytes) -> bool:
     """Whether data with CRLF line ends can go as it is: seven bits, no NUL, no line above 998 octets."""
-    return data.isascii() and b"\x00" not in data and longest_line(data) <= MAX_LINE
+    return data.isascii() and b"\x00" not in data and _keeps_to(data, MAX_LINE)
+
+
+def _keeps_to(data: bytes, limit: int) -> bool:
+    """Whether no line is longer: from line end to line end, as far as the limit reaches, without taking it apart."""
+    at = 0
+    while len(data) - at > limit:
+        found = data.rfind(b"\r\n", at, at + limit + 2)
+        if found < 0:
+            return False
+        at = found + 2
+    return True
 
 
 def longest_line(data: bytes) -> int:
@@ -33,6 +48,13 @@ def longest_line(data: bytes) -> int:
 
 def base64_lines(content: bytes) -> bytes:
     """Base64 in lines of 76 characters, each with its CRLF (RFC 2045 §6.8)."""
+    if len(content) <= _BLOCK:
+        return _base64_block(content)
+    # Block by block: a list of all the lines takes more room than the lines themselves.
+    return b"".join([_base64_block(content[at : at + _BLOCK]) for at in range(0, len(content), _BLOCK)])
+
+
+def _base64_block(content: bytes) -> bytes:
     encoded = b2a_base64(content, newline=False)
     if not encoded:
         return b""
