@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any
 
@@ -15,7 +15,7 @@ from django.db import connection, connections
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
 from prx_email_django.store import Lease, claims
 from tests.acceptance.drainer import Drainer, drainers
 from tests.support.smtp_server import SmtpServer
@@ -89,6 +89,24 @@ def test_a_rate_limit_holds_over_all_workers() -> None:
         assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 150
         later = timezone.now() + timedelta(hours=2)
         assert prx.drain(now=later).sent == 50
+
+
+def test_a_permit_that_ends_before_mail_in_a_drain_is_given_back_and_taken_anew() -> None:
+    """Two seconds of a bucket are left, and the first message holds the only connection for longer."""
+    bucket = 3  # seconds: a twentieth of the minute
+    end = datetime(2026, 1, 5, 12, 0, bucket, tzinfo=UTC)
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1, rate_limits="20/minute", pipelining="off")
+        enqueue(account, 3, now=end - timedelta(seconds=2))
+        server.on("final", delay=2.2, times=1)
+        report = prx.drain(now=end - timedelta(seconds=2))
+        assert (report.claimed, report.released, report.sent) == (5, 2, 3)
+        assert (report.deferred, report.failed) == (0, 0)
+        window = RateWindow.objects.get()
+        newest = int(end.timestamp() // bucket)
+        assert (window.bucket, window.counts[:2], sum(window.counts)) == (newest, [2, 1], 3)
+        assert len(server.lines("MAIL")) == 3
+        assert_each_once(server, 3)
 
 
 def test_a_limit_of_recipients_holds_over_all_workers() -> None:
