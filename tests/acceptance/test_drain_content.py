@@ -135,6 +135,21 @@ def test_large_attachments_arrive_whole() -> None:
             assert part.get_content() == content
 
 
+def test_recipients_that_do_not_fit_are_served_in_the_same_drain_without_a_failure() -> None:
+    with SmtpServer() as server:
+        everybody = [f"p{number}@example.org" for number in range(7)]
+        for nth in (3, 4, 5, 6, 7, 10, 11, 12):
+            server.on("rcpt", nth=nth, reply="452 4.5.3 too many recipients")
+        row = prx.enqueue(account=account_on(server), to=everybody, subject="n", body_text="x")
+        report = prx.drain()
+        assert (report.sent, report.deferred, report.failed) == (1, 0, 0)
+        row.refresh_from_db()
+        assert (row.status, row.retries, row.attempts, row.last_error_code) == ("sent", 0, 0, "")
+        assert sorted(server.recipients) == everybody
+        assert len(server.messages) == 3
+        assert len({one.data for one in server.messages}) == 1, "one Message-ID, one message"
+
+
 def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
     size, connections = 10_000_000, 3
     wire = size * 78 // 57  # base64, in lines of 76 characters
