@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 import prx_email_django as prx
@@ -241,13 +242,20 @@ def test_the_async_twins_do_the_same_and_leave_no_connection_open() -> None:
     prx.record_inbound(owner, b"From: a@x.org\r\nMessage-ID: <1@x.org>\r\n\r\nhello")
     connections[outbox_alias()].close()
 
+    async def closed(call: Awaitable[Any]) -> Any:
+        result = await call
+        # The twins' own thread: Django's for synchronous code.
+        opened = await sync_to_async(lambda: connections[outbox_alias()].connection)()
+        assert opened is None, "its connection is open"
+        return result
+
     async def all_of_them() -> list[Any]:
-        queued = await api.aenqueue(**letter(owner))
-        sent = await api.asend(**letter(owner))
-        replied = await api.areply(account=owner, in_reply_to_message_id="<1@x.org>", body_text="yes")
-        failed = await api.asend(**letter(owner), failure_mode="provider_permanent")
-        retried = await api.aretry_outbox(failed.outbox_id)
-        report = await api.adrain()
+        queued = await closed(api.aenqueue(**letter(owner)))
+        sent = await closed(api.asend(**letter(owner)))
+        replied = await closed(api.areply(account=owner, in_reply_to_message_id="<1@x.org>", body_text="yes"))
+        failed = await closed(api.asend(**letter(owner), failure_mode="provider_permanent"))
+        retried = await closed(api.aretry_outbox(failed.outbox_id))
+        report = await closed(api.adrain())
         return [queued.status, sent.status, replied.status, retried.status, report.sent]
 
     assert asyncio.run(all_of_them()) == ["pending", "sent", "sent", "sent", 1]
