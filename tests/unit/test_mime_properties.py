@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import re
 from email.message import EmailMessage
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prx_email_django.mime import Letter, Part, render
 from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.mime.transfer import _BLOCK, base64_lines, is_wire_form, with_crlf
 from tests.unit.mime_letters import bodies, by_stdlib, letter, letters, lines, parsed
+
+
+@pytest.mark.parametrize("size", [0, 1, 56, 57, 58, _BLOCK - 1, _BLOCK, _BLOCK + 1, 2 * _BLOCK + 57])
+def test_base64_in_blocks_is_what_the_standard_library_says(size: int) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    content = content[:size]
+    assert base64_lines(content) == base64.encodebytes(content).replace(b"\n", b"\r\n")
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b"a" * 997, b"a" * 998, b"a" * 999]), max_size=8))
+def test_a_line_is_too_long_where_taking_it_apart_says_so(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    assert is_wire_form(data) == (max(map(len, data.split(b"\r\n"))) <= 998)
+    ended = data if data.endswith((b"\r", b"\n")) or not data else data + b"\n"
+    assert with_crlf(data) == re.sub(rb"\r\n|\r|\n", b"\r\n", ended)
 
 
 def addresses(message: EmailMessage, name: str) -> list[tuple[str, str]]:
