@@ -39,6 +39,7 @@ from tests.support.factories import MEMORY, NOW, account, message, outcome
 ADDRESSES = ("a@x.org", "b@x.org", "c@x.org")
 ENDINGS = (Ending.ACCEPTED, Ending.ACCEPTED, Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN)
 ANSWERS = st.sampled_from((*[Answer.ACCEPTED] * 4, Answer.REFUSED, Answer.DEFERRED, Answer.TOO_MANY))
+MEANWHILE = st.sampled_from(["", "recovered", "being sent by another"])
 #: Leases are real time and the steps are not: however far these go, they stay behind every lease.
 START = NOW.replace(year=2020)
 #: After so many steps of the clock nothing that waits can still wait: the longest backoff, doubled by the spread.
@@ -157,14 +158,11 @@ class Outbox(RuleBasedStateMachine):
         one=consumes(claims),
         ending=st.sampled_from(ENDINGS),
         answers=st.fixed_dictionaries(dict.fromkeys(ADDRESSES, ANSWERS)),
-        meanwhile=st.sampled_from(["", "recovered", "being sent by another"]),
+        meanwhile=MEANWHILE,
     )
     def a_result_comes_back(self, one: Claim, ending: Ending, answers: dict[str, Answer], meanwhile: str) -> None:
         """In time or late: the worker cannot know."""
-        if meanwhile:
-            self.crash(one)
-        if meanwhile == "being sent by another":
-            self.succeed(one)
+        self.overtake(one, meanwhile)
         said = dict(answers) if ending is Ending.ACCEPTED else {}
         accepted = [address for address in one.addressed if said.get(address) is Answer.ACCEPTED]
         if ending is Ending.ACCEPTED and not accepted:
@@ -191,8 +189,9 @@ class Outbox(RuleBasedStateMachine):
             assert OutboxMessage.objects.get(pk=one.id).claim_token == before["claim_token"]
             assert OutboxMessage.objects.get(pk=one.id).status == "sending", "a stale result decided for another"
 
-    @rule(one=consumes(claims))
-    def give_back(self, one: Claim) -> None:
+    @rule(one=consumes(claims), meanwhile=MEANWHILE)
+    def give_back(self, one: Claim, meanwhile: str) -> None:
+        self.overtake(one, meanwhile)
         before = OutboxMessage.objects.filter(pk=one.id).values().first()
         ours = self.is_ours(one)
         assert store.release([one]) == int(ours)
@@ -226,8 +225,15 @@ class Outbox(RuleBasedStateMachine):
         store.renew([one.lease], clock=self.clock)
         assert self.is_ours(one) is ours
 
+    def overtake(self, one: Claim, meanwhile: str) -> None:
+        """What becomes of a claim before its worker comes back."""
+        if meanwhile:
+            self.crash(one)
+        if meanwhile == "being sent by another":
+            self.succeed(one)
+
     def succeed(self, one: Claim) -> None:
-        """The worst moment for a stale result: another worker has the message (and will crash in its turn)."""
+        """The worst moment for a stale worker: another one has the message (and will crash in its turn)."""
         row = OutboxMessage.objects.filter(pk=one.id).first()
         if row is not None and row.status == "failed" and row.next_attempt_at is not None:
             self.now = max(self.now, row.next_attempt_at)
