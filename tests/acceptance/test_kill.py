@@ -247,7 +247,8 @@ class Exit:
         self.struck = False
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        if self.struck or not sql.startswith("UPDATE") or ConnectionSlot._meta.db_table not in sql:
+        writes = sql.startswith(("INSERT", "UPDATE")) and ConnectionSlot._meta.db_table in sql
+        if self.struck or not writes:
             return execute(sql, params, many, context)
         if self.moment == "before it is given back":
             self.struck = OutboxMessage.objects.filter(status="sent").exists()
