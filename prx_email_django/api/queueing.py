@@ -15,6 +15,7 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.snapshot import draft_from_email
 from prx_email_django.store import Draft, atomic, clock_for, insert, insert_many
+from prx_email_django.store.base import retried
 from prx_email_django.validation import check_instant
 
 if TYPE_CHECKING:
@@ -121,11 +122,16 @@ def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, accoun
 def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
     if not drafts:
         return []
-    with atomic():
-        written, new = insert_many(drafts, clock=clock)
+    written, new = _write(drafts, clock=clock)
     if new and any(draft.due_at <= clock.now for draft in drafts):
         wake_on_commit()
     return written
+
+
+@retried
+def _write(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
+    with atomic():
+        return insert_many(drafts, clock=clock)
 
 
 def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Account, now: datetime, largest: int) -> Draft:

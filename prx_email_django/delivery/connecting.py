@@ -122,7 +122,7 @@ class Connecting:
 
     def _slot(self) -> Slot | None:
         for slot in self._spare():
-            if slot.holds():
+            if slot.holds() and slot.number <= self.account.max_connections:
                 return slot
             self._give_back([slot])
         return acquire_slot(self.account, noted=self._slots, clock=self.clock)

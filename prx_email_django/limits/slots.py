@@ -44,9 +44,8 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | 
     Each try is one compare-and-set on a row, or one insert that a unique constraint guards.  The slot stands in
     ``noted`` before the statement that takes it: whoever a signal ends at any moment gives back what stands there.
     """
-    rows = {row.number: row for row in ConnectionSlot.objects.filter(account=account)}
-    live = sum(_is_live(row, clock) for row in rows.values())
-    if live >= account.max_connections:
+    rows = {row.number: row for row in _rows(account)}
+    if _live(rows.values(), clock) >= account.max_connections:
         return None
     for number in range(1, account.max_connections + 1):
         row = rows.get(number)
@@ -60,9 +59,25 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | 
             noted.discard(slot)
             raise
         if taken:
+            # Fewer than before, and one of the others still taken: two takers may have counted at once.
+            if (
+                max(rows, default=0) > account.max_connections
+                and _live(_rows(account), clock) > account.max_connections
+            ):
+                release_slots([slot])
+                noted.discard(slot)
+                return None
             return slot
         noted.discard(slot)
     return None
+
+
+def _rows(account: Account) -> Iterable[ConnectionSlot]:
+    return ConnectionSlot.objects.filter(account=account)
+
+
+def _live(rows: Iterable[ConnectionSlot], clock: Clock) -> int:
+    return sum(_is_live(row, clock) for row in rows)
 
 
 def _is_live(slot: ConnectionSlot, clock: Clock) -> bool:

@@ -17,7 +17,7 @@ from django.db import IntegrityError
 from prx_email_django.clock import Clock
 from prx_email_django.models import Account, RateWindow
 from prx_email_django.rates import BUCKETS, RateLimit, parse_rate_limits
-from prx_email_django.store.base import atomic, retried
+from prx_email_django.store.base import atomic, database_now, retried
 
 #: Tries of one compare-and-set before the call does without: other workers are taking permits.
 TRIES = 20
@@ -50,7 +50,8 @@ def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock
         if window is None:
             continue
         bucket = int(clock.running.timestamp() // limit.bucket_seconds)
-        wanted = recipients() if limit.what == "recipients" else 1
+        # One that exceeds the whole limit is judged when it is claimed.
+        wanted = min(recipients(), limit.count) if limit.what == "recipients" else 1
         if sum(rolled(window.bucket, window.counts, bucket)[1]) + wanted > limit.count:
             return False
     return True
@@ -96,9 +97,9 @@ def _take(account: Account, what: str, wanted: int, *, whole: bool, clock: Clock
             break
         seconds = clock.running.timestamp()
         bucket = int(seconds // limit.bucket_seconds)
-        granted = _take_one(account.pk, limit, bucket, granted)
+        bucket, granted = _take_one(account.pk, limit, bucket, granted)
         taken.append((limit, bucket, granted))
-        ends_at = min(ends_at, (bucket + 1) * limit.bucket_seconds)
+        ends_at = min(ends_at, (int(seconds // limit.bucket_seconds) + 1) * limit.bucket_seconds)
     for limit, bucket, count in taken:
         if count > granted:
             _give_back(account.pk, limit.key, bucket, count - granted)
@@ -106,19 +107,23 @@ def _take(account: Account, what: str, wanted: int, *, whole: bool, clock: Clock
 
 
 @retried
-def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> int:
+def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> tuple[int, int]:
     for _ in range(TRIES):
         window = _window(account_id, limit.key)
+        if window.bucket - bucket >= BUCKETS:
+            # An old ``now`` must not move the window back: the next real one would forget what was spent.
+            present = int(database_now().timestamp() // limit.bucket_seconds)
+            bucket = max(bucket, min(window.bucket, present))
         newest, counts = rolled(window.bucket, window.counts, bucket)
         granted = min(wanted, limit.count - sum(counts))
         if granted <= 0:
-            return 0
+            return bucket, 0
         # A worker whose clock is behind spends from the bucket that it believes to be current.
         counts[newest - bucket] += granted
         if _write(window, newest, counts):
-            return granted
+            return bucket, granted
         time.sleep(random.uniform(0, 0.005))  # noqa: S311
-    return 0
+    return bucket, 0
 
 
 @retried

@@ -15,7 +15,7 @@ from prx_email_django.content import store_contents
 from prx_email_django.models import Account, Attachment, Content, OutboxMessage, Recipient
 from prx_email_django.querysets import outbox_alias
 from prx_email_django.states import Status
-from prx_email_django.store.base import atomic
+from prx_email_django.store.base import atomic, retried
 
 #: Rows of one INSERT.
 BATCH = 500
@@ -50,6 +50,7 @@ def idempotency_hash(key: str | None) -> str | None:
     return None if key is None else hashlib.sha256(key.encode()).hexdigest()
 
 
+@retried
 def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
     """Write a draft; with a key that is known, return the first row and False."""
     known = _by_key(draft)
@@ -71,15 +72,15 @@ def insert_many(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMe
     batches = (plain[start : start + BATCH] for start in range(0, len(plain), BATCH))
     bulk = iter([message for batch in batches for message in _insert_all(batch, clock=clock)])
     new = len(plain)
-    messages: list[OutboxMessage] = []
-    for draft in drafts:
-        if draft.idempotency_key is None:
-            messages.append(next(bulk))
-        else:
-            message, is_new = insert(draft, clock=clock)
-            messages.append(message)
+    # In one order everywhere: two callers with the same keys would deadlock otherwise.
+    keyed = sorted({draft.idempotency_key for draft in drafts if draft.idempotency_key is not None})
+    by_key = {key: [draft for draft in drafts if draft.idempotency_key == key] for key in keyed}
+    written: dict[int, OutboxMessage] = {}
+    for key in keyed:
+        for draft in by_key[key]:
+            written[id(draft)], is_new = insert(draft, clock=clock)
             new += is_new
-    return messages, new
+    return [next(bulk) if draft.idempotency_key is None else written[id(draft)] for draft in drafts], new
 
 
 def _by_key(draft: Draft) -> OutboxMessage | None:
@@ -119,7 +120,8 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]
 
 
 def _message(draft: Draft, raw: Content | None, *, clock: Clock) -> OutboxMessage:
-    size = len(draft.raw or b"") + sum(len(part.content) for part in draft.parts)
+    # An empty part counts too: the claim asks for parts only where the size tells of some.
+    size = len(draft.raw or b"") + sum(max(1, len(part.content)) for part in draft.parts)
     size += len(draft.fields.get("body_text", "")) + len(draft.fields.get("body_html", ""))
     return OutboxMessage(
         account=draft.account,
