@@ -7,7 +7,7 @@ neither.  So ``attempts - retries`` is the number of copies that may exist besid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -106,9 +106,24 @@ def settled_status(results: Iterable[str]) -> Status:
     return Status.SENT if RecipientResult.ACCEPTED in results else Status.FAILED
 
 
-def gave_up(*, now: datetime, due_since: datetime, expires_at: datetime | None, give_up_after: timedelta) -> bool:
-    """Whether a claimed message is too old to be sent."""
-    return (expires_at is not None and expires_at <= now) or now - due_since > give_up_after
+def gave_up(  # noqa: PLR0913  (each by its name)
+    *,
+    now: datetime,
+    due_since: datetime,
+    due: datetime | None,
+    expires_at: datetime | None,
+    give_up_after: timedelta,
+    max_backoff: timedelta,
+) -> bool:
+    """Whether a claimed message is too old to be sent; ``due`` is its ``next_attempt_at``.
+
+    No backoff (recovery's is up to twice the longest) leads further than it could before it was given up: one that is
+    due later was put off by hand, and has been due since then.
+    """
+    if expires_at is not None and expires_at <= now:
+        return True
+    by_hand = due is not None and due > due_since + give_up_after + 2 * max_backoff
+    return now - (due if due is not None and by_hand else due_since) > give_up_after
 
 
 def judge(
@@ -122,12 +137,16 @@ def judge(
     return _failed(outcome, standing, results, now=now, rules=rules)
 
 
-def lost(standing: Standing, *, now: datetime, rules: Rules) -> Verdict:
-    """The verdict on a claim whose lease ran out: nobody knows how far its worker came."""
+def lost(standing: Standing, results: Sequence[str] = (), *, now: datetime, rules: Rules) -> Verdict:
+    """The verdict on a claim whose lease ran out: nobody knows how far its worker came.
+
+    Where a late acceptance has answered every recipient meanwhile, nothing is in doubt.
+    """
     attempts = standing.attempts + 1
-    at_rest = _rests_unknown(standing, attempts, rules)
+    settled = bool(results) and is_settled(results)
+    at_rest = settled or _rests_unknown(standing, attempts, rules)
     return Verdict(
-        status=Status.FAILED,
+        status=settled_status(results) if settled else Status.FAILED,
         retries=standing.retries,
         attempts=attempts,
         message_number=fixed_number(standing),
@@ -150,8 +169,8 @@ def _unknown(
         attempts=attempts,
         message_number=fixed_number(standing),
         next_attempt_at=None if at_rest else now + backoff(attempts, rules),
-        error_code=ErrorCode.UNKNOWN_OUTCOME,
-        error=outcome.error,
+        error_code="" if settled else ErrorCode.UNKNOWN_OUTCOME,
+        error="" if settled else outcome.error,
         outcome=AttemptOutcome.UNKNOWN,
     )
 

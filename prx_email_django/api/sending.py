@@ -17,7 +17,7 @@ from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.attachments import AttachmentInput
 from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
-from prx_email_django.delivery import LIMITED, Drain, deliver, simulate
+from prx_email_django.delivery import LIMITED, Drain, deliver, give_up, simulate
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits import Slot, account_state, acquire_slot, is_paused, release_slots
 from prx_email_django.models import Account, OutboxMessage
@@ -119,7 +119,7 @@ def send_message(
     check_instance()
     if mode is not None:
         claim, row = _insert_claimed(draft, clock=clock)
-        if claim is not None:
+        if claim is not None and not give_up(claim, clock=clock):
             simulate(claim, mode, clock=clock)
         return _result(row.pk)
     if _is_paused(found, clock=clock):
@@ -146,7 +146,7 @@ def _send_with(slot: Slot | None, draft: Draft, *, clock: Clock) -> SendResult:
     if slot is None:
         return _left_pending(draft, LIMITED, clock=clock)
     claim, row = _insert_claimed(draft, clock=clock)
-    if claim is None:
+    if claim is None or give_up(claim, clock=clock):
         release_slots([slot])
         return _result(row.pk)
     code = deliver(claim, slot, clock=clock)
@@ -210,9 +210,9 @@ def _retry_with(slot: Slot | None, outbox_id: int, *, force: bool, clock: Clock)
 
 
 def _requeued(outbox_id: int, *, clock: Clock) -> SendResult:
-    requeue([outbox_id], clock=clock, force=True)
+    changed = requeue([outbox_id], clock=clock, force=True).changed
     wake_on_commit()
-    return _result(outbox_id, code=LIMITED)
+    return _result(outbox_id, code=LIMITED if changed else "")
 
 
 def drain(

@@ -12,7 +12,9 @@ from prx_email_django.delivery.lanes import Pool
 from prx_email_django.delivery.recorder import Recorder
 from prx_email_django.limits import Permits, account_state, give_back, is_paused, take_permits, take_recipients
 from prx_email_django.models import Account
-from prx_email_django.outcomes import Outcome
+from prx_email_django.outcomes import Ending, Outcome
+from prx_email_django.rates import recipients_ceiling
+from prx_email_django.states import ErrorCode
 from prx_email_django.store import Claim, claim, has_due, outbox_state, split_expired
 from prx_email_django.store import is_paused as is_outbox_paused
 
@@ -151,18 +153,29 @@ class Intake:
 
     def _admit(self, claims: Sequence[Claim], permits: Permits) -> None:
         single = Permits(permits.account_id, 1, permits.what, permits.buckets, permits.ends_at)
-        fresh, old = split_expired(claims, clock=self.clock)
-        if old:
-            self.recorder.expire(old)
-            give_back(permits, len(old), clock=self.clock)
         open_ones: list[Claim] = []
-        for one in fresh:
+        for one in claims:
             if one.recipients and not one.addressed:
                 self.recorder.settle(one)
                 give_back(single, 1, clock=self.clock)
             else:
                 open_ones.append(one)
-        self.admit_recipients(open_ones, single)
+        fresh, old = split_expired(open_ones, clock=self.clock)
+        if old:
+            self.recorder.expire(old)
+            give_back(permits, len(old), clock=self.clock)
+        self.admit_recipients(self._within_ceiling(fresh, single), single)
+
+    def _within_ceiling(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
+        """Those above a limit that was lowered since rest: they would never go, and hold up the others."""
+        ceiling = recipients_ceiling(self.account.rate_limits)
+        within = [one for one in claims if ceiling is None or len(one.addressed) <= ceiling]
+        for one in claims:
+            if ceiling is not None and len(one.addressed) > ceiling:
+                text = f"the message has more recipients than the account's limit ({ceiling})"
+                self.recorder.broken(one, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
+                give_back(single, 1, clock=self.clock)
+        return within
 
     def admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
         """Take the permits of their recipients; ``single`` was taken for each of them.  What exceeds is given back."""

@@ -19,11 +19,11 @@ from prx_email_django.delivery.lanes import Lane, Mailbox, Result
 from prx_email_django.delivery.login import transport
 from prx_email_django.delivery.network import Network
 from prx_email_django.delivery.recorder import Recorder
-from prx_email_django.limits import Slot, take_permits
+from prx_email_django.limits import Slot, release_slots, take_permits
 from prx_email_django.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.results import FailureMode
 from prx_email_django.states import ErrorCode
-from prx_email_django.store import Claim, Finished, Lease, Recorded, claim_ids, load_claims
+from prx_email_django.store import Claim, Finished, Lease, Recorded, claim_ids, load_claims, split_expired
 from prx_email_django.transports.base import ConnectError, SessionEnd
 
 TOO_LATE = "not done within SEND_DEADLINE"
@@ -225,6 +225,10 @@ def deliver(claim: Claim, slot: Slot, *, clock: Clock) -> str:
     mailbox = Mailbox(1)
     recorder = Recorder(clock)
     recorder.names[claim.message.account_id] = claim.message.account.name
+    if claim.recipients and not claim.addressed:  # a late acceptance answered them all
+        recorder.settle(claim)
+        release_slots([slot])
+        return ""
     engine = Engine(clock=clock, mailbox=mailbox, recorder=recorder)
     intake = SingleIntake(claim, clock=clock, recorder=recorder)
     deadline = monotonic() + outbox_settings().send_deadline.total_seconds()
@@ -236,6 +240,16 @@ def deliver(claim: Claim, slot: Slot, *, clock: Clock) -> str:
             engine.leave()
             raise
     return LIMITED if intake.is_limited else ""
+
+
+def give_up(claim: Claim, *, clock: Clock) -> bool:
+    """Bring a claimed message to rest where it has expired already; whether it had."""
+    _, old = split_expired([claim], clock=clock)
+    if old:
+        recorder = Recorder(clock)
+        recorder.names[claim.message.account_id] = claim.message.account.name
+        recorder.expire(old)
+    return bool(old)
 
 
 def simulate(claim: Claim, mode: FailureMode, *, clock: Clock) -> Recorded:

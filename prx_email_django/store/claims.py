@@ -179,7 +179,7 @@ def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
     claims = {message.pk: Claim(message=message, lease=lease, recipients=[]) for message in rows}
     for recipient in Recipient.objects.filter(message_id__in=list(claims)).order_by("id"):
         claims[recipient.message_id].recipients.append(recipient)
-    with_parts = [one.id for one in claims.values() if one.message.size > _text_size(one.message)]
+    with_parts = [one.id for one in claims.values() if one.message.size != _text_size(one.message)]
     if with_parts:
         for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):
             claims[part.message_id].attachments.append(part)
@@ -236,7 +236,7 @@ def release(claims: Iterable[Claim]) -> int:
 
 def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim], list[Claim]]:
     """Claims that may be sent, and those that are too old."""
-    give_up_after = outbox_settings().give_up_after
+    settings = outbox_settings()
     fresh: list[Claim] = []
     old: list[Claim] = []
     for one in claims:
@@ -244,8 +244,10 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
         is_old = gave_up(
             now=clock.now,
             due_since=message.due_since,
+            due=message.next_attempt_at,
             expires_at=message.expires_at,
-            give_up_after=give_up_after,
+            give_up_after=settings.give_up_after,
+            max_backoff=settings.max_backoff,
         )
         (old if is_old else fresh).append(one)
     return fresh, old

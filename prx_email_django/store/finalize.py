@@ -8,18 +8,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.db.models import F
+
 from prx_email_django import policy
 from prx_email_django.clock import Clock
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.outcomes import Ending, Outcome, RecipientOutcome
 from prx_email_django.policy import Verdict
-from prx_email_django.states import AttemptOutcome, RecipientResult, Status
+from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
 from prx_email_django.store.base import atomic, retried, rules, worker_name
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.sent_group import record_sent
 
 #: What fits into the columns for server text.
 TEXT = 160
+_ATTEMPTS = {
+    Ending.ACCEPTED: AttemptOutcome.SENT,
+    Ending.TEMPORARY: AttemptOutcome.FAILED,
+    Ending.PERMANENT: AttemptOutcome.FAILED,
+    Ending.UNKNOWN: AttemptOutcome.UNKNOWN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,20 +263,41 @@ def _record_late(one: Finished, *, clock: Clock) -> Recorded:
             peer=said.peer[:255],
             finished_at=one.finished_at,
         )
+    if not DeliveryAttempt.objects.filter(message_id=pk, claim_token=token).exists():
+        # Nobody recovered it: somebody wrote its status by hand.
+        DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**_attempt(one, _ATTEMPTS[said.ending]))])
+        if said.ending is Ending.UNKNOWN and message.status != Status.SENT:
+            _mark_late_doubt(one, message)
+    refused: dict[str, str] = {}
     if said.ending is Ending.ACCEPTED:
-        _mark_late_acceptance(one, message, clock=clock)
+        refused = _mark_late_acceptance(one, message, clock=clock)
     one.claim.message = message
-    return _recorded(one, Status(message.status), next_attempt_at=message.next_attempt_at, late=True)
+    return _recorded(one, Status(message.status), next_attempt_at=message.next_attempt_at, refused=refused, late=True)
 
 
-def _mark_late_acceptance(one: Finished, message: OutboxMessage, *, clock: Clock) -> None:
-    if message.status == Status.SENT:
-        return
+def _mark_late_doubt(one: Finished, message: OutboxMessage) -> None:
+    """A copy may exist: its Message-ID stays, and its recipients are in doubt."""
+    doubtful = [address for address, said in one.answers.items() if said.answer == "unknown"]
+    rows = Recipient.objects.filter(message_id=message.pk, address__in=doubtful, result=RecipientResult.IMPLIED)
+    rows.update(result=RecipientResult.UNKNOWN)
+    fixed = message.message_number
+    OutboxMessage.objects.filter(pk=message.pk).update(
+        attempts=F("attempts") + 1,
+        message_number=policy.fixed_number(one.claim.standing) if fixed is None else fixed,
+    )
+    message.refresh_from_db()
+
+
+def _mark_late_acceptance(one: Finished, message: OutboxMessage, *, clock: Clock) -> dict[str, str]:
     recipients = list(Recipient.objects.filter(message_id=message.pk).order_by("id"))
+    if message.status == Status.SENT:
+        # Its successor's answers stand, but for those to whom this one brought it.
+        brought = {address: said for address, said in one.answers.items() if said.answer == "accepted"}
+        return _write_recipients(recipients, merged(recipients, brought), brought, status=Status.SENT)
     results = merged(recipients, one.answers)
     row = OutboxMessage.objects.filter(pk=message.pk, status=message.status)
     settled = policy.is_settled(results.values()) and message.status != Status.SENDING
-    _write_recipients(recipients, results, one.answers, status=Status.SENT if settled else message.status)
+    refused = _write_recipients(recipients, results, one.answers, status=Status.SENT if settled else message.status)
     values: dict[str, Any] = {}
     if not message.provider_message_id:
         # Under which it was accepted, whatever the row has come to since: what follows stays in its thread.
@@ -278,7 +307,13 @@ def _mark_late_acceptance(one: Finished, message: OutboxMessage, *, clock: Clock
         values["message_number"] = policy.fixed_number(one.claim.standing)
     if settled:
         values |= {"status": Status.SENT, "sent_at": clock.now, "next_attempt_at": None}
-        values |= {"last_error": "", "last_error_code": "", "claim_expires_at": None}
+        has_refused = RecipientResult.REFUSED in results.values()
+        values |= {
+            "last_error": policy.first_refusal(one.outcome)[:TEXT] if has_refused else "",
+            "last_error_code": ErrorCode.RECIPIENTS_REFUSED if has_refused else "",
+            "claim_expires_at": None,
+        }
     if values:
         row.update(**values)
     message.refresh_from_db()
+    return refused

@@ -103,9 +103,8 @@ def _confirm(pk: int, *, clock: Clock) -> int:
 
 
 def reopen(ids: Sequence[int]) -> None:
-    """All recipients that were not accepted are open again (their last answer stays to be read)."""
-    not_accepted = (RecipientResult.REFUSED, RecipientResult.UNKNOWN)
-    Recipient.objects.filter(message_id__in=ids, result__in=not_accepted).update(result=RecipientResult.IMPLIED)
+    """All refused recipients are open again; unknown ones are addressed anyway, and stay in doubt for ``confirm``."""
+    Recipient.objects.filter(message_id__in=ids, result=RecipientResult.REFUSED).update(result=RecipientResult.IMPLIED)
 
 
 @retried

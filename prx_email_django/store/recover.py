@@ -51,13 +51,18 @@ def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list
     ids = [row.pk for row in rows]
     numbers = next_numbers(ids)
     Recipient.objects.filter(message_id__in=ids, result=RecipientResult.IMPLIED).update(result=RecipientResult.UNKNOWN)
+    results: dict[int, list[str]] = {pk: [] for pk in ids}
+    for pk, result in Recipient.objects.filter(message_id__in=ids).values_list("message_id", "result"):
+        results[pk].append(result)
     attempts: list[DeliveryAttempt] = []
     recorded: list[Recorded] = []
     for row in rows:
         attempts.append(_lost_attempt(row, numbers[row.pk], clock=clock))
-        verdict = policy.lost(standing_of(row), now=clock.now, rules=rules())
+        verdict = policy.lost(standing_of(row), results[row.pk], now=clock.now, rules=rules())
         values = columns(row, verdict, outcome=None, now=clock.now)
-        if code:
+        if verdict.status == Status.SENT:
+            values |= {"last_error_code": "", "last_error": ""}
+        elif code:
             values |= {"last_error_code": code, "next_attempt_at": None}
         OutboxMessage.objects.filter(pk=row.pk, status=Status.SENDING, claim_token=row.claim_token).update(**values)
         for name, value in values.items():
@@ -82,11 +87,11 @@ def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryA
     )
 
 
-def _recorded(row: OutboxMessage, number: int) -> Recorded:
+def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOWN) -> Recorded:
     return Recorded(
         message=row,
         status=Status(row.status),
-        outcome=Outcome(Ending.UNKNOWN, error_code=row.last_error_code, error=row.last_error),
+        outcome=Outcome(ending, error_code=row.last_error_code, error=row.last_error),
         error_code=row.last_error_code,
         error=row.last_error,
         next_attempt_at=row.next_attempt_at,
@@ -104,7 +109,7 @@ def expire(claims: Sequence[Claim], *, clock: Clock) -> list[Recorded]:
         if ours.update(**expiry(clock.now)):
             one.message.status, one.message.next_attempt_at = Status.FAILED, None
             one.message.last_error_code, one.message.claim_expires_at = ErrorCode.EXPIRED, None
-            recorded.append(_recorded(one.message, one.number))
+            recorded.append(_recorded(one.message, one.number, ending=Ending.PERMANENT))
     return recorded
 
 

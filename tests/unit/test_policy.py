@@ -253,9 +253,19 @@ def test_only_the_third_failed_connection_in_a_row_pauses() -> None:
 
 def test_a_message_is_given_up_only_after_its_time() -> None:
     days = timedelta(days=5)
-    old = {"now": NOW, "expires_at": None, "give_up_after": days}
+    rest = {"due": None, "give_up_after": days, "max_backoff": timedelta(hours=1)}
+    old = {"now": NOW, "expires_at": None, **rest}
     assert not policy.gave_up(due_since=NOW - days, **old)  # type: ignore[arg-type]
     assert policy.gave_up(due_since=NOW - days - timedelta(seconds=1), **old)  # type: ignore[arg-type]
-    young = {"now": NOW, "due_since": NOW, "give_up_after": days}
+    young = {"now": NOW, "due_since": NOW, **rest}
     assert policy.gave_up(expires_at=NOW - timedelta(seconds=1), **young)  # type: ignore[arg-type]
     assert not policy.gave_up(expires_at=NOW + timedelta(seconds=1), **young)  # type: ignore[arg-type]
+
+
+def test_a_message_that_was_put_off_by_hand_is_due_since_then() -> None:
+    days, hour = timedelta(days=5), timedelta(hours=1)
+    given = {"due_since": NOW, "expires_at": None, "give_up_after": days, "max_backoff": hour}
+    by_itself, by_hand = NOW + days + 2 * hour, NOW + days + 3 * hour
+    assert policy.gave_up(now=by_itself, due=by_itself, **given)  # type: ignore[arg-type]
+    assert not policy.gave_up(now=by_hand + days, due=by_hand, **given)  # type: ignore[arg-type]
+    assert policy.gave_up(now=by_hand + days + hour, due=by_hand, **given)  # type: ignore[arg-type]
