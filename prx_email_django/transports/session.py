@@ -77,11 +77,9 @@ class SmtpSession:
         return None
 
     def _launch(self, flight: Flight) -> None:
-        """Write the envelope, or where one goes step by step see that there is still a connection for it."""
-        if self._talk.stepwise:
-            self._wire.check()
-        else:
-            self._wire.write(b"".join(flight.commands), len(flight.commands))
+        """Write the envelope, or where one goes step by step its MAIL; what cannot be written was never begun."""
+        commands = [flight.mail] if self._talk.stepwise else flight.commands
+        self._wire.write(b"".join(commands), len(commands))
         flight.written = True
 
     async def _wait(self) -> Parcel | None:

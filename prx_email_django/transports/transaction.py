@@ -21,7 +21,7 @@ PIECE = 65536
 async def transact(talk: Conversation, flight: Flight) -> None:
     """Bring one message to its end and report it.
 
-    Its envelope has been written, unless the conversation goes step by step.
+    Its envelope has been written; of one that goes step by step, only MAIL.
 
     Raises:
         Over: the session ends by a reply.
@@ -29,7 +29,7 @@ async def transact(talk: Conversation, flight: Flight) -> None:
     """
     for _ in flight.before_mail:
         talk.heed_reset(await talk.wire.reply())
-    reply = await talk.ask(flight.mail)
+    reply = await talk.wire.reply()
     if reply.code >= 300:
         await _sender_refused(talk, flight, reply)
         return
