@@ -188,16 +188,22 @@ class _Opening:
         return self._error(f"connection failed: {where}: {_reason(told)}", Trouble.CONNECTION, "network")
 
     def _refused(self, code: int, text: str) -> ConnectError:
-        """A reply ended it: one to STARTTLS is about TLS, 5yz to AUTH about the credentials, else about the server."""
+        """A reply ended it: one to STARTTLS is about TLS, 5yz to AUTH about the credentials, else about the server.
+
+        A positive reply to AUTH asks for something that the mechanism does not have: it will not do, like a 5yz.
+        """
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
-        if disabled or (self.phase is Phase.AUTH and code >= 500):
+        beyond = self.phase is Phase.AUTH and 0 < code < 400
+        if disabled or beyond or (self.phase is Phase.AUTH and code >= 500):
             trouble, error_code = Trouble.AUTH, "auth"
         elif self.phase is Phase.TLS and code != 421 and code > 0:
             trouble, error_code = Trouble.TLS, "tls"
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
         said = f"{code} {text}" if code > 0 else f"not an SMTP reply: {text}"
+        if beyond:
+            said = f"the server asks for more than the mechanism has: {said}"
         return self._error(said, trouble, error_code, smtp_code=max(code, 0), enhanced=enhanced)
 
     def _error(

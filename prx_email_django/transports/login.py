@@ -99,9 +99,7 @@ async def _xoauth2(command: Command, login: Login) -> Refusal | None:
 def _verdict(response: _Response, challenge: str = "") -> Refusal | None:
     if 200 <= response.code < 300:
         return None
-    # A 3yz here asks for something that this mechanism does not have.
-    code = response.code if response.code >= 400 or response.code < 0 else 504
-    return Refusal(code, response.message, challenge)
+    return Refusal(response.code, response.message, challenge)
 
 
 def _reason(challenge: str, login: Login) -> str:

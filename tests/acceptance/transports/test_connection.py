@@ -13,6 +13,7 @@ import trustme
 
 from prx_email_django.outcomes import Phase, Trouble
 from prx_email_django.transports import connection
+from prx_email_django.transports import login as sasl
 from prx_email_django.transports.base import ConnectError, Login
 from prx_email_django.transports.connection import SmtpTransport
 from prx_email_django.transports.session import SmtpSession
@@ -219,7 +220,8 @@ def test_reply_to_auth_tells_credentials_from_moods(reply: str, trouble: Trouble
     with SmtpServer(tls="implicit", users=USERS) as server:
         server.on("auth", reply=reply)
         error = failure(login_to(server))
-        assert (error.phase, error.trouble) == (Phase.AUTH, trouble)
+        assert (error.phase, error.trouble, error.smtp_code) == (Phase.AUTH, trouble, int(reply[:3]))
+        assert reply in str(error) and (reply[0] != "3" or "asks for more" in str(error))
         assert server.auth_attempts == ["PLAIN"] and server.wait_closed()
 
 
@@ -308,6 +310,27 @@ def test_cancelled_opening_leaves_nothing_open() -> None:
                 await opening
 
         asyncio.run(main())
+        assert server.wait_closed()
+
+
+@pytest.mark.parametrize("security", [None, "implicit"])
+def test_server_that_hangs_up_with_its_welcome_gives_no_session(
+    security: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the connection is read between the reply to AUTH and the hand-over."""
+    authenticate = sasl.authenticate
+
+    async def authenticate_and_lose(command: Any, mechanism: str, login: Login) -> sasl.Refusal | None:
+        refusal = await authenticate(command, mechanism, login)
+        server.hang_up()
+        while command.__self__.transport is not None and not command.__self__.transport.is_closing():
+            await asyncio.sleep(0)
+        return refusal
+
+    monkeypatch.setattr(sasl, "authenticate", authenticate_and_lose)
+    with SmtpServer(tls=security, users=USERS) as server:
+        error = failure(login_to(server))
+        assert (error.trouble, error.error_code, error.smtp_code) == (Trouble.CONNECTION, "network", 0)
         assert server.wait_closed()
 
 
