@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         sender, recipients, options = self.sender, tuple(self.recipients), self.options
         self.forget()
         if not recipients:
-            self.out.append(b"554 5.5.1 no valid recipients\r\n")
+            self.answer("dot", b"554 5.5.1 no valid recipients\r\n")
             return
         message = Received(sender or "", recipients, text, self.number, options)
         self.answer("final", b"250 2.0.0 queued\r\n", effect=lambda: self.server.accepted(message))

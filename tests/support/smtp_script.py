@@ -7,9 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 #: Where a rule can bite.  ``greeting``: on connecting.  ``body``: once ``after`` octets of the body are there.
-#: ``final``: after the final dot.  ``rcpt`` and ``mail`` can be narrowed to an address.
+#: ``final``: after the final dot; ``dot``: after one for nobody.  ``rcpt`` and ``mail`` can be narrowed to an address.
 STAGES = frozenset(
-    ("greeting", "ehlo", "helo", "starttls", "auth", "mail", "rcpt", "data", "body", "final", "rset", "quit", "noop")
+    (
+        "greeting",
+        "ehlo",
+        "helo",
+        "starttls",
+        "auth",
+        "mail",
+        "rcpt",
+        "data",
+        "body",
+        "final",
+        "dot",
+        "rset",
+        "quit",
+        "noop",
+    )
 )
 
 

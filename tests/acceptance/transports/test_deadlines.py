@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -33,9 +34,8 @@ def of_an_account(server: SmtpServer) -> Login:
     ("body", "seconds"), [(BODY, 600), (b"0123456789abcd\r\n" * 204_800, 700)], ids=["small", "3.125 MiB"]
 )
 def test_final_reply_has_ten_minutes_and_the_time_of_its_size(
-    server: SmtpServer, login: object, body: bytes, seconds: int
+    server: SmtpServer, login: Callable[[SmtpServer], Login], body: bytes, seconds: int
 ) -> None:
-    assert callable(login)
     rule = server.on("final", stall=True)
     feed = ListFeed([parcel(body=body)])
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from tests.support.parcels import parcel, transmit
+from prx_email_django.outcomes import Ending, Trouble
+from prx_email_django.transports.connection import SmtpTransport
+from tests.support.jumping import JumpingLoop, run_jumping
+from tests.support.parcels import ListFeed, login_to, parcel, transmit
 from tests.support.smtp_server import SmtpServer
 
 
@@ -25,3 +30,49 @@ def test_positive_reply_to_a_data_written_in_vain_ends_the_connection(level: str
         server.on("data", nth=1, raw=b"250 2.0.0 ok\r\n")
         _, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level, timeout=0.3)
         assert len(server.lines("MAIL")) == 1 and end.error
+
+
+@pytest.mark.parametrize("level", ["envelope", "full"])
+def test_lone_dot_ends_the_transaction_without_a_reset(level: str) -> None:
+    with SmtpServer(data_without_recipients=True) as server:
+        server.refuse("no@example.org")
+        feed, _ = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level)
+        assert feed.outcomes[2].ending is Ending.ACCEPTED
+        assert server.lines("RSET") == []
+
+
+@pytest.mark.parametrize("level", ["envelope", "full"])
+def test_reply_to_the_lone_dot_has_as_long_as_one_to_a_body(level: str) -> None:
+    """To the server it is the end of a message: content filters take their time."""
+    with SmtpServer(data_without_recipients=True) as server:
+        server.refuse("no@example.org")
+        rule = server.on("dot", stall=True)
+        feed = ListFeed([parcel(1, "no@example.org"), parcel(2)])
+
+        async def main(loop: JumpingLoop) -> None:
+            session = await SmtpTransport().open(login_to(server, pipelining=level, timeout=60.0, final_timeout=600.0))
+            running = asyncio.ensure_future(session.run(feed))
+            assert await asyncio.to_thread(rule.reached.wait, 10)
+            await loop.jump(590)
+            assert not running.done()
+            server.release(rule)
+            await asyncio.wait_for(running, 10)
+
+        run_jumping(main)
+        assert feed.outcomes[2].ending is Ending.ACCEPTED
+
+
+@pytest.mark.parametrize("level", ["envelope", "full"])
+@pytest.mark.parametrize("stage", ["rcpt", "data", "dot"])
+def test_421_to_what_was_written_in_vain_ends_the_session(level: str, stage: str) -> None:
+    """A server that says 421 and leaves the closing to us: nothing more is begun on its connection."""
+    with SmtpServer(data_without_recipients=True) as server:
+        if stage == "rcpt":
+            server.on("mail", nth=1, reply="550 5.7.1 not you", accept=True)
+        else:
+            server.refuse("no@example.org")
+        server.on(stage, nth=1, raw=b"421 4.3.2 going down\r\n")
+        feed, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level)
+        assert feed.outcomes[1].ending is Ending.PERMANENT
+        assert (end.reconnect, end.trouble, feed.left) == (True, Trouble.NONE, [2])
+        assert "421" in end.error and len(server.lines("MAIL")) == 1

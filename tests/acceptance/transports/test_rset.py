@@ -74,3 +74,14 @@ def test_421_to_rset_is_heard(level: str) -> None:
         messages = [parcel(1), parcel(2, "no@example.org"), parcel(3)]
         feed, end = transmit(server, messages, pipelining=level, timeout=0.3)
         assert "421" in end.error, (end, feed.outcomes[3])
+
+
+def test_message_taken_while_the_server_leaves_after_rset_is_as_it_was() -> None:
+    """RSET's 250 and a farewell in one breath: what comes next was never begun, on a fresh connection too."""
+    with SmtpServer() as server:
+        server.refuse("no@example.org")
+        server.on("rset", raw=b"250 2.0.0 ok\r\n421 4.3.2 going down\r\n")
+        feed, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining="off")
+        assert len(server.lines("MAIL")) == 1
+        assert (feed.outcomes[2].ending, feed.outcomes[2].mail_written) == (Ending.UNTOUCHED, False)
+        assert "421" in end.error
