@@ -8,7 +8,6 @@ import pytest
 
 from prx_email_django.outcomes import Ending, Trouble
 from prx_email_django.transports.connection import SmtpTransport
-from prx_email_django.transports.conversation import MAX_REFUSALS
 from tests.support.parcels import BODY, ListFeed, login_to, parcel, parcels, run_session, transmit
 from tests.support.smtp_server import SmtpServer
 
@@ -115,12 +114,24 @@ def test_refused_and_deferred_mixed_into_a_busy_pipeline_hit_their_own_messages(
     ]
 
 
-def test_connection_is_given_up_after_ten_refusals(server: SmtpServer, level: str) -> None:
+def test_connection_is_given_up_after_ten_refused_commands(server: SmtpServer, level: str) -> None:
+    """Ten, since Postfix hangs up at twenty; it counts the DATA that was written in vain, so that counts too."""
     for number in range(1, 21):
         server.refuse(f"r{number}@example.org")
     feed, end = transmit(server, parcels(20), pipelining=level)
     assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
-    assert MAX_REFUSALS / 2 <= len(feed.outcomes) <= MAX_REFUSALS + 1 and feed.left
+    assert 10 <= len(server.lines("RCPT")) + len(server.lines("DATA")) <= 11 and feed.left
+    assert server.lines("QUIT") == ["QUIT"]
+
+
+@pytest.mark.parametrize("stage", ["mail", "data", "final"])
+def test_messages_that_are_refused_count_wherever_it_happens(server: SmtpServer, level: str, stage: str) -> None:
+    server.on(stage, reply="550 5.7.1 not this")
+    feed, end = transmit(server, parcels(20), pipelining=level)
+    assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
+    # A sender that is refused takes the RCPT and the DATA behind it along.
+    each = 3 if stage == "mail" and level != "off" else 1
+    assert 10 <= each * len(feed.outcomes) <= 12 and feed.left
     assert server.lines("QUIT") == ["QUIT"]
 
 
@@ -153,6 +164,15 @@ def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: S
     server.on("rcpt", nth=5, drop=True)
     feed, end = transmit(server, parcels(6), pipelining="auto")
     assert (end.overlap_lost, feed.outcomes[5].ending) == (False, Ending.TEMPORARY)
+
+
+def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_overlap(server: SmtpServer) -> None:
+    """An orderly refusal shows that the server is in step, like an acceptance."""
+    server.on("mail", nth=5, reply="550 5.7.1 not you")
+    server.on("mail", nth=6, drop=True)
+    feed, end = transmit(server, parcels(8), pipelining="auto")
+    assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.ACCEPTED, Ending.PERMANENT)
+    assert feed.left and not end.overlap_lost
 
 
 @pytest.mark.parametrize(("stage", "nth", "trouble"), [("mail", 5, Trouble.NONE), ("final", 4, Trouble.CONNECTION)])
