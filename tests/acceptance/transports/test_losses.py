@@ -12,6 +12,7 @@ from prx_email_django.outcomes import Answer, Ending, Outcome, Trouble
 from prx_email_django.transports.base import Parcel, SessionEnd
 from prx_email_django.transports.connection import SmtpTransport
 from prx_email_django.transports.session import SmtpSession
+from tests.support.jumping import JumpingLoop, run_jumping
 from tests.support.parcels import BODY, ListFeed, OpenFeed, login_to, parcel, parcels, transmit
 from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
@@ -106,6 +107,32 @@ def test_end_of_a_body_still_in_our_buffer_did_not_arrive(level: str) -> None:
         feed.check()
         assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.TEMPORARY, "timeout")
         assert level != "full" or feed.outcomes[2].ending is Ending.UNTOUCHED
+        server.release(rule)
+        assert server.wait_closed() and server.messages == []
+
+
+def test_end_of_a_body_in_the_buffers_of_tls_is_not_taken_for_unsent() -> None:
+    """How much of what TLS holds is our dot cannot be told: its octets are others, and more."""
+    with SmtpServer(tls="implicit", receive_buffer=4096) as server:
+        rule = server.on("body", stall=True, after=1)
+        # More than the sockets and asyncio's transport hold, less than TLS holds before it lets us wait.
+        body = b"0123456789abcd\r\n" * 25_000
+
+        feed = ListFeed([parcel(1, body=body)])
+
+        async def main(loop: JumpingLoop) -> None:
+            session = await SmtpTransport().open(login_to(server, pipelining="full"))
+            transport = session._wire._transport
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            running = asyncio.ensure_future(session.run(feed))
+            while session._talk.current is None or not session._talk.current.dot_written:
+                await asyncio.sleep(0)
+            assert transport.get_write_buffer_size() > 0, "TLS holds nothing back: this shows nothing"
+            await loop.jump(1000)
+            await running
+
+        run_jumping(main)
+        assert (feed.outcomes[1].ending, feed.outcomes[1].phase) == (Ending.UNKNOWN, "body")
         server.release(rule)
         assert server.wait_closed() and server.messages == []
 
