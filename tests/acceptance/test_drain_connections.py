@@ -1,0 +1,92 @@
+"""The connections of an account in a drain: one first, no longer held than their slot, given back soon."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+import pytest
+from django.db import connection
+
+import prx_email_django as prx
+from prx_email_django.limits import slots
+from prx_email_django.models import Account, ConnectionSlot
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Draining(threading.Thread):
+    """A drain in a thread of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._report: prx.DrainReport | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._report = prx.drain()
+        finally:
+            connection.close()
+
+    def report(self) -> prx.DrainReport:
+        self.join(30)
+        assert self._report is not None, "the drain failed, or never returned"
+        return self._report
+
+
+def backlog_on(server: SmtpServer, count: int, **fields: Any) -> Account:
+    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
+    account: Account = Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
+    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text"} for number in range(count)]
+    prx.enqueue_many(some, account=account)
+    return account
+
+
+def test_a_slot_is_given_back_within_two_seconds_of_a_quit_that_is_not_answered() -> None:
+    with SmtpServer() as server:
+        backlog_on(server, 1, max_connections=1)
+        leaving = server.on("quit", stall=True)
+        draining = Draining()
+        assert leaving.reached.wait(10)
+        since = monotonic()
+        assert draining.report().sent == 1
+        assert monotonic() - since < 4
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> None:
+    """After a loss too, when there is enough work for all of them: a server that is down is dialled once."""
+    with SmtpServer() as server:
+        backlog_on(server, 30, max_connections=3)
+        bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
+        draining = Draining()
+        assert all(one.reached.wait(10) for one in bodies)
+        greeting = server.on("greeting", stall=True)
+        body = server.on("final", stall=True, connection=4, times=1)
+        server.hang_up()
+        assert greeting.reached.wait(10)
+        assert not server.wait_connections(5, timeout=0.5)
+        server.release(greeting)
+        assert body.reached.wait(10) and server.wait_connections(5)
+        server.release(body)
+        assert draining.report().sent == 27
+
+
+def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody renews these: a worker that is stuck must not hold more connections than the account has."""
+    monkeypatch.setattr(slots, "SLOT_LEASE", timedelta(seconds=2))
+    monkeypatch.setattr(slots, "SLOT_MARGIN", 0.2)
+    with SmtpServer() as server:
+        backlog_on(server, 2, max_connections=2, pipelining="off")
+        body = server.on("final", stall=True, nth=1)
+        leaving = server.on("quit", reply="221 2.0.0 bye")
+        draining = Draining()
+        assert body.reached.wait(10) and server.wait_for(1)
+        assert leaving.reached.wait(10), "the idle connection stays open"
+        assert draining.is_alive() and server.open_connections >= 1
+        server.release(body)
+        assert draining.report().sent == 2
