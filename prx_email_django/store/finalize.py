@@ -42,13 +42,14 @@ class Finished:
 
     @property
     def is_plain(self) -> bool:
-        """Everything was accepted and nothing about it was in doubt: recorded without a look back."""
+        """Everything was accepted and no recipient has a history: recorded without a look back."""
         return (
             self.outcome.ending is Ending.ACCEPTED
             and all(one.answer == "accepted" for one in self.answers.values())
             and len(self.answers) == len(self.claim.addressed)
             and not any(
-                one.result in (RecipientResult.UNKNOWN, RecipientResult.REFUSED) for one in self.claim.recipients
+                one.result in (RecipientResult.UNKNOWN, RecipientResult.REFUSED) or one.code or one.text
+                for one in self.claim.recipients
             )
         )
 

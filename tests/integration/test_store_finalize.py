@@ -145,6 +145,15 @@ def test_an_accepted_recipient_is_never_addressed_again_and_the_rest_stays_in_th
     assert fresh(row).provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
 
 
+def test_the_last_answer_of_a_recipient_is_the_acceptance_not_the_deferral_before_it() -> None:
+    row = message(account(), to=[A])
+    finish(take_one(row), Ending.TEMPORARY, {A: Answer.DEFERRED})
+    assert row.recipients.get().code == 450
+    finish(take_one(make_due(row)), Ending.ACCEPTED)
+    last = row.recipients.get()
+    assert (fresh(row).status, last.result, last.code, last.text) == ("sent", "", 250, "ok")
+
+
 def test_all_refused_rests_as_failed() -> None:
     row = message(account(), to=[A, B])
     finish(take_one(row), Ending.TEMPORARY, {A: Answer.REFUSED, B: Answer.REFUSED})
