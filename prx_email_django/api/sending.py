@@ -196,7 +196,8 @@ def retry_outbox(
     clock = clock_for(now)
     check_instance()
     row = OutboxMessage.objects.select_related("account").filter(pk=outbox_id).first()
-    account = resolve_account(check_retry(row, outbox_id, clock=clock, force=force).account)
+    message = check_retry(row, outbox_id, clock=clock, force=force)
+    account, outbox_id = resolve_account(message.account), message.pk  # a form's id is text
     if mode is not None:
         simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
         return _result(outbox_id)

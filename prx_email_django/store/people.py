@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from django.db.models import F, Q, QuerySet
 
@@ -171,11 +171,12 @@ def _batch(
 
 
 def _batches(rows: Rows) -> Iterator[list[int]]:
-    if isinstance(rows, int):
-        ids: list[int] = [rows]
-    elif isinstance(rows, QuerySet):
+    ids: list[int]
+    if isinstance(rows, QuerySet):
         ids = sorted(set(rows.values_list("pk", flat=True)))  # a slice can be neither ordered nor made distinct
     else:
-        ids = sorted(dict.fromkeys(int(getattr(one, "pk", one)) for one in rows))
+        # Text is iterable too: "18" is one id, not 1 and 8.
+        many: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
+        ids = sorted(dict.fromkeys(int(getattr(one, "pk", one)) for one in many))
     for start in range(0, len(ids), BATCH):
         yield ids[start : start + BATCH]

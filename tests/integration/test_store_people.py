@@ -132,6 +132,21 @@ def test_rows_may_be_given_as_a_queryset_sliced_or_not_and_as_one_number() -> No
     assert prx.cancel_outbox((row.pk for row in rows), now=NOW).changed == 3
 
 
+@pytest.mark.parametrize("verb", ["requeue", "cancel"])
+def test_an_id_from_a_form_names_one_message_and_not_each_digits(verb: str) -> None:
+    owner = account()
+    rows = [at_rest(owner) if verb == "requeue" else pending(owner) for _ in range(12)]
+    OutboxMessage.objects.filter(pk=rows[-1].pk).update(tag="asked for")
+    untouched = list(OutboxMessage.objects.filter(tag="").order_by("pk").values())
+    report = getattr(prx, f"{verb}_outbox")(str(rows[-1].pk), now=NOW)  # type: ignore[arg-type]
+    assert report == ChangeReport(changed=1)
+    assert list(OutboxMessage.objects.filter(tag="").order_by("pk").values()) == untouched
+
+
+def test_a_message_itself_is_a_row_too() -> None:
+    assert prx.cancel_outbox(pending(account()), now=NOW).changed == 1  # type: ignore[arg-type]
+
+
 def test_more_than_one_batch_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = account()
     monkeypatch.setattr("prx_email_django.store.people.BATCH", 2)
@@ -209,6 +224,14 @@ def test_a_retry_needs_no_force_for_a_message_at_rest(settings: Any) -> None:
     row = at_rest(account())
     result = prx.retry_outbox(row.pk, now=NOW)
     assert (result.status, result.provider_message_id) == ("sent", f"<outbox-{row.pk}-1@prx-email.local>")
+
+
+@pytest.mark.parametrize("mode", [None, "network"])
+def test_a_retry_of_an_id_from_a_form_leaves_nothing_sending(mode: str | None, settings: Any) -> None:
+    settings.PRX_EMAIL = MEMORY
+    row = message(account())
+    result = prx.retry_outbox(str(row.pk), now=NOW, failure_mode=mode)  # type: ignore[arg-type]
+    assert result.status == fresh(row).status == ("failed" if mode else "sent")
 
 
 def test_force_retries_before_it_is_due(settings: Any) -> None:
