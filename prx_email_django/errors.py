@@ -19,7 +19,7 @@ class OutboxError(Exception):
 
     codes: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, message: str, *, code: str) -> None:
+    def __init__(self, message: str, *, code: str = "") -> None:  # pickle and copy call it without, and set it then
         super().__init__(message)
         self.code = code
 
