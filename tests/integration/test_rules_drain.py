@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -354,6 +355,26 @@ def test_what_expired_is_given_up_at_claim_and_not_sent(settings: Any) -> None:
     assert {fresh(row).last_error_code for row in (expired, old)} == {"expired"}
     assert fresh(good).status == "sent"
     assert sum(RateWindow.objects.get().counts) == 1, "no permit was spent on them"
+
+
+def test_a_message_that_expired_is_not_logged_as_one_in_doubt(caplog: pytest.LogCaptureFixture) -> None:
+    """An operator who is alarmed by ``outcome unknown`` would be woken by what nobody ever sent."""
+    message(account(), expires_at=NOW + SECOND)
+    prx.drain(now=NOW + 2 * SECOND)
+    (record,) = [one for one in caplog.records if one.name == "prx_email_django"]
+    assert (record.levelno, record.outcome, record.error_code) == (logging.WARNING, "at rest", "expired")
+
+
+@pytest.mark.parametrize("mode", [None, "network"])
+def test_a_send_does_not_deliver_what_has_expired(mode: str | None) -> None:
+    owner = account(max_connections=1, rate_limits="1/day")
+    result = prx.send(**letter(owner), now=NOW, expires_at=NOW - SECOND, failure_mode=mode)
+    assert (result.status, result.error_code, result.next_attempt_at) == ("failed", "expired", None)
+    row = OutboxMessage.objects.get()
+    assert (row.is_at_rest, row.retries, row.attempts, row.claim_expires_at) == (True, 0, 0, None)
+    assert not DeliveryAttempt.objects.exists()
+    assert not shared.delivered
+    assert prx.send(**letter(owner), now=NOW).status == "sent", "neither the connection nor a permit was kept"
 
 
 def test_what_cannot_be_rendered_fails_alone() -> None:
