@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -103,7 +104,8 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
             "expires_at": message.expires_at,
             "on_unknown": message.on_unknown or "",
             "tag": message.tag,
-            "metadata": dict(message.metadata or {}),
+            # A copy: a caller may fill one dict again for each of many messages.
+            "metadata": {} if message.metadata is None else deepcopy(message.metadata),
         },
         recipients=recipients,
         parts=parts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError
@@ -16,7 +16,7 @@ from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.attachments import AttachmentInput
 from prx_email_django.clock import Clock
-from prx_email_django.conf import outbox_settings
+from prx_email_django.conf import outbox_settings, parse_duration
 from prx_email_django.delivery import LIMITED, Drain, deliver, give_up, simulate
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits import Slot, account_state, acquire_slot, is_paused, release_slots
@@ -221,7 +221,7 @@ def drain(
     limit: int | None = None,
     now: datetime | None = None,
     accounts: AccountRef | Iterable[AccountRef] | None = None,
-    time_budget: float | None = None,
+    time_budget: float | str | timedelta | None = None,
     wait: bool = False,
     progress: Callable[[DrainReport], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -233,7 +233,7 @@ def drain(
     Args:
         limit: at most so many messages.
         accounts: only these.
-        time_budget: seconds after which nothing new is started; what is in flight is finished.
+        time_budget: a duration after which nothing new is started; what is in flight is finished.
         wait: within the time budget, wait for messages that become due.
         progress: called with the counts so far.
         stop: asked often; True ends the drain as the time budget does.
@@ -251,7 +251,7 @@ def drain(
         clock=clock,
         limit=limit,
         accounts=_accounts(accounts),
-        time_budget=time_budget,
+        time_budget=_seconds(time_budget),
         wait=wait,
         progress=progress,
         stop=stop,
@@ -263,6 +263,13 @@ def _accounts(accounts: AccountRef | Iterable[AccountRef] | None) -> list[Accoun
         return None
     many = [accounts] if isinstance(accounts, (Account, int, str)) else list(accounts)
     return [resolve_account(one, active=False) for one in many]
+
+
+def _seconds(time_budget: float | str | timedelta | None) -> float | None:
+    try:
+        return None if time_budget is None else parse_duration(time_budget).total_seconds()
+    except ValueError as error:
+        raise InvalidMessage(f"time_budget: {error}", code="invalid_option") from error
 
 
 def _mode(mode: FailureMode | str | None) -> FailureMode | None:
