@@ -1,10 +1,11 @@
-"""What a host is, and which may be spoken to in clear text.  Pure: no name is resolved."""
+"""What a host is, which may be spoken to in clear text, and where secrets may go.  Pure: no name is resolved."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 _NO_HOST = re.compile(r"[\s:/@]")
 
@@ -36,6 +37,19 @@ def cleartext_allowed(host: str, allowed: Iterable[str]) -> bool:
         if address is not None and _in_network(address, entry):
             return True
     return False
+
+
+def check_token_url(url: str) -> None:
+    """Raise ``ValueError`` unless ``url`` is https, or http to loopback, without user and fragment."""
+    try:
+        parts = urlsplit(url)
+        well_formed = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        well_formed = False
+    if not well_formed or not url.isascii() or not url.isprintable() or any(one in url for one in " #"):
+        raise ValueError("the token address is not a plain URL")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        raise ValueError("the token address must be https (http only to loopback)")
 
 
 def _in_network(address: ipaddress.IPv4Address | ipaddress.IPv6Address, entry: str) -> bool:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.fields import DecryptionFailed, EncryptedTextField
-from prx_email_django.hosts import cleartext_allowed, is_host
+from prx_email_django.hosts import check_token_url, cleartext_allowed, is_host
 from prx_email_django.models.learned import AccountState
 from prx_email_django.querysets import PRESETS, OutboxManager, outbox_alias
 from prx_email_django.rates import parse_rate_limits
@@ -268,6 +268,7 @@ class Account(models.Model):
         if not is_host(self.host):
             errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
         self._clean_secrets(errors)
+        self._clean_oauth(errors)
         if errors:
             raise ValidationError(errors)
 
@@ -288,6 +289,16 @@ class Account(models.Model):
             errors["password"] = _("Set either a password or a token, not both.")
         if not self.oauth_token and not self.oauth_provider:
             errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
+
+    def _clean_oauth(self, errors: dict[str, Any]) -> None:
+        if self.oauth_token_url:
+            try:
+                check_token_url(self.oauth_token_url)
+            except ValueError as error:
+                errors["oauth_token_url"] = str(error)
+        listed = ("", *outbox_settings().oauth_callables)
+        if self.oauth_provider == OAuthProvider.CUSTOM and self.oauth_callable not in listed:
+            errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
 
     def _credentials_changed(self) -> bool:
         stored = Account.objects.using(self._state.db or outbox_alias()).filter(pk=self.pk).first()

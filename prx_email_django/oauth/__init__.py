@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from prx_email_django.oauth.accounts import check_token_url, token_request
+from prx_email_django.oauth.accounts import token_request
 from prx_email_django.oauth.callables import call
 from prx_email_django.oauth.server import post
 from prx_email_django.oauth.threads import in_thread
 from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest
 
-__all__ = ["Grant", "Token", "TokenRefused", "TokenRequest", "check_token_url", "fetch_token", "token_request"]
+__all__ = ["Grant", "Token", "TokenRefused", "TokenRequest", "fetch_token", "token_request"]
 
 
 async def fetch_token(request: TokenRequest, *, timeout: float) -> Token:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.hosts import is_loopback
 from prx_email_django.oauth.values import Grant, TokenRequest, misconfigured
 
 GOOGLE_URL = "https://oauth2.googleapis.com/token"
@@ -70,16 +69,3 @@ def _provider_defaults(provider: str, grant: Grant, tenant: str) -> tuple[str, s
         return MICROSOFT_URL.format(tenant=quote(tenant or "common", safe="")), MICROSOFT_SCOPE
     # An application signs in to one tenant; "common" has no meaning for it.
     return (MICROSOFT_URL.format(tenant=quote(tenant, safe="")) if tenant else ""), MICROSOFT_APP_SCOPE
-
-
-def check_token_url(url: str) -> None:
-    """Raise ``ValueError`` unless ``url`` is https, or http to loopback, without user and fragment."""
-    try:
-        parts = urlsplit(url)
-        well_formed = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
-    except ValueError:
-        well_formed = False
-    if not well_formed or not url.isascii() or not url.isprintable() or any(one in url for one in " #"):
-        raise ValueError("the token address is not a plain URL")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise ValueError("the token address must be https (http only to loopback)")

@@ -17,8 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.hosts import is_loopback
-from prx_email_django.oauth.accounts import check_token_url
+from prx_email_django.hosts import check_token_url, is_loopback
 from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest, misconfigured, usable
 
 #: Octets of an answer; a token with all around it has a few thousand.

@@ -21,7 +21,8 @@ import pytest
 import trustme
 from django.test import override_settings
 
-from prx_email_django.oauth import Grant, Token, TokenRefused, TokenRequest, check_token_url, fetch_token, token_request
+from prx_email_django.hosts import check_token_url
+from prx_email_django.oauth import Grant, Token, TokenRefused, TokenRequest, fetch_token, token_request
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
 EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
