@@ -189,13 +189,15 @@ READINGS: tuple[Reading, ...] = (
     # Gmail 5.4.5; Exchange 5.7.233 (tenant), 5.1.90 (recipients a day), 5.2.251-255 (continuous errors).
     Reading(Meaning.QUOTA, _ALL, enhanced=frozenset({"5.4.5", "5.7.233", "5.1.90"})),
     Reading(Meaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
-    # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …".
+    # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
+    # Exchange "554 5.2.0 … SubmissionQuotaExceededException".
     Reading(
         Meaning.QUOTA,
         _ALL,
         words=_words(
             r"sending (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
             r"|(daily|hourly) (user |smtp |message |email |recipient |mail )*(limit|quota)"
+            r"|submission ?quota"
         ),
     ),
     # Gmail 421/451 4.4.5, Yahoo and others in words.

@@ -152,6 +152,15 @@ def test_cleaned_text_is_one_short_printable_line(text: str) -> None:
         (Phase.BODY, "550 5.2.254 continuous errors", Meaning.QUOTA),
         (Phase.BODY, "550 5.2.256 something else", Meaning.PLAIN),
         (Phase.BODY, "454 Throttling failure: Maximum sending rate exceeded.", Meaning.QUOTA),
+        (
+            Phase.BODY,
+            "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message due "
+            "to a permanent exception with message The message can't be submitted because the sender's submission "
+            "quota was exceeded.",
+            Meaning.QUOTA,
+        ),
+        (Phase.BODY, "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", Meaning.QUOTA),
+        (Phase.BODY, "554 5.2.0 STOREDRV.Deliver; delivery result banned", Meaning.PLAIN),
         (Phase.MAIL, "451 4.4.5 try later", Meaning.SESSION),
         (Phase.MAIL, "421 Too many messages in this session", Meaning.SESSION),
         (Phase.RCPT, "421 Too many messages in this session", Meaning.SESSION),
