@@ -7,14 +7,17 @@ no link.  No path is kept.
 from __future__ import annotations
 
 import binascii
+import mimetypes
 import os
 import re
 import stat
 import unicodedata
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from errno import ELOOP, ENOTDIR
 from pathlib import PurePath
+from typing import Any, TypeAlias
 
 from prx_email_django import errors
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
@@ -67,6 +70,57 @@ class LoadedAttachment:
     content_type: str
     content: bytes = field(repr=False)
     inline_id: str = ""
+
+
+#: As Django's ``EmailMessage`` takes one: file name, content, and the type (left out: told by the name).
+DjangoAttachment: TypeAlias = tuple[str | None, bytes | str] | tuple[str | None, bytes | str, str | None]
+OneAttachment: TypeAlias = AttachmentInput | DjangoAttachment
+Attachments: TypeAlias = OneAttachment | Iterable[OneAttachment] | None
+
+
+def as_attachments(attachments: Attachments) -> list[AttachmentInput]:
+    """One attachment or several, or None, as a list.
+
+    Raises:
+        InvalidMessage: ``invalid_option`` where one of them is no attachment.
+    """
+    given: Any = attachments
+    if given is None:
+        return []
+    if isinstance(given, AttachmentInput) or _is_django_attachment(given):
+        return [_as_input(given)]
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise _no_attachment(given)
+    return [_as_input(one) for one in given]
+
+
+def _is_django_attachment(given: object) -> bool:
+    return (
+        isinstance(given, tuple)
+        and len(given) in {2, 3}
+        and isinstance(given[0], str | None)
+        and isinstance(given[1], str | bytes)
+    )
+
+
+def _as_input(given: Any) -> AttachmentInput:
+    if isinstance(given, AttachmentInput):
+        return given
+    if not _is_django_attachment(given):
+        raise _no_attachment(given)
+    filename, content, content_type = (*given, None)[:3]
+    return AttachmentInput(
+        filename=filename or "",
+        content_type=content_type or mimetypes.guess_type(filename or "")[0] or "application/octet-stream",
+        content=content.encode() if isinstance(content, str) else content,
+    )
+
+
+def _no_attachment(given: object) -> InvalidMessage:
+    return InvalidMessage(
+        f"attachments: give AttachmentInput, or (filename, content, content_type), not {type(given).__name__}",
+        code="invalid_option",
+    )
 
 
 def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> LoadedAttachment:

@@ -73,7 +73,7 @@ def parse_address(text: str, *, field: str = "address") -> Address:
 
 
 def normalise_recipients(
-    to: str | Iterable[str], cc: str | Iterable[str] = (), bcc: str | Iterable[str] = ()
+    to: str | Iterable[str] | None, cc: str | Iterable[str] | None = (), bcc: str | Iterable[str] | None = ()
 ) -> list[tuple[str, str]]:
     """The envelope: (kind, addr-spec), each address once, under the first of to, cc, bcc that names it.
 
@@ -82,7 +82,7 @@ def normalise_recipients(
     """
     envelope: dict[str, str] = {}
     for kind, given in (("to", to), ("cc", cc), ("bcc", bcc)):
-        addresses = as_list(given)
+        addresses = as_list(given, field=kind)
         if kind == "to" and not any(str(one).strip() for one in addresses):
             _refuse("empty_to", "to: name at least one recipient")
         for one in addresses:
@@ -90,10 +90,17 @@ def normalise_recipients(
     return [(kind, address) for address, kind in envelope.items()]
 
 
-def as_list(addresses: str | Iterable[str]) -> list[str]:
-    """One address or several, as a list; an empty string is none."""
+def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") -> list[str]:
+    """One address or several, as a list; an empty string and None are none.
+
+    Raises:
+        InvalidMessage: ``invalid_address``.
+    """
+    if addresses is None:
+        return []
     if isinstance(addresses, str):
         return [addresses] if addresses.strip() else []
+    _demand(Iterable, addresses, field, "one address or a list of them", "invalid_address")
     return list(addresses)
 
 
@@ -213,6 +220,17 @@ def check_instant(name: str, instant: datetime | None) -> None:
     _demand(datetime | None, instant, name, "an aware datetime")
     if instant is not None and instant.utcoffset() is None:
         _refuse("invalid_option", f"{name}: write an aware datetime, such as django.utils.timezone.now()")
+
+
+def check_reason(reason: str) -> None:
+    """Why somebody pauses: a few words.
+
+    Raises:
+        InvalidMessage: ``invalid_option``.
+    """
+    _demand(str, reason, "reason", "why, somebody will ask")
+    if not reason.strip():
+        _refuse("invalid_option", "reason: write why, somebody will ask")
 
 
 def _check_label(name: str, value: str, limit: int) -> None:

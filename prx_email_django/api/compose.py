@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from prx_email_django.api.accounts import account_default_from
-from prx_email_django.attachments import AttachmentInput, AttachmentPolicy, LoadedAttachment, load
+from prx_email_django.attachments import (
+    AttachmentPolicy,
+    Attachments,
+    LoadedAttachment,
+    OneAttachment,
+    as_attachments,
+    load,
+)
 from prx_email_django.conf import outbox_settings
 from prx_email_django.delivery.jobs import NULL_SENDER
 from prx_email_django.errors import InvalidMessage
@@ -25,7 +32,7 @@ from prx_email_django.validation import (
     parse_address,
 )
 
-Addresses = str | Iterable[str]
+Addresses: TypeAlias = str | Iterable[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +40,15 @@ class Message:
     """The arguments of ``send`` and ``enqueue`` that say what the message is."""
 
     to: Addresses
-    subject: str
-    body_text: str
-    body_html: str = ""
+    subject: str | None
+    body_text: str | None
+    body_html: str | None = ""
     cc: Addresses = ()
     bcc: Addresses = ()
     reply_to: Addresses = ()
     headers: Mapping[str, str] | None = None
-    attachment: AttachmentInput | None = None
-    attachments: Sequence[AttachmentInput] = ()
+    attachment: OneAttachment | None = None
+    attachments: Attachments = ()
     from_email: str | None = None
     envelope_from: str | None = None
     idempotency_key: str | None = None
@@ -49,7 +56,7 @@ class Message:
     expires_at: datetime | None = None
     on_unknown: str | None = None
     tag: str = ""
-    metadata: Mapping[str, Any] | None = None
+    metadata: Any = None
     send_at: datetime | None = None
     in_reply_to: str = ""
     references: str = ""
@@ -73,12 +80,15 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
         metadata=message.metadata,
         idempotency_key=message.idempotency_key,
     )
-    to, cc, bcc = as_list(message.to), as_list(message.cc), as_list(message.bcc)
+    to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
     recipients = normalise_recipients(to, cc, bcc)
-    check_text_fields(subject=message.subject, body_text=message.body_text, body_html=message.body_html)
+    subject, body_text, body_html = (
+        "" if text is None else text for text in (message.subject, message.body_text, message.body_html)
+    )
+    check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
     headers = dict(message.headers or {})
     check_headers(headers.items())
-    reply_to = as_list(message.reply_to)
+    reply_to = as_list(message.reply_to, field="reply_to")
     for one in reply_to:
         parse_address(one, field="reply_to")
     from_email = message.from_email or account_default_from(account)
@@ -94,9 +104,9 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
             "reply_to": reply_to,
             "from_email": from_email,
             "envelope_from": _envelope_from(message.envelope_from, sender),
-            "subject": message.subject,
-            "body_text": message.body_text,
-            "body_html": message.body_html,
+            "subject": subject,
+            "body_text": body_text,
+            "body_html": body_html,
             "headers": headers,
             "in_reply_to_message_id": message.in_reply_to,
             "references": message.references,
@@ -157,7 +167,7 @@ def attachment_policy() -> AttachmentPolicy:
 
 
 def _load(message: Message) -> list[LoadedAttachment]:
-    given = [*([message.attachment] if message.attachment is not None else []), *message.attachments]
+    given = [*as_attachments(message.attachment), *as_attachments(message.attachments)]
     policy = attachment_policy() if given else None
     return [load(one, policy) for one in given] if policy else []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from datetime import datetime
 from email.message import Message as EmailMessage
 
@@ -11,7 +10,7 @@ from prx_email_django.api.accounts import AccountRef, resolve_account
 from prx_email_django.api.compose import Message
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.sending import send_message
-from prx_email_django.attachments import AttachmentInput
+from prx_email_django.attachments import Attachments, OneAttachment
 from prx_email_django.errors import InvalidMessage, ReplyRejected
 from prx_email_django.mime import parse_inbound, reply_references, reply_subject
 from prx_email_django.models import Account, InboundMessage
@@ -52,8 +51,8 @@ def reply(
     in_reply_to_message_id: str,
     body_text: str,
     body_html: str = "",
-    attachment: AttachmentInput | None = None,
-    attachments: Iterable[AttachmentInput] = (),
+    attachment: OneAttachment | None = None,
+    attachments: Attachments = (),
     now: datetime | None = None,
     failure_mode: FailureMode | str | None = None,
 ) -> SendResult:
@@ -72,7 +71,7 @@ def reply(
         body_text=body_text,
         body_html=body_html,
         attachment=attachment,
-        attachments=tuple(attachments),
+        attachments=attachments,
         in_reply_to=parent.message_id,
         references=reply_references(parent.references, parent.in_reply_to, parent.message_id),
         now=now,

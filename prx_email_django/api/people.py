@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from prx_email_django.api.accounts import AccountRef, resolve_account
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.conf import outbox_settings
-from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits import pause_by_person, resume_by_person
 from prx_email_django.results import ChangeReport
 from prx_email_django.store import (
@@ -22,7 +21,7 @@ from prx_email_django.store import (
     resume_everything,
 )
 from prx_email_django.store.people import Rows
-from prx_email_django.validation import check_instant
+from prx_email_django.validation import check_instant, check_reason
 
 
 def requeue_outbox(ids_or_queryset: Rows, *, now: datetime | None = None, force: bool = False) -> ChangeReport:
@@ -57,8 +56,7 @@ def pause_outbox(account: AccountRef | None = None, *, reason: str, until: datet
         AccountUnavailable: no such account.
     """
     check_instant("until", until)
-    if not reason.strip():
-        raise InvalidMessage("reason: say why, somebody will ask", code="invalid_option")
+    check_reason(reason)
     clock = clock_for(None)
     if account is None:
         pause_everything(reason=reason[:255], until=until, clock=clock)

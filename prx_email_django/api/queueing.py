@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prx_email_django.api.accounts import AccountRef, resolve_account
 from prx_email_django.api.compose import Addresses, Message, check_limits, compose, largest_size
 from prx_email_django.api.wake import wake_on_commit
-from prx_email_django.attachments import AttachmentInput
+from prx_email_django.attachments import Attachments, OneAttachment
 from prx_email_django.clock import Clock
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, OutboxMessage
@@ -33,8 +33,8 @@ def enqueue(
     bcc: Addresses = (),
     reply_to: Addresses = (),
     headers: Mapping[str, str] | None = None,
-    attachment: AttachmentInput | None = None,
-    attachments: Iterable[AttachmentInput] = (),
+    attachment: OneAttachment | None = None,
+    attachments: Attachments = (),
     from_email: str | None = None,
     envelope_from: str | None = None,
     idempotency_key: str | None = None,
@@ -42,7 +42,7 @@ def enqueue(
     expires_at: datetime | None = None,
     on_unknown: str | None = None,
     tag: str = "",
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Any = None,
     send_at: datetime | None = None,
     now: datetime | None = None,
 ) -> OutboxMessage:
@@ -76,7 +76,7 @@ def enqueue(
             reply_to=reply_to,
             headers=headers,
             attachment=attachment,
-            attachments=tuple(attachments),
+            attachments=attachments,
             from_email=from_email,
             envelope_from=envelope_from,
             idempotency_key=idempotency_key,
@@ -139,9 +139,8 @@ def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Account, now: date
         draft = draft_from_email(one, account=account, now=now)
         check_limits(draft, largest=largest)
         return draft
-    values = {**one, "attachments": tuple(one.get("attachments", ()))}
     try:
-        message = Message(**values)
+        message = Message(**one)
     except TypeError as error:
         raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
     return compose(message, account=account, now=message.now or now, largest=largest)

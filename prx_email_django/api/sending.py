@@ -14,7 +14,7 @@ from prx_email_django.api.accounts import AccountRef, resolve_account
 from prx_email_django.api.compose import Addresses, Message, compose
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
-from prx_email_django.attachments import AttachmentInput
+from prx_email_django.attachments import Attachments, OneAttachment
 from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings, parse_duration
 from prx_email_django.delivery import LIMITED, Drain, deliver, give_up, simulate
@@ -57,8 +57,8 @@ def send(
     bcc: Addresses = (),
     reply_to: Addresses = (),
     headers: Mapping[str, str] | None = None,
-    attachment: AttachmentInput | None = None,
-    attachments: Iterable[AttachmentInput] = (),
+    attachment: OneAttachment | None = None,
+    attachments: Attachments = (),
     from_email: str | None = None,
     envelope_from: str | None = None,
     idempotency_key: str | None = None,
@@ -66,7 +66,7 @@ def send(
     expires_at: datetime | None = None,
     on_unknown: str | None = None,
     tag: str = "",
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Any = None,
     now: datetime | None = None,
     failure_mode: FailureMode | str | None = None,
 ) -> SendResult:
@@ -92,7 +92,7 @@ def send(
         reply_to=reply_to,
         headers=headers,
         attachment=attachment,
-        attachments=tuple(attachments),
+        attachments=attachments,
         from_email=from_email,
         envelope_from=envelope_from,
         idempotency_key=idempotency_key,

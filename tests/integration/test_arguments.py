@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from django.core.mail.message import EmailAttachment
 
 import prx_email_django as prx
-from prx_email_django.errors import InvalidMessage
+from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.models import OutboxMessage
-from tests.support.factories import MEMORY, NOW, account, fresh, message
+from tests.support.factories import MEMORY, NOW, account, fresh, letter, message
 
 pytestmark = pytest.mark.django_db
 
@@ -19,6 +21,102 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def _memory(settings: Any) -> None:
     settings.PRX_EMAIL = MEMORY
+
+
+FILE = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"x")
+
+
+def refusal(**fields: Any) -> InvalidMessage:
+    """How ``enqueue`` refuses this; nothing is written."""
+    with pytest.raises(InvalidMessage) as refused:
+        prx.enqueue(**letter(account(), **fields))
+    assert not OutboxMessage.objects.exists()
+    return refused.value
+
+
+# None, and one for many
+
+
+@pytest.mark.parametrize("field", ["cc", "bcc", "reply_to", "attachment", "attachments", "headers", "body_html"])
+def test_none_means_none(field: str) -> None:
+    row = fresh(message(account(), **{field: None}))
+    assert (row.cc, row.bcc, row.reply_to, row.headers, row.body_html) == ([], [], [], {}, "")
+    assert not row.attachments.exists()
+
+
+@pytest.mark.parametrize("send", ["send", "enqueue", "enqueue_many", "reply"])
+def test_none_means_none_in_every_function(send: str) -> None:
+    owner = account()
+    if send == "reply":
+        prx.record_inbound(owner, b"From: b@x.org\r\nMessage-ID: <1@x.org>\r\n\r\n")
+        prx.reply(account=owner, in_reply_to_message_id="<1@x.org>", body_text="yes", attachments=None)
+    elif send == "enqueue_many":
+        prx.enqueue_many([{"to": "a@x.org", "subject": "s", "body_text": "b", "attachments": None}], account=owner)
+    else:
+        getattr(prx, send)(**letter(owner, cc=None, attachments=None))
+    assert not OutboxMessage.objects.get().attachments.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"to": None}, "empty_to"),
+        ({"subject": None}, "empty_subject"),
+        ({"body_text": None}, "empty_body"),
+        ({"to": 5}, "invalid_address"),
+        ({"cc": 5}, "invalid_address"),
+        ({"reply_to": object()}, "invalid_address"),
+        ({"to": [None]}, "invalid_address"),
+        ({"subject": 5}, "invalid_option"),
+        ({"attachments": "a.txt"}, "invalid_option"),
+        ({"attachments": b"x"}, "invalid_option"),
+        ({"attachments": 5}, "invalid_option"),
+        ({"attachments": ["a.txt"]}, "invalid_option"),
+        ({"attachments": [("a.txt",)]}, "invalid_option"),
+        ({"attachments": [("a.txt", 5)]}, "invalid_option"),
+        ({"attachments": [None]}, "invalid_option"),
+        ({"attachment": {"filename": "a.txt"}}, "invalid_option"),
+    ],
+)
+def test_what_is_missing_or_something_else_is_refused_by_name(fields: dict[str, Any], code: str) -> None:
+    error = refusal(**fields)
+    assert error.code == code
+    assert str(error).startswith(next(iter(fields)))
+
+
+def test_a_body_of_html_needs_no_text() -> None:
+    assert fresh(message(account(), body_text=None, body_html="<p>Hi</p>")).body_text == ""
+
+
+@pytest.mark.parametrize("field", ["attachment", "attachments"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        FILE,
+        ("a.txt", b"x", "text/plain"),
+        ("a.txt", "x", "text/plain"),
+        ("a.txt", b"x"),
+        ("a.txt", b"x", None),
+        EmailAttachment("a.txt", b"x", "text/plain"),
+    ],
+)
+def test_one_attachment_may_be_given_alone_and_as_django_takes_it(field: str, given: Any) -> None:
+    for value in (given, [given], iter([given])) if field == "attachments" else (given,):
+        part = message(account(str(uuid4())), **{field: value}).attachments.get()
+        assert (part.filename, part.content_type, part.size) == ("a.txt", "text/plain", 1)
+
+
+def test_the_policy_holds_for_attachments_as_django_takes_them() -> None:
+    with pytest.raises(AttachmentRejected) as refused:
+        message(account(), attachments=[("a.exe", b"x")])
+    assert refused.value.code == "attachment_type_not_allowed"
+
+
+@pytest.mark.parametrize("reason", [None, "", " ", 5])
+def test_a_pause_needs_a_reason(reason: Any) -> None:
+    with pytest.raises(InvalidMessage, match=r"^reason: ") as refused:
+        prx.pause_outbox(reason=reason)
+    assert refused.value.code == "invalid_option"
 
 
 # metadata
