@@ -18,8 +18,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_host(host: str) -> bool:
-    """Whether this can be a host: no URL, no user and no port beside it (an empty one is judged elsewhere)."""
-    return _address(host) is not None or not _NO_HOST.search(host)
+    """Whether this can be a host: no URL, no user, no port, nothing unseen (an empty one is judged elsewhere)."""
+    return _address(host) is not None or (host.isprintable() and not _NO_HOST.search(host))
 
 
 def is_loopback(host: str) -> bool:

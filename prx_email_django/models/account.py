@@ -11,13 +11,16 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.errors import InvalidMessage
 from prx_email_django.fields import DecryptionFailed, EncryptedTextField
-from prx_email_django.hosts import check_token_url, cleartext_allowed, is_host
+from prx_email_django.hosts import check_token_url, cleartext_allowed, is_host, is_loopback
 from prx_email_django.models.learned import AccountState
 from prx_email_django.querysets import PRESETS, OutboxManager, outbox_alias
 from prx_email_django.rates import parse_rate_limits
+from prx_email_django.validation import parse_address
 
 #: A change of one of these makes what workers learned with the old values worthless.
 CREDENTIAL_FIELDS = (
@@ -74,10 +77,6 @@ class Pipelining(models.TextChoices):
     OFF = "off", _("off: one command at a time")
 
 
-#: What a preset's account may log in with.
-_LOGINS = ("password", "oauth_token", "oauth_refresh_token", "oauth_client_secret", "oauth_provider", "oauth_callable")
-
-
 class AccountQuerySet(models.QuerySet["Account"]):
     """Fills the derived defaults for ``bulk_create`` too."""
 
@@ -92,6 +91,7 @@ class AccountQuerySet(models.QuerySet["Account"]):
 class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  # type: ignore[misc]
     """``Account.objects``."""
 
+    @sensitive_variables()
     def from_preset(self, preset: str, *, name: str, user: str, **fields: Any) -> Account:
         """Create an account for a well-known provider: ``gmail``, ``outlook``, ``yahoo`` or ``fastmail``.
 
@@ -99,17 +99,34 @@ class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  
         token provider.
 
         Raises:
-            ValueError: unknown preset, or nothing to log in with.
+            ValueError: unknown preset.
+            ValidationError: no way to log in, two of them, or one that the provider does not have.
         """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        if not any(fields.get(name) for name in _LOGINS):
-            raise ValueError("give password=… (an app password), oauth_token=…, or the fields of a token provider")
         values: dict[str, Any] = {"host": PRESETS[preset]["host"], "port": PRESETS[preset]["port"], "email": user}
         if fields.get("oauth_refresh_token") or fields.get("oauth_client_secret"):
             values["oauth_provider"] = PRESETS[preset].get("oauth_provider", "")
-        account: Account = self.create(name=name, user=user, **{**values, **fields})
+        values = {**values, **fields, "name": name, "user": user}
+        _check_way_in(preset, values)
+        Account(**values).clean_secrets()
+        account: Account = self.create(**values)
         return account
+
+
+@sensitive_variables()
+def _check_way_in(preset: str, values: dict[str, Any]) -> None:
+    """Refuse what the database takes, and what yet says nothing, or two things, about how to log in."""
+    given = [name for name in ("oauth_refresh_token", "oauth_client_secret") if values.get(name)]
+    if not given or values.get("oauth_token"):
+        return
+    if values.get("password"):
+        raise ValidationError({"password": _("Set either a password or the fields of a token provider, not both.")})
+    if not values["oauth_provider"]:
+        text = _("%(preset)s has no token provider of its own: set a password or a token, or name a provider.")
+        raise ValidationError({given[0]: text % {"preset": preset}})
+    if values["oauth_provider"] == OAuthProvider.GOOGLE and given == ["oauth_client_secret"]:
+        raise ValidationError({"oauth_refresh_token": _("Google fetches tokens by a refresh token only: set one.")})
 
 
 class Account(models.Model):
@@ -263,14 +280,42 @@ class Account(models.Model):
             parse_rate_limits(self.rate_limits)
         except ValueError as error:
             errors["rate_limits"] = str(error)
-        if self.security == Security.NONE and not cleartext_allowed(self.host, outbox_settings().cleartext_hosts):
-            errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
-        if not is_host(self.host):
-            errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
+        self._clean_addresses(errors)
         self._clean_secrets(errors)
         self._clean_oauth(errors)
         if errors:
             raise ValidationError(errors)
+
+    def clean_secrets(self) -> None:
+        """What no attempt could log in with, in words; the database would refuse most of it too.
+
+        Raises:
+            ValidationError: by field.
+        """
+        self.fill_defaults()
+        errors: dict[str, Any] = {}
+        self._clean_secrets(errors)
+        self._clean_oauth(errors)
+        if errors:
+            raise ValidationError(errors)
+
+    def _clean_addresses(self, errors: dict[str, Any]) -> None:
+        """From whom, and to which server, as an attempt would judge it; no name is resolved here."""
+        if self.email:
+            try:
+                is_bare = not parse_address(self.email, field="email").display and "<" not in self.email
+            except InvalidMessage:
+                is_bare = False
+            if not is_bare:
+                errors["email"] = _("Write one address, such as ann@example.com; the name has a field of its own.")
+        if not is_host(self.host):
+            errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
+        if self.security != Security.NONE:
+            return
+        if not cleartext_allowed(self.host, outbox_settings().cleartext_hosts):
+            errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
+        elif self.auth_method != AuthMethod.NONE and not is_loopback(self.host):
+            errors["security"] = _("A password or token goes in clear text to loopback only.")
 
     def _clean_secrets(self, errors: dict[str, Any]) -> None:
         if self.auth_method == AuthMethod.NONE:

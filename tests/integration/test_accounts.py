@@ -45,3 +45,88 @@ def test_a_function_that_the_settings_do_not_list_is_refused_in_the_form(setting
     assert list(complaints(draft(**custom, oauth_callable="os.system"))) == ["oauth_callable"]
     settings.PRX_EMAIL = {"OAUTH_CALLABLES": ["shop.mail.token"]}
     assert complaints(draft(**custom, oauth_callable="shop.mail.token")) == {}
+
+
+# The form
+
+
+@pytest.mark.parametrize("email", ["", "ann@example.com", "größe@bücher.example", "o'neil+tag@example.com"])
+def test_an_address_is_taken_as_the_sender(email: str) -> None:
+    assert complaints(draft(email=email)) == {}
+
+
+@pytest.mark.parametrize(
+    "email", ["ann", "ann@", "Ann <ann@example.com>", "<ann@example.com>", "a@x.org, b@x.org", "a\nb"]
+)
+def test_a_sender_that_no_message_could_have_is_refused_in_the_form(email: str) -> None:
+    assert list(complaints(draft(email=email))) == ["email"]
+
+
+@pytest.mark.parametrize(
+    "host", ["smtp example.com", "smtp.example.com\r\nX", "smtp.example.com\t", "smtp\u00a0x", "\x7f"]
+)
+def test_a_host_that_is_none_is_refused_in_the_form(host: str) -> None:
+    assert list(complaints(draft(host=host))) == ["host"]
+
+
+SECRET: list[dict[str, Any]] = [{}, {"password": "", "oauth_token": "t"}, TOKEN]
+
+
+@pytest.mark.parametrize("secret", SECRET)
+@pytest.mark.parametrize("host", ["mail.example.com", "10.0.0.1"])
+def test_a_secret_in_clear_text_is_refused_in_the_form_as_by_the_attempt(
+    host: str, secret: dict[str, Any], settings: Any
+) -> None:
+    settings.PRX_EMAIL = {"CLEARTEXT_HOSTS": ["mail.example.com", "10.0.0.0/8", "127.0.0.0/8", "localhost", "::1"]}
+    assert list(complaints(draft(host=host, security="none", **secret))) == ["security"]
+    relay = {"user": "", "password": "", "auth_method": "none"}
+    assert complaints(draft(host=host, security="none", **relay)) == {}
+    for loopback in ("127.0.0.1", "localhost", "::1"):
+        assert complaints(draft(host=loopback, security="none", **secret)) == {}
+
+
+# Presets
+
+
+def test_a_preset_needs_only_a_way_to_log_in() -> None:
+    made = Account.objects.from_preset("gmail", name="one", user="ann@example.com", password="p")
+    assert (made.host, made.email, made.auth_method) == ("smtp.gmail.com", "ann@example.com", "password")
+    made = Account.objects.from_preset("yahoo", name="two", user="ann@example.com", oauth_token="t")
+    assert (made.auth_method, made.oauth_provider) == ("xoauth2", "")
+    made = Account.objects.from_preset("gmail", name="three", user="ann@example.com", oauth_refresh_token="r")
+    assert (made.auth_method, made.oauth_provider) == ("xoauth2", "google")
+    secret = {"oauth_client_secret": "s", "oauth_tenant": "example.com"}
+    made = Account.objects.from_preset("outlook", name="four", user="ann@example.com", **secret)
+    assert (made.auth_method, made.oauth_provider) == ("xoauth2", "microsoft")
+    server = {"oauth_provider": "custom", "oauth_token_url": "https://x.example/", "oauth_refresh_token": "r"}
+    made = Account.objects.from_preset("fastmail", name="five", user="ann@example.com", **server)
+    assert made.oauth_provider == "custom"
+
+
+@pytest.mark.parametrize(
+    ("preset", "fields", "named"),
+    [
+        ("gmail", {}, "password"),
+        ("gmail", {"password": ""}, "password"),
+        ("gmail", {"password": "p", "oauth_token": "t"}, "oauth_token"),
+        ("gmail", {"password": "p", "oauth_refresh_token": "r"}, "password"),
+        ("gmail", {"oauth_client_secret": "s"}, "oauth_refresh_token"),
+        ("gmail", {"auth_method": "xoauth2"}, "oauth_token"),
+        ("gmail", {"auth_method": "none"}, "auth_method"),
+        ("outlook", {"oauth_token": "t", "auth_method": "password"}, "password"),
+        ("yahoo", {"oauth_refresh_token": "r"}, "oauth_refresh_token"),
+        ("fastmail", {"oauth_client_secret": "s"}, "oauth_client_secret"),
+    ],
+)
+def test_a_preset_without_one_way_to_log_in_is_refused_in_words(
+    preset: str, fields: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Account.objects.from_preset(preset, name="main", user="ann@example.com", **fields)
+    assert named in refused.value.message_dict
+    assert not Account.objects.exists()
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="fastmail"):
+        Account.objects.from_preset("hotmail", name="main", user="ann@example.com", password="p")

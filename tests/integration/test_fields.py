@@ -81,7 +81,7 @@ def test_the_constraint_sees_through_the_encryption_whether_a_secret_is_set() ->
 
 def test_a_preset_without_a_login_is_told_in_words() -> None:
     """A CHECK constraint's name helps nobody who forgot the password."""
-    with pytest.raises(ValueError, match="app password"):
+    with pytest.raises(ValidationError, match="Set the password"):
         Account.objects.from_preset("gmail", name="news", user="news@example.com")
     assert not Account.objects.exists()
 
