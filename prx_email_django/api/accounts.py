@@ -25,6 +25,8 @@ def resolve_account(account: AccountRef | None, *, active: bool = True) -> Accou
                 "no account was named; name one, or set DEFAULT_ACCOUNT in PRX_EMAIL", code="no_default_account"
             )
     found = account if isinstance(account, Account) else _look_up(account)
+    if found.pk is None:
+        raise AccountUnavailable(f"the account “{found.name}” has not been saved", code="account_not_found")
     if active and not found.is_active:
         raise AccountUnavailable(f"the account “{found.name}” is switched off", code="account_inactive")
     return found

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 
+import prx_email_django as prx
+from prx_email_django.errors import AccountUnavailable
 from prx_email_django.models import Account
 
 pytestmark = pytest.mark.django_db
@@ -130,3 +132,13 @@ def test_a_preset_without_one_way_to_log_in_is_refused_in_words(
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="fastmail"):
         Account.objects.from_preset("hotmail", name="main", user="ann@example.com", password="p")
+
+
+# Which account
+
+
+@pytest.mark.parametrize("call", [prx.enqueue, prx.send])
+def test_an_account_that_is_not_saved_is_refused_in_words(call: Any) -> None:
+    with pytest.raises(AccountUnavailable, match="“main” has not been saved") as refused:
+        call(account=draft(), to="ann@example.org", subject="Hello", body_text="Hi.")
+    assert refused.value.code == "account_not_found"
