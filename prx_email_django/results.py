@@ -23,7 +23,8 @@ class SendResult:
     """What came of one attempt.
 
     ``status`` is ``"sent"`` or ``"failed"``; only where no attempt could be made it is the row's own, with
-    ``error_code`` ``limited`` or ``paused`` (for a known idempotency key: the row's ``last_error_code``).
+    ``error_code`` ``limited`` or ``paused`` (for a known idempotency key: the row's ``last_error_code``) and the reason
+    in words as ``error``, in the active language.
     ``provider_message_id`` is the Message-ID header under which the server accepted the message, None until then.
     ``next_attempt_at`` None: never due by itself.
     """

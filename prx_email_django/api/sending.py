@@ -11,6 +11,7 @@ from django.db import DatabaseError
 from django.db.models import Q
 
 from prx_email_django.api.accounts import AccountRef, resolve_account
+from prx_email_django.api.answers import PAUSED, answer, why_given_back, why_no_connection, why_paused
 from prx_email_django.api.compose import Addresses, Message, compose
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
@@ -42,8 +43,6 @@ from prx_email_django.store.base import fresh_connection, retried
 from prx_email_django.validation import check_instant
 
 logger = logging.getLogger("prx_email_django")
-
-PAUSED = "paused"
 
 
 def send(
@@ -121,9 +120,9 @@ def send_message(
         claim, row = _insert_claimed(draft, clock=clock)
         if claim is not None and not give_up(claim, clock=clock):
             simulate(claim, mode, clock=clock)
-        return _result(row.pk)
+        return answer(row.pk)
     if _is_paused(found, clock=clock):
-        return _left_pending(draft, PAUSED, clock=clock)
+        return _left_pending(draft, PAUSED, why_paused(found, clock=clock), clock=clock)
     return _with_slot(found, lambda slot: _send_with(slot, draft, clock=clock), clock=clock)
 
 
@@ -144,15 +143,16 @@ def _with_slot(account: Account, attempt: Callable[[Slot | None], SendResult], *
 
 def _send_with(slot: Slot | None, draft: Draft, *, clock: Clock) -> SendResult:
     if slot is None:
-        return _left_pending(draft, LIMITED, clock=clock)
+        return _left_pending(draft, LIMITED, why_no_connection(draft.account, clock=clock), clock=clock)
     claim, row = _insert_claimed(draft, clock=clock)
     if claim is None or give_up(claim, clock=clock):
         release_slots([slot])
-        return _result(row.pk)
+        return answer(row.pk)
     code = deliver(claim, slot, clock=clock)
-    if code:
-        wake_on_commit()
-    return _result(row.pk, code=code)
+    if not code:
+        return answer(row.pk)
+    wake_on_commit()
+    return answer(row.pk, code=code, error=why_given_back(draft.account, clock=clock))
 
 
 @retried
@@ -167,10 +167,10 @@ def _insert_claimed(draft: Draft, *, clock: Clock) -> tuple[Claim | None, Outbox
     return load_claims([row.pk], lease=lease)[0], row
 
 
-def _left_pending(draft: Draft, code: str, *, clock: Clock) -> SendResult:
+def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendResult:
     row, is_new = insert(draft, clock=clock)
     wake_on_commit()
-    return _result(row.pk, code=code if is_new else "")
+    return answer(row.pk, code=code if is_new else "", error=error)
 
 
 def _is_paused(account: Account, *, clock: Clock) -> bool:
@@ -200,20 +200,22 @@ def retry_outbox(
     account, outbox_id = resolve_account(message.account), message.pk  # a form's id is text
     if mode is not None:
         simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
-        return _result(outbox_id)
-    return _with_slot(account, lambda slot: _retry_with(slot, outbox_id, force=force, clock=clock), clock=clock)
+        return answer(outbox_id)
+    return _with_slot(account, lambda slot: _retry_with(slot, message, force=force, clock=clock), clock=clock)
 
 
-def _retry_with(slot: Slot | None, outbox_id: int, *, force: bool, clock: Clock) -> SendResult:
-    if slot is None or deliver(claim_one(outbox_id, clock=clock, force=force), slot, clock=clock):
-        return _requeued(outbox_id, clock=clock)
-    return _result(outbox_id)
+def _retry_with(slot: Slot | None, message: OutboxMessage, *, force: bool, clock: Clock) -> SendResult:
+    if slot is None:
+        return _requeued(message.pk, why_no_connection(message.account, clock=clock), clock=clock)
+    if deliver(claim_one(message.pk, clock=clock, force=force), slot, clock=clock):
+        return _requeued(message.pk, why_given_back(message.account, clock=clock), clock=clock)
+    return answer(message.pk)
 
 
-def _requeued(outbox_id: int, *, clock: Clock) -> SendResult:
+def _requeued(outbox_id: int, error: str, *, clock: Clock) -> SendResult:
     changed = requeue([outbox_id], clock=clock, force=True).changed
     wake_on_commit()
-    return _result(outbox_id, code=LIMITED if changed else "")
+    return answer(outbox_id, code=LIMITED if changed else "", error=error)
 
 
 def drain(
@@ -280,16 +282,3 @@ def _mode(mode: FailureMode | str | None) -> FailureMode | None:
     except ValueError as error:
         known = ", ".join(one.value for one in FailureMode)
         raise InvalidMessage(f"failure_mode: write one of {known}", code="invalid_option") from error
-
-
-def _result(outbox_id: int, *, code: str = "") -> SendResult:
-    row = OutboxMessage.objects.get(pk=outbox_id)
-    return SendResult(
-        outbox_id=row.pk,
-        status=str(row.status),
-        retries=row.retries,
-        provider_message_id=row.provider_message_id,
-        next_attempt_at=row.next_attempt_at,
-        error=row.last_error,
-        error_code=code or row.last_error_code,
-    )

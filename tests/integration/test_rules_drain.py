@@ -254,6 +254,7 @@ def test_a_send_without_a_free_connection_does_not_wait() -> None:
     acquire_slot(owner, noted=set(), clock=at(None))
     result = prx.send(**letter(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
+    assert result.error == "its 1 connection is in use"
     row = OutboxMessage.objects.get()
     assert (row.status, row.claim_token) == ("pending", None), "without a slot nothing is claimed"
 
@@ -265,6 +266,7 @@ def test_a_retry_without_a_free_connection_requeues() -> None:
     acquire_slot(owner, noted=set(), clock=at(None))
     result = prx.retry_outbox(row.pk, now=NOW)
     assert (result.status, result.error_code, result.next_attempt_at) == ("failed", "limited", NOW)
+    assert result.error == "its 1 connection is in use"
 
 
 def test_a_send_without_a_permit_gives_its_message_back() -> None:
@@ -272,9 +274,49 @@ def test_a_send_without_a_permit_gives_its_message_back() -> None:
     assert prx.send(**letter(owner)).status == "sent"
     result = prx.send(**letter(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
+    assert result.error.startswith("limit 1/day reached, goes on at ")
     assert fresh(OutboxMessage.objects.get(pk=result.outbox_id)).status == "pending"
     assert len(shared.delivered) == 1
     assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_a_retry_without_a_permit_tells_which_limit() -> None:
+    owner = account(rate_limits="100/minute, 1/day")
+    prx.send(**letter(owner))
+    row = message(owner)
+    result = prx.retry_outbox(row.pk)
+    assert result.error_code == "limited"
+    assert result.error.startswith("limit 1/day reached")
+
+
+def test_a_send_to_more_recipients_than_are_left_tells_so() -> None:
+    owner = account(rate_limits="3 recipients/day")
+    prx.send(**letter(owner, to=[A, B]))
+    result = prx.send(**letter(owner, to=[A, B]))
+    assert (result.status, result.error_code) == ("pending", "limited")
+    assert result.error == "too little is left of 3 recipients/day for all its recipients"
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_send_into_a_pause_tells_the_reason_and_the_end(everything: bool, ends: bool) -> None:
+    owner = account()
+    until = NOW + timedelta(days=2) if ends else None
+    prx.pause_outbox(None if everything else owner, reason="stock taking", until=until)
+    result = prx.send(**letter(owner), now=NOW)
+    assert (result.status, result.error_code) == ("pending", "paused")
+    words = "paused by a person until 2026-01-07" if ends else "paused until a person resumes it"
+    assert words in result.error
+    assert result.error.endswith(": stock taking")
+    assert result.error.startswith("everything is ") is everything
+
+
+def test_a_known_key_tells_what_its_row_says_and_no_pause() -> None:
+    owner = account()
+    first = prx.send(**letter(owner), idempotency_key="k", failure_mode="provider_permanent")
+    prx.pause_outbox(owner, reason="stock taking")
+    again = prx.send(**letter(owner), idempotency_key="k")
+    assert (again.error, again.error_code) == (first.error, "provider")
 
 
 def test_a_drain_sends_no_more_than_the_limit_and_returns() -> None:
