@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -11,14 +12,13 @@ from django.db import connections
 from prx_email_django.api.inbound import reply
 from prx_email_django.api.queueing import enqueue
 from prx_email_django.api.sending import drain, retry_outbox, send
-from prx_email_django.models import OutboxMessage
 from prx_email_django.querysets import outbox_alias
-from prx_email_django.results import DrainReport, SendResult
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _closing(function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+def _closing(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call it, and close the database connection if this call opened it: no request will end on this thread."""
     connection = connections[outbox_alias()]
     was_open = connection.connection is not None
@@ -29,26 +29,21 @@ def _closing(function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
             connection.close()
 
 
-async def asend(**kwargs: Any) -> SendResult:
-    """``send``, awaitable."""
-    return await sync_to_async(_closing)(send, **kwargs)
+def _awaitable(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make the twin of ``function``, with its very signature, for people, editors and type checkers."""
+
+    @functools.wraps(function)
+    async def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await sync_to_async(_closing)(function, *args, **kwargs)
+
+    twin.__module__ = __name__
+    twin.__name__ = twin.__qualname__ = f"a{function.__name__}"
+    twin.__doc__ = f"``{function.__name__}``, awaitable.\n\n{function.__doc__}"
+    return twin
 
 
-async def aenqueue(**kwargs: Any) -> OutboxMessage:
-    """``enqueue``, awaitable."""
-    return await sync_to_async(_closing)(enqueue, **kwargs)
-
-
-async def areply(**kwargs: Any) -> SendResult:
-    """``reply``, awaitable."""
-    return await sync_to_async(_closing)(reply, **kwargs)
-
-
-async def aretry_outbox(outbox_id: int, **kwargs: Any) -> SendResult:
-    """``retry_outbox``, awaitable."""
-    return await sync_to_async(_closing)(retry_outbox, outbox_id, **kwargs)
-
-
-async def adrain(**kwargs: Any) -> DrainReport:
-    """``drain``, awaitable."""
-    return await sync_to_async(_closing)(drain, **kwargs)
+asend = _awaitable(send)
+aenqueue = _awaitable(enqueue)
+areply = _awaitable(reply)
+aretry_outbox = _awaitable(retry_outbox)
+adrain = _awaitable(drain)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import pickle
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -260,6 +262,18 @@ def test_the_async_twins_do_the_same_and_leave_no_connection_open() -> None:
 
     assert asyncio.run(all_of_them()) == ["pending", "sent", "sent", "sent", 1]
     assert len(shared.delivered) == 4
+
+
+@pytest.mark.parametrize("name", ["send", "enqueue", "reply", "retry_outbox", "drain"])
+def test_a_twin_takes_what_its_function_takes_and_says_so(name: str) -> None:
+    function, twin = getattr(api, name), getattr(api, f"a{name}")
+    assert inspect.signature(twin) == inspect.signature(function)
+    assert get_type_hints(twin) == get_type_hints(function)
+    assert inspect.iscoroutinefunction(twin)
+    assert (twin.__name__, twin.__module__) == (f"a{name}", "prx_email_django.api.twins")
+    assert pickle.loads(pickle.dumps(twin)) is twin
+    with pytest.raises(TypeError, match="no_such_argument"):
+        asyncio.run(twin(no_such_argument=1))
 
 
 @pytest.mark.django_db
