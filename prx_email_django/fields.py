@@ -46,10 +46,18 @@ class DecryptionFailed(ValidationError):
 
     def __init__(self, label: str) -> None:
         self.label = label
+        #: Where keys are missing: no key of CREDENTIAL_KEYS is, where that is not set.
+        self.by_secret_key = outbox_settings().key_source is None
         message = _("Can't be decrypted with the keys in CREDENTIAL_KEYS: enter it anew, or bring the old key back.")
+        if self.by_secret_key:
+            message = _(
+                "Can't be decrypted with SECRET_KEY: enter it anew, or add the old SECRET_KEY to SECRET_KEY_FALLBACKS."
+            )
         super().__init__({label.rpartition(".")[2]: message})
 
     def __str__(self) -> str:
+        if self.by_secret_key:
+            return f"{self.label} can't be decrypted with SECRET_KEY: is the old one missing in SECRET_KEY_FALLBACKS?"
         return f"{self.label} can't be decrypted with the keys in CREDENTIAL_KEYS"
 
 

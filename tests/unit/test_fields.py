@@ -90,6 +90,18 @@ def test_ciphertext_moved_into_another_column_does_not_open() -> None:
         _ = safe.other
 
 
+def test_a_lost_key_is_missed_where_it_was() -> None:
+    safe = Safe(secret="hunter2")
+    with override_settings(SECRET_KEY="another"), pytest.raises(DecryptionFailed, match="SECRET_KEY_FALLBACKS") as lost:
+        _ = safe.secret
+    assert "SECRET_KEY_FALLBACKS" in str(lost.value.message_dict["secret"])
+    assert "CREDENTIAL_KEYS" not in str(lost.value) + str(lost.value.message_dict)
+    with keys(Fernet.generate_key()), pytest.raises(DecryptionFailed, match="in CREDENTIAL_KEYS") as lost:
+        _ = safe.secret
+    assert "CREDENTIAL_KEYS" in str(lost.value.message_dict["secret"])
+    assert "SECRET_KEY" not in str(lost.value) + str(lost.value.message_dict)
+
+
 def test_code_that_moves_a_secret_takes_the_text_along() -> None:
     safe = Safe(secret="hunter2")
     safe.other = safe.__dict__["secret"]
