@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from email.message import Message as EmailMessage
+from typing import Any
 
 from prx_email_django.api.accounts import AccountRef, resolve_account
 from prx_email_django.api.compose import Message
@@ -12,7 +13,7 @@ from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.sending import send_message
 from prx_email_django.attachments import Attachments, OneAttachment
 from prx_email_django.errors import InvalidMessage, ReplyRejected
-from prx_email_django.mime import parse_inbound, reply_references, reply_subject
+from prx_email_django.mime import Inbound, parse_inbound, reply_references, reply_subject
 from prx_email_django.models import Account, InboundMessage
 from prx_email_django.results import FailureMode, SendResult
 from prx_email_django.store import clock_for
@@ -22,13 +23,12 @@ def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> Inboun
     """Keep what a reply will need of a message that was received; the same Message-ID again returns the first record.
 
     Raises:
-        InvalidMessage: ``invalid_header`` where it has no Message-ID or no sender.
+        InvalidMessage: ``invalid_header`` where it has no Message-ID or no sender; ``invalid_option`` where it is no
+            message.
         AccountUnavailable: no such account.
     """
     found = resolve_account(account, active=False)
-    inbound = parse_inbound(message)
-    if not inbound.message_id or not (inbound.sender or inbound.reply_to):
-        raise InvalidMessage("the message has no Message-ID or no sender: nobody could reply", code="invalid_header")
+    inbound = _parsed(message)
     record, _ = InboundMessage.objects.get_or_create(
         account=found,
         message_id_hash=_hash(inbound.message_id),
@@ -77,6 +77,23 @@ def reply(
         now=now,
     )
     return send_message(message, account=found, now=now, failure_mode=failure_mode)
+
+
+def _parsed(message: bytes | EmailMessage) -> Inbound:
+    given: Any = message
+    if not isinstance(given, bytes | bytearray | memoryview | EmailMessage):
+        raise InvalidMessage(
+            f"message: give bytes or an email.message.Message, not {type(given).__name__}", code="invalid_option"
+        )
+    inbound = parse_inbound(given if isinstance(given, EmailMessage) else bytes(given))
+    if not inbound.message_id:
+        raise InvalidMessage(
+            "the message has no Message-ID that a reply could name: up to 900 printable ASCII characters in <>",
+            code="invalid_header",
+        )
+    if not inbound.answer_to:
+        raise InvalidMessage("the message has no sender's address that could be replied to", code="invalid_header")
+    return inbound
 
 
 def _parent(account: Account, message_id: str) -> InboundMessage:

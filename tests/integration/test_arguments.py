@@ -12,7 +12,7 @@ from django.core.mail.message import EmailAttachment
 
 import prx_email_django as prx
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import InboundMessage, OutboxMessage
 from tests.support.factories import MEMORY, NOW, account, fresh, letter, message
 
 pytestmark = pytest.mark.django_db
@@ -117,6 +117,33 @@ def test_a_pause_needs_a_reason(reason: Any) -> None:
     with pytest.raises(InvalidMessage, match=r"^reason: ") as refused:
         prx.pause_outbox(reason=reason)
     assert refused.value.code == "invalid_option"
+
+
+# record_inbound
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        ("From: a@x.org\r\nMessage-ID: <1@x.org>\r\n\r\n", "invalid_option", "message: give bytes or .*, not str"),
+        (None, "invalid_option", "not NoneType"),
+        (b"From: a@x.org\r\n\r\n", "invalid_header", "no Message-ID that a reply could name: up to 900 "),
+        (b"From: a@x.org\r\nMessage-ID: <%b@x>\r\n\r\n" % (b"l" * 1000), "invalid_header", "up to 900 printable"),
+        (b"Message-ID: <1@x.org>\r\n\r\n", "invalid_header", "no sender's address"),
+        (b"From: nobody\r\nMessage-ID: <1@x.org>\r\n\r\n", "invalid_header", "no sender's address"),
+    ],
+)
+def test_what_nobody_could_reply_to_is_refused_with_what_is_true_of_it(given: Any, code: str, words: str) -> None:
+    with pytest.raises(InvalidMessage, match=words) as refused:
+        prx.record_inbound(account(), given)
+    assert refused.value.code == code
+    assert not InboundMessage.objects.exists()
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_octets_of_any_kind_are_recorded(kind: Any) -> None:
+    recorded = prx.record_inbound(account(), kind(b"From: a@x.org\r\nMessage-ID: <1@x.org>\r\n\r\n"))
+    assert recorded.message_id == "<1@x.org>"
 
 
 # metadata
