@@ -121,6 +121,10 @@ if HAS_MAILERS:
         with pytest.raises(mail.InvalidMailer, match=f"MAILERS\\['{alias}'\\]"):
             letter().send(using=alias)
 
+    def test_a_slip_in_an_option_of_a_mailer_names_the_known_ones() -> None:
+        with pytest.raises(mail.InvalidMailer, match="Unknown options 'acount'. Known are account, expires_after"):
+            letter().send(using="wrong")
+
     def test_the_old_settings_on_a_new_django_cause_no_warning_beside_djangos_own(settings: Any) -> None:
         del settings.MAILERS
         with warnings.catch_warnings(record=True) as seen:
@@ -140,6 +144,13 @@ else:
         assert letter(connection=connection).send() == 1
         assert (the_row().account.name, the_row().priority) == ("bulk", -5)
 
+    def test_a_slip_in_the_options_of_a_connection_is_no_surprise_later() -> None:
+        with pytest.raises(ImproperlyConfigured, match="acount"):
+            mail.get_connection(acount="bulk")
+
+    def test_credentials_of_a_call_are_those_of_the_account_all_the_same() -> None:
+        assert mail.send_mail("Hello", "text", None, ["ann@example.org"], auth_user="u", auth_password="p") == 1
+
     def test_fail_silently_of_a_call_is_honoured() -> None:
         Account.objects.all().delete()
         assert mail.send_mail("Hello", "text", None, ["ann@example.org"], fail_silently=True) == 0
@@ -149,3 +160,24 @@ def test_a_wrong_option_is_refused_at_once() -> None:
     for options in ({"priority": "high"}, {"expires_after": "soon"}, {"on_unknown": "drop"}, {"account": 7}):
         with pytest.raises(ImproperlyConfigured, match=next(iter(options))):
             OutboxEmailBackend(**options)  # type: ignore[arg-type]
+
+
+def test_a_slip_in_an_option_chooses_no_other_account() -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match="Unknown options 'acount'. Known are account, expires_after, fail_silently"
+    ):
+        OutboxEmailBackend(acount="bulk")
+    assert not OutboxMessage.objects.exists()
+
+
+def test_an_option_of_a_subclass_is_its_own() -> None:
+    class Stamping(OutboxEmailBackend):
+        outbox_options = OutboxEmailBackend.outbox_options | {"stamp"}
+
+        def __init__(self, *, stamp: str = "", **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.stamp = stamp
+
+    assert Stamping(stamp="blue", account="bulk").send_messages([letter()]) == 1
+    with pytest.raises(ImproperlyConfigured, match="Known are .*stamp"):
+        Stamping(stmp="blue")
