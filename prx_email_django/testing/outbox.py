@@ -17,6 +17,8 @@ from prx_email_django.transports.memory import Delivered, shared
 BACKEND = "prx_email_django.testing.backend.EmailBackend"
 #: Name of the account that is made where ``DEFAULT_ACCOUNT`` names none.
 ACCOUNT = "test"
+#: What a server says to a wrong password (RFC 4954 §6).
+LOGIN_REFUSED = "535 5.7.8 authentication credentials invalid"
 
 
 def kit_settings() -> override_settings:
@@ -72,9 +74,12 @@ class TestOutbox:
     ) -> None:
         """Let the next attempts fail: see ``MemoryTransport.fail_next``.
 
-        ``fail_next("connect")``: the server cannot be reached.  ``fail_next("rcpt", "550 5.1.1 no such user")``: it
-        refuses.  ``fail_next("body")``: the connection is lost, and nobody knows whether the message has arrived.
+        ``fail_next("connect")``: the server cannot be reached.  ``fail_next("auth")``: the login is refused, and the
+        account pauses.  ``fail_next("rcpt", "550 5.1.1 no such user")``: the server refuses.  ``fail_next("body")``:
+        the connection is lost, and nobody knows whether the message has arrived.
         """
+        if phase == "auth" and not reply and not timeout:
+            reply = LOGIN_REFUSED
         shared.fail_next(phase, reply, timeout=timeout, accept=accept, times=times)
 
     def assert_queued(self, *, count: int = 1, **wanted: str) -> OutboxMessage:

@@ -92,6 +92,27 @@ def test_an_outage_is_survived(outbox: TestOutbox) -> None:
     assert outbox.deliver(now=timezone.now() + timedelta(hours=1)).sent == 1
 
 
+def test_a_refused_login_can_be_played(outbox: TestOutbox) -> None:
+    welcome()
+    outbox.fail_next("auth")
+    assert outbox.deliver().sent == 0
+    assert outbox[0].status == "pending"
+    assert "535 5.7.8" in Account.objects.get().pause_reason
+    prx.resume_outbox("test")
+    outbox.fail_next("auth")
+    letter = {"to": "ann@example.org", "subject": "Welcome", "body_text": "Hi."}
+    assert prx.send(account="test", **letter).error_code == "auth"
+
+
+def test_a_connection_lost_or_silent_while_logging_in_can_be_played_too(outbox: TestOutbox) -> None:
+    letter = {"to": "ann@example.org", "subject": "Welcome", "body_text": "Hi."}
+    outbox.fail_next("auth", timeout=True)
+    assert prx.send(account="test", **letter).error_code == "timeout"
+    outbox.fail_next("auth", "454 4.7.0 try later")
+    assert prx.send(account="test", **letter).error_code == "provider"
+    assert not Account.objects.get().pause_reason
+
+
 def test_an_unknown_outcome_can_be_played(broken_off: TestOutbox) -> None:
     assert broken_off.deliver().sent == 0
     row = broken_off[0]
