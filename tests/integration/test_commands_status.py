@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
+from django.utils import timezone
 
+import prx_email_django as prx
 from prx_email_django.models import Account, OutboxMessage, OutboxState
+from prx_email_django.outcomes import Answer, Ending, Phase
 from tests.integration.face_rows import at_rest, message, new_account, run
+from tests.support import factories
+from tests.support.factories import MEMORY
 
 MINUTE = timedelta(minutes=1)
 
@@ -61,10 +66,69 @@ def test_a_person_reads_spans_and_the_pause_of_everything() -> None:
 def test_one_message_tells_why_it_waits(account: Account) -> None:
     row = at_rest(account, last_error="550 no such user")
     sentence = "at rest: refused by the server (550 no such user), until a person retries it"
-    assert run("outbox_status", row.pk) == f"{row.pk} failed: {sentence}"
+    assert run("outbox_status", row.pk).splitlines()[0] == f"{row.pk} failed: {sentence}"
     told = json.loads(run("outbox_status", row.pk, "--json"))
     assert (told["version"], told["id"], told["why"]) == (1, row.pk, sentence)
     assert (told["retries"], told["last_error_code"], told["next_attempt_at"]) == (1, "provider", None)
+
+
+@pytest.fixture
+def tried(settings: Any) -> OutboxMessage:
+    """One recipient refused, one put off, and nothing known of the second attempt."""
+    settings.PRX_EMAIL = MEMORY
+    row = factories.message(factories.account(), to=["a@x.org", "b@x.org"], subject="Größe", tag="order")
+    OutboxMessage.objects.filter(pk=row.pk).update(subject="Größe\x1b[2J")
+    answers = {"a@x.org": Answer.REFUSED, "b@x.org": Answer.DEFERRED}
+    factories.finish(factories.take_one(row), Ending.TEMPORARY, answers, error="450 4.2.1 later", phase=Phase.RCPT)
+    later = factories.NOW + timedelta(hours=1)
+    factories.finish(factories.take_one(row, now=later), Ending.UNKNOWN, now=later, error="lost", phase=Phase.BODY)
+    return row
+
+
+@pytest.mark.django_db
+def test_one_message_shows_what_it_is_to_whom_and_what_was_tried(tried: OutboxMessage) -> None:
+    with timezone.override("Europe/Berlin"):
+        told = run("outbox_status", tried.pk)
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert "\x1b" not in told
+    assert "subject Größe [2J" in lines
+    assert "account main" in lines
+    assert "tag order" in lines
+    assert "recipients to a@x.org refused: no such user" in lines
+    assert "to b@x.org unknown: later" in lines
+    assert "attempts 1 2026-01-05 13:00:00 CET failed provider (rcpt): 450 4.2.1 later" in lines
+    assert "2 2026-01-05 14:00:00 CET unknown unknown_outcome (body): lost" in lines
+    assert "queued at 2026-01-05 13:00:00 CET" in lines
+    assert any(line.startswith("next attempt at 2026-01-05 14:") and line.endswith(" CET") for line in lines)
+    assert not any(line.startswith("sent at") for line in lines)
+
+
+@pytest.mark.django_db
+def test_one_message_with_many_recipients_stays_on_a_page(settings: Any) -> None:
+    settings.PRX_EMAIL = MEMORY
+    row = factories.message(factories.account(), to=[f"p{number}@x.org" for number in range(50)])
+    prx.drain(now=factories.NOW)
+    told = run("outbox_status", row.pk)
+    assert told.count("accepted") == 21, "twenty recipients, and the sentence"
+    assert "and 30 more" in told
+    assert "sent at" in told
+    assert f"<outbox-{row.pk}-0@prx-email.local>" in told
+
+
+@pytest.mark.django_db
+def test_the_json_of_one_message_keeps_its_shape(tried: OutboxMessage) -> None:
+    assert list(json.loads(run("outbox_status", tried.pk, "--json"))) == [
+        "version",
+        "id",
+        "account",
+        "status",
+        "next_attempt_at",
+        "retries",
+        "attempts",
+        "last_error_code",
+        "last_error",
+        "why",
+    ]
 
 
 @pytest.mark.django_db

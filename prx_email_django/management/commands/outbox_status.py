@@ -14,6 +14,7 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
+from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
 from prx_email_django.status import VERSION, Health, judge, outbox_status, why_message
 from prx_email_django.why import advice
@@ -112,6 +113,8 @@ class Command(BaseCommand):
         sentence = why_message(message)
         if not as_json:
             self.stdout.write(f"{pk} {message.status}: {sentence}")
+            for line in message_lines(message):
+                self.stdout.write(line)
             return
         due = message.next_attempt_at
         self._dump(
