@@ -9,6 +9,8 @@ from django.core.management.base import BaseCommand
 from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.management._common import plain_errors
+from prx_email_django.store import outbox_state
+from prx_email_django.store.adopt import ID_JUMP
 
 
 class Command(BaseCommand):
@@ -21,9 +23,14 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Adopt and tell how many messages rest now."""
+        """Tell what is going to happen, adopt, and tell how many messages rest now."""
         with plain_errors():
-            changed = api.adopt_outbox()
             name = outbox_settings().instance
             owner = f"the instance “{name}”" if name else "no instance (the setting INSTANCE is empty)"
+            before = outbox_state().instance
+            self.stdout.write(
+                f"this database belongs to {f'the instance “{before}”' if before else 'no instance'} and is going to "
+                f"belong to {owner}: whatever is unsent comes to rest, and ids jump ahead by {ID_JUMP}"
+            )
+            changed = api.adopt_outbox()
             self.stdout.write(f"put {changed} at rest; this database now belongs to {owner}")
