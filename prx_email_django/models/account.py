@@ -341,9 +341,13 @@ class Account(models.Model):
                 check_token_url(self.oauth_token_url)
             except ValueError as error:
                 errors["oauth_token_url"] = str(error)
-        listed = ("", *outbox_settings().oauth_callables)
-        if self.oauth_provider == OAuthProvider.CUSTOM and self.oauth_callable not in listed:
-            errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
+        if self.oauth_provider != OAuthProvider.CUSTOM:
+            return
+        if self.oauth_callable:
+            if self.oauth_callable not in outbox_settings().oauth_callables:
+                errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
+        elif self.auth_method == AuthMethod.XOAUTH2 and not (self.oauth_token or self.oauth_token_url):
+            errors["oauth_callable"] = _("Name a function that OAUTH_CALLABLES lists, or a token address.")
 
     def _credentials_changed(self) -> bool:
         stored = Account.objects.using(self._state.db or outbox_alias()).filter(pk=self.pk).first()

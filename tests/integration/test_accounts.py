@@ -49,6 +49,13 @@ def test_a_function_that_the_settings_do_not_list_is_refused_in_the_form(setting
     assert complaints(draft(**custom, oauth_callable="shop.mail.token")) == {}
 
 
+def test_a_provider_of_ones_own_that_nobody_could_ask_is_refused_in_the_form() -> None:
+    custom = {"password": "", "oauth_provider": "custom"}
+    assert list(complaints(draft(**custom))) == ["oauth_callable"]
+    assert complaints(draft(**custom, oauth_token_url="https://token.example.com/x")) == {}
+    assert complaints(draft(**custom, oauth_token="t")) == {}
+
+
 # The form
 
 
