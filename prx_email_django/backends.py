@@ -28,6 +28,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from email.utils import parseaddr
 from typing import Any
 
@@ -51,17 +52,12 @@ __all__ = ["OutboxEmailBackend", "by_from_address"]
 logger = logging.getLogger("prx_email_django")
 
 
-#: What Django itself hands to a backend: a mailer's name, how to treat old arguments, and the credentials that
-#: ``send_mail(auth_user=…)`` was called with, None as a rule; an account has its own.
-_OF_DJANGO = frozenset({"alias", "_ignore_unknown_kwargs", "username", "password"})
-
-
 class OutboxEmailBackend(BaseEmailBackend):
     """Queues messages; a drain sends them.
 
     ``account``, ``priority``, ``expires_after`` (a duration) and ``on_unknown`` hold for every message that does not
-    say otherwise (``snapshot.options``).  Wrong and unknown ones raise ``ImproperlyConfigured`` (from Django 6.1 on its
-    subclass ``InvalidMailer``), and are found by a system check before.
+    say otherwise (``snapshot.options``).  Wrong and misspelt ones raise ``ImproperlyConfigured`` (from Django 6.1 on
+    its subclass ``InvalidMailer``), and are found by a system check before.
     """
 
     #: What OPTIONS may name; the system check reads it, so a subclass with options of its own adds them.
@@ -77,7 +73,7 @@ class OutboxEmailBackend(BaseEmailBackend):
         on_unknown: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self._refuse_unknown(kwargs)
+        self._refuse_slips(kwargs)
         super().__init__(**kwargs)
         # After the base class, which from Django 6.1 on warns where this is read and not set.
         self.fail_silently = fail_silently
@@ -86,14 +82,16 @@ class OutboxEmailBackend(BaseEmailBackend):
         except ValueError as error:
             raise _misconfigured(str(error), getattr(self, "alias", None)) from error
 
-    def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
-        """A slip (``acount``) would choose another account, or none, without a word."""
-        ignored = {*_OF_DJANGO, *self.outbox_options, *(options.get("_ignore_unknown_kwargs") or ())}
-        unknown = [repr(name) for name in options if name not in ignored]
-        if unknown:
-            known = ", ".join(sorted(self.outbox_options))
-            # The first sentence is Django's own.
-            raise _misconfigured(f"Unknown options {', '.join(unknown)}. Known are {known}.", options.get("alias"))
+    def _refuse_slips(self, options: Mapping[str, Any]) -> None:
+        """``acount`` would choose another account without a word.  What is unlike ours is left to the base class.
+
+        Django's code hands any backend the options of another (``get_connection(host=…)``), and Django ignores them.
+        """
+        for name in options:
+            if name not in self.outbox_options and get_close_matches(name, self.outbox_options, cutoff=0.8):
+                known = ", ".join(sorted(self.outbox_options))
+                # The first sentence is Django's own.
+                raise _misconfigured(f"Unknown options {name!r}. Known are {known}.", options.get("alias"))
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Queue the messages that have recipients and return how many; each gets its row's id as ``outbox_id``.

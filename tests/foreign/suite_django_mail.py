@@ -13,7 +13,6 @@ from unittest import mock
 
 import django
 import foreign_catcher
-from django.core.exceptions import ImproperlyConfigured
 from django.test import TestCase, override_settings
 from foreign_backend import EmailBackend
 from mail import test_sendtestemail
@@ -102,12 +101,6 @@ class BackendTests(Catching, SHARED_TESTS, TestCase):
                         warnings.simplefilter("error")
                         self.assertIs(self.create_backend(alias=alias, fail_silently=value).fail_silently, value)
 
-        # Without an alias Django warns of an unknown option until 2028; the outbox refuses it as with one.
-        def test_unknown_kwargs_ignored(self) -> None:
-            """Not ignored."""
-            with self.assertRaisesMessage(ImproperlyConfigured, "Unknown options 'unknown_kwarg'."):
-                self.create_backend(unknown_kwarg="foo")
-
 
 class Kept(Catching):
     """Tests that look into ``mail.outbox`` find what was queued, and all of that reaches the server."""
@@ -149,9 +142,3 @@ else:
 
         #: It asserts that Django's test backend is the default one.
         test_backend_arg = None
-
-        # Django's own backends ignore what they do not know; to the outbox a slip must not choose another account.
-        def test_arbitrary_keyword(self) -> None:
-            """Refused by name."""
-            with self.assertRaisesMessage(ImproperlyConfigured, "Unknown options 'foo'."):
-                theirs.mail.get_connection(fail_silently=True, foo="bar")

@@ -148,6 +148,9 @@ else:
         with pytest.raises(ImproperlyConfigured, match="acount"):
             mail.get_connection(acount="bulk")
 
+    def test_what_is_meant_for_another_backend_is_ignored_as_django_does() -> None:
+        assert letter(connection=mail.get_connection(host="mail.example.org", port=25, foo="bar")).send() == 1
+
     def test_credentials_of_a_call_are_those_of_the_account_all_the_same() -> None:
         assert mail.send_mail("Hello", "text", None, ["ann@example.org"], auth_user="u", auth_password="p") == 1
 
