@@ -16,7 +16,7 @@ from prx_email_django.store.claims import (
     renew,
     split_expired,
 )
-from prx_email_django.store.finalize import Finished, Recorded, finalize, settle
+from prx_email_django.store.finalize import finalize, settle
 from prx_email_django.store.insert import Draft, DraftPart, insert, insert_many
 from prx_email_django.store.outbox import (
     begin_drain,
@@ -30,6 +30,7 @@ from prx_email_django.store.outbox import (
 )
 from prx_email_django.store.people import cancel, check_retry, claim_one, confirm, requeue
 from prx_email_django.store.purge import PurgeReport, purge, purge_idle
+from prx_email_django.store.records import Finished, Recorded
 from prx_email_django.store.recover import expire, recover
 
 __all__ = [

@@ -14,8 +14,8 @@ from prx_email_django.outcomes import Ending, Outcome
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
 from prx_email_django.store.base import atomic, retried, rules
 from prx_email_django.store.claims import Claim, standing_of
-from prx_email_django.store.finalize import Recorded, columns
 from prx_email_django.store.numbers import next_numbers
+from prx_email_django.store.records import Recorded, columns
 
 #: Messages of one transaction.
 BATCH = 100
