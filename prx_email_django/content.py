@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.db import connections
 
@@ -28,8 +28,10 @@ def store_contents(many: Sequence[bytes], *, clock: Clock) -> list[Content]:
     if not many:
         return []
     now = clock.running
+    # By the real time too: a purge does not know of the caller's old ``now``, and would take what this one refers to.
+    since = max(now, datetime.now(UTC)) - REUSED_FOR
     keys = [hashlib.sha256(octets).hexdigest() for octets in many]
-    recent = Content.objects.filter(sha256__in=set(keys), stored_at__gt=now - REUSED_FOR).order_by("stored_at")
+    recent = Content.objects.filter(sha256__in=set(keys), stored_at__gt=since).order_by("stored_at")
     known = {content.sha256: content for content in recent}
     missing = {key: octets for key, octets in zip(keys, many, strict=True) if key not in known}
     new = [Content(sha256=key, size=len(octets), stored_at=now) for key, octets in missing.items()]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 import prx_email_django as prx
+from prx_email_django import store
 from prx_email_django.limits import acquire_slot, release_slots, slots
-from prx_email_django.models import Account, ConnectionSlot, OutboxMessage
+from prx_email_django.models import Account, ConnectionSlot, Content, OutboxMessage
 from prx_email_django.transports.memory import shared
 from tests.support.factories import MEMORY, account, at, in_threads, letter
 
@@ -143,3 +145,33 @@ def test_the_same_for_send_when_paused() -> None:
     got = in_threads(first, other, other, other, other)
     wrong = [one for one in got if isinstance(one, Exception)]
     assert not wrong, wrong
+
+
+def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
+    """Stored 49 h ago and left without a message; the caller says that it is 30 h ago, the purge says nothing."""
+    if connection.vendor == "sqlite":
+        pytest.skip("one writer at a time")
+    owner, now = account(), store.clock_for(None).now
+    part = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"hello")
+    prx.enqueue(**letter(owner, attachment=part))
+    Content.objects.update(stored_at=now - timedelta(hours=49))
+    OutboxMessage.objects.all().delete()
+    inside, done = threading.Event(), threading.Event()
+
+    def caller() -> int:
+        with transaction.atomic():
+            row = prx.enqueue(**letter(owner, attachment=part, now=now - timedelta(hours=30)))
+            inside.set()
+            done.wait(2)  # a purge that waits for this transaction's lock has begun by then
+        return row.pk
+
+    def purger() -> int:
+        assert inside.wait(20)
+        report = store.purge(clock=store.clock_for(None))
+        done.set()
+        return report.content
+
+    got = in_threads(caller, purger)
+    assert not [one for one in got if isinstance(one, Exception)], got
+    assert got[1] == 1
+    assert OutboxMessage.objects.get(pk=got[0]).attachments.get().open().read() == b"hello"

@@ -93,18 +93,27 @@ def attached(owner: Any, content: bytes = b"x" * 2000, **fields: Any) -> OutboxM
 
 
 def test_content_is_one_copy_a_day_and_goes_two_days_after_its_last_message() -> None:
-    owner = account()
-    first, _ = attached(owner), attached(owner)
+    owner, now = account(), store.clock_for(None).now
+    first, _ = attached(owner, now=now), attached(owner, now=now)
     assert Content.objects.count() == 1
-    later = attached(owner, now=NOW + 25 * timedelta(hours=1))
+    later = attached(owner, now=now + 25 * timedelta(hours=1))
     assert Content.objects.count() == 2, "a copy older than a day is not used again"
     OutboxMessage.objects.exclude(pk=later.pk).delete()
-    assert store.purge(clock=at(NOW + timedelta(hours=47))).content == 0
-    assert store.purge(clock=at(NOW + timedelta(hours=49))).content == 1
+    assert store.purge(clock=at(now + timedelta(hours=47))).content == 0
+    assert store.purge(clock=at(now + timedelta(hours=49))).content == 1
     assert Attachment.objects.get().open().read() == b"x" * 2000
     assert not OutboxMessage.objects.filter(pk=first.pk).exists()
-    assert store.purge(clock=at(LATER)).content == 0, "a message still needs it"
+    assert store.purge(clock=at(now + 1000 * DAY)).content == 0, "a message still needs it"
     assert ContentChunk.objects.count() == 1
+
+
+@pytest.mark.parametrize(("stored", "given", "copies"), [(23, 22, 1), (23, 0, 1), (25, 24, 2), (49, 30, 2)])
+def test_a_copy_older_than_a_day_is_not_used_again_whatever_now_is_given(stored: int, given: int, copies: int) -> None:
+    """Hours ago, in real time: a purge goes by that, and what it may take needs a day's distance."""
+    owner, now = account(), store.clock_for(None).now
+    attached(owner, now=now - timedelta(hours=stored))
+    attached(owner, now=now - timedelta(hours=given))
+    assert Content.objects.count() == copies
 
 
 def test_large_content_is_kept_in_chunks() -> None:
