@@ -1,0 +1,202 @@
+"""What must remain of slot and claim when something is written, and on which clock: one that goes on in sleep."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.db import connections
+
+import prx_email_django as prx
+from prx_email_django import clock as clocks
+from prx_email_django import store
+from prx_email_django.delivery.lanes import Lane
+from prx_email_django.limits import acquire_slot, slots
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.transports.base import Parcel
+from tests.support.factories import account, at, backlog, fresh, take
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Draining(threading.Thread):
+    """A drain in a thread of its own, which ends once it has given a message back."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._report: prx.DrainReport | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._report = drain_until_released()
+        finally:
+            connections.close_all()
+
+    def report(self) -> prx.DrainReport:
+        self.join(30)
+        assert self._report is not None, "the drain failed, or never returned"
+        return self._report
+
+
+def drain_until_released() -> prx.DrainReport:
+    """With its slot all but gone, a connection is of no use before the slot is renewed: the test needn't wait."""
+    enough = threading.Event()
+
+    def progress(report: prx.DrainReport) -> None:
+        if report.released:
+            enough.set()
+
+    return prx.drain(progress=progress, stop=enough.is_set)
+
+
+# What must remain of the slot
+
+
+class SlotTime:
+    """Moves the time by which slots are judged; claims and all else go by the real one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead, awake = 0.0, slots.uptime
+        monkeypatch.setattr(slots, "uptime", lambda: awake() + self.ahead)
+
+    def leave(self, seconds: float) -> None:
+        """Let so much remain of a slot that was taken a moment ago."""
+        self.ahead = slots.SLOT_LEASE.total_seconds() - seconds
+
+
+def assert_untouched(row: OutboxMessage) -> None:
+    now = fresh(row)
+    assert (now.status, now.attempts, now.retries) == ("pending", 0, 0)
+    assert not DeliveryAttempt.objects.exists()
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("left", [19, 25])
+def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
+    left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run out when the connection has taken a message already: judged at that instant, not before."""
+    slot_time = SlotTime(monkeypatch)
+    real = Lane.take
+
+    def take_and_linger(self: Lane) -> Parcel | None:
+        parcel = real(self)
+        if parcel is not None:
+            slot_time.leave(left)
+        return parcel
+
+    monkeypatch.setattr(Lane, "take", take_and_linger)
+    with SmtpServer() as server:
+        (row,) = backlog(account(host=server.host, port=server.port, max_connections=1, pipelining="off"), 1)
+        report = drain_until_released()
+        if left < 20:
+            assert (report.sent, server.lines("MAIL")) == (0, [])
+            assert_untouched(row)
+        else:
+            assert (report.sent, len(server.lines("MAIL"))) == (1, 1)
+
+
+@pytest.mark.parametrize("pipelining", ["off", "envelope", "full"])
+@pytest.mark.parametrize("left", [19, 25])
+def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
+    left: float, pipelining: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run out while the server thinks about the envelope."""
+    slot_time = SlotTime(monkeypatch)
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port, max_connections=1, pipelining=pipelining)
+        (row,) = backlog(owner, 1)
+        thinking = server.on("rcpt", stall=True)
+        draining = Draining()
+        assert thinking.reached.wait(10)
+        slot_time.leave(left)
+        server.release(thinking)
+        report = draining.report()
+        if left < 20:
+            assert (report.sent, server.messages) == (0, [])
+            assert_untouched(row)
+        else:
+            assert (report.sent, len(server.messages)) == (1, 1)
+
+
+# Sleep
+
+
+class Machine:
+    """The clocks of this machine as ``prx_email_django.clock`` reads them, which it may sleep through.
+
+    While it sleeps ``time.monotonic`` stands still, as on Linux; CLOCK_BOOTTIME and the wall clock go on.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, boottime: bool) -> None:
+        self.slept = 0.0
+        read = SimpleNamespace(
+            clock_gettime=lambda which: time.clock_gettime(which) + self.slept,
+            time=lambda: time.time() + self.slept,
+            monotonic=time.monotonic,
+        )
+        monkeypatch.setattr(clocks, "time", read)
+        if not boottime:
+            monkeypatch.setattr(clocks, "_BOOTTIME", None)
+
+
+@pytest.fixture(params=["CLOCK_BOOTTIME", "wall clock"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    boottime = request.param == "CLOCK_BOOTTIME"
+    if boottime and not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("this system has no such clock")
+    return Machine(monkeypatch, boottime=boottime)
+
+
+def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machine: Machine, settings: Any) -> None:
+    settings.PRX_EMAIL = {"LEASE": 180}
+    owner = account()
+    backlog(owner, 1)
+    clock = at(None)
+    slot = acquire_slot(owner, noted=set(), clock=clock)
+    (claim,) = take(owner, now=clock.now)
+    before = clock.running
+    assert slot is not None
+    assert slot.holds() and claim.lease.holds()
+    machine.slept = 50.0
+    assert not slot.holds() and claim.lease.holds(), "ten of its sixty seconds, and two thirds of three minutes"
+    machine.slept = 130.0
+    assert not slot.holds() and not claim.lease.holds(), "less than a third remains"
+    assert timedelta(seconds=130) <= clock.running - before < timedelta(seconds=150)
+    store.renew([claim.lease], clock=clock)
+    assert claim.lease.holds()
+    machine.slept += 181.0
+    store.renew([claim.lease], clock=clock)
+    assert not claim.lease.holds(), "others may have its messages by now"
+
+
+def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machine: Machine) -> None:
+    """It goes on with a new claim and a new slot, on another connection."""
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
+        (row,) = backlog(owner, 1)
+        thinking = server.on("rcpt", stall=True, times=1)
+        reports: list[prx.DrainReport] = []
+
+        def drain() -> None:
+            try:
+                reports.append(prx.drain())
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=drain, daemon=True)
+        thread.start()
+        assert thinking.reached.wait(10)
+        machine.slept = 3600.0
+        server.release(thinking)
+        thread.join(30)
+        assert not thread.is_alive()
+        assert [line for number, line in server.commands if number == 1 and line.startswith("DATA")] == []
+        assert [one.sent for one in reports] == [1]
+        assert (len(server.messages), fresh(row).attempts) == (1, 0)
