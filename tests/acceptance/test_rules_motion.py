@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +18,7 @@ from prx_email_django.api import sending
 from prx_email_django.delivery import engine
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.transports.memory import shared
-from tests.support.factories import MEMORY, NOW, account, fresh, in_threads, letter, message
+from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, letter, message
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -123,3 +125,44 @@ def test_a_running_drain_heeds_a_lowered_number_of_connections() -> None:
         finally:
             enough.set()
             drain.join(60)
+
+
+def switch(owner: Account, *, on: bool) -> None:
+    Account.objects.filter(pk=owner.pk).update(is_active=on)
+
+
+#: What a person does, and what undoes it.
+HALTS: dict[str, tuple[Callable[[Account], object], Callable[[Account], object]]] = {
+    "switches the account off": (lambda owner: switch(owner, on=False), lambda owner: switch(owner, on=True)),
+    "pauses the account": (lambda owner: prx.pause_outbox(owner, reason="r"), prx.resume_outbox),
+    "pauses everything": (lambda owner: prx.pause_outbox(reason="r"), lambda owner: prx.resume_outbox()),
+}
+
+
+@pytest.mark.parametrize("who", HALTS)
+def test_a_running_drain_claims_nothing_more_about_a_second_after_a_person(who: str) -> None:
+    """The server takes at most twenty a second, so that about two seconds' messages may still go."""
+    halt, undo = HALTS[who]
+    count = 160
+    with SmtpServer() as server:
+        owner = account_on(server, max_connections=1, max_messages_per_connection=count, pipelining="off")
+        backlog(owner, count)
+        server.on("final", delay=0.05)
+        reports: list[prx.DrainReport] = []
+        drain = threading.Thread(target=lambda: (reports.append(prx.drain()), connections["default"].close()))
+        drain.start()
+        assert server.wait_for(20)
+        halt(owner)
+        before = len(server.messages)
+        drain.join(60)
+        assert not drain.is_alive()
+        sent = len(server.messages)
+        assert before <= sent < before + 60
+        assert reports[0].sent == sent
+        waiting = OutboxMessage.objects.filter(status="pending", attempts=0, next_attempt_at__isnull=False)
+        assert waiting.count() == count - sent, "given back as they were"
+        assert prx.drain().claimed == 0
+        server.clear()
+        undo(owner)
+        assert prx.drain().sent == count - sent
+        assert Counter(server.recipients) == Counter({f"p{n}@example.org": 1 for n in range(count)})

@@ -5,6 +5,7 @@ MariaDB ends the transaction where ids jump ahead: these tests have none around 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage, OutboxState
 from prx_email_django.outcomes import Answer, Ending
 from prx_email_django.querysets import outbox_alias
 from prx_email_django.transports.memory import shared
-from tests.support.factories import MEMORY, NOW, account, at, finish, fresh, letter, message, results, take_one
+from tests.support.factories import MEMORY, NOW, account, at, finish, fresh, letter, message, results, take, take_one
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -150,3 +151,35 @@ def test_the_other_verbs_work_in_a_copy_and_adoption_puts_their_rows_at_rest(set
     instance(settings, "production")
     with pytest.raises(WrongInstance):
         prx.drain()
+
+
+@pytest.mark.parametrize("step", ["_rest_sending", "_rest_waiting", "_jump_ids", "outbox_state"])
+def test_an_adoption_that_was_cut_short_sends_nothing_and_can_be_made_again(
+    step: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new instance is stored last: before that the database is still the other one's."""
+    instance(settings, "production")
+    owner = account()
+    shared.reset()
+    prx.drain()
+    rows = [message(owner) for _ in range(3)]
+    take(owner, limit=1)
+    instance(settings, "copy")
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise SystemExit(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["prx_email_django.store.adopt"], step, killed)
+        with pytest.raises(SystemExit):
+            api.adopt_outbox(now=NOW)
+    assert OutboxState.objects.get().instance == "production"
+    with pytest.raises(WrongInstance):
+        prx.drain()
+    api.adopt_outbox(now=NOW)
+    assert OutboxState.objects.get().instance == "copy"
+    for row in rows:
+        assert (fresh(row).is_at_rest, fresh(row).last_error_code) == (True, "adopted")
+    assert message(owner).pk >= rows[-1].pk + 1_000_000
+    assert prx.drain(now=NOW).sent == 1, "the one that was queued after the adoption"
+    assert len(shared.delivered) == 1
