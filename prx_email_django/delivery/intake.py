@@ -57,7 +57,7 @@ class Intake:
         self._found_some = False
         self._look_again_at = 0.0
         self._completed = 0
-        self._first_at = 0.0
+        self._claiming_since = 0.0
 
     # Whether there is more
 
@@ -114,7 +114,6 @@ class Intake:
     def note_completed(self) -> None:
         """A transaction has been completed: what claims ahead are measured by."""
         self._completed += 1
-        self._first_at = self._first_at or monotonic()
 
     def _wanted(self) -> int:
         if self.probing:
@@ -126,7 +125,7 @@ class Intake:
 
     def _look_further(self) -> None:
         """A lane starves: claim twice as far ahead, at most one second's measured rate."""
-        seconds = max(monotonic() - self._first_at, 0.05)
+        seconds = max(monotonic() - self._claiming_since, 0.05)
         self.lookahead = max(4 * self.account.max_connections, min(2 * self.lookahead, int(self._completed / seconds)))
 
     def _free(self, connections: int) -> int:
@@ -143,6 +142,8 @@ class Intake:
         return bool(Account.objects.filter(pk=self.account.pk, is_active=True).exists())
 
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:
+        # Not since the first result: those come in groups, and the first group would seem to have taken no time.
+        self._claiming_since = self._claiming_since or monotonic()
         taken = claim(self.account.pk, limit=permits.count, hold_limit=hold_limit, clock=self.clock)
         self.held = taken.held
         self._found_some = bool(taken.claims)
