@@ -20,7 +20,14 @@ from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings, parse_duration
 from prx_email_django.delivery import LIMITED, Drain, deliver, give_up, simulate
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits import Slot, account_state, acquire_slot, is_paused, release_slots
+from prx_email_django.limits import (
+    Slot,
+    account_state,
+    acquire_slot,
+    acquire_slot_heeding_pause,
+    is_paused,
+    release_slots,
+)
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
 from prx_email_django.store import (
@@ -123,14 +130,17 @@ def send_message(
         return answer(row.pk)
     if _is_paused(found, clock=clock):
         return _left_pending(draft, PAUSED, why_paused(found, clock=clock), clock=clock)
-    return _with_slot(found, lambda slot: _send_with(slot, draft, clock=clock), clock=clock)
+    return _with_slot(found, lambda slot: _send_with(slot, draft, clock=clock), heed_pause=True, clock=clock)
 
 
-def _with_slot(account: Account, attempt: Callable[[Slot | None], SendResult], *, clock: Clock) -> SendResult:
+def _with_slot(
+    account: Account, attempt: Callable[[Slot | None], SendResult], *, heed_pause: bool, clock: Clock
+) -> SendResult:
     """Make an attempt with a slot, or without one where all are taken; whatever ends it, the slot is given back."""
     noted: set[Slot] = set()
     try:
-        return attempt(acquire_slot(account, noted=noted, clock=clock))
+        acquire = acquire_slot_heeding_pause if heed_pause else acquire_slot
+        return attempt(acquire(account, noted=noted, clock=clock))
     except BaseException as error:
         try:
             if not isinstance(error, Exception):
@@ -201,7 +211,9 @@ def retry_outbox(
     if mode is not None:
         simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
         return answer(outbox_id)
-    return _with_slot(account, lambda slot: _retry_with(slot, message, force=force, clock=clock), clock=clock)
+    return _with_slot(
+        account, lambda slot: _retry_with(slot, message, force=force, clock=clock), heed_pause=False, clock=clock
+    )
 
 
 def _retry_with(slot: Slot | None, message: OutboxMessage, *, force: bool, clock: Clock) -> SendResult:

@@ -165,8 +165,9 @@ class AccountRun:
 
     def connect_failed(self, lane: Lane, error: ConnectError) -> None:
         """No connection."""
-        if not self.connecting.failed(lane, error):
+        if not self.connecting.goes_on(lane, error):
             self.connect_refused(error)
+        self.connecting.drop(lane)  # a pause first: whoever takes the slot must know of it
 
     def connect_refused(self, error: ConnectError) -> None:
         """No connection is to be had: the account's trouble, whatever the message."""
@@ -175,15 +176,15 @@ class AccountRun:
     def ended(self, lane: Lane, end: SessionEnd) -> None:
         """A connection is over."""
         self.connecting.greeted -= 1
-        if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
-            self.connecting.retire(lane)
-        else:
-            self.connecting.drop(lane)
         if end.overlap_lost:
             logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", self.account)
             note_overlap_lost(self.account, clock=self.clock)
         if end.trouble is not Trouble.NONE and not lane.trouble_noted:
             self.trouble(end.trouble, end.error)
+        if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
+            self.connecting.retire(lane)
+        else:
+            self.connecting.drop(lane)  # a pause first: whoever takes the slot must know of it
 
     # Trouble, and what is learned
 

@@ -11,7 +11,7 @@ from prx_email_django.delivery.lanes import Lane, Mailbox, Pool
 from prx_email_django.delivery.login import TokenKeeper, login_for
 from prx_email_django.delivery.network import Network
 from prx_email_django.fields import DecryptionFailed
-from prx_email_django.limits import Slot, account_state, acquire_slot, release_slots
+from prx_email_django.limits import Slot, account_state, acquire_slot, acquire_slot_heeding_pause, release_slots
 from prx_email_django.models import Account, AccountState
 from prx_email_django.oauth import TokenRefused
 from prx_email_django.outcomes import Phase, Trouble
@@ -45,6 +45,8 @@ class Connecting:
         self.greeted = 0
         #: No more lanes than this: the account's own limit, or what slots and server were found to allow.
         self.most_lanes = account.max_connections
+        #: False: somebody waits for one message, and a pause is ignored.
+        self.heeds_pause = True
         #: When the next connection may be tried, on the monotonic clock; 0: at once.
         self.retry_at = 0.0
         #: What workers know of the account.
@@ -125,7 +127,8 @@ class Connecting:
             if slot.holds() and slot.number <= self.account.max_connections:
                 return slot
             self._give_back([slot])
-        return acquire_slot(self.account, noted=self._slots, clock=self.clock)
+        acquire = acquire_slot_heeding_pause if self.heeds_pause else acquire_slot
+        return acquire(self.account, noted=self._slots, clock=self.clock)
 
     def _spare(self) -> set[Slot]:
         return self._slots.difference(lane.slot for lane in self.lanes)
@@ -138,14 +141,13 @@ class Connecting:
 
     # Closing
 
-    def failed(self, lane: Lane, error: ConnectError) -> bool:
-        """A lane got no connection.  Whether it goes on all the same: with a fresh token, or with those that stand."""
-        self.drop(lane)
+    def goes_on(self, lane: Lane, error: ConnectError) -> bool:
+        """Whether the account goes on although a lane got no connection: with a fresh token, or those that stand."""
         if error.trouble is Trouble.AUTH and self.tokens.renew(lane.token):
             return True
         if self.greeted and error.trouble is Trouble.CONNECTION:
             # The server takes no further connection beside those that it has.
-            self.most_lanes = max(1, len(self.lanes))
+            self.most_lanes = max(1, len(self.lanes) - 1)
             return True
         return False
 

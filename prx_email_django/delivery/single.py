@@ -120,6 +120,7 @@ class SingleRun(AccountRun):
         )
         self.connecting.keep(slot)
         self.connecting.most_lanes = 1
+        self.connecting.heeds_pause = False
         #: When SEND_DEADLINE has passed, on the monotonic clock.
         self.deadline = deadline
         self.is_past = False

@@ -14,7 +14,13 @@ from prx_email_django.limits.pauses import (
     pause_by_person,
     resume_by_person,
 )
-from prx_email_django.limits.slots import Slot, acquire_slot, release_slots, renew_slots
+from prx_email_django.limits.slots import (
+    Slot,
+    acquire_slot,
+    acquire_slot_heeding_pause,
+    release_slots,
+    renew_slots,
+)
 from prx_email_django.limits.tokens import (
     access_token,
     drop_token,
@@ -30,6 +36,7 @@ __all__ = [
     "access_token",
     "account_state",
     "acquire_slot",
+    "acquire_slot_heeding_pause",
     "drop_token",
     "end_expired_pause",
     "give_back",

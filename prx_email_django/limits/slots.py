@@ -11,6 +11,7 @@ from django.db import DatabaseError, IntegrityError
 from django.db.models import Q
 
 from prx_email_django.clock import Clock, uptime
+from prx_email_django.limits.pauses import account_state, is_paused
 from prx_email_django.models import Account, ConnectionSlot
 from prx_email_django.store.base import atomic, lease_until, retried, worker_name
 
@@ -38,8 +39,8 @@ class Slot:
 
 
 @retried
-def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | None:
-    """A free slot, or one whose holder was lost; None: all are taken.
+def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only: bool = False) -> Slot | None:
+    """A free slot, or one whose holder was lost; None: all are taken (``first_only``: number 1 is).
 
     Each try is one compare-and-set on a row, or one insert that a unique constraint guards.  The slot stands in
     ``noted`` before the statement that takes it: whoever a signal ends at any moment gives back what stands there.
@@ -47,7 +48,7 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | 
     rows = {row.number: row for row in _rows(account)}
     if _live(rows.values(), clock) >= account.max_connections:
         return None
-    for number in range(1, account.max_connections + 1):
+    for number in range(1, 2 if first_only else account.max_connections + 1):
         row = rows.get(number)
         if row is not None and _is_live(row, clock):
             continue
@@ -70,6 +71,22 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | 
             return slot
         noted.discard(slot)
     return None
+
+
+def acquire_slot_heeding_pause(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | None:
+    """As ``acquire_slot``; from a pause that a worker set until the next success, the first slot and no other.
+
+    So one connection at a time probes, over all workers; one whose worker was lost holds up the next for no longer than
+    its slot's lease.
+    """
+    probing = account_state(account).pause_count > 0
+    slot = acquire_slot(account, noted=noted, clock=clock, first_only=probing)
+    if slot is not None and probing and is_paused(account_state(account), now=clock.now):
+        # The probe before this one has failed meanwhile: its pause was written before its slot was given back.
+        release_slots([slot])
+        noted.discard(slot)
+        return None
+    return slot
 
 
 def _rows(account: Account) -> Iterable[ConnectionSlot]:

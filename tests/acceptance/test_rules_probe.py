@@ -1,0 +1,191 @@
+"""When a pause ends, one message tries, over all workers: a server that had enough of us is not met by all at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections
+
+import prx_email_django as prx
+from prx_email_django.delivery import connecting
+from prx_email_django.delivery.intake import Intake
+from prx_email_django.limits import Slot, account_state, acquire_slot, is_paused, note_failure, slots
+from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage
+from prx_email_django.outcomes import Trouble
+from prx_email_django.store import base
+from tests.support.factories import SECOND, account, at, backlog, in_threads, letter
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+COUNT = 30
+
+
+def account_whose_pause_is_over(server: SmtpServer, **fields: Any) -> Account:
+    """A worker paused it for thirty seconds, which ended a second ago; there is enough to do for many drains."""
+    owner = account(host=server.host, port=server.port, **{"max_connections": 5, **fields})
+    backlog(owner, COUNT)
+    state, now = account_state(owner), base.database_now()
+    AccountState.objects.filter(pk=state.pk).update(
+        paused_by="worker",
+        paused_at=now - 31 * SECOND,
+        paused_until=now - SECOND,
+        pause_reason="as the test says",
+        pause_code="auth",
+        pause_count=1,
+    )
+    return owner
+
+
+class Draining(threading.Thread):
+    """A drain in a thread of its own, which begins with the others; ``ended`` counts those that have returned."""
+
+    def __init__(self, together: threading.Barrier, ended: threading.Semaphore) -> None:
+        super().__init__(daemon=True)
+        self.together, self.ended = together, ended
+        self.report: prx.DrainReport | None = None
+        self.start()
+
+    def run(self) -> None:
+        self.together.wait(10)
+        try:
+            self.report = prx.drain()
+        finally:
+            connections.close_all()
+            self.ended.release()
+
+
+def drains(count: int) -> list[Draining]:
+    together, ended = threading.Barrier(count), threading.Semaphore(0)
+    return [Draining(together, ended) for _ in range(count)]
+
+
+def assert_all_sent_once(server: SmtpServer) -> None:
+    assert Counter(server.recipients) == Counter({f"p{number}@example.org": 1 for number in range(COUNT)})
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("stage", ["greeting", "mail", "final"])
+def test_three_drains_at_once_probe_with_one_message(stage: str) -> None:
+    with SmtpServer() as server:
+        owner = account_whose_pause_is_over(server)
+        thinking = server.on(stage, stall=True, times=1)
+        running = drains(3)
+        assert thinking.reached.wait(10)
+        assert all(running[0].ended.acquire(timeout=10) for _ in range(2)), "nothing may go now: they return at once"
+        assert (server.connections, len(server.lines("MAIL"))) == (1, 0 if stage == "greeting" else 1)
+        assert OutboxMessage.objects.filter(status="sending").count() == (0 if stage == "greeting" else 1)
+        server.release(thinking)
+        for one in running:
+            one.join(30)
+        prx.drain()
+        assert_all_sent_once(server)
+        assert (owner.pause_reason, account_state(owner).pause_count) == ("", 0)
+
+
+def test_a_probe_that_fails_pauses_again_and_nobody_tries_after_it() -> None:
+    """However close the drains are: the pause is written before the slot is given back."""
+    with SmtpServer(users={"ann": "right"}) as server:
+        owner = account_whose_pause_is_over(server, auth_method="password", user="ann", password="wrong")
+        for one in drains(6):
+            one.join(30)
+            assert one.report is not None and one.report.claimed == 0
+        assert len(server.auth_attempts) == 1
+        assert account_state(owner).pause_count == 2
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("stage", ["greeting", "ehlo", "idle", "mail", "final"])
+def test_a_pause_is_written_before_the_probers_slot_is_given_back(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third loss in a row pauses: whoever waits for this slot must learn of it."""
+    with SmtpServer() as server:
+        owner = account_whose_pause_is_over(server)
+        AccountState.objects.update(connection_failures=2)
+        if stage == "idle":  # it has greeted, and goes before it is given a message
+            monkeypatch.setattr(Intake, "claim_more", lambda self, connections: bool(server.hang_up()) or True)
+        else:
+            server.on(stage, drop=True)
+        real = connecting.release_slots
+        paused: list[bool] = []
+
+        def release(given_back: list[Slot]) -> None:
+            paused.append(is_paused(account_state(owner), now=base.database_now()))
+            real(given_back)
+
+        monkeypatch.setattr(connecting, "release_slots", release)
+        prx.drain()
+        assert paused
+        assert all(paused)
+        assert account_state(owner).pause_count == 2
+
+
+def test_who_gets_the_slot_of_a_probe_that_failed_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had looked before the failure, and waited for the row of the slot."""
+    with SmtpServer() as server:
+        owner = account_whose_pause_is_over(server)
+        real = slots.acquire_slot
+
+        def later(*args: Any, **kwargs: Any) -> Slot | None:
+            assert note_failure(owner, Trouble.AUTH, "as the test says", clock=at(None)) is not None
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(slots, "acquire_slot", later)
+        assert prx.drain().claimed == 0
+        assert server.connections == 0
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_a_send_is_no_second_probe() -> None:
+    with SmtpServer() as server:
+        owner = account_whose_pause_is_over(server)
+        thinking = server.on("final", stall=True, times=1)
+        (draining,) = drains(1)
+        assert thinking.reached.wait(10)
+        result = prx.send(**letter(owner))
+        assert (result.status, result.error_code) == ("pending", "limited")
+        assert server.connections == 1
+        server.release(thinking)
+        draining.join(30)
+        prx.drain()
+        assert len(server.messages) == COUNT + 1
+
+
+def test_a_send_probes_too_and_one_that_somebody_asked_for_needs_no_turn() -> None:
+    with SmtpServer() as server:
+        owner = account_whose_pause_is_over(server)
+        row = OutboxMessage.objects.earliest("pk")
+        thinking = server.on("final", stall=True, times=1)
+        got: list[prx.SendResult] = []
+
+        def send() -> None:
+            try:
+                got.append(prx.send(**letter(owner)))
+            finally:
+                connections.close_all()
+
+        sending = threading.Thread(target=send, daemon=True)
+        sending.start()
+        assert thinking.reached.wait(10)
+        assert in_threads(prx.drain)[0].claimed == 0
+        assert account_state(owner).pause_count == 1
+        assert prx.retry_outbox(row.pk).status == "sent", "it ignores pauses"
+        server.release(thinking)
+        sending.join(30)
+        assert [one.status for one in got] == ["sent"]
+        assert prx.drain().sent == COUNT - 1
+
+
+def test_a_prober_that_is_lost_holds_up_the_next_for_its_slots_lease() -> None:
+    with SmtpServer() as server:
+        owner = account_whose_pause_is_over(server)
+        lost = acquire_slot(owner, noted=set(), clock=at(None), first_only=True)
+        assert lost is not None and lost.number == 1
+        assert prx.drain().claimed == 0
+        assert server.connections == 0
+        ConnectionSlot.objects.update(expires_at=base.database_now() - timedelta(seconds=1))
+        assert prx.drain().sent == COUNT
+        assert_all_sent_once(server)
