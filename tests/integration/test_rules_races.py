@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 import prx_email_django as prx
 from prx_email_django import store
@@ -149,8 +149,6 @@ def test_the_same_for_send_when_paused() -> None:
 
 def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
     """Stored 49 h ago and left without a message; the caller says that it is 30 h ago, the purge says nothing."""
-    if connection.vendor == "sqlite":
-        pytest.skip("one writer at a time")
     owner, now = account(), store.clock_for(None).now
     part = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"hello")
     prx.enqueue(**letter(owner, attachment=part))
