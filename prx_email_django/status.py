@@ -118,6 +118,7 @@ def account_facts(
             connections=slots.get(account.pk, 0),
             max_connections=account.max_connections,
             connection_failures=learned[account.pk].connection_failures if account.pk in learned else 0,
+            probing=account.pk in learned and learned[account.pk].pause_count > 0,
         )
         for account in rows
     }

@@ -92,6 +92,8 @@ class AccountFacts:
     max_connections: int = 1
     #: The worker's last trouble in a row without a pause yet.
     connection_failures: int = 0
+    #: A worker's pause is over, and nothing has gone since: one message tries before the others.
+    probing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,8 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.reached:
         last = max(account.reached, key=lambda one: one.free_at)
         return _("limit %(limit)s reached, goes on at %(time)s") % {"limit": last.limit, "time": at(last.free_at, now)}
+    if account.probing and account.connections:
+        return _("one message is being tried first, after a pause")
     if account.connections >= account.max_connections:
         return ngettext(
             "its %(count)d connection is in use", "all %(count)d connections are in use", account.max_connections

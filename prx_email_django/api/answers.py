@@ -36,9 +36,14 @@ def why_paused(account: Account, *, clock: Clock) -> str:
     return obstacle(paused, now=clock.now) or _("paused a moment ago, and resumed since")
 
 
-def why_no_connection(account: Account, *, clock: Clock) -> str:
-    """All of them are taken, by whomever."""
+def why_no_connection(account: Account, *, heed_pause: bool, clock: Clock) -> str:
+    """All of them are taken, by whomever; or after a pause another message is being tried first, or has failed."""
     most = account.max_connections
+    if heed_pause:
+        found = account_facts([account], now=clock.now)[account.pk]
+        known = obstacle(replace(found, is_active=True, outbox=None, reached=()), now=clock.now)
+        if known:
+            return known
     return obstacle(AccountFacts(name=account.name, connections=most, max_connections=most), now=clock.now)
 
 

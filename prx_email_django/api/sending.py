@@ -153,7 +153,8 @@ def _with_slot(
 
 def _send_with(slot: Slot | None, draft: Draft, *, clock: Clock) -> SendResult:
     if slot is None:
-        return _left_pending(draft, LIMITED, why_no_connection(draft.account, clock=clock), clock=clock)
+        why = why_no_connection(draft.account, heed_pause=True, clock=clock)
+        return _left_pending(draft, LIMITED, why, clock=clock)
     claim, row = _insert_claimed(draft, clock=clock)
     if claim is None or give_up(claim, clock=clock):
         release_slots([slot])
@@ -218,7 +219,8 @@ def retry_outbox(
 
 def _retry_with(slot: Slot | None, message: OutboxMessage, *, force: bool, clock: Clock) -> SendResult:
     if slot is None:
-        return _requeued(message.pk, why_no_connection(message.account, clock=clock), clock=clock)
+        why = why_no_connection(message.account, heed_pause=False, clock=clock)
+        return _requeued(message.pk, why, clock=clock)
     if deliver(claim_one(message.pk, clock=clock, force=force), slot, clock=clock):
         return _requeued(message.pk, why_given_back(message.account, clock=clock), clock=clock)
     return answer(message.pk)

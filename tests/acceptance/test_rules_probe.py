@@ -147,6 +147,7 @@ def test_a_send_is_no_second_probe() -> None:
         assert thinking.reached.wait(10)
         result = prx.send(**letter(owner))
         assert (result.status, result.error_code) == ("pending", "limited")
+        assert result.error == "one message is being tried first, after a pause"
         assert server.connections == 1
         server.release(thinking)
         draining.join(30)

@@ -64,6 +64,8 @@ def plain_english() -> Iterator[None]:
             "limit 30/minute reached, goes on at 14:00:03",
         ),
         (replace(MAIN, connections=3), "all 3 connections are in use"),
+        (replace(MAIN, connections=1, probing=True), "one message is being tried first, after a pause"),
+        (replace(MAIN, probing=True), "may send"),
         (replace(MAIN, connections=1, max_connections=1), "its 1 connection is in use"),
     ],
 )
