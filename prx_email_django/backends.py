@@ -88,7 +88,7 @@ class OutboxEmailBackend(BaseEmailBackend):
         Django's code hands any backend the options of another (``get_connection(host=…)``), and Django ignores them.
         """
         for name in options:
-            if name not in self.outbox_options and get_close_matches(name, self.outbox_options, cutoff=0.8):
+            if name not in self.outbox_options and get_close_matches(name, self.outbox_options, cutoff=0.85):
                 known = ", ".join(sorted(self.outbox_options))
                 # The first sentence is Django's own.
                 raise _misconfigured(f"Unknown options {name!r}. Known are {known}.", options.get("alias"))
