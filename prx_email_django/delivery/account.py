@@ -165,8 +165,12 @@ class AccountRun:
 
     def connect_failed(self, lane: Lane, error: ConnectError) -> None:
         """No connection."""
-        if not self.connecting.goes_on(lane, error):
-            self.connect_refused(error)
+        try:
+            if not self.connecting.goes_on(lane, error):
+                self.connect_refused(error)
+        except Exception:
+            self.connecting.retire(lane)  # nobody waits for a dead lane; the run's end gives its slot back
+            raise
         self.connecting.drop(lane)  # a pause first: whoever takes the slot must know of it
 
     def connect_refused(self, error: ConnectError) -> None:
@@ -176,11 +180,15 @@ class AccountRun:
     def ended(self, lane: Lane, end: SessionEnd) -> None:
         """A connection is over."""
         self.connecting.greeted -= 1
-        if end.overlap_lost:
-            logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", self.account)
-            note_overlap_lost(self.account, clock=self.clock)
-        if end.trouble is not Trouble.NONE and not lane.trouble_noted:
-            self.trouble(end.trouble, end.error)
+        try:
+            if end.overlap_lost:
+                logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", self.account)
+                note_overlap_lost(self.account, clock=self.clock)
+            if end.trouble is not Trouble.NONE and not lane.trouble_noted:
+                self.trouble(end.trouble, end.error)
+        except Exception:
+            self.connecting.retire(lane)  # nobody waits for a dead lane; the run's end gives its slot back
+            raise
         if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
             self.connecting.retire(lane)
         else:
@@ -217,9 +225,9 @@ class AccountRun:
                 self.trouble(outcome.trouble, outcome.error)
             elif is_completed(outcome):
                 self.intake.note_completed()
-                if self._troubled:
+                if self._troubled or self.intake.after_pause:
                     note_success(self.account)
-                    self._troubled = self.intake.probing = False
+                    self._troubled = self.intake.probing = self.intake.after_pause = False
                     self.intake.look_again()
 
     # Connecting and ending

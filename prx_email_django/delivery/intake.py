@@ -47,6 +47,8 @@ class Intake:
         self.unrendered: deque[Held] = deque()
         #: One message only until a transaction has been completed: the last thing known is trouble.
         self.probing = False
+        #: Another worker's pause has come and gone since the last transaction; the next one tells that it is over.
+        self.after_pause = False
         #: The last claim found less than it asked for.
         self.exhausted = False
         #: The last claim stopped at a message that waits for a free connection.
@@ -137,8 +139,10 @@ class Intake:
             return True
         self._look_again_at = monotonic() + LOOK_AGAIN
         now = self.clock.now
-        if is_outbox_paused(outbox_state(), now=now) or is_paused(account_state(self.account), now=now):
+        state = account_state(self.account)
+        if is_outbox_paused(outbox_state(), now=now) or is_paused(state, now=now):
             return False
+        self.after_pause = state.pause_count > 0
         return bool(Account.objects.filter(pk=self.account.pk, is_active=True).exists())
 
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:

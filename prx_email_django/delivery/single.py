@@ -164,9 +164,9 @@ class SingleRun(AccountRun):
 
     def connect_cancelled(self, lane: Lane) -> None:
         """The deadline has passed before the connection stood: the account's trouble too."""
-        super().connect_cancelled(lane)
         self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE, phase=Phase.CONNECT))
         self.trouble(Trouble.CONNECTION, f"connection failed ({TOO_LATE})")
+        super().connect_cancelled(lane)  # a pause first: whoever takes the slot must know of it
 
     def connect_refused(self, error: ConnectError) -> None:
         """No connection: a known failure of the message, and one of the account's."""

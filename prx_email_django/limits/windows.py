@@ -16,7 +16,7 @@ from django.db import IntegrityError
 
 from prx_email_django.clock import Clock
 from prx_email_django.models import Account, RateWindow
-from prx_email_django.rates import BUCKETS, RateLimit, parse_rate_limits
+from prx_email_django.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
 from prx_email_django.store.base import atomic, database_now, retried
 
 #: Tries of one compare-and-set before the call does without: other workers are taking permits.
@@ -44,14 +44,17 @@ def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock
     limits = parse_rate_limits(account.rate_limits)
     if not limits:
         return True
+    ceiling = recipients_ceiling(account.rate_limits)
     spent = {window.limit_key: window for window in RateWindow.objects.filter(account=account)}
     for limit in limits:
         window = spent.get(limit.key)
         if window is None:
             continue
         bucket = int(clock.running.timestamp() // limit.bucket_seconds)
-        # One that exceeds the whole limit is judged when it is claimed.
-        wanted = min(recipients(), limit.count) if limit.what == "recipients" else 1
+        wanted = 1
+        if limit.what == "recipients" and ceiling is not None:
+            # One that exceeds a whole limit is judged when it is claimed, and needs no room for that.
+            wanted = count if (count := recipients()) <= ceiling else 1
         if sum(rolled(window.bucket, window.counts, bucket)[1]) + wanted > limit.count:
             return False
     return True

@@ -21,6 +21,7 @@ from prx_email_django.store.records import (
     columns,
     merged,
     recorded,
+    write_last_answers,
     write_recipients,
 )
 from prx_email_django.store.sent_group import record_sent
@@ -48,7 +49,13 @@ def finalize(group: Sequence[Finished], *, clock: Clock) -> list[Recorded]:
 def _record_sent(group: Sequence[Finished], *, clock: Clock) -> set[int]:
     attempts = [attempt_columns(one, AttemptOutcome.SENT) for one in group]
     responses = [one.outcome.response[:TEXT] for one in group]
-    return record_sent(attempts, responses, token=group[0].claim.lease.token, now=clock.now)
+    token = group[0].claim.lease.token
+    if not any(recipient.code or recipient.text for one in group for recipient in one.claim.recipients):
+        return record_sent(attempts, responses, token=token, now=clock.now)
+    with atomic():
+        ours = record_sent(attempts, responses, token=token, now=clock.now)
+        write_last_answers(one for one in group if one.claim.id in ours)
+    return ours
 
 
 def _sent(one: Finished) -> Recorded:

@@ -73,13 +73,13 @@ def insert_many(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMe
     bulk = iter([message for batch in batches for message in _insert_all(batch, clock=clock)])
     new = len(plain)
     # In one order everywhere: two callers with the same keys would deadlock otherwise.
-    keyed = sorted({draft.idempotency_key for draft in drafts if draft.idempotency_key is not None})
-    by_key = {key: [draft for draft in drafts if draft.idempotency_key == key] for key in keyed}
+    keyed = sorted(
+        (draft.idempotency_key, place) for place, draft in enumerate(drafts) if draft.idempotency_key is not None
+    )
     written: dict[int, OutboxMessage] = {}
-    for key in keyed:
-        for draft in by_key[key]:
-            written[id(draft)], is_new = insert(draft, clock=clock)
-            new += is_new
+    for _, place in keyed:
+        written[id(drafts[place])], is_new = insert(drafts[place], clock=clock)
+        new += is_new
     return [next(bulk) if draft.idempotency_key is None else written[id(draft)] for draft in drafts], new
 
 

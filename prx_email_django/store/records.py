@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -31,14 +31,13 @@ class Finished:
 
     @property
     def is_plain(self) -> bool:
-        """Everything was accepted and no recipient has a history: recorded without a look back."""
+        """Everything was accepted and nothing about it was in doubt: recorded without a look back."""
         return (
             self.outcome.ending is Ending.ACCEPTED
             and all(one.answer == "accepted" for one in self.answers.values())
             and len(self.answers) == len(self.claim.addressed)
             and not any(
-                one.result in (RecipientResult.UNKNOWN, RecipientResult.REFUSED) or one.code or one.text
-                for one in self.claim.recipients
+                one.result in (RecipientResult.UNKNOWN, RecipientResult.REFUSED) for one in self.claim.recipients
             )
         )
 
@@ -121,6 +120,19 @@ def columns(message: OutboxMessage, verdict: Verdict, *, outcome: Outcome | None
 def merged(recipients: Sequence[Recipient], answers: Mapping[str, RecipientOutcome]) -> dict[str, RecipientResult]:
     """Address -> result after an attempt."""
     return {one.address: policy.merge_result(one.result, answers.get(one.address)) for one in recipients}
+
+
+def write_last_answers(group: Iterable[Finished]) -> None:
+    """Where an earlier attempt left a recipient's answer (a deferral), write the acceptance over it: all in one go."""
+    changed: list[Recipient] = []
+    for one in group:
+        for recipient in one.claim.recipients:
+            answer = one.answers.get(recipient.address)
+            if (recipient.code or recipient.text) and answer is not None and (answer.code or answer.text):
+                recipient.code, recipient.text = answer.code or None, answer.text[:TEXT]
+                changed.append(recipient)
+    if changed:
+        Recipient.objects.bulk_update(changed, ["code", "text"], batch_size=200)
 
 
 def write_recipients(
