@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 #: Names that may be looked up at once.
 LOOKUPS = 64
+#: Seconds for everything to end, once it is cancelled.
+WIND_UP = 5.0
 
 
 class Network:
@@ -52,12 +54,23 @@ class Network:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
-            tasks = asyncio.all_tasks(self.loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                self.loop.run_until_complete(asyncio.wait(tasks, timeout=5))
+            self.loop.run_until_complete(_wind_up())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
+
+
+async def _wind_up() -> None:
+    """Cancel what runs, and what begins meanwhile, until nothing is left or five seconds have passed.
+
+    A task that outlives its loop would be ended by the garbage collector, with no loop for its connection to close on.
+    """
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + WIND_UP
+    await asyncio.sleep(0)  # what was about to begin
+    while (tasks := asyncio.all_tasks() - {asyncio.current_task()}) and loop.time() < ends_at:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=ends_at - loop.time())
+    await asyncio.sleep(0)  # connections that were aborted close in the loop's next turn

@@ -1,0 +1,59 @@
+"""The network's end: nothing outlives its loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prx_email_django.delivery.network import Network
+
+
+def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    def close_and_begin() -> None:
+        network.loop.stop()  # as ``close`` does, and in the same turn somebody starts something
+        network.loop.call_soon(lambda: begun.append(network.loop.create_task(wait())))
+
+    begun: list[asyncio.Task[None]] = []
+    with Network() as network:
+        network.call(close_and_begin)
+        network._thread.join(10)
+    assert ended == ["cancelled"]
+    assert begun[0].cancelled()
+
+
+def test_what_a_cancelled_task_begins_ends_too() -> None:
+    ended: list[str] = []
+
+    async def last_words() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("the last")
+            raise
+
+    async def first(begun: asyncio.Event) -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.append("the first")
+            kept.append(asyncio.get_running_loop().create_task(last_words()))
+
+    async def start() -> None:
+        begun = asyncio.Event()
+        kept.append(asyncio.get_running_loop().create_task(first(begun)))
+        await begun.wait()
+
+    kept: list[asyncio.Task[None]] = []
+    with Network() as network:
+        network.start(start()).result(10)
+    assert all(task.done() for task in kept)
+    assert ended[0] == "the first"
