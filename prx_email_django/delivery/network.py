@@ -15,6 +15,8 @@ T = TypeVar("T")
 LOOKUPS = 64
 #: Seconds for everything to end, once it is cancelled.
 WIND_UP = 5.0
+#: Seconds between two cancellations of what has not ended yet.
+CANCEL_AGAIN = 0.05
 
 
 class Network:
@@ -72,5 +74,6 @@ async def _wind_up() -> None:
     while (tasks := asyncio.all_tasks() - {asyncio.current_task()}) and loop.time() < ends_at:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=ends_at - loop.time())
+        # Again and again: Python 3.11's wait_for forgets a cancellation that comes with a result.
+        await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
     await asyncio.sleep(0)  # connections that were aborted close in the loop's next turn

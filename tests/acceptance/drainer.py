@@ -11,6 +11,7 @@ time budget does.  ``alarm`` (seconds): SystemExit is raised in the main thread 
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import gc
 import json
 import os
@@ -126,6 +127,8 @@ def main(options: dict[str, Any]) -> None:
     import django
 
     from tests import settings
+
+    faulthandler.dump_traceback_later(PATIENCE - 10)  # a drain that hangs says where
 
     settings.PRX_EMAIL.update(options.get("settings", {}))
     django.setup()
