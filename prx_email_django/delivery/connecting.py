@@ -54,6 +54,8 @@ class Connecting:
         self._look_up_at = 0.0
         #: Every slot that is ours; one without a lane waits for the next connection.
         self._slots: set[Slot] = set()
+        #: Slots that were asked for: ours too, where the drain ended while one was being taken.
+        self._noted: set[Slot] = set()
 
     # When to try
 
@@ -128,7 +130,10 @@ class Connecting:
                 return slot
             self._give_back([slot])
         acquire = acquire_slot_heeding_pause if self.heeds_pause else acquire_slot
-        return acquire(self.account, noted=self._slots, clock=self.clock)
+        fresh = acquire(self.account, noted=self._noted, clock=self.clock)
+        if fresh is not None:
+            self._slots.add(fresh)
+        return fresh
 
     def _spare(self) -> set[Slot]:
         return self._slots.difference(lane.slot for lane in self.lanes)
@@ -138,6 +143,7 @@ class Connecting:
         if given_back:
             release_slots(given_back)
             self._slots.difference_update(given_back)
+            self._noted.difference_update(given_back)
 
     # Closing
 
@@ -181,7 +187,7 @@ class Connecting:
         try:
             self.tokens.abandon()
         finally:
-            self._give_back(self._slots)
+            self._give_back(self._slots | self._noted)
 
 
 def _unable(text: str, trouble: Trouble) -> ConnectError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError, IntegrityError
+from django.db import IntegrityError
 from django.db.models import Q
 
 from prx_email_django.clock import Clock, uptime
@@ -43,7 +43,8 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
     """A free slot, or one whose holder was lost; None: all are taken (``first_only``: number 1 is).
 
     Each try is one compare-and-set on a row, or one insert that a unique constraint guards.  The slot stands in
-    ``noted`` before the statement that takes it: whoever a signal ends at any moment gives back what stands there.
+    ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: whoever is ended at any
+    moment gives back what stands there (a commit may have been made although it raised).
     """
     rows = {row.number: row for row in _rows(account)}
     if _live(rows.values(), clock) >= account.max_connections:
@@ -54,11 +55,7 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
             continue
         slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
         noted.add(slot)
-        try:
-            taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
-        except DatabaseError:
-            noted.discard(slot)
-            raise
+        taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
         if taken:
             # Fewer than before, and one of the others still taken: two takers may have counted at once.
             if (

@@ -40,7 +40,7 @@ class Drainer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+            env=_environment(measured="alarm" not in options),
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -83,6 +83,12 @@ class Drainer:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()
+
+
+def _environment(*, measured: bool) -> dict[str, str]:
+    """Not measured: a SystemExit at any moment may strike inside coverage, and keep its lock for ever."""
+    kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
+    return {**kept, "DJANGO_SETTINGS_MODULE": "tests.settings"}
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import ProgrammingError, connection, connections
 from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
 from prx_email_django.delivery import connecting
 from prx_email_django.delivery.intake import Intake
-from prx_email_django.limits import Slot, account_state, is_paused, take_recipients
+from prx_email_django.limits import Slot, account_state, is_paused, slots, take_recipients
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, Recipient
 from prx_email_django.store import base
 from prx_email_django.store.insert import Draft, insert_many
@@ -204,3 +204,23 @@ def test_a_send_that_comes_too_late_pauses_before_it_gives_its_slot_back(
         assert prx.send(**letter(owner)).status == "failed"
         server.release(stalled)
         assert paused == [True]
+
+
+@pytest.mark.parametrize("verb", ["drain", "send"])
+def test_a_slot_whose_commit_was_made_although_it_raised_is_given_back(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a SystemExit inside a driver's commit does: Django's clean-up raises in its place."""
+    make = slots._make
+
+    def made_and_raised(*args: Any, **kwargs: Any) -> bool:
+        make(*args, **kwargs)
+        raise ProgrammingError("can't change 'autocommit' now")
+
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port)
+        backlog(owner, 1)
+        monkeypatch.setattr(slots, "_make", made_and_raised)
+        with pytest.raises(ProgrammingError):
+            prx.drain() if verb == "drain" else prx.send(**letter(owner))
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
