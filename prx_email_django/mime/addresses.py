@@ -36,6 +36,7 @@ class Address:
     addr_spec: str
 
 
+@lru_cache(maxsize=4096)
 def split_mailbox(text: str) -> Address:
     """Take ``ann@x.org`` or ``Ann <ann@x.org>`` apart; the domain becomes ASCII, the local part is kept.
 
@@ -59,6 +60,7 @@ def split_list(text: str) -> list[str]:
     return [item for match in _LIST_ITEM.finditer(text) if (item := match[0].strip())]
 
 
+@lru_cache(maxsize=4096)
 def ascii_domain(domain: str) -> str:
     """The domain in lower-case ASCII (IDNA); an address literal (``[192.0.2.1]``) is kept.
 

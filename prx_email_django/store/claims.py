@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from django.db import connections
 from django.db.models import Case, Q, QuerySet, Value, When
@@ -37,16 +38,33 @@ class Lease:
         return self.deadline - uptime() >= self.length / 3
 
 
+class Addressee(NamedTuple):
+    """A ``Recipient`` as the claim found it; an instance of the model costs more than reading its row."""
+
+    message_id: int
+    pk: int
+    address: str
+    result: str
+    code: int | None
+    text: str
+
+
 @dataclass(slots=True)
 class Claim:
     """One claimed message with all that its transmission needs."""
 
     message: OutboxMessage
     lease: Lease
-    recipients: list[Recipient]
+    recipients: list[Addressee]
     attachments: list[Attachment] = field(default_factory=list)
     number: int = 1
     started_at: datetime | None = None
+    #: Addresses that are still open or unknown.
+    addressed: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
+        self.addressed = tuple(one.address for one in self.recipients if one.result in open_results)
 
     @property
     def id(self) -> int:
@@ -57,12 +75,6 @@ class Claim:
     def standing(self) -> Standing:
         """The message as the claim found it, for ``policy``."""
         return standing_of(self.message)
-
-    @property
-    def addressed(self) -> tuple[str, ...]:
-        """Addresses that are still open or unknown."""
-        open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
-        return tuple(one.address for one in self.recipients if one.result in open_results)
 
 
 def is_hold(on_unknown: str) -> bool:
@@ -176,9 +188,12 @@ def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
     rows = OutboxMessage.objects.select_related("raw").filter(
         pk__in=ids, status=Status.SENDING, claim_token=lease.token
     )
-    claims = {message.pk: Claim(message=message, lease=lease, recipients=[]) for message in rows}
-    for recipient in Recipient.objects.filter(message_id__in=list(claims)).order_by("id"):
-        claims[recipient.message_id].recipients.append(recipient)
+    messages = {message.pk: message for message in rows}
+    recipients: dict[int, list[Addressee]] = {pk: [] for pk in messages}
+    found = Recipient.objects.filter(message_id__in=list(messages)).order_by("id")
+    for row in found.values_list(*Addressee._fields):
+        recipients[row[0]].append(Addressee(*row))
+    claims = {pk: Claim(message=message, lease=lease, recipients=recipients[pk]) for pk, message in messages.items()}
     with_parts = [one.id for one in claims.values() if one.message.size != _text_size(one.message)]
     if with_parts:
         for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):

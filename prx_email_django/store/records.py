@@ -129,8 +129,7 @@ def write_last_answers(group: Iterable[Finished]) -> None:
         for recipient in one.claim.recipients:
             answer = one.answers.get(recipient.address)
             if (recipient.code or recipient.text) and answer is not None and (answer.code or answer.text):
-                recipient.code, recipient.text = answer.code or None, answer.text[:TEXT]
-                changed.append(recipient)
+                changed.append(Recipient(pk=recipient.pk, code=answer.code or None, text=answer.text[:TEXT]))
     if changed:
         Recipient.objects.bulk_update(changed, ["code", "text"], batch_size=200)
 
