@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from types import UnionType
 from typing import NoReturn
@@ -28,6 +28,7 @@ __all__ = [
     "needs_utf8",
     "normalise_recipients",
     "parse_address",
+    "parse_addresses",
 ]
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
@@ -72,6 +73,20 @@ def parse_address(text: str, *, field: str = "address") -> Address:
         raise InvalidMessage(f"{field}: not a valid address: {error}", code="invalid_address") from error
 
 
+def parse_addresses(addresses: Sequence[str], *, field: str) -> list[Address]:
+    """Each as ``parse_address`` takes it; an error tells the place of the bad one among several.
+
+    Raises:
+        InvalidMessage: see ``parse_address``.
+    """
+    if len(addresses) == 1:
+        return [parse_address(addresses[0], field=field)]
+    return [
+        parse_address(one, field=f"{field}, address {number} of {len(addresses)}")
+        for number, one in enumerate(addresses, start=1)
+    ]
+
+
 def normalise_recipients(
     to: str | Iterable[str] | None, cc: str | Iterable[str] | None = (), bcc: str | Iterable[str] | None = ()
 ) -> list[tuple[str, str]]:
@@ -85,8 +100,8 @@ def normalise_recipients(
         addresses = as_list(given, field=kind)
         if kind == "to" and not any(str(one).strip() for one in addresses):
             _refuse("empty_to", "to: name at least one recipient")
-        for one in addresses:
-            envelope.setdefault(parse_address(one, field=kind).addr_spec, kind)
+        for address in parse_addresses(addresses, field=kind):
+            envelope.setdefault(address.addr_spec, kind)
     return [(kind, address) for address, kind in envelope.items()]
 
 

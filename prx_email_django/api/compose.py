@@ -30,6 +30,7 @@ from prx_email_django.validation import (
     check_text_fields,
     normalise_recipients,
     parse_address,
+    parse_addresses,
 )
 
 Addresses: TypeAlias = str | Iterable[str] | None
@@ -89,8 +90,7 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
     headers = dict(message.headers or {})
     check_headers(headers.items())
     reply_to = as_list(message.reply_to, field="reply_to")
-    for one in reply_to:
-        parse_address(one, field="reply_to")
+    parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec
     parts = [_part(one) for one in _load(message)]

@@ -11,7 +11,7 @@ from prx_email_django.api.compose import Addresses, Message, check_limits, compo
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.attachments import Attachments, OneAttachment
 from prx_email_django.clock import Clock
-from prx_email_django.errors import InvalidMessage
+from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.snapshot import draft_from_email
 from prx_email_django.store import Draft, atomic, clock_for, insert, insert_many
@@ -111,12 +111,20 @@ def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, accoun
     """Queue many messages, all or none: dicts of ``enqueue``'s arguments, or Django's ``EmailMessage`` objects.
 
     Raises:
-        InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
+        InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written; a note on the error
+            (``__notes__``) says which of the messages it was, counted from 0.
     """
     found = resolve_account(account)
     clock = clock_for(None)
     largest = largest_size(found)
-    return _insert([_draft(one, account=found, now=clock.now, largest=largest) for one in messages], clock=clock)
+    drafts: list[Draft] = []
+    for number, one in enumerate(messages):
+        try:
+            drafts.append(_draft(one, account=found, now=clock.now, largest=largest))
+        except OutboxError as error:
+            error.add_note(f"enqueue_many: message {number}, counted from 0; none of them has been queued")
+            raise
+    return _insert(drafts, clock=clock)
 
 
 def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:

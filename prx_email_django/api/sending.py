@@ -206,8 +206,7 @@ def retry_outbox(
     check_instant("now", now)
     clock = clock_for(now)
     check_instance()
-    row = OutboxMessage.objects.select_related("account").filter(pk=outbox_id).first()
-    message = check_retry(row, outbox_id, clock=clock, force=force)
+    message = check_retry(_row(outbox_id), outbox_id, clock=clock, force=force)
     account, outbox_id = resolve_account(message.account), message.pk  # a form's id is text
     if mode is not None:
         simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
@@ -215,6 +214,13 @@ def retry_outbox(
     return _with_slot(
         account, lambda slot: _retry_with(slot, message, force=force, clock=clock), heed_pause=False, clock=clock
     )
+
+
+def _row(outbox_id: int) -> OutboxMessage | None:
+    try:
+        return OutboxMessage.objects.select_related("account").filter(pk=outbox_id).first()
+    except (TypeError, ValueError):  # what no id can be is the id of nothing
+        return None
 
 
 def _retry_with(slot: Slot | None, message: OutboxMessage, *, force: bool, clock: Clock) -> SendResult:

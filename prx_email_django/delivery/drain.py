@@ -65,7 +65,7 @@ class Drain:
             network: Network | None = None
             while not self._should_stop():
                 self.recorder.recover()
-                ready = self._ready_accounts()
+                ready = self._ready_accounts() if self._budget(1) > 0 else []
                 if ready:
                     network = network or stack.enter_context(Network())
                     self._round(ready, network)

@@ -364,7 +364,9 @@ def test_a_drain_takes_no_more_than_it_was_asked_for() -> None:
     for _ in range(9):
         message(owner)
     assert prx.drain(now=NOW, limit=4).claimed == 4
+    shared.fail_next("auth", "535 5.7.8 no")
     assert prx.drain(now=NOW, limit=0).claimed == 0
+    assert account_state(owner).pause_count == 0, "it logged in only to send nothing"
     assert len(shared.delivered) == 4
 
 

@@ -112,8 +112,9 @@ def test_a_known_key_inside_a_transaction_leaves_it_usable() -> None:
 def test_a_bulk_call_is_all_or_nothing() -> None:
     owner = account()
     good = {"to": "a@x.org", "subject": "s", "body_text": "t"}
-    with pytest.raises(InvalidMessage):
+    with pytest.raises(InvalidMessage) as refused:
         prx.enqueue_many([good, {**good, "to": ""}], account=owner)
+    assert refused.value.__notes__ == ["enqueue_many: message 1, counted from 0; none of them has been queued"]
     assert not OutboxMessage.objects.exists()
     rows = prx.enqueue_many([{**good, "subject": str(n)} for n in range(1203)], account=owner)
     assert [row.subject for row in rows] == [str(n) for n in range(1203)]

@@ -203,7 +203,7 @@ def test_requeue_of_a_waiting_message_does_not_reopen_who_was_refused() -> None:
 # retry
 
 
-def refusal(row_id: int, **options: Any) -> str:
+def refusal(row_id: Any, **options: Any) -> str:
     with pytest.raises(RetryRejected) as refused:
         prx.retry_outbox(row_id, now=NOW, **options)
     return refused.value.code
@@ -213,6 +213,7 @@ def test_a_retry_is_refused_with_its_reason(settings: Any) -> None:
     settings.PRX_EMAIL = MEMORY
     owner = account()
     assert refusal(10**9) == "not_found"
+    assert refusal("what no id can be") == "not_found"
     assert refusal(sent(owner).pk, force=True) == "not_retriable"
     assert refusal(deferred(owner).pk) == "retry_not_due"
     assert refusal(message(owner, send_at=NOW + SECOND).pk) == "retry_not_due"

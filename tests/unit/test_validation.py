@@ -184,6 +184,14 @@ def test_empty_copies_are_no_copies_but_an_empty_item_is_a_mistake() -> None:
     assert code_of(normalise_recipients, "a@example.com", [""]) == "invalid_address"
 
 
+def test_the_bad_one_of_many_addresses_can_be_found() -> None:
+    """Without repeating it: it may be private."""
+    with pytest.raises(InvalidMessage, match=r"^cc, address 2 of 3: not a valid address"):
+        normalise_recipients("a@example.com", ["b@example.com", "secret@", "c@example.com"])
+    with pytest.raises(InvalidMessage, match=r"^to: not a valid address"):
+        normalise_recipients(["secret@"])
+
+
 def test_addresses_beyond_ascii_are_flagged() -> None:
     assert needs_utf8(parse_address("jörg@bücher.example").addr_spec)
     assert not needs_utf8(parse_address("joerg@bücher.example").addr_spec)
