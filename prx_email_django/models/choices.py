@@ -1,0 +1,40 @@
+"""What an account may choose from."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Security(models.TextChoices):
+    """How the connection is protected."""
+
+    TLS = "tls", _("implicit TLS")
+    STARTTLS = "starttls", _("STARTTLS, demanded")
+    NONE = "none", _("none (clear text)")
+
+
+class AuthMethod(models.TextChoices):
+    """How the account proves who it is."""
+
+    PASSWORD = "password", _("password (AUTH PLAIN or LOGIN)")
+    XOAUTH2 = "xoauth2", _("OAuth token (XOAUTH2)")
+    NONE = "none", _("none (unauthenticated relay)")
+
+
+class OAuthProvider(models.TextChoices):
+    """Who issues access tokens."""
+
+    NOBODY = "", _("nobody: a fixed token")
+    GOOGLE = "google", _("Google")
+    MICROSOFT = "microsoft", _("Microsoft")
+    CUSTOM = "custom", _("custom")
+
+
+class Pipelining(models.TextChoices):
+    """How much may be written ahead of the server's replies (RFC 2920)."""
+
+    AUTO = "auto", _("automatic")
+    FULL = "full", _("full: the next envelope travels with a body")
+    ENVELOPE = "envelope", _("envelope in one piece")
+    OFF = "off", _("off: one command at a time")
