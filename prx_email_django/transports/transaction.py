@@ -80,7 +80,7 @@ async def _sender_refused(talk: Conversation, flight: Flight, reply: Reply) -> N
     for _ in flight.rcpt:
         reply = await talk.wire.reply()
         talk.note(reply)
-        if reply.code < 300:  # it may still have a sender: a lone dot would deliver an empty message
+        if reply.code < 400:  # it may still have a sender: a lone dot would deliver an empty message
             raise Over(SessionEnd(reconnect=True, error=f"a recipient was taken without a sender: {reply}"))
     await _close_data(talk)
 
@@ -102,7 +102,10 @@ async def _close_data(talk: Conversation) -> None:
         raise Over(SessionEnd(reconnect=True, error=str(reply)))
     if reply.code == 354:
         talk.wire.write(b".\r\n", 1)
-        talk.note(await talk.wire.reply(talk.deadline()))
+        reply = await talk.wire.reply(talk.deadline())
+        talk.note(reply)
+        if 300 <= reply.code < 400:  # out of step: what belongs to the dot would answer the next MAIL
+            raise Over(SessionEnd(reconnect=True, error=str(reply)))
         talk.must_reset = False
 
 

@@ -33,6 +33,21 @@ def test_positive_reply_to_a_data_written_in_vain_ends_the_connection(level: str
 
 
 @pytest.mark.parametrize("level", ["envelope", "full"])
+@pytest.mark.parametrize("stage", ["rcpt", "dot"])
+def test_server_out_of_step_after_an_envelope_in_vain_says_nothing_to_the_next_message(level: str, stage: str) -> None:
+    """354 to a RCPT or to the lone dot: the reply that is missing would be taken for that to the next MAIL."""
+    with SmtpServer(data_without_recipients=True) as server:
+        if stage == "rcpt":
+            server.on("mail", nth=1, reply="550 5.7.1 not you", accept=True)
+        else:
+            server.refuse("no@example.org")
+        server.on(stage, nth=1, raw=b"354 what\r\n")
+        feed, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level, timeout=0.3)
+        assert feed.outcomes[1].ending is Ending.PERMANENT
+        assert (end.reconnect, end.trouble, feed.left) == (True, Trouble.NONE, [2]) and "354" in end.error
+
+
+@pytest.mark.parametrize("level", ["envelope", "full"])
 def test_lone_dot_ends_the_transaction_without_a_reset(level: str) -> None:
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
