@@ -128,6 +128,7 @@ async def _body(talk: Conversation, flight: Flight) -> None:
         # Never written twice.  Once it has left, nothing holds it: the final reply may take ten minutes.
         flight.parcel.body = b""
         body, due = await _upload(talk, flight, body, deadline), 0
+    talk.wire.check()  # nothing is taken, and no overlap tried, that cannot be written any more
     ahead = talk.look_ahead()
     if ahead is None:
         talk.wire.write(b"".join((body, b".\r\n")), due)

@@ -160,6 +160,15 @@ def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -
     assert not end.overlap_lost and end.trouble is Trouble.CONNECTION
 
 
+@pytest.mark.parametrize(("level", "nth"), [("auto", 4), ("full", 1)])
+def test_loss_before_the_first_overlapped_write_is_not_blamed_on_it(server: SmtpServer, level: str, nth: int) -> None:
+    """Nothing was written behind a body: no reason to go without overlap for a week."""
+    server.on("data", nth=nth, raw=b"354 go ahead\r\n250 and more\r\n")
+    feed, end = transmit(server, parcels(6), pipelining=level)
+    assert feed.outcomes[nth].ending is Ending.TEMPORARY and not end.overlap_lost
+    assert feed.taken == list(range(1, nth + 1)), "and none is taken that cannot be sent any more"
+
+
 def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: SmtpServer) -> None:
     server.on("rcpt", nth=5, drop=True)
     feed, end = transmit(server, parcels(6), pipelining="auto")
