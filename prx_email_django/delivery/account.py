@@ -277,6 +277,7 @@ class AccountRun:
 
 def is_completed(outcome: Outcome) -> bool:
     """Whether the server went through a transaction with us, whatever it said."""
-    return outcome.ending in (Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT) and bool(
-        outcome.smtp_code or outcome.ending is Ending.ACCEPTED
-    )
+    if outcome.ending is Ending.ACCEPTED:
+        return True
+    answered = outcome.mail_written and outcome.smtp_code  # one that is too large has a code and was never written
+    return bool(answered) and outcome.ending in (Ending.TEMPORARY, Ending.PERMANENT)

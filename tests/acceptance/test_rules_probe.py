@@ -190,3 +190,20 @@ def test_a_prober_that_is_lost_holds_up_the_next_for_its_slots_lease() -> None:
         ConnectionSlot.objects.update(expires_at=base.database_now() - timedelta(seconds=1))
         assert prx.drain().sent == COUNT
         assert_all_sent_once(server)
+
+
+def test_message_that_the_server_never_saw_ends_no_pause() -> None:
+    """Too large for it, and so never written: whether the quota is still used up, nobody has asked."""
+    with SmtpServer(size=2000) as server:
+        owner = account(host=server.host, port=server.port)
+        state, now = account_state(owner), base.database_now()
+        AccountState.objects.filter(pk=state.pk).update(
+            paused_by="worker",
+            paused_until=now - SECOND,
+            pause_reason="quota used up",
+            pause_code="quota",
+            pause_count=4,
+        )
+        prx.enqueue(**letter(owner, body_text="too large " * 1000))
+        assert prx.drain().failed == 1 and server.lines("MAIL") == []
+        assert account_state(owner).pause_count == 4, "the next pause would begin with half a minute again"
