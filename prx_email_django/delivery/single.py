@@ -148,8 +148,11 @@ class SingleRun(AccountRun):
 
     def expire(self) -> None:
         """SEND_DEADLINE has passed: what has not reached its body fails; a body on its way is waited for."""
+        if not self.intake.waits:
+            self.connecting.abort()  # it is decided: whatever its connection still waits for is nobody's matter
+            return
         taken = [job for lane in self.connecting.lanes for job in list(lane.taken.values())]
-        if not self.intake.waits or not all(job.cancel() for job in taken):
+        if not all(job.cancel() for job in taken):
             return
         self.is_late = True
         self.connecting.give_up_opening()

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, RateWindow
+from tests.support.factories import account
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -108,6 +109,26 @@ def test_a_body_on_its_way_is_waited_for_beyond_the_deadline(settings: Any, pipe
         server.release(stalled)
         assert sending.outcome().status == "sent"
         assert_nothing_held()
+
+
+@pytest.mark.parametrize("decided_by", ["mail", "rcpt"])
+def test_nobody_waits_for_what_a_server_still_owes_to_a_message_that_is_decided(settings: Any, decided_by: str) -> None:
+    """The reply to the lone dot has ten minutes, each reply to an envelope in vain a minute."""
+    settings.PRX_EMAIL = {"SEND_DEADLINE": 0.5}
+    with SmtpServer(data_without_recipients=True) as server:
+        owner = account(host=server.host, port=server.port)
+        if decided_by == "mail":
+            server.on("mail", reply="550 5.7.1 not you", accept=True)
+        else:
+            server.refuse("ann@example.org", "550 5.7.1 not you")
+        stalled = server.on("rcpt" if decided_by == "mail" else "dot", stall=True)
+        sending = Sending(**letter(owner))
+        assert stalled.reached.wait(10)
+        result = sending.outcome()
+        assert (result.status, result.next_attempt_at) == ("failed", None), result
+        assert result.error == "550 5.7.1 not you"
+        assert_nothing_held()
+        server.release(stalled)
 
 
 def test_waiting_beyond_the_deadline_costs_no_processor(settings: Any) -> None:
