@@ -192,19 +192,21 @@ class _Opening:
 
         A positive reply to AUTH asks for something that the mechanism does not have: it will not do, like a 5yz.
         """
+        if not 200 <= code < 600:  # aiosmtplib takes any number for a code
+            text, code = (f"{code} {text}" if code > 0 else text), 0
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
         beyond = self.phase is Phase.AUTH and 0 < code < 400
         if disabled or beyond or (self.phase is Phase.AUTH and code >= 500):
             trouble, error_code = Trouble.AUTH, "auth"
-        elif self.phase is Phase.TLS and code != 421 and code > 0:
+        elif self.phase is Phase.TLS and code not in (0, 421):
             trouble, error_code = Trouble.TLS, "tls"
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
-        said = f"{code} {text}" if code > 0 else f"not an SMTP reply: {text}"
+        said = f"{code} {text}" if code else f"not an SMTP reply: {text}"
         if beyond:
             said = f"the server asks for more than the mechanism has: {said}"
-        return self._error(said, trouble, error_code, smtp_code=max(code, 0), enhanced=enhanced)
+        return self._error(said, trouble, error_code, smtp_code=code, enhanced=enhanced)
 
     def _error(
         self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""

@@ -263,6 +263,17 @@ def test_silence_in_the_tls_handshake_is_bounded() -> None:
     assert (error.trouble, error.error_code) == (Trouble.CONNECTION, "timeout")
 
 
+@pytest.mark.parametrize("reply", [b"120 wait\r\n", b"099 what\r\n", b"600 what\r\n", b"999 what\r\n", b"2_5 ok\r\n"])
+@pytest.mark.parametrize("stage", ["starttls", "auth"])
+def test_number_that_is_no_smtp_code_refuses_neither_tls_nor_credentials(stage: str, reply: bytes) -> None:
+    """Garbage would pause the account at once, and cost a token."""
+    with SmtpServer(tls="starttls", users=USERS) as server:
+        server.on(stage, raw=reply)
+        error = failure(login_to(server))
+        assert verdict(error)[1:] == (Trouble.CONNECTION, "provider")
+        assert error.smtp_code == 0 and "not an SMTP reply" in str(error)
+
+
 def test_server_that_is_slow_at_every_step_is_bounded_as_a_whole() -> None:
     with SmtpServer(tls="starttls", users=USERS) as server:
         for stage in ("greeting", "ehlo", "starttls", "auth"):
