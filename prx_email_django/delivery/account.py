@@ -159,8 +159,8 @@ class AccountRun:
             self._size = session.size_limit
             note_size(self.account, session.size_limit)
 
-    def connect_cancelled(self, lane: Lane) -> None:
-        """A connection is not needed any more."""
+    def connect_cancelled(self, lane: Lane, reached: ConnectError | None) -> None:
+        """A connection is not needed any more; ``reached`` tells how far it had come."""
         self.connecting.drop(lane)
 
     def connect_failed(self, lane: Lane, error: ConnectError) -> None:

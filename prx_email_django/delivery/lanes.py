@@ -177,12 +177,13 @@ class Lane:
     async def _open(self, transport: Transport, login: Login) -> Session | None:
         self._opening = asyncio.current_task()
         if self.stopping:  # given up before it began
-            self._tell(lambda: self.run.connect_cancelled(self))
+            self._tell(lambda: self.run.connect_cancelled(self, None))
             return None
         try:
             return await transport.open(login)
-        except asyncio.CancelledError:
-            self._tell(lambda: self.run.connect_cancelled(self))
+        except asyncio.CancelledError as cancelled:
+            reached = cancelled.__cause__ if isinstance(cancelled.__cause__, ConnectError) else None
+            self._tell(lambda: self.run.connect_cancelled(self, reached))
             raise
         except ConnectError as error:
             refused = error

@@ -158,18 +158,19 @@ class SingleRun(AccountRun):
         self.connecting.give_up_opening()
         self.connecting.abort()
         self.connecting.tokens.abandon()
-        if not self.connecting.lanes:
-            self._fail(self._temporary())
+        if not self.connecting.lanes:  # its token has not come
+            self._fail(self._temporary(phase=Phase.AUTH))
 
     def results(self, results: Sequence[Result]) -> None:
         """An untouched message was still an attempt that somebody waits for, unless the lease was lost."""
         super().results([self._told(one) for one in results if not self._may_go_on(one)])
 
-    def connect_cancelled(self, lane: Lane) -> None:
+    def connect_cancelled(self, lane: Lane, reached: ConnectError | None) -> None:
         """The deadline has passed before the connection stood: the account's trouble too."""
-        self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE, phase=Phase.CONNECT))
+        phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
+        self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE, phase=phase, peer=peer))
         self.trouble(Trouble.CONNECTION, f"connection failed ({TOO_LATE})")
-        super().connect_cancelled(lane)  # a pause first: whoever takes the slot must know of it
+        super().connect_cancelled(lane, reached)  # a pause first: whoever takes the slot must know of it
 
     def connect_refused(self, error: ConnectError) -> None:
         """No connection: a known failure of the message, and one of the account's."""
@@ -191,7 +192,8 @@ class SingleRun(AccountRun):
         """The connection is over: a message that it never took fails, unless another connection may take it."""
         super().ended(lane, end)
         if self.intake.waits and (self.is_late or not end.reconnect):
-            self._fail(self._temporary(end.error_code, end.error))
+            peer = lane.session.peer if lane.session else ""
+            self._fail(self._temporary(end.error_code, end.error, phase=Phase.MAIL, peer=peer))
 
     def _may_go_on(self, one: Result) -> bool:
         """Whether its permit ended a moment before MAIL: then it takes another one."""
@@ -210,11 +212,17 @@ class SingleRun(AccountRun):
         told = self._temporary(outcome.error_code, outcome.error)
         return replace(one, outcome=replace(outcome, ending=told.ending, error_code=told.error_code, error=told.error))
 
-    def _temporary(self, error_code: str = "", error: str = "") -> Outcome:
+    def _temporary(self, error_code: str = "", error: str = "", *, phase: str = "", peer: str = "") -> Outcome:
         """What an attempt without a reply came to: the deadline's failure, once that has passed before the body."""
         if self.is_late:
-            return Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE)
-        return Outcome(Ending.TEMPORARY, error_code=error_code or ErrorCode.NETWORK, error=error or CUT_SHORT)
+            error_code, error = ErrorCode.TIMEOUT, TOO_LATE
+        return Outcome(
+            Ending.TEMPORARY,
+            error_code=error_code or ErrorCode.NETWORK,
+            error=error or CUT_SHORT,
+            phase=phase,
+            peer=peer,
+        )
 
     def _fail(self, outcome: Outcome) -> None:
         self.connecting.retry_at = 0.0

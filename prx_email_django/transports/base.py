@@ -145,4 +145,5 @@ class Transport(Protocol):
 
         Raises:
             ConnectError: it could not be done; ``trouble`` says whose fault that is.
+            asyncio.CancelledError: as its ``__cause__`` it may have a ``ConnectError`` that tells how far it had come.
         """

@@ -42,6 +42,7 @@ class SmtpTransport:
         Raises:
             ConnectError: with the phase, whose trouble it is, and ``error_code`` ``network``, ``timeout``, ``tls``,
                 ``auth`` or ``provider``.
+            asyncio.CancelledError: from a ``ConnectError`` that tells how far it had come.
         """
         opening = _Opening(login)
         try:
@@ -51,12 +52,30 @@ class SmtpTransport:
                 session.abort()
                 raise opening.explain(TimeoutError())
             return session
+        except asyncio.CancelledError as cancelled:
+            raise cancelled from opening.explain(TimeoutError())
         except ConnectError:
             raise
         except (OSError, aiosmtplib.SMTPException, ValueError) as error:
             raise opening.explain(error) from None
         finally:
             opening.close_unless_handed_over()
+
+
+class _Client(aiosmtplib.SMTP):
+    """Remembers whether a connection stood, its TLS handshake included: a failed ``connect`` forgets that."""
+
+    _stood = False
+
+    @property
+    def stood(self) -> bool:
+        """Whether there is a connection, or was one."""
+        return self._stood or self.transport is not None
+
+    def close(self) -> None:
+        """As aiosmtplib does."""
+        self._stood = self.stood
+        super().close()
 
 
 class _Opening:
@@ -67,7 +86,7 @@ class _Opening:
         self.phase = Phase.CONNECT
         self.peer = ""
         self.sock: socket.socket | None = None
-        self.client: aiosmtplib.SMTP | None = None
+        self.client: _Client | None = None
         self.handed_over = False
 
     async def run(self) -> SmtpSession:
@@ -79,7 +98,7 @@ class _Opening:
         self.peer = peer_name(sock)
         if login.security == "none":
             self._allow_cleartext(sock)
-        self.client = client = aiosmtplib.SMTP(
+        self.client = client = _Client(
             hostname=login.host,
             sock=sock,
             local_hostname=local_name(sock),
@@ -88,7 +107,7 @@ class _Opening:
             start_tls=False,
             tls_context=context,
         )
-        await client.connect()
+        await self._connect(client)
         await self._greet(client)
         if login.security == "starttls":
             await self._start_tls(client)
@@ -110,6 +129,16 @@ class _Opening:
         if self.login.auth_method != "none" and not is_loopback(sock):
             raise self._error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
         self.phase = Phase.CONNECT
+
+    async def _connect(self, client: _Client) -> None:
+        """TLS, where it comes first, and the greeting."""
+        if self.login.security == "tls":
+            self.phase = Phase.TLS
+        try:
+            await client.connect()
+        finally:
+            if client.stood:
+                self.phase = Phase.CONNECT
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
         try:

@@ -260,7 +260,15 @@ def test_silence_and_hang_up_while_opening_are_bounded_and_leave_nothing_open(st
 def test_silence_in_the_tls_handshake_is_bounded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error = failure(_login("127.0.0.1", silent.getsockname()[1], security="tls", timeout=0.2))
-    assert (error.trouble, error.error_code) == (Trouble.CONNECTION, "timeout")
+    assert verdict(error) == (Phase.TLS, Trouble.CONNECTION, "timeout")
+
+
+@pytest.mark.parametrize("what", [{"stall": True}, {"drop": True}, {"reply": "554 5.3.2 not now"}])
+def test_greeting_after_the_handshake_is_not_taken_for_trouble_with_tls(what: dict[str, Any]) -> None:
+    with SmtpServer(tls="implicit") as server:
+        server.on("greeting", **what)
+        error = failure(login_to(server, timeout=0.2))
+        assert (error.phase, error.trouble) == (Phase.CONNECT, Trouble.CONNECTION)
 
 
 @pytest.mark.parametrize("reply", [b"120 wait\r\n", b"099 what\r\n", b"600 what\r\n", b"999 what\r\n", b"2_5 ok\r\n"])
