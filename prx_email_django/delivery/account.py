@@ -184,6 +184,7 @@ class AccountRun:
             if end.overlap_lost:
                 logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", self.account)
                 note_overlap_lost(self.account, clock=self.clock)
+                self.connecting.look_up_again()
             if end.trouble is not Trouble.NONE and not lane.trouble_noted:
                 self.trouble(end.trouble, end.error)
         except Exception:

@@ -102,6 +102,10 @@ class Connecting:
         self.network.start(lane.live(self.transport, login))
         return True
 
+    def look_up_again(self) -> None:
+        """Something has been learned: the very next connection must heed it."""
+        self._look_up_at = 0.0
+
     def _look_up(self) -> AccountState:
         """What is known of the account now: with old credentials a person's mended ones would be paused again."""
         if monotonic() >= self._look_up_at:

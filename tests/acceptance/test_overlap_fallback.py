@@ -11,6 +11,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState
+from tests.support.factories import account, backlog
 from tests.support.smtp_connection import Connection
 from tests.support.smtp_server import SmtpServer
 
@@ -63,3 +64,35 @@ def test_account_whose_first_overlapped_write_was_lost_does_without_for_seven_da
             prx.enqueue(account="main", to=f"s{number}@example.org", subject="s", body_text="b")
         prx.drain()
         assert len(cut_first_overlap) == 1, "an envelope was written behind a body again"
+
+
+@pytest.fixture
+def out_of_step_behind_a_body(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Answers 503 to every MAIL that came behind a body, in good order and without hanging up; notes each."""
+    overlapped: list[int] = []
+    usual = Connection.answer
+    behind: set[int] = set()
+
+    def answer(self: Connection, stage: str, *arguments: Any, **options: Any) -> None:
+        if stage == "final" and self.buffer:
+            behind.add(self.number)
+        if stage == "mail" and self.number in behind:
+            behind.remove(self.number)
+            overlapped.append(self.number)
+            self.out.append(b"503 5.5.1 nested MAIL command\r\n")
+            return
+        usual(self, stage, *arguments, **options)
+
+    monkeypatch.setattr(Connection, "answer", answer)
+    return overlapped
+
+
+@pytest.mark.parametrize("level", ["auto", "full"])
+def test_connections_of_the_same_drain_do_without_at_once(level: str, out_of_step_behind_a_body: list[int]) -> None:
+    """Each would cost another message an attempt: dozens in the second for which the account is not looked up anew."""
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port, max_connections=1, pipelining=level)
+        backlog(owner, 60)
+        report = prx.drain()
+        assert len(out_of_step_behind_a_body) == 1
+        assert (report.sent, report.deferred) == (59, 1), "the message that met it, and no other"
