@@ -139,6 +139,7 @@ class _Opening:
         finally:
             if client.stood:
                 self.phase = Phase.CONNECT
+        self._note_tls(client)
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
         try:
@@ -153,8 +154,14 @@ class _Opening:
         if not client.supports_extension("starttls"):
             raise self._error("the server does not offer STARTTLS", Trouble.TLS, "tls")
         await client.starttls()
+        self._note_tls(client)
         self.phase = Phase.CONNECT
         await self._greet(client)
+
+    def _note_tls(self, client: aiosmtplib.SMTP) -> None:
+        tls = client.transport.get_extra_info("ssl_object") if client.transport is not None else None
+        if tls is not None:
+            self.peer = f"{self.peer} {tls.version()}"
 
     async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
         if self.login.auth_method == "none":
@@ -174,9 +181,6 @@ class _Opening:
         transport = client.transport
         if transport is None or transport.is_closing():
             raise self._error("the server closed the connection", Trouble.CONNECTION, "network")
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None:
-            self.peer = f"{self.peer} {tls.version()}"
         abilities = _abilities(client)
         session = SmtpSession(
             cast("asyncio.Transport", transport), abilities=abilities, login=self.login, peer=self.peer

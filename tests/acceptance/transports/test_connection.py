@@ -225,6 +225,13 @@ def test_reply_to_auth_tells_credentials_from_moods(reply: str, trouble: Trouble
         assert server.auth_attempts == ["PLAIN"] and server.wait_closed()
 
 
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_refused_login_tells_over_which_tls_it_went(tls: str) -> None:
+    with SmtpServer(tls=tls, users=USERS) as server:
+        error = failure(login_to(server, password="another"))
+        assert (error.phase, error.peer) == (Phase.AUTH, f"127.0.0.1:{server.port} TLSv1.3")
+
+
 # Unreachable, silent, rude
 
 
