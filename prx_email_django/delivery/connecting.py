@@ -153,7 +153,8 @@ class Connecting:
 
     def goes_on(self, lane: Lane, error: ConnectError) -> bool:
         """Whether the account goes on although a lane got no connection: with a fresh token, or those that stand."""
-        if error.trouble is Trouble.AUTH and self.tokens.renew(lane.token):
+        refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
+        if refused and self.tokens.renew(lane.token):
             return True
         if self.greeted and error.trouble is Trouble.CONNECTION:
             # The server takes no further connection beside those that it has.

@@ -193,6 +193,17 @@ def test_a_token_that_stays_refused_pauses_after_one_refresh(way: str) -> None:
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
+def test_a_server_that_takes_no_tokens_costs_no_fresh_one() -> None:
+    """Nothing was refused: another token would meet the same end, and providers count how many are fetched."""
+    with outbox() as (mail, tokens, account):
+        mail.mechanisms = ("PLAIN",)
+        enqueue(account, 1)
+        prx.drain()
+        assert len(tokens.asked) == 1
+        assert "no usable authentication mechanism" in account.pause_reason
+        assert mail.wait_closed()
+
+
 def test_a_dead_refresh_token_pauses_without_connecting() -> None:
     with outbox(oauth_refresh_token="dead") as (mail, tokens, account):
         (row,) = enqueue(account, 1)
