@@ -126,7 +126,7 @@ def wait_for_request_threads() -> None:
     """The server's threads end, and close their database connections, once the browser has gone."""
     for thread in threading.enumerate():
         if "process_request_thread" in thread.name:
-            thread.join(10)
+            thread.join(60)
 
 
 def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:

@@ -33,7 +33,7 @@ class Draining(threading.Thread):
             connection.close()
 
     def report(self) -> prx.DrainReport:
-        self.join(30)
+        self.join(60)
         assert self._report is not None, "the drain failed, or never returned"
         return self._report
 
@@ -51,7 +51,7 @@ def test_a_slot_is_given_back_within_two_seconds_of_a_quit_that_is_not_answered(
         backlog_on(server, 1, max_connections=1)
         leaving = server.on("quit", stall=True)
         draining = Draining()
-        assert leaving.reached.wait(10)
+        assert leaving.reached.wait(60)
         since = monotonic()
         assert draining.report().sent == 1
         assert monotonic() - since < 4
@@ -64,14 +64,14 @@ def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> N
         backlog_on(server, 30, max_connections=3)
         bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
-        assert all(one.reached.wait(10) for one in bodies)
+        assert all(one.reached.wait(60) for one in bodies)
         greeting = server.on("greeting", stall=True)
         body = server.on("final", stall=True, connection=4, times=1)
         server.hang_up()
-        assert greeting.reached.wait(10)
+        assert greeting.reached.wait(60)
         assert not server.wait_connections(5, timeout=0.5)
         server.release(greeting)
-        assert body.reached.wait(10) and server.wait_connections(5)
+        assert body.reached.wait(60) and server.wait_connections(5)
         server.release(body)
         assert draining.report().sent == 27
 
@@ -85,8 +85,8 @@ def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest
         body = server.on("final", stall=True, nth=1)
         leaving = server.on("quit", reply="221 2.0.0 bye")
         draining = Draining()
-        assert body.reached.wait(10) and server.wait_for(1)
-        assert leaving.reached.wait(10), "the idle connection stays open"
+        assert body.reached.wait(60) and server.wait_for(1)
+        assert leaving.reached.wait(60), "the idle connection stays open"
         assert draining.is_alive() and server.open_connections >= 1
         server.release(body)
         assert draining.report().sent == 2

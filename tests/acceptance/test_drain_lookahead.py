@@ -35,7 +35,7 @@ class Pace:
             rate = report.sent / self.passed if self.passed else 0.0
             self.claims.append((report.claimed - self.claimed, rate))
             self.claimed = report.claimed
-        assert self.server.wait_for(min(report.claimed, report.sent + 4), timeout=20)
+        assert self.server.wait_for(min(report.claimed, report.sent + 4))
         self.passed += self.seconds
 
 

@@ -53,7 +53,7 @@ def test_a_worker_that_is_asked_to_end_finishes_what_is_in_flight_and_gives_the_
         stalled = server.on("final", stall=True, nth=1)
         prx.enqueue_many([letter(number) for number in range(50)], account=account)
         with loop() as worker:
-            assert stalled.reached.wait(30)
+            assert stalled.reached.wait(60)
             worker.terminate()
             server.release(stalled)
             assert worker.wait() == 0
@@ -68,7 +68,7 @@ def test_loops_side_by_side_send_each_message_once() -> None:
     with outbox(max_connections=4) as (server, account):
         prx.enqueue_many([letter(number) for number in range(400)], account=account)
         with loop() as one, loop() as other:
-            assert server.wait_for(400, timeout=60)
+            assert server.wait_for(400)
             assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == 400)
             for worker in (one, other):
                 worker.terminate()
@@ -84,7 +84,7 @@ def test_another_loop_takes_over_from_one_that_was_killed() -> None:
         stalled = server.on("final", stall=True, nth=1)
         message = prx.enqueue(account=account, **letter())
         with loop(**settings) as victim:
-            assert stalled.reached.wait(30)
+            assert stalled.reached.wait(60)
             victim.kill()
             victim.wait()
         server.release(stalled)
@@ -101,7 +101,7 @@ def test_a_copied_database_ends_the_worker_with_an_error() -> None:
     with outbox() as (server, account):
         prx.enqueue(account=account, **letter())
         with loop(INSTANCE="production") as first:
-            assert server.wait_for(1, timeout=30)
+            assert server.wait_for(1)
             first.terminate()
             assert first.wait() == 0
         prx.enqueue(account=account, **letter(1))
@@ -132,9 +132,9 @@ def test_a_loop_outlives_a_restart_of_the_database(tmp_path: Path) -> None:
     with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
         assert eventually(beat.exists)
         prx.enqueue(account=account, **letter())
-        assert server.wait_for(1, timeout=10)
+        assert server.wait_for(1)
         cut_all_connections()
         prx.enqueue(account=account, **letter(1))
-        assert server.wait_for(2, timeout=20), worker.output
+        assert server.wait_for(2), worker.output
         worker.terminate()
         assert worker.wait() == 0

@@ -24,7 +24,7 @@ def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:
     begun: list[asyncio.Task[None]] = []
     with Network() as network:
         network.call(close_and_begin)
-        network._thread.join(10)
+        network._thread.join(60)
     assert ended == ["cancelled"]
     assert begun[0].cancelled()
 

@@ -85,7 +85,7 @@ def test_mail_outlives_a_worker_that_is_killed_while_sending() -> None:
     with outbox() as (server, _), cluster(env) as worker:
         stalled = server.on("final", stall=True, nth=1)
         queue(env, 1)
-        assert stalled.reached.wait(30), worker.output
+        assert stalled.reached.wait(60), worker.output
         slot = ConnectionSlot.objects.get(token__isnull=False)
         os.kill(int(slot.holder.rpartition(":")[2]), signal.SIGKILL)
         server.release(stalled)

@@ -39,7 +39,7 @@ class Draining(threading.Thread):
             connections.close_all()
 
     def report(self) -> prx.DrainReport:
-        self.join(30)
+        self.join(60)
         assert self._report is not None, "the drain failed, or never returned"
         return self._report
 
@@ -114,7 +114,7 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
         (row,) = backlog(owner, 1)
         thinking = server.on("rcpt", stall=True)
         draining = Draining()
-        assert thinking.reached.wait(10)
+        assert thinking.reached.wait(60)
         slot_time.leave(left)
         server.release(thinking)
         report = draining.report()
@@ -192,10 +192,10 @@ def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machin
 
         thread = threading.Thread(target=drain, daemon=True)
         thread.start()
-        assert thinking.reached.wait(10)
+        assert thinking.reached.wait(60)
         machine.slept = 3600.0
         server.release(thinking)
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
         assert [line for number, line in server.commands if number == 1 and line.startswith("DATA")] == []
         assert [one.sent for one in reports] == [1]

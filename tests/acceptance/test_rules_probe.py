@@ -51,7 +51,7 @@ class Draining(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self.together.wait(10)
+        self.together.wait(60)
         try:
             self.report = prx.drain()
         finally:
@@ -75,13 +75,13 @@ def test_three_drains_at_once_probe_with_one_message(stage: str) -> None:
         owner = account_whose_pause_is_over(server)
         thinking = server.on(stage, stall=True, times=1)
         running = drains(3)
-        assert thinking.reached.wait(10)
-        assert all(running[0].ended.acquire(timeout=10) for _ in range(2)), "nothing may go now: they return at once"
+        assert thinking.reached.wait(60)
+        assert all(running[0].ended.acquire(timeout=60) for _ in range(2)), "nothing may go now: they return at once"
         assert (server.connections, len(server.lines("MAIL"))) == (1, 0 if stage == "greeting" else 1)
         assert OutboxMessage.objects.filter(status="sending").count() == (0 if stage == "greeting" else 1)
         server.release(thinking)
         for one in running:
-            one.join(30)
+            one.join(60)
         prx.drain()
         assert_all_sent_once(server)
         assert (owner.pause_reason, account_state(owner).pause_count) == ("", 0)
@@ -92,7 +92,7 @@ def test_a_probe_that_fails_pauses_again_and_nobody_tries_after_it() -> None:
     with SmtpServer(users={"ann": "right"}) as server:
         owner = account_whose_pause_is_over(server, auth_method="password", user="ann", password="wrong")
         for one in drains(6):
-            one.join(30)
+            one.join(60)
             assert one.report is not None and one.report.claimed == 0
         assert len(server.auth_attempts) == 1
         assert account_state(owner).pause_count == 2
@@ -144,13 +144,13 @@ def test_a_send_is_no_second_probe() -> None:
         owner = account_whose_pause_is_over(server)
         thinking = server.on("final", stall=True, times=1)
         (draining,) = drains(1)
-        assert thinking.reached.wait(10)
+        assert thinking.reached.wait(60)
         result = prx.send(**letter(owner))
         assert (result.status, result.error_code) == ("pending", "limited")
         assert result.error == "one message is being tried first, after a pause"
         assert server.connections == 1
         server.release(thinking)
-        draining.join(30)
+        draining.join(60)
         prx.drain()
         assert len(server.messages) == COUNT + 1
 
@@ -170,12 +170,12 @@ def test_a_send_probes_too_and_one_that_somebody_asked_for_needs_no_turn() -> No
 
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
-        assert thinking.reached.wait(10)
+        assert thinking.reached.wait(60)
         assert in_threads(prx.drain)[0].claimed == 0
         assert account_state(owner).pause_count == 1
         assert prx.retry_outbox(row.pk).status == "sent", "it ignores pauses"
         server.release(thinking)
-        sending.join(30)
+        sending.join(60)
         assert [one.status for one in got] == ["sent"]
         assert prx.drain().sent == COUNT - 1
 

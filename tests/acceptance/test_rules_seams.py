@@ -109,7 +109,7 @@ def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
         draining = threading.Thread(target=lambda: (prx.drain(), connections.close_all()), daemon=True)
         draining.start()
         try:
-            assert first.reached.wait(10)
+            assert first.reached.wait(60)
             assert server.wait_connections(2)
             now = base.database_now()
             AccountState.objects.filter(account=owner).update(
@@ -121,14 +121,14 @@ def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
                 pause_count=1,
             )
             server.release(first)
-            assert last.reached.wait(20)
+            assert last.reached.wait(60)
             assert server.open_connections == 1
             result = prx.send(**letter(owner))
             assert result.status == "sent", (result.error_code, result.error, account_state(owner).pause_count)
         finally:
             server.release(first)
             server.release(last)
-            draining.join(30)
+            draining.join(60)
 
 
 class Counted(str):

@@ -57,7 +57,7 @@ class Sending(threading.Thread):
             connections.close_all()
 
     def outcome(self) -> Any:
-        self.join(30)
+        self.join(60)
         assert not self.is_alive(), "send never returned"
         if isinstance(self.result, BaseException):
             raise self.result
@@ -103,7 +103,7 @@ def test_a_body_on_its_way_is_waited_for_beyond_the_deadline(settings: Any, pipe
     with outbox(pipelining=pipelining) as (server, account):
         stalled = server.on("final", stall=True)
         sending = Sending(**letter(account))
-        assert stalled.reached.wait(10)
+        assert stalled.reached.wait(60)
         sending.join(1.0)
         assert sending.is_alive(), "cutting a body off makes copies"
         server.release(stalled)
@@ -147,10 +147,10 @@ def test_waiting_beyond_the_deadline_costs_no_processor(settings: Any) -> None:
 
         thread = threading.Thread(target=measured, daemon=True)
         thread.start()
-        assert stalled.reached.wait(10)
+        assert stalled.reached.wait(60)
         thread.join(2.0)
         server.release(stalled)
-        thread.join(20)
+        thread.join(60)
         assert spent[0] < 0.8, spent
 
 
@@ -169,7 +169,7 @@ def test_without_a_slot_the_message_stays_pending_and_due() -> None:
     with outbox(max_connections=1) as (server, account):
         stalled = server.on("final", stall=True, times=1)
         first = Sending(**letter(account, to="first@example.org"))
-        assert stalled.reached.wait(10)
+        assert stalled.reached.wait(60)
         result = prx.send(**letter(account))
         assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0), result
         assert result.next_attempt_at is not None
@@ -358,7 +358,7 @@ def test_a_send_that_is_ended_by_system_exit_leaves_nothing_held(stage: str, sta
     with outbox() as (server, account):
         stalled = server.on(stage, stall=True)
         threading.Thread(
-            target=lambda: (stalled.reached.wait(10), os.kill(os.getpid(), signal.SIGUSR1)), daemon=True
+            target=lambda: (stalled.reached.wait(60), os.kill(os.getpid(), signal.SIGUSR1)), daemon=True
         ).start()
         before = signal.signal(signal.SIGUSR1, end)
         try:

@@ -159,10 +159,10 @@ def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
     assert holding.wait(20)
     if vendor() == "sqlite":  # one writer at a time: the second waits for the first
         done.set()
-        worker.join(20)
+        worker.join(60)
     taken["second"] = [one.id for one in store.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
     done.set()
-    worker.join(20)
+    worker.join(60)
     assert (len(taken["first"]), len(taken["second"])) == (100, 100)
     assert not set(taken["first"]) & set(taken["second"])
 
@@ -189,5 +189,5 @@ def test_an_open_enqueue_and_a_claim_do_not_wait_for_each_other(crowded: Account
     taken = store.claim(crowded.pk, limit=DUE, hold_limit=3, clock=at()).claims
     assert not done.is_set()
     done.set()
-    worker.join(20)
+    worker.join(60)
     assert len(taken) == DUE - len(held)

@@ -226,7 +226,7 @@ def test_the_heart_beats_while_a_server_is_slow(server: SmtpServer, account: Acc
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert stalled.reached.wait(10)
+    assert stalled.reached.wait(60)
     beat.unlink()
     beaten = threading.Event()
 
@@ -240,8 +240,8 @@ def test_the_heart_beats_while_a_server_is_slow(server: SmtpServer, account: Acc
     assert beaten.wait(10)
     assert worker.is_alive()
     server.release(stalled)
-    worker.join(20)
-    watcher.join(20)
+    worker.join(60)
+    watcher.join(60)
     assert beat.exists()
     assert len(server.messages) == 1
 

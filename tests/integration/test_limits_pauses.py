@@ -144,5 +144,5 @@ def test_a_pause_does_not_wait_for_a_callers_open_transaction() -> None:
     assert fail(owner, Trouble.AUTH) is not None
     assert message(owner).pk
     done.set()
-    worker.join(20)
+    worker.join(60)
     assert AccountState.objects.get().pause_code == "auth"

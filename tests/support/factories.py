@@ -130,7 +130,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
 
     def run(number: int) -> None:
         try:
-            start.wait(10)
+            start.wait(60)
             found[number] = calls[number]()
         except Exception as error:  # noqa: BLE001  (it is told as the result)
             found[number] = error

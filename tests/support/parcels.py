@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from prx_email_django.outcomes import Outcome
 from prx_email_django.transports.base import Login, Parcel, SessionEnd, Transport
 from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.session import SmtpSession
+from tests.support.jumping import JumpingLoop, run_jumping
+from tests.support.smtp_script import PATIENCE, Rule
 from tests.support.smtp_server import SmtpServer
 
 BODY = b"Subject: hello\r\nTo: bob@example.org\r\n\r\nHello, Bob.\r\n"
@@ -101,7 +104,7 @@ def login_to(server: SmtpServer, **options: Any) -> Login:
     security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
     values: dict[str, Any] = {"host": "localhost" if server.tls else server.host, "port": server.port}
     values |= {"security": security, "auth_method": "none", "tls_ca_file": server.ca_file or None}
-    values |= {"timeout": 10.0, "final_timeout": 10.0, "max_messages": 1000}
+    values |= {"timeout": PATIENCE, "final_timeout": PATIENCE, "max_messages": 1000}
     if server.users:
         user, password = next(iter(server.users.items()))
         values |= {"auth_method": "password", "user": user, "password": password}
@@ -125,4 +128,45 @@ def transmit(
     """One real session over these parcels; ``options`` are the login's."""
     feed = ListFeed(parcels, ahead=ahead)
     end = asyncio.run(run_session(SmtpTransport(), login_to(server, **options), feed))
+    return feed, end
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other tasks of the loop, or its sockets, bring about."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def run_until_silent(
+    loop: JumpingLoop, session: SmtpSession, feed: ListFeed, rule: Rule
+) -> asyncio.Task[SessionEnd]:
+    """Let a session run until the rule has stalled it and it has read all that was answered before."""
+    running = asyncio.ensure_future(session.run(feed))
+    assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
+    phase = {"final": "body"}.get(rule.stage, rule.stage)
+    await until(lambda: session._talk.current is not None and session._talk.current.phase == phase)
+    assert not running.done()
+    return running
+
+
+def transmit_into_silence(
+    server: SmtpServer, parcels: Iterable[Parcel], rule: Rule, *, seconds: float, **options: Any
+) -> tuple[ListFeed, SessionEnd]:
+    """One session, which a rule stalls, and which so many seconds of silence must end: neither later nor earlier.
+
+    They pass on the loop's own clock, so that a thread that is held up anywhere changes nothing.
+    """
+    feed = ListFeed(parcels)
+
+    async def main(loop: JumpingLoop) -> SessionEnd:
+        session = await SmtpTransport().open(login_to(server, **options))
+        running = await run_until_silent(loop, session, feed, rule)
+        await loop.jump(seconds - 0.1)
+        assert not running.done(), "the deadline is too early"
+        await loop.jump(0.2)
+        assert running.done(), "the deadline is too late"
+        return await running
+
+    end = run_jumping(main)
+    feed.check()
     return feed, end

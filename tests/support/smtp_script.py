@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+#: Seconds for what must happen: the machine may stand still for a while, and that is nobody's failure.
+PATIENCE = 60.0
 #: Where a rule can bite.  ``greeting``: on connecting.  ``body``: once ``after`` octets of the body are there.
 #: ``final``: after the final dot; ``dot``: after one for nobody.  ``rcpt`` and ``mail`` can be narrowed to an address.
 STAGES = frozenset(

@@ -4,9 +4,10 @@
         server.refuse("nobody@example.org")
         stalled = server.on("final", stall=True)
         ...
-        assert server.wait_for(3, timeout=5)
+        assert server.wait_for(3)
 
-Every wait is for an event; nothing here sleeps.
+Every wait is for an event; nothing here sleeps.  How long one waits for what must happen says nothing about speed:
+the machine may stand still for seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Self
 import trustme
 
 from tests.support.smtp_connection import Connection
-from tests.support.smtp_script import STAGES, Received, Rule
+from tests.support.smtp_script import PATIENCE, STAGES, Received, Rule
 
 __all__ = ("Received", "Rule", "SmtpServer")
 
@@ -130,15 +131,15 @@ class SmtpServer:
 
     # Waiting
 
-    def wait_for(self, messages: int, timeout: float = 10.0) -> bool:
+    def wait_for(self, messages: int, timeout: float = PATIENCE) -> bool:
         """Wait until so many messages were accepted."""
         return self._wait(lambda: len(self.messages) >= messages, timeout)
 
-    def wait_connections(self, count: int, timeout: float = 10.0) -> bool:
+    def wait_connections(self, count: int, timeout: float = PATIENCE) -> bool:
         """Wait until so many connections have been made."""
         return self._wait(lambda: self.connections >= count, timeout)
 
-    def wait_closed(self, timeout: float = 10.0) -> bool:
+    def wait_closed(self, timeout: float = PATIENCE) -> bool:
         """Wait until no connection is open."""
         return self._wait(lambda: self.open_connections == 0, timeout)
 
@@ -203,14 +204,14 @@ class SmtpServer:
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), name="smtp-server", daemon=True)
         self._thread.start()
-        assert started.wait(10), "the SMTP server did not start"
+        assert started.wait(PATIENCE), "the SMTP server did not start"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the SMTP server did not stop"
         self._directory.cleanup()
 

@@ -220,7 +220,7 @@ def test_rendering_stays_far_below_what_the_standard_library_takes() -> None:
 
 
 def _seconds(of: object) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(50):
         render(of)  # type: ignore[arg-type]
-    return (time.perf_counter() - start) / 50
+    return (time.thread_time() - start) / 50

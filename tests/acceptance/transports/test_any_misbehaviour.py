@@ -73,7 +73,7 @@ def test_every_message_is_reported_as_the_server_had_it(
     for (stage, options), nth in rules:
         wild.on(stage, nth=nth, **options)
     feed = ListFeed(parcels(MESSAGES))
-    asyncio.run(send_all(feed, login_to(wild, pipelining=level, timeout=10.0, final_timeout=10.0)))
+    asyncio.run(send_all(feed, login_to(wild, pipelining=level)))
     assert wild.wait_closed()
     delivered = [int(address.partition("@")[0][1:]) for address in wild.recipients]
     assert len(set(delivered)) == len(delivered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from prx_email_django.transports import login as sasl
 from prx_email_django.transports.base import ConnectError, Login
 from prx_email_django.transports.connection import SmtpTransport
 from prx_email_django.transports.session import SmtpSession
+from tests.support.jumping import JumpingLoop, run_jumping
 from tests.support.parcels import login_to, parcel, transmit
+from tests.support.smtp_script import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 USERS = {"ann": "s3cret-pass"}
@@ -258,7 +261,7 @@ def test_silence_and_hang_up_while_opening_are_bounded_and_leave_nothing_open(st
     with SmtpServer(tls="starttls", users=USERS) as server:
         options: dict[str, Any] = {what: True}
         server.on(stage, **options)
-        error = failure(login_to(server, timeout=0.2))
+        error = failure(login_to(server, timeout=0.2 if what == "stall" else PATIENCE))
         assert error.trouble is Trouble.CONNECTION
         assert error.error_code == ("timeout" if what == "stall" else "network")
         assert server.wait_closed()
@@ -304,24 +307,31 @@ def test_tls_server_that_reads_no_more_does_not_keep_the_socket(tmp_path: Path) 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
+    shaken = threading.Event()
+
     def shake_hands_and_fall_silent(listening: socket.socket) -> None:
         plain, _ = listening.accept()
         with context.wrap_socket(plain, server_side=True) as secured:
             raw = socket.socket(fileno=secured.detach())
+        shaken.set()
         with raw:
-            raw.settimeout(10)
+            raw.settimeout(PATIENCE)  # on our clock no farewell ever ends: this is where one would be noticed
             while raw.recv(4096):
                 pass
 
-    async def main(listening: socket.socket) -> None:
+    async def main(loop: JumpingLoop) -> None:
         silent = asyncio.ensure_future(asyncio.to_thread(shake_hands_and_fall_silent, listening))
-        port, bundle = listening.getsockname()[1], str(tmp_path / "ca.pem")
+        login = _login("127.0.0.1", listening.getsockname()[1], security="tls", tls_ca_file=str(tmp_path / "ca.pem"))
+        opening = asyncio.ensure_future(SmtpTransport().open(login))
+        assert await asyncio.to_thread(shaken.wait, PATIENCE)
+        while not opening.done():  # it may not wait for the greeting yet
+            await loop.jump(1)
         with pytest.raises(ConnectError):
-            await SmtpTransport().open(_login("127.0.0.1", port, security="tls", timeout=0.3, tls_ca_file=bundle))
-        await asyncio.wait_for(silent, 5)
+            await opening
+        await silent
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        asyncio.run(main(listening))
+        run_jumping(main)
 
 
 def test_cancelled_opening_leaves_nothing_open() -> None:
@@ -330,7 +340,7 @@ def test_cancelled_opening_leaves_nothing_open() -> None:
 
         async def main() -> None:
             opening = asyncio.ensure_future(SmtpTransport().open(login_to(server)))
-            assert await asyncio.to_thread(rule.reached.wait, 10)
+            assert await asyncio.to_thread(rule.reached.wait, 60)
             opening.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await opening
@@ -379,5 +389,5 @@ def test_secrets_are_not_in_the_logins_repr() -> None:
 
 
 def _login(host: str, port: int, **options: Any) -> Login:
-    values: dict[str, Any] = {"security": "none", "auth_method": "none", "timeout": 5.0, **options}
+    values: dict[str, Any] = {"security": "none", "auth_method": "none", "timeout": PATIENCE, **options}
     return Login(host=host, port=port, **values)

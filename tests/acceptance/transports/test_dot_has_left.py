@@ -7,6 +7,7 @@ import asyncio
 from prx_email_django.outcomes import Ending
 from prx_email_django.transports.base import Login
 from prx_email_django.transports.connection import SmtpTransport
+from tests.support.jumping import JumpingLoop, run_jumping
 from tests.support.parcels import ListFeed, parcel
 
 
@@ -25,27 +26,21 @@ def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -
         await over.wait()  # and reads no more: the stream's own limit stops the socket
         writer.transport.abort()
 
-    async def main() -> ListFeed:
+    async def main(loop: JumpingLoop) -> ListFeed:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         many = tuple(f"recipient-{number}@example.org" for number in range(200_000))
         feed = ListFeed([parcel(1), parcel(2, *many)])
-        login = Login(
-            "127.0.0.1",
-            server.sockets[0].getsockname()[1],
-            "none",
-            "none",
-            pipelining="full",
-            timeout=5.0,
-            final_timeout=1.0,
-        )
+        login = Login("127.0.0.1", server.sockets[0].getsockname()[1], "none", "none", pipelining="full")
         async with server:
             session = await SmtpTransport().open(login)
-            await session.run(feed)
-            assert had.is_set()
+            running = asyncio.ensure_future(session.run(feed))
+            await had.wait()
+            await loop.jump(login.final_timeout + 1)
+            await running
             over.set()
             await asyncio.sleep(0)
         return feed
 
-    feed = asyncio.run(main())
+    feed = run_jumping(main)
     feed.check()
     assert [feed.outcomes[number].ending for number in (1, 2)] == [Ending.UNKNOWN, Ending.UNTOUCHED]

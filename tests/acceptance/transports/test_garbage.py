@@ -11,6 +11,7 @@ from prx_email_django.outcomes import Ending, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd
 from prx_email_django.transports.connection import SmtpTransport
 from tests.support.parcels import OpenFeed, login_to, parcel, parcels, transmit
+from tests.support.smtp_script import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 NOISE = [
@@ -97,7 +98,7 @@ def test_noise_while_idle_ends_the_session_and_harms_nothing(server: SmtpServer)
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
         server.say(b"250 unasked\r\n")
-        return await asyncio.wait_for(running, 5)
+        return await asyncio.wait_for(running, PATIENCE)
 
     end = asyncio.run(main())
     assert (end.reconnect, end.error_code, end.completed) == (True, "provider", 1)
@@ -112,7 +113,7 @@ def test_replies_split_into_single_octets_are_read(server: SmtpServer) -> None:
         rule = server.on("mail", stall=True)
         feed = OpenFeed([parcel()])
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 10)
+        assert await asyncio.to_thread(rule.reached.wait, 60)
         for position in range(len(feed_bytes)):
             server.say(feed_bytes[position : position + 1])
             await asyncio.sleep(0)

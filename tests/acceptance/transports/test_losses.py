@@ -13,8 +13,19 @@ from prx_email_django.transports.base import Parcel, SessionEnd
 from prx_email_django.transports.connection import SmtpTransport
 from prx_email_django.transports.session import SmtpSession
 from tests.support.jumping import JumpingLoop, run_jumping
-from tests.support.parcels import BODY, ListFeed, OpenFeed, login_to, parcel, parcels, transmit
-from tests.support.smtp_script import Rule
+from tests.support.parcels import (
+    BODY,
+    ListFeed,
+    OpenFeed,
+    login_to,
+    parcel,
+    parcels,
+    run_until_silent,
+    transmit,
+    transmit_into_silence,
+    until,
+)
+from tests.support.smtp_script import PATIENCE, Rule
 from tests.support.smtp_server import SmtpServer
 
 #: More than any socket buffers between here and a server that does not read.
@@ -31,7 +42,7 @@ async def cut_at(
     """Run a session until the rule stalls it, then cancel or abort it."""
     session = await SmtpTransport().open(login_to(server, pipelining=level))
     running = asyncio.ensure_future(session.run(feed))
-    assert await asyncio.to_thread(rule.reached.wait, 10)
+    assert await asyncio.to_thread(rule.reached.wait, 60)
     if cancel:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -48,8 +59,8 @@ async def cut_at(
 def test_silence_before_the_body_is_a_known_failure_within_the_timeout(
     server: SmtpServer, level: str, stage: str
 ) -> None:
-    server.on(stage, stall=True)
-    feed, end = transmit(server, parcels(2), pipelining=level, timeout=0.2)
+    rule = server.on(stage, stall=True)
+    feed, end = transmit_into_silence(server, parcels(2), rule, seconds=60, pipelining=level, timeout=60.0)
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.TEMPORARY, "timeout", stage)
     assert (outcome.trouble, end.trouble, end.error_code) == (Trouble.CONNECTION, Trouble.CONNECTION, "timeout")
@@ -57,8 +68,8 @@ def test_silence_before_the_body_is_a_known_failure_within_the_timeout(
 
 
 def test_silence_after_the_body_is_unknown_and_nothing_more_is_sent(server: SmtpServer, level: str) -> None:
-    server.on("final", stall=True)
-    feed, end = transmit(server, parcels(2), pipelining=level, timeout=0.2, final_timeout=0.2)
+    rule = server.on("final", stall=True)
+    feed, end = transmit_into_silence(server, parcels(2), rule, seconds=600, pipelining=level, final_timeout=600.0)
     assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.UNKNOWN, "unknown_outcome")
     if level == "full":
         assert feed.outcomes[2].ending is Ending.UNTOUCHED
@@ -68,8 +79,18 @@ def test_silence_after_the_body_is_unknown_and_nothing_more_is_sent(server: Smtp
 
 
 def test_a_slow_final_reply_has_longer_than_a_command(server: SmtpServer) -> None:
-    server.on("final", delay=0.5)
-    feed, _ = transmit(server, parcels(2), timeout=0.2, final_timeout=10.0)
+    rule = server.on("final", stall=True)
+    feed = ListFeed(parcels(2))
+
+    async def main(loop: JumpingLoop) -> None:
+        session = await SmtpTransport().open(login_to(server, timeout=60.0, final_timeout=600.0))
+        running = await run_until_silent(loop, session, feed, rule)
+        await loop.jump(590)
+        server.release(rule)
+        await running
+
+    run_jumping(main)
+    feed.check()
     assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
 
 
@@ -125,8 +146,7 @@ def test_end_of_a_body_in_the_buffers_of_tls_is_not_taken_for_unsent() -> None:
             transport = session._wire._transport
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             running = asyncio.ensure_future(session.run(feed))
-            while session._talk.current is None or not session._talk.current.dot_written:
-                await asyncio.sleep(0)
+            await until(lambda: session._talk.current is not None and session._talk.current.dot_written)
             assert transport.get_write_buffer_size() > 0, "TLS holds nothing back: this shows nothing"
             await loop.jump(1000)
             await running
@@ -241,7 +261,7 @@ def test_hang_up_while_idle_ends_the_session_at_once_and_harms_nothing(server: S
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
         server.say(farewell, close=True)
-        return feed, await asyncio.wait_for(running, 5)
+        return feed, await asyncio.wait_for(running, PATIENCE)
 
     feed, end = asyncio.run(main())
     feed.check()
@@ -257,7 +277,7 @@ def test_hang_up_before_the_first_message_counts_against_the_connection(server: 
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
         server.hang_up()
-        return await asyncio.wait_for(running, 5)
+        return await asyncio.wait_for(running, PATIENCE)
 
     end = asyncio.run(main())
     assert (end.reconnect, end.trouble, end.error_code) == (False, Trouble.CONNECTION, "network")
@@ -330,8 +350,20 @@ def test_cut_before_it_ran_takes_nothing(server: SmtpServer) -> None:
 
 
 def test_server_that_does_not_answer_quit_is_left_after_two_seconds(server: SmtpServer) -> None:
-    server.on("quit", stall=True)
-    feed, end = transmit(server, parcels(1), timeout=60.0)
+    rule = server.on("quit", stall=True)
+    feed = ListFeed(parcels(1))
+
+    async def main(loop: JumpingLoop) -> SessionEnd:
+        session = await SmtpTransport().open(login_to(server, timeout=60.0))
+        running = asyncio.ensure_future(session.run(feed))
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
+        await loop.jump(1.9)
+        assert not running.done()
+        await loop.jump(0.2)
+        assert running.done()
+        return await running
+
+    end = run_jumping(main)
     assert feed.outcomes[1].ending is Ending.ACCEPTED
     assert (end.trouble, end.reconnect) == (Trouble.NONE, False)
     assert server.wait_closed()

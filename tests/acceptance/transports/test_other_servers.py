@@ -18,6 +18,7 @@ from prx_email_django.outcomes import Answer, Ending, Trouble
 from prx_email_django.transports.base import ConnectError, Login
 from prx_email_django.transports.connection import SmtpTransport
 from tests.support.parcels import ListFeed, parcel, parcels, run_session
+from tests.support.smtp_script import PATIENCE
 
 
 class Inbox:
@@ -44,6 +45,15 @@ def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, d
     return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"), handled=False)
 
 
+class PatientController(Controller):
+    """On a port that the system chooses; its own first connection waits a second, and is refused where that is over."""
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]
+        with socket.create_connection((self.hostname, self.port), PATIENCE) as client:
+            assert client.recv(3) == b"220"
+
+
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
     """A running server that demands STARTTLS and a password, and the login that fits."""
@@ -51,10 +61,11 @@ def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
-    controller = Controller(
+    controller = PatientController(
         inbox,
         hostname="127.0.0.1",
-        port=_free_port(),
+        port=0,
+        ready_timeout=PATIENCE,
         tls_context=context,
         require_starttls=True,
         auth_required=True,
@@ -71,18 +82,12 @@ def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
                 "password",
                 user="ann",
                 password="secret",
-                timeout=10.0,
+                timeout=PATIENCE,
                 tls_ca_file=str(tmp_path / "ca.pem"),
             ),
         )
     finally:
         controller.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_mixed_messages_end_as_they_should(other: tuple[Inbox, Login]) -> None:

@@ -8,7 +8,16 @@ import pytest
 
 from prx_email_django.outcomes import Ending, Trouble
 from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import BODY, ListFeed, login_to, parcel, parcels, run_session, transmit
+from tests.support.parcels import (
+    BODY,
+    ListFeed,
+    login_to,
+    parcel,
+    parcels,
+    run_session,
+    transmit,
+    transmit_into_silence,
+)
 from tests.support.smtp_server import SmtpServer
 
 
@@ -44,7 +53,7 @@ def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
         feed = ListFeed(parcels(6))
         session = await SmtpTransport().open(login_to(server, pipelining="auto"))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 10)
+        assert await asyncio.to_thread(rule.reached.wait, 60)
         seen.extend(feed.taken)
         server.release(rule)
         await running
@@ -70,7 +79,7 @@ def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -
         feed = ListFeed([parcel(1, body=large * 250_000), parcel(2)])
         session = await SmtpTransport().open(login_to(server, pipelining="full"))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 10)
+        assert await asyncio.to_thread(rule.reached.wait, 60)
         taken.extend(feed.taken)
         server.release(rule)
         await running
@@ -140,8 +149,11 @@ def test_messages_that_are_refused_count_wherever_it_happens(server: SmtpServer,
 
 @pytest.mark.parametrize("what", [{"drop": True}, {"stall": True}, {"raw": b"garbage\r\n"}])
 def test_first_overlapped_write_lost_is_told(server: SmtpServer, what: dict[str, object]) -> None:
-    server.on("final", nth=4, **what)
-    feed, end = transmit(server, parcels(6), pipelining="auto", final_timeout=0.3)
+    rule = server.on("final", nth=4, **what)
+    if rule.stall:
+        feed, end = transmit_into_silence(server, parcels(6), rule, seconds=60, pipelining="auto", final_timeout=60.0)
+    else:
+        feed, end = transmit(server, parcels(6), pipelining="auto")
     assert end.overlap_lost
     assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
 

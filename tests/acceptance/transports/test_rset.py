@@ -44,7 +44,7 @@ def test_no_mail_is_written_when_the_right_is_lost_while_rset_is_answered() -> N
         async def main() -> None:
             session = await SmtpTransport().open(login_to(server, pipelining="off"))
             running = asyncio.ensure_future(session.run(feed))
-            assert await asyncio.to_thread(rule.reached.wait, 10)
+            assert await asyncio.to_thread(rule.reached.wait, 60)
             rights["held"] = False
             server.release(rule)
             await running
@@ -72,7 +72,7 @@ def test_421_to_rset_is_heard(level: str) -> None:
         server.on("rset", raw=b"421 4.3.2 going down\r\n")
         server.on("mail", nth=3, stall=True)
         messages = [parcel(1), parcel(2, "no@example.org"), parcel(3)]
-        feed, end = transmit(server, messages, pipelining=level, timeout=0.3)
+        feed, end = transmit(server, messages, pipelining=level, timeout=10.0)
         assert "421" in end.error, (end, feed.outcomes[3])
 
 

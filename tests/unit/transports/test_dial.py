@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from prx_email_django.transports.dial import cleartext_allowed, dial, is_loopback, local_name, peer_name, tls_context
+from tests.support.jumping import JumpingLoop, run_jumping
 
 
 @pytest.fixture
@@ -87,15 +88,18 @@ def test_dead_first_address_does_not_hide_a_live_one(
     with socket.create_server(("127.0.0.1", 0)) as server:
         places = [("127.0.0.1", 1) if dead == "refused" else silent, server.getsockname()]
 
-        async def main() -> str:
+        async def main(loop: JumpingLoop) -> str:
             async def addresses(*_args: object, **_options: object) -> list[object]:
                 return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
 
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
-            with await dial("mail.example.org", 25, timeout=1.0) as sock:
+            monkeypatch.setattr(loop, "getaddrinfo", addresses)
+            dialling = asyncio.ensure_future(dial("mail.example.org", 25, timeout=60.0))
+            await loop.jump(0)
+            await loop.jump(10)
+            with await dialling as sock:
                 return peer_name(sock)
 
-        assert asyncio.run(main()) == f"127.0.0.1:{places[1][1]}"
+        assert run_jumping(main) == f"127.0.0.1:{places[1][1]}"
 
 
 def test_context_verifies_and_asks_for_tls_1_2() -> None:

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from prx_email_django.transports.wire import Broken, Wire
+from tests.support.jumping import JumpingLoop, run_jumping
 
 
 @asynccontextmanager
-async def connected(*, timeout: float = 5.0) -> AsyncIterator[tuple[Wire, socket.socket]]:
+async def connected(*, timeout: float = 60.0) -> AsyncIterator[tuple[Wire, socket.socket]]:
     """A wire and the socket at its other end."""
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
@@ -65,72 +66,76 @@ def test_nothing_is_read_after_garbage() -> None:
                 await wire.reply()
             theirs.sendall(b"250 b\r\n")
             with pytest.raises(Broken, match="not an SMTP reply"):
-                await asyncio.wait_for(wire.reply(), 1)
-
-    asyncio.run(main())
-
-
-def test_idle_time_is_no_timeout() -> None:
-    async def main() -> None:
-        async with connected(timeout=0.05) as (wire, theirs):
-            wire.write(b"a\r\n", 1)
-            asyncio.get_running_loop().call_later(0.01, theirs.sendall, b"250 a\r\n")
-            await wire.reply()
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(wire.ended), 0.15)
-            assert wire.broken is None
-
-    asyncio.run(main())
-
-
-def test_each_reply_has_its_own_deadline_later_or_earlier() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with connected(timeout=0.2) as (wire, theirs):
-            wire.write(b"a\r\nb\r\nc\r\n", 3)
-            theirs.sendall(b"250 a\r\n")
-            await wire.reply()
-            loop.call_later(0.3, theirs.sendall, b"250 b\r\n")
-            await wire.reply(loop.time() + 30)
-            began = loop.time()
-            with pytest.raises(Broken, match="in time"):
-                await wire.reply(began + 0.05)
-            assert loop.time() - began < 5
-
-    asyncio.run(main())
-
-
-def test_slow_but_steady_replies_outlast_one_timeout() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with connected(timeout=0.3) as (wire, theirs):
-            wire.write(b"x\r\n" * 5, 5)
-            for number in range(1, 6):
-                loop.call_later(number * 0.1, theirs.sendall, b"250 x\r\n")
-            for _ in range(5):
                 await wire.reply()
 
     asyncio.run(main())
 
 
+def test_idle_time_is_no_timeout() -> None:
+    async def main(loop: JumpingLoop) -> None:
+        async with connected(timeout=60) as (wire, theirs):
+            wire.write(b"a\r\n", 1)
+            waiting = asyncio.ensure_future(wire.reply())
+            await loop.jump(10)
+            theirs.sendall(b"250 a\r\n")
+            await waiting
+            await loop.jump(100)
+            assert wire.broken is None
+
+    run_jumping(main)
+
+
+def test_each_reply_has_its_own_deadline_later_or_earlier() -> None:
+    async def main(loop: JumpingLoop) -> None:
+        async with connected(timeout=60) as (wire, theirs):
+            wire.write(b"a\r\nb\r\nc\r\n", 3)
+            theirs.sendall(b"250 a\r\n")
+            await wire.reply()
+            later = asyncio.ensure_future(wire.reply(loop.time() + 300))
+            await loop.jump(299)
+            theirs.sendall(b"250 b\r\n")
+            await later
+            earlier = asyncio.ensure_future(wire.reply(loop.time() + 5))
+            await loop.jump(4.9)
+            assert not earlier.done()
+            await loop.jump(0.2)
+            with pytest.raises(Broken, match="in time"):
+                earlier.result()
+
+    run_jumping(main)
+
+
+def test_slow_but_steady_replies_outlast_one_timeout() -> None:
+    async def main(loop: JumpingLoop) -> None:
+        async with connected(timeout=60) as (wire, theirs):
+            wire.write(b"x\r\n" * 5, 5)
+            for _ in range(5):
+                waiting = asyncio.ensure_future(wire.reply())
+                await loop.jump(40)
+                assert not waiting.done()
+                theirs.sendall(b"250 x\r\n")
+                await waiting
+
+    run_jumping(main)
+
+
 def test_room_holds_back_who_writes_faster_than_the_peer_reads() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
+    async def main(loop: JumpingLoop) -> None:
         async with connected() as (wire, theirs):
             theirs.setblocking(False)
             for _ in range(50):
                 wire.write(b"x" * 65536, 0)
-                try:
-                    await asyncio.wait_for(wire.room(loop.time() + 5), 0.1)
-                except TimeoutError:
+                waiting = asyncio.ensure_future(wire.room(loop.time() + 5))
+                await loop.jump(0)
+                if not waiting.done():
                     break
+            assert not waiting.done()
             assert 0 < wire.unsent() < 4 * 65536
-            waiting = asyncio.ensure_future(wire.room(loop.time() + 5))
             while not waiting.done():
                 await loop.sock_recv(theirs, 65536)
             assert waiting.exception() is None
 
-    asyncio.run(main())
+    run_jumping(main)
 
 
 def test_others_get_their_turn_between_two_pieces_that_the_network_takes_at_once() -> None:
@@ -149,7 +154,7 @@ def test_unsolicited_421_is_a_farewell_and_anything_else_is_not() -> None:
     async def main(octets: bytes) -> tuple[str, bool]:
         async with connected() as (wire, theirs):
             theirs.sendall(octets)
-            await asyncio.wait_for(asyncio.shield(wire.ended), 5)
+            await asyncio.wait_for(asyncio.shield(wire.ended), 60)
             assert wire.broken is not None
             return wire.broken.loss.text, wire.broken.loss.hung_up
 
