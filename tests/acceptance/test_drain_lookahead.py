@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
 import pytest
 
 import prx_email_django as prx
@@ -28,7 +26,8 @@ class Pace:
         self.claims: list[tuple[int, float]] = []
 
     def monotonic(self) -> float:
-        return monotonic() + self.passed
+        """No time passes but what is told: a machine that stands still would lower the measured rate."""
+        return 1000.0 + self.passed
 
     def __call__(self, report: prx.DrainReport) -> None:
         if report.claimed > self.claimed:

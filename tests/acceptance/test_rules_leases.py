@@ -19,6 +19,7 @@ from prx_email_django.limits import acquire_slot, slots
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.transports.base import Parcel
 from tests.support.factories import account, at, backlog, fresh, take
+from tests.support.jumping import Standing
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,12 +63,12 @@ class SlotTime:
     """Moves the time by which slots are judged; claims and all else go by the real one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead, awake = 0.0, slots.uptime
-        monkeypatch.setattr(slots, "uptime", lambda: awake() + self.ahead)
+        self.clock = Standing()
+        monkeypatch.setattr(slots, "uptime", self.clock)
 
     def leave(self, seconds: float) -> None:
-        """Let so much remain of a slot that was taken a moment ago."""
-        self.ahead = slots.SLOT_LEASE.total_seconds() - seconds
+        """Let so much remain of a slot that was taken, and not renewed."""
+        self.clock.seconds = slots.SLOT_LEASE.total_seconds() - seconds
 
 
 def assert_untouched(row: OutboxMessage) -> None:

@@ -15,10 +15,12 @@ from django.db import connections
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.api import sending
-from prx_email_django.delivery import engine
+from prx_email_django.delivery import connecting, engine
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.transports.memory import shared
+from tests.acceptance.workers import eventually
 from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, letter, message
+from tests.support.jumping import Ahead
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -104,27 +106,30 @@ def test_a_send_after_its_expiry(memory: None) -> None:
     assert not shared.delivered, result
 
 
-def test_a_running_drain_heeds_a_lowered_number_of_connections() -> None:
+def test_a_running_drain_heeds_a_lowered_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpServer() as server:
         owner = account_on(server, max_connections=3, max_messages_per_connection=2, pipelining="off")
-        prx.enqueue_many([{"to": f"r{n}@x.org", "subject": "s", "body_text": "b"} for n in range(300)], account=owner)
-        server.on("final", delay=0.05)
-        enough = threading.Event()
-        drain = threading.Thread(target=lambda: (prx.drain(stop=enough.is_set), connections["default"].close()))
+        backlog(owner, 60)
+        beginning = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
+        middle = server.on("final", stall=True, nth=20)
+        clock = Ahead()
+        monkeypatch.setattr(connecting, "monotonic", clock)
+        drain = threading.Thread(target=lambda: (prx.drain(), connections["default"].close()), daemon=True)
         drain.start()
-        try:
-            assert server.wait_for(20)
-            assert server.max_open_connections == 3
-            Account.objects.filter(pk=owner.pk).update(max_connections=1)
-            assert server.wait_for(160)  # the account is looked up again within a second, at the next connection
-            server.max_open_connections = 0
-            before = server.connections
-            assert server.wait_for(180)
-            assert server.connections > before
-            assert server.max_open_connections <= 1
-        finally:
-            enough.set()
-            drain.join(60)
+        assert all(one.reached.wait(60) for one in beginning)
+        assert server.max_open_connections == 3
+        Account.objects.filter(pk=owner.pk).update(max_connections=1)
+        clock.seconds = 1.1  # the account is looked up again within a second, at the next connection
+        for one in beginning:
+            server.release(one)
+        assert middle.reached.wait(60)
+        assert eventually(lambda: server.open_connections == 1)
+        server.max_open_connections = server.open_connections
+        before = server.connections
+        server.release(middle)
+        drain.join(60)
+        assert (len(server.messages), server.max_open_connections) == (60, 1)
+        assert server.connections >= before + 15
 
 
 def switch(owner: Account, *, on: bool) -> None:

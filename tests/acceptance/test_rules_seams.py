@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -18,6 +19,7 @@ from prx_email_django.limits import Slot, account_state, is_paused, slots, take_
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, Recipient
 from prx_email_django.store import base
 from prx_email_django.store.insert import Draft, insert_many
+from tests.acceptance.workers import eventually
 from tests.support.factories import SECOND, account, at, backlog, letter
 from tests.support.smtp_server import SmtpServer
 
@@ -41,10 +43,15 @@ def within(seconds: float) -> Any:
 
 
 class Faulty(logging.Filter):
-    """A host's own filter, with a mistake in it."""
+    """A host's own filter, with a mistake in it, which ``struck`` is told of just before."""
+
+    def __init__(self, struck: Callable[[], None]) -> None:
+        super().__init__()
+        self.struck = struck
 
     def filter(self, record: logging.LogRecord) -> bool:
         if "paused until" in str(record.msg):
+            self.struck()
             raise ValueError("the host's mistake")
         return True
 
@@ -54,7 +61,7 @@ def test_a_drain_does_not_wait_for_a_lane_whose_end_could_not_be_told(
     stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes wrong while a pause is announced ends that account's run, and its slot is given back."""
-    log, faulty = logging.getLogger("prx_email_django"), Faulty()
+    log = logging.getLogger("prx_email_django")
     with SmtpServer(users={"ann": "right"}) as refusing, SmtpServer() as fine:
         password = "wrong" if stage == "auth" else "right"
         one = account(
@@ -74,10 +81,12 @@ def test_a_drain_does_not_wait_for_a_lane_whose_end_could_not_be_told(
                     bool(refusing.hang_up()) or True if self.account == one else claim_more(self, connections)
                 ),
             )
-        fine.on("final", delay=1.0, nth=1)
+        # The other account is still at it then, however long either takes.
+        busy = fine.on("final", stall=True, nth=1)
+        faulty = Faulty(lambda: fine.release(busy))
         log.addFilter(faulty)
         try:
-            prx.drain(stop=within(12))
+            prx.drain(stop=within(60))
         finally:
             log.removeFilter(faulty)
         assert OutboxMessage.objects.filter(account=two, status="sent").count() == 3
@@ -123,6 +132,7 @@ def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
             server.release(first)
             assert last.reached.wait(60)
             assert server.open_connections == 1
+            assert eventually(lambda: account_state(owner).pause_count == 0), "as soon as it has recorded one"
             result = prx.send(**letter(owner))
             assert result.status == "sent", (result.error_code, result.error, account_state(owner).pause_count)
         finally:

@@ -1,8 +1,13 @@
-"""An event loop whose clock stands still until it is moved: deadlines pass at once, and never before they should."""
+"""Clocks that are moved by the test: deadlines pass at once, and never before they should.
+
+``JumpingLoop`` is an event loop whose clock stands still; ``Ahead`` and ``Standing`` take the place of a function of
+``time``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -22,6 +27,27 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         self._now += seconds
         for _ in range(50):
             await asyncio.sleep(0)
+
+
+class Ahead:
+    """In the place of ``time.monotonic``: goes on as that does, and jumps where it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.seconds
+
+
+class Standing(Ahead):
+    """The same, but for what is told it stands still."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = time.monotonic()
+
+    def __call__(self) -> float:
+        return self._since + self.seconds
 
 
 def run_jumping(main: Callable[[JumpingLoop], Coroutine[Any, Any, T]]) -> T:
