@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -55,6 +56,7 @@ class Canary:
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        #: The first line of each, ``(connected)`` as long as none has come.
         self.requests: list[str] = []
         self._seen = threading.Condition()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -66,7 +68,7 @@ class Canary:
     def __exit__(self, *error: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def _serve(self) -> None:
         while True:
@@ -74,24 +76,24 @@ class Canary:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            with connection, self._seen:
-                connection.settimeout(1)
-                self.requests.append(self._first_line(connection))
-                self._seen.notify_all()
+            with self._seen:
+                self.requests.append("(connected)")
+                number = len(self.requests) - 1
+            threading.Thread(target=self._answer, args=(connection, number), daemon=True).start()
 
-    @staticmethod
-    def _first_line(connection: socket.socket) -> str:
-        try:
+    def _answer(self, connection: socket.socket, number: int) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(60)
             line = connection.recv(1000).decode("latin-1").partition("\r\n")[0]
+            with self._seen:
+                self.requests[number] = line or "(connected)"
+                self._seen.notify_all()
             connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-        except OSError:
-            return "(connected)"
-        return line or "(connected)"
 
     def wait_for(self, path: str) -> bool:
-        """Whether a request for this path comes within ten seconds."""
+        """Whether a request for this path comes."""
         with self._seen:
-            return self._seen.wait_for(lambda: any(path in one for one in self.requests), timeout=10)
+            return self._seen.wait_for(lambda: any(path in one for one in self.requests), timeout=60)
 
 
 @pytest.fixture
@@ -109,7 +111,8 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         page = browser.new_context(base_url=live_server.url).new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         page.goto("/admin/login/")
         page.fill("#id_username", "ada")
         page.fill("#id_password", "ada")

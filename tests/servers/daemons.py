@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 #: Seconds for a server to come up, and to go.
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 class Failed(Exception):

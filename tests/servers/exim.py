@@ -125,7 +125,7 @@ def _account() -> Iterator[None]:
 
 def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
     common = {"host": "localhost", "auth_method": "password", "user": USER, "password": PASSWORD}
-    rest = {"max_messages": 1000, "timeout": 20.0, "tls_ca_file": str(ca.file)}
+    rest = {"max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
     return {
         "STARTTLS": Login(port=ports[0], security="starttls", **common, **rest),  # type: ignore[arg-type]
         "implicit TLS": Login(port=ports[1], security="tls", **common, **rest),  # type: ignore[arg-type]

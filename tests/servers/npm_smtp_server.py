@@ -54,7 +54,7 @@ def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
 
 
 def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
-    common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 20.0, "tls_ca_file": str(ca.file)}
+    common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
     password = {"auth_method": "password", "password": PASSWORD}
     return {
         "PLAIN after STARTTLS": Login(port=ports[0], security="starttls", **password, **common),  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
             auth_method=auth_method,
             user=USER,
             max_messages=1000,
-            timeout=20.0,
+            timeout=60.0,
             tls_ca_file=str(ca.file),
             password=password,
             token=token,
