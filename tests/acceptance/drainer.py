@@ -4,7 +4,8 @@
 
 Prints ``ready`` when Django is up, and the report as JSON when the drain has returned.  SIGTERM ends the drain as the
 time budget does.  ``alarm`` (seconds): SystemExit is raised in the main thread then, as django-q2 ends a task.
-``collect`` false: without the garbage collector, so that what is measured does not hang on when it comes by.
+``collect`` false: without the garbage collector, and with an allocator that keeps nothing, so that what is measured
+hangs neither on when the one comes by nor on what the other keeps.
 ``wait_for_line``: begins only when a line has come on the standard input, so that many begin at once.
 """
 
@@ -40,7 +41,7 @@ class Drainer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=_environment(measured="alarm" not in options),
+            env=_environment(measured="alarm" not in options, steady=not options.get("collect", True)),
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -85,10 +86,15 @@ class Drainer:
                 pipe.close()
 
 
-def _environment(*, measured: bool) -> dict[str, str]:
-    """Not measured: a SystemExit at any moment may strike inside coverage, and keep its lock for ever."""
+def _environment(*, measured: bool, steady: bool) -> dict[str, str]:
+    """``measured`` false: a SystemExit at any moment may strike inside coverage, and keep its lock for ever.
+
+    ``steady``: what is freed goes back to the system at once.  Else glibc keeps large blocks, once some were freed, in
+    heaps that grow with the order in which threads happen to run: 40 MB more where the machine is busy.
+    """
     kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
-    return {**kept, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "131072"} if steady else {}
+    return {**kept, **allocator, "DJANGO_SETTINGS_MODULE": "tests.settings"}
 
 
 @contextmanager
