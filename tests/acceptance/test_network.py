@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
+import pytest
+
+from prx_email_django.delivery import network as network_module
 from prx_email_django.delivery.network import Network
 
 
@@ -29,7 +33,11 @@ def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:
     assert begun[0].cancelled()
 
 
-def test_what_a_cancelled_task_begins_ends_too() -> None:
+@pytest.mark.parametrize("held_up", [False, True])
+def test_what_a_cancelled_task_begins_ends_too(held_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """However long the machine stands still meanwhile."""
+    if held_up:
+        monkeypatch.setattr(network_module, "WIND_UP", 0.2)
     ended: list[str] = []
 
     async def last_words() -> None:
@@ -45,6 +53,8 @@ def test_what_a_cancelled_task_begins_ends_too() -> None:
             await asyncio.Event().wait()
         finally:
             ended.append("the first")
+            if held_up:
+                time.sleep(0.3)
             kept.append(asyncio.get_running_loop().create_task(last_words()))
 
     async def start() -> None:
@@ -54,6 +64,6 @@ def test_what_a_cancelled_task_begins_ends_too() -> None:
 
     kept: list[asyncio.Task[None]] = []
     with Network() as network:
-        network.start(start()).result(10)
+        network.start(start()).result(60)
     assert all(task.done() for task in kept)
     assert ended[0] == "the first"
