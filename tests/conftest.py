@@ -15,7 +15,9 @@ import hypothesis
 import pytest
 
 # A deadline would judge the machine, not the code; pytest-timeout bounds the whole test.
-hypothesis.settings.register_profile("outbox", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "outbox", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("outbox")
 
 

@@ -16,6 +16,7 @@ from prx_email_django.transports.connection import SmtpTransport
 from tests.support.parcels import ListFeed, login_to, parcels
 from tests.support.smtp_server import SmtpServer
 
+UNTIMED = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 MESSAGES = 8
 # A server that leaves out one reply and goes on is missing: nobody can tell then which command a reply belongs to.
 ANYWHERE: list[dict[str, Any]] = [
@@ -60,7 +61,7 @@ async def send_all(feed: ListFeed, login: Login) -> None:
         assert len(feed.taken) > before, "a session that takes nothing would go on for ever"
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=UNTIMED)
 @given(
     level=st.sampled_from(["off", "envelope", "full", "auto"]),
     rules=st.lists(st.tuples(RULES, st.integers(1, 2 * MESSAGES)), max_size=4),
