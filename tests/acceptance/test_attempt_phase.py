@@ -11,11 +11,27 @@ import prx_email_django as prx
 from prx_email_django.delivery import single
 from prx_email_django.models import Account, DeliveryAttempt
 from tests.support.factories import account, letter
+from tests.support.jumping import Ahead
+from tests.support.sending import Sending
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LATE = {"SEND_DEADLINE": 0.5, "SMTP_TIMEOUT": 60}
+
+def fails_late(sending: Sending, clock: Ahead) -> DeliveryAttempt:
+    """The attempt, once SEND_DEADLINE has passed."""
+    clock.seconds = 40
+    assert sending.outcome().error_code == "timeout"
+    return DeliveryAttempt.objects.get()
+
+
+def heard(silent: socket.socket) -> socket.socket:
+    """The connection of a client that has begun to speak."""
+    silent.settimeout(60)
+    connection, _ = silent.accept()
+    connection.settimeout(60)
+    assert connection.recv(1)
+    return connection
 
 
 def account_at(server: SmtpServer, security: str, **fields: Any) -> Account:
@@ -27,38 +43,44 @@ def account_at(server: SmtpServer, security: str, **fields: Any) -> Account:
     ("stage", "phase"), [("greeting", "connect"), ("ehlo", "connect"), ("starttls", "tls"), ("auth", "auth")]
 )
 def test_deadline_does_not_blame_the_network_for_a_server_that_falls_silent_later(
-    settings: Any, stage: str, phase: str
+    settings: Any, sends_clock: Ahead, stage: str, phase: str
 ) -> None:
     with SmtpServer(tls="starttls", users={"ann": "s3cret-pass"}) as server:
-        settings.PRX_EMAIL = {**LATE, "TLS_CA_FILE": server.ca_file}
+        settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on(stage, stall=True)
-        assert prx.send(**letter(account_at(server, "starttls"))).error_code == "timeout"
-        attempt = DeliveryAttempt.objects.get()
+        sending = Sending(**letter(account_at(server, "starttls")))
+        assert stalled.reached.wait(60)
+        attempt = fails_late(sending, sends_clock)
         peer = f"127.0.0.1:{server.port}" + (" TLSv1.3" if stage == "auth" else "")
         assert (attempt.phase, attempt.peer) == (phase, peer)
         server.release(stalled)
 
 
-@pytest.mark.parametrize("stage", ["handshake", "greeting"])
-def test_deadline_tells_a_silent_handshake_from_a_silent_greeting(settings: Any, stage: str) -> None:
-    with SmtpServer(tls="implicit") as server, socket.create_server(("127.0.0.1", 0)) as silent:
-        settings.PRX_EMAIL = {**LATE, "TLS_CA_FILE": server.ca_file}
+def test_deadline_tells_a_silent_handshake(sends_clock: Ahead) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sending = Sending(**letter(account(host="localhost", port=silent.getsockname()[1], security="tls")))
+        with heard(silent):
+            assert fails_late(sending, sends_clock).phase == "tls"
+
+
+def test_deadline_does_not_blame_a_handshake_for_a_silent_greeting(settings: Any, sends_clock: Ahead) -> None:
+    with SmtpServer(tls="implicit") as server:
+        settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on("greeting", stall=True)
-        port = silent.getsockname()[1] if stage == "handshake" else server.port
-        owner = account(host="localhost", port=port, security="tls")
-        assert prx.send(**letter(owner)).error_code == "timeout"
-        assert DeliveryAttempt.objects.get().phase == ("tls" if stage == "handshake" else "connect")
+        sending = Sending(**letter(account(host="localhost", port=server.port, security="tls")))
+        assert stalled.reached.wait(60)
+        assert fails_late(sending, sends_clock).phase == "connect"
         server.release(stalled)
 
 
-def test_token_that_does_not_come_in_time_is_a_matter_of_authentication(settings: Any) -> None:
-    settings.PRX_EMAIL = LATE
+def test_token_that_does_not_come_in_time_is_a_matter_of_authentication(sends_clock: Ahead) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         token = {"oauth_provider": "google", "oauth_client_id": "i", "oauth_client_secret": "s"}
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/token"
         owner = account(auth_method="xoauth2", user="ann", oauth_refresh_token="r", oauth_token_url=url, **token)
-        assert prx.send(**letter(owner)).error_code == "timeout"
-        assert DeliveryAttempt.objects.get().phase == "auth"
+        sending = Sending(**letter(owner))
+        with heard(silent):
+            assert fails_late(sending, sends_clock).phase == "auth"
 
 
 def test_hang_up_before_the_message_was_taken_has_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:

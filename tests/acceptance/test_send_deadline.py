@@ -15,11 +15,11 @@ from django.db import connections
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.delivery import single
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, RateWindow
 from prx_email_django.signals import message_failed
 from tests.support.factories import account
 from tests.support.jumping import Ahead
+from tests.support.sending import Sending
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,31 +40,6 @@ def letter(account: Account, **fields: Any) -> dict[str, Any]:
 def assert_nothing_held() -> None:
     assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
     assert not OutboxMessage.objects.filter(status="sending").exists()
-
-
-class Sending(threading.Thread):
-    """A ``send`` in a thread of its own."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(daemon=True)
-        self.arguments = arguments
-        self.result: Any = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.result = prx.send(**self.arguments)
-        except BaseException as error:  # noqa: BLE001  (told to the test)
-            self.result = error
-        finally:
-            connections.close_all()
-
-    def outcome(self) -> Any:
-        self.join(60)
-        assert not self.is_alive(), "send never returned"
-        if isinstance(self.result, BaseException):
-            raise self.result
-        return self.result
 
 
 @pytest.mark.parametrize("pipelining", ["off", "auto", "full"])
@@ -99,14 +74,6 @@ def test_a_tls_handshake_that_hangs_ends_with_the_deadline(settings: Any) -> Non
         assert (result.status, result.error_code) == ("failed", "timeout"), result
         assert_nothing_held()
         server.release(stalled)
-
-
-@pytest.fixture
-def sends_clock(monkeypatch: pytest.MonkeyPatch) -> Ahead:
-    """The clock of SEND_DEADLINE, which may be moved."""
-    clock = Ahead()
-    monkeypatch.setattr(single, "monotonic", clock)
-    return clock
 
 
 @pytest.mark.parametrize("pipelining", ["off", "full"])
