@@ -390,7 +390,7 @@ class Stateful(TransactionTestCase):
 
     def test_no_order_of_steps_loses_or_copies_a_message(self) -> None:
         quick = hypothesis.settings(
-            max_examples=120,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(hypothesis.HealthCheck),
@@ -401,4 +401,4 @@ class Stateful(TransactionTestCase):
         hypothesis.stateful.run_state_machine_as_test(Outbox, settings=quick)
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
