@@ -1,9 +1,10 @@
 """Runs all tests on every database that this machine has, and names those that it could not reach.
 
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` whatever is
-missing is a failure.  A run in which no test passed is a failure always.  Coverage is measured where no argument
-narrows the run.  The databases are tested side by side: most tests wait, for a server or for a process.  The first one
-prints as it goes; what the others print comes whole, when they are done.
+missing is a failure.  A run in which no test passed is a failure always.  Coverage is measured on the first database,
+where no argument narrows the run: it doubles the time.  The databases are tested side by side, and beside them, once,
+what no database has a part in: many tests wait, for a server or for a process.  The first run prints as it goes; what
+the others print comes whole, when they are done.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import facilities
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = {"sqlite": facilities.sqlite, "postgresql": facilities.postgresql, "mariadb": facilities.mariadb}
 SERVICES = {"redis": facilities.redis, "browser": facilities.browser}
+#: pytest's exit code where it found nothing to run.
+NO_TESTS = 5
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 
@@ -48,46 +51,85 @@ def probe(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, f"not reached: {reason}", reached=False, failed=CI)
 
 
-def run(engine: Finding, deselect: str, arguments: list[str], output: IO[bytes] | None) -> Finding:
-    """All tests on one database, in a process of their own; prints to ``output``, where there is one."""
+@dataclass(frozen=True)
+class Run:
+    """Tests on one database, in a process of their own; ``marks`` says which."""
+
+    engine: Finding
+    marks: str
+    measured: bool = False
+    #: Arguments may have chosen nothing that this run has a part in.
+    may_be_empty: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    code: int
+    passed: int
+    failed: bool
+
+
+def run(one: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome:
+    """Prints to ``output``, where there is one."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", deselect] if deselect else []), *arguments]
-        # Narrowed runs are for the one who waits for them: nothing is measured.
-        measured = [] if arguments else ["-m", "coverage", "run"]
-        command = [sys.executable, "-W", "error", *measured, *pytest]
-        environment = {**os.environ, "DATABASE": engine.name}
+        pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", one.marks] if one.marks else []), *arguments]
+        command = [sys.executable, "-W", "error", *(["-m", "coverage", "run"] if one.measured else []), *pytest]
+        environment = {**os.environ, "DATABASE": one.engine.name}
         code = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False).returncode
         passed = count_passed(report)
-    verdict = f"{passed} tests passed" if code == 0 and passed else f"FAILED ({passed} tests passed, exit code {code})"
-    return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(code) or not passed)
+    empty = one.may_be_empty and code == NO_TESTS
+    return Outcome(code, passed, failed=not empty and (code != 0 or not passed))
+
+
+def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Run]:
+    """What no database has a part in runs once; by itself, where nothing narrows the run."""
+    if not engines:
+        return []
+    free, bound = (" and ".join(filter(None, [deselect, mark])) for mark in ("engine_free", "not engine_free"))
+    first, *others = engines
+    if arguments:  # for the one who waits for them
+        return [Run(first, deselect), *(Run(one, bound, may_be_empty=True) for one in others)]
+    return [Run(first, bound, measured=True), Run(first, free, measured=True), *(Run(one, bound) for one in others)]
 
 
 def run_all(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Finding]:
-    """All engines side by side; what no database has a part in runs with the first one only."""
-    first, *others = [engine for engine in engines if engine.reached] or [None]
-    if first is None:
-        return engines
-    again = " and ".join(filter(None, [deselect, "not engine_free"]))
+    """All engines side by side; each with what came of it."""
+    runs = plan([engine for engine in engines if engine.reached], deselect, arguments)
+    outcomes: list[tuple[Run, Outcome]] = []
     with ThreadPoolExecutor() as pool, ExitStack() as stack:
-        beside: list[tuple[Finding, IO[bytes], Future[Finding]]] = []
-        for engine in others:
+        beside: list[tuple[Run, IO[bytes], Future[Outcome]]] = []
+        for one in runs[1:]:
             output = stack.enter_context(tempfile.TemporaryFile())
-            beside.append((engine, output, pool.submit(run, engine, again, arguments, output)))
-        heading(first)
-        done = {first.name: run(first, deselect, arguments, None)}
-        for engine, output, future in beside:
-            done[engine.name] = future.result()
-            heading(engine)
-            output.seek(0)
-            shutil.copyfileobj(output, sys.stdout.buffer)
+            beside.append((one, output, pool.submit(run, one, arguments, output)))
+        for one in runs[:1]:
+            heading(one)
+            outcomes.append((one, run(one, arguments, None)))
+        for one, printed, future in beside:
+            outcomes.append((one, future.result()))
+            heading(one)
+            printed.seek(0)
+            shutil.copyfileobj(printed, sys.stdout.buffer)
             sys.stdout.flush()
-    return [done.get(engine.name, engine) for engine in engines]
+    return [told(engine, [outcome for one, outcome in outcomes if one.engine == engine]) for engine in engines]
 
 
-def heading(engine: Finding) -> None:
+def told(engine: Finding, outcomes: list[Outcome]) -> Finding:
+    """An engine with what came of its runs; one that was not reached has none."""
+    if not outcomes:
+        return engine
+    passed = sum(one.passed for one in outcomes)
+    failed = [one for one in outcomes if one.failed]
+    codes = ", ".join(str(one.code) for one in failed)
+    verdict = f"FAILED ({passed} tests passed, exit code {codes})" if failed else f"{passed} tests passed"
+    return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(failed))
+
+
+def heading(one: Run) -> None:
     """What the following lines are about."""
-    print(f"\n=== {engine.name} {engine.text}", flush=True)
+    print(f"\n=== {one.engine.name} {one.engine.text}{f' ({one.marks})' if one.marks else ''}", flush=True)
 
 
 def count_passed(report: Path) -> int:
