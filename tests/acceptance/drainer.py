@@ -41,7 +41,7 @@ class Drainer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=_environment(measured="alarm" not in options, steady=not options.get("collect", True)),
+            env=_environment(steady=not options.get("collect", True)),
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -86,15 +86,14 @@ class Drainer:
                 pipe.close()
 
 
-def _environment(*, measured: bool, steady: bool) -> dict[str, str]:
-    """``measured`` false: a SystemExit at any moment may strike inside coverage, and keep its lock for ever.
+def _environment(*, steady: bool) -> dict[str, str]:
+    """``steady``: what is freed goes back to the system at once.
 
-    ``steady``: what is freed goes back to the system at once.  Else glibc keeps large blocks, once some were freed, in
-    heaps that grow with the order in which threads happen to run: 40 MB more where the machine is busy.
+    Else glibc keeps large blocks, once some were freed, in heaps that grow with the order in which threads happen to
+    run: 40 MB more where the machine is busy.
     """
-    kept = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
     allocator = {"MALLOC_MMAP_THRESHOLD_": "131072"} if steady else {}
-    return {**kept, **allocator, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    return {**os.environ, **allocator, "DJANGO_SETTINGS_MODULE": "tests.settings"}
 
 
 @contextmanager
