@@ -10,9 +10,9 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.delivery import single
 from prx_email_django.models import Account, DeliveryAttempt
+from tests.support.beside import Sending
 from tests.support.factories import account, letter
 from tests.support.jumping import Ahead
-from tests.support.sending import Sending
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)

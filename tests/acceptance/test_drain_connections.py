@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from time import monotonic
 from typing import Any
 
 import pytest
-from django.db import connection
 
 import prx_email_django as prx
 from prx_email_django.limits import slots
 from prx_email_django.models import Account, ConnectionSlot
+from tests.support.beside import Draining
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Draining(threading.Thread):
-    """A drain in a thread of its own."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._report: prx.DrainReport | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._report = prx.drain()
-        finally:
-            connection.close()
-
-    def report(self) -> prx.DrainReport:
-        self.join(60)
-        assert self._report is not None, "the drain failed, or never returned"
-        return self._report
 
 
 def backlog_on(server: SmtpServer, count: int, **fields: Any) -> Account:
@@ -53,7 +32,7 @@ def test_a_slot_is_given_back_within_two_seconds_of_a_quit_that_is_not_answered(
         draining = Draining()
         assert leaving.reached.wait(60)
         since = monotonic()
-        assert draining.report().sent == 1
+        assert draining.outcome().sent == 1
         assert monotonic() - since < 30, "it waited for the reply, which has a minute"
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
@@ -73,7 +52,7 @@ def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> N
         server.release(greeting)
         assert body.reached.wait(60) and server.wait_connections(5)
         server.release(body)
-        assert draining.report().sent == 27
+        assert draining.outcome().sent == 27
 
 
 def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +68,4 @@ def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest
         assert leaving.reached.wait(60), "the idle connection stays open"
         assert draining.is_alive() and server.open_connections >= 1
         server.release(body)
-        assert draining.report().sent == 2
+        assert draining.outcome().sent == 2

@@ -10,13 +10,12 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from django.db import connections
 from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.delivery.account import AccountRun
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
-from prx_email_django.results import DrainReport
+from tests.support.beside import Draining
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -45,32 +44,6 @@ def untouched(rows: list[OutboxMessage]) -> bool:
     )
 
 
-class Draining(threading.Thread):
-    """A drain in a thread of its own."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(daemon=True)
-        self.arguments = arguments
-        self.result: Any = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.result = prx.drain(**self.arguments)
-        except BaseException as error:  # noqa: BLE001  (told to the test)
-            self.result = error
-        finally:
-            connections.close_all()
-
-    def report(self) -> DrainReport:
-        self.join(60)
-        assert not self.is_alive(), "the drain never returned"
-        if isinstance(self.result, BaseException):
-            raise self.result
-        assert isinstance(self.result, DrainReport)
-        return self.result
-
-
 @contextmanager
 def two_servers() -> Iterator[tuple[SmtpServer, SmtpServer]]:
     with SmtpServer() as one, SmtpServer() as other:
@@ -89,7 +62,7 @@ def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
         assert draining.is_alive()
         slow.clear()
         slow.release(stalled)
-        assert draining.report().sent == 220
+        assert draining.outcome().sent == 220
 
 
 def test_a_dead_account_pauses_after_three_connections_a_second_apart_untouched() -> None:
@@ -102,7 +75,7 @@ def test_a_dead_account_pauses_after_three_connections_a_second_apart_untouched(
         begun = monotonic()
         draining = Draining()
         assert quick.wait_for(50)
-        report = draining.report()
+        report = draining.outcome()
         assert 2.0 <= monotonic() - begun < 25
         assert (report.sent, report.failed, report.deferred) == (50, 0, 0)
         assert untouched(rows)
@@ -137,7 +110,7 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
         assert OutboxMessage.objects.filter(status="sending").count() == 1, "the probe is one message"
         assert server.connections == attempts + 1
         server.release(stalled)
-        assert draining.report().sent == 30
+        assert draining.outcome().sent == 30
         state = state_of(account)
         assert (state.pause_reason, state.pause_count, state.connection_failures) == ("", 0, 0)
 
@@ -218,7 +191,7 @@ def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None
         draining = Draining()
         assert all(one.reached.wait(60) for one in stalled)
         server.hang_up()
-        report = draining.report()
+        report = draining.outcome()
         assert account.pause_reason == ""
         assert report.sent + OutboxMessage.objects.filter(last_error_code="unknown_outcome").count() == 30
         assert OutboxMessage.objects.exclude(status="sent").count() == 3
@@ -252,7 +225,7 @@ def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
         prx.pause_outbox(account, reason="stop")
         threading.Event().wait(1.1)  # a drain looks once a second
         server.release(stalled)
-        report = draining.report()
+        report = draining.outcome()
         assert report.sent < 60
         assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
         assert untouched(rows[-1:])
@@ -358,6 +331,6 @@ def test_a_password_that_a_person_mends_during_a_drain_is_used_at_once() -> None
         mended.password = "new"
         mended.save()
         server.say(b"421 4.3.2 restarting\r\n", close=True)
-        draining.report()
+        draining.outcome()
         assert account.pause_reason == ""
         assert OutboxMessage.objects.filter(status="sent").count() == 9

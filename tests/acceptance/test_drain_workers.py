@@ -20,6 +20,7 @@ from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, Ou
 from prx_email_django.store import Lease, claims
 from tests.acceptance.drainer import Drainer, drainers
 from tests.acceptance.workers import eventually
+from tests.support.beside import Draining
 from tests.support.jumping import Standing
 from tests.support.smtp_server import SmtpServer
 
@@ -34,27 +35,6 @@ def account_on(server: SmtpServer, **fields: Any) -> Account:
 def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
     some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
     return prx.enqueue_many(some, account=account)
-
-
-class Draining(threading.Thread):
-    """A drain in a thread of its own."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(daemon=True)
-        self._arguments = arguments
-        self._report: prx.DrainReport | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._report = prx.drain(**self._arguments)
-        finally:
-            connections.close_all()
-
-    def report(self) -> prx.DrainReport:
-        self.join(60)
-        assert self._report is not None, "the drain failed, or never returned"
-        return self._report
 
 
 def workers() -> int:
@@ -131,7 +111,7 @@ def test_a_permit_that_ends_before_mail_in_a_drain_is_given_back_and_taken_anew(
         assert thinking.reached.wait(60)
         time_of_drains.seconds = 2.2
         server.release(thinking)
-        report = draining.report()
+        report = draining.outcome()
         assert (report.claimed, report.released, report.sent) == (5, 2, 3)
         assert (report.deferred, report.failed) == (0, 0)
         window = RateWindow.objects.get()

@@ -23,6 +23,7 @@ from prx_email_django.delivery.drain import Drain
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import eventually
+from tests.support.beside import Draining
 from tests.support.jumping import Ahead
 from tests.support.smtp_server import SmtpServer
 
@@ -187,29 +188,16 @@ def standing(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
     return {row.pk: tuple(getattr(row, name) for name in columns) for row in rows}
 
 
-class Draining(threading.Thread):
-    """A drain in a thread of its own, whose time budget is over when the test says so."""
+class Budgeted(Draining):
+    """A drain whose time budget is over when the test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(daemon=True)
         self._clock = Ahead()
         monkeypatch.setattr(sys.modules[Drain.__module__], "monotonic", self._clock)
-        self._report: prx.DrainReport | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._report = prx.drain(time_budget=600)
-        finally:
-            connection.close()
+        super().__init__(time_budget=600)
 
     def stop(self) -> None:
         self._clock.seconds = 600
-
-    def sent(self) -> int:
-        self.join(60)
-        assert self._report is not None, "the drain failed, or never returned"
-        return self._report.sent
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "budget"])
@@ -226,13 +214,13 @@ def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_unto
         stalled = server.on("final", stall=True)
         claimed = OutboxMessage.objects.filter(status="sending")
         with ExitStack() as stack:
-            drain = Draining(monkeypatch) if way == "budget" else stack.enter_context(Drainer())
+            drain = Budgeted(monkeypatch) if way == "budget" else stack.enter_context(Drainer())
             assert stalled.reached.wait(60)
             assert claimed.count() > 4
-            drain.stop() if isinstance(drain, Draining) else drain.terminate()
+            drain.stop() if isinstance(drain, Budgeted) else drain.terminate()
             assert eventually(lambda: claimed.count() <= 4), "what no connection took is given back at once"
             server.release(stalled)
-            told = drain.sent() if isinstance(drain, Draining) else drain.report()["sent"]
+            told = drain.outcome().sent if isinstance(drain, Budgeted) else drain.report()["sent"]
         sent = set(OutboxMessage.objects.filter(status="sent").values_list("pk", flat=True))
         assert told == len(sent) == len(server.messages)
         assert 1 <= len(sent) <= 4, "only what was in flight was finished"

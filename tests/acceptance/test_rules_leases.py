@@ -18,31 +18,12 @@ from prx_email_django.delivery.lanes import Lane
 from prx_email_django.limits import acquire_slot, slots
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.transports.base import Parcel
+from tests.support.beside import Beside
 from tests.support.factories import account, at, backlog, fresh, take
 from tests.support.jumping import Standing
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Draining(threading.Thread):
-    """A drain in a thread of its own, which ends once it has given a message back."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._report: prx.DrainReport | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._report = drain_until_released()
-        finally:
-            connections.close_all()
-
-    def report(self) -> prx.DrainReport:
-        self.join(60)
-        assert self._report is not None, "the drain failed, or never returned"
-        return self._report
 
 
 def drain_until_released() -> prx.DrainReport:
@@ -114,11 +95,11 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
         owner = account(host=server.host, port=server.port, max_connections=1, pipelining=pipelining)
         (row,) = backlog(owner, 1)
         thinking = server.on("rcpt", stall=True)
-        draining = Draining()
+        draining = Beside(drain_until_released)
         assert thinking.reached.wait(60)
         slot_time.leave(left)
         server.release(thinking)
-        report = draining.report()
+        report = draining.outcome()
         if left < 20:
             assert (report.sent, server.messages) == (0, [])
             assert_untouched(row)

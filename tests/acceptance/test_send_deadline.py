@@ -17,9 +17,9 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, RateWindow
 from prx_email_django.signals import message_failed
+from tests.support.beside import Sending
 from tests.support.factories import account
 from tests.support.jumping import Ahead
-from tests.support.sending import Sending
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
