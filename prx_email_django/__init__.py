@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         retry_outbox,
         send,
     )
-    from prx_email_django.attachments import AttachmentInput
+    from prx_email_django.compose.attachments import AttachmentInput
     from prx_email_django.results import ChangeReport, DrainReport, FailureMode, SendResult
 
 __version__ = "0.1.0.dev0"
 
 _VALUES = {
-    "AttachmentInput": "attachments",
+    "AttachmentInput": "compose.attachments",
     "ChangeReport": "results",
     "DrainReport": "results",
     "FailureMode": "results",

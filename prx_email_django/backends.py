@@ -41,11 +41,12 @@ from django.utils.module_loading import import_string
 
 from prx_email_django import api
 from prx_email_django.conf import outbox_settings
+from prx_email_django.django_mail.backend_options import OPTION_NAMES, read_backend_options
+from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.errors import OutboxError
-from prx_email_django.mailer_options import OPTION_NAMES, read_backend_options
 from prx_email_django.models import Account
-from prx_email_django.snapshot import draft_from_email
-from prx_email_django.store import Draft, atomic, clock_for
+from prx_email_django.store.db import atomic, clock_for
+from prx_email_django.store.insert import Draft
 
 __all__ = ["OutboxEmailBackend", "by_from_address"]
 

@@ -19,8 +19,10 @@ from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
 from prx_email_django.results import DrainReport
-from prx_email_django.store import PurgeReport, claim_purge, clock_for, purge_idle
-from prx_email_django.transports.conversation import MIN_RATE
+from prx_email_django.store.db import clock_for
+from prx_email_django.store.outbox import claim_purge
+from prx_email_django.store.purge import PurgeReport, purge_idle
+from prx_email_django.transports.smtp.session_state import MIN_RATE
 
 logger = logging.getLogger("prx_email_django")
 
@@ -31,7 +33,7 @@ SCHEDULE_NAME = "prx-email: drain outbox"
 WOKEN = "prx_email_django.tasks.drain_due"
 #: Seconds for what is neither budget nor body: an envelope under way, closing connections, recording results.
 MARGIN = 120
-#: Seconds that a server has for its final reply, beside what the size needs (``Login.final_timeout``).
+#: Seconds that a server has for its final reply, beside what the size needs (``ConnectionSettings.final_timeout``).
 FINAL_REPLY = 600
 #: Octets on the wire for one octet of an attachment: base64 with its line ends.
 BASE64 = 78 / 57

@@ -15,7 +15,7 @@ from example_project.catcher.inbox import Inbox
 from example_project.shop.forms import OrderForm
 from example_project.shop.orders import PaymentFailed, place_order
 from prx_email_django.models import OutboxMessage
-from prx_email_django.status import account_facts, why_message
+from prx_email_django.status.figures import account_facts, message_reason
 
 SHOWN = 25
 
@@ -39,7 +39,7 @@ def _last_messages() -> list[dict[str, Any]]:
     now = timezone.now()
     facts = account_facts(now=now)
     last = OutboxMessage.objects.select_related("account").prefetch_related("recipients").order_by("-pk")[:SHOWN]
-    return [{"message": one, "why": why_message(one, account=facts[one.account_id], now=now)} for one in last]
+    return [{"message": one, "why": message_reason(one, account=facts[one.account_id], now=now)} for one in last]
 
 
 @require_safe

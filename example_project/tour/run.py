@@ -116,9 +116,9 @@ def greeting(ports: dict[str, int]) -> None:
 def farewell(scene: Scene) -> None:
     """How the outbox stands now, and where to look."""
     from example_project.prepare import ADMIN, ADMIN_PASSWORD
-    from example_project.tour.standing import standing
+    from example_project.tour.counters import counters
 
-    accounts = standing()
+    accounts = counters()
     arrived = len(scene.inbox.names())
     table.rule()
     table.columns(("account", "sent", "waiting", "at rest", "now"), accounts)

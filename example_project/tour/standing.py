@@ -5,10 +5,10 @@ from __future__ import annotations
 from django.db.models import Count, Q
 
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.status import why_account
+from prx_email_django.status.figures import account_reason
 
 
-def standing() -> list[tuple[str, int, int, int, str]]:
+def counters() -> list[tuple[str, int, int, int, str]]:
     """For each account: messages sent, waiting and at rest, and whether it may send."""
     is_sent, is_at_rest = Q(status="sent"), Q(status="failed", next_attempt_at=None)
     counts = {
@@ -20,6 +20,6 @@ def standing() -> list[tuple[str, int, int, int, str]]:
         )
     }
     return [
-        (one.name, counts[one.pk]["sent"], counts[one.pk]["waiting"], counts[one.pk]["at_rest"], why_account(one))
+        (one.name, counts[one.pk]["sent"], counts[one.pk]["waiting"], counts[one.pk]["at_rest"], account_reason(one))
         for one in Account.objects.filter(pk__in=counts)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import prx_email_django as prx
 from example_project.tour.telling import Scene, Step, Told, expect, one_copy
 from prx_email_django.models import OutboxMessage
-from prx_email_django.status import why_message
+from prx_email_django.status.figures import message_reason
 
 
 def refused_recipient(scene: Scene) -> Told:
@@ -80,7 +80,7 @@ def unknown_outcome(scene: Scene) -> Told:
     message = OutboxMessage.objects.get(pk=result.outbox_id)
     expect("may have been delivered", message.may_have_been_delivered, True)
     expect("sent again by a drain", prx.drain().claimed, 0)
-    held = why_message(message)
+    held = message_reason(message)
     one_copy(scene, message.message_id)
     expect("confirmed", prx.confirm_outbox([message.pk]).changed, 1)
     message.refresh_from_db()

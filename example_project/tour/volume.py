@@ -11,7 +11,7 @@ import prx_email_django as prx
 from example_project.catcher.process import Catcher
 from example_project.tour.telling import Scene, Step, Told, expect
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.status import why_account
+from prx_email_django.status.figures import account_reason
 
 BACKLOG = 1000
 
@@ -26,7 +26,7 @@ def dead_server(scene: Scene) -> Told:
     expect("reports that wait, untouched", waiting.count(), 2)
     account = Account.objects.get(name="reports")
     expect("paused", "connection failed" in account.pause_reason, True)
-    why = why_account(account)
+    why = account_reason(account)
     with Catcher(scene.var, starttls=scene.ports["reports"]):
         call_command("outbox_resume", "reports", stdout=StringIO())
         expect("sent after resuming", prx.drain().sent, 2)

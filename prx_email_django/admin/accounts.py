@@ -21,13 +21,13 @@ from prx_email_django.admin import columns
 from prx_email_django.admin.base import FastListMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import PauseActionsMixin
-from prx_email_django.fields import is_set
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
-from prx_email_django.querysets import PRESETS
+from prx_email_django.models.encrypted import is_set
+from prx_email_django.models.presets import PRESETS
 from prx_email_django.states import Status
-from prx_email_django.status import account_facts, why_account
-from prx_email_django.store import clock_for
-from prx_email_django.why import advice
+from prx_email_django.status.figures import account_facts, account_reason
+from prx_email_django.status.reasons import advice
+from prx_email_django.store.db import clock_for
 
 if TYPE_CHECKING:
     AccountAdminBase = admin.ModelAdmin[Account]
@@ -55,7 +55,7 @@ class AccountChangeList(ChangeList):
         )
         at_rest = dict(failed.order_by().values_list("account_id").annotate(Count("pk")))
         for account in accounts:
-            account.shown_why = why_account(account, facts=facts[account.pk], now=now)
+            account.shown_why = account_reason(account, facts=facts[account.pk], now=now)
             account.shown_paused = bool(facts[account.pk].pause or facts[account.pk].outbox)
             account.shown_at_rest = at_rest.get(account.pk, 0)
         self.result_list = accounts
@@ -140,7 +140,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         if obj is None:
             context.update(presets=list(_presets()))
         else:
-            why = why_account(obj)
+            why = account_reason(obj)
             context.update(
                 why=why,
                 advice=advice(why),

@@ -10,7 +10,7 @@ from django.db.models import Model
 from django.http import HttpRequest
 
 from prx_email_django.admin.paginator import CappedPaginator
-from prx_email_django.fields import EncryptedTextField
+from prx_email_django.models.encrypted import EncryptedTextField
 
 if TYPE_CHECKING:
     ModelAdminBase = admin.ModelAdmin[Any]

@@ -13,7 +13,7 @@ from django.utils.translation import ngettext
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.states import WAITING, ErrorCode, RecipientResult, Status
-from prx_email_django.why import at
+from prx_email_django.status.reasons import at
 
 #: Addresses of a list's line.
 SHOWN = 2

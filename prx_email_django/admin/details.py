@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from prx_email_django.admin.columns import recipient_answer, recipient_result, what_happened
 from prx_email_django.admin.preview import bodies_of
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.status import why_message
+from prx_email_django.status.figures import message_reason
 
 #: Rows of a kind that the page shows; the lists have all of them.
 MAX_ROWS = 200
@@ -42,7 +42,7 @@ def message_details(message: OutboxMessage) -> dict[str, Any]:
     recipients, more_recipients = _first(message.recipients.order_by("pk"))
     attempts, more_attempts = _first(message.delivery_attempts.order_by("-number"))
     return {
-        "why": why_message(message),
+        "why": message_reason(message),
         "recipients": [_recipient_line(one, message) for one in recipients],
         "more_recipients": more_recipients,
         "delivery_attempts": [AttemptLine(one, _took(one), what_happened(one)) for one in attempts],

@@ -12,8 +12,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.fields import EncryptedTextField, is_set
 from prx_email_django.models import Account
+from prx_email_django.models.encrypted import EncryptedTextField, is_set
 
 if TYPE_CHECKING:
     AccountFormBase = forms.ModelForm[Account]

@@ -23,7 +23,6 @@ from prx_email_django.admin.details import message_details
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
 from prx_email_django.admin.search import search
-from prx_email_django.letters import envelope_route, wire_bytes
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import ContentAltered
 
@@ -192,7 +191,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         """The message as it goes over the wire, as text; nothing of it is interpreted."""
         message = self._readable(request, pk)
         try:
-            source, trouble = wire_source(message), ""
+            source, trouble = message.as_sent(), ""
         except (ContentAltered, ValueError) as error:
             source, trouble = b"", str(error)
         context = {
@@ -211,7 +210,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     def download_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The whole source, to be saved: a browser is given no type that it would open."""
         try:
-            source = wire_source(self._readable(request, pk))
+            source = self._readable(request, pk).as_sent()
         except (ContentAltered, ValueError) as error:
             raise Http404(str(error)) from error
         return _download(source, f"message-{pk}.eml")
@@ -294,17 +293,6 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
 @admin.register(OutboxMessage)
 class OutboxMessageAdmin(OutboxMessageAdminMixin, MessageAdminBase):
     """Messages in the host's admin."""
-
-
-def wire_source(message: OutboxMessage) -> bytes:
-    """The octets that go over the wire.
-
-    Raises:
-        ContentAltered: an attachment is missing or altered.
-        ValueError: the message cannot be rendered.
-    """
-    addresses = message.recipients.values_list("address", flat=True)
-    return wire_bytes(message, replaced=envelope_route(addresses).replaced)
 
 
 def _download(octets: bytes, filename: str) -> HttpResponse:

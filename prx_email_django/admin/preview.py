@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import cast
 
-from prx_email_django.letters import read_content
 from prx_email_django.models import Attachment, OutboxMessage
-from prx_email_django.models.content import ContentAltered
+from prx_email_django.models.content import ContentAltered, read_content
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 _HEAD = (

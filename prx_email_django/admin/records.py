@@ -14,7 +14,6 @@ from django.utils.translation import gettext_lazy as _
 from prx_email_django.admin import columns
 from prx_email_django.admin.base import FactsAdminMixin
 from prx_email_django.admin.search import begins_with
-from prx_email_django.fields import is_set
 from prx_email_django.models import (
     AccountState,
     Attachment,
@@ -25,6 +24,7 @@ from prx_email_django.models import (
     RateWindow,
     Recipient,
 )
+from prx_email_django.models.encrypted import is_set
 from prx_email_django.states import AttemptOutcome
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from django.db import connections
 from django.db.models import Max, Q, QuerySet
 
 from prx_email_django.models import OutboxMessage, Recipient
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 
 #: Messages among which a scan looks.
 RECENT = 100_000

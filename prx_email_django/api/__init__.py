@@ -1,8 +1,8 @@
 """The public functions: validate, then ``store``, then ``delivery``.  No rule of the machine lives here."""
 
-from prx_email_django.api.accounts import account_default_from, resolve_account
+from prx_email_django.api.aio import adrain, aenqueue, areply, aretry_outbox, asend
 from prx_email_django.api.inbound import record_inbound, reply
-from prx_email_django.api.people import (
+from prx_email_django.api.operations import (
     adopt_outbox,
     cancel_outbox,
     confirm_outbox,
@@ -13,7 +13,7 @@ from prx_email_django.api.people import (
 )
 from prx_email_django.api.queueing import enqueue, enqueue_drafts, enqueue_many
 from prx_email_django.api.sending import drain, retry_outbox, send
-from prx_email_django.api.twins import adrain, aenqueue, areply, aretry_outbox, asend
+from prx_email_django.compose.accounts import account_default_from, resolve_account
 
 __all__ = [
     "account_default_from",

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from django.utils.translation import gettext as _
 
-from prx_email_django.clock import Clock
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import SendResult
-from prx_email_django.status import account_facts
-from prx_email_django.why import AccountFacts, obstacle
+from prx_email_django.rules.clock import Clock
+from prx_email_django.status.figures import account_facts
+from prx_email_django.status.reasons import AccountFacts, obstacle
 
 PAUSED = "paused"
 

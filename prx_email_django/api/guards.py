@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import connections
 
 from prx_email_django.errors import SendInsideTransaction
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 
 
 def check_outside_transaction(name: str) -> None:

@@ -7,16 +7,17 @@ from datetime import datetime
 from email.message import Message as EmailMessage
 from typing import Any
 
-from prx_email_django.api.accounts import AccountRef, resolve_account
-from prx_email_django.api.compose import Message
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.sending import send_message
-from prx_email_django.attachments import Attachments, OneAttachment
+from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.attachments import Attachments, OneAttachment
+from prx_email_django.compose.message import Message
 from prx_email_django.errors import InvalidMessage, ReplyRejected
-from prx_email_django.mime import Inbound, parse_inbound, reply_references, reply_subject
+from prx_email_django.mime.identity import reply_references, reply_subject
+from prx_email_django.mime.received import Inbound, parse_inbound
 from prx_email_django.models import Account, InboundMessage
 from prx_email_django.results import FailureMode, SendResult
-from prx_email_django.store import clock_for
+from prx_email_django.store.db import clock_for
 
 
 def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> InboundMessage:

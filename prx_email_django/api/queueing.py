@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from prx_email_django.api.accounts import AccountRef, resolve_account
-from prx_email_django.api.compose import Addresses, Message, check_limits, compose, largest_size
 from prx_email_django.api.wake import wake_on_commit
-from prx_email_django.attachments import Attachments, OneAttachment
-from prx_email_django.clock import Clock
+from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.attachments import Attachments, OneAttachment
+from prx_email_django.compose.message import Addresses, Message, check_limits, compose, largest_size
+from prx_email_django.compose.validation import check_instant
+from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.snapshot import draft_from_email
-from prx_email_django.store import Draft, atomic, clock_for, insert, insert_many
-from prx_email_django.store.base import retried
-from prx_email_django.validation import check_instant
+from prx_email_django.rules.clock import Clock
+from prx_email_django.store.db import atomic, clock_for, retried
+from prx_email_django.store.insert import Draft, insert, insert_many
 
 if TYPE_CHECKING:
     from django.core.mail import EmailMessage

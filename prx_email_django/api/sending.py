@@ -10,44 +10,29 @@ from typing import Any
 from django.db import DatabaseError
 from django.db.models import Q
 
-from prx_email_django.api.accounts import AccountRef, resolve_account
 from prx_email_django.api.answers import PAUSED, answer, why_given_back, why_no_connection, why_paused
-from prx_email_django.api.compose import Addresses, Message, compose
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
-from prx_email_django.attachments import Attachments, OneAttachment
-from prx_email_django.clock import Clock
+from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.attachments import Attachments, OneAttachment
+from prx_email_django.compose.message import Addresses, Message, compose
+from prx_email_django.compose.validation import check_instant
 from prx_email_django.conf import outbox_settings, parse_duration
-from prx_email_django.delivery import LIMITED, Drain, deliver, give_up, simulate
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits import (
-    Slot,
-    account_state,
-    acquire_slot,
-    acquire_slot_heeding_pause,
-    is_paused,
-    release_slots,
-)
+from prx_email_django.limits.pauses import account_state, is_paused
+from prx_email_django.limits.slots import Slot, acquire_slot, acquire_slot_heeding_pause, release_slots
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
-from prx_email_django.store import (
-    Claim,
-    Draft,
-    Lease,
-    atomic,
-    check_instance,
-    check_retry,
-    claim_ids,
-    claim_one,
-    clock_for,
-    insert,
-    load_claims,
-    outbox_state,
-    requeue,
-)
-from prx_email_django.store import is_paused as is_outbox_paused
-from prx_email_django.store.base import fresh_connection, retried
-from prx_email_django.validation import check_instant
+from prx_email_django.rules.clock import Clock
+from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
+from prx_email_django.store.db import atomic, clock_for, fresh_connection, retried
+from prx_email_django.store.insert import Draft, insert
+from prx_email_django.store.operations import check_retry, claim_one, requeue
+from prx_email_django.store.outbox import check_instance, outbox_state
+from prx_email_django.store.outbox import is_paused as is_outbox_paused
+from prx_email_django.worker.account import LIMITED
+from prx_email_django.worker.drain import Drain
+from prx_email_django.worker.single import deliver, give_up, simulate
 
 logger = logging.getLogger("prx_email_django")
 

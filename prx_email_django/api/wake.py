@@ -8,8 +8,9 @@ from django.db import connections, transaction
 from django.utils.module_loading import import_string
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.querysets import outbox_alias
-from prx_email_django.store import clock_for, request_wake
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.store.db import clock_for
+from prx_email_django.store.outbox import request_wake
 
 logger = logging.getLogger("prx_email_django")
 

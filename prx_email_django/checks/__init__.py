@@ -7,7 +7,7 @@ the others stand beside their check.
 from django.core.checks import register
 
 from prx_email_django.checks import cluster, database, project
-from prx_email_django.checks_mailers import check_admin_email_handler, check_mailers
+from prx_email_django.checks.mailers import check_admin_email_handler, check_mailers
 
 __all__ = ["cluster", "database", "project"]
 

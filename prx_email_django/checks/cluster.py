@@ -10,7 +10,7 @@ from django.core import checks
 
 from prx_email_django import conf
 from prx_email_django.checks.project import TAG, settings_in_force
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 
 NAME = "Q_CLUSTER"
 #: django-q2's own, in seconds.

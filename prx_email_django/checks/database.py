@@ -8,7 +8,7 @@ from typing import Any
 from django.core import checks
 from django.db import connections
 
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 
 
 def _sqlite_file(databases: Sequence[str] | None) -> Any:

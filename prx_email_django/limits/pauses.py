@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 
 from django.db.models import F, Q
 
-from prx_email_django import policy
-from prx_email_django.clock import Clock
 from prx_email_django.models import Account, AccountState
-from prx_email_django.models.learned import PausedBy
-from prx_email_django.outcomes import Trouble
-from prx_email_django.store.base import retried
+from prx_email_django.models.runtime_state import PausedBy
+from prx_email_django.rules import policy
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.store.db import retried
 
 #: An account whose first overlapped write was lost does without for so long.
 ENVELOPE_ONLY_FOR = timedelta(days=7)

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from prx_email_django.clock import Clock
 from prx_email_django.models import Account, AccountState
-from prx_email_django.store.base import lease_until, retried
+from prx_email_django.rules.clock import Clock
+from prx_email_django.store.db import lease_until, retried
 
 #: A token is refreshed at the latest so long before it ends.
 REFRESH_MARGIN = timedelta(seconds=60)

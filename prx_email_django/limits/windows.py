@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from django.db import IntegrityError
 
-from prx_email_django.clock import Clock
 from prx_email_django.models import Account, RateWindow
-from prx_email_django.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
-from prx_email_django.store.base import atomic, database_now, retried
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
+from prx_email_django.store.db import atomic, database_now, retried
 
 #: Tries of one compare-and-set before the call does without: other workers are taking permits.
 TRIES = 20

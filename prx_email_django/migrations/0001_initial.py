@@ -6,8 +6,8 @@ import django.db.models.expressions
 import django.utils.timezone
 from django.db import migrations, models
 
-import prx_email_django.fields
-import prx_email_django.indexes
+import prx_email_django.models.encrypted
+import prx_email_django.models.indexes
 
 
 class Migration(migrations.Migration):
@@ -74,11 +74,13 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "password",
-                    prx_email_django.fields.EncryptedTextField(blank=True, default="", verbose_name="password"),
+                    prx_email_django.models.encrypted.EncryptedTextField(
+                        blank=True, default="", verbose_name="password"
+                    ),
                 ),
                 (
                     "oauth_token",
-                    prx_email_django.fields.EncryptedTextField(
+                    prx_email_django.models.encrypted.EncryptedTextField(
                         blank=True, default="", verbose_name="OAuth access token"
                     ),
                 ),
@@ -104,13 +106,13 @@ class Migration(migrations.Migration):
                 ("oauth_client_id", models.CharField(blank=True, max_length=255, verbose_name="OAuth client id")),
                 (
                     "oauth_client_secret",
-                    prx_email_django.fields.EncryptedTextField(
+                    prx_email_django.models.encrypted.EncryptedTextField(
                         blank=True, default="", verbose_name="OAuth client secret"
                     ),
                 ),
                 (
                     "oauth_refresh_token",
-                    prx_email_django.fields.EncryptedTextField(
+                    prx_email_django.models.encrypted.EncryptedTextField(
                         blank=True, default="", verbose_name="OAuth refresh token"
                     ),
                 ),
@@ -549,7 +551,7 @@ class Migration(migrations.Migration):
                     models.OneToOneField(
                         on_delete=django.db.models.deletion.CASCADE,
                         primary_key=True,
-                        related_name="learned",
+                        related_name="runtime_state",
                         serialize=False,
                         to="prx_email_django.account",
                         verbose_name="account",
@@ -573,7 +575,9 @@ class Migration(migrations.Migration):
                 ("connection_failures", models.PositiveIntegerField(default=0, verbose_name="connection failures")),
                 (
                     "access_token",
-                    prx_email_django.fields.EncryptedTextField(blank=True, default="", verbose_name="access token"),
+                    prx_email_django.models.encrypted.EncryptedTextField(
+                        blank=True, default="", verbose_name="access token"
+                    ),
                 ),
                 (
                     "access_token_expires_at",
@@ -581,7 +585,9 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "refresh_token",
-                    prx_email_django.fields.EncryptedTextField(blank=True, default="", verbose_name="refresh token"),
+                    prx_email_django.models.encrypted.EncryptedTextField(
+                        blank=True, default="", verbose_name="refresh token"
+                    ),
                 ),
                 ("refresh_lease", models.UUIDField(blank=True, null=True, verbose_name="refresh lease")),
                 (
@@ -798,7 +804,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxmessage",
-            index=prx_email_django.indexes.PartialIndex(
+            index=prx_email_django.models.indexes.PartialIndex(
                 fields=["account", "claim_rank", "next_attempt_at", "id"],
                 name="prx_message_claim",
                 where=models.Q(("next_attempt_at__isnull", False)),
@@ -806,7 +812,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxmessage",
-            index=prx_email_django.indexes.PartialIndex(
+            index=prx_email_django.models.indexes.PartialIndex(
                 fields=["claim_expires_at"],
                 name="prx_message_lease",
                 where=models.Q(("claim_expires_at__isnull", False)),
@@ -814,7 +820,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxmessage",
-            index=prx_email_django.indexes.PartialIndex(
+            index=prx_email_django.models.indexes.PartialIndex(
                 fields=["status", "last_error_code", "id"],
                 name="prx_message_failed",
                 where=models.Q(("status", "failed")),

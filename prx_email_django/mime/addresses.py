@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from prx_email_django.mime.words import decode_words, encode_words
+from prx_email_django.mime.encoded_words import decode_words, encode_words
 
 #: Octets of an address as SMTP can carry it (RFC 5321 §4.5.3.1.3, without the angle brackets).
 MAX_ADDRESS = 254

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from prx_email_django.mime.fields import content_type_field, disposition_field, field
-from prx_email_django.mime.letter import Part
+from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.headers import content_type_field, disposition_field, field
 from prx_email_django.mime.recode import seven_bit
 from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form, with_crlf
 
 _UTF8 = re.compile(r'charset\s*=\s*"?utf-?8\b', re.IGNORECASE)
 
 
-class Entity(NamedTuple):
+class MimeEntity(NamedTuple):
     """MIME header fields (each with its CRLF) and the body after the empty line."""
 
     head: str
     body: bytes
 
 
-def text_entity(subtype: str, text: str) -> Entity:
+def text_entity(subtype: str, text: str) -> MimeEntity:
     """A text body in UTF-8, line ends made CRLF, the last line ended.
 
     Raises:
@@ -28,10 +28,10 @@ def text_entity(subtype: str, text: str) -> Entity:
     """
     encoding, body = encode_text(with_crlf(text.encode()))
     head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}\r\n'
-    return Entity(head, body)
+    return MimeEntity(head, body)
 
 
-def part_entity(part: Part) -> Entity:
+def part_entity(part: MailPart) -> MimeEntity:
     """An attachment, an inline image or an alternative body; its octets arrive unchanged.
 
     Of alternative texts (a calendar invitation) and attached messages the line ends become CRLF.
@@ -47,10 +47,10 @@ def part_entity(part: Part) -> Entity:
         head += field("Content-ID", f"<{part.inline_id}>")
     if not head.isascii():
         raise ValueError("a content type and an inline id hold ASCII only")
-    return Entity(head, body)
+    return MimeEntity(head, body)
 
 
-def _encode(part: Part) -> tuple[str, str, bytes]:
+def _encode(part: MailPart) -> tuple[str, str, bytes]:
     essence = part.content_type.partition(";")[0].strip().lower()
     if essence.startswith("multipart/"):
         raise ValueError("an attachment cannot be of a multipart type")

@@ -7,7 +7,7 @@ from email import message_from_bytes
 from email.message import Message
 from email.policy import Compat32
 
-from prx_email_django.mime.fields import any_field
+from prx_email_django.mime.headers import any_field
 from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")

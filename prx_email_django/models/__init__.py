@@ -3,8 +3,8 @@
 from prx_email_django.models.account import Account
 from prx_email_django.models.content import Attachment, Content, ContentChunk
 from prx_email_django.models.history import DeliveryAttempt, InboundMessage
-from prx_email_django.models.learned import AccountState, ConnectionSlot, OutboxState, RateWindow
 from prx_email_django.models.message import OutboxMessage, Recipient
+from prx_email_django.models.runtime_state import AccountState, ConnectionSlot, OutboxState, RateWindow
 
 __all__ = [
     "Account",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -10,17 +11,14 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.conf import outbox_settings
-from prx_email_django.errors import InvalidMessage
-from prx_email_django.fields import DecryptionFailed, EncryptedTextField
-from prx_email_django.hosts import check_token_url, cleartext_allowed, is_host, is_loopback
+from prx_email_django.models.account_validation import account_errors, credential_errors
 from prx_email_django.models.choices import AuthMethod, OAuthProvider, Pipelining, Security
-from prx_email_django.models.learned import AccountState
-from prx_email_django.models.presets import AccountManager
-from prx_email_django.querysets import outbox_alias
-from prx_email_django.rates import parse_rate_limits
-from prx_email_django.validation import parse_address
+from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
+from prx_email_django.models.managers import OutboxManager, outbox_alias
+from prx_email_django.models.presets import preset_fields
+from prx_email_django.models.runtime_state import AccountState
 
 #: A change of one of these makes what workers learned with the old values worthless.
 CREDENTIAL_FIELDS = (
@@ -41,6 +39,37 @@ CREDENTIAL_FIELDS = (
     "oauth_token_url",
     "oauth_callable",
 )
+
+
+class AccountQuerySet(models.QuerySet["Account"]):
+    """Fills the derived defaults for ``bulk_create`` too."""
+
+    def bulk_create(self, objs: Iterable[Account], *args: Any, **kwargs: Any) -> list[Account]:
+        """As Django's, with ``security`` and ``auth_method`` derived where they were left out."""
+        accounts = list(objs)
+        for account in accounts:
+            account.fill_defaults()
+        return super().bulk_create(accounts, *args, **kwargs)
+
+
+class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  # type: ignore[misc]
+    """``Account.objects``."""
+
+    @sensitive_variables()
+    def from_preset(self, preset: str, *, name: str, user: str, **fields: Any) -> Account:
+        """Create an account for a well-known provider: ``gmail``, ``outlook``, ``yahoo`` or ``fastmail``.
+
+        ``email`` defaults to ``user``; give ``password=…`` (an app password) or ``oauth_token=…``, or the fields of a
+        token provider.
+
+        Raises:
+            ValueError: unknown preset.
+            ValidationError: no way to log in, two of them, or one that the provider does not have.
+        """
+        values = preset_fields(preset, name=name, user=user, **fields)
+        self.model(**values).clean_secrets()
+        account: Account = self.create(**values)
+        return account
 
 
 class Account(models.Model):
@@ -189,15 +218,7 @@ class Account(models.Model):
     def clean(self) -> None:
         """Readable messages for what the database refuses too, and for what only settings can tell."""
         super().clean()
-        errors: dict[str, Any] = {}
-        try:
-            parse_rate_limits(self.rate_limits)
-        except ValueError as error:
-            errors["rate_limits"] = str(error)
-        self._clean_addresses(errors)
-        self._clean_secrets(errors)
-        self._clean_oauth(errors)
-        if errors:
+        if errors := account_errors(self):
             raise ValidationError(errors)
 
     def clean_secrets(self) -> None:
@@ -207,61 +228,8 @@ class Account(models.Model):
             ValidationError: by field.
         """
         self.fill_defaults()
-        errors: dict[str, Any] = {}
-        self._clean_secrets(errors)
-        self._clean_oauth(errors)
-        if errors:
+        if errors := credential_errors(self):
             raise ValidationError(errors)
-
-    def _clean_addresses(self, errors: dict[str, Any]) -> None:
-        """From whom, and to which server, as an attempt would judge it; no name is resolved here."""
-        if self.email:
-            try:
-                is_bare = not parse_address(self.email, field="email").display and "<" not in self.email
-            except InvalidMessage:
-                is_bare = False
-            if not is_bare:
-                errors["email"] = _("Write one address, such as ann@example.com; the name has a field of its own.")
-        if not is_host(self.host):
-            errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
-        if self.security != Security.NONE:
-            return
-        if not cleartext_allowed(self.host, outbox_settings().cleartext_hosts):
-            errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
-        elif self.auth_method != AuthMethod.NONE and not is_loopback(self.host):
-            errors["security"] = _("A password or token goes in clear text to loopback only.")
-
-    def _clean_secrets(self, errors: dict[str, Any]) -> None:
-        if self.auth_method == AuthMethod.NONE:
-            if self.user or self.password or self.oauth_token:
-                errors["auth_method"] = _("A relay without authentication has no user, password or token.")
-            return
-        if not self.user:
-            errors["user"] = _("The user is empty.")
-        if self.auth_method == AuthMethod.PASSWORD:
-            if not self.password:
-                errors["password"] = _("Set the password (or a token, for OAuth).")
-            if self.oauth_token:
-                errors["oauth_token"] = _("Set either a password or a token, not both.")
-            return
-        if self.password:
-            errors["password"] = _("Set either a password or a token, not both.")
-        if not self.oauth_token and not self.oauth_provider:
-            errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
-
-    def _clean_oauth(self, errors: dict[str, Any]) -> None:
-        if self.oauth_token_url:
-            try:
-                check_token_url(self.oauth_token_url)
-            except ValueError as error:
-                errors["oauth_token_url"] = str(error)
-        if self.oauth_provider != OAuthProvider.CUSTOM:
-            return
-        if self.oauth_callable:
-            if self.oauth_callable not in outbox_settings().oauth_callables:
-                errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
-        elif self.auth_method == AuthMethod.XOAUTH2 and not (self.oauth_token or self.oauth_token_url):
-            errors["oauth_callable"] = _("Name a function that OAUTH_CALLABLES lists, or a token address.")
 
     def _credentials_changed(self) -> bool:
         stored = Account.objects.using(self._state.db or outbox_alias()).filter(pk=self.pk).first()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import ClassVar, Self
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from prx_email_django.querysets import OutboxManager
+from prx_email_django.mime.content import MailPart
+from prx_email_django.models.managers import OutboxManager
 
 #: Octets of a chunk: well below every database's packet limit.
 CHUNK_SIZE = 1024 * 1024
@@ -59,6 +61,21 @@ class ContentChunk(models.Model):
         return f"chunk {self.position} of content {self.content_id}"
 
 
+def read_content(content_id: int | None, sha256: str = "") -> bytes:
+    """The stored bytes, checked against ``sha256`` where it is given.
+
+    Raises:
+        ContentAltered: they are missing or altered.
+    """
+    if content_id is None:
+        raise ContentAltered("the content has been removed")
+    chunks = ContentChunk.objects.filter(content_id=content_id).order_by("position")
+    content = b"".join(bytes(data) for data in chunks.values_list("data", flat=True))
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ContentAltered("the stored content is missing or altered")
+    return content
+
+
 class Attachment(models.Model):
     """A file of a message, an inline image, or an alternative body; its octets are a ``Content``."""
 
@@ -100,6 +117,18 @@ class Attachment(models.Model):
         Raises:
             ContentAltered: they are missing, or not what was stored.
         """
-        from prx_email_django.letters import read_content  # noqa: PLC0415  (reads rows of this module)
-
         return io.BytesIO(read_content(self.content_id, self.sha256))
+
+    def mail_part(self) -> MailPart:
+        """The part, for ``mime``.
+
+        Raises:
+            ContentAltered: its content is missing or altered.
+        """
+        return MailPart(
+            kind=self.kind,
+            filename=self.filename,
+            content_type=self.content_type,
+            content=read_content(self.content_id, self.sha256),
+            inline_id=self.inline_id,
+        )

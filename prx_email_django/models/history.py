@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from prx_email_django.querysets import OutboxManager
+from prx_email_django.models.managers import OutboxManager
 from prx_email_django.states import AttemptOutcome, ErrorCode
 
 

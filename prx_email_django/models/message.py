@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import Any, ClassVar, Self
+from functools import lru_cache
+from typing import Any, ClassVar, Self, cast
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.indexes import PartialIndex
-from prx_email_django.mime import message_id
+from prx_email_django.mime.content import MailContent
+from prx_email_django.mime.identity import message_id
+from prx_email_django.mime.rendering import render
 from prx_email_django.models.account import Account
-from prx_email_django.models.content import Content
-from prx_email_django.querysets import OutboxManager
+from prx_email_django.models.content import Attachment, Content, read_content
+from prx_email_django.models.indexes import PartialIndex
+from prx_email_django.models.managers import OutboxManager
+from prx_email_django.rules.redirect import Route, route
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
 
@@ -161,16 +168,71 @@ class OutboxMessage(models.Model):
         """Whether an attempt ended in a way that nobody knows, and the message is not known to be sent."""
         return self.status != MessageStatus.SENT and self.attempts > self.retries
 
-    def as_email(self) -> EmailMessage:
-        """The message exactly as it goes over the wire, parsed.
+    def mail_content(
+        self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()
+    ) -> MailContent:
+        """What the row says, for ``mime``; ``replaced`` are recipients that ``X-Original-To`` names.
+
+        Raises:
+            ContentAltered: an attachment is missing or altered.
+        """
+        headers = tuple((name, str(value)) for name, value in header_pairs(self.headers))
+        if names := ", ".join(replaced):
+            headers += (("X-Original-To", names),)
+        return MailContent(
+            from_email=self.from_email,
+            to=tuple(self.to),
+            cc=tuple(self.cc),
+            reply_to=tuple(self.reply_to),
+            subject=self.subject,
+            message_id=self.message_id,
+            date=self.due_since,
+            body_text=self.body_text,
+            body_html=self.body_html,
+            headers=headers,
+            in_reply_to=self.in_reply_to_message_id,
+            references=self.references,
+            parts=tuple(part.mail_part() for part in (self.attachments.all() if attachments is None else attachments)),
+            raw=None if self.raw is None else read_content(self.raw.pk, self.raw.sha256),
+        )
+
+    def as_bytes(self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()) -> bytes:
+        """The message as it goes over the wire, after ``TRANSFORM_MIME``; arguments as for ``mail_content``.
 
         Raises:
             ContentAltered: an attachment is missing or altered.
             ValueError: the message cannot be rendered.
         """
-        from prx_email_django.letters import as_email  # noqa: PLC0415  (it reads rows of this module)
+        rendered = render(self.mail_content(attachments=attachments, replaced=replaced))
+        transform = outbox_settings().transform_mime
+        return cast(bytes, _imported(transform)(rendered, self)) if transform else rendered
 
-        return as_email(self)
+    def as_sent(self) -> bytes:
+        """The bytes of a message to all its recipients, ``REDIRECT_TO`` applied; raises as ``as_bytes``."""
+        addresses = self.recipients.values_list("address", flat=True)
+        return self.as_bytes(replaced=envelope_route(addresses).replaced)
+
+    def as_email(self) -> EmailMessage:
+        """The message exactly as it goes over the wire, parsed; raises as ``as_bytes``."""
+        return message_from_bytes(self.as_sent(), policy=policy.default)
+
+
+def envelope_route(addresses: Iterable[str]) -> Route:
+    """The envelope for these recipients, after ``REDIRECT_TO``."""
+    settings = outbox_settings()
+    return route(tuple(addresses), redirect_to=settings.redirect_to, passing=settings.redirect_except)
+
+
+def header_pairs(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Stored headers as pairs: of a mapping, or of a list of pairs, where a name stands more than once."""
+    if isinstance(headers, Mapping):
+        return list(headers.items())
+    return [(name, value) for name, value in headers]
+
+
+@lru_cache(maxsize=8)
+def _imported(path: str) -> Any:
+    return import_string(path)
 
 
 class Recipient(models.Model):

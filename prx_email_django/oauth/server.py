@@ -17,8 +17,8 @@ from urllib.parse import urlencode, urlsplit
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.hosts import check_token_url, is_loopback
 from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest, misconfigured, usable
+from prx_email_django.rules.hosts import check_token_url, is_loopback
 
 #: Octets of an answer; a token with all around it has a few thousand.
 MAX_ANSWER = 65_536

@@ -7,11 +7,11 @@ from typing import Any
 from django.db import connections
 from django.db.models import F
 
-from prx_email_django.clock import Clock
 from prx_email_django.models import OutboxMessage, OutboxState
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
 from prx_email_django.states import ErrorCode, Status
-from prx_email_django.store.base import atomic, retried
+from prx_email_django.store.db import atomic, retried
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.store.recover import BATCH, lose
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from django.db import connections
 from django.db.models import Case, Q, QuerySet, Value, When
 
-from prx_email_django.clock import Clock, uptime
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Attachment, OutboxMessage, Recipient
-from prx_email_django.policy import Standing, gave_up
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock, uptime
+from prx_email_django.rules.policy import MessageCounters, gave_up
 from prx_email_django.states import WAITING, RecipientResult, Status
-from prx_email_django.store.base import atomic, lease_until, retried
+from prx_email_django.store.db import atomic, lease_until, retried
 from prx_email_django.store.numbers import next_numbers
 
 #: The highest priority is 10, so the lowest rank is -10.
@@ -38,7 +38,7 @@ class Lease:
         return self.deadline - uptime() >= self.length / 3
 
 
-class Addressee(NamedTuple):
+class ClaimedRecipient(NamedTuple):
     """A ``Recipient`` as the claim found it; an instance of the model costs more than reading its row."""
 
     message_id: int
@@ -55,16 +55,16 @@ class Claim:
 
     message: OutboxMessage
     lease: Lease
-    recipients: list[Addressee]
+    recipients: list[ClaimedRecipient]
     attachments: list[Attachment] = field(default_factory=list)
     number: int = 1
     started_at: datetime | None = None
     #: Addresses that are still open or unknown.
-    addressed: tuple[str, ...] = field(init=False)
+    open_addresses: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
-        self.addressed = tuple(one.address for one in self.recipients if one.result in open_results)
+        self.open_addresses = tuple(one.address for one in self.recipients if one.result in open_results)
 
     @property
     def id(self) -> int:
@@ -72,9 +72,9 @@ class Claim:
         return self.message.pk
 
     @property
-    def standing(self) -> Standing:
+    def counters(self) -> MessageCounters:
         """The message as the claim found it, for ``policy``."""
-        return standing_of(self.message)
+        return counters_of(self.message)
 
 
 def is_hold(on_unknown: str) -> bool:
@@ -82,9 +82,9 @@ def is_hold(on_unknown: str) -> bool:
     return (on_unknown or outbox_settings().on_unknown) == "hold"
 
 
-def standing_of(message: OutboxMessage) -> Standing:
+def counters_of(message: OutboxMessage) -> MessageCounters:
     """What a verdict needs of a row."""
-    return Standing(
+    return MessageCounters(
         id=message.pk,
         retries=message.retries,
         attempts=message.attempts,
@@ -94,14 +94,14 @@ def standing_of(message: OutboxMessage) -> Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ClaimBatch:
     """What one claim took; ``held``: it stopped at a message that waits for a free connection."""
 
     claims: list[Claim]
     held: bool = False
 
 
-def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> Taken:
+def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> ClaimBatch:
     """Claim up to ``limit`` due messages of an account, best rank first.
 
     A message that must not be copied (``hold``) is claimed only when a connection is free for it: the claim stops at
@@ -110,7 +110,7 @@ def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> Take
     """
     lease = Lease(outbox_settings().lease)
     ids, held = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
-    return Taken(load_claims(ids, lease=lease) if ids else [], held)
+    return ClaimBatch(load_claims(ids, lease=lease) if ids else [], held)
 
 
 def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> int:
@@ -189,10 +189,10 @@ def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
         pk__in=ids, status=Status.SENDING, claim_token=lease.token
     )
     messages = {message.pk: message for message in rows}
-    recipients: dict[int, list[Addressee]] = {pk: [] for pk in messages}
+    recipients: dict[int, list[ClaimedRecipient]] = {pk: [] for pk in messages}
     found = Recipient.objects.filter(message_id__in=list(messages)).order_by("id")
-    for row in found.values_list(*Addressee._fields):
-        recipients[row[0]].append(Addressee(*row))
+    for row in found.values_list(*ClaimedRecipient._fields):
+        recipients[row[0]].append(ClaimedRecipient(*row))
     claims = {pk: Claim(message=message, lease=lease, recipients=recipients[pk]) for pk, message in messages.items()}
     with_parts = [one.id for one in claims.values() if one.message.size != _text_size(one.message)]
     if with_parts:

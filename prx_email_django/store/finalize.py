@@ -5,18 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from prx_email_django import policy
-from prx_email_django.clock import Clock
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.outcomes import Ending, Outcome
+from prx_email_django.rules import policy
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
-from prx_email_django.store.base import atomic, retried, rules
 from prx_email_django.store.claims import Claim
-from prx_email_django.store.late import record_late
-from prx_email_django.store.records import (
+from prx_email_django.store.db import atomic, retried, rules
+from prx_email_django.store.late_results import record_late
+from prx_email_django.store.results import (
     TEXT,
-    Finished,
-    Recorded,
+    FinishedAttempt,
+    RecordedAttempt,
     attempt_columns,
     columns,
     merged,
@@ -27,16 +27,16 @@ from prx_email_django.store.records import (
 from prx_email_django.store.sent_group import record_sent
 
 
-def finalize(group: Sequence[Finished], *, clock: Clock) -> list[Recorded]:
+def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[RecordedAttempt]:
     """Record a group; a result whose claim was lost is never thrown away."""
-    by_token: dict[uuid.UUID, list[Finished]] = {}
-    others: list[Finished] = []
+    by_token: dict[uuid.UUID, list[FinishedAttempt]] = {}
+    others: list[FinishedAttempt] = []
     for one in group:
         if one.is_plain:
             by_token.setdefault(one.claim.lease.token, []).append(one)
         else:
             others.append(one)
-    written: list[Recorded] = []
+    written: list[RecordedAttempt] = []
     for plain in by_token.values():
         ours = _record_sent(plain, clock=clock)
         written += [_sent(one) for one in plain if one.claim.id in ours]
@@ -46,7 +46,7 @@ def finalize(group: Sequence[Finished], *, clock: Clock) -> list[Recorded]:
 
 
 @retried
-def _record_sent(group: Sequence[Finished], *, clock: Clock) -> set[int]:
+def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
     attempts = [attempt_columns(one, AttemptOutcome.SENT) for one in group]
     responses = [one.outcome.response[:TEXT] for one in group]
     token = group[0].claim.lease.token
@@ -58,7 +58,7 @@ def _record_sent(group: Sequence[Finished], *, clock: Clock) -> set[int]:
     return ours
 
 
-def _sent(one: Finished) -> Recorded:
+def _sent(one: FinishedAttempt) -> RecordedAttempt:
     message = one.claim.message
     header = message.message_id
     message.status, message.sent_at, message.next_attempt_at = Status.SENT, one.finished_at, None
@@ -70,7 +70,7 @@ def _sent(one: Finished) -> Recorded:
 
 
 @retried
-def _record_one(one: Finished, *, clock: Clock) -> Recorded:
+def _record_one(one: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     """One result with doubt in it: recipients are read again, since a late acceptance may have marked some."""
     row = OutboxMessage.objects.filter(pk=one.claim.id)
     ours = row.filter(status=Status.SENDING, claim_token=one.claim.lease.token)
@@ -80,7 +80,7 @@ def _record_one(one: Finished, *, clock: Clock) -> Recorded:
             return record_late(one, clock=clock)
         recipients = list(Recipient.objects.filter(message_id=one.claim.id).order_by("id"))
         results = merged(recipients, one.answers)
-        verdict = policy.judge(one.outcome, one.claim.standing, results, now=clock.now, rules=rules())
+        verdict = policy.judge(one.outcome, one.claim.counters, results, now=clock.now, rules=rules())
         refused = write_recipients(recipients, results, one.answers, status=verdict.status)
         if not ours.update(**columns(one.claim.message, verdict, outcome=one.outcome, now=clock.now)):
             raise AssertionError("the row was locked")  # pragma: no cover
@@ -98,7 +98,7 @@ def _record_one(one: Finished, *, clock: Clock) -> Recorded:
 
 
 @retried
-def settle(claim: Claim, *, clock: Clock) -> list[Recorded]:
+def settle(claim: Claim, *, clock: Clock) -> list[RecordedAttempt]:
     """A claimed message whose recipients were all answered meanwhile (a late acceptance): nothing is left to send."""
     results = [one.result or RecipientResult.IMPLIED for one in claim.recipients]
     status = policy.settled_status(results)
@@ -109,4 +109,4 @@ def settle(claim: Claim, *, clock: Clock) -> list[Recorded]:
     claim.message.refresh_from_db()
     ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT
     now = clock.now
-    return [recorded(Finished(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]
+    return [recorded(FinishedAttempt(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]

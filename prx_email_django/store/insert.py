@@ -10,12 +10,12 @@ from typing import Any
 
 from django.db import IntegrityError, connections
 
-from prx_email_django.clock import Clock
-from prx_email_django.content import store_contents
 from prx_email_django.models import Account, Attachment, Content, OutboxMessage, Recipient
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
-from prx_email_django.store.base import atomic, retried
+from prx_email_django.store.contents import store_contents
+from prx_email_django.store.db import atomic, retried
 
 #: Rows of one INSERT.
 BATCH = 500

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
 from prx_email_django.models import OutboxState
-from prx_email_django.store.base import retried
+from prx_email_django.rules.clock import Clock
+from prx_email_django.store.db import retried
 
 #: A wake-up that no drain has answered for so long is sent again.
 WAKE_AGAIN = timedelta(seconds=60)

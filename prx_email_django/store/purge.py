@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q, QuerySet
 
-from prx_email_django.clock import Clock
 from prx_email_django.conf import outbox_settings
-from prx_email_django.content import KEPT_FOR
 from prx_email_django.models import Attachment, Content, ContentChunk, InboundMessage, OutboxMessage
+from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
-from prx_email_django.store.base import atomic, retried
+from prx_email_django.store.contents import KEPT_FOR
+from prx_email_django.store.db import atomic, retried
 
 #: Rows of one transaction.
 BATCH = 500

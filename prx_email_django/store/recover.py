@@ -7,23 +7,23 @@ from datetime import datetime
 
 from django.db.models import F
 
-from prx_email_django import policy
-from prx_email_django.clock import Clock
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.outcomes import Ending, Outcome
+from prx_email_django.rules import policy
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
-from prx_email_django.store.base import atomic, retried, rules
-from prx_email_django.store.claims import Claim, standing_of
+from prx_email_django.store.claims import Claim, counters_of
+from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.numbers import next_numbers
-from prx_email_django.store.records import Recorded, columns
+from prx_email_django.store.results import RecordedAttempt, columns
 
 #: Messages of one transaction.
 BATCH = 100
 
 
-def recover(*, clock: Clock) -> list[Recorded]:
+def recover(*, clock: Clock) -> list[RecordedAttempt]:
     """Every claim whose lease has run out becomes a known unknown: ``lost_claim``, tried again or at rest."""
-    recorded: list[Recorded] = []
+    recorded: list[RecordedAttempt] = []
     while True:
         expired = OutboxMessage.objects.filter(claim_expires_at__lte=clock.running, status=Status.SENDING)
         ids = list(expired.order_by("claim_expires_at").values_list("pk", flat=True)[:BATCH])
@@ -36,7 +36,7 @@ def recover(*, clock: Clock) -> list[Recorded]:
 
 
 @retried
-def _recover(ids: Sequence[int], *, clock: Clock) -> list[Recorded]:
+def _recover(ids: Sequence[int], *, clock: Clock) -> list[RecordedAttempt]:
     with atomic():
         expired = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_expires_at__lte=clock.running)
         # A write first: it locks the rows on every engine, and leaves out those that another drain has recovered.
@@ -46,7 +46,7 @@ def _recover(ids: Sequence[int], *, clock: Clock) -> list[Recorded]:
         return lose(list(expired.order_by("pk")), clock=clock)
 
 
-def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list[Recorded]:
+def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list[RecordedAttempt]:
     """Record ``lost`` for locked ``sending`` rows; with ``code`` they rest under it, whatever the counters say."""
     ids = [row.pk for row in rows]
     numbers = next_numbers(ids)
@@ -55,10 +55,10 @@ def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list
     for pk, result in Recipient.objects.filter(message_id__in=ids).values_list("message_id", "result"):
         results[pk].append(result)
     attempts: list[DeliveryAttempt] = []
-    recorded: list[Recorded] = []
+    recorded: list[RecordedAttempt] = []
     for row in rows:
         attempts.append(_lost_attempt(row, numbers[row.pk], clock=clock))
-        verdict = policy.lost(standing_of(row), results[row.pk], now=clock.now, rules=rules())
+        verdict = policy.lost(counters_of(row), results[row.pk], now=clock.now, rules=rules())
         values = columns(row, verdict, outcome=None, now=clock.now)
         if verdict.status == Status.SENT:
             values |= {"last_error_code": "", "last_error": ""}
@@ -87,8 +87,8 @@ def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryA
     )
 
 
-def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOWN) -> Recorded:
-    return Recorded(
+def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOWN) -> RecordedAttempt:
+    return RecordedAttempt(
         message=row,
         status=Status(row.status),
         outcome=Outcome(ending, error_code=row.last_error_code, error=row.last_error),
@@ -101,9 +101,9 @@ def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOW
 
 
 @retried
-def expire(claims: Sequence[Claim], *, clock: Clock) -> list[Recorded]:
+def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
     """Claimed messages that are too old come to rest; what was last heard of them stays."""
-    recorded: list[Recorded] = []
+    recorded: list[RecordedAttempt] = []
     for one in claims:
         ours = OutboxMessage.objects.filter(pk=one.id, status=Status.SENDING, claim_token=one.lease.token)
         if ours.update(**expiry(clock.now)):

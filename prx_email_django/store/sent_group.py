@@ -16,9 +16,9 @@ from django.db import connections
 from django.db.models import Field
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.states import AttemptOutcome, Status
-from prx_email_django.store.base import atomic
+from prx_email_django.store.db import atomic
 
 #: Column -> value of a ``DeliveryAttempt``.
 Attempt = dict[str, Any]

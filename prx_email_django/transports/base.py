@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prx_email_django.outcomes import Outcome, Phase, Trouble
+from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
 
 
 @dataclass(slots=True)
-class Parcel:
+class OutgoingMessage:
     """One message, ready for the wire."""
 
     #: The message's primary key, for logs only.
@@ -40,13 +40,13 @@ class Parcel:
 class Feed(Protocol):
     """Where a session gets its parcels and leaves their outcomes."""
 
-    def take(self) -> Parcel | None:
+    def take(self) -> OutgoingMessage | None:
         """The next parcel if one is ready now, without waiting (for pipelining ahead)."""
 
-    async def wait(self) -> Parcel | None:
+    async def wait(self) -> OutgoingMessage | None:
         """The next parcel; waits for one.  None: nothing more for this session, say QUIT and return."""
 
-    def report(self, parcel: Parcel, outcome: Outcome) -> None:
+    def report(self, outgoing: OutgoingMessage, outcome: Outcome) -> None:
         """The outcome of a parcel that was taken; exactly once each."""
 
 
@@ -110,7 +110,7 @@ class ConnectError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class ConnectionSettings:
     """Where and how to connect: plain values copied from an ``Account``; secrets never appear in ``repr``."""
 
     host: str
@@ -140,7 +140,7 @@ class Login:
 class Transport(Protocol):
     """Opens sessions."""
 
-    async def open(self, login: Login) -> Session:
+    async def open(self, settings: ConnectionSettings) -> Session:
         """Connect, secure, greet and authenticate.
 
         Raises:

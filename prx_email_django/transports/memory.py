@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
-from prx_email_django.outcomes import Phase
-from prx_email_django.transports.base import Login, Parcel
-from prx_email_django.transports.envelope import Abilities
+from prx_email_django.rules.outcomes import Phase
+from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage
 from prx_email_django.transports.local import LocalSession
-from prx_email_django.transports.script import Failure, Script, parse
+from prx_email_django.transports.scripted import Failure, Script, parse
+from prx_email_django.transports.smtp.commands import Extensions
 
 PEER = "memory"
 
@@ -49,7 +49,7 @@ class MemoryTransport:
         #: Accepted messages, in order.
         self.delivered: list[Delivered] = []
         #: Logins of the sessions that were opened, in order.
-        self.logins: list[Login] = []
+        self.logins: list[ConnectionSettings] = []
         #: Octets that a message may have; 0: any.
         self.size_limit = size_limit
         self._script = Script()
@@ -85,21 +85,21 @@ class MemoryTransport:
         self._script.clear()
         self.size_limit = 0
 
-    async def open(self, login: Login) -> LocalSession:
+    async def open(self, settings: ConnectionSettings) -> LocalSession:
         """Open a session.
 
         Raises:
             ConnectError: ``fail_next`` asked for it.
         """
         self._script.check_opening(PEER)
-        self.logins.append(login)
+        self.logins.append(settings)
         number = len(self.logins)
 
-        def deliver(parcel: Parcel, recipients: tuple[str, ...]) -> None:
-            self.delivered.append(Delivered(parcel.sender, recipients, parcel.body, number))
+        def deliver(outgoing: OutgoingMessage, recipients: tuple[str, ...]) -> None:
+            self.delivered.append(Delivered(outgoing.sender, recipients, outgoing.body, number))
 
-        abilities = Abilities(size=True, size_limit=self.size_limit, eight_bit=True, utf8=True)
-        return LocalSession(deliver=deliver, login=login, abilities=abilities, script=self._script, peer=PEER)
+        extensions = Extensions(size=True, size_limit=self.size_limit, eight_bit=True, utf8=True)
+        return LocalSession(deliver=deliver, settings=settings, extensions=extensions, script=self._script, peer=PEER)
 
 
 #: The one that ``TRANSPORT = "memory"`` uses.

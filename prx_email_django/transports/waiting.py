@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from prx_email_django.transports.base import Feed, Parcel
-from prx_email_django.transports.flight import Flight
+from prx_email_django.transports.base import Feed, OutgoingMessage
+from prx_email_django.transports.smtp.mail_transaction import MailTransaction
 
 
-async def next_parcel(feed: Feed, ended: asyncio.Future[None], *, peer: str) -> Parcel | None:
+async def next_message(feed: Feed, ended: asyncio.Future[None], *, peer: str) -> OutgoingMessage | None:
     """The next parcel; None when the feed has no more, or ``ended`` was resolved meanwhile.
 
     A parcel that comes at the very moment of an end or of a cancellation is reported untouched.
     """
     waiting = asyncio.ensure_future(feed.wait())
 
-    def give_back(waiting: asyncio.Future[Parcel | None]) -> None:
-        parcel = None if waiting.cancelled() else waiting.result()
-        if parcel is not None:
-            feed.report(parcel, Flight(parcel).untouched(peer, "the connection ended"))
+    def give_back(waiting: asyncio.Future[OutgoingMessage | None]) -> None:
+        outgoing = None if waiting.cancelled() else waiting.result()
+        if outgoing is not None:
+            feed.report(outgoing, MailTransaction(outgoing).untouched(peer, "the connection ended"))
 
     try:
         either: set[asyncio.Future[Any]] = {waiting, ended}

@@ -11,10 +11,10 @@ import aiosmtplib
 from benchmark import letters
 from benchmark.contest import Score, Task, tell
 
-Letter = tuple[str, bytes]
+MailContent = tuple[str, bytes]
 
 
-async def send_all(task: Task, queue: Iterator[Letter]) -> None:
+async def send_all(task: Task, queue: Iterator[MailContent]) -> None:
     """Over one connection, whatever the others leave."""
     client = aiosmtplib.SMTP(hostname=task.host, port=task.port, start_tls=False)
     async with client:
@@ -22,7 +22,7 @@ async def send_all(task: Task, queue: Iterator[Letter]) -> None:
             await client.sendmail(letters.SENDER, [recipient], octets)
 
 
-async def race(task: Task, ready: list[Letter]) -> float:
+async def race(task: Task, ready: list[MailContent]) -> float:
     """Seconds for all."""
     queue = iter(ready)
     begun = perf_counter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prx_email_django.delivery import single
-from tests.support.jumping import Ahead
+from prx_email_django.worker import single
+from tests.support.fake_clock import Ahead
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.delivery import single
 from prx_email_django.models import Account, DeliveryAttempt
-from tests.support.beside import Sending
+from prx_email_django.worker import single
 from tests.support.factories import account, letter
-from tests.support.jumping import Ahead
+from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

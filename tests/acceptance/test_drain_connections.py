@@ -11,8 +11,8 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.limits import slots
 from prx_email_django.models import Account, ConnectionSlot
-from tests.support.beside import Draining
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.delivery.intake import RENDER_AHEAD
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.worker.prefetch import RENDER_AHEAD
 from tests.acceptance.drainer import Drainer
 from tests.support.smtp_server import SmtpServer
 

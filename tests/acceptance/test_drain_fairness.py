@@ -13,10 +13,10 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.delivery.account import AccountRun
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
-from tests.support.beside import Draining
+from prx_email_django.worker.account import AccountRun
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.delivery import intake
+from prx_email_django.worker import prefetch as intake
 from tests.support.factories import account, backlog
 from tests.support.smtp_server import SmtpServer
 

@@ -15,14 +15,15 @@ from django.db import connection, connections
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django import clock as clocks
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
-from prx_email_django.store import Lease, claims
+from prx_email_django.rules import clock as clocks
+from prx_email_django.store import claims
+from prx_email_django.store.claims import Lease
 from tests.acceptance.drainer import Drainer, drainers
 from tests.acceptance.workers import eventually
-from tests.support.beside import Draining
-from tests.support.jumping import Standing
+from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,7 +106,7 @@ def test_a_permit_that_ends_before_mail_in_a_drain_is_given_back_and_taken_anew(
         account = account_on(server, max_connections=1, rate_limits="20/minute", pipelining="off")
         enqueue(account, 3, now=end - timedelta(seconds=2))
         thinking = server.on("final", stall=True, times=1)
-        time_of_drains = Standing()
+        time_of_drains = FrozenClock()
         monkeypatch.setattr(clocks, "uptime", time_of_drains)
         draining = Draining(now=end - timedelta(seconds=2))
         assert thinking.reached.wait(60)

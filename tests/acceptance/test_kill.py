@@ -19,13 +19,13 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.delivery.drain import Drain
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.worker.drain import Drain
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import eventually
-from tests.support.beside import Draining
-from tests.support.jumping import Ahead
+from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -183,7 +183,7 @@ def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
         assert resting.count() <= 4 * 15, "a crash leaves few that may have been delivered"
 
 
-def standing(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
+def counters(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
     columns = ("status", "retries", "attempts", "last_error", "last_error_code", "next_attempt_at", "message_number")
     return {row.pk: tuple(getattr(row, name) for name in columns) for row in rows}
 
@@ -210,7 +210,7 @@ def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_unto
         failed = [prx.send(account=account, **one, now=now, failure_mode="provider") for one in letters(5)]
         fresh = prx.enqueue_many(letters(40), account=account)
         OutboxMessage.objects.filter(pk__in=[one.outbox_id for one in failed]).update(next_attempt_at=now)
-        before = standing(OutboxMessage.objects.all())
+        before = counters(OutboxMessage.objects.all())
         stalled = server.on("final", stall=True)
         claimed = OutboxMessage.objects.filter(status="sending")
         with ExitStack() as stack:
@@ -225,7 +225,7 @@ def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_unto
         assert told == len(sent) == len(server.messages)
         assert 1 <= len(sent) <= 4, "only what was in flight was finished"
         left = OutboxMessage.objects.exclude(pk__in=sent)
-        assert standing(left) == {pk: one for pk, one in before.items() if pk not in sent}
+        assert counters(left) == {pk: one for pk, one in before.items() if pk not in sent}
         assert len(left) == len(failed) + len(fresh) - len(sent)
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 

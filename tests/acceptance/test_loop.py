@@ -14,7 +14,7 @@ from django.db import connection
 
 import prx_email_django as prx
 from prx_email_django.models import ConnectionSlot, OutboxMessage
-from prx_email_django.store import base
+from prx_email_django.store import db as base
 from tests.acceptance.workers import Worker, environment, eventually, message_id, outbox
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from prx_email_django.delivery import network as network_module
-from prx_email_django.delivery.network import Network
+from prx_email_django.worker import network as network_module
+from prx_email_django.worker.network import Network
 
 
 def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:

@@ -17,8 +17,8 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.delivery import login
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.worker import tokens as login
 from tests.acceptance.drainer import drainers
 from tests.support.smtp_server import SmtpServer
 

@@ -18,7 +18,7 @@ import pytest
 from django_q.models import Failure, OrmQ, Success
 
 from prx_email_django.models import ConnectionSlot, OutboxMessage
-from prx_email_django.store import base
+from prx_email_django.store import db as base
 from tests.acceptance.workers import Worker, environment, eventually, message_id, outbox
 
 pytestmark = pytest.mark.django_db(transaction=True)

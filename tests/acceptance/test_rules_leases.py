@@ -12,16 +12,17 @@ import pytest
 from django.db import connections
 
 import prx_email_django as prx
-from prx_email_django import clock as clocks
 from prx_email_django import store
-from prx_email_django.delivery.lanes import Lane
-from prx_email_django.limits import acquire_slot, slots
+from prx_email_django.limits import slots
+from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
-from prx_email_django.transports.base import Parcel
-from tests.support.beside import Beside
+from prx_email_django.rules import clock as clocks
+from prx_email_django.transports.base import OutgoingMessage
+from prx_email_django.worker.connection import Lane
 from tests.support.factories import account, at, backlog, fresh, take
-from tests.support.jumping import Standing
+from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Beside
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -44,7 +45,7 @@ class SlotTime:
     """Moves the time by which slots are judged; claims and all else go by the real one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock = Standing()
+        self.clock = FrozenClock()
         monkeypatch.setattr(slots, "uptime", self.clock)
 
     def leave(self, seconds: float) -> None:
@@ -67,11 +68,11 @@ def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
     slot_time = SlotTime(monkeypatch)
     real = Lane.take
 
-    def take_and_linger(self: Lane) -> Parcel | None:
-        parcel = real(self)
-        if parcel is not None:
+    def take_and_linger(self: Lane) -> OutgoingMessage | None:
+        outgoing = real(self)
+        if outgoing is not None:
             slot_time.leave(left)
-        return parcel
+        return outgoing
 
     monkeypatch.setattr(Lane, "take", take_and_linger)
     with SmtpServer() as server:
@@ -111,7 +112,7 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
 
 
 class Machine:
-    """The clocks of this machine as ``prx_email_django.clock`` reads them, which it may sleep through.
+    """The clocks of this machine as ``prx_email_django.rules.clock`` reads them, which it may sleep through.
 
     While it sleeps ``time.monotonic`` stands still, as on Linux; CLOCK_BOOTTIME and the wall clock go on.
     """
@@ -151,10 +152,10 @@ def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machi
     machine.slept = 130.0
     assert not slot.holds() and not claim.lease.holds(), "less than a third remains"
     assert timedelta(seconds=130) <= clock.running - before < timedelta(seconds=150)
-    store.renew([claim.lease], clock=clock)
+    store.claims.renew([claim.lease], clock=clock)
     assert claim.lease.holds()
     machine.slept += 181.0
-    store.renew([claim.lease], clock=clock)
+    store.claims.renew([claim.lease], clock=clock)
     assert not claim.lease.holds(), "others may have its messages by now"
 
 

@@ -11,12 +11,14 @@ import pytest
 from django.db import connections
 
 import prx_email_django as prx
-from prx_email_django.delivery import connecting
-from prx_email_django.delivery.intake import Intake
-from prx_email_django.limits import Slot, account_state, acquire_slot, is_paused, note_failure, slots
+from prx_email_django.limits import slots
+from prx_email_django.limits.pauses import account_state, is_paused, note_failure
+from prx_email_django.limits.slots import Slot, acquire_slot
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage
-from prx_email_django.outcomes import Trouble
-from prx_email_django.store import base
+from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.store import db as base
+from prx_email_django.worker import connections as connecting
+from prx_email_django.worker.prefetch import Intake
 from tests.support.factories import SECOND, account, at, backlog, in_threads, letter
 from tests.support.smtp_server import SmtpServer
 

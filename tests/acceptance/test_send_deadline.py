@@ -17,10 +17,10 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, RateWindow
 from prx_email_django.signals import message_failed
-from tests.support.beside import Sending
 from tests.support.factories import account
-from tests.support.jumping import Ahead
+from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -194,7 +194,7 @@ def test_a_failure_before_mail_gives_its_permit_back() -> None:
 
 
 def test_a_permit_that_ends_before_mail_is_taken_anew_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prx_email_django.delivery import jobs
+    from prx_email_django.worker import outgoing as jobs
 
     ends: list[bool] = []
 

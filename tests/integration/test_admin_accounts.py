@@ -14,9 +14,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from prx_email_django.fields import Sealed, is_set
-from prx_email_django.limits import account_state
+from prx_email_django.limits.pauses import account_state
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
+from prx_email_django.models.encrypted import Sealed, is_set
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db

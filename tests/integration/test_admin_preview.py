@@ -7,9 +7,9 @@ from email.message import EmailMessage
 import pytest
 
 from prx_email_django.admin import preview
-from prx_email_django.content import store_content
 from prx_email_django.models import ContentChunk, OutboxMessage
-from prx_email_django.store import clock_for
+from prx_email_django.store.contents import store_content
+from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db

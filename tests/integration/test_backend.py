@@ -15,8 +15,8 @@ import prx_email_django as prx
 from prx_email_django import backends
 from prx_email_django.backends import OutboxEmailBackend, by_from_address
 from prx_email_django.errors import AccountUnavailable, AttachmentRejected, InvalidMessage
-from prx_email_django.letters import read_content
 from prx_email_django.models import Account, OutboxMessage, Recipient
+from prx_email_django.models.content import read_content
 from tests.integration.backend_messages import FromScratch, OldSigned, Signed, letter, overriding
 
 pytestmark = pytest.mark.django_db

@@ -12,7 +12,7 @@ from django.core.checks import registry
 from django.utils.log import AdminEmailHandler
 
 from prx_email_django.backends import OutboxEmailBackend
-from prx_email_django.checks_mailers import check_admin_email_handler, check_mailers
+from prx_email_django.checks.mailers import check_admin_email_handler, check_mailers
 
 PATH = "prx_email_django.backends.OutboxEmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"

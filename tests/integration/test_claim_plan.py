@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from prx_email_django import store
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store import claims
 from tests.support.factories import NOW, account, at
 
@@ -104,18 +104,18 @@ def test_work_is_found_by_its_index_behind_everything_that_is_not_due(crowded: A
 
     found = statements(find)
     assert len(found) == 4, "two ranks are in use, each asked for and each read once"
-    for statement in [*found, *statements(lambda: store.has_due(crowded.pk, clock=at()))]:
+    for statement in [*found, *statements(lambda: store.claims.has_due(crowded.pk, clock=at()))]:
         assert_cheap(statement, index="prx_message_claim")
     if vendor() == "mysql":
         # A plan that names the index may still walk all of it.
         assert rows_read(find) < 100
-        assert rows_read(lambda: store.has_due(crowded.pk, clock=at())) < 50
-        assert rows_read(lambda: store.next_due([crowded.pk])) < 50
+        assert rows_read(lambda: store.claims.has_due(crowded.pk, clock=at())) < 50
+        assert rows_read(lambda: store.claims.next_due([crowded.pk])) < 50
 
 
 def test_the_next_due_instant_is_found_by_the_index(crowded: Account) -> None:
     moments: list[Any] = []
-    for statement in statements(lambda: moments.append(store.next_due([crowded.pk]))):
+    for statement in statements(lambda: moments.append(store.claims.next_due([crowded.pk]))):
         said = plan(statement)
         assert "prx_message_claim" in said or "optimized away" in said, f"{statement}\n{said}"
         assert "Seq Scan" not in said
@@ -124,12 +124,12 @@ def test_the_next_due_instant_is_found_by_the_index(crowded: Account) -> None:
 
 def test_lost_claims_are_found_by_their_index(crowded: Account) -> None:
     """Without it every drain would read the whole table."""
-    lost = store.claim(crowded.pk, limit=5, hold_limit=3, clock=at()).claims
+    lost = store.claims.claim(crowded.pk, limit=5, hold_limit=3, clock=at()).claims
     OutboxMessage.objects.filter(pk__in=[one.id for one in lost]).update(claim_expires_at=NOW)
     recovered: list[Any] = []
 
     def recover() -> None:
-        recovered.extend(store.recover(clock=at()))
+        recovered.extend(store.recover.recover(clock=at()))
 
     if vendor() == "mysql":
         # It may take the index of the status as well, where nothing is partial.
@@ -147,7 +147,9 @@ def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
     def first() -> None:
         try:
             with transaction.atomic(using=outbox_alias()):
-                taken["first"] = [one.id for one in store.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
+                taken["first"] = [
+                    one.id for one in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims
+                ]
                 holding.set()
                 done.wait(10)
         finally:
@@ -160,7 +162,7 @@ def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
     if vendor() == "sqlite":  # one writer at a time: the second waits for the first
         done.set()
         worker.join(60)
-    taken["second"] = [one.id for one in store.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
+    taken["second"] = [one.id for one in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
     done.set()
     worker.join(60)
     assert (len(taken["first"]), len(taken["second"])) == (100, 100)
@@ -172,7 +174,7 @@ def test_an_open_enqueue_and_a_claim_do_not_wait_for_each_other(crowded: Account
     if vendor() == "sqlite":
         return
     open_, done = threading.Event(), threading.Event()
-    held = store.claim(crowded.pk, limit=10, hold_limit=3, clock=at()).claims
+    held = store.claims.claim(crowded.pk, limit=10, hold_limit=3, clock=at()).claims
 
     def caller() -> None:
         try:
@@ -186,7 +188,7 @@ def test_an_open_enqueue_and_a_claim_do_not_wait_for_each_other(crowded: Account
     worker = threading.Thread(target=caller)
     worker.start()
     assert open_.wait(10)
-    taken = store.claim(crowded.pk, limit=DUE, hold_limit=3, clock=at()).claims
+    taken = store.claims.claim(crowded.pk, limit=DUE, hold_limit=3, clock=at()).claims
     assert not done.is_set()
     done.set()
     worker.join(60)

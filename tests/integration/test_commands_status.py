@@ -18,7 +18,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, OutboxMessage, OutboxState
-from prx_email_django.outcomes import Answer, Ending, Phase
+from prx_email_django.rules.outcomes import Answer, Ending, Phase
 from tests.integration.face_rows import at_rest, message, new_account, run
 from tests.support import factories
 from tests.support.factories import MEMORY

@@ -8,7 +8,7 @@ import pytest
 from django.db import DatabaseError, connections, transaction
 
 from prx_email_django.models import Account, OutboxMessage, OutboxState
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
 from tests.support.factories import NOW, account, message
 
 pytestmark = pytest.mark.django_db

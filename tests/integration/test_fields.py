@@ -15,8 +15,8 @@ from django.db.models import F
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from prx_email_django.fields import DecryptionFailed, Sealed, rotate
 from prx_email_django.models import Account
+from prx_email_django.models.encrypted import DecryptionFailed, Sealed, rotate
 
 pytestmark = pytest.mark.django_db
 

@@ -10,10 +10,10 @@ from django.db import connections, transaction
 
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits import account_state, is_paused, note_failure, note_success
+from prx_email_django.limits.pauses import account_state, is_paused, note_failure, note_success
 from prx_email_django.models import Account, AccountState
-from prx_email_django.outcomes import Trouble
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Trouble
 from tests.support.factories import NOW, SECOND, account, at, message
 
 pytestmark = pytest.mark.django_db

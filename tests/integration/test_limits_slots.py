@@ -8,9 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from prx_email_django.limits import acquire_slot, release_slots, renew_slots, slots
+from prx_email_django.limits import slots
+from prx_email_django.limits.slots import acquire_slot, release_slots, renew_slots
 from prx_email_django.models import Account, ConnectionSlot
-from prx_email_django.store import base, worker_name
+from prx_email_django.store import db as base
+from prx_email_django.store.db import worker_name
 from tests.support.factories import NOW, account, at, in_threads
 
 MINUTE = timedelta(seconds=60)

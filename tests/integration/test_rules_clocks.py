@@ -12,11 +12,11 @@ from django.db import connections
 
 import prx_email_django as prx
 from prx_email_django import store
-from prx_email_django.clock import Clock
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import DeliveryAttempt, OutboxState
-from prx_email_django.querysets import outbox_alias
-from prx_email_django.store import base
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
+from prx_email_django.store import db as base
 from prx_email_django.transports.memory import shared
 from tests.support.factories import MEMORY, NOW, SECOND, account, at, fresh, letter, message, take, take_one
 
@@ -47,7 +47,7 @@ def test_every_instant_that_is_written_is_the_given_one() -> None:
 
 def test_a_given_now_stands_still_and_a_running_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     up = [100.0]
-    monkeypatch.setattr("prx_email_django.clock.uptime", lambda: up[0])
+    monkeypatch.setattr("prx_email_django.rules.clock.uptime", lambda: up[0])
     given, free = Clock(given=NOW, database_now=NOW), Clock(given=None, database_now=NOW)
     up[0] += 90
     assert (given.now, given.running) == (NOW, NOW + 90 * SECOND)
@@ -55,7 +55,7 @@ def test_a_given_now_stands_still_and_a_running_one_goes_on(monkeypatch: pytest.
 
 
 def test_without_a_given_now_the_databases_clock_counts() -> None:
-    assert abs(store.clock_for(None).now - base.database_now()) < 60 * SECOND
+    assert abs(store.db.clock_for(None).now - base.database_now()) < 60 * SECOND
     assert abs(base.database_now() - datetime.now(UTC)) < timedelta(minutes=5)
 
 
@@ -101,9 +101,9 @@ def test_a_drain_longer_than_its_lease_sends_nothing_twice(monkeypatch: pytest.M
     row = message(owner)
     take_one(row)
     clock = at(NOW)
-    monkeypatch.setattr("prx_email_django.clock.uptime", lambda: clock._read_at + 170)
+    monkeypatch.setattr("prx_email_django.rules.clock.uptime", lambda: clock._read_at + 170)
     assert clock.running == NOW + 170 * SECOND
-    assert store.recover(clock=clock) == []
+    assert store.recover.recover(clock=clock) == []
     assert prx.drain(now=NOW).recovered == 0
 
 

@@ -16,10 +16,11 @@ from django.test.utils import CaptureQueriesContext
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits import account_state, acquire_slot
+from prx_email_django.limits.pauses import account_state
+from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
-from prx_email_django.outcomes import Ending
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.memory import shared
 from tests.support.factories import (
     MEMORY,
@@ -74,17 +75,17 @@ def test_a_full_drain_costs_at_most_a_fifth_of_a_statement_a_message() -> None:
 def test_a_claim_and_a_group_cost_the_same_however_many_messages(django_assert_max_num_queries: Any) -> None:
     owner = account()
     backlog(owner, 60)
-    clock = store.clock_for(None)
+    clock = store.db.clock_for(None)
     with django_assert_max_num_queries(8):
-        claims = store.claim(owner.pk, limit=50, hold_limit=3, clock=clock).claims
+        claims = store.claims.claim(owner.pk, limit=50, hold_limit=3, clock=clock).claims
     assert len(claims) == 50
     said = [outcome(Ending.ACCEPTED, one) for one in claims]
     group = [
-        store.Finished(one, words, words.recipients, started_at=clock.now, finished_at=clock.now)
+        store.results.FinishedAttempt(one, words, words.recipients, started_at=clock.now, finished_at=clock.now)
         for one, words in zip(claims, said, strict=True)
     ]
     with django_assert_max_num_queries(4):
-        store.finalize(group, clock=clock)
+        store.finalize.finalize(group, clock=clock)
     assert OutboxMessage.objects.filter(status="sent").count() == 50
 
 

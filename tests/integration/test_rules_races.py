@@ -11,7 +11,8 @@ from django.db import transaction
 
 import prx_email_django as prx
 from prx_email_django import store
-from prx_email_django.limits import acquire_slot, release_slots, slots
+from prx_email_django.limits import slots
+from prx_email_django.limits.slots import acquire_slot, release_slots
 from prx_email_django.models import Account, ConnectionSlot, Content, OutboxMessage
 from prx_email_django.transports.memory import shared
 from tests.support.factories import MEMORY, account, at, in_threads, letter
@@ -149,7 +150,7 @@ def test_the_same_for_send_when_paused() -> None:
 
 def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
     """Stored 49 h ago and left without a message; the caller says that it is 30 h ago, the purge says nothing."""
-    owner, now = account(), store.clock_for(None).now
+    owner, now = account(), store.db.clock_for(None).now
     part = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"hello")
     prx.enqueue(**letter(owner, attachment=part))
     Content.objects.update(stored_at=now - timedelta(hours=49))
@@ -165,7 +166,7 @@ def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
 
     def purger() -> int:
         assert inside.wait(20)
-        report = store.purge(clock=store.clock_for(None))
+        report = store.purge.purge(clock=store.db.clock_for(None))
         done.set()
         return report.content
 

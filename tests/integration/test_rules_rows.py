@@ -9,11 +9,11 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django import signals, store
-from prx_email_django.attachments import AttachmentInput
-from prx_email_django.delivery.announce import announce
+from prx_email_django.compose.attachments import AttachmentInput
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
-from prx_email_django.outcomes import Answer, Ending
+from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.transports.memory import shared
+from prx_email_django.worker.events import announce
 from tests.support.factories import (
     MEMORY,
     NOW,
@@ -52,11 +52,11 @@ def test_lost_after_a_late_acceptance_of_all_is_sent_not_at_rest() -> None:
     stale = take_one(row)
     lose(stale)
     assert fresh(row).is_at_rest
-    second = store.claim_one(row.pk, clock=at(), force=False)
+    second = store.operations.claim_one(row.pk, clock=at(), force=False)
     finish(stale, Ending.ACCEPTED)  # late: both recipients are accepted; somebody is sending
     assert results(row) == {A: "accepted", B: "accepted"}
     lapse([second])
-    store.recover(clock=at())
+    store.recover.recover(clock=at())
     assert fresh(row).status == "sent", (fresh(row).status, fresh(row).next_attempt_at, fresh(row).last_error_code)
 
 
@@ -66,7 +66,7 @@ def test_retry_of_a_row_whose_recipients_are_all_answered_is_no_failure() -> Non
     lose(stale)
     second = take_one(make_due(row))
     finish(stale, Ending.ACCEPTED)
-    store.release([second])
+    store.claims.release([second])
     before = fresh(row)
     result = prx.retry_outbox(row.pk, force=True)
     now = fresh(row)
@@ -84,7 +84,7 @@ def test_expiry_of_a_row_whose_recipients_were_all_accepted() -> None:
     lose(stale)
     second = take_one(make_due(row))
     finish(stale, Ending.ACCEPTED)
-    store.release([second])
+    store.claims.release([second])
     prx.drain(now=NOW + 10 * DAY)
     assert fresh(row).status == "sent", (fresh(row).status, fresh(row).last_error_code)
 
@@ -241,6 +241,6 @@ def test_a_now_in_the_past_gives_no_second_burst() -> None:
     owner = account(rate_limits="5/minute")
     for _ in range(4):
         prx.send(**letter(owner))
-    prx.send(**letter(owner), now=store.clock_for(None).now - timedelta(minutes=5))
+    prx.send(**letter(owner), now=store.db.clock_for(None).now - timedelta(minutes=5))
     codes = [prx.send(**letter(owner)).status for _ in range(5)]
     assert codes.count("sent") == 0, codes

@@ -17,10 +17,10 @@ import prx_email_django as prx
 from prx_email_django import api, store
 from prx_email_django.errors import SendInsideTransaction
 from prx_email_django.models import OutboxMessage, OutboxState
-from prx_email_django.outcomes import Ending
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Ending
 from prx_email_django.signals import message_sent
-from prx_email_django.store import base
+from prx_email_django.store import db as base
 from prx_email_django.transports.memory import shared
 from tests.support.factories import NOW, account, finish, fresh, letter, message, take_one
 
@@ -192,7 +192,7 @@ def test_a_savepoint_rolled_back_takes_no_others_wake_up_with_it() -> None:
 def test_callers_do_not_wait_for_each_other_to_ask_for_a_drain() -> None:
     """Tried: asked inside the transaction, the one row made every caller wait for the slowest."""
     owner = account()
-    store.outbox_state()
+    store.outbox.outbox_state()
     with transaction.atomic():
         message(owner)
         before = OutboxState.objects.get().wake_requested_at
@@ -270,7 +270,7 @@ def test_a_twin_takes_what_its_function_takes_and_says_so(name: str) -> None:
     assert inspect.signature(twin) == inspect.signature(function)
     assert get_type_hints(twin) == get_type_hints(function)
     assert inspect.iscoroutinefunction(twin)
-    assert (twin.__name__, twin.__module__) == (f"a{name}", "prx_email_django.api.twins")
+    assert (twin.__name__, twin.__module__) == (f"a{name}", "prx_email_django.api.aio")
     assert pickle.loads(pickle.dumps(twin)) is twin
     with pytest.raises(TypeError, match="no_such_argument"):
         asyncio.run(twin(no_such_argument=1))

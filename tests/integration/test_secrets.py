@@ -23,7 +23,7 @@ from django.test import Client
 from django.views.debug import ExceptionReporter
 
 from prx_email_django import drain, enqueue, send
-from prx_email_django.limits import account_state
+from prx_email_django.limits.pauses import account_state
 from prx_email_django.models import Account, AccountState, OutboxMessage
 from tests.integration import admin_rows as rows
 from tests.support.smtp_server import SmtpServer
@@ -117,7 +117,7 @@ def test_no_secret_is_in_what_python_says_of_an_account() -> None:
         assert leaks("\n".join(found)) == []
 
 
-class Broken(Exception):
+class ConnectionLost(Exception):
     """What no code expects."""
 
 
@@ -160,7 +160,7 @@ def typed(account: Account) -> dict[str, str]:
         "prx_email_django.models.account.Account.save",
         "prx_email_django.models.account.Account.clean",
         "prx_email_django.admin.forms.AccountForm._keep_unchanged",
-        "prx_email_django.fields._cipher",
+        "prx_email_django.models.encrypted._cipher",
         "django.db.models.query.QuerySet._update",
     ],
 )
@@ -172,12 +172,12 @@ def test_no_secret_is_in_the_error_report_of_a_failed_save(
     client.force_login(rows.User.objects.create_superuser("root"))
 
     def broken(*args: object, **kwargs: object) -> None:
-        raise Broken
+        raise ConnectionLost
 
     monkeypatch.setattr(place, broken)
     response = client.post(f"{rows.ACCOUNTS}{account.pk}/change/", typed(account))
     assert response.status_code == 500
-    assert "Broken" in reports[0]
+    assert "ConnectionLost" in reports[0]
     assert leaks("\n".join(reports)) == []
     assert leaks(response.content.decode()) == []
 
@@ -190,14 +190,14 @@ def test_a_stored_secret_is_not_even_in_the_report_of_a_debug_server(
     account, _ = plant()
 
     def broken(*args: object, **kwargs: object) -> None:
-        raise Broken
+        raise ConnectionLost
 
     monkeypatch.setattr(Account, "save", broken)
     client = Client(raise_request_exception=False)
     client.force_login(rows.User.objects.create_superuser("root"))
     data = {**typed(account), "password": "", "oauth_client_secret": "", "oauth_refresh_token": ""}
     assert client.post(f"{rows.ACCOUNTS}{account.pk}/change/", data).status_code == 500
-    assert "Broken" in reports[0]
+    assert "ConnectionLost" in reports[0]
     assert leaks("\n".join(reports)) == []
 
 
@@ -216,7 +216,7 @@ def test_no_secret_is_in_the_error_report_of_a_login_that_broke(
         if not carries:
             return write(protocol, data)
         del data
-        errors.append(Broken())
+        errors.append(ConnectionLost())
         raise errors[0]
 
     monkeypatch.setattr(SMTPProtocol, "write", breaks_at_the_secret)
@@ -238,7 +238,7 @@ def report_of_call(function: Any) -> list[str]:
     """Django's report of what the call raises, with locals; none where it raises nothing."""
     try:
         function()
-    except Broken:
+    except ConnectionLost:
         return [ExceptionReporter(None, *sys.exc_info()).get_traceback_html()]
     return []
 

@@ -29,11 +29,12 @@ from hypothesis.stateful import (
 )
 
 from prx_email_django import store
-from prx_email_django.clock import Clock
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.outcomes import Answer, Ending
-from prx_email_django.store import Claim, Finished
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.store.claims import Claim
+from prx_email_django.store.results import FinishedAttempt
 from tests.support.factories import MEMORY, NOW, account, message, outcome
 
 ADDRESSES = ("a@x.org", "b@x.org", "c@x.org")
@@ -91,7 +92,7 @@ class Outbox(RuleBasedStateMachine):
 
     @property
     def clock(self) -> Clock:
-        return store.clock_for(self.now)
+        return store.db.clock_for(self.now)
 
     def pick(self, number: int) -> OutboxMessage | None:
         rows = list(OutboxMessage.objects.order_by("pk"))
@@ -140,22 +141,22 @@ class Outbox(RuleBasedStateMachine):
     )
     def claim(self, limit: int, hold_limit: int, waits: bool) -> Any:
         """A drain that waits moves on to the next due instant, so that short runs get far."""
-        due = store.next_due([self.account.pk])
+        due = store.claims.next_due([self.account.pk])
         if waits and due is not None:
             self.now = max(self.now, due)
-        taken = store.claim(self.account.pk, limit=limit, hold_limit=hold_limit, clock=self.clock).claims
+        taken = store.claims.claim(self.account.pk, limit=limit, hold_limit=hold_limit, clock=self.clock).claims
         # Leases are real time, the steps are not: what was claimed is lost by ``crash`` alone.
         for one in taken:
             assert one.message.status == "sending"
             assert one.message.next_attempt_at is not None
             assert one.message.next_attempt_at <= self.now, "claimed before it was due"
-        fresh, old = store.split_expired(taken, clock=self.clock)
-        store.expire(old, clock=self.clock)
+        fresh, old = store.claims.split_expired(taken, clock=self.clock)
+        store.recover.expire(old, clock=self.clock)
         for one in fresh:
-            if not one.addressed:  # a late acceptance came while another worker had it: as a drain does
-                store.settle(one, clock=self.clock)
+            if not one.open_addresses:  # a late acceptance came while another worker had it: as a drain does
+                store.finalize.settle(one, clock=self.clock)
                 assert OutboxMessage.objects.get(pk=one.id).status != "sending"
-        return multiple(*(one for one in fresh if one.addressed))
+        return multiple(*(one for one in fresh if one.open_addresses))
 
     @rule(
         one=consumes(claims),
@@ -167,7 +168,7 @@ class Outbox(RuleBasedStateMachine):
         """In time or late: the worker cannot know."""
         self.overtake(one, meanwhile)
         said = dict(answers) if ending is Ending.ACCEPTED else {}
-        accepted = [address for address in one.addressed if said.get(address) is Answer.ACCEPTED]
+        accepted = [address for address in one.open_addresses if said.get(address) is Answer.ACCEPTED]
         if ending is Ending.ACCEPTED and not accepted:
             ending = Ending.TEMPORARY
         before = OutboxMessage.objects.filter(pk=one.id).values().first()
@@ -175,8 +176,8 @@ class Outbox(RuleBasedStateMachine):
         header = one.message.message_id
         known = self.known[one.id]
         words = outcome(ending, one, said)
-        group = [Finished(one, words, words.recipients, started_at=self.now, finished_at=self.now)]
-        (recorded,) = store.finalize(group, clock=self.clock)
+        group = [FinishedAttempt(one, words, words.recipients, started_at=self.now, finished_at=self.now)]
+        (recorded,) = store.finalize.finalize(group, clock=self.clock)
         assert recorded.late is not ours
         if ending in (Ending.ACCEPTED, Ending.UNKNOWN):
             known.copies.add(header)
@@ -184,7 +185,7 @@ class Outbox(RuleBasedStateMachine):
             known.taken[address] = known.taken.get(address, 0) + 1
             assert known.taken[address] <= 1 + known.doubts[address], f"{address} was served twice"
         if ending is Ending.UNKNOWN:
-            known.doubts.update(one.addressed)
+            known.doubts.update(one.open_addresses)
         if not ours and before is not None and ending is not Ending.ACCEPTED:
             after = OutboxMessage.objects.filter(pk=one.id).values().get()
             assert {**after, "updated_at": None} == {**before, "updated_at": None}, "a stale claim wrote"
@@ -197,7 +198,7 @@ class Outbox(RuleBasedStateMachine):
         self.overtake(one, meanwhile)
         before = OutboxMessage.objects.filter(pk=one.id).values().first()
         ours = self.is_ours(one)
-        assert store.release([one]) == int(ours)
+        assert store.claims.release([one]) == int(ours)
         after = OutboxMessage.objects.filter(pk=one.id).values().first()
         if not ours:
             assert after == before, "a stale claim gave back what another holds"
@@ -215,7 +216,7 @@ class Outbox(RuleBasedStateMachine):
     def lose(self, rows: Any) -> None:
         lost = list(rows)
         rows.update(claim_expires_at=self.now - timedelta(seconds=1))
-        recovered = {one.message.pk for one in store.recover(clock=self.clock)}
+        recovered = {one.message.pk for one in store.recover.recover(clock=self.clock)}
         assert recovered == {row.pk for row in lost}
         for row in lost:
             known = self.known[row.pk]
@@ -225,7 +226,7 @@ class Outbox(RuleBasedStateMachine):
     @rule(one=claims)
     def renew(self, one: Claim) -> None:
         ours = self.is_ours(one)
-        store.renew([one.lease], clock=self.clock)
+        store.claims.renew([one.lease], clock=self.clock)
         assert self.is_ours(one) is ours
 
     def overtake(self, one: Claim, meanwhile: str) -> None:
@@ -240,7 +241,7 @@ class Outbox(RuleBasedStateMachine):
         row = OutboxMessage.objects.filter(pk=one.id).first()
         if row is not None and row.status == "failed" and row.next_attempt_at is not None:
             self.now = max(self.now, row.next_attempt_at)
-            store.claim_one(row.pk, clock=self.clock, force=False)
+            store.operations.claim_one(row.pk, clock=self.clock, force=False)
 
     def is_ours(self, one: Claim) -> bool:
         return OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token).exists()
@@ -252,14 +253,14 @@ class Outbox(RuleBasedStateMachine):
         row = self.pick(number)
         if row is not None:
             waiting = row.status in ("pending", "failed") and row.next_attempt_at is not None
-            assert store.cancel([row.pk], clock=self.clock).changed == int(waiting)
+            assert store.operations.cancel([row.pk], clock=self.clock).changed == int(waiting)
 
     @rule(number=st.integers(0, 50), force=st.booleans())
     def requeue(self, number: int, force: bool) -> None:
         row = self.pick(number)
         if row is not None:
             may = row.status == "failed" or (force and row.status == "pending")
-            assert store.requeue([row.pk], clock=self.clock, force=force).changed == int(may)
+            assert store.operations.requeue([row.pk], clock=self.clock, force=force).changed == int(may)
 
     @rule(target=claims, number=st.integers(0, 50), force=st.booleans())
     def retry(self, number: int, force: bool) -> Any:
@@ -267,7 +268,7 @@ class Outbox(RuleBasedStateMachine):
         if row is None:
             return multiple()
         try:
-            return store.claim_one(row.pk, clock=self.clock, force=force)
+            return store.operations.claim_one(row.pk, clock=self.clock, force=force)
         except RetryRejected as refused:
             due_later = row.next_attempt_at is not None and row.next_attempt_at > self.now
             expected = "not_retriable" if row.status in ("sent", "sending") else "retry_not_due"
@@ -283,12 +284,12 @@ class Outbox(RuleBasedStateMachine):
             if may:
                 unknown = row.recipients.filter(result="unknown").values_list("address", flat=True)
                 self.known[row.pk].vouched.update(unknown)
-            assert store.confirm([row.pk], clock=self.clock).changed == int(may)
+            assert store.operations.confirm([row.pk], clock=self.clock).changed == int(may)
 
     @rule(days=st.sampled_from([0, 1]))
     def purge(self, days: int) -> None:
         kept = set(OutboxMessage.objects.exclude(next_attempt_at=None, status__in=("sent", "failed")).values_list("pk"))
-        store.purge(clock=self.clock, older_than=timedelta(days=days, seconds=1))
+        store.purge.purge(clock=self.clock, older_than=timedelta(days=days, seconds=1))
         left = set(OutboxMessage.objects.values_list("pk", flat=True))
         assert {pk for (pk,) in kept} <= left, "what may still be sent was deleted"
         for pk, known in self.known.items():
@@ -362,15 +363,15 @@ class Outbox(RuleBasedStateMachine):
     def send_everything(self) -> None:
         """As a drain does: claim until nothing is due, whatever stops a single claim."""
         clock = self.clock
-        while claims := store.claim(self.account.pk, limit=50, hold_limit=50, clock=clock).claims:
-            fresh, old = store.split_expired(claims, clock=clock)
-            store.expire(old, clock=clock)
+        while claims := store.claims.claim(self.account.pk, limit=50, hold_limit=50, clock=clock).claims:
+            fresh, old = store.claims.split_expired(claims, clock=clock)
+            store.recover.expire(old, clock=clock)
             said = [outcome(Ending.ACCEPTED, one) for one in fresh]
             group = [
-                Finished(one, words, words.recipients, started_at=self.now, finished_at=self.now)
+                FinishedAttempt(one, words, words.recipients, started_at=self.now, finished_at=self.now)
                 for one, words in zip(fresh, said, strict=True)
             ]
-            store.finalize(group, clock=clock)
+            store.finalize.finalize(group, clock=clock)
         due = OutboxMessage.objects.filter(status__in=("pending", "failed"), next_attempt_at__lte=self.now)
         assert not due.exists(), "due, and no claim finds it"
 

@@ -11,8 +11,8 @@ import pytest
 from django.test import override_settings
 
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
-from prx_email_django.models.learned import PausedBy
-from prx_email_django.status import Health, account_facts, judge, outbox_status, why_account, why_message
+from prx_email_django.models.runtime_state import PausedBy
+from prx_email_django.status.figures import Health, account_facts, account_reason, judge, message_reason, outbox_status
 
 pytestmark = pytest.mark.django_db
 
@@ -118,23 +118,23 @@ def test_the_reasons_that_workers_share_are_read_from_their_rows(account: Accoun
     account.rate_limits = "2/minute"
     account.max_connections = 1
     account.save()
-    assert why_account(account, now=NOW) == "may send"
+    assert account_reason(account, now=NOW) == "may send"
     ConnectionSlot.objects.create(account=account, number=1, token=uuid.uuid4(), expires_at=NOW + MINUTE)
-    assert why_account(account, now=NOW) == "its 1 connection is in use"
+    assert account_reason(account, now=NOW) == "its 1 connection is in use"
     RateWindow.objects.create(account=account, limit_key="messages/60", bucket=int(NOW.timestamp() // 3), counts=[2])
-    assert why_account(account, now=NOW).startswith("limit 2/minute reached, goes on at ")
+    assert account_reason(account, now=NOW).startswith("limit 2/minute reached, goes on at ")
     AccountState.objects.create(account=account, pause_reason="refused", paused_by=PausedBy.WORKER)
     due = message(account)
-    assert why_account(account, now=NOW) == "paused until a person resumes it: refused"
-    assert why_message(due, now=NOW) == "its account is paused until a person resumes it: refused"
+    assert account_reason(account, now=NOW) == "paused until a person resumes it: refused"
+    assert message_reason(due, now=NOW) == "its account is paused until a person resumes it: refused"
     OutboxState.objects.create(pk=1, pause_reason="holidays", paused_at=NOW)
-    assert why_message(due, now=NOW) == "everything is paused until a person resumes it: holidays"
+    assert message_reason(due, now=NOW) == "everything is paused until a person resumes it: holidays"
 
 
 def test_a_lost_workers_connection_is_not_in_use(account: Account) -> None:
     for number in (1, 2, 3):
         ConnectionSlot.objects.create(account=account, number=number, token=uuid.uuid4(), expires_at=NOW)
-    assert why_account(account, now=NOW) == "may send"
+    assert account_reason(account, now=NOW) == "may send"
 
 
 def test_limits_that_cannot_be_read_do_not_hide_the_page(account: Account) -> None:
@@ -146,10 +146,10 @@ def test_a_list_of_messages_needs_no_query_for_each(account: Account, django_ass
     messages = [message(account) for _ in range(5)]
     facts = account_facts(now=NOW)
     with django_assert_num_queries(0):
-        assert {why_message(one, account=facts[account.pk], now=NOW) for one in messages} == {
+        assert {message_reason(one, account=facts[account.pk], now=NOW) for one in messages} == {
             "due, waiting for a worker"
         }
-        assert why_account(account, facts=facts[account.pk], now=NOW) == "may send"
+        assert account_reason(account, facts=facts[account.pk], now=NOW) == "may send"
 
 
 def test_many_accounts_cost_no_more_than_one(account: Account, django_assert_num_queries: Any) -> None:

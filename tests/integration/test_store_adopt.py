@@ -18,8 +18,8 @@ import prx_email_django as prx
 from prx_email_django import api, store
 from prx_email_django.errors import WrongInstance
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, OutboxState
-from prx_email_django.outcomes import Answer, Ending
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.transports.memory import shared
 from tests.support.factories import MEMORY, NOW, account, at, finish, fresh, letter, message, results, take, take_one
 
@@ -51,7 +51,7 @@ def test_everything_unsent_rests_and_what_is_sent_stays(settings: Any) -> None:
     assert fresh(on_its_way).may_have_been_delivered
     assert DeliveryAttempt.objects.get(message=on_its_way).claim_token == claim.lease.token
     assert OutboxState.objects.get().instance == "copy"
-    assert not store.has_due(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.claims.has_due(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_a_claim_of_the_life_before_writes_nothing(settings: Any) -> None:
@@ -60,7 +60,7 @@ def test_a_claim_of_the_life_before_writes_nothing(settings: Any) -> None:
     claim = take_one(row)
     api.adopt_outbox(now=NOW)
     finish(claim, Ending.TEMPORARY)
-    assert store.release([claim]) == 0
+    assert store.claims.release([claim]) == 0
     assert fresh(row).is_at_rest
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from prx_email_django import store
 from prx_email_django.models import OutboxMessage
-from prx_email_django.outcomes import Ending
-from prx_email_django.store import base
+from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store import claims as claims_module
+from prx_email_django.store import db as base
 from tests.support.factories import (
     NOW,
     SECOND,
@@ -70,7 +70,7 @@ def test_a_row_at_rest_is_never_claimed() -> None:
     row = message(owner)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
     assert take(owner, now=NOW + timedelta(days=400)) == []
-    assert not store.has_due(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.claims.has_due(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_priority_goes_first_then_due_time_then_age() -> None:
@@ -98,7 +98,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     first, second = account("first"), account("second")
     row = message(second)
     assert take(first) == []
-    assert not store.has_due(first.pk, clock=at())
+    assert not store.claims.has_due(first.pk, clock=at())
     assert [one.id for one in take(second)] == [row.pk]
 
 
@@ -120,7 +120,7 @@ def test_each_claim_has_a_token_of_its_own() -> None:
 def test_a_claim_stops_at_the_first_message_that_must_not_be_copied() -> None:
     owner = account()
     usual, hold, _ = message(owner), message(owner, on_unknown="hold"), message(owner)
-    taken = store.claim(owner.pk, limit=10, hold_limit=3, clock=at())
+    taken = store.claims.claim(owner.pk, limit=10, hold_limit=3, clock=at())
     assert ([one.id for one in taken.claims], taken.held) == ([usual.pk], True)
     assert fresh(hold).status == "pending"
 
@@ -128,8 +128,8 @@ def test_a_claim_stops_at_the_first_message_that_must_not_be_copied() -> None:
 def test_messages_that_must_not_be_copied_are_claimed_only_for_free_connections() -> None:
     owner = account()
     held = [message(owner, on_unknown="hold") for _ in range(4)]
-    assert store.claim(owner.pk, limit=10, hold_limit=0, clock=at()) == store.Taken([], held=True)
-    taken = store.claim(owner.pk, limit=10, hold_limit=2, clock=at())
+    assert store.claims.claim(owner.pk, limit=10, hold_limit=0, clock=at()) == store.claims.ClaimBatch([], held=True)
+    taken = store.claims.claim(owner.pk, limit=10, hold_limit=2, clock=at())
     assert ([one.id for one in taken.claims], taken.held) == ([one.pk for one in held[:2]], True)
 
 
@@ -138,18 +138,18 @@ def test_the_setting_holds_where_the_message_says_nothing(settings: Any) -> None
     owner = account()
     message(owner, on_unknown="retry")
     message(owner)
-    taken = store.claim(owner.pk, limit=10, hold_limit=3, clock=at())
+    taken = store.claims.claim(owner.pk, limit=10, hold_limit=3, clock=at())
     assert (len(taken.claims), taken.held) == (1, True)
 
 
 def test_the_earliest_due_instant_is_found_over_all_ranks_and_accounts() -> None:
     first, second = account("first"), account("second")
-    assert store.next_due([first.pk, second.pk]) is None
+    assert store.claims.next_due([first.pk, second.pk]) is None
     message(first, send_at=NOW + 9 * SECOND, priority=10)
     message(second, send_at=NOW + 7 * SECOND, priority=-3)
     message(second, send_at=NOW + 8 * SECOND)
-    assert store.next_due([first.pk, second.pk]) == NOW + 7 * SECOND
-    assert store.next_due([first.pk]) == NOW + 9 * SECOND
+    assert store.claims.next_due([first.pk, second.pk]) == NOW + 7 * SECOND
+    assert store.claims.next_due([first.pk]) == NOW + 9 * SECOND
 
 
 # Leases
@@ -178,7 +178,7 @@ def test_a_renewal_moves_every_live_lease_on_in_one_statement(django_assert_num_
     soon = base.database_now() + timedelta(seconds=5)
     OutboxMessage.objects.update(claim_expires_at=soon)
     with django_assert_num_queries(1):
-        store.renew([one.lease for one in claims], clock=at())
+        store.claims.renew([one.lease for one in claims], clock=at())
     for one in claims:
         expires = fresh(one).claim_expires_at
         assert expires is not None
@@ -189,8 +189,8 @@ def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:
     row = message(account())
     claim = take_one(row)
     lapse([claim])
-    store.recover(clock=at())
-    store.renew([claim.lease], clock=at())
+    store.recover.recover(clock=at())
+    store.claims.renew([claim.lease], clock=at())
     assert (fresh(row).status, fresh(row).claim_expires_at) == ("failed", None)
 
 
@@ -201,7 +201,7 @@ def test_a_lease_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.Mo
     awake = claims_module.uptime
     monkeypatch.setattr(claims_module, "uptime", lambda: awake() + 181)
     assert not claim.lease.holds()
-    store.renew([claim.lease], clock=at())
+    store.claims.renew([claim.lease], clock=at())
     assert not claim.lease.holds()
 
 
@@ -221,10 +221,10 @@ def test_an_untouched_message_is_exactly_as_it_was() -> None:
     owner = account()
     new, tried, requeued = message(owner), message(owner, priority=1), message(owner, priority=2)
     finish(take(owner, limit=1)[0], Ending.PERMANENT)
-    store.requeue([requeued.pk], clock=at())
+    store.operations.requeue([requeued.pk], clock=at())
     finish(take(owner, limit=2)[1], Ending.TEMPORARY)
     lapse([requeued])
-    store.recover(clock=at())
+    store.recover.recover(clock=at())
     for row in (tried, requeued):
         make_due(row)
     ignored = {"claim_token", "updated_at"}
@@ -232,24 +232,24 @@ def test_an_untouched_message_is_exactly_as_it_was() -> None:
     before = [{key: value for key, value in one.items() if key not in ignored} for one in rows.values()]
     claims = take(owner)
     assert len(claims) == 3
-    assert store.release(claims) == 3
+    assert store.claims.release(claims) == 3
     assert before == [{key: value for key, value in one.items() if key not in ignored} for one in rows.values()]
     assert [one.status for one in (fresh(new), fresh(tried), fresh(requeued))] == ["pending", "failed", "failed"]
 
 
 def test_a_cancelled_and_requeued_message_goes_back_to_failed() -> None:
     row = message(account())
-    store.cancel([row.pk], clock=at())
-    store.requeue([row.pk], clock=at())
-    assert store.release([take_one(row)]) == 1
+    store.operations.cancel([row.pk], clock=at())
+    store.operations.requeue([row.pk], clock=at())
+    assert store.claims.release([take_one(row)]) == 1
     assert (fresh(row).status, fresh(row).next_attempt_at) == ("failed", NOW)
 
 
 def test_a_message_at_rest_that_a_person_retried_goes_back_to_rest() -> None:
     row = message(account())
     finish(take_one(row), Ending.PERMANENT)
-    claim = store.claim_one(row.pk, clock=at(), force=False)
-    assert store.release([claim]) == 1
+    claim = store.operations.claim_one(row.pk, clock=at(), force=False)
+    assert store.claims.release([claim]) == 1
     assert fresh(row).is_at_rest
 
 
@@ -258,10 +258,10 @@ def test_a_stale_worker_releases_nothing() -> None:
     row = message(owner)
     stale = take_one(row)
     lapse([stale])
-    store.recover(clock=at())
-    assert store.release([stale]) == 0
+    store.recover.recover(clock=at())
+    assert store.claims.release([stale]) == 0
     make_due(row)
     current = take_one(row)
-    assert store.release([stale]) == 0
+    assert store.claims.release([stale]) == 0
     assert fresh(row).claim_token == current.lease.token
     assert fresh(row).status == "sending"

@@ -8,8 +8,8 @@ import pytest
 
 from prx_email_django import store
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
-from prx_email_django.outcomes import Answer, Ending
-from prx_email_django.store import Finished
+from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.store.results import FinishedAttempt
 from tests.support.factories import (
     NOW,
     SECOND,
@@ -85,10 +85,12 @@ def test_a_group_of_several_claims_is_recorded_each_under_its_own_token() -> Non
     rows = [message(owner) for _ in range(6)]
     claims = [*take(owner, limit=2), *take(owner, limit=2), *take(owner, limit=2)]
     lapse(claims[2:3])
-    store.recover(clock=at())
+    store.recover.recover(clock=at())
     said = {one.id: outcome(Ending.ACCEPTED, one, response=f"250 as {one.id}") for one in claims}
-    group = [Finished(one, said[one.id], said[one.id].recipients, started_at=NOW, finished_at=NOW) for one in claims]
-    recorded = store.finalize(group, clock=at())
+    group = [
+        FinishedAttempt(one, said[one.id], said[one.id].recipients, started_at=NOW, finished_at=NOW) for one in claims
+    ]
+    recorded = store.finalize.finalize(group, clock=at())
     assert {one.message.pk: one.late for one in recorded} == {one.pk: one.pk == rows[2].pk for one in rows}
     assert all(fresh(row).status == "sent" for row in rows)
     assert [fresh(row).provider_response for row in rows] == [f"250 as {row.pk}" for row in rows]
@@ -101,13 +103,14 @@ def test_a_row_taken_from_a_group_is_not_marked_sent_by_it() -> None:
     first, second = message(owner, to=[A, B]), message(owner)
     stale = take(owner)
     lapse(stale[:1])
-    store.recover(clock=at())
+    store.recover.recover(clock=at())
     again = take_one(make_due(first))
     said = [outcome(Ending.ACCEPTED, one) for one in stale]
     group = [
-        Finished(one, s, s.recipients, started_at=NOW, finished_at=NOW) for one, s in zip(stale, said, strict=True)
+        FinishedAttempt(one, s, s.recipients, started_at=NOW, finished_at=NOW)
+        for one, s in zip(stale, said, strict=True)
     ]
-    store.finalize(group, clock=at())
+    store.finalize.finalize(group, clock=at())
     assert (fresh(first).status, fresh(first).claim_token) == ("sending", again.lease.token)
     assert fresh(second).status == "sent"
 
@@ -137,7 +140,7 @@ def test_an_accepted_recipient_is_never_addressed_again_and_the_rest_stays_in_th
     row = message(account(), to=[A, B, C])
     finish(take_one(row), Ending.ACCEPTED, {B: Answer.REFUSED, C: Answer.DEFERRED})
     again = take_one(make_due(row))
-    assert again.addressed == (C,)
+    assert again.open_addresses == (C,)
     assert again.message.message_id == f"<outbox-{row.pk}-0@prx-email.local>"
     finish(again, Ending.ACCEPTED)
     assert fresh(row).status == "sent"
@@ -183,7 +186,7 @@ def test_an_unknown_outcome_is_written_for_those_it_concerns_and_keeps_the_messa
     assert (now.retries, now.attempts, now.message_number, now.last_error_code) == (0, 1, 0, "unknown_outcome")
     assert now.may_have_been_delivered
     again = take_one(make_due(row))
-    assert again.addressed == (A, B), "a due retry takes the open and the unknown ones"
+    assert again.open_addresses == (A, B), "a due retry takes the open and the unknown ones"
     finish(again, Ending.TEMPORARY)
     assert fresh(row).message_id == f"<outbox-{row.pk}-0@prx-email.local>"
 
@@ -202,7 +205,7 @@ def test_too_many_recipients_goes_on_at_once_without_a_failure() -> None:
     assert (now.status, now.next_attempt_at, now.last_error_code) == ("failed", NOW, "")
     assert (now.retries, now.attempts) == (0, 0)
     again = take_one(row)
-    assert (again.addressed, again.message.message_id) == ((B, C), f"<outbox-{row.pk}-0@prx-email.local>")
+    assert (again.open_addresses, again.message.message_id) == ((B, C), f"<outbox-{row.pk}-0@prx-email.local>")
     finish(again, Ending.ACCEPTED)
     assert fresh(row).status == "sent"
     assert list(DeliveryAttempt.objects.values_list("number", flat=True)) == [1, 2]
@@ -261,7 +264,7 @@ def test_a_late_partial_acceptance_does_not_lose_the_deferred_recipient() -> Non
     assert (now.status, results(row)[A]) == ("failed", "accepted")
     assert now.next_attempt_at is not None
     again = take_one(make_due(row))
-    assert again.addressed == (B,)
+    assert again.open_addresses == (B,)
     finish(again, Ending.ACCEPTED)
     assert fresh(row).status == "sent"
 
@@ -278,7 +281,7 @@ def test_a_late_acceptance_leaves_who_is_sending_now_to_decide() -> None:
     finish(current, Ending.TEMPORARY)
     assert fresh(row).status == "failed"
     assert results(row)[A] == "accepted", "what is known of a recipient survives the other's failure"
-    assert take_one(make_due(row)).addressed == (B,)
+    assert take_one(make_due(row)).open_addresses == (B,)
 
 
 def test_a_message_accepted_late_for_all_is_sent_when_its_second_attempt_fails() -> None:
@@ -296,7 +299,7 @@ def test_a_late_acceptance_counts_whatever_a_person_did_meanwhile(verb: str) -> 
     row = message(account())
     claim = take_one(row)
     lose(claim)
-    getattr(store, verb)([row.pk], clock=at())
+    getattr(store.operations, verb)([row.pk], clock=at())
     finish(claim, Ending.ACCEPTED)
     assert (fresh(row).status, fresh(row).next_attempt_at) == ("sent", None)
 
@@ -336,7 +339,7 @@ def test_one_attempt_is_one_row_numbered_from_one() -> None:
     row = message(account())
     lose(take_one(row))
     finish(take_one(make_due(row)), Ending.TEMPORARY)
-    store.release([take_one(make_due(row))])
+    store.claims.release([take_one(make_due(row))])
     finish(take_one(make_due(row)), Ending.UNKNOWN)
     finish(take_one(make_due(row)), Ending.ACCEPTED)
     attempts = list(DeliveryAttempt.objects.order_by("number").values_list("number", "outcome"))
@@ -357,13 +360,13 @@ def test_a_late_success_of_a_message_that_was_confirmed_meanwhile_is_one_attempt
     lost, kept = message(owner, priority=1), message(owner)
     claims = take(owner)
     lose(claims[0])
-    assert store.confirm([lost.pk], clock=at()).changed == 1
+    assert store.operations.confirm([lost.pk], clock=at()).changed == 1
     said = [outcome(Ending.ACCEPTED, one) for one in claims]
     group = [
-        Finished(one, words, words.recipients, started_at=NOW, finished_at=NOW)
+        FinishedAttempt(one, words, words.recipients, started_at=NOW, finished_at=NOW)
         for one, words in zip(claims, said, strict=True)
     ]
-    recorded = {one.message.pk: one for one in store.finalize(group, clock=at())}
+    recorded = {one.message.pk: one for one in store.finalize.finalize(group, clock=at())}
     assert recorded[lost.pk].late
     assert list(DeliveryAttempt.objects.filter(message=lost).values_list("outcome", flat=True)) == ["sent"]
     assert fresh(kept).status == "sent"

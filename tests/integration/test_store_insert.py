@@ -12,8 +12,8 @@ from django.db import connections, transaction
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Attachment, Content, OutboxMessage, Recipient
-from prx_email_django.outcomes import Ending
-from prx_email_django.querysets import outbox_alias
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Ending
 from tests.support.factories import MEMORY, NOW, SECOND, account, finish, fresh, in_threads, letter, message, take_one
 
 

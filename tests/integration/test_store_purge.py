@@ -12,7 +12,7 @@ import prx_email_django as prx
 from prx_email_django import api, store
 from prx_email_django.models import Attachment, Content, ContentChunk, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.content import CHUNK_SIZE
-from prx_email_django.outcomes import Ending
+from prx_email_django.rules.outcomes import Ending
 from tests.support.factories import NOW, SECOND, account, at, finish, fresh, lose, message, take, take_one
 
 pytestmark = pytest.mark.django_db
@@ -83,7 +83,7 @@ def test_a_batch_is_bounded() -> None:
         message(owner)
     for claim in take(owner):
         finish(claim, Ending.ACCEPTED)
-    assert store.purge(clock=at(LATER), batch=2).sent == 2
+    assert store.purge.purge(clock=at(LATER), batch=2).sent == 2
     assert OutboxMessage.objects.count() == 3
 
 
@@ -93,24 +93,24 @@ def attached(owner: Any, content: bytes = b"x" * 2000, **fields: Any) -> OutboxM
 
 
 def test_content_is_one_copy_a_day_and_goes_two_days_after_its_last_message() -> None:
-    owner, now = account(), store.clock_for(None).now
+    owner, now = account(), store.db.clock_for(None).now
     first, _ = attached(owner, now=now), attached(owner, now=now)
     assert Content.objects.count() == 1
     later = attached(owner, now=now + 25 * timedelta(hours=1))
     assert Content.objects.count() == 2, "a copy older than a day is not used again"
     OutboxMessage.objects.exclude(pk=later.pk).delete()
-    assert store.purge(clock=at(now + timedelta(hours=47))).content == 0
-    assert store.purge(clock=at(now + timedelta(hours=49))).content == 1
+    assert store.purge.purge(clock=at(now + timedelta(hours=47))).content == 0
+    assert store.purge.purge(clock=at(now + timedelta(hours=49))).content == 1
     assert Attachment.objects.get().open().read() == b"x" * 2000
     assert not OutboxMessage.objects.filter(pk=first.pk).exists()
-    assert store.purge(clock=at(now + 1000 * DAY)).content == 0, "a message still needs it"
+    assert store.purge.purge(clock=at(now + 1000 * DAY)).content == 0, "a message still needs it"
     assert ContentChunk.objects.count() == 1
 
 
 @pytest.mark.parametrize(("stored", "given", "copies"), [(23, 22, 1), (23, 0, 1), (25, 24, 2), (49, 30, 2)])
 def test_a_copy_older_than_a_day_is_not_used_again_whatever_now_is_given(stored: int, given: int, copies: int) -> None:
     """Hours ago, in real time: a purge goes by that, and what it may take needs a day's distance."""
-    owner, now = account(), store.clock_for(None).now
+    owner, now = account(), store.db.clock_for(None).now
     attached(owner, now=now - timedelta(hours=stored))
     attached(owner, now=now - timedelta(hours=given))
     assert Content.objects.count() == copies
@@ -129,11 +129,11 @@ def test_bodies_of_sent_messages_go_alone_where_the_setting_says_so(settings: An
     row = attached(owner)
     finish(take_one(row), Ending.ACCEPTED)
     waiting = attached(owner, send_at=NOW + 2000 * DAY)
-    report = store.purge(clock=at(NOW + 31 * DAY))
+    report = store.purge.purge(clock=at(NOW + 31 * DAY))
     assert (report.stripped, report.sent) == (1, 0)
     assert (fresh(row).body_text, fresh(row).subject) == ("", "Hello")
     assert fresh(waiting).body_text == "Hi Ann."
-    assert store.purge(clock=at(NOW + 32 * DAY)).stripped == 0
+    assert store.purge.purge(clock=at(NOW + 32 * DAY)).stripped == 0
     assert waiting.attachments.get().open().read() == b"x" * 2000
 
 
@@ -143,10 +143,10 @@ def test_inbound_messages_go_after_their_retention() -> None:
 
 
 def test_purging_is_asked_for_at_most_once_an_hour() -> None:
-    store.outbox_state()
-    assert store.claim_purge(clock=at())
-    assert not store.claim_purge(clock=at(NOW + timedelta(minutes=59)))
-    assert store.claim_purge(clock=at(NOW + timedelta(minutes=61)))
+    store.outbox.outbox_state()
+    assert store.outbox.claim_purge(clock=at())
+    assert not store.outbox.claim_purge(clock=at(NOW + timedelta(minutes=59)))
+    assert store.outbox.claim_purge(clock=at(NOW + timedelta(minutes=61)))
 
 
 def test_a_row_requeued_while_it_was_being_purged_is_kept() -> None:
@@ -156,7 +156,7 @@ def test_a_row_requeued_while_it_was_being_purged_is_kept() -> None:
     finish(take_one(row), Ending.PERMANENT)
     old = module._failed_before(LATER, DAY)
     assert list(old) == [row]
-    store.requeue([row.pk], clock=at())
+    store.operations.requeue([row.pk], clock=at())
     assert module._delete([row.pk], module._failed_before(LATER, DAY)) == 0
     assert fresh(row).next_attempt_at == NOW
 
@@ -165,6 +165,6 @@ def test_an_idle_worker_purges_more_than_one_batch(monkeypatch: pytest.MonkeyPat
     owner = account()
     for _ in range(5):
         finish(take_one(message(owner)), Ending.ACCEPTED)
-    assert store.purge.__kwdefaults__ is not None
-    monkeypatch.setitem(store.purge.__kwdefaults__, "batch", 2)
-    assert store.purge_idle(clock=store.clock_for(LATER)).sent == 5
+    assert store.purge.purge.__kwdefaults__ is not None
+    monkeypatch.setitem(store.purge.purge.__kwdefaults__, "batch", 2)
+    assert store.purge.purge_idle(clock=store.db.clock_for(LATER)).sent == 5

@@ -9,8 +9,8 @@ import pytest
 
 from prx_email_django import store
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
-from prx_email_django.outcomes import Answer, Ending
-from prx_email_django.store import base
+from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.store import db as base
 from tests.support.factories import (
     NOW,
     SECOND,
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.django_db
 def test_a_live_claim_is_left_alone() -> None:
     row = message(account())
     take_one(row)
-    assert store.recover(clock=at()) == []
-    assert store.recover(clock=at(base.database_now() + timedelta(seconds=170))) == []
+    assert store.recover.recover(clock=at()) == []
+    assert store.recover.recover(clock=at(base.database_now() + timedelta(seconds=170))) == []
     assert fresh(row).status == "sending"
 
 
@@ -42,7 +42,7 @@ def test_a_lost_claim_waits_with_its_counters_and_recipients_in_doubt() -> None:
     row = message(account(), to=["a@x.org", "b@x.org"])
     claim = take_one(row)
     lapse([claim])
-    (recorded,) = store.recover(clock=at())
+    (recorded,) = store.recover.recover(clock=at())
     now = fresh(row)
     assert (recorded.error_code, recorded.next_attempt_at) == ("lost_claim", now.next_attempt_at)
     assert (now.status, now.last_error_code, now.claim_expires_at) == ("failed", "lost_claim", None)
@@ -66,7 +66,7 @@ def test_messages_claimed_with_one_that_kills_its_worker_part_from_it() -> None:
     owner = account()
     rows = [message(owner) for _ in range(20)]
     lapse(take(owner, limit=20))
-    assert len(store.recover(clock=at())) == 20
+    assert len(store.recover.recover(clock=at())) == 20
     due = [fresh(row).next_attempt_at for row in rows]
     assert len(set(due)) == 20
 
@@ -79,7 +79,7 @@ def test_more_than_one_batch_is_recovered() -> None:
         OutboxMessage(account=owner, status="pending", next_attempt_at=NOW, due_since=NOW) for _ in range(150)
     )
     lapse(take(owner, limit=200))
-    assert len(store.recover(clock=at())) == 153
+    assert len(store.recover.recover(clock=at())) == 153
     assert not OutboxMessage.objects.filter(status="sending").exists()
     assert DeliveryAttempt.objects.filter(message=row).count() == 1
 
@@ -115,7 +115,7 @@ def test_a_person_gives_a_message_at_its_limit_one_more_attempt(settings: Any) -
     lose(take_one(row))
     lose(take_one(make_due(row)))
     assert fresh(row).is_at_rest
-    assert store.requeue([row.pk], clock=at()).changed == 1
+    assert store.operations.requeue([row.pk], clock=at()).changed == 1
     finish(take_one(row), Ending.UNKNOWN)
     assert (fresh(row).attempts, fresh(row).is_at_rest) == (3, True)
 
@@ -124,7 +124,7 @@ def test_recovery_is_judged_by_the_running_clock_not_by_an_old_due_time() -> Non
     row = message(account())
     take_one(row)
     OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=NOW - timedelta(days=300))
-    assert store.recover(clock=at()) == []
+    assert store.recover.recover(clock=at()) == []
 
 
 def test_a_status_written_by_hand_is_recovered_too() -> None:
@@ -133,7 +133,7 @@ def test_a_status_written_by_hand_is_recovered_too() -> None:
     OutboxMessage.objects.filter(pk=row.pk).update(
         status="sending", claim_token="1" * 32, claim_expires_at=NOW, next_attempt_at=None
     )
-    assert len(store.recover(clock=at())) == 1
+    assert len(store.recover.recover(clock=at())) == 1
     assert fresh(row).next_attempt_at is not None
 
 
@@ -145,9 +145,9 @@ def test_an_expired_message_rests_and_keeps_what_was_last_heard() -> None:
     finish(take_one(row), Ending.TEMPORARY, error="450 busy")
     later = NOW + 60 * SECOND
     claims = [take_one(row, now=later)]
-    fresh_ones, old = store.split_expired(claims, clock=at(later))
+    fresh_ones, old = store.claims.split_expired(claims, clock=at(later))
     assert (fresh_ones, [one.id for one in old]) == ([], [row.pk])
-    (recorded,) = store.expire(old, clock=at(later))
+    (recorded,) = store.recover.expire(old, clock=at(later))
     now = fresh(row)
     assert recorded.error_code == "expired"
     assert (now.is_at_rest, now.last_error_code, now.last_error) == (True, "expired", "450 busy")
@@ -159,19 +159,19 @@ def test_a_message_due_for_too_long_is_given_up(settings: Any) -> None:
     settings.PRX_EMAIL = {"GIVE_UP_AFTER": "1h", "MAX_BACKOFF": "1h"}
     row = message(account())
     later = NOW + timedelta(hours=1, seconds=1)
-    assert [one.id for one in store.split_expired([take_one(row, now=later)], clock=at(later))[1]] == [row.pk]
+    assert [one.id for one in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[1]] == [row.pk]
 
 
 def test_age_counts_from_when_it_was_due_not_from_when_it_was_queued(settings: Any) -> None:
     settings.PRX_EMAIL = {"GIVE_UP_AFTER": "1h", "MAX_BACKOFF": "1h"}
     row = message(account(), send_at=NOW + timedelta(days=3))
     later = NOW + timedelta(days=3, minutes=59)
-    assert [one.id for one in store.split_expired([take_one(row, now=later)], clock=at(later))[0]] == [row.pk]
+    assert [one.id for one in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[0]] == [row.pk]
 
 
 def test_a_stale_worker_expires_nothing() -> None:
     row = message(account(), expires_at=NOW)
     stale = take_one(row)
     lose(stale)
-    assert store.expire([stale], clock=at()) == []
+    assert store.recover.expire([stale], clock=at()) == []
     assert fresh(row).last_error_code == "lost_claim"

@@ -29,7 +29,7 @@ from prx_email_django import api, tasks
 from prx_email_django.apps import register_schedule
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import DrainReport
-from prx_email_django.transports.base import Login
+from prx_email_django.transports.base import ConnectionSettings
 from tests.integration.face_rows import message, new_account
 from tests.support.smtp_server import SmtpServer
 
@@ -124,7 +124,7 @@ def test_mail_that_is_queued_wakes_one_drain_that_carries_no_content(account: Ac
 
 
 def test_the_clusters_alarm_never_cuts_a_body() -> None:
-    login = Login(host="h", port=1, security="tls", auth_method="none")
+    login = ConnectionSettings(host="h", port=1, security="tls", auth_method="none")
     assert login.final_timeout == tasks.FINAL_REPLY
     longest = 26_214_400 * 4 / 3 / 32_768 + login.final_timeout
     assert tasks.task_timeout() > 40 + longest

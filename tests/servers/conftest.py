@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers.exim import exim
 from tests.servers.installing import Missing
-from tests.servers.letters import Server
+from tests.servers.messages import Server
 from tests.servers.npm_smtp_server import npm_smtp_server
 from tests.servers.postfix import postfix
 from tests.servers.private_ca import PrivateCA

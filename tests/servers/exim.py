@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import Login
+from prx_email_django.transports.base import ConnectionSettings
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.installing import SBIN, unpack
-from tests.servers.letters import Mailbox, Server
+from tests.servers.messages import Mailbox, Server
 from tests.servers.private_ca import PrivateCA
 
 USER, PASSWORD = "ann@example.com", "correct horse battery"
@@ -123,10 +123,10 @@ def _account() -> Iterator[None]:
         subprocess.run(["userdel", "--force", OWNER], check=True, capture_output=True)
 
 
-def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
+def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
     common = {"host": "localhost", "auth_method": "password", "user": USER, "password": PASSWORD}
     rest = {"max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
     return {
-        "STARTTLS": Login(port=ports[0], security="starttls", **common, **rest),  # type: ignore[arg-type]
-        "implicit TLS": Login(port=ports[1], security="tls", **common, **rest),  # type: ignore[arg-type]
+        "STARTTLS": ConnectionSettings(port=ports[0], security="starttls", **common, **rest),  # type: ignore[arg-type]
+        "implicit TLS": ConnectionSettings(port=ports[1], security="tls", **common, **rest),  # type: ignore[arg-type]
     }

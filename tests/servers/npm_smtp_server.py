@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import Login
+from prx_email_django.transports.base import ConnectionSettings
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.installing import Missing
-from tests.servers.letters import Mailbox, Server
+from tests.servers.messages import Mailbox, Server
 from tests.servers.private_ca import PrivateCA
 
 PACKAGE = "smtp-server@3.21.6"
@@ -53,13 +53,13 @@ def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
             yield Server(_logins(ports, ca), Mailbox(box, log))
 
 
-def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
+def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
     common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
     password = {"auth_method": "password", "password": PASSWORD}
     return {
-        "PLAIN after STARTTLS": Login(port=ports[0], security="starttls", **password, **common),  # type: ignore[arg-type]
-        "PLAIN in implicit TLS": Login(port=ports[1], security="tls", **password, **common),  # type: ignore[arg-type]
-        "XOAUTH2 after STARTTLS": Login(
+        "PLAIN after STARTTLS": ConnectionSettings(port=ports[0], security="starttls", **password, **common),  # type: ignore[arg-type]
+        "PLAIN in implicit TLS": ConnectionSettings(port=ports[1], security="tls", **password, **common),  # type: ignore[arg-type]
+        "XOAUTH2 after STARTTLS": ConnectionSettings(
             port=ports[0],
             security="starttls",
             auth_method="xoauth2",

@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import Login
+from prx_email_django.transports.base import ConnectionSettings
 from tests.servers import tokens
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.dovecot import PASSWORD, USER, dovecot
 from tests.servers.installing import command
-from tests.servers.letters import Mailbox, Server
+from tests.servers.messages import Mailbox, Server
 from tests.servers.private_ca import PrivateCA
 
 MAIN = """
@@ -110,9 +110,9 @@ def _give(path: Path, owner: pwd.struct_passwd) -> None:
     os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
-def _logins(ports: list[int], ca: PrivateCA) -> dict[str, Login]:
-    def login(port: int, security: str, auth_method: str, *, password: str = "", token: str = "") -> Login:
-        return Login(
+def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
+    def login(port: int, security: str, auth_method: str, *, password: str = "", token: str = "") -> ConnectionSettings:
+        return ConnectionSettings(
             host="localhost",
             port=port,
             security=security,

@@ -9,9 +9,9 @@ from django.test import override_settings
 
 import prx_email_django as prx
 from prx_email_django.models import Account, OutboxMessage, Recipient
-from prx_email_django.transports.base import Login
+from prx_email_django.transports.base import ConnectionSettings
 from tests.servers import letters
-from tests.servers.letters import Server
+from tests.servers.messages import Server
 from tests.servers.private_ca import PrivateCA
 
 pytestmark = [pytest.mark.servers, pytest.mark.django_db(transaction=True)]
@@ -24,7 +24,7 @@ def _trust(ca: PrivateCA) -> Iterator[None]:
         yield
 
 
-def account(name: str, login: Login) -> Account:
+def account(name: str, login: ConnectionSettings) -> Account:
     """The account of a login; one connection, so that all its letters go over it."""
     one: Account = Account.objects.create(
         name=name,
@@ -44,20 +44,20 @@ def account(name: str, login: Login) -> Account:
 
 def enqueue(run: str, one: Account) -> list[str]:
     """Queue a run's letters; gives the addresses that must get one."""
-    parcels = letters.parcels(run)
+    outgoing_messages = letters.outgoing_messages(run)
     prx.enqueue_many(
         [
             {
-                "to": parcel.recipients,
-                "subject": f"letter {parcel.id}",
+                "to": outgoing.recipients,
+                "subject": f"letter {outgoing.id}",
                 "body_text": letters.TEXT.replace("\r\n", "\n"),
-                "headers": {"X-Letter": f"{run}-{parcel.id}"},
+                "headers": {"X-Letter": f"{run}-{outgoing.id}"},
             }
-            for parcel in parcels
+            for outgoing in outgoing_messages
         ],
         account=one,
     )
-    return letters.good_addresses(parcels)
+    return letters.good_addresses(outgoing_messages)
 
 
 def deliver(server: Server, ways: Iterable[str], name: str) -> None:

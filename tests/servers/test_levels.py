@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.servers import letters
-from tests.servers.letters import Server
+from tests.servers.messages import Server
 
 pytestmark = pytest.mark.servers
 
@@ -23,22 +23,22 @@ def level(request: pytest.FixtureRequest) -> str:
 def one_connection(server: Server, way: str, level: str) -> None:
     """More than two hundred letters, some recipients refused and some deferred, on a single connection."""
     run = f"{way.replace(' ', '-').lower()}-{level}"
-    parcels = letters.parcels(run)
-    outcomes, ends = letters.send(letters.at_level(server.logins[way], level), parcels)
-    letters.check_outcomes(parcels, outcomes)
+    outgoing_messages = letters.outgoing_messages(run)
+    outcomes, ends = letters.send(letters.at_level(server.logins[way], level), outgoing_messages)
+    letters.check_outcomes(outgoing_messages, outcomes)
     assert [(end.completed, end.error) for end in ends] == [(letters.COUNT - 2, "")]
-    server.mailbox.check(letters.good_addresses(parcels), run)
+    server.mailbox.check(letters.good_addresses(outgoing_messages), run)
 
 
 def many_refusals(server: Server, way: str, level: str) -> None:
     """A refused recipient in every letter: connections are given up in time, and no letter pays for another's."""
     run = f"troubled-{level}"
-    parcels = letters.troubled_parcels(run)
-    outcomes, ends = letters.send(letters.at_level(server.logins[way], level), parcels)
-    letters.check_outcomes(parcels, outcomes)
+    outgoing_messages = letters.troubled_parcels(run)
+    outcomes, ends = letters.send(letters.at_level(server.logins[way], level), outgoing_messages)
+    letters.check_outcomes(outgoing_messages, outcomes)
     assert all(end.reconnect and not end.error for end in ends[:-1]) and not ends[-1].error
     assert len(ends) > 1
-    server.mailbox.check(letters.good_addresses(parcels), run)
+    server.mailbox.check(letters.good_addresses(outgoing_messages), run)
 
 
 @pytest.mark.parametrize("way", POSTFIX)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from prx_email_django.outcomes import Phase, Trouble
-from prx_email_django.transports.base import ConnectError, Login
-from prx_email_django.transports.connection import SmtpTransport
-from tests.servers.letters import Server
+from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.servers.messages import Server
 from tests.servers.private_ca import PrivateCA
 from tests.servers.tokens import token
 
 pytestmark = pytest.mark.servers
 
 
-def refusal(login: Login) -> ConnectError:
+def refusal(login: ConnectionSettings) -> ConnectError:
     """Why it cannot log in."""
     with pytest.raises(ConnectError) as caught:
         asyncio.run(SmtpTransport().open(login))

@@ -10,11 +10,12 @@ from typing import Any
 from django.db import connections
 
 from prx_email_django import api, store
-from prx_email_django.clock import Clock
 from prx_email_django.models import Account, OutboxMessage, Recipient
-from prx_email_django.outcomes import Answer, Ending, Outcome, RecipientOutcome
-from prx_email_django.querysets import outbox_alias
-from prx_email_django.store import Claim, Finished, Recorded
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
+from prx_email_django.store.claims import Claim
+from prx_email_django.store.results import FinishedAttempt, RecordedAttempt
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -56,12 +57,12 @@ def backlog(owner: Account, count: int) -> list[OutboxMessage]:
 
 def at(now: datetime | None = NOW) -> Clock:
     """The clock of one call."""
-    return store.clock_for(now)
+    return store.db.clock_for(now)
 
 
 def take(owner: Account, *, limit: int = 10, hold_limit: int = 10, now: datetime = NOW) -> list[Claim]:
     """Claim what is due."""
-    return store.claim(owner.pk, limit=limit, hold_limit=hold_limit, clock=at(now)).claims
+    return store.claims.claim(owner.pk, limit=limit, hold_limit=hold_limit, clock=at(now)).claims
 
 
 def take_one(row: OutboxMessage, *, now: datetime = NOW) -> Claim:
@@ -74,7 +75,7 @@ def take_one(row: OutboxMessage, *, now: datetime = NOW) -> Claim:
 def outcome(ending: Ending, claim: Claim, answers: Mapping[str, Answer] | None = None, **fields: Any) -> Outcome:
     """An outcome in which every addressed recipient got what is usual, but for ``answers``."""
     usual = _USUAL.get(ending, Answer.OPEN)
-    said = {address: _SAID[(answers or {}).get(address, usual)] for address in claim.addressed}
+    said = {address: _SAID[(answers or {}).get(address, usual)] for address in claim.open_addresses}
     if ending is Ending.ACCEPTED:
         fields.setdefault("response", "250 2.0.0 queued as 1")
     elif ending is not Ending.UNTOUCHED:
@@ -85,11 +86,11 @@ def outcome(ending: Ending, claim: Claim, answers: Mapping[str, Answer] | None =
 
 def finish(
     claim: Claim, ending: Ending, answers: Mapping[str, Answer] | None = None, *, now: datetime = NOW, **fields: Any
-) -> Recorded:
+) -> RecordedAttempt:
     """Finalize one claim, whoever has its message by now."""
     said = outcome(ending, claim, answers, **fields)
-    one = Finished(claim, said, said.recipients, started_at=now, finished_at=now)
-    (recorded,) = store.finalize([one], clock=at(now))
+    one = FinishedAttempt(claim, said, said.recipients, started_at=now, finished_at=now)
+    (recorded,) = store.finalize.finalize([one], clock=at(now))
     return recorded
 
 
@@ -102,7 +103,7 @@ def lapse(rows: Iterable[OutboxMessage | Claim]) -> None:
 def lose(claim: Claim, *, now: datetime = NOW) -> None:
     """The worker of this claim is lost, and its message recovered."""
     lapse([claim])
-    assert [one.message.pk for one in store.recover(clock=at(now))] == [claim.id]
+    assert [one.message.pk for one in store.recover.recover(clock=at(now))] == [claim.id]
 
 
 def make_due(row: OutboxMessage, *, now: datetime = NOW) -> OutboxMessage:

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.attachments import AttachmentInput, AttachmentPolicy, LoadedAttachment, clean_filename, load
+from prx_email_django.compose.attachments import (
+    AttachmentInput,
+    AttachmentPolicy,
+    LoadedAttachment,
+    clean_filename,
+    load,
+)
 from prx_email_django.errors import AttachmentRejected, InvalidMessage, OutboxError
 
 POLICY = AttachmentPolicy(max_size=10, content_types=frozenset({"application/pdf", "text/plain"}))

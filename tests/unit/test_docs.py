@@ -20,9 +20,9 @@ from django.dispatch import Signal
 
 import prx_email_django
 from prx_email_django import backends, conf, errors, models, results, signals
-from prx_email_django.mailer_options import OPTION_NAMES
-from prx_email_django.querysets import PRESETS
-from prx_email_django.snapshot.options import MailOptions
+from prx_email_django.django_mail.backend_options import OPTION_NAMES
+from prx_email_django.django_mail.options import MailOptions
+from prx_email_django.models.presets import PRESETS
 from prx_email_django.states import TRANSITIONS, ErrorCode, Status
 from tests.support.documents import PAGES, ROOT, Block, all_blocks, code_in, prose, tables, text_of
 

@@ -20,7 +20,7 @@ from django.test.utils import isolate_apps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.fields import DecryptionFailed, EncryptedTextField, Sealed, is_set, rotate, seal
+from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField, Sealed, is_set, rotate, seal
 
 LABEL = "prx_email_django.safe.secret"
 OLD, NEW = Fernet.generate_key(), Fernet.generate_key()
@@ -207,7 +207,7 @@ def test_every_way_of_writing_encrypts() -> None:
 
 def test_no_key_gets_into_a_migration() -> None:
     name, path, args, kwargs = Safe._meta.get_field("secret").deconstruct()
-    assert (name, path, args) == ("secret", "prx_email_django.fields.EncryptedTextField", [])
+    assert (name, path, args) == ("secret", "prx_email_django.models.encrypted.EncryptedTextField", [])
     assert kwargs == {"blank": True, "default": ""}
 
 

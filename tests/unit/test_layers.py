@@ -17,15 +17,15 @@ RAW_WRITE = re.compile(r"\bupdate\b.*\bset\b.*\bstatus\b|\binsert\s+into\b.*\bst
 
 #: Module → the files that may import it.
 ONLY_IN = {
-    "django.conf.settings": {"conf.py"},
-    "aiosmtplib": {"transports/connection.py"},
+    "django.conf.settings": {"conf/reader.py"},
+    "aiosmtplib": {"transports/smtp/connection.py"},
     "django_q": {"tasks.py", "apps.py"},
 }
 #: What a pure file must not know: it is handed its clock, its randomness and its limits.
 PURE = {
-    "policy.py": {"django.db", "django.conf", "django.apps", "django.utils.timezone", "random", "time"},
-    "outcomes.py": {"django", "random", "time"},
-    "transports/replies.py": {"django", "random", "time"},
+    "rules/policy.py": {"django.db", "django.conf", "django.apps", "django.utils.timezone", "random", "time"},
+    "rules/outcomes.py": {"django", "random", "time"},
+    "transports/smtp/replies.py": {"django", "random", "time"},
 }
 
 

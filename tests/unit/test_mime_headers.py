@@ -6,10 +6,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prx_email_django.mime import Part, render
-from prx_email_django.mime.fields import field, text_field
-from prx_email_django.mime.words import decode_words, encode_words
-from tests.unit.mime_letters import letter, parsed
+from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.encoded_words import decode_words, encode_words
+from prx_email_django.mime.headers import field, text_field
+from prx_email_django.mime.rendering import render
+from tests.unit.mime_contents import mail, parsed
 
 
 def test_short_headers_are_left_alone() -> None:
@@ -31,7 +32,7 @@ def test_a_long_link_is_not_torn_apart() -> None:
 
 
 def test_a_word_that_fits_on_no_line_is_encoded() -> None:
-    octets = render(letter(headers=(("X-Long", "x" * 5000),)))
+    octets = render(mail(headers=(("X-Long", "x" * 5000),)))
     assert max(map(len, octets.split(b"\r\n"))) <= 78
     assert parsed(octets)["X-Long"] == "x" * 5000
 
@@ -43,8 +44,8 @@ def test_encoded_lines_keep_to_76_characters() -> None:
 
 def test_a_subject_that_was_encoded_by_its_caller_means_what_it_encodes() -> None:
     encoded = "=?utf-8?q?gr=C3=B6=C3=9Fer?="
-    assert parsed(render(letter(subject=encoded)))["Subject"] == "größer"
-    assert parsed(render(letter(subject=f"ü {encoded}")))["Subject"] == "ü größer"
+    assert parsed(render(mail(subject=encoded)))["Subject"] == "größer"
+    assert parsed(render(mail(subject=f"ü {encoded}")))["Subject"] == "ü größer"
 
 
 def test_a_field_refuses_what_would_start_another() -> None:
@@ -101,7 +102,7 @@ def test_decoding_never_fails(text: str) -> None:
     ],
 )
 def test_file_names_arrive_as_they_were_given(name: str) -> None:
-    octets = render(letter(parts=(Part("attachment", name, "application/pdf", b"x"),)))
+    octets = render(mail(parts=(MailPart("attachment", name, "application/pdf", b"x"),)))
     assert max(map(len, octets.split(b"\r\n"))) <= 78
     (attached,) = parsed(octets).iter_attachments()
     assert attached.get_filename() == name
@@ -109,13 +110,13 @@ def test_file_names_arrive_as_they_were_given(name: str) -> None:
 
 def test_a_name_longer_than_an_encoded_word_is_read_as_one_name() -> None:
     display = "Bundesministerium für Digitales und Staatsmodernisierung, Öffentlichkeitsarbeit"
-    line = render(letter(from_email=f'"{display}" <a@example.com>')).decode().split("\r\nTo:")[0].partition("From:")[2]
+    line = render(mail(from_email=f'"{display}" <a@example.com>')).decode().split("\r\nTo:")[0].partition("From:")[2]
     name, _, spec = line.replace("\r\n", "").strip().rpartition(" ")
     assert (decode_words(name), spec) == (display, "<a@example.com>")
 
 
 def test_many_recipients_fold_between_addresses() -> None:
     to = tuple(f"somebody.number{number}@example.com" for number in range(100))
-    octets = render(letter(to=to))
+    octets = render(mail(to=to))
     assert max(map(len, octets.split(b"\r\n"))) <= 78
     assert tuple(one.addr_spec for one in parsed(octets)["To"].addresses) == to

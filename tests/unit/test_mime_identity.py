@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prx_email_django.mime import message_id, reply_references, reply_subject
+from prx_email_django.mime.identity import message_id, reply_references, reply_subject
 
 
 def test_the_message_id_is_the_documented_one() -> None:

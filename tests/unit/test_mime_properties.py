@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prx_email_django.mime import Letter, Part, render
 from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.mime.content import MailContent, MailPart
+from prx_email_django.mime.rendering import render
 from prx_email_django.mime.transfer import _BLOCK, base64_lines, is_wire_form, with_crlf
-from tests.unit.mime_letters import bodies, by_stdlib, letter, letters, lines, parsed
+from tests.unit.mime_contents import bodies, by_stdlib, lines, mail, mails, parsed
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 57, 58, _BLOCK - 1, _BLOCK, _BLOCK + 1, 2 * _BLOCK + 57])
@@ -46,9 +47,9 @@ def text_of(message: EmailMessage, kind: str) -> list[str]:
     return lines(body.get_content()) if body else []
 
 
-@given(letters)
+@given(mails)
 @settings(max_examples=60)
-def test_no_octet_leaves_that_a_seven_bit_server_would_mangle(of: Letter) -> None:
+def test_no_octet_leaves_that_a_seven_bit_server_would_mangle(of: MailContent) -> None:
     octets = render(of)
     assert octets.isascii()
     assert b"\x00" not in octets
@@ -60,9 +61,9 @@ def test_no_octet_leaves_that_a_seven_bit_server_would_mangle(of: Letter) -> Non
     assert all(line.strip() for line in header)
 
 
-@given(letters)
+@given(mails)
 @settings(max_examples=60)
-def test_no_header_is_read_differently_from_what_was_given(of: Letter) -> None:
+def test_no_header_is_read_differently_from_what_was_given(of: MailContent) -> None:
     message = parsed(render(of))
     assert message["Subject"] == of.subject
     assert message["Message-ID"] == of.message_id
@@ -74,9 +75,9 @@ def test_no_header_is_read_differently_from_what_was_given(of: Letter) -> None:
     assert [message[name] for name, _ in of.headers] == [value for _, value in of.headers]
 
 
-@given(letters)
+@given(mails)
 @settings(max_examples=60)
-def test_no_body_or_attachment_is_altered_on_the_way(of: Letter) -> None:
+def test_no_body_or_attachment_is_altered_on_the_way(of: MailContent) -> None:
     message = parsed(render(of))
     assert text_of(message, "plain") == (lines(of.body_text) if of.body_text else [])
     assert text_of(message, "html") == (lines(of.body_html) if of.body_html else [])
@@ -87,9 +88,9 @@ def test_no_body_or_attachment_is_altered_on_the_way(of: Letter) -> None:
     assert not any(part.defects for part in message.walk())
 
 
-@given(letters)
+@given(mails)
 @settings(max_examples=60)
-def test_nothing_reads_differently_from_what_the_standard_library_makes(of: Letter) -> None:
+def test_nothing_reads_differently_from_what_the_standard_library_makes(of: MailContent) -> None:
     ours, built = parsed(render(of)), by_stdlib(of)
     for name in ("Date", "Message-ID"):
         assert ours[name] == built[name]
@@ -105,19 +106,19 @@ def test_nothing_reads_differently_from_what_the_standard_library_makes(of: Lett
     assert [one.get_content_type() for one in ours.walk()] == [one.get_content_type() for one in theirs.walk()]
 
 
-@given(letters)
-def test_two_attempts_do_not_differ_in_a_single_octet(of: Letter) -> None:
+@given(mails)
+def test_two_attempts_do_not_differ_in_a_single_octet(of: MailContent) -> None:
     assert render(of) == render(dataclasses.replace(of))
 
 
 @given(bodies, st.binary(max_size=200))
 def test_a_part_that_looks_like_a_boundary_cannot_cut_the_message(text: str, content: bytes) -> None:
-    first = render(letter(body_text="x", body_html="y", parts=(Part("attachment", "a", "image/png", content),)))
+    first = render(mail(body_text="x", body_html="y", parts=(MailPart("attachment", "a", "image/png", content),)))
     delimiters = "\n".join(line.decode() for line in first.split(b"\r\n") if line.startswith(b"--=_"))
-    of = letter(
+    of = mail(
         body_text=f"{text}\n{delimiters}\n",
         body_html=delimiters,
-        parts=(Part("attachment", "m.eml", "message/rfc822", f"Subject: x\n\n{delimiters}\n".encode()),),
+        parts=(MailPart("attachment", "m.eml", "message/rfc822", f"Subject: x\n\n{delimiters}\n".encode()),),
     )
     message = parsed(render(of))
     assert text_of(message, "plain") == lines(of.body_text)

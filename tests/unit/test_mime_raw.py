@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prx_email_django.mime import render
 from prx_email_django.mime.recode import split_fields
-from tests.unit.mime_letters import bodies, header_texts, letter, parsed
+from prx_email_django.mime.rendering import render
+from tests.unit.mime_contents import bodies, header_texts, mail, parsed
 
 
 def rendered(raw: bytes, **values: object) -> bytes:
-    octets = render(letter(raw=raw, **values))
+    octets = render(mail(raw=raw, **values))
     assert octets.isascii()
     assert b"\x00" not in octets
     assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
@@ -155,18 +155,18 @@ def test_lines_that_begin_with_from_are_not_mangled() -> None:
 def test_a_multipart_that_is_none_is_refused_rather_than_broken() -> None:
     raw = b"Content-Type: multipart/mixed\nContent-Transfer-Encoding: 8bit\n\n\xff"
     with pytest.raises(ValueError, match="seven bits"):
-        render(letter(raw=raw))
+        render(mail(raw=raw))
 
 
 def test_a_control_character_in_a_header_is_refused() -> None:
     with pytest.raises(ValueError, match="control character"):
-        render(letter(raw=b"Subject: a\x00b\n\nhello"))
+        render(mail(raw=b"Subject: a\x00b\n\nhello"))
 
 
 @given(st.binary(max_size=300))
 def test_garbage_is_rendered_or_refused_but_never_breaks_the_wire(raw: bytes) -> None:
     try:
-        octets = render(letter(raw=raw))
+        octets = render(mail(raw=raw))
     except ValueError:
         return
     assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")

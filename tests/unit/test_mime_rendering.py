@@ -8,12 +8,14 @@ from email.message import EmailMessage
 
 import pytest
 
-from prx_email_django.mime import Part, render, rendering
-from tests.unit.mime_letters import letter, lines, parsed
+from prx_email_django.mime import rendering
+from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.rendering import render
+from tests.unit.mime_contents import lines, mail, parsed
 
-LOGO = Part("inline", "logo.png", "image/png", b"\x89PNG", "logo")
-PDF = Part("attachment", "report.pdf", "application/pdf", b"%PDF\r\n\x00\xff")
-INVITATION = Part("alternative", "", "text/calendar; method=REQUEST", b"BEGIN:VCALENDAR\nEND:VCALENDAR\n")
+LOGO = MailPart("inline", "logo.png", "image/png", b"\x89PNG", "logo")
+PDF = MailPart("attachment", "report.pdf", "application/pdf", b"%PDF\r\n\x00\xff")
+INVITATION = MailPart("alternative", "", "text/calendar; method=REQUEST", b"BEGIN:VCALENDAR\nEND:VCALENDAR\n")
 
 
 def tree(message: EmailMessage) -> list[object]:
@@ -48,13 +50,13 @@ def tree(message: EmailMessage) -> list[object]:
     ],
 )
 def test_a_reader_never_finds_a_part_in_the_wrong_place(values: dict[str, object], expected: list[object]) -> None:
-    message = parsed(render(letter(**values)))
+    message = parsed(render(mail(**values)))
     assert tree(message) == expected
     assert not any(part.defects for part in message.walk())
 
 
 def test_an_inline_image_is_found_by_the_html_that_shows_it() -> None:
-    message = parsed(render(letter(body_html='<img src="cid:logo">', parts=(LOGO,))))
+    message = parsed(render(mail(body_html='<img src="cid:logo">', parts=(LOGO,))))
     image = next(part for part in message.walk() if part.get_content_type() == "image/png")
     assert image["Content-ID"] == "<logo>"
     assert image.get_content_disposition() == "inline"
@@ -62,7 +64,7 @@ def test_an_inline_image_is_found_by_the_html_that_shows_it() -> None:
 
 
 def test_an_invitation_keeps_its_method_or_no_calendar_takes_it() -> None:
-    message = parsed(render(letter(parts=(INVITATION,))))
+    message = parsed(render(mail(parts=(INVITATION,))))
     calendar = next(part for part in message.walk() if part.get_content_type() == "text/calendar")
     assert calendar.get_param("method") == "REQUEST"
     assert calendar.get_content_disposition() is None
@@ -71,13 +73,13 @@ def test_an_invitation_keeps_its_method_or_no_calendar_takes_it() -> None:
 
 def test_text_beyond_ascii_is_not_read_as_ascii() -> None:
     parts = (
-        Part("attachment", "a.txt", "text/plain", "grüße\r".encode()),
-        Part("attachment", "b.txt", "text/plain; charset=latin-1", "grüße".encode("latin-1")),
-        Part("attachment", "c.txt", "text/plain", "grüße".encode("latin-1")),
-        Part("alternative", "", "text/x-amp-html", "<p>grüße".encode()),
-        Part("alternative", "", "text/x-utf16; charset=utf-16", "grüße".encode("utf-16")),
+        MailPart("attachment", "a.txt", "text/plain", "grüße\r".encode()),
+        MailPart("attachment", "b.txt", "text/plain; charset=latin-1", "grüße".encode("latin-1")),
+        MailPart("attachment", "c.txt", "text/plain", "grüße".encode("latin-1")),
+        MailPart("alternative", "", "text/x-amp-html", "<p>grüße".encode()),
+        MailPart("alternative", "", "text/x-utf16; charset=utf-16", "grüße".encode("utf-16")),
     )
-    message = parsed(render(letter(parts=parts)))
+    message = parsed(render(mail(parts=parts)))
     amp, utf16 = [part for part in message.walk() if part.get_content_subtype().startswith("x-")]
     attached = list(message.iter_attachments())
     assert amp.get_content().strip() == "<p>grüße"
@@ -88,7 +90,7 @@ def test_text_beyond_ascii_is_not_read_as_ascii() -> None:
 
 def test_long_lines_are_not_left_to_the_mercy_of_relays() -> None:
     for text in ("word " * 100 + "\n.\n", "größe " * 100, "x" * 2000, "漢" * 500):
-        octets = render(letter(body_text=text))
+        octets = render(mail(body_text=text))
         assert max(map(len, octets.split(b"\r\n"))) <= 78
         assert parsed(octets).get_content().splitlines() == text.splitlines()
 
@@ -96,38 +98,38 @@ def test_long_lines_are_not_left_to_the_mercy_of_relays() -> None:
 def test_a_text_that_holds_its_own_boundary_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "_seed", lambda _: b"seed")
     text = "a\n--=_a_seed\nb\n--=_m_seed--\n"
-    message = parsed(render(letter(body_text=text, body_html=text, parts=(PDF,))))
+    message = parsed(render(mail(body_text=text, body_html=text, parts=(PDF,))))
     bodies = [message.get_body((kind,)) for kind in ("plain", "html")]
     assert [lines(body.get_content()) for body in bodies if body] == [lines(text)] * 2
     assert len(list(message.iter_attachments())) == 1
 
 
 def test_blind_copies_stay_blind() -> None:
-    octets = render(letter(headers=(("Bcc", "secret@example.com"), ("Resent-Bcc", "secret@example.com"))))
+    octets = render(mail(headers=(("Bcc", "secret@example.com"), ("Resent-Bcc", "secret@example.com"))))
     assert b"secret" not in octets
 
 
 def test_a_message_id_or_date_of_the_callers_own_is_kept_and_stands_once() -> None:
     own = (("message-id", "<own@example.com>"), ("Date", "Mon, 01 Jan 2024 00:00:00 +0000"), ("To", "list:;"))
-    message = parsed(render(letter(headers=own)))
+    message = parsed(render(mail(headers=own)))
     assert message.get_all("Message-ID") == ["<own@example.com>"]
     assert message.get_all("Date") == ["Mon, 01 Jan 2024 00:00:00 +0000"]
     assert message.get_all("To") == ["list:;"]
 
 
 def test_the_date_keeps_its_offset() -> None:
-    assert b"\r\nDate: Tue, 24 Nov 2026 12:30:05 +0100\r\n" in b"\r\n" + render(letter())
+    assert b"\r\nDate: Tue, 24 Nov 2026 12:30:05 +0100\r\n" in b"\r\n" + render(mail())
 
 
 def test_a_reply_stays_in_its_thread() -> None:
     ids = " ".join(f"<{number}.{'x' * 40}@example.com>" for number in range(40))
-    message = parsed(render(letter(in_reply_to="<39@example.com> ünreadable", references=ids)))
+    message = parsed(render(mail(in_reply_to="<39@example.com> ünreadable", references=ids)))
     assert message["In-Reply-To"] == "<39@example.com>"
     assert message["References"].split() == ids.split()
 
 
 def test_a_thread_without_a_usable_id_makes_no_empty_header() -> None:
-    octets = render(letter(in_reply_to="ü", references="ü " + "x" * 1000))
+    octets = render(mail(in_reply_to="ü", references="ü " + "x" * 1000))
     assert b"In-Reply-To" not in octets
     assert b"References" not in octets
 
@@ -158,24 +160,24 @@ def test_a_thread_without_a_usable_id_makes_no_empty_header() -> None:
         {"headers": (("To", "x" * 1100),)},
         {"body_text": "\udc80"},
         {"body_html": "\udc80"},
-        {"parts": (Part("attachment", "a\r\nX: y", "image/png", b""),)},
-        {"parts": (Part("attachment", "a\tb", "image/png", b""),)},
-        {"parts": (Part("attachment", "a", "notamime", b""),)},
-        {"parts": (Part("attachment", "a", "image/png\r\nX: y", b""),)},
-        {"parts": (Part("attachment", "a", 'image/png; a="b\r\nc"', b""),)},
-        {"parts": (Part("attachment", "a", 'image/png; a="ü"', b""),)},
-        {"parts": (Part("attachment", "a", "multipart/mixed", b""),)},
-        {"parts": (Part("inline", "a", "image/png", b"", "logo>\r\nX: y"),)},
-        {"parts": (Part("inline", "a", "image/png", b"", "lögo"),)},
+        {"parts": (MailPart("attachment", "a\r\nX: y", "image/png", b""),)},
+        {"parts": (MailPart("attachment", "a\tb", "image/png", b""),)},
+        {"parts": (MailPart("attachment", "a", "notamime", b""),)},
+        {"parts": (MailPart("attachment", "a", "image/png\r\nX: y", b""),)},
+        {"parts": (MailPart("attachment", "a", 'image/png; a="b\r\nc"', b""),)},
+        {"parts": (MailPart("attachment", "a", 'image/png; a="ü"', b""),)},
+        {"parts": (MailPart("attachment", "a", "multipart/mixed", b""),)},
+        {"parts": (MailPart("inline", "a", "image/png", b"", "logo>\r\nX: y"),)},
+        {"parts": (MailPart("inline", "a", "image/png", b"", "lögo"),)},
     ],
 )
 def test_injection_and_nonsense_are_refused_not_rendered(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
-        render(letter(**values))
+        render(mail(**values))
 
 
 def test_a_local_part_beyond_ascii_is_the_only_thing_beyond_seven_bits() -> None:
-    octets = render(letter(to=("jörg@example.com",), subject="größer", body_text="größer"))
+    octets = render(mail(to=("jörg@example.com",), subject="größer", body_text="größer"))
     assert octets.decode().encode("ascii", "ignore") == octets.replace("ö".encode(), b"")
     assert "To: jörg@example.com\r\n".encode() in octets
 
@@ -193,7 +195,7 @@ def test_a_local_part_beyond_ascii_is_the_only_thing_beyond_seven_bits() -> None
 def test_an_attached_message_is_never_wrapped_in_an_encoding_that_readers_must_refuse(
     name: str, content: bytes
 ) -> None:
-    octets = render(letter(parts=(Part("attachment", name, "message/rfc822", content),)))
+    octets = render(mail(parts=(MailPart("attachment", name, "message/rfc822", content),)))
     assert octets.isascii()
     assert max(map(len, octets.split(b"\r\n"))) <= 998
     (attached,) = parsed(octets).iter_attachments()
@@ -207,14 +209,14 @@ def test_an_attached_message_is_never_wrapped_in_an_encoding_that_readers_must_r
 
 def test_a_delivery_report_that_cannot_travel_as_one_travels_as_octets() -> None:
     (attached,) = parsed(
-        render(letter(parts=(Part("attachment", "r", "message/delivery-status", b"\xff"),)))
+        render(mail(parts=(MailPart("attachment", "r", "message/delivery-status", b"\xff"),)))
     ).iter_attachments()
     assert (attached.get_content_type(), attached.get_content()) == ("application/octet-stream", b"\xff")
 
 
 def test_rendering_stays_far_below_what_the_standard_library_takes() -> None:
     """About 25 µs here, where ``EmailMessage`` takes 2 ms; the bound only catches a fall back to such costs."""
-    of = letter(body_text="A line of plain text.\n" * 45, body_html="<p>A line of text, größer.</p>\n" * 30)
+    of = mail(body_text="A line of plain text.\n" * 45, body_html="<p>A line of text, größer.</p>\n" * 30)
     took = min(_seconds(of) for _ in range(5))
     assert took < 400e-6
 

@@ -21,8 +21,10 @@ import pytest
 import trustme
 from django.test import override_settings
 
-from prx_email_django.hosts import check_token_url
-from prx_email_django.oauth import Grant, Token, TokenRefused, TokenRequest, fetch_token, token_request
+from prx_email_django.oauth.accounts import token_request
+from prx_email_django.oauth.fetch import fetch_token
+from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest
+from prx_email_django.rules.hosts import check_token_url
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
 EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django import policy
-from prx_email_django.outcomes import Answer, Ending, Outcome, RecipientOutcome, Trouble
-from prx_email_django.policy import Rules, Standing, Verdict
+from prx_email_django.rules import policy
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome, Trouble
+from prx_email_django.rules.policy import MessageCounters, Rules, Verdict
 from prx_email_django.states import RecipientResult, Status
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 RULES = Rules(timedelta(seconds=5), timedelta(hours=6), None, 6)
-FRESH = Standing(id=7, retries=0, attempts=0, message_number=None, hold=False)
+FRESH = MessageCounters(id=7, retries=0, attempts=0, message_number=None, hold=False)
 OPEN = {"a@x.org": RecipientResult.IMPLIED}
 ACCEPTED = {"a@x.org": RecipientResult.ACCEPTED}
 UNKNOWN = {"a@x.org": RecipientResult.UNKNOWN}
@@ -27,7 +27,7 @@ PARTIAL = {"a@x.org": RecipientResult.ACCEPTED, "b@x.org": RecipientResult.IMPLI
 
 def judge(
     ending: Ending,
-    standing: Standing = FRESH,
+    counters: MessageCounters = FRESH,
     results: dict[str, RecipientResult] | None = None,
     rules: Rules = RULES,
     **fields: object,
@@ -35,26 +35,26 @@ def judge(
     if results is None:
         results = {Ending.ACCEPTED: ACCEPTED, Ending.UNKNOWN: UNKNOWN}.get(ending, OPEN)
     said = Outcome(ending, **{"error_code": "provider", "error": "no", **fields})  # type: ignore[arg-type]
-    return policy.judge(said, standing, results, now=NOW, rules=rules)
+    return policy.judge(said, counters, results, now=NOW, rules=rules)
 
 
-def after(standing: Standing, verdict: Verdict) -> Standing:
-    return replace(standing, retries=verdict.retries, attempts=verdict.attempts, message_number=verdict.message_number)
+def after(counters: MessageCounters, verdict: Verdict) -> MessageCounters:
+    return replace(counters, retries=verdict.retries, attempts=verdict.attempts, message_number=verdict.message_number)
 
 
 # The backoff
 
 
 def test_the_published_backoff_table_is_kept_to_the_second() -> None:
-    standing = FRESH
+    counters = FRESH
     seconds = []
     for _ in range(10):
-        verdict = judge(Ending.TEMPORARY, standing)
+        verdict = judge(Ending.TEMPORARY, counters)
         assert verdict.next_attempt_at is not None
         seconds.append((verdict.next_attempt_at - NOW).total_seconds())
-        standing = after(standing, verdict)
+        counters = after(counters, verdict)
     assert seconds == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120]
-    assert (standing.retries, standing.attempts) == (10, 10)
+    assert (counters.retries, counters.attempts) == (10, 10)
 
 
 def test_a_backoff_never_grows_past_its_cap_nor_overflows() -> None:
@@ -100,13 +100,13 @@ def test_an_outcome_counts_as_what_it_is(
 
 
 def test_attempts_drive_the_backoff_not_retries() -> None:
-    verdict = judge(Ending.TEMPORARY, Standing(7, retries=1, attempts=4, message_number=1, hold=False))
+    verdict = judge(Ending.TEMPORARY, MessageCounters(7, retries=1, attempts=4, message_number=1, hold=False))
     assert verdict.next_attempt_at == NOW + timedelta(seconds=5 * 2**5)
 
 
 def test_max_retries_counts_known_failures_alone() -> None:
     rules = replace(RULES, max_retries=3)
-    at_two = Standing(7, retries=2, attempts=5, message_number=2, hold=False)
+    at_two = MessageCounters(7, retries=2, attempts=5, message_number=2, hold=False)
     assert judge(Ending.UNKNOWN, at_two, rules=rules).next_attempt_at is not None
     assert judge(Ending.TEMPORARY, at_two, rules=rules).next_attempt_at is None
     assert judge(Ending.TEMPORARY, replace(at_two, retries=1), rules=rules).next_attempt_at is not None
@@ -115,10 +115,10 @@ def test_max_retries_counts_known_failures_alone() -> None:
 
 @pytest.mark.parametrize("how", ["unknown", "lost"])
 def test_a_message_that_keeps_ending_in_doubt_comes_to_rest_at_the_limit(how: str) -> None:
-    standing, rested_at = FRESH, 0
+    counters, rested_at = FRESH, 0
     for number in range(1, 8):
-        verdict = judge(Ending.UNKNOWN, standing) if how == "unknown" else policy.lost(standing, now=NOW, rules=RULES)
-        standing = after(standing, verdict)
+        verdict = judge(Ending.UNKNOWN, counters) if how == "unknown" else policy.lost(counters, now=NOW, rules=RULES)
+        counters = after(counters, verdict)
         if verdict.next_attempt_at is None:
             rested_at = number
             break
@@ -126,7 +126,7 @@ def test_a_message_that_keeps_ending_in_doubt_comes_to_rest_at_the_limit(how: st
 
 
 def test_known_failures_do_not_use_up_the_limit_of_unknown_outcomes() -> None:
-    many = Standing(7, retries=20, attempts=24, message_number=20, hold=False)
+    many = MessageCounters(7, retries=20, attempts=24, message_number=20, hold=False)
     assert judge(Ending.UNKNOWN, many).next_attempt_at is not None
     assert judge(Ending.UNKNOWN, replace(many, attempts=25)).next_attempt_at is None
 
@@ -181,13 +181,13 @@ def test_the_last_open_recipient_refused_leaves_the_message_sent_to_the_others()
 
 # The Message-ID
 
-Step = Callable[[Standing], tuple[Verdict, bool]]
+Step = Callable[[MessageCounters], tuple[Verdict, bool]]
 
 
 def _step(ending: Ending, results: dict[str, RecipientResult], answer: Answer = Answer.OPEN, *, copy: bool) -> Step:
-    def step(standing: Standing) -> tuple[Verdict, bool]:
+    def step(counters: MessageCounters) -> tuple[Verdict, bool]:
         recipients = {address: said(answer) for address in results}
-        return judge(ending, standing, results, recipients=recipients), copy
+        return judge(ending, counters, results, recipients=recipients), copy
 
     return step
 
@@ -197,7 +197,7 @@ STEPS: dict[str, Step] = {
     "temporary": _step(Ending.TEMPORARY, OPEN, copy=False),
     "permanent, retried by a person": _step(Ending.PERMANENT, OPEN, copy=False),
     "unknown": _step(Ending.UNKNOWN, UNKNOWN, copy=True),
-    "lost": lambda standing: (policy.lost(standing, now=NOW, rules=RULES), True),
+    "lost": lambda counters: (policy.lost(counters, now=NOW, rules=RULES), True),
     "partly accepted": _step(Ending.ACCEPTED, PARTIAL, Answer.DEFERRED, copy=True),
     "progress": _step(Ending.ACCEPTED, PARTIAL, Answer.TOO_MANY, copy=True),
     "partly refused": _step(Ending.ACCEPTED, {**PARTIAL, "c@x.org": RecipientResult.REFUSED}, copy=True),
@@ -206,22 +206,22 @@ STEPS: dict[str, Step] = {
 SEQUENCES = [names for length in range(1, 5) for names in itertools.product(STEPS, repeat=length)]
 
 
-def header_number(standing: Standing) -> int:
-    return standing.retries if standing.message_number is None else standing.message_number
+def header_number(counters: MessageCounters) -> int:
+    return counters.retries if counters.message_number is None else counters.message_number
 
 
 def test_every_possible_copy_of_a_message_bears_one_message_id() -> None:
     assert len(SEQUENCES) == 8 + 8**2 + 8**3 + 8**4
     for names in SEQUENCES:
-        standing, copies, known, used = FRESH, set(), [], []
+        counters, copies, known, used = FRESH, set(), [], []
         for name in names:
-            number = header_number(standing)
-            verdict, copy = STEPS[name](standing)
+            number = header_number(counters)
+            verdict, copy = STEPS[name](counters)
             used.append(number)
             (copies.add if copy else known.append)(number)
-            assert verdict.retries >= standing.retries and verdict.attempts >= standing.attempts, names
-            assert verdict.attempts - verdict.retries - (standing.attempts - standing.retries) in (0, 1), names
-            standing = after(standing, verdict)
+            assert verdict.retries >= counters.retries and verdict.attempts >= counters.attempts, names
+            assert verdict.attempts - verdict.retries - (counters.attempts - counters.retries) in (0, 1), names
+            counters = after(counters, verdict)
         assert len(copies) <= 1, f"{names}: possible copies under {copies}"
         if not copies:
             assert used == list(range(len(names))), f"{names}: a known failure must be followed by a new Message-ID"
@@ -229,11 +229,11 @@ def test_every_possible_copy_of_a_message_bears_one_message_id() -> None:
 
 def test_a_number_once_fixed_never_changes() -> None:
     for names in SEQUENCES:
-        standing, fixed = FRESH, None
+        counters, fixed = FRESH, None
         for name in names:
-            standing = after(standing, STEPS[name](standing)[0])
-            assert fixed is None or standing.message_number == fixed, names
-            fixed = standing.message_number
+            counters = after(counters, STEPS[name](counters)[0])
+            assert fixed is None or counters.message_number == fixed, names
+            fixed = counters.message_number
 
 
 # Accounts, pauses, age

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.limits.windows import rolled
-from prx_email_django.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
+from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
 
 
 @pytest.mark.parametrize(

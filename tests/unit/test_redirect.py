@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.outcomes import Answer, RecipientOutcome
-from prx_email_django.redirect import route
+from prx_email_django.rules.outcomes import Answer, RecipientOutcome
+from prx_email_django.rules.redirect import route
 
 ADDRESSES = st.lists(st.sampled_from([f"{name}@{host}" for name in "abcde" for host in ("x.org", "qa.test")]))
 

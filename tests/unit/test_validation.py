@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import format_mailbox
-from prx_email_django.validation import (
+from prx_email_django.compose.validation import (
     Address,
     check_header,
     check_headers,
@@ -18,6 +16,8 @@ from prx_email_django.validation import (
     normalise_recipients,
     parse_address,
 )
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.mime.addresses import format_mailbox
 
 #: Each of these starts a line, or ends the world, somewhere.
 CONTROLS = [*map(chr, (*range(32), *range(127, 160))), "\u2028", "\u2029", "\ud800", "\udfff"]

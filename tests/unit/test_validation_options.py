@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prx_email_django.compose.validation import check_options
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.validation import check_options
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 NAIVE = datetime(2026, 11, 24)  # noqa: DTZ001 - the naive datetime is the point

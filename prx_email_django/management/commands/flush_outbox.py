@@ -20,7 +20,7 @@ from prx_email_django.management._common import account_named, duration, first_l
 from prx_email_django.management._loop import POLL, Stop, added
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
-from prx_email_django.status import outbox_status
+from prx_email_django.status.figures import outbox_status
 from prx_email_django.tasks import purge_if_time
 
 logger = logging.getLogger("prx_email_django")

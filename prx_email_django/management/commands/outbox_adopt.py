@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand
 from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.management._common import plain_errors
-from prx_email_django.store import outbox_state
 from prx_email_django.store.adopt import ID_JUMP
+from prx_email_django.store.outbox import outbox_state
 
 
 class Command(BaseCommand):

@@ -16,8 +16,8 @@ from django.utils import timezone
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
 from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
-from prx_email_django.status import VERSION, Health, judge, outbox_status, why_message
-from prx_email_django.why import advice
+from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
+from prx_email_django.status.reasons import advice
 
 DEFAULT_MAX_AGE = "10m"
 
@@ -110,7 +110,7 @@ class Command(BaseCommand):
         message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
         if message is None:
             raise CommandError(f"There is no message {pk}.")
-        sentence = why_message(message)
+        sentence = message_reason(message)
         if not as_json:
             self.stdout.write(f"{pk} {message.status}: {sentence}")
             for line in message_lines(message):

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from prx_email_django import api
 from prx_email_django.management._common import duration, plain_errors
-from prx_email_django.store import PurgeReport
+from prx_email_django.store.purge import PurgeReport
 
 
 class Command(BaseCommand):

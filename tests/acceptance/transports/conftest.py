@@ -8,11 +8,11 @@ from typing import Protocol
 
 import pytest
 
-from prx_email_django.transports.base import Login, Transport
-from prx_email_django.transports.connection import SmtpTransport
+from prx_email_django.transports.base import ConnectionSettings, Transport
 from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import MemoryTransport
-from tests.support.parcels import login_to
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import login_to
 from tests.support.smtp_server import SmtpServer
 
 #: Our phases, and where a server meets them.
@@ -25,7 +25,7 @@ class Harness(Protocol):
     @property
     def transport(self) -> Transport: ...
 
-    def login(self, **options: object) -> Login: ...
+    def settings(self, **options: object) -> ConnectionSettings: ...
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]: ...
 
@@ -44,7 +44,7 @@ class SmtpHarness:
         self._server = server
         self._level = level
 
-    def login(self, **options: object) -> Login:
+    def settings(self, **options: object) -> ConnectionSettings:
         return login_to(self._server, pipelining=self._level, **options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
@@ -62,7 +62,7 @@ class MemoryHarness:
     def __init__(self) -> None:
         self.transport = MemoryTransport(size_limit=50_000_000)
 
-    def login(self, **options: object) -> Login:
+    def settings(self, **options: object) -> ConnectionSettings:
         return _any_login(**options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
@@ -80,7 +80,7 @@ class ConsoleHarness:
         self._stream = io.StringIO()
         self.transport = ConsoleTransport(self._stream)
 
-    def login(self, **options: object) -> Login:
+    def settings(self, **options: object) -> ConnectionSettings:
         return _any_login(**options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
@@ -93,9 +93,9 @@ def _printed(text: str) -> tuple[str, tuple[str, ...], bytes]:
     return sender, tuple(recipients.removesuffix(">").split(">, <")), body[:-1].replace("\n", "\r\n").encode()
 
 
-def _any_login(**options: object) -> Login:
+def _any_login(**options: object) -> ConnectionSettings:
     values = {"host": "localhost", "port": 25, "security": "none", "auth_method": "none", **options}
-    return Login(**values)  # type: ignore[arg-type]  # what the caller gives is the test's matter
+    return ConnectionSettings(**values)  # type: ignore[arg-type]  # what the caller gives is the test's matter
 
 
 @pytest.fixture

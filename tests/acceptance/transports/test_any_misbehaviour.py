@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prx_email_django.outcomes import Ending
-from prx_email_django.transports.base import Login
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import ListFeed, login_to, parcels
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import ListFeed, login_to, outgoing_messages
 from tests.support.smtp_server import SmtpServer
 
 UNTIMED = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
@@ -51,11 +51,11 @@ def wild() -> Iterator[SmtpServer]:
         yield server
 
 
-async def send_all(feed: ListFeed, login: Login) -> None:
+async def send_all(feed: ListFeed, settings: ConnectionSettings) -> None:
     """Session after session until the feed is empty."""
     while feed.left:
         before = len(feed.taken)
-        session = await SmtpTransport().open(login)
+        session = await SmtpTransport().open(settings)
         await session.run(feed)
         feed.check()
         assert len(feed.taken) > before, "a session that takes nothing would go on for ever"
@@ -73,7 +73,7 @@ def test_every_message_is_reported_as_the_server_had_it(
     wild.messages.clear()
     for (stage, options), nth in rules:
         wild.on(stage, nth=nth, **options)
-    feed = ListFeed(parcels(MESSAGES))
+    feed = ListFeed(outgoing_messages(MESSAGES))
     asyncio.run(send_all(feed, login_to(wild, pipelining=level)))
     assert wild.wait_closed()
     delivered = [int(address.partition("@")[0][1:]) for address in wild.recipients]

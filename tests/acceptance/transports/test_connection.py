@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import trustme
 
-from prx_email_django.outcomes import Phase, Trouble
-from prx_email_django.transports import connection
-from prx_email_django.transports import login as sasl
-from prx_email_django.transports.base import ConnectError, Login
-from prx_email_django.transports.connection import SmtpTransport
-from prx_email_django.transports.session import SmtpSession
-from tests.support.jumping import JumpingLoop, run_jumping
-from tests.support.parcels import login_to, parcel, transmit
+from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp import auth as sasl
+from prx_email_django.transports.smtp import connection
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.transports.smtp.session import SmtpSession
+from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.outgoing_messages import login_to, outgoing, transmit
 from tests.support.smtp_script import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
@@ -27,20 +27,20 @@ USERS = {"ann": "s3cret-pass"}
 TOKENS = {"ann": "ya29.s3cret-token"}
 
 
-def open_and_close(login: Login) -> tuple[str, int]:
+def open_and_close(settings: ConnectionSettings) -> tuple[str, int]:
     """Peer and size limit of a session that could be opened."""
 
     async def main() -> tuple[str, int]:
-        session: SmtpSession = await SmtpTransport().open(login)
+        session: SmtpSession = await SmtpTransport().open(settings)
         session.abort()
         return session.peer, session.size_limit
 
     return asyncio.run(main())
 
 
-def failure(login: Login) -> ConnectError:
+def failure(settings: ConnectionSettings) -> ConnectError:
     with pytest.raises(ConnectError) as failed:
-        open_and_close(login)
+        open_and_close(settings)
     assert len(str(failed.value)) <= 160
     return failed.value
 
@@ -71,7 +71,7 @@ def test_plain_is_preferred_and_tried_once() -> None:
 
 def test_token_is_accepted() -> None:
     with SmtpServer(tls="starttls", tokens=TOKENS) as server:
-        feed, _ = transmit(server, [parcel()])
+        feed, _ = transmit(server, [outgoing()])
         assert feed.outcomes[1].peer.endswith("TLSv1.3") and server.auth_attempts == ["XOAUTH2"]
 
 
@@ -319,10 +319,10 @@ def test_tls_server_that_reads_no_more_does_not_keep_the_socket(tmp_path: Path) 
             while raw.recv(4096):
                 pass
 
-    async def main(loop: JumpingLoop) -> None:
+    async def main(loop: FakeClockLoop) -> None:
         silent = asyncio.ensure_future(asyncio.to_thread(shake_hands_and_fall_silent, listening))
-        login = _login("127.0.0.1", listening.getsockname()[1], security="tls", tls_ca_file=str(tmp_path / "ca.pem"))
-        opening = asyncio.ensure_future(SmtpTransport().open(login))
+        settings = _login("127.0.0.1", listening.getsockname()[1], security="tls", tls_ca_file=str(tmp_path / "ca.pem"))
+        opening = asyncio.ensure_future(SmtpTransport().open(settings))
         assert await asyncio.to_thread(shaken.wait, PATIENCE)
         while not opening.done():  # it may not wait for the greeting yet
             await loop.jump(1)
@@ -356,8 +356,8 @@ def test_server_that_hangs_up_with_its_welcome_gives_no_session(
     """The end of the connection is read between the reply to AUTH and the hand-over."""
     authenticate = sasl.authenticate
 
-    async def authenticate_and_lose(command: Any, mechanism: str, login: Login) -> sasl.Refusal | None:
-        refusal = await authenticate(command, mechanism, login)
+    async def authenticate_and_lose(command: Any, mechanism: str, settings: ConnectionSettings) -> sasl.Refusal | None:
+        refusal = await authenticate(command, mechanism, settings)
         server.hang_up()
         while command.__self__.transport is not None and not command.__self__.transport.is_closing():
             await asyncio.sleep(0)
@@ -372,7 +372,7 @@ def test_server_that_hangs_up_with_its_welcome_gives_no_session(
 
 def test_old_server_without_ehlo_is_greeted_with_helo(server: SmtpServer) -> None:
     server.on("ehlo", reply="502 5.5.1 what?")
-    feed, _ = transmit(server, [parcel()])
+    feed, _ = transmit(server, [outgoing()])
     assert feed.outcomes[1].all_accepted
     assert server.lines("HELO") and server.messages[0].options == ()
 
@@ -388,6 +388,6 @@ def test_secrets_are_not_in_the_logins_repr() -> None:
     assert "s3cret" not in shown and "t0ken" not in shown
 
 
-def _login(host: str, port: int, **options: Any) -> Login:
+def _login(host: str, port: int, **options: Any) -> ConnectionSettings:
     values: dict[str, Any] = {"security": "none", "auth_method": "none", "timeout": PATIENCE, **options}
-    return Login(host=host, port=port, **values)
+    return ConnectionSettings(host=host, port=port, **values)

@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from prx_email_django.outcomes import Answer, Ending, Trouble
-from prx_email_django.transports.base import ConnectError, Parcel, SessionEnd
+from prx_email_django.rules.outcomes import Answer, Ending, Trouble
+from prx_email_django.transports.base import ConnectError, OutgoingMessage, SessionEnd
 from tests.acceptance.transports.conftest import Harness, Scripted
-from tests.support.parcels import BODY, ListFeed, OpenFeed, parcel, parcels, run_session
+from tests.support.outgoing_messages import BODY, ListFeed, OpenFeed, outgoing, outgoing_messages, run_session
 
 
-def run(harness: Harness, *messages: Parcel, **options: object) -> tuple[ListFeed, SessionEnd]:
+def run(harness: Harness, *messages: OutgoingMessage, **options: object) -> tuple[ListFeed, SessionEnd]:
     feed = ListFeed(messages)
-    end = asyncio.run(run_session(harness.transport, harness.login(**options), feed))
+    end = asyncio.run(run_session(harness.transport, harness.settings(**options), feed))
     return feed, end
 
 
@@ -26,7 +26,7 @@ def answers(feed: ListFeed, number: int = 1) -> dict[str, Answer]:
 
 
 def test_accepted_message_arrives_whole(harness: Harness) -> None:
-    feed, end = run(harness, parcel(1, "bob@example.org", "eve@example.org"))
+    feed, end = run(harness, outgoing(1, "bob@example.org", "eve@example.org"))
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.error_code, outcome.error) == (Ending.ACCEPTED, "", "")
     assert outcome.all_accepted and outcome.mail_written and outcome.response.startswith("250") and outcome.peer
@@ -40,20 +40,20 @@ def test_nothing_taken_nothing_done(harness: Harness) -> None:
 
 
 def test_many_messages_keep_order_and_none_is_lost(harness: Harness) -> None:
-    feed, end = run(harness, *parcels(20))
+    feed, end = run(harness, *outgoing_messages(20))
     assert feed.order == list(range(1, 21))
     assert [recipients for _, recipients, _ in harness.delivered()] == [(f"r{n}@example.org",) for n in range(1, 21)]
     assert end.completed == 20
 
 
 def test_retired_after_max_messages_leaves_the_rest(harness: Harness) -> None:
-    feed, end = run(harness, *parcels(5), max_messages=3)
+    feed, end = run(harness, *outgoing_messages(5), max_messages=3)
     assert (feed.order, feed.left) == ([1, 2, 3], [4, 5])
     assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
 
 
 def test_parcel_without_right_to_write_is_not_sent(harness: Harness) -> None:
-    feed, end = run(harness, parcel(1, may_write=lambda: False), parcel(2))
+    feed, end = run(harness, outgoing(1, may_write=lambda: False), outgoing(2))
     assert (feed.outcomes[1].ending, feed.outcomes[1].mail_written) == (Ending.UNTOUCHED, False)
     assert feed.outcomes[2].ending is Ending.ACCEPTED
     assert len(harness.delivered()) == 1 and end.completed == 1
@@ -61,7 +61,7 @@ def test_parcel_without_right_to_write_is_not_sent(harness: Harness) -> None:
 
 def test_right_lost_before_the_body_delivers_nothing(harness: Harness) -> None:
     rights = iter([True, False])
-    feed, end = run(harness, parcel(1, may_write=lambda: next(rights)))
+    feed, end = run(harness, outgoing(1, may_write=lambda: next(rights)))
     assert (feed.outcomes[1].ending, feed.outcomes[1].mail_written) == (Ending.UNTOUCHED, True)
     assert answers(feed) == {"bob@example.org": Answer.OPEN}
     assert (harness.delivered(), end.reconnect, end.trouble) == ([], True, Trouble.NONE)
@@ -69,7 +69,7 @@ def test_right_lost_before_the_body_delivers_nothing(harness: Harness) -> None:
 
 @pytest.mark.parametrize("sender", ["a\r\nRCPT TO:<x@example.org>", "a b@example.org", "a>@example.org"])
 def test_impossible_address_fails_its_message_only(harness: Harness, sender: str) -> None:
-    feed, _ = run(harness, parcel(1, sender=sender), parcel(2))
+    feed, _ = run(harness, outgoing(1, sender=sender), outgoing(2))
     assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.PERMANENT, "content")
     assert not feed.outcomes[1].mail_written
     assert feed.outcomes[2].ending is Ending.ACCEPTED
@@ -77,7 +77,7 @@ def test_impossible_address_fails_its_message_only(harness: Harness, sender: str
 
 def test_abort_while_idle_ends_the_session(harness: Harness) -> None:
     async def main() -> SessionEnd:
-        session = await harness.transport.open(harness.login())
+        session = await harness.transport.open(harness.settings())
         feed = OpenFeed()
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
@@ -90,7 +90,7 @@ def test_abort_while_idle_ends_the_session(harness: Harness) -> None:
 
 def test_cancelled_while_idle_is_cancelled(harness: Harness) -> None:
     async def main() -> None:
-        session = await harness.transport.open(harness.login())
+        session = await harness.transport.open(harness.settings())
         feed = OpenFeed()
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
@@ -103,11 +103,11 @@ def test_cancelled_while_idle_is_cancelled(harness: Harness) -> None:
 
 def test_message_put_while_idle_goes_out(harness: Harness) -> None:
     async def main() -> OpenFeed:
-        session = await harness.transport.open(harness.login())
+        session = await harness.transport.open(harness.settings())
         feed = OpenFeed()
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
-        feed.put(parcel(1))
+        feed.put(outgoing(1))
         feed.close()
         await running
         return feed
@@ -135,11 +135,11 @@ def test_failed_opening_is_the_accounts_trouble(
 ) -> None:
     scripted.fail(phase, reply)
     with pytest.raises(ConnectError) as failed:
-        run(scripted, parcel())
+        run(scripted, outgoing())
     error = failed.value
     assert (error.phase, error.trouble, error.error_code) == (phase, trouble, error_code)
     assert error.smtp_code == int(reply[:3] or 0)
-    run(scripted, parcel())
+    run(scripted, outgoing())
     assert len(scripted.delivered()) == 1
 
 
@@ -151,7 +151,7 @@ def test_refused_message_says_when_and_the_next_goes_on(
     scripted: Scripted, phase: str, reply: str, ending: Ending
 ) -> None:
     scripted.fail(phase, reply)
-    feed, end = run(scripted, *parcels(3))
+    feed, end = run(scripted, *outgoing_messages(3))
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.phase, outcome.error_code) == (ending, phase, "provider")
     assert (outcome.smtp_code, outcome.enhanced, outcome.error) == (int(reply[:3]), reply[4:9], reply)
@@ -166,7 +166,7 @@ def test_refused_and_deferred_recipients_do_not_take_the_others_along(scripted: 
     scripted.answer("full@example.org", "552 5.2.2 mailbox full")
     scripted.answer("many@example.org", "452 4.5.3 too many recipients")
     everyone = ("no@example.org", "bob@example.org", "later@example.org", "full@example.org", "many@example.org")
-    feed, _ = run(scripted, parcel(1, *everyone), parcel(2))
+    feed, _ = run(scripted, outgoing(1, *everyone), outgoing(2))
     outcome = feed.outcomes[1]
     assert outcome.ending is Ending.ACCEPTED and outcome.accepted == ("bob@example.org",)
     assert answers(feed) == {
@@ -184,7 +184,9 @@ def test_refused_and_deferred_recipients_do_not_take_the_others_along(scripted: 
 def test_all_refused_delivers_nothing_and_the_next_goes_on(scripted: Scripted) -> None:
     scripted.answer("no@example.org", "550 5.1.1 no such user")
     scripted.answer("later@example.org", "450 4.2.1 busy")
-    feed, _ = run(scripted, parcel(1, "no@example.org"), parcel(2, "no@example.org", "later@example.org"), parcel(3))
+    feed, _ = run(
+        scripted, outgoing(1, "no@example.org"), outgoing(2, "no@example.org", "later@example.org"), outgoing(3)
+    )
     first, second, third = (feed.outcomes[n] for n in (1, 2, 3))
     assert (first.ending, first.error_code, first.phase) == (Ending.PERMANENT, "recipients_refused", "rcpt")
     assert (second.ending, second.error_code, second.smtp_code) == (Ending.TEMPORARY, "provider", 450)
@@ -197,7 +199,7 @@ def test_lost_before_the_body_is_a_known_failure_on_a_fresh_connection(
     scripted: Scripted, phase: str, reply: str
 ) -> None:
     scripted.fail(phase, reply)
-    feed, end = run(scripted, *parcels(2))
+    feed, end = run(scripted, *outgoing_messages(2))
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.trouble, outcome.phase) == (Ending.TEMPORARY, Trouble.CONNECTION, phase)
     assert outcome.error_code == ("provider" if reply else "network")
@@ -207,7 +209,7 @@ def test_lost_before_the_body_is_a_known_failure_on_a_fresh_connection(
 @pytest.mark.parametrize("accept", [False, True])
 def test_lost_after_the_body_is_unknown(scripted: Scripted, accept: bool) -> None:  # noqa: FBT001
     scripted.fail("body", accept=accept)
-    feed, end = run(scripted, parcel())
+    feed, end = run(scripted, outgoing())
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.UNKNOWN, "unknown_outcome", "body")
     assert answers(feed) == {"bob@example.org": Answer.UNKNOWN}
@@ -216,7 +218,7 @@ def test_lost_after_the_body_is_unknown(scripted: Scripted, accept: bool) -> Non
 
 def test_421_to_the_body_is_a_known_failure(scripted: Scripted) -> None:
     scripted.fail("body", "421 4.3.0 closing")
-    feed, end = run(scripted, *parcels(3))
+    feed, end = run(scripted, *outgoing_messages(3))
     assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.CONNECTION)
     assert end.trouble is Trouble.CONNECTION and scripted.delivered() == []
 
@@ -224,7 +226,7 @@ def test_421_to_the_body_is_a_known_failure(scripted: Scripted) -> None:
 @pytest.mark.parametrize("phase", ["mail", "data", "body"])
 def test_quota_pauses_the_account_and_the_message_waits(scripted: Scripted, phase: str) -> None:
     scripted.fail(phase, "550 5.4.5 Daily user sending limit exceeded")
-    feed, end = run(scripted, *parcels(3))
+    feed, end = run(scripted, *outgoing_messages(3))
     assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.QUOTA)
     assert (end.trouble, scripted.delivered()) == (Trouble.QUOTA, [])
     assert {feed.outcomes[number].ending for number in feed.order[1:]} <= {Ending.UNTOUCHED}
@@ -232,14 +234,14 @@ def test_quota_pauses_the_account_and_the_message_waits(scripted: Scripted, phas
 
 def test_quota_in_the_answer_to_one_recipient_pauses_after_the_others_are_served(scripted: Scripted) -> None:
     scripted.answer("far@example.org", "550 5.7.233 tenant external recipient limit")
-    feed, end = run(scripted, parcel(1, "bob@example.org", "far@example.org"), parcel(2))
+    feed, end = run(scripted, outgoing(1, "bob@example.org", "far@example.org"), outgoing(2))
     assert answers(feed) == {"bob@example.org": Answer.ACCEPTED, "far@example.org": Answer.DEFERRED}
     assert (feed.outcomes[1].trouble, end.trouble) == (Trouble.QUOTA, Trouble.QUOTA)
 
 
 def test_quota_in_the_answer_to_the_only_recipient_pauses(scripted: Scripted) -> None:
     scripted.answer("far@example.org", "550 5.7.233 tenant external recipient limit")
-    feed, end = run(scripted, parcel(1, "far@example.org"), parcel(2))
+    feed, end = run(scripted, outgoing(1, "far@example.org"), outgoing(2))
     assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.QUOTA)
     assert (end.trouble, feed.left, scripted.delivered()) == (Trouble.QUOTA, [2], [])
 
@@ -247,22 +249,22 @@ def test_quota_in_the_answer_to_the_only_recipient_pauses(scripted: Scripted) ->
 @pytest.mark.parametrize("reply", ["530 5.7.0 authentication required", "550 5.7.30 basic authentication is off"])
 def test_signed_out_harms_no_message(scripted: Scripted, reply: str) -> None:
     scripted.fail("mail", reply)
-    feed, end = run(scripted, *parcels(2))
+    feed, end = run(scripted, *outgoing_messages(2))
     assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.UNTOUCHED, Trouble.AUTH)
     assert (end.trouble, end.error_code, scripted.delivered()) == (Trouble.AUTH, "auth", [])
 
 
 @pytest.mark.parametrize("reply", ["", "421 4.7.0 try again later", "451 4.4.5 too much", "450 too many messages"])
 def test_session_ended_between_transactions_harms_no_message(scripted: Scripted, reply: str) -> None:
-    feed = ListFeed(parcels(1))
+    feed = ListFeed(outgoing_messages(1))
 
     async def main() -> SessionEnd:
-        session = await scripted.transport.open(scripted.login())
-        opened = OpenFeed(parcels(1))
+        session = await scripted.transport.open(scripted.settings())
+        opened = OpenFeed(outgoing_messages(1))
         running = asyncio.ensure_future(session.run(opened))
         await opened.idle.wait()
         scripted.fail("mail", reply)
-        opened.put(parcel(2))
+        opened.put(outgoing(2))
         opened.close()
         end = await running
         feed.outcomes.update(opened.outcomes)
@@ -274,7 +276,7 @@ def test_session_ended_between_transactions_harms_no_message(scripted: Scripted,
 
 
 def test_too_large_for_the_server_is_refused_without_a_word(scripted: Scripted) -> None:
-    feed, _ = run(scripted, parcel(1, body=b"x" * 50_000_001), parcel(2))
+    feed, _ = run(scripted, outgoing(1, body=b"x" * 50_000_001), outgoing(2))
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.error_code) == (Ending.PERMANENT, "provider")
     assert (outcome.smtp_code, outcome.enhanced, outcome.mail_written) == (552, "5.3.4", False)
@@ -283,6 +285,6 @@ def test_too_large_for_the_server_is_refused_without_a_word(scripted: Scripted) 
 
 def test_text_of_a_hostile_reply_is_cleaned_and_cut(scripted: Scripted) -> None:
     scripted.fail("mail", "550 5.7.1 \x1b[31mred\x07 " + "\N{RIGHT-TO-LEFT OVERRIDE}" + "x" * 500)
-    feed, _ = run(scripted, parcel())
+    feed, _ = run(scripted, outgoing())
     error = feed.outcomes[1].error
     assert len(error) <= 160 and error.isprintable() and error.startswith("550 5.7.1 [31mred x")

@@ -8,39 +8,39 @@ from datetime import UTC, datetime
 
 import pytest
 
-from prx_email_django.delivery.login import login_for
 from prx_email_django.models import Account, AccountState
-from prx_email_django.outcomes import Ending
-from prx_email_django.transports.base import Login
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.jumping import JumpingLoop, run_jumping
-from tests.support.parcels import BODY, ListFeed, parcel
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.worker.tokens import login_for
+from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.outgoing_messages import BODY, ListFeed, outgoing
 from tests.support.smtp_server import SmtpServer
 
 
-def bare(server: SmtpServer) -> Login:
+def bare(server: SmtpServer) -> ConnectionSettings:
     """What a login is where nothing is said of deadlines."""
-    return Login(server.host, server.port, "none", "none")
+    return ConnectionSettings(server.host, server.port, "none", "none")
 
 
-def of_an_account(server: SmtpServer) -> Login:
+def of_an_account(server: SmtpServer) -> ConnectionSettings:
     """What a drain makes of an account."""
     account = Account(name="a", host=server.host, port=server.port, security="none", auth_method="none")
     return login_for(account, AccountState(), token="", now=datetime.now(UTC))
 
 
-@pytest.mark.parametrize("login", [bare, of_an_account])
+@pytest.mark.parametrize("settings", [bare, of_an_account])
 @pytest.mark.parametrize(
     ("body", "seconds"), [(BODY, 600), (b"0123456789abcd\r\n" * 204_800, 700)], ids=["small", "3.125 MiB"]
 )
 def test_final_reply_has_ten_minutes_and_the_time_of_its_size(
-    server: SmtpServer, login: Callable[[SmtpServer], Login], body: bytes, seconds: int
+    server: SmtpServer, settings: Callable[[SmtpServer], ConnectionSettings], body: bytes, seconds: int
 ) -> None:
     rule = server.on("final", stall=True)
-    feed = ListFeed([parcel(body=body)])
+    feed = ListFeed([outgoing(body=body)])
 
-    async def main(loop: JumpingLoop) -> None:
-        session = await SmtpTransport().open(login(server))
+    async def main(loop: FakeClockLoop) -> None:
+        session = await SmtpTransport().open(settings(server))
         running = asyncio.ensure_future(session.run(feed))
         assert await asyncio.to_thread(rule.reached.wait, 60)
         await loop.jump(seconds - 0.1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from prx_email_django.outcomes import Ending
-from prx_email_django.transports.base import Login
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.jumping import JumpingLoop, run_jumping
-from tests.support.parcels import ListFeed, parcel
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.outgoing_messages import ListFeed, outgoing
 
 
 def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -> None:
@@ -26,16 +26,18 @@ def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -
         await over.wait()  # and reads no more: the stream's own limit stops the socket
         writer.transport.abort()
 
-    async def main(loop: JumpingLoop) -> ListFeed:
+    async def main(loop: FakeClockLoop) -> ListFeed:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         many = tuple(f"recipient-{number}@example.org" for number in range(200_000))
-        feed = ListFeed([parcel(1), parcel(2, *many)])
-        login = Login("127.0.0.1", server.sockets[0].getsockname()[1], "none", "none", pipelining="full")
+        feed = ListFeed([outgoing(1), outgoing(2, *many)])
+        settings = ConnectionSettings(
+            "127.0.0.1", server.sockets[0].getsockname()[1], "none", "none", pipelining="full"
+        )
         async with server:
-            session = await SmtpTransport().open(login)
+            session = await SmtpTransport().open(settings)
             running = asyncio.ensure_future(session.run(feed))
             await had.wait()
-            await loop.jump(login.final_timeout + 1)
+            await loop.jump(settings.final_timeout + 1)
             await running
             over.set()
             await asyncio.sleep(0)

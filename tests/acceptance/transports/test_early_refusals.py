@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prx_email_django.outcomes import Ending
-from tests.support.parcels import parcel, transmit
+from prx_email_django.rules.outcomes import Ending
+from tests.support.outgoing_messages import outgoing, transmit
 from tests.support.smtp_server import SmtpServer
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 1_500_000
@@ -16,5 +16,5 @@ LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 1_500_000
 def test_refusal_in_the_middle_of_the_body_is_heard_whatever_comes_with_it(tls: str | None, more: bytes) -> None:
     with SmtpServer(tls=tls) as server:
         server.on("body", after=100_000, raw=b"552 5.3.4 too much\r\n" + more, times=1)
-        feed, _ = transmit(server, [parcel(body=LARGE)])
+        feed, _ = transmit(server, [outgoing(body=LARGE)])
         assert (feed.outcomes[1].ending, feed.outcomes[1].smtp_code) == (Ending.PERMANENT, 552), feed.outcomes[1].error

@@ -7,12 +7,12 @@ import base64
 
 import pytest
 
-from prx_email_django.outcomes import Phase
-from prx_email_django.transports.base import ConnectError, Login
-from prx_email_django.transports.connection import SmtpTransport
-from prx_email_django.transports.login import without_secrets
+from prx_email_django.rules.outcomes import Phase
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp.auth import without_secrets
+from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support import smtp_connection
-from tests.support.parcels import login_to
+from tests.support.outgoing_messages import login_to
 from tests.support.smtp_server import SmtpServer
 
 TOKEN = "ya29." + "".join(f"{number:03d}x" for number in range(50))
@@ -31,7 +31,7 @@ def test_token_that_the_challenge_echoes_does_not_reach_the_error_in_part(monkey
 @pytest.mark.parametrize("cut", [1, 2, 4])
 def test_command_that_a_server_echoes_cut_short_does_not_give_the_password_away(cut: int) -> None:
     password = "correct-horse-battery"
-    login = Login("mail.example.org", 465, "tls", "password", user="ann", password=password)
+    settings = ConnectionSettings("mail.example.org", 465, "tls", "password", user="ann", password=password)
     line = base64.b64encode(f"\0ann\0{password}".encode()).decode()
-    text = without_secrets(f"500 5.5.2 unrecognized: AUTH PLAIN {line[:-cut]}...", login)
+    text = without_secrets(f"500 5.5.2 unrecognized: AUTH PLAIN {line[:-cut]}...", settings)
     assert line[:24] not in text

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from prx_email_django.outcomes import Ending, Trouble
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.jumping import JumpingLoop, run_jumping
-from tests.support.parcels import ListFeed, login_to, parcel, transmit
+from prx_email_django.rules.outcomes import Ending, Trouble
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.outgoing_messages import ListFeed, login_to, outgoing, transmit
 from tests.support.smtp_server import SmtpServer
 
 
@@ -18,7 +18,7 @@ def test_lone_dot_is_not_said_where_a_recipient_was_taken(level: str) -> None:
     with SmtpServer() as server:
         # 451 is said, yet the sender is noted: the next commands are taken.
         server.on("mail", nth=1, reply="451 4.3.0 later", accept=True)
-        transmit(server, [parcel(1)], pipelining=level)
+        transmit(server, [outgoing(1)], pipelining=level)
         assert server.wait_closed() and server.messages == []
 
 
@@ -28,7 +28,7 @@ def test_positive_reply_to_a_data_written_in_vain_ends_the_connection(level: str
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
         server.on("data", nth=1, raw=b"250 2.0.0 ok\r\n")
-        _, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level)
+        _, end = transmit(server, [outgoing(1, "no@example.org"), outgoing(2)], pipelining=level)
         assert len(server.lines("MAIL")) == 1 and end.error
 
 
@@ -42,7 +42,7 @@ def test_server_out_of_step_after_an_envelope_in_vain_says_nothing_to_the_next_m
         else:
             server.refuse("no@example.org")
         server.on(stage, nth=1, raw=b"354 what\r\n")
-        feed, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level, timeout=0.3)
+        feed, end = transmit(server, [outgoing(1, "no@example.org"), outgoing(2)], pipelining=level, timeout=0.3)
         assert feed.outcomes[1].ending is Ending.PERMANENT
         assert (end.reconnect, end.trouble, feed.left) == (True, Trouble.NONE, [2]) and "354" in end.error
 
@@ -51,7 +51,7 @@ def test_server_out_of_step_after_an_envelope_in_vain_says_nothing_to_the_next_m
 def test_lone_dot_ends_the_transaction_without_a_reset(level: str) -> None:
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
-        feed, _ = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level)
+        feed, _ = transmit(server, [outgoing(1, "no@example.org"), outgoing(2)], pipelining=level)
         assert feed.outcomes[2].ending is Ending.ACCEPTED
         assert server.lines("RSET") == []
 
@@ -62,9 +62,9 @@ def test_reply_to_the_lone_dot_has_as_long_as_one_to_a_body(level: str) -> None:
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
         rule = server.on("dot", stall=True)
-        feed = ListFeed([parcel(1, "no@example.org"), parcel(2)])
+        feed = ListFeed([outgoing(1, "no@example.org"), outgoing(2)])
 
-        async def main(loop: JumpingLoop) -> None:
+        async def main(loop: FakeClockLoop) -> None:
             session = await SmtpTransport().open(login_to(server, pipelining=level, timeout=60.0, final_timeout=600.0))
             running = asyncio.ensure_future(session.run(feed))
             assert await asyncio.to_thread(rule.reached.wait, 60)
@@ -87,7 +87,7 @@ def test_421_to_what_was_written_in_vain_ends_the_session(level: str, stage: str
         else:
             server.refuse("no@example.org")
         server.on(stage, nth=1, raw=b"421 4.3.2 going down\r\n")
-        feed, end = transmit(server, [parcel(1, "no@example.org"), parcel(2)], pipelining=level)
+        feed, end = transmit(server, [outgoing(1, "no@example.org"), outgoing(2)], pipelining=level)
         assert feed.outcomes[1].ending is Ending.PERMANENT
         assert (end.reconnect, end.trouble, feed.left) == (True, Trouble.NONE, [2])
         assert "421" in end.error and len(server.lines("MAIL")) == 1

@@ -8,18 +8,18 @@ import tracemalloc
 
 import pytest
 
-from prx_email_django.outcomes import Answer, Ending, Outcome, Trouble
-from prx_email_django.transports.base import Parcel, SessionEnd
-from prx_email_django.transports.connection import SmtpTransport
-from prx_email_django.transports.session import SmtpSession
-from tests.support.jumping import JumpingLoop, run_jumping
-from tests.support.parcels import (
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Trouble
+from prx_email_django.transports.base import OutgoingMessage, SessionEnd
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.transports.smtp.session import SmtpSession
+from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.outgoing_messages import (
     BODY,
     ListFeed,
     OpenFeed,
     login_to,
-    parcel,
-    parcels,
+    outgoing,
+    outgoing_messages,
     run_until_silent,
     transmit,
     transmit_into_silence,
@@ -60,7 +60,7 @@ def test_silence_before_the_body_is_a_known_failure_within_the_timeout(
     server: SmtpServer, level: str, stage: str
 ) -> None:
     rule = server.on(stage, stall=True)
-    feed, end = transmit_into_silence(server, parcels(2), rule, seconds=60, pipelining=level, timeout=60.0)
+    feed, end = transmit_into_silence(server, outgoing_messages(2), rule, seconds=60, pipelining=level, timeout=60.0)
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.TEMPORARY, "timeout", stage)
     assert (outcome.trouble, end.trouble, end.error_code) == (Trouble.CONNECTION, Trouble.CONNECTION, "timeout")
@@ -69,7 +69,9 @@ def test_silence_before_the_body_is_a_known_failure_within_the_timeout(
 
 def test_silence_after_the_body_is_unknown_and_nothing_more_is_sent(server: SmtpServer, level: str) -> None:
     rule = server.on("final", stall=True)
-    feed, end = transmit_into_silence(server, parcels(2), rule, seconds=600, pipelining=level, final_timeout=600.0)
+    feed, end = transmit_into_silence(
+        server, outgoing_messages(2), rule, seconds=600, pipelining=level, final_timeout=600.0
+    )
     assert (feed.outcomes[1].ending, feed.outcomes[1].error_code) == (Ending.UNKNOWN, "unknown_outcome")
     if level == "full":
         assert feed.outcomes[2].ending is Ending.UNTOUCHED
@@ -80,9 +82,9 @@ def test_silence_after_the_body_is_unknown_and_nothing_more_is_sent(server: Smtp
 
 def test_a_slow_final_reply_has_longer_than_a_command(server: SmtpServer) -> None:
     rule = server.on("final", stall=True)
-    feed = ListFeed(parcels(2))
+    feed = ListFeed(outgoing_messages(2))
 
-    async def main(loop: JumpingLoop) -> None:
+    async def main(loop: FakeClockLoop) -> None:
         session = await SmtpTransport().open(login_to(server, timeout=60.0, final_timeout=600.0))
         running = await run_until_silent(loop, session, feed, rule)
         await loop.jump(590)
@@ -96,13 +98,13 @@ def test_a_slow_final_reply_has_longer_than_a_command(server: SmtpServer) -> Non
 
 def test_a_large_body_has_the_time_that_its_size_needs(server: SmtpServer) -> None:
     server.on("final", delay=0.3)
-    feed, _ = transmit(server, [parcel(body=b"0123456789abcd\r\n" * 200_000)], final_timeout=0.0)
+    feed, _ = transmit(server, [outgoing(body=b"0123456789abcd\r\n" * 200_000)], final_timeout=0.0)
     assert feed.outcomes[1].ending is Ending.ACCEPTED
 
 
 def test_body_that_the_server_does_not_read_never_arrives_later(server: SmtpServer) -> None:
     rule = server.on("body", stall=True, after=1)
-    feed, _ = transmit(server, [parcel(body=LARGE)], final_timeout=0.3 - len(LARGE) / 32768)
+    feed, _ = transmit(server, [outgoing(body=LARGE)], final_timeout=0.3 - len(LARGE) / 32768)
     outcome = feed.outcomes[1]
     # The end of the body was still with us: the message provably did not go, so this is no unknown outcome.
     assert (outcome.ending, outcome.error_code, outcome.phase) == (Ending.TEMPORARY, "timeout", "body")
@@ -116,11 +118,11 @@ def test_end_of_a_body_still_in_our_buffer_did_not_arrive(level: str) -> None:
     """Handed to the system is not sent: what our own buffer holds is known to be here."""
     with SmtpServer(receive_buffer=4096) as server:
         rule = server.on("body", stall=True, after=1)
-        feed = ListFeed([parcel(1, body=b"0123456789abcd\r\n" * 4000), parcel(2)])
+        feed = ListFeed([outgoing(1, body=b"0123456789abcd\r\n" * 4000), outgoing(2)])
 
         async def main() -> None:
             session = await SmtpTransport().open(login_to(server, pipelining=level, final_timeout=-1.5))
-            sock = session._wire._transport.get_extra_info("socket")
+            sock = session._protocol._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             await session.run(feed)
 
@@ -139,14 +141,14 @@ def test_end_of_a_body_in_the_buffers_of_tls_is_not_taken_for_unsent() -> None:
         # More than the sockets and asyncio's transport hold, less than TLS holds before it lets us wait.
         body = b"0123456789abcd\r\n" * 25_000
 
-        feed = ListFeed([parcel(1, body=body)])
+        feed = ListFeed([outgoing(1, body=body)])
 
-        async def main(loop: JumpingLoop) -> None:
+        async def main(loop: FakeClockLoop) -> None:
             session = await SmtpTransport().open(login_to(server, pipelining="full"))
-            transport = session._wire._transport
+            transport = session._protocol._transport
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             running = asyncio.ensure_future(session.run(feed))
-            await until(lambda: session._talk.current is not None and session._talk.current.dot_written)
+            await until(lambda: session._state.current is not None and session._state.current.dot_written)
             assert transport.get_write_buffer_size() > 0, "TLS holds nothing back: this shows nothing"
             await loop.jump(1000)
             await running
@@ -162,7 +164,7 @@ def test_large_body_is_not_copied_into_buffers(server: SmtpServer) -> None:
     rule = server.on("body", stall=True, after=1)
     tracemalloc.start()
     try:
-        asyncio.run(cut_at(server, rule, ListFeed([parcel(body=LARGE)]), cancel=True))
+        asyncio.run(cut_at(server, rule, ListFeed([outgoing(body=LARGE)]), cancel=True))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -175,7 +177,7 @@ def test_large_body_is_not_copied_into_buffers(server: SmtpServer) -> None:
 @pytest.mark.parametrize("reset", [False, True])
 def test_lost_in_the_middle_of_a_large_body_is_no_unknown_outcome(server: SmtpServer, reset: bool) -> None:  # noqa: FBT001
     server.on("body", after=100_000, drop=not reset, reset=reset)
-    feed, end = transmit(server, [parcel(body=LARGE)])
+    feed, end = transmit(server, [outgoing(body=LARGE)])
     assert (feed.outcomes[1].ending, feed.outcomes[1].phase) == (Ending.TEMPORARY, "body")
     assert (feed.outcomes[1].error_code, end.trouble) == ("network", Trouble.CONNECTION)
 
@@ -185,7 +187,7 @@ def test_answers_before_the_loss_keep_what_they_said(server: SmtpServer, level: 
     server.defer("later@example.org")
     server.on("rcpt", address="trap@example.org", drop=True)
     everyone = ("no@example.org", "bob@example.org", "later@example.org", "trap@example.org", "last@example.org")
-    feed, end = transmit(server, [parcel(1, *everyone)], pipelining=level)
+    feed, end = transmit(server, [outgoing(1, *everyone)], pipelining=level)
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.phase, end.trouble) == (Ending.TEMPORARY, "rcpt", Trouble.CONNECTION)
     assert answers(outcome) == {
@@ -200,7 +202,7 @@ def test_answers_before_the_loss_keep_what_they_said(server: SmtpServer, level: 
 def test_message_released_by_a_session_limit_is_as_it_was(server: SmtpServer, level: str) -> None:
     server.refuse("no@example.org")
     server.on("rcpt", address="trap@example.org", reply="421 4.4.5 session limit")
-    feed, end = transmit(server, [parcel(1), parcel(2, "no@example.org", "trap@example.org")], pipelining=level)
+    feed, end = transmit(server, [outgoing(1), outgoing(2, "no@example.org", "trap@example.org")], pipelining=level)
     assert (feed.outcomes[2].ending, end.reconnect, end.trouble) == (Ending.UNTOUCHED, True, Trouble.NONE)
     assert set(answers(feed.outcomes[2]).values()) == {Answer.OPEN}
 
@@ -211,7 +213,7 @@ def test_many_dead_recipients_and_a_hang_up_are_the_messages_own_failure(server:
     for address in dead[:20]:
         server.refuse(address)
     server.on("rcpt", address=dead[20], reply="421 4.7.0 too many errors")
-    feed, end = transmit(server, [parcel(1), parcel(2, *dead)], pipelining=level)
+    feed, end = transmit(server, [outgoing(1), outgoing(2, *dead)], pipelining=level)
     assert feed.outcomes[1].ending is Ending.ACCEPTED
     outcome = feed.outcomes[2]
     assert (outcome.ending, outcome.trouble, outcome.smtp_code) == (Ending.TEMPORARY, Trouble.CONNECTION, 421)
@@ -221,7 +223,7 @@ def test_many_dead_recipients_and_a_hang_up_are_the_messages_own_failure(server:
 
 def test_envelope_behind_a_lost_body_is_untouched(server: SmtpServer) -> None:
     server.on("final", drop=True)
-    feed, end = transmit(server, parcels(3), pipelining="full")
+    feed, end = transmit(server, outgoing_messages(3), pipelining="full")
     first, second = feed.outcomes[1], feed.outcomes[2]
     assert (first.ending, second.ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
     assert second.mail_written and second.trouble is Trouble.NONE
@@ -230,13 +232,13 @@ def test_envelope_behind_a_lost_body_is_untouched(server: SmtpServer) -> None:
 
 def test_421_to_a_body_leaves_the_envelope_behind_it_untouched(server: SmtpServer) -> None:
     server.on("final", reply="421 4.3.0 closing")
-    feed, _ = transmit(server, parcels(2), pipelining="full")
+    feed, _ = transmit(server, outgoing_messages(2), pipelining="full")
     assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.TEMPORARY, Ending.UNTOUCHED)
 
 
 def test_accepted_before_the_hang_up_stays_accepted(server: SmtpServer, level: str) -> None:
     server.on("final", raw=b"250 2.0.0 queued\r\n", accept=True, drop=True)
-    feed, end = transmit(server, parcels(2), pipelining=level)
+    feed, end = transmit(server, outgoing_messages(2), pipelining=level)
     assert feed.outcomes[1].ending is Ending.ACCEPTED
     assert feed.outcomes.get(2) is None or feed.outcomes[2].ending is Ending.UNTOUCHED
     assert (end.reconnect, end.trouble, end.completed) == (True, Trouble.NONE, 1)
@@ -244,7 +246,7 @@ def test_accepted_before_the_hang_up_stays_accepted(server: SmtpServer, level: s
 
 def test_refusal_in_the_middle_of_the_body_is_heard(server: SmtpServer) -> None:
     server.on("body", after=100_000, reply="552 5.3.4 too much", times=1)
-    feed, end = transmit(server, [parcel(body=LARGE)])
+    feed, end = transmit(server, [outgoing(body=LARGE)])
     outcome = feed.outcomes[1]
     assert (outcome.ending, outcome.smtp_code, outcome.phase) == (Ending.PERMANENT, 552, "body")
     assert (end.reconnect, end.trouble, server.messages) == (True, Trouble.NONE, [])
@@ -257,7 +259,7 @@ def test_refusal_in_the_middle_of_the_body_is_heard(server: SmtpServer) -> None:
 def test_hang_up_while_idle_ends_the_session_at_once_and_harms_nothing(server: SmtpServer, farewell: bytes) -> None:
     async def main() -> tuple[OpenFeed, SessionEnd]:
         session = await SmtpTransport().open(login_to(server))
-        feed = OpenFeed(parcels(1))
+        feed = OpenFeed(outgoing_messages(1))
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
         server.say(farewell, close=True)
@@ -290,7 +292,7 @@ def test_parcel_that_comes_with_the_hang_up_is_released(server: SmtpServer) -> N
         running = asyncio.ensure_future(session.run(feed))
         await feed.idle.wait()
         session.abort()
-        feed.put(parcel())
+        feed.put(outgoing())
         await running
         return feed
 
@@ -306,7 +308,7 @@ def test_parcel_that_comes_with_the_hang_up_is_released(server: SmtpServer) -> N
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
 def test_cut_by_us_before_the_body_harms_no_message(server: SmtpServer, stage: str, cancel: bool) -> None:  # noqa: FBT001
     rule = server.on(stage, stall=True)
-    feed = ListFeed(parcels(2))
+    feed = ListFeed(outgoing_messages(2))
     end = asyncio.run(cut_at(server, rule, feed, cancel=cancel))
     feed.check()
     assert (feed.outcomes[1].ending, feed.outcomes[1].mail_written) == (Ending.UNTOUCHED, True)
@@ -317,7 +319,7 @@ def test_cut_by_us_before_the_body_harms_no_message(server: SmtpServer, stage: s
 @pytest.mark.parametrize("cancel", [True, False])
 def test_cut_by_us_after_the_body_is_unknown_and_the_one_behind_untouched(server: SmtpServer, cancel: bool) -> None:  # noqa: FBT001
     rule = server.on("final", stall=True)
-    feed = ListFeed(parcels(3))
+    feed = ListFeed(outgoing_messages(3))
     end = asyncio.run(cut_at(server, rule, feed, cancel=cancel))
     feed.check()
     assert [feed.outcomes[number].ending for number in (1, 2)] == [Ending.UNKNOWN, Ending.UNTOUCHED]
@@ -327,7 +329,7 @@ def test_cut_by_us_after_the_body_is_unknown_and_the_one_behind_untouched(server
 
 def test_cut_by_us_in_the_middle_of_a_body_sends_no_more_of_it(server: SmtpServer) -> None:
     rule = server.on("body", stall=True, after=1)
-    feed = ListFeed([parcel(body=LARGE)])
+    feed = ListFeed([outgoing(body=LARGE)])
     asyncio.run(cut_at(server, rule, feed, cancel=True))
     feed.check()
     assert feed.outcomes[1].ending is Ending.UNTOUCHED
@@ -339,7 +341,7 @@ def test_cut_before_it_ran_takes_nothing(server: SmtpServer) -> None:
     async def main() -> tuple[ListFeed, SessionEnd]:
         session: SmtpSession = await SmtpTransport().open(login_to(server))
         session.abort()
-        feed = ListFeed(parcels(2))
+        feed = ListFeed(outgoing_messages(2))
         return feed, await session.run(feed)
 
     feed, end = asyncio.run(main())
@@ -351,9 +353,9 @@ def test_cut_before_it_ran_takes_nothing(server: SmtpServer) -> None:
 
 def test_server_that_does_not_answer_quit_is_left_after_two_seconds(server: SmtpServer) -> None:
     rule = server.on("quit", stall=True)
-    feed = ListFeed(parcels(1))
+    feed = ListFeed(outgoing_messages(1))
 
-    async def main(loop: JumpingLoop) -> SessionEnd:
+    async def main(loop: FakeClockLoop) -> SessionEnd:
         session = await SmtpTransport().open(login_to(server, timeout=60.0))
         running = asyncio.ensure_future(session.run(feed))
         assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
@@ -370,21 +372,21 @@ def test_server_that_does_not_answer_quit_is_left_after_two_seconds(server: Smtp
 
 
 def test_quit_is_said_and_the_connection_closed(server: SmtpServer) -> None:
-    transmit(server, parcels(1))
+    transmit(server, outgoing_messages(1))
     assert server.lines("QUIT") == ["QUIT"]
     assert server.wait_closed()
 
 
 def test_feed_that_fails_does_not_take_messages_with_it(server: SmtpServer) -> None:
     class Torn(ListFeed):
-        def take(self) -> Parcel | None:
+        def take(self) -> OutgoingMessage | None:
             if self.taken:
                 raise LookupError("torn")
             return super().take()
 
     async def main() -> Torn:
         session = await SmtpTransport().open(login_to(server, pipelining="full"))
-        feed = Torn([parcel(1, body=BODY)])
+        feed = Torn([outgoing(1, body=BODY)])
         with pytest.raises(LookupError):
             await session.run(feed)
         return feed

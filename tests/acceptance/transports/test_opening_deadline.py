@@ -12,8 +12,8 @@ import time
 import pytest
 
 from prx_email_django.transports.base import ConnectError
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import login_to
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import login_to
 from tests.support.smtp_server import SmtpServer
 
 

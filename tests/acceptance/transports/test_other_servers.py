@@ -14,10 +14,10 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope
 
-from prx_email_django.outcomes import Answer, Ending, Trouble
-from prx_email_django.transports.base import ConnectError, Login
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import ListFeed, parcel, parcels, run_session
+from prx_email_django.rules.outcomes import Answer, Ending, Trouble
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import ListFeed, outgoing, outgoing_messages, run_session
 from tests.support.smtp_script import PATIENCE
 
 
@@ -42,7 +42,7 @@ class Inbox:
 
 
 def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
-    return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"), handled=False)
+    return AuthResult(success=(data.settings, data.password) == (b"ann", b"secret"), handled=False)
 
 
 class PatientController(Controller):
@@ -55,7 +55,7 @@ class PatientController(Controller):
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
+def other(tmp_path: Path) -> Iterator[tuple[Inbox, ConnectionSettings]]:
     """A running server that demands STARTTLS and a password, and the login that fits."""
     authority, inbox = trustme.CA(), Inbox()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -75,7 +75,7 @@ def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
     try:
         yield (
             inbox,
-            Login(
+            ConnectionSettings(
                 "localhost",
                 controller.port,
                 "starttls",
@@ -90,17 +90,17 @@ def other(tmp_path: Path) -> Iterator[tuple[Inbox, Login]]:
         controller.stop()
 
 
-def test_mixed_messages_end_as_they_should(other: tuple[Inbox, Login]) -> None:
-    inbox, login = other
+def test_mixed_messages_end_as_they_should(other: tuple[Inbox, ConnectionSettings]) -> None:
+    inbox, settings = other
     messages = [
-        *parcels(3),
-        parcel(4, "nobody@example.org", "eve@example.org"),
-        parcel(5, "nobody@example.org"),
-        parcel(6, body=b"Subject: spam\r\n\r\n..\r\n"),
-        parcel(7, body=b"Subject: dots\r\n\r\n.\r\n..\r\nend\r\n"),
+        *outgoing_messages(3),
+        outgoing(4, "nobody@example.org", "eve@example.org"),
+        outgoing(5, "nobody@example.org"),
+        outgoing(6, body=b"Subject: spam\r\n\r\n..\r\n"),
+        outgoing(7, body=b"Subject: dots\r\n\r\n.\r\n..\r\nend\r\n"),
     ]
     feed = ListFeed(messages)
-    end = asyncio.run(run_session(SmtpTransport(), login, feed))
+    end = asyncio.run(run_session(SmtpTransport(), settings, feed))
     endings = [feed.outcomes[number].ending for number in range(1, 8)]
     assert endings == [Ending.ACCEPTED] * 4 + [Ending.PERMANENT] * 2 + [Ending.ACCEPTED]
     assert feed.outcomes[4].recipients["nobody@example.org"].answer is Answer.REFUSED
@@ -108,10 +108,16 @@ def test_mixed_messages_end_as_they_should(other: tuple[Inbox, Login]) -> None:
     assert (end.trouble, end.completed) == (Trouble.NONE, 6)
 
 
-def test_wrong_password_is_refused_once(other: tuple[Inbox, Login]) -> None:
-    _, login = other
-    wrong = Login(
-        login.host, login.port, "starttls", "password", user="ann", password="wrong", tls_ca_file=login.tls_ca_file
+def test_wrong_password_is_refused_once(other: tuple[Inbox, ConnectionSettings]) -> None:
+    _, settings = other
+    wrong = ConnectionSettings(
+        settings.host,
+        settings.port,
+        "starttls",
+        "password",
+        user="ann",
+        password="wrong",
+        tls_ca_file=settings.tls_ca_file,
     )
     with pytest.raises(ConnectError) as failed:
         asyncio.run(run_session(SmtpTransport(), wrong, ListFeed([])))

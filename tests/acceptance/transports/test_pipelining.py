@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from prx_email_django.outcomes import Ending, Trouble
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import (
+from prx_email_django.rules.outcomes import Ending, Trouble
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import (
     BODY,
     ListFeed,
     login_to,
-    parcel,
-    parcels,
+    outgoing,
+    outgoing_messages,
     run_session,
     transmit,
     transmit_into_silence,
@@ -30,7 +30,7 @@ def all_accepted(feed: ListFeed) -> bool:
 
 @pytest.mark.parametrize(("level", "most"), [("off", 4.1), ("envelope", 2.1), ("full", 1.3), ("auto", 1.3)])
 def test_busy_connection_needs_no_more_round_trips_than_its_level(server: SmtpServer, level: str, most: float) -> None:
-    feed, _ = transmit(server, parcels(100), pipelining=level)
+    feed, _ = transmit(server, outgoing_messages(100), pipelining=level)
     assert all_accepted(feed)
     # Without greeting, EHLO and QUIT.
     assert (server.bursts - 2) / 100 <= most
@@ -39,7 +39,11 @@ def test_busy_connection_needs_no_more_round_trips_than_its_level(server: SmtpSe
 def test_off_writes_one_command_at_a_time(server: SmtpServer) -> None:
     server.pipelining = False
     server.refuse("no@example.org")
-    messages = [parcel(1, "no@example.org"), parcel(2, "no@example.org", "r2@example.org"), *parcels(5)[2:]]
+    messages = [
+        outgoing(1, "no@example.org"),
+        outgoing(2, "no@example.org", "r2@example.org"),
+        *outgoing_messages(5)[2:],
+    ]
     feed, _ = transmit(server, messages, pipelining="full")
     assert [outcome.ending for outcome in feed.outcomes.values()] == [Ending.PERMANENT] + [Ending.ACCEPTED] * 4
     assert server.violations == 0
@@ -50,7 +54,7 @@ def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
     seen: list[int] = []
 
     async def main() -> None:
-        feed = ListFeed(parcels(6))
+        feed = ListFeed(outgoing_messages(6))
         session = await SmtpTransport().open(login_to(server, pipelining="auto"))
         running = asyncio.ensure_future(session.run(feed))
         assert await asyncio.to_thread(rule.reached.wait, 60)
@@ -65,7 +69,7 @@ def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
 
 
 def test_nothing_is_sent_ahead_where_nothing_is_ready(server: SmtpServer) -> None:
-    feed, _ = transmit(server, parcels(10), ahead=False, pipelining="full")
+    feed, _ = transmit(server, outgoing_messages(10), ahead=False, pipelining="full")
     assert all_accepted(feed) and len(server.messages) == 10
 
 
@@ -76,7 +80,7 @@ def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -
     taken: list[int] = []
 
     async def main() -> ListFeed:
-        feed = ListFeed([parcel(1, body=large * 250_000), parcel(2)])
+        feed = ListFeed([outgoing(1, body=large * 250_000), outgoing(2)])
         session = await SmtpTransport().open(login_to(server, pipelining="full"))
         running = asyncio.ensure_future(session.run(feed))
         assert await asyncio.to_thread(rule.reached.wait, 60)
@@ -95,7 +99,7 @@ def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -
 def test_354_after_all_were_refused_is_answered_by_a_lone_dot_and_delivers_nothing(level: str) -> None:
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
-        messages = [parcel(1), parcel(2, "no@example.org"), parcel(3, "no@example.org"), parcel(4)]
+        messages = [outgoing(1), outgoing(2, "no@example.org"), outgoing(3, "no@example.org"), outgoing(4)]
         feed, _ = transmit(server, messages, pipelining=level)
         assert [feed.outcomes[number].ending for number in (1, 4)] == [Ending.ACCEPTED] * 2
         assert [feed.outcomes[number].error_code for number in (2, 3)] == ["recipients_refused"] * 2
@@ -107,9 +111,9 @@ def test_refused_and_deferred_mixed_into_a_busy_pipeline_hit_their_own_messages(
     server.on("mail", address="barred@example.org", reply="550 5.7.1 not you")
     server.on("data", nth=8, reply="451 4.3.0 later")
     server.on("final", nth=9, reply="554 5.7.1 spam")
-    messages = parcels(20)
-    messages[4] = parcel(5, "no@example.org")
-    messages[6] = parcel(7, sender="barred@example.org")
+    messages = outgoing_messages(20)
+    messages[4] = outgoing(5, "no@example.org")
+    messages[6] = outgoing(7, sender="barred@example.org")
     feed, end = transmit(server, messages, pipelining=level)
     assert len(feed.outcomes) == 20 and end.trouble is Trouble.NONE
     accepted = [number for number, outcome in feed.outcomes.items() if outcome.ending is Ending.ACCEPTED]
@@ -127,7 +131,7 @@ def test_connection_is_given_up_after_ten_refused_commands(server: SmtpServer, l
     """Ten, since Postfix hangs up at twenty; it counts the DATA that was written in vain, so that counts too."""
     for number in range(1, 21):
         server.refuse(f"r{number}@example.org")
-    feed, end = transmit(server, parcels(20), pipelining=level)
+    feed, end = transmit(server, outgoing_messages(20), pipelining=level)
     assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
     assert 10 <= len(server.lines("RCPT")) + len(server.lines("DATA")) <= 11 and feed.left
     assert server.lines("QUIT") == ["QUIT"]
@@ -136,7 +140,7 @@ def test_connection_is_given_up_after_ten_refused_commands(server: SmtpServer, l
 @pytest.mark.parametrize("stage", ["mail", "data", "final"])
 def test_messages_that_are_refused_count_wherever_it_happens(server: SmtpServer, level: str, stage: str) -> None:
     server.on(stage, reply="550 5.7.1 not this")
-    feed, end = transmit(server, parcels(20), pipelining=level)
+    feed, end = transmit(server, outgoing_messages(20), pipelining=level)
     assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
     # A sender that is refused takes the RCPT and the DATA behind it along.
     each = 3 if stage == "mail" and level != "off" else 1
@@ -151,16 +155,18 @@ def test_messages_that_are_refused_count_wherever_it_happens(server: SmtpServer,
 def test_first_overlapped_write_lost_is_told(server: SmtpServer, what: dict[str, object]) -> None:
     rule = server.on("final", nth=4, **what)
     if rule.stall:
-        feed, end = transmit_into_silence(server, parcels(6), rule, seconds=60, pipelining="auto", final_timeout=60.0)
+        feed, end = transmit_into_silence(
+            server, outgoing_messages(6), rule, seconds=60, pipelining="auto", final_timeout=60.0
+        )
     else:
-        feed, end = transmit(server, parcels(6), pipelining="auto")
+        feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
     assert end.overlap_lost
     assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
 
 
 def test_server_out_of_step_after_the_first_overlap_is_told_and_condemns_no_message(server: SmtpServer) -> None:
     server.on("mail", nth=5, reply="503 5.5.1 nested MAIL command")
-    feed, end = transmit(server, parcels(6), pipelining="auto")
+    feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
     assert end.overlap_lost and end.trouble is Trouble.NONE
     assert feed.outcomes[5].ending is Ending.TEMPORARY
 
@@ -168,7 +174,7 @@ def test_server_out_of_step_after_the_first_overlap_is_told_and_condemns_no_mess
 @pytest.mark.parametrize("nth", [1, 3, 5, 6])
 def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -> None:
     server.on("final", nth=nth, drop=True)
-    _, end = transmit(server, parcels(8), pipelining="auto")
+    _, end = transmit(server, outgoing_messages(8), pipelining="auto")
     assert not end.overlap_lost and end.trouble is Trouble.CONNECTION
 
 
@@ -176,14 +182,14 @@ def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -
 def test_loss_before_the_first_overlapped_write_is_not_blamed_on_it(server: SmtpServer, level: str, nth: int) -> None:
     """Nothing was written behind a body: no reason to go without overlap for a week."""
     server.on("data", nth=nth, raw=b"354 go ahead\r\n250 and more\r\n")
-    feed, end = transmit(server, parcels(6), pipelining=level)
+    feed, end = transmit(server, outgoing_messages(6), pipelining=level)
     assert feed.outcomes[nth].ending is Ending.TEMPORARY and not end.overlap_lost
     assert feed.taken == list(range(1, nth + 1)), "and none is taken that cannot be sent any more"
 
 
 def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: SmtpServer) -> None:
     server.on("rcpt", nth=5, drop=True)
-    feed, end = transmit(server, parcels(6), pipelining="auto")
+    feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
     assert (end.overlap_lost, feed.outcomes[5].ending) == (False, Ending.TEMPORARY)
 
 
@@ -191,7 +197,7 @@ def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_ove
     """An orderly refusal shows that the server is in step, like an acceptance."""
     server.on("mail", nth=5, reply="550 5.7.1 not you")
     server.on("mail", nth=6, drop=True)
-    feed, end = transmit(server, parcels(8), pipelining="auto")
+    feed, end = transmit(server, outgoing_messages(8), pipelining="auto")
     assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.ACCEPTED, Ending.PERMANENT)
     assert feed.left and not end.overlap_lost
 
@@ -199,12 +205,12 @@ def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_ove
 @pytest.mark.parametrize(("stage", "nth", "trouble"), [("mail", 5, Trouble.NONE), ("final", 4, Trouble.CONNECTION)])
 def test_orderly_421_is_not_blamed_on_overlap(server: SmtpServer, stage: str, nth: int, trouble: Trouble) -> None:
     server.on(stage, nth=nth, reply="421 4.7.0 session limit")
-    feed, end = transmit(server, parcels(6), pipelining="auto")
+    feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
     assert (end.overlap_lost, end.trouble, feed.outcomes[5].ending) == (False, trouble, Ending.UNTOUCHED)
 
 
 def test_no_message_is_sent_ahead_beyond_the_last_of_a_connection(server: SmtpServer, level: str) -> None:
-    feed, end = transmit(server, parcels(5), pipelining=level, max_messages=3)
+    feed, end = transmit(server, outgoing_messages(5), pipelining=level, max_messages=3)
     assert (feed.taken, len(server.messages), end.reconnect) == ([1, 2, 3], 3, True)
 
 
@@ -212,13 +218,13 @@ def test_no_message_is_sent_ahead_beyond_the_last_of_a_connection(server: SmtpSe
 
 
 def test_right_lost_step_by_step_resets_and_goes_on(server: SmtpServer) -> None:
-    feed, end = transmit(server, [parcel(1, still_may=lambda: False), parcel(2)], pipelining="off")
+    feed, end = transmit(server, [outgoing(1, still_may=lambda: False), outgoing(2)], pipelining="off")
     assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.UNTOUCHED, Ending.ACCEPTED)
     assert (server.lines("RSET"), end.reconnect) == (["RSET"], False)
 
 
 def test_right_lost_of_the_message_ahead_takes_the_next(server: SmtpServer) -> None:
-    messages = [parcel(1), parcel(2, may_write=lambda: False), parcel(3)]
+    messages = [outgoing(1), outgoing(2, may_write=lambda: False), outgoing(3)]
     feed, _ = transmit(server, messages, pipelining="full")
     assert [feed.outcomes[n].ending for n in (1, 2, 3)] == [Ending.ACCEPTED, Ending.UNTOUCHED, Ending.ACCEPTED]
     assert len(server.lines("MAIL")) == 2
@@ -229,24 +235,24 @@ def test_right_lost_of_the_message_ahead_takes_the_next(server: SmtpServer) -> N
 
 def test_dots_and_lone_line_ends_arrive_as_lines(server: SmtpServer) -> None:
     body = b".first\r\n..\r\n.\r\nlone\n.\nand\r.\rend"
-    transmit(server, [parcel(1, body=body), parcel(2)])
+    transmit(server, [outgoing(1, body=body), outgoing(2)])
     assert server.messages[0].data == b".first\r\n..\r\n.\r\nlone\r\n.\r\nand\r\n.\r\nend\r\n"
     assert len(server.messages) == 2
 
 
 def test_large_body_arrives_whole_with_dots_at_the_seams(server: SmtpServer, level: str) -> None:
     body = b".\r\n" * 100_000 + b"end\r\n"
-    transmit(server, [parcel(1, body=body), parcel(2)], pipelining=level)
+    transmit(server, [outgoing(1, body=body), outgoing(2)], pipelining=level)
     assert server.messages[0].data == body and server.messages[1].data == BODY
 
 
 def test_parameters_of_mail_follow_message_and_server(server: SmtpServer) -> None:
     messages = [
-        parcel(1),
-        parcel(2, body=b"\xff\r\n", eight_bit=True),
-        parcel(3, "b\N{LATIN SMALL LETTER O WITH DIAERESIS}b@example.org"),
-        parcel(4, "bob@b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"),
-        parcel(5, sender=""),
+        outgoing(1),
+        outgoing(2, body=b"\xff\r\n", eight_bit=True),
+        outgoing(3, "b\N{LATIN SMALL LETTER O WITH DIAERESIS}b@example.org"),
+        outgoing(4, "bob@b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"),
+        outgoing(5, sender=""),
     ]
     feed, _ = transmit(server, messages)
     assert all_accepted(feed)
@@ -263,7 +269,7 @@ def test_parameters_of_mail_follow_message_and_server(server: SmtpServer) -> Non
 
 def test_what_the_server_cannot_take_is_a_clear_error() -> None:
     with SmtpServer(utf8=False, eight_bit=False, size=None) as server:
-        messages = [parcel(1, utf8=True), parcel(2, eight_bit=True), parcel(3, "b\xf6b@example.org"), parcel(4)]
+        messages = [outgoing(1, utf8=True), outgoing(2, eight_bit=True), outgoing(3, "b\xf6b@example.org"), outgoing(4)]
         feed, _ = transmit(server, messages)
         assert [feed.outcomes[n].error_code for n in (1, 2, 3)] == ["content"] * 3
         assert "SMTPUTF8" in feed.outcomes[1].error and "8BITMIME" in feed.outcomes[2].error
@@ -271,11 +277,11 @@ def test_what_the_server_cannot_take_is_a_clear_error() -> None:
 
 
 def test_eight_connections_share_one_feed_and_send_each_message_once(server: SmtpServer) -> None:
-    feed = ListFeed(parcels(400))
+    feed = ListFeed(outgoing_messages(400))
 
     async def main() -> None:
-        transport, login = SmtpTransport(), login_to(server)
-        sessions = [await transport.open(login) for _ in range(8)]
+        transport, settings = SmtpTransport(), login_to(server)
+        sessions = [await transport.open(settings) for _ in range(8)]
         await asyncio.gather(*(session.run(feed) for session in sessions))
 
     asyncio.run(main())
@@ -286,6 +292,6 @@ def test_eight_connections_share_one_feed_and_send_each_message_once(server: Smt
 
 def test_tls_connection_pipelines_too() -> None:
     with SmtpServer(tls="implicit", users={"ann": "secret"}) as server:
-        feed = ListFeed(parcels(50))
+        feed = ListFeed(outgoing_messages(50))
         asyncio.run(run_session(SmtpTransport(), login_to(server, pipelining="full"), feed))
         assert all_accepted(feed) and len(server.messages) == 50

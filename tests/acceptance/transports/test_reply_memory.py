@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 
-from prx_email_django.outcomes import Ending
-from prx_email_django.transports.base import Login
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import ListFeed, parcel
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import ListFeed, outgoing
 
 LONG = (b"550-5.1.1 " + b"x" * 8000 + b"\r\n") * 99 + b"550 5.1.1 no\r\n"
 RECIPIENTS = 200
@@ -28,10 +28,12 @@ def test_long_answers_to_many_recipients_are_not_kept() -> None:
 
     async def main() -> ListFeed:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        feed = ListFeed([parcel(1, *(f"r{number}@example.org" for number in range(RECIPIENTS)))])
-        login = Login("127.0.0.1", server.sockets[0].getsockname()[1], "none", "none", pipelining="envelope")
+        feed = ListFeed([outgoing(1, *(f"r{number}@example.org" for number in range(RECIPIENTS)))])
+        settings = ConnectionSettings(
+            "127.0.0.1", server.sockets[0].getsockname()[1], "none", "none", pipelining="envelope"
+        )
         async with server:
-            session = await SmtpTransport().open(login)
+            session = await SmtpTransport().open(settings)
             await session.run(feed)
         return feed
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from prx_email_django.outcomes import Ending
-from prx_email_django.transports.connection import SmtpTransport
-from tests.support.parcels import ListFeed, login_to, parcel
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import ListFeed, login_to, outgoing
 from tests.support.smtp_server import SmtpServer
 
 
@@ -17,7 +17,7 @@ from tests.support.smtp_server import SmtpServer
 def test_refused_for_the_sessions_sake_is_reported_once_and_not_sent_afterwards(level: str, text: str) -> None:
     with SmtpServer() as server:
         server.refuse("trap@example.org", text)
-        feed = ListFeed([parcel(1, "trap@example.org", "bob@example.org"), parcel(2)])
+        feed = ListFeed([outgoing(1, "trap@example.org", "bob@example.org"), outgoing(2)])
 
         async def main() -> None:
             session = await SmtpTransport().open(login_to(server, pipelining=level))

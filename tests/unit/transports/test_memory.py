@@ -7,13 +7,13 @@ import io
 
 import pytest
 
-from prx_email_django.outcomes import Ending
-from prx_email_django.transports.base import ConnectError, Login
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import MemoryTransport
-from tests.support.parcels import ListFeed, parcel, parcels, run_session
+from tests.support.outgoing_messages import ListFeed, outgoing, outgoing_messages, run_session
 
-LOGIN = Login("localhost", 25, "none", "none")
+LOGIN = ConnectionSettings("localhost", 25, "none", "none")
 
 
 def run(transport: MemoryTransport | ConsoleTransport, feed: ListFeed) -> ListFeed:
@@ -23,7 +23,7 @@ def run(transport: MemoryTransport | ConsoleTransport, feed: ListFeed) -> ListFe
 
 def test_delivered_message_can_be_read() -> None:
     transport = MemoryTransport()
-    run(transport, ListFeed([parcel(1, "bob@example.org")]))
+    run(transport, ListFeed([outgoing(1, "bob@example.org")]))
     (one,) = transport.delivered
     assert (one.message["Subject"], one.message.get_content()) == ("hello", "Hello, Bob.\r\n")
     assert (one.sender, one.recipients, one.connection) == ("ann@example.org", ("bob@example.org",), 1)
@@ -34,14 +34,14 @@ def test_failures_come_in_the_order_in_which_they_were_asked_for() -> None:
     transport = MemoryTransport()
     transport.fail_next("mail", "451 4.3.0 later", times=2)
     transport.fail_next("body", "554 5.6.0 no")
-    feed = run(transport, ListFeed(parcels(4)))
+    feed = run(transport, ListFeed(outgoing_messages(4)))
     assert [outcome.smtp_code for outcome in feed.outcomes.values()] == [451, 451, 554, 250]
 
 
 def test_timeout_of_the_final_reply_is_unknown() -> None:
     transport = MemoryTransport()
     transport.fail_next("body", timeout=True, accept=True)
-    feed = run(transport, ListFeed(parcels(1)))
+    feed = run(transport, ListFeed(outgoing_messages(1)))
     assert feed.outcomes[1].ending is Ending.UNKNOWN and len(transport.delivered) == 1
 
 
@@ -58,7 +58,7 @@ def test_reset_forgets_everything() -> None:
     transport.refuse("bob@example.org")
     transport.fail_next("connect")
     transport.reset()
-    run(transport, ListFeed([parcel()]))
+    run(transport, ListFeed([outgoing()]))
     assert len(transport.delivered) == 1
     transport.reset()
     assert (transport.delivered, transport.logins) == ([], [])
@@ -77,12 +77,12 @@ def test_unknown_phase_is_refused_at_once() -> None:
 
 def test_console_prints_envelope_and_message() -> None:
     stream = io.StringIO()
-    run(ConsoleTransport(stream), ListFeed([parcel(1, "bob@example.org", "eve@example.org")]))
+    run(ConsoleTransport(stream), ListFeed([outgoing(1, "bob@example.org", "eve@example.org")]))
     assert stream.getvalue().startswith(
         "MAIL FROM:<ann@example.org> RCPT TO:<bob@example.org>, <eve@example.org>\nSubject"
     )
 
 
 def test_console_prints_to_the_present_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    run(ConsoleTransport(), ListFeed([parcel()]))
+    run(ConsoleTransport(), ListFeed([outgoing()]))
     assert "Hello, Bob." in capsys.readouterr().out

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from prx_email_django.snapshot.envelope import envelope_address
-from prx_email_django.transports.envelope import Abilities, Unfit, envelope, path
-from tests.support.parcels import parcel
+from prx_email_django.django_mail.envelope import envelope_address
+from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage, envelope, path
+from tests.support.outgoing_messages import outgoing
 
-ALL = Abilities(pipelining=True, eight_bit=True, utf8=True)
+ALL = Extensions(pipelining=True, eight_bit=True, utf8=True)
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ ALL = Abilities(pipelining=True, eight_bit=True, utf8=True)
     ],
 )
 def test_no_address_adds_a_parameter(address: str) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(UnsupportedMessage):
         path(address)
 
 
 def test_lone_surrogate_is_unfit_and_no_exception_of_another_kind() -> None:
-    with pytest.raises(Unfit):
-        envelope(parcel(1, "b\udc80b@example.org"), ALL)
+    with pytest.raises(UnsupportedMessage):
+        envelope(outgoing(1, "b\udc80b@example.org"), ALL)
 
 
 def test_address_given_to_the_email_backend_adds_no_parameter() -> None:
@@ -34,7 +34,7 @@ def test_address_given_to_the_email_backend_adds_no_parameter() -> None:
     given = '"a b"@ex_a.org\uff1eNOTIFY'
     try:
         address = envelope_address("to", given)
-        (_, rcpt, _) = envelope(parcel(1, address), ALL)
-    except (ValueError, Unfit):
+        (_, rcpt, _) = envelope(outgoing(1, address), ALL)
+    except (ValueError, UnsupportedMessage):
         return
     assert rcpt.count(b">") == 1, rcpt

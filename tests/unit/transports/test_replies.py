@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.outcomes import Answer, Ending, Phase, Trouble
-from prx_email_django.transports.replies import (
+from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
+from prx_email_django.transports.smtp.replies import (
     MAX_LINE,
     MAX_LINES,
     MAX_TEXT,
     READINGS,
-    Garbage,
     Loss,
+    MalformedReply,
     Meaning,
     Reply,
     ReplyParser,
@@ -81,14 +81,14 @@ def test_cuts_between_segments_change_nothing(first: int, second: int) -> None:
     ],
 )
 def test_what_is_no_reply_is_garbage(octets: bytes) -> None:
-    with pytest.raises(Garbage) as garbage:
+    with pytest.raises(MalformedReply) as garbage:
         ReplyParser().feed(octets)
     assert len(str(garbage.value)) <= MAX_TEXT
 
 
 def test_replies_before_the_garbage_are_kept() -> None:
     replies: list[Reply] = []
-    with pytest.raises(Garbage):
+    with pytest.raises(MalformedReply):
         ReplyParser().feed_into(b"250 ok\r\nnonsense\r\n", replies)
     assert [one.code for one in replies] == [250]
 
@@ -101,7 +101,7 @@ def test_no_octets_break_the_parser_or_its_bounds(pieces: list[bytes]) -> None:
             for one in parser.feed(piece):
                 assert 200 <= one.code < 600
                 assert len(str(one)) <= MAX_TEXT and str(one).isprintable()
-    except Garbage as garbage:
+    except MalformedReply as garbage:
         assert str(garbage)
 
 

@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from prx_email_django.outcomes import Ending, Trouble
-from prx_email_django.transports.base import Login, SessionEnd
-from prx_email_django.transports.envelope import Abilities
-from prx_email_django.transports.session import SmtpSession
-from tests.support.parcels import ListFeed, parcel
+from prx_email_django.rules.outcomes import Ending, Trouble
+from prx_email_django.transports.base import ConnectionSettings, SessionEnd
+from prx_email_django.transports.smtp.commands import Extensions
+from prx_email_django.transports.smtp.session import SmtpSession
+from tests.support.outgoing_messages import ListFeed, outgoing
 
 
 @pytest.mark.parametrize("level", ["off", "envelope", "full"])
@@ -23,12 +23,14 @@ def test_message_whose_mail_the_system_refuses_was_never_begun(level: str) -> No
         theirs.close()
         return True
 
-    feed = ListFeed([parcel(may_write=gone)])
+    feed = ListFeed([outgoing(may_write=gone)])
 
     async def main() -> SessionEnd:
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-        login = Login("mail.example.org", 25, "none", "none", pipelining=level)
-        session = SmtpSession(transport, abilities=Abilities(pipelining=True), login=login, peer="the other end")
+        settings = ConnectionSettings("mail.example.org", 25, "none", "none", pipelining=level)
+        session = SmtpSession(
+            transport, extensions=Extensions(pipelining=True), settings=settings, peer="the other end"
+        )
         return await session.run(feed)
 
     end = asyncio.run(main())

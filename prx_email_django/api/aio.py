@@ -1,0 +1,49 @@
+"""The awaitable twins: the same functions on Django's thread for synchronous code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from prx_email_django.api.inbound import reply
+from prx_email_django.api.queueing import enqueue
+from prx_email_django.api.sending import drain, retry_outbox, send
+from prx_email_django.models.managers import outbox_alias
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _closing(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call it, and close the database connection if this call opened it: no request will end on this thread."""
+    connection = connections[outbox_alias()]
+    was_open = connection.connection is not None
+    try:
+        return function(*args, **kwargs)
+    finally:
+        if not was_open and not connection.in_atomic_block:
+            connection.close()
+
+
+def _awaitable(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make the twin of ``function``, with its very signature, for people, editors and type checkers."""
+
+    @functools.wraps(function)
+    async def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await sync_to_async(_closing)(function, *args, **kwargs)
+
+    twin.__module__ = __name__
+    twin.__name__ = twin.__qualname__ = f"a{function.__name__}"
+    twin.__doc__ = f"``{function.__name__}``, awaitable.\n\n{function.__doc__}"
+    return twin
+
+
+asend = _awaitable(send)
+aenqueue = _awaitable(enqueue)
+areply = _awaitable(reply)
+aretry_outbox = _awaitable(retry_outbox)
+adrain = _awaitable(drain)

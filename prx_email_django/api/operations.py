@@ -1,0 +1,78 @@
+"""What people ask for: fine inside ``atomic()``, none of it speaks SMTP."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from prx_email_django.api.wake import wake_on_commit
+from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.validation import check_instant, check_reason
+from prx_email_django.conf import outbox_settings
+from prx_email_django.limits.pauses import pause_by_person, resume_by_person
+from prx_email_django.results import ChangeReport
+from prx_email_django.store.adopt import adopt
+from prx_email_django.store.db import clock_for
+from prx_email_django.store.operations import Rows, cancel, confirm, requeue
+from prx_email_django.store.outbox import pause_everything, resume_everything
+from prx_email_django.store.purge import PurgeReport, purge
+
+
+def requeue_outbox(ids_or_queryset: Rows, *, now: datetime | None = None, force: bool = False) -> ChangeReport:
+    """Make failed messages (with ``force`` also pending ones) due now; a drain is woken."""
+    check_instant("now", now)
+    report = requeue(ids_or_queryset, clock=clock_for(now), force=force)
+    if report.changed:
+        wake_on_commit()
+    return report
+
+
+def cancel_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:
+    """Bring waiting messages to rest."""
+    check_instant("now", now)
+    return cancel(ids_or_queryset, clock=clock_for(now))
+
+
+def confirm_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:
+    """Say that messages of unknown outcome have arrived."""
+    check_instant("now", now)
+    report = confirm(ids_or_queryset, clock=clock_for(now))
+    if report.changed:
+        wake_on_commit()
+    return report
+
+
+def pause_outbox(account: AccountRef | None = None, *, reason: str, until: datetime | None = None) -> None:
+    """Send nothing over one account, or (None) nothing at all, until somebody resumes or ``until`` has come.
+
+    Raises:
+        InvalidMessage: ``invalid_option`` where the reason is empty or ``until`` has no time zone.
+        AccountUnavailable: no such account.
+    """
+    check_instant("until", until)
+    check_reason(reason)
+    clock = clock_for(None)
+    if account is None:
+        pause_everything(reason=reason[:255], until=until, clock=clock)
+    else:
+        pause_by_person(resolve_account(account, active=False), reason=reason, until=until, clock=clock)
+
+
+def resume_outbox(account: AccountRef | None = None) -> None:
+    """End the pause of one account, or (None) of everything; a drain is woken."""
+    if account is None:
+        resume_everything()
+    else:
+        resume_by_person(resolve_account(account, active=False))
+    wake_on_commit()
+
+
+def adopt_outbox(*, now: datetime | None = None) -> int:
+    """Make a copied database a life of its own: everything unsent rests as ``adopted``; how many that were."""
+    return adopt(outbox_settings().instance, clock=clock_for(now))
+
+
+def purge_outbox(
+    *, older_than: timedelta | None = None, dry_run: bool = False, now: datetime | None = None
+) -> PurgeReport:
+    """Delete one bounded batch of what is done and old, by ``RETENTION`` or ``older_than``; 0 in all: nothing left."""
+    return purge(clock=clock_for(now), older_than=older_than, dry_run=dry_run)

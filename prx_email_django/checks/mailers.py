@@ -1,0 +1,90 @@
+"""System checks of what Django's own settings say about mail: MAILERS, and handlers that mail log records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.core import checks
+from django.utils.log import AdminEmailHandler
+from django.utils.module_loading import import_string
+
+from prx_email_django.conf import admins, email_backend, mailers
+from prx_email_django.conf.kinds import closest
+from prx_email_django.django_mail.backend_options import option_problems
+
+#: Beside its values, an option of ours has one id for each way to be wrong.
+_OPTION_IDS = {"account": "E031", "priority": "E032", "expires_after": "E033", "on_unknown": "E034"}
+_VALUES = tuple(_OPTION_IDS)
+#: Loggers whose handlers see what this app logs.
+_LOGGERS = ("", "prx_email_django")
+
+
+def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """The OPTIONS of every MAILERS entry of this app's backend: known names (E030) and possible values (E031 to E034).
+
+    Django finds them at the first mail only.
+    """
+    found: list[checks.CheckMessage] = []
+    for alias, entry in (mailers() or {}).items():
+        settings: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+        known, options = _outbox_options(settings.get("BACKEND")), settings.get("OPTIONS")
+        if known and isinstance(options, Mapping):
+            found += _unknown_options(alias, options, known)
+            found += _bad_values(alias, options)
+    return found
+
+
+def check_admin_email_handler(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """A handler that mails this app's own errors through its own backend (W030); only where ADMINS names anybody."""
+    handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+    if not admins() or not any(_mails_through_outbox(handler) for handler in handlers):
+        return []
+    return [
+        checks.Warning(
+            "A logging handler mails this app's errors through this app: a failing delivery makes more mail, and an "
+            "error of the database cannot be queued in it.",
+            hint="Give AdminEmailHandler a plain SMTP mailer: 'using' (from Django 6.1 on), else 'email_backend'.",
+            id="prx_email_django.W030",
+        )
+    ]
+
+
+def _outbox_options(path: object) -> frozenset[str]:
+    """What OPTIONS of this backend may name; empty where it is not ours (or cannot be imported: Django says so)."""
+    try:
+        backend = import_string(path) if isinstance(path, str) else None
+    except ImportError:
+        return frozenset()
+    options: object = getattr(backend, "outbox_options", None)
+    return options if isinstance(options, frozenset) else frozenset()
+
+
+def _unknown_options(alias: object, options: Mapping[str, Any], known: frozenset[str]) -> Iterator[checks.CheckMessage]:
+    for name in options:
+        if name not in known:
+            meant = closest(str(name), sorted(known))
+            hint = f"Did you mean {meant!r}?" if meant else f"Known are {', '.join(sorted(known))}."
+            yield _error(alias, f"{str(name)!r} is not an option of the outbox backend.", hint, "E030")
+
+
+def _bad_values(alias: object, options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
+    values = {name: options[name] for name in _VALUES if name in options}
+    for problem in option_problems(**values):
+        yield _error(alias, f"{problem.name!r} {problem.message}", problem.hint, _OPTION_IDS[problem.name])
+
+
+def _error(alias: object, message: str, hint: str, rule: str) -> checks.Error:
+    return checks.Error(f"MAILERS[{alias!r}] OPTIONS: {message}", hint=hint, id=f"prx_email_django.{rule}")
+
+
+def _mails_through_outbox(handler: logging.Handler) -> bool:
+    if not isinstance(handler, AdminEmailHandler):
+        return False
+    configured = mailers()
+    if configured is None:
+        return bool(_outbox_options(handler.email_backend or email_backend()))
+    entry = configured.get(getattr(handler, "using", None) or "default")
+    return isinstance(entry, Mapping) and bool(_outbox_options(entry.get("BACKEND")))

@@ -1,0 +1,1 @@
+"""The arguments of a call as a validated draft; nothing is written here."""

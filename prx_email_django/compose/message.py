@@ -1,0 +1,188 @@
+"""From the arguments of a call to a validated draft; nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from prx_email_django.compose.accounts import account_default_from
+from prx_email_django.compose.attachments import (
+    AttachmentPolicy,
+    Attachments,
+    LoadedAttachment,
+    OneAttachment,
+    as_attachments,
+    load,
+)
+from prx_email_django.compose.validation import (
+    as_list,
+    check_headers,
+    check_options,
+    check_text_fields,
+    normalise_recipients,
+    parse_address,
+    parse_addresses,
+)
+from prx_email_django.conf import outbox_settings
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.models import Account, AccountState
+from prx_email_django.rules.rates import recipients_ceiling
+from prx_email_django.store.insert import Draft, DraftPart
+from prx_email_django.worker.outgoing import NULL_SENDER
+
+Addresses: TypeAlias = str | Iterable[str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """The arguments of ``send`` and ``enqueue`` that say what the message is."""
+
+    to: Addresses
+    subject: str | None
+    body_text: str | None
+    body_html: str | None = ""
+    cc: Addresses = ()
+    bcc: Addresses = ()
+    reply_to: Addresses = ()
+    headers: Mapping[str, str] | None = None
+    attachment: OneAttachment | None = None
+    attachments: Attachments = ()
+    from_email: str | None = None
+    envelope_from: str | None = None
+    idempotency_key: str | None = None
+    priority: int = 0
+    expires_at: datetime | None = None
+    on_unknown: str | None = None
+    tag: str = ""
+    metadata: Any = None
+    send_at: datetime | None = None
+    in_reply_to: str = ""
+    references: str = ""
+    now: datetime | None = field(default=None)
+
+
+def compose(message: Message, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
+    """Validate everything and load the attachments; ``largest`` is ``largest_size``, where it is known already.
+
+    Raises:
+        InvalidMessage: see its codes.
+        AttachmentRejected: see its codes.
+    """
+    check_options(
+        now=message.now,
+        send_at=message.send_at,
+        expires_at=message.expires_at,
+        priority=message.priority,
+        on_unknown=message.on_unknown,
+        tag=message.tag,
+        metadata=message.metadata,
+        idempotency_key=message.idempotency_key,
+    )
+    to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
+    recipients = normalise_recipients(to, cc, bcc)
+    subject, body_text, body_html = (
+        "" if text is None else text for text in (message.subject, message.body_text, message.body_html)
+    )
+    check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
+    headers = dict(message.headers or {})
+    check_headers(headers.items())
+    reply_to = as_list(message.reply_to, field="reply_to")
+    parse_addresses(reply_to, field="reply_to")
+    from_email = message.from_email or account_default_from(account)
+    sender = parse_address(from_email, field="from_email").addr_spec
+    parts = [_part(one) for one in _load(message)]
+    draft = Draft(
+        account=account,
+        due_at=message.send_at or now,
+        fields={
+            "to": to,
+            "cc": cc,
+            "bcc": bcc,
+            "reply_to": reply_to,
+            "from_email": from_email,
+            "envelope_from": _envelope_from(message.envelope_from, sender),
+            "subject": subject,
+            "body_text": body_text,
+            "body_html": body_html,
+            "headers": headers,
+            "in_reply_to_message_id": message.in_reply_to,
+            "references": message.references,
+            "priority": message.priority,
+            "expires_at": message.expires_at,
+            "on_unknown": message.on_unknown or "",
+            "tag": message.tag,
+            # A copy: a caller may fill one dict again for each of many messages.
+            "metadata": {} if message.metadata is None else deepcopy(message.metadata),
+        },
+        recipients=recipients,
+        parts=parts,
+        idempotency_key=message.idempotency_key,
+    )
+    check_limits(draft, largest=largest_size(account) if largest is None else largest)
+    return draft
+
+
+def largest_size(account: Account) -> int:
+    """SIZE that the account's server announced last, octets; 0: none."""
+    return AccountState.objects.filter(account_id=account.pk).values_list("size_limit", flat=True).first() or 0
+
+
+def check_limits(draft: Draft, *, largest: int) -> None:
+    """What can never be sent by this account: more recipients than a limit, more octets than its server takes.
+
+    Raises:
+        InvalidMessage: ``invalid_option``, ``message_too_large``.
+    """
+    ceiling = recipients_ceiling(draft.account.rate_limits)
+    if ceiling is not None and len(draft.recipients) > ceiling:
+        raise InvalidMessage(
+            f"{len(draft.recipients)} recipients are more than the account's limit of {ceiling} ever allows: "
+            "split the message",
+            code="invalid_option",
+        )
+    if largest and least_size(draft) > largest:
+        raise InvalidMessage(
+            f"the message is larger than the {largest} octets that the account's server takes",
+            code="message_too_large",
+        )
+
+
+def least_size(draft: Draft) -> int:
+    """Octets that the message has at least on the wire: base64 takes 78 for 57."""
+    text = len(draft.raw or b"") + sum(len(draft.fields.get(name, "")) for name in ("body_text", "body_html"))
+    return text + sum(len(part.content) * 78 // 57 for part in draft.parts)
+
+
+def attachment_policy() -> AttachmentPolicy:
+    """The policy of ``send`` and ``enqueue``, from the settings."""
+    settings = outbox_settings()
+    return AttachmentPolicy(
+        max_size=settings.attachment_max_size,
+        content_types=settings.attachment_content_types,
+        store=settings.attachment_store,
+    )
+
+
+def _load(message: Message) -> list[LoadedAttachment]:
+    given = [*as_attachments(message.attachment), *as_attachments(message.attachments)]
+    policy = attachment_policy() if given else None
+    return [load(one, policy) for one in given] if policy else []
+
+
+def _part(loaded: LoadedAttachment) -> DraftPart:
+    return DraftPart(
+        kind="inline" if loaded.inline_id else "attachment",
+        filename=loaded.filename,
+        content_type=loaded.content_type,
+        content=loaded.content,
+        inline_id=loaded.inline_id,
+    )
+
+
+def _envelope_from(given: str | None, sender: str) -> str:
+    if given is None or given == "":
+        return sender
+    return given if given == NULL_SENDER else parse_address(given, field="envelope_from").addr_spec

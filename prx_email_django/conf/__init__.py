@@ -1,0 +1,46 @@
+"""The settings of this app: one frozen, validated value, built lazily.  ``reader`` reads ``django.conf.settings``."""
+
+from prx_email_django.conf.kinds import Retention, parse_duration
+from prx_email_django.conf.reader import (
+    DJANGO_Q_WAKE,
+    NAME,
+    SETTINGS,
+    OutboxSettings,
+    Problem,
+    Setting,
+    admins,
+    configures_mail_by_email_settings,
+    debug,
+    default_from_email,
+    django_q_installed,
+    email_backend,
+    mailers,
+    outbox_settings,
+    problems,
+    prx_email,
+    q_cluster,
+    use_tz,
+)
+
+__all__ = [
+    "DJANGO_Q_WAKE",
+    "NAME",
+    "OutboxSettings",
+    "Problem",
+    "Retention",
+    "SETTINGS",
+    "Setting",
+    "admins",
+    "configures_mail_by_email_settings",
+    "debug",
+    "default_from_email",
+    "django_q_installed",
+    "email_backend",
+    "mailers",
+    "outbox_settings",
+    "parse_duration",
+    "problems",
+    "prx_email",
+    "q_cluster",
+    "use_tz",
+]

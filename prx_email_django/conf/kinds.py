@@ -1,0 +1,263 @@
+"""How one setting is read: a ``Kind`` turns what a person wrote into the value that the app uses.
+
+Pure: no settings, no imports of what a dotted path names, no file is touched.  ``conf`` puts the kinds to use.
+A reader raises ``ValueError`` with words that go on after the setting's name ("must be …"); it never repeats the value,
+which may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from prx_email_django.conf.keys import read_keys
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]+")
+_CONTENT_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
+_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
+_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
+
+#: Where clear text is always allowed.
+LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of setting: its ``name``, an ``example`` of what to write, and its reader."""
+
+    name: str
+    example: str
+    read: Callable[[object], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long rows are kept after they came to rest, and ``content`` (bodies, attachments) of sent ones.
+
+    None: for ever.
+    """
+
+    sent: timedelta | None
+    failed: timedelta | None
+    inbound: timedelta | None
+    content: timedelta | None
+
+
+def parse_duration(value: object) -> timedelta:
+    """Read seconds, a ``timedelta``, or text like ``"30s"``, ``"10m"``, ``"6h"``, ``"5d"``, ``"2w"``.
+
+    Raises ``ValueError`` for anything else, and for what is negative or endless.
+    """
+    try:
+        duration = _duration(value)
+    except OverflowError:
+        duration = None
+    if duration is None or duration < timedelta(0):
+        raise ValueError('must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"')
+    return duration
+
+
+def _duration(value: object) -> timedelta | None:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return timedelta(seconds=value)
+    return None
+
+
+def _positive_duration(value: object) -> timedelta:
+    duration = parse_duration(value)
+    if not duration:
+        raise ValueError("must be longer than nothing")
+    return duration
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that ``name`` was probably meant to be, or ``""``."""
+    found = difflib.get_close_matches(name.upper(), {one.upper(): one for one in known}, n=1, cutoff=0.6)
+    return next((one for one in known if found and one.upper() == found[0]), "")
+
+
+def _retention(value: object) -> Retention:
+    kept: dict[str, object] = dict(RETENTION_DEFAULT)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a dict with keys among {', '.join(kept)}")
+    for key, duration in value.items():
+        if key not in kept:
+            meant = closest(str(key), kept)
+            raise ValueError(f"has no key {key!r}" + (f" (did you mean {meant!r}?)" if meant else ""))
+        kept[key] = duration
+    return Retention(**{key: _optional_duration(key, duration) for key, duration in kept.items()})
+
+
+def _optional_duration(key: str, value: object) -> timedelta | None:
+    try:
+        return None if value is None else _positive_duration(value)
+    except ValueError as error:
+        raise ValueError(f"[{key!r}] {error}, or None") from None
+
+
+RETENTION_DEFAULT: Mapping[str, str | None] = {"sent": "90d", "failed": "365d", "inbound": "90d", "content": None}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 100:
+        raise ValueError("must be text of one line, at most 100 characters")
+    return value
+
+
+def _optional_text(value: object) -> str:
+    return "" if value is None else _text(value)
+
+
+def _domain(value: object) -> str:
+    if not isinstance(value, str) or not _DOMAIN.fullmatch(value) or ".." in value:
+        raise ValueError("must be a domain name")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be True or False")
+    return value
+
+
+def _number(least: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"must be a whole number, {least} or more")
+        return value
+
+    return read
+
+
+def _optional_number(value: object) -> int | None:
+    return None if value is None else _number(1)(value)
+
+
+def choice(*choices: str) -> Kind:
+    """Return the kind of a setting that is one of ``choices``."""
+
+    def read(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(map(repr, choices))}")
+        return str(value)
+
+    return Kind("choice", " or ".join(f'"{one}"' for one in choices), read)
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple | set | frozenset):
+        raise ValueError("must be a list or tuple of strings, also for one")
+    items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError("must hold strings only")
+    return tuple(items)
+
+
+def _each(value: object, wanted: re.Pattern[str], what: str) -> tuple[str, ...]:
+    items = tuple(item.strip() for item in _strings(value))
+    if not all(wanted.fullmatch(item) for item in items):
+        raise ValueError(f"must hold {what} only")
+    return items
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return _each([value] if isinstance(value, str) else value, _ADDRESS, "bare addresses")
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    patterns = tuple(pattern.strip().lower() for pattern in _strings(value))
+    if not all("@" in pattern for pattern in patterns):
+        raise ValueError('must hold patterns of whole addresses ("*@example.com"): one without "@" matches nothing')
+    return patterns
+
+
+def _content_types(value: object) -> frozenset[str]:
+    return frozenset(one.lower() for one in _each(value, _CONTENT_TYPE, "types like text/plain, without parameters"))
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*LOOPBACK, *map(_host, _strings(value)))))
+
+
+def _host(value: str) -> str:
+    """Return a network in its canonical form, or a host name in lower case."""
+    host = value.strip().strip("[]").lower()
+    try:
+        return str(ipaddress.ip_network(host))
+    except ValueError:
+        if _HOST_NAME.fullmatch(host) and not host.replace(".", "").isdigit():
+            return host.rstrip(".")
+        raise ValueError("must hold host names and networks (10.1.2.0/24, without host bits) only") from None
+
+
+def _dotted(value: object) -> str:
+    parts = value.split(".") if isinstance(value, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError("must be the dotted path of a function")
+    return ".".join(parts)
+
+
+def _optional_dotted(value: object) -> str | None:
+    return None if value is None else _dotted(value)
+
+
+def _wake(value: object) -> str | None:
+    return "" if value == "" else _optional_dotted(value)
+
+
+def _dotted_list(value: object) -> tuple[str, ...]:
+    return tuple(_dotted(item) for item in _strings(value))
+
+
+def _path(value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError("must be a path or None")
+    path = Path(os.fsdecode(value))
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path: workers may start in different directories")
+    return path
+
+
+def _credential_keys(value: object) -> tuple[str, ...] | str | None:
+    """Return None (from SECRET_KEY), the dotted path of a function that returns the list, or the list."""
+    if value is None:
+        return None
+    return _dotted(value) if isinstance(value, str) else read_keys(value)
+
+
+TEXT = Kind("text", "text of one line", _text)
+OPTIONAL_TEXT = Kind("text", "text of one line, or None", _optional_text)
+DOMAIN = Kind("domain", '"mail.example.com"', _domain)
+DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', _positive_duration)
+BOOLEAN = Kind("boolean", "True or False", _boolean)
+SIZE = Kind("bytes", "a whole number of bytes", _number(0))
+COUNT = Kind("number", "a whole number, 1 or more", _number(1))
+OPTIONAL_COUNT = Kind("number", "a whole number, 1 or more, or None", _optional_number)
+ADDRESSES = Kind("addresses", '"me@example.com", a list of such addresses, or None', _addresses)
+PATTERNS = Kind("patterns", '["*@example.com"]', _patterns)
+CONTENT_TYPES = Kind("content types", '["application/pdf", "text/plain"]', _content_types)
+HOSTS = Kind("hosts", '["relay.internal", "10.1.2.0/24"]', _hosts)
+DOTTED = Kind("dotted path", '"project.mail.function", or None', _optional_dotted)
+WAKE = Kind("dotted path", '"project.mail.wake", None for django-q2\'s, or "" for none', _wake)
+DOTTED_LIST = Kind("dotted paths", '["project.mail.token"]', _dotted_list)
+PATH = Kind("path", "an absolute path, or None", _path)
+KEYS = Kind("keys", "a list of Fernet keys, the dotted path of a function that returns it, or None", _credential_keys)
+RETENTION = Kind("retention", '{"sent": "90d", "failed": "365d", "inbound": None, "content": "30d"}', _retention)

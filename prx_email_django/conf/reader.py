@@ -1,0 +1,340 @@
+"""The settings of this app, and the only reader of ``django.conf.settings``.
+
+``outbox_settings()`` is one frozen, validated value, built at the first call and again after ``override_settings``.
+``SETTINGS`` is the same as data, so that documentation and checks can be held against it.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import django.conf
+from django.apps import apps
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from prx_email_django.conf import kinds as kinds
+from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
+from prx_email_django.conf.kinds import Kind, Retention, parse_duration
+
+__all__ = [
+    "SETTINGS",
+    "OutboxSettings",
+    "Problem",
+    "Retention",
+    "Setting",
+    "admins",
+    "configures_mail_by_email_settings",
+    "debug",
+    "default_from_email",
+    "django_q_installed",
+    "email_backend",
+    "mailers",
+    "outbox_settings",
+    "parse_duration",
+    "problems",
+    "prx_email",
+    "q_cluster",
+    "use_tz",
+]
+
+NAME = "PRX_EMAIL"
+DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
+_REBUILD_ON = frozenset({NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS"})
+#: Below this, one slow statement of a database can cost a live worker its claims.
+_SHORT_LEASE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of ``PRX_EMAIL``: what it is when left out, how it is read, and what it does."""
+
+    name: str
+    default: object
+    kind: Kind
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a setting: its ``key``, what is wrong, what to write, and the id of the system check."""
+
+    key: str
+    message: str
+    hint: str
+    id: str
+
+    @property
+    def level(self) -> int:
+        """``checks.ERROR``, or ``checks.WARNING`` for what works but is unwise."""
+        return checks.WARNING if ".W" in self.id else checks.ERROR
+
+
+@dataclass(frozen=True)
+class OutboxSettings:
+    """``PRX_EMAIL``, read and validated; an attribute is a key in lower case."""
+
+    instance: str
+    default_account: str
+    message_id_domain: str
+    base_backoff: timedelta
+    max_backoff: timedelta
+    max_retries: int | None
+    max_unknown_outcomes: int
+    give_up_after: timedelta
+    lease: timedelta
+    on_unknown: str
+    attachment_max_size: int
+    attachment_content_types: frozenset[str]
+    attachment_store: Path | None
+    cleartext_hosts: tuple[str, ...]
+    tls_ca_file: Path | None
+    smtp_timeout: timedelta
+    send_deadline: timedelta
+    drain_time_budget: timedelta
+    oauth_callables: tuple[str, ...]
+    transform_mime: str | None
+    wake: str
+    redirect_to: tuple[str, ...]
+    redirect_except: tuple[str, ...]
+    transport: str
+    account_router: str | None
+    auto_schedule: bool
+    retention: Retention
+    key_source: tuple[str, ...] | str | None = field(repr=False)
+
+    @functools.cached_property
+    def credential_keys(self) -> tuple[bytes, ...]:
+        """The Fernet keys: the first one encrypts, all of them decrypt.
+
+        Made when first asked for, since a key service may be slow or away.  Raises ``ImproperlyConfigured``.
+        """
+        if self.key_source is None:
+            return tuple(from_secret_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
+        source = _call_key_function(self.key_source) if isinstance(self.key_source, str) else self.key_source
+        return tuple(fernet_key(key) for key in source)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("INSTANCE", "", kinds.TEXT, "Names one life of the database; a copy under another name mails nobody."),
+    Setting("DEFAULT_ACCOUNT", None, kinds.OPTIONAL_TEXT, "Name of the account of mail that names none."),
+    Setting("MESSAGE_ID_DOMAIN", "prx-email.local", kinds.DOMAIN, "Right side of every Message-ID."),
+    Setting("BASE_BACKOFF", 5, kinds.DURATION, "Wait after a failure, doubled with every attempt."),
+    Setting("MAX_BACKOFF", 21_600, kinds.DURATION, "Longest wait between two attempts."),
+    Setting("MAX_RETRIES", None, kinds.OPTIONAL_COUNT, "Known failures after which a message rests; None: no limit."),
+    Setting("MAX_UNKNOWN_OUTCOMES", 6, kinds.COUNT, "Attempts of unknown outcome after which a message rests."),
+    Setting("GIVE_UP_AFTER", "5d", kinds.DURATION, "A message that has been due for longer than this rests."),
+    Setting("LEASE", 180, kinds.DURATION, "How long a claim holds without renewal."),
+    Setting("ON_UNKNOWN", "retry", kinds.choice("retry", "hold"), "What follows an attempt of unknown outcome."),
+    Setting("ATTACHMENT_MAX_SIZE", 26_214_400, kinds.SIZE, "Largest attachment, in bytes."),
+    Setting(
+        "ATTACHMENT_CONTENT_TYPES",
+        ("application/pdf", "image/jpeg", "image/png", "text/plain", "application/zip"),
+        kinds.CONTENT_TYPES,
+        "Content types that send and enqueue accept.",
+    ),
+    Setting("ATTACHMENT_STORE", None, kinds.PATH, "Directory that attachments given as a path come from."),
+    Setting(
+        "CREDENTIAL_KEYS", None, kinds.KEYS, "Keys that encrypt credentials, the newest first; None: from SECRET_KEY."
+    ),
+    Setting(
+        "CLEARTEXT_HOSTS", kinds.LOOPBACK, kinds.HOSTS, "Hosts and networks spoken to without TLS, beside loopback."
+    ),
+    Setting("TLS_CA_FILE", None, kinds.PATH, "Certificate authorities to trust; None: the system's."),
+    Setting("SMTP_TIMEOUT", 60, kinds.DURATION, "Longest wait for the reply to one command."),
+    Setting("SEND_DEADLINE", 30, kinds.DURATION, "Longest time of a send before the body goes out."),
+    Setting("DRAIN_TIME_BUDGET", 40, kinds.DURATION, "Time after which the scheduled drain starts nothing new."),
+    Setting("OAUTH_CALLABLES", (), kinds.DOTTED_LIST, "Functions that accounts may name as their token source."),
+    Setting("TRANSFORM_MIME", None, kinds.DOTTED, "f(bytes, message) -> bytes, run last on every message."),
+    Setting("WAKE", None, kinds.WAKE, "f(), called when a message becomes due; None: django-q2's, where installed."),
+    Setting("REDIRECT_TO", None, kinds.ADDRESSES, "Takes the place of every recipient, for staging."),
+    Setting("REDIRECT_EXCEPT", (), kinds.PATTERNS, "Patterns of addresses that are not redirected."),
+    Setting("TRANSPORT", "smtp", kinds.choice("smtp", "console", "memory"), "How messages leave."),
+    Setting("ACCOUNT_ROUTER", None, kinds.DOTTED, "f(message) -> account name, for the email backend."),
+    Setting("AUTO_SCHEDULE", True, kinds.BOOLEAN, "migrate registers the schedule of django-q2, where installed."),
+    Setting("RETENTION", dict(kinds.RETENTION_DEFAULT), kinds.RETENTION, "How long what is done is kept."),
+)
+
+
+@functools.lru_cache(maxsize=1)
+def outbox_settings() -> OutboxSettings:
+    """Return the settings in force.
+
+    Raises ``ImproperlyConfigured``, naming the key, where one is unknown or has a value that can't be used: a mistyped
+    REDIRECT_TO must not mail real people.
+    """
+    values, found = _read()
+    found += _contradictions(values)
+    if found:
+        raise ImproperlyConfigured(f"{found[0].message} {found[0].hint}")
+    if values["wake"] is None:
+        values["wake"] = DJANGO_Q_WAKE if django_q_installed() else ""
+    return OutboxSettings(**values)
+
+
+def problems() -> list[Problem]:
+    """Return everything that is wrong or unwise in ``PRX_EMAIL``, for the system checks; never a value of a key."""
+    values, found = _read()
+    return [*found, *_contradictions(values), *_unwise(values), *_unimportable(values), *_missing_files(values)]
+
+
+def _read() -> tuple[dict[str, Any], list[Problem]]:
+    """Return what could be read, under the names of attributes, and the problems with the rest."""
+    raw = getattr(settings, NAME, {})
+    if not isinstance(raw, Mapping):
+        return {}, [_problem("", "must be a dict.", 'Write PRX_EMAIL = {"INSTANCE": "production"}.', "E001")]
+    values: dict[str, Any] = {}
+    found = [_unknown(key) for key in raw if key not in _NAMES]
+    for one in SETTINGS:
+        try:
+            values[_ATTRIBUTES.get(one.name, one.name.lower())] = one.kind.read(raw.get(one.name, one.default))
+        except ValueError as error:
+            found.append(_problem(one.name, f"{error}.", f"Write {one.kind.example}.", "E003"))
+    return values, found
+
+
+_NAMES = tuple(one.name for one in SETTINGS)
+_ATTRIBUTES = {"CREDENTIAL_KEYS": "key_source"}
+
+
+def _problem(key: str, message: str, hint: str, rule: str) -> Problem:
+    name = f'{NAME}["{key}"]' if key else NAME
+    return Problem(key=key or NAME, message=f"{name} {message}", hint=hint, id=f"prx_email_django.{rule}")
+
+
+def _unknown(key: object) -> Problem:
+    meant = kinds.closest(str(key), _NAMES)
+    hint = f'Did you mean "{meant}"?' if meant else f"Known are {', '.join(_NAMES)}."
+    return _problem(str(key), "is not a setting of this app.", hint, "E002")
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[Problem]:
+    base, longest = values.get("base_backoff"), values.get("max_backoff")
+    if base and longest and base > longest:
+        hint = f"Write {base.total_seconds():g} or more, or a smaller BASE_BACKOFF."
+        yield _problem("MAX_BACKOFF", "is shorter than BASE_BACKOFF.", hint, "E004")
+
+
+def _unwise(values: Mapping[str, Any]) -> Iterator[Problem]:
+    lease, deadline = values.get("lease"), values.get("send_deadline")
+    if lease and lease < _SHORT_LEASE:
+        message = "is so short that a slow database makes workers lose messages that they are sending."
+        yield _problem("LEASE", message, "Write 30 or more; 180 is the default.", "W001")
+    if lease and deadline and deadline > lease:
+        hint = f"Write {lease.total_seconds():g} or less, or a longer LEASE."
+        yield _problem("SEND_DEADLINE", "is longer than LEASE.", hint, "W002")
+    longest, end = values.get("max_backoff"), values.get("give_up_after")
+    if longest and end and longest > end:
+        hint = f"Write {longest.total_seconds():g} or more, or a smaller MAX_BACKOFF."
+        yield _problem("GIVE_UP_AFTER", "is shorter than MAX_BACKOFF: a message may rest unretried.", hint, "W003")
+
+
+def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in ("TRANSFORM_MIME", "WAKE", "ACCOUNT_ROUTER", "OAUTH_CALLABLES", "CREDENTIAL_KEYS"):
+        value = values.get(_ATTRIBUTES.get(key, key.lower()))
+        many = value if key == "OAUTH_CALLABLES" else (value,)
+        for path in many or ():
+            if isinstance(path, str) and path and not _is_function(path):
+                hint = "Write the dotted path of a function that can be imported."
+                yield _problem(key, f'names "{path}", which is no function.', hint, "E005")
+
+
+def _is_function(path: str) -> bool:
+    try:
+        return callable(import_string(path))
+    except ImportError:
+        return False
+
+
+def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
+    store, authorities = values.get("attachment_store"), values.get("tls_ca_file")
+    if store and not store.is_dir():
+        yield _problem("ATTACHMENT_STORE", "is not a directory here.", "Create it, or write None.", "W004")
+    if authorities and not authorities.is_file():
+        yield _problem("TLS_CA_FILE", "is not a file here.", "Create it, or write None.", "W005")
+
+
+def _call_key_function(path: str) -> tuple[str, ...]:
+    try:
+        return read_keys(import_string(path)())
+    except (ImportError, ValueError) as error:
+        raise ImproperlyConfigured(f'{NAME}["CREDENTIAL_KEYS"]: "{path}" {error}.') from error
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    if setting in _REBUILD_ON:
+        outbox_settings.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="prx_email_django.conf")
+
+
+def django_q_installed() -> bool:
+    """Return whether django-q2 is among the installed apps."""
+    return apps.is_installed("django_q")
+
+
+def q_cluster() -> Mapping[str, Any]:
+    """Return the host's settings of django-q2 (``Q_CLUSTER``), empty where there are none."""
+    configured = getattr(settings, "Q_CLUSTER", None)
+    return configured if isinstance(configured, Mapping) else {}
+
+
+def default_from_email() -> str:
+    """Return ``DEFAULT_FROM_EMAIL``; no ``EMAIL_*`` setting is read for mail, Django 6.1 forbids it beside MAILERS."""
+    return settings.DEFAULT_FROM_EMAIL
+
+
+def prx_email() -> Mapping[str, Any]:
+    """Return ``PRX_EMAIL`` as it was written, for the testing kit, which changes some keys and keeps the others."""
+    return getattr(settings, NAME, {})
+
+
+def mailers() -> Mapping[str, Any] | None:
+    """Return ``MAILERS`` (Django 6.1 and later), None where it is not defined."""
+    configured = getattr(settings, "MAILERS", None)
+    return configured if isinstance(configured, Mapping) else None
+
+
+def configures_mail_by_email_settings() -> bool:
+    """Return whether the host has ``EMAIL_…`` settings, as it must before Django 6.1, and not MAILERS."""
+    deprecated = getattr(django.conf, "DEPRECATED_EMAIL_SETTINGS", None)
+    if deprecated is None:
+        return True
+    return mailers() is None and any(settings.is_overridden(name) for name in deprecated)  # type: ignore[misc]
+
+
+def email_backend() -> str:
+    """Return ``EMAIL_BACKEND``, empty beside MAILERS, where it must not be read.
+
+    Only for system checks: Django 6.1 warned of it when the host defined it, and needn't again.
+    """
+    if mailers() is not None:
+        return ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return settings.EMAIL_BACKEND
+
+
+def admins() -> Sequence[Any]:
+    """Return ``ADMINS``."""
+    return settings.ADMINS
+
+
+def debug() -> bool:
+    """Return ``DEBUG``."""
+    return bool(settings.DEBUG)
+
+
+def use_tz() -> bool:
+    """Return ``USE_TZ``."""
+    return bool(settings.USE_TZ)

@@ -1,0 +1,62 @@
+"""What people see and search: the columns beside the octets."""
+
+from __future__ import annotations
+
+import re
+from email import message_from_bytes, policy
+from email.message import EmailMessage as ParsedMessage
+from typing import Any, cast
+
+from django.core.mail import EmailMessage
+from django.utils.encoding import force_str
+
+from prx_email_django.django_mail.source import is_plain
+
+#: Characters that the column of the From address holds.
+MAX_FROM = 998
+#: What databases cannot hold in a text; the octets have it all the same.
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+
+def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
+    """Addresses, subject and bodies; of an overridden ``message()`` subject and bodies come from the octets."""
+    bodies = _given(message) if is_plain(message) else _parsed(raw)
+    return {
+        **{name: [_text(one) for one in getattr(message, name)] for name in ("to", "cc", "bcc", "reply_to")},
+        "from_email": _text(message.from_email)[:MAX_FROM],
+        **{name: _text(value) for name, value in bodies.items()},
+    }
+
+
+def _given(message: EmailMessage) -> dict[str, Any]:
+    is_html = message.content_subtype == "html"
+    html = message.body if is_html else _alternative(message, "text/html")
+    return {"subject": message.subject, "body_text": "" if is_html else message.body, "body_html": html}
+
+
+def _alternative(message: EmailMessage, wanted: str) -> Any:
+    alternatives = getattr(message, "alternatives", None) or ()
+    return next((content for content, mimetype in alternatives if mimetype == wanted), "")
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    parsed = message_from_bytes(raw, policy=policy.default)
+    return {
+        "subject": parsed.get("Subject", ""),
+        "body_text": _body(parsed, "plain"),
+        "body_html": _body(parsed, "html"),
+    }
+
+
+def _body(parsed: ParsedMessage, kind: str) -> str:
+    part = parsed.get_body((kind,))
+    if part is None:
+        return ""
+    try:
+        return str(part.get_content()).replace("\r\n", "\n")
+    except LookupError:  # a charset that Python does not know
+        return cast(bytes, part.get_payload(decode=True)).decode("latin-1")
+
+
+def _text(value: object) -> str:
+    return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", force_str(value, errors="replace"))

@@ -1,0 +1,88 @@
+"""What is refused of an account, in words, by field; the form, ``full_clean`` and ``from_preset`` ask here.
+
+The database refuses most of it too, by its constraints.  No name is resolved and no server is asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.models.choices import AuthMethod, OAuthProvider, Security
+from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, is_host, is_loopback
+from prx_email_django.rules.rates import parse_rate_limits
+
+
+def account_errors(account: Any) -> dict[str, Any]:
+    """Everything that is wrong: field -> message."""
+    errors: dict[str, Any] = {}
+    try:
+        parse_rate_limits(account.rate_limits)
+    except ValueError as error:
+        errors["rate_limits"] = str(error)
+    _clean_addresses(account, errors)
+    return errors | credential_errors(account)
+
+
+def credential_errors(account: Any) -> dict[str, Any]:
+    """Why no attempt could log in: field -> message."""
+    errors: dict[str, Any] = {}
+    _clean_secrets(account, errors)
+    _clean_oauth(account, errors)
+    return errors
+
+
+def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
+    """From whom, and to which server, as an attempt would judge it; no name is resolved here."""
+    if account.email:
+        try:
+            is_bare = not split_mailbox(account.email).display and "<" not in account.email
+        except ValueError:
+            is_bare = False
+        if not is_bare:
+            errors["email"] = _("Write one address, such as ann@example.com; the name has a field of its own.")
+    if not is_host(account.host):
+        errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
+    if account.security != Security.NONE:
+        return
+    if not cleartext_allowed(account.host, outbox_settings().cleartext_hosts):
+        errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
+    elif account.auth_method != AuthMethod.NONE and not is_loopback(account.host):
+        errors["security"] = _("A password or token goes in clear text to loopback only.")
+
+
+def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
+    if account.auth_method == AuthMethod.NONE:
+        if account.user or account.password or account.oauth_token:
+            errors["auth_method"] = _("A relay without authentication has no user, password or token.")
+        return
+    if not account.user:
+        errors["user"] = _("The user is empty.")
+    if account.auth_method == AuthMethod.PASSWORD:
+        if not account.password:
+            errors["password"] = _("Set the password (or a token, for OAuth).")
+        if account.oauth_token:
+            errors["oauth_token"] = _("Set either a password or a token, not both.")
+        return
+    if account.password:
+        errors["password"] = _("Set either a password or a token, not both.")
+    if not account.oauth_token and not account.oauth_provider:
+        errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
+
+
+def _clean_oauth(account: Any, errors: dict[str, Any]) -> None:
+    if account.oauth_token_url:
+        try:
+            check_token_url(account.oauth_token_url)
+        except ValueError as error:
+            errors["oauth_token_url"] = str(error)
+    if account.oauth_provider != OAuthProvider.CUSTOM:
+        return
+    if account.oauth_callable:
+        if account.oauth_callable not in outbox_settings().oauth_callables:
+            errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
+    elif account.auth_method == AuthMethod.XOAUTH2 and not (account.oauth_token or account.oauth_token_url):
+        errors["oauth_callable"] = _("Name a function that OAUTH_CALLABLES lists, or a token address.")

@@ -1,0 +1,24 @@
+"""Managers that read and write in the one database that the router names for ``OutboxMessage``."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from django.apps import apps
+from django.db import models, router
+
+M = TypeVar("M", bound=models.Model)
+
+
+def outbox_alias() -> str:
+    """The database of the outbox, for reading too: a replica that lags would show claimed rows as free."""
+    return router.db_for_write(apps.get_model("prx_email_django", "OutboxMessage"))
+
+
+class OutboxManager(models.Manager[M]):
+    """Every query goes to ``outbox_alias()`` unless the caller names another database."""
+
+    def get_queryset(self) -> models.QuerySet[M]:
+        """A queryset bound to the outbox's database."""
+        queryset = super().get_queryset()
+        return queryset if self._db else queryset.using(outbox_alias())

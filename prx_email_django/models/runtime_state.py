@@ -1,0 +1,159 @@
+"""What workers learn, in rows of its own beside what a person configured.
+
+An uncommitted ``enqueue`` holds a shared lock on its account's row in MariaDB (through the foreign key), so a pause
+written there would wait for the caller's transaction, and every other ``enqueue`` behind it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from prx_email_django.models.encrypted import EncryptedTextField
+from prx_email_django.models.managers import OutboxManager
+
+
+class PausedBy(models.TextChoices):
+    """Who set a pause: a worker's ends by itself and by a success, a person's only by a person or its date."""
+
+    NOBODY = "", _("nobody")
+    WORKER = "worker", _("a worker")
+    PERSON = "person", _("a person")
+
+
+class AccountStateManager(OutboxManager["AccountState"]):
+    """``AccountState.objects``."""
+
+    def forget_credentials(self, account_id: int) -> None:
+        """Drop tokens, failures and a worker's pause: a person has changed the credentials that they came from."""
+        rows = self.filter(account_id=account_id)
+        rows.update(
+            access_token="",
+            access_token_expires_at=None,
+            refresh_token="",
+            refresh_lease=None,
+            refresh_lease_expires_at=None,
+            connection_failures=0,
+            envelope_until=None,
+            size_limit=0,
+        )
+        rows.filter(paused_by=PausedBy.WORKER).update(
+            paused_by="", pause_reason="", pause_code="", paused_until=None, paused_at=None, pause_count=0
+        )
+
+
+class AccountState(models.Model):
+    """What is known of one account: its pause, its tokens, what its server can do."""
+
+    account = models.OneToOneField(
+        "prx_email_django.Account",
+        models.CASCADE,
+        primary_key=True,
+        related_name="runtime_state",
+        verbose_name=_("account"),
+    )
+    paused_by = models.CharField(_("paused by"), max_length=10, choices=PausedBy.choices, blank=True, default="")
+    paused_at = models.DateTimeField(_("paused at"), null=True, blank=True)
+    paused_until = models.DateTimeField(_("paused until"), null=True, blank=True)
+    pause_reason = models.CharField(_("pause reason"), max_length=255, blank=True, default="")
+    pause_code = models.CharField(_("pause code"), max_length=30, blank=True, default="")
+    #: Pauses in a row without a success between: the growth of the next one.
+    pause_count = models.PositiveIntegerField(_("pauses in a row"), default=0)
+    #: Connections that failed in a row without a completed transaction between.
+    connection_failures = models.PositiveIntegerField(_("connection failures"), default=0)
+    access_token = EncryptedTextField(_("access token"), blank=True, default="")
+    access_token_expires_at = models.DateTimeField(_("access token expires at"), null=True, blank=True)
+    #: The last one that the provider gave out, where it rotates them; else empty and the account's own holds.
+    refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
+    refresh_lease = models.UUIDField(_("refresh lease"), null=True, blank=True)
+    refresh_lease_expires_at = models.DateTimeField(_("refresh lease expires at"), null=True, blank=True)
+    #: Until then no overlapped writes: one was lost (automatic pipelining).
+    envelope_until = models.DateTimeField(_("envelope pipelining until"), null=True, blank=True)
+    #: SIZE that the server announced last, octets; 0: none.
+    size_limit = models.BigIntegerField(_("size limit"), default=0)
+
+    objects = AccountStateManager()
+
+    class Meta:
+        verbose_name = _("account state")
+        verbose_name_plural = _("account states")
+        base_manager_name = "objects"
+
+    def __str__(self) -> str:
+        return f"state of account {self.account_id}"
+
+
+class ConnectionSlot(models.Model):
+    """The right to hold one connection, leased; an account has ``max_connections`` of them over all machines."""
+
+    account = models.ForeignKey(
+        "prx_email_django.Account", models.CASCADE, related_name="slots", verbose_name=_("account")
+    )
+    number = models.PositiveSmallIntegerField(_("number"))
+    token = models.UUIDField(_("token"), null=True, blank=True)
+    expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
+    holder = models.CharField(_("holder"), max_length=255, blank=True, default="")
+
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("connection slot")
+        verbose_name_plural = _("connection slots")
+        base_manager_name = "objects"
+        constraints = (models.UniqueConstraint(fields=("account", "number"), name="prx_slot_number"),)
+
+    def __str__(self) -> str:
+        return f"slot {self.number} of account {self.account_id}"
+
+
+class RateWindow(models.Model):
+    """What was spent of one limit: twenty-one buckets of a twentieth of its period each."""
+
+    account = models.ForeignKey(
+        "prx_email_django.Account", models.CASCADE, related_name="rate_windows", verbose_name=_("account")
+    )
+    #: ``messages/60`` or ``recipients/86400``: what is counted, and the period in seconds.
+    limit_key = models.CharField(_("limit"), max_length=40)
+    #: Number of the newest bucket since the epoch.
+    bucket = models.BigIntegerField(_("bucket"), default=0)
+    #: Counts, newest first, at most twenty-one.
+    counts = models.JSONField(_("counts"), default=list)
+    version = models.BigIntegerField(_("version"), default=0)
+
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("rate window")
+        verbose_name_plural = _("rate windows")
+        base_manager_name = "objects"
+        constraints = (models.UniqueConstraint(fields=("account", "limit_key"), name="prx_window_limit"),)
+
+    def __str__(self) -> str:
+        return f"{self.limit_key} of account {self.account_id}"
+
+
+class OutboxState(models.Model):
+    """The one row about the whole outbox."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    #: ``INSTANCE`` that this database belongs to; empty: none yet.
+    instance = models.CharField(_("instance"), max_length=255, blank=True, default="")
+    wake_requested_at = models.DateTimeField(_("wake-up requested at"), null=True, blank=True)
+    paused_at = models.DateTimeField(_("paused at"), null=True, blank=True)
+    paused_until = models.DateTimeField(_("paused until"), null=True, blank=True)
+    pause_reason = models.CharField(_("pause reason"), max_length=255, blank=True, default="")
+    last_drain_at = models.DateTimeField(_("last drain at"), null=True, blank=True)
+    last_purge_at = models.DateTimeField(_("last purge at"), null=True, blank=True)
+
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
+
+    class Meta:
+        verbose_name = _("state of the outbox")
+        verbose_name_plural = _("state of the outbox")
+        base_manager_name = "objects"
+        constraints = (models.CheckConstraint(condition=models.Q(id=1), name="prx_state_one_row"),)
+
+    def __str__(self) -> str:
+        return "state of the outbox"

@@ -1,0 +1,203 @@
+"""The status page as data, and the facts behind its sentences.
+
+``outbox_status`` is what ``outbox_status --json`` prints and what a monitoring endpoint may serve; ``why_message`` and
+``why_account`` are the sentences that the command and the admin show.  Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+from django.db.models import Count, F, Min, Q
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
+from prx_email_django.models.runtime_state import PausedBy
+from prx_email_django.rules.rates import parse_rate_limits
+from prx_email_django.states import WAITING, Status
+from prx_email_django.status import reasons as why
+from prx_email_django.status.reasons import AccountFacts, MessageFacts
+from prx_email_django.store.db import clock_for
+
+
+class Health(IntEnum):
+    """How the outbox stands; the exit code of ``outbox_status --check``."""
+
+    WELL = 0
+    LATE = 1
+    BROKEN = 2
+
+
+#: Rises when a key of ``outbox_status`` goes or changes its meaning; new keys do not raise it.
+VERSION = 1
+
+
+def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
+    """The whole outbox in figures that JSON can hold; instants are ISO 8601, in UTC.
+
+    ``due`` (may be sent now), ``oldest_due_seconds`` (since the oldest of these became due; None: none is),
+    ``waiting`` (due later), ``sending``, ``at_rest``, ``unknown`` (may have been delivered, not known to be sent),
+    ``expired_leases`` (their workers were lost), ``accounts_paused``, ``paused`` (the whole outbox: a reason and an
+    end, else None), ``instance_matches`` (False: a copied database, nothing is sent until it is adopted),
+    ``last_drain_at``, ``last_purge_at``, and the same for each account with a sentence, ``why``.
+
+    Raises ``ImproperlyConfigured`` where the settings cannot be used, as everything else does.
+    """
+    ours = outbox_settings().instance
+    moment = now or clock_for(None).running
+    state = OutboxState.objects.filter(pk=1).first() or OutboxState()
+    facts = account_facts(now=moment, state=state)
+    accounts = [_account_figures(pk, one, now=moment) for pk, one in facts.items()]
+    ages = [one["oldest_due_seconds"] for one in accounts if one["oldest_due_seconds"] is not None]
+    failed = OutboxMessage.objects.filter(status=Status.FAILED)
+    sending = OutboxMessage.objects.filter(claim_expires_at__isnull=False, status=Status.SENDING)
+    is_expired = Q(claim_expires_at__lte=moment)
+    leases = sending.aggregate(
+        all=Count("pk"), expired=Count("pk", filter=is_expired), oldest=Min("claim_expires_at", filter=is_expired)
+    )
+    everything = why.pause_in_force(state.pause_reason, state.paused_until, by_person=True, now=moment)
+    return {
+        "version": VERSION,
+        "at": _text(moment),
+        "instance": state.instance,
+        "instance_matches": state.instance in ("", ours),
+        "due": sum(one["due"] for one in accounts),
+        "oldest_due_seconds": max(ages, default=None),
+        "waiting": sum(one["waiting"] for one in accounts),
+        "sending": leases["all"],
+        "at_rest": failed.filter(next_attempt_at__isnull=True).count(),
+        "unknown": failed.filter(attempts__gt=F("retries")).count(),
+        "expired_leases": leases["expired"],
+        "oldest_expired_lease_seconds": _age(leases["oldest"], moment),
+        "accounts_paused": sum(one.pause is not None for one in facts.values()),
+        "paused": {"reason": everything.reason, "until": _text(everything.until)} if everything else None,
+        "last_drain_at": _text(state.last_drain_at),
+        "last_purge_at": _text(state.last_purge_at),
+        "accounts": accounts,
+    }
+
+
+def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, str]:
+    """What a monitor should make of ``outbox_status``: how it stands, and the reason in words.
+
+    Late: due mail, or mail of a lost worker, has waited for longer than ``max_age``, whatever the cause.  Broken:
+    nothing can be sent until a person acts.
+    """
+    if not figures["instance_matches"]:
+        return Health.BROKEN, f"the database belongs to another instance, “{figures['instance']}”: run outbox_adopt"
+    limit = max_age.total_seconds()
+    if (figures["oldest_due_seconds"] or 0) > limit:
+        return Health.LATE, f"the oldest due message has waited for {figures['oldest_due_seconds']:.0f} s"
+    if (figures["oldest_expired_lease_seconds"] or 0) > limit:
+        return Health.LATE, "messages of a lost worker wait for a drain"
+    return Health.WELL, "well"
+
+
+def account_facts(
+    accounts: Iterable[Account] | None = None, *, now: datetime, state: OutboxState | None = None
+) -> dict[int, AccountFacts]:
+    """What the sentences need to know of these accounts (None: all), by key, in the same few queries for any number."""
+    rows = list(Account.objects.all() if accounts is None else accounts)
+    keys = [account.pk for account in rows]
+    outbox = state or OutboxState.objects.filter(pk=1).first() or OutboxState()
+    runtime_state = AccountState.objects.defer("access_token", "refresh_token").in_bulk(keys)
+    live = ConnectionSlot.objects.filter(account_id__in=keys, token__isnull=False, expires_at__gt=now)
+    slots = dict(live.values_list("account_id").annotate(Count("pk")))
+    windows = {(one.account_id, one.limit_key): one for one in RateWindow.objects.filter(account_id__in=keys)}
+    everything = why.pause_in_force(outbox.pause_reason, outbox.paused_until, by_person=True, now=now)
+    return {
+        account.pk: AccountFacts(
+            name=account.name,
+            is_active=account.is_active,
+            outbox=everything,
+            pause=_pause(runtime_state.get(account.pk), now),
+            reached=_reached(account, windows, now),
+            connections=slots.get(account.pk, 0),
+            max_connections=account.max_connections,
+            connection_failures=runtime_state[account.pk].connection_failures if account.pk in runtime_state else 0,
+            probing=account.pk in runtime_state and runtime_state[account.pk].pause_count > 0,
+        )
+        for account in rows
+    }
+
+
+def message_facts(message: OutboxMessage) -> MessageFacts:
+    """What the sentences need to know of a message; no query."""
+    return MessageFacts(
+        status=message.status,
+        next_attempt_at=message.next_attempt_at,
+        claim_expires_at=message.claim_expires_at,
+        sent_at=message.sent_at,
+        expires_at=message.expires_at,
+        gives_up_at=message.due_since + outbox_settings().give_up_after,
+        error_code=message.last_error_code,
+        error=message.last_error,
+        retries=message.retries,
+        attempts=message.attempts,
+    )
+
+
+def message_reason(message: OutboxMessage, *, account: AccountFacts | None = None, now: datetime | None = None) -> str:
+    """Why a message waits, and when it goes on; with ``account`` (of ``account_facts``) and ``now`` without a query."""
+    moment = now or clock_for(None).running
+    facts = account or account_facts([message.account], now=moment)[message.account_id]
+    return why.message_sentence(message_facts(message), facts, now=moment)
+
+
+def account_reason(account: Account, *, facts: AccountFacts | None = None, now: datetime | None = None) -> str:
+    """Why nothing of an account goes out, and when it does; with ``facts`` and ``now`` without a query."""
+    moment = now or clock_for(None).running
+    known = facts or account_facts([account], now=moment)[account.pk]
+    return why.account_sentence(known, now=moment)
+
+
+def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str, Any]:
+    """The queue of one account, by the claim's index: all rows of the queue are read once, and no others."""
+    queued = OutboxMessage.objects.filter(
+        account_id=pk, claim_rank__isnull=False, next_attempt_at__isnull=False, status__in=WAITING
+    )
+    is_due = Q(next_attempt_at__lte=now)
+    counts = queued.aggregate(
+        all=Count("pk"), due=Count("pk", filter=is_due), oldest=Min("next_attempt_at", filter=is_due)
+    )
+    return {
+        "name": facts.name,
+        "is_active": facts.is_active,
+        "due": counts["due"],
+        "waiting": counts["all"] - counts["due"],
+        "oldest_due_seconds": _age(counts["oldest"], now),
+        "connections": facts.connections,
+        "paused_until": _text(facts.pause.until) if facts.pause else None,
+        "pause_reason": facts.pause.reason if facts.pause else "",
+        "why": why.account_sentence(facts, now=now),
+    }
+
+
+def _pause(runtime_state: AccountState | None, now: datetime) -> why.Pause | None:
+    if runtime_state is None:
+        return None
+    by_person = runtime_state.paused_by == PausedBy.PERSON
+    return why.pause_in_force(runtime_state.pause_reason, runtime_state.paused_until, by_person=by_person, now=now)
+
+
+def _reached(
+    account: Account, windows: Mapping[tuple[int, str], RateWindow], now: datetime
+) -> tuple[why.ReachedLimit, ...]:
+    try:
+        limits = parse_rate_limits(account.rate_limits)
+    except ValueError:  # written behind the model's back: the page must show the rest all the same
+        return ()
+    spent = [(limit, windows[account.pk, limit.key]) for limit in limits if (account.pk, limit.key) in windows]
+    found = (why.reached(limit, bucket=row.bucket, counts=row.counts, now=now) for limit, row in spent)
+    return tuple(one for one in found if one is not None)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat() if moment else None
+
+
+def _age(moment: datetime | None, now: datetime) -> float | None:
+    return round((now - moment).total_seconds(), 3) if moment else None

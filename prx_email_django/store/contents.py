@@ -1,0 +1,56 @@
+"""Writes content: one copy per octets and day, in chunks, in the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from django.db import connections
+
+from prx_email_django.models import Content, ContentChunk
+from prx_email_django.models.content import CHUNK_SIZE
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
+
+#: A copy is reused for a day; ``purge`` deletes unreferenced ones after two, so none vanishes under a new reference.
+REUSED_FOR = timedelta(hours=24)
+KEPT_FOR = timedelta(hours=48)
+
+
+def store_content(octets: bytes, *, clock: Clock) -> Content:
+    """The stored content with these octets: a copy of the last 24 hours, or a new one."""
+    return store_contents([octets], clock=clock)[0]
+
+
+def store_contents(many: Sequence[bytes], *, clock: Clock) -> list[Content]:
+    """The stored contents with these octets, in order; three statements for any number of them."""
+    if not many:
+        return []
+    now = clock.running
+    # By the real time too: a purge does not know of the caller's old ``now``, and would take what this one refers to.
+    since = max(now, datetime.now(UTC)) - REUSED_FOR
+    keys = [hashlib.sha256(octets).hexdigest() for octets in many]
+    recent = Content.objects.filter(sha256__in=set(keys), stored_at__gt=since).order_by("stored_at")
+    known = {content.sha256: content for content in recent}
+    missing = {key: octets for key, octets in zip(keys, many, strict=True) if key not in known}
+    new = [Content(sha256=key, size=len(octets), stored_at=now) for key, octets in missing.items()]
+    for content in _inserted(new):
+        known[content.sha256] = content
+    # Octets may take two each in a statement, and MariaDB takes no statement beyond 16 MiB by default.
+    ContentChunk.objects.bulk_create(_chunks(missing, known), batch_size=4)
+    return [known[key] for key in keys]
+
+
+def _inserted(new: list[Content]) -> list[Content]:
+    if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:
+        return Content.objects.bulk_create(new, batch_size=500)
+    for content in new:  # MySQL gives no keys back
+        content.save(force_insert=True)
+    return new
+
+
+def _chunks(missing: Mapping[str, bytes], known: Mapping[str, Content]) -> Iterator[ContentChunk]:
+    for key, octets in missing.items():
+        for number, start in enumerate(range(0, len(octets), CHUNK_SIZE)):
+            yield ContentChunk(content=known[key], position=number, data=octets[start : start + CHUNK_SIZE])

@@ -1,0 +1,131 @@
+"""What every verb needs: the database's clock, leases that the database writes, and another try after a conflict."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import OperationalError, connections, transaction
+from django.db.models import DateTimeField, Func, Value
+from django.db.models.functions import Cast, Greatest
+from django.db.models.sql.compiler import SQLCompiler
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.policy import Rules
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Tries of a transaction that met a deadlock, a lock timeout or a busy SQLite file.
+CONFLICT_TRIES = 8
+#: MySQL, MariaDB: lock wait timeout, deadlock, record changed since read (innodb_snapshot_isolation).
+_MYSQL_CONFLICTS = {1205, 1213, 1020}
+#: PostgreSQL: serialization failure, deadlock detected, lock not available.
+_POSTGRES_CONFLICTS = {"40001", "40P01", "55P03"}
+
+
+def worker_name() -> str:
+    """``host:pid`` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def rules() -> Rules:
+    """The settings that verdicts depend on."""
+    settings = outbox_settings()
+    return Rules(
+        base_backoff=settings.base_backoff,
+        max_backoff=settings.max_backoff,
+        max_retries=settings.max_retries,
+        max_unknown_outcomes=settings.max_unknown_outcomes,
+    )
+
+
+def atomic() -> transaction.Atomic:
+    """A transaction on the outbox's database."""
+    return transaction.atomic(using=outbox_alias())
+
+
+def fresh_connection() -> None:
+    """A SystemExit may have struck in the middle of a statement: the connection is of no further use then."""
+    connection = connections[outbox_alias()]
+    if not connection.in_atomic_block:
+        connection.close()
+
+
+def database_now() -> datetime:
+    """The clock of the outbox's database (SQLite has none of its own: this machine's)."""
+    connection = connections[outbox_alias()]
+    if connection.vendor == "sqlite":
+        return datetime.now(UTC)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT clock_timestamp()")
+            moment: datetime = cursor.fetchone()[0]
+            return moment.astimezone(UTC)
+        cursor.execute("SELECT UTC_TIMESTAMP(6)")
+        moment = cursor.fetchone()[0]
+        return moment.replace(tzinfo=UTC)
+
+
+def clock_for(now: datetime | None) -> Clock:
+    """The time of one call: given, or the database's."""
+    return Clock(given=now, database_now=now or database_now())
+
+
+class _StatementTime(Func):
+    """The database's UTC clock at the statement; ``Now()`` is local time on MariaDB and MySQL."""
+
+    output_field = DateTimeField()
+    arity = 0
+
+    def as_postgresql(self, compiler: SQLCompiler, connection: Any, **context: Any) -> tuple[str, Any]:
+        """Not the transaction's start, which may be long ago."""
+        return self.as_sql(compiler, connection, template="STATEMENT_TIMESTAMP()", **context)
+
+    def as_mysql(self, compiler: SQLCompiler, connection: Any, **context: Any) -> tuple[str, Any]:
+        """UTC whatever the session's time zone is."""
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **context)
+
+
+def lease_until(clock: Clock, length: timedelta) -> Any:
+    """When a lease of this length ends: after the later of the call's running time and the database's clock."""
+    if connections[outbox_alias()].vendor == "sqlite":
+        return max(clock.running, datetime.now(UTC)) + length
+    running = Cast(Value(clock.running), DateTimeField())
+    return Greatest(running, _StatementTime()) + Value(length)
+
+
+def is_conflict(error: OperationalError) -> bool:
+    """Whether another transaction was in the way, so that the same statements may succeed now."""
+    cause = error.__cause__
+    if getattr(cause, "sqlstate", None) in _POSTGRES_CONFLICTS:
+        return True
+    if error.args and error.args[0] in _MYSQL_CONFLICTS:
+        return True
+    return "database is locked" in str(error) or "database table is locked" in str(error)
+
+
+def retried(function: Callable[P, R]) -> Callable[P, R]:
+    """Run again, with jitter, after a deadlock or a lock timeout; never inside a caller's transaction."""
+
+    @functools.wraps(function)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
+        for number in range(1, CONFLICT_TRIES + 1):
+            try:
+                return function(*args, **kwargs)
+            except OperationalError as error:
+                inside = connections[outbox_alias()].in_atomic_block
+                if inside or number == CONFLICT_TRIES or not is_conflict(error):
+                    raise
+                time.sleep(random.uniform(0, 0.01 * 2**number))  # noqa: S311  (spread, not secrecy)
+        raise AssertionError  # pragma: no cover
+
+    return attempt

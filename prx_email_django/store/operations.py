@@ -1,0 +1,182 @@
+"""What a person asks for: retry, requeue, cancel, confirm.  Made for open transactions too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from django.db.models import F, Q, QuerySet
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.errors import RetryRejected
+from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.results import ChangeReport
+from prx_email_django.rules import policy
+from prx_email_django.rules.clock import Clock
+from prx_email_django.states import WAITING, ErrorCode, RecipientResult, Status
+from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
+from prx_email_django.store.db import atomic, retried
+
+Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
+
+#: Rows of one statement.
+BATCH = 500
+
+
+def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
+    """Failed rows (with ``force`` also pending ones) become due now; those at rest are reopened."""
+
+    def refusal(row: OutboxMessage) -> str:
+        if row.status == Status.PENDING and not force:
+            return "waiting"
+        return row.status if row.status in (Status.SENT, Status.SENDING) else ""
+
+    statuses = WAITING if force else (Status.FAILED,)
+
+    def change(ids: Sequence[int]) -> int:
+        fields = {"next_attempt_at": clock.now, "due_since": clock.now, "expires_at": None, "updated_at": clock.now}
+        rows = OutboxMessage.objects.filter(pk__in=ids, status__in=statuses)
+        at_rest = list(rows.filter(next_attempt_at__isnull=True).values_list("pk", flat=True))
+        changed = rows.filter(pk__in=at_rest, next_attempt_at__isnull=True).update(**fields)
+        reopen(at_rest)
+        return changed + rows.exclude(pk__in=at_rest).update(**fields)
+
+    return _each_batch(rows, refusal=refusal, change=change)
+
+
+def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
+    """Waiting rows come to rest as ``cancelled``."""
+
+    def refusal(row: OutboxMessage) -> str:
+        if row.status in (Status.SENT, Status.SENDING):
+            return row.status
+        return "at_rest" if row.next_attempt_at is None else ""
+
+    def change(ids: Sequence[int]) -> int:
+        waiting = OutboxMessage.objects.filter(pk__in=ids, status__in=WAITING, next_attempt_at__isnull=False)
+        return waiting.update(
+            status=Status.FAILED,
+            last_error_code=ErrorCode.CANCELLED,
+            next_attempt_at=None,
+            updated_at=clock.now,
+        )
+
+    return _each_batch(rows, refusal=refusal, change=change)
+
+
+def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
+    """Somebody knows that it arrived: unknown recipients were accepted; what is left open is due."""
+
+    def refusal(row: OutboxMessage) -> str:
+        if row.status in (Status.SENT, Status.SENDING):
+            return row.status
+        return "" if row.status == Status.FAILED and row.attempts > row.retries else "not_unknown"
+
+    def change(ids: Sequence[int]) -> int:
+        return sum(_confirm(pk, clock=clock) for pk in ids)
+
+    return _each_batch(rows, refusal=refusal, change=change)
+
+
+def _confirm(pk: int, *, clock: Clock) -> int:
+    row = OutboxMessage.objects.filter(pk=pk, status=Status.FAILED, attempts__gt=F("retries"))
+    if not row.update(updated_at=clock.now):
+        return 0
+    recipients = Recipient.objects.filter(message_id=pk)
+    recipients.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
+    results = list(recipients.values_list("result", flat=True))
+    if not policy.is_settled(results):
+        return row.update(next_attempt_at=clock.now, due_since=clock.now)
+    status = policy.settled_status(results)
+    message = row.get()
+    if status is not Status.SENT:
+        return row.update(next_attempt_at=None)
+    return row.update(
+        status=status,
+        sent_at=clock.now,
+        next_attempt_at=None,
+        last_error="",
+        last_error_code="",
+        provider_message_id=message.message_id,
+    )
+
+
+def reopen(ids: Sequence[int]) -> None:
+    """All refused recipients are open again; unknown ones are addressed anyway, and stay in doubt for ``confirm``."""
+    Recipient.objects.filter(message_id__in=ids, result=RecipientResult.REFUSED).update(result=RecipientResult.IMPLIED)
+
+
+@retried
+def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
+    """Claim one message because a person asked; a row at rest needs no ``force``.
+
+    Raises:
+        RetryRejected: unknown, sent or being sent, or not due yet.
+    """
+    lease = Lease(outbox_settings().lease)
+    with atomic():
+        row = OutboxMessage.objects.filter(pk=outbox_id)
+        # A write first, so that what is read next stays so.
+        row.update(updated_at=F("updated_at"))
+        if check_retry(row.first(), outbox_id, clock=clock, force=force).next_attempt_at is None:
+            row.update(due_since=clock.now, expires_at=None)
+            reopen([outbox_id])
+        if claim_ids([outbox_id], guard=Q(), lease=lease, clock=clock) != 1:
+            raise RetryRejected("the message has just been claimed by a worker", code="not_retriable")
+    return load_claims([outbox_id], lease=lease)[0]
+
+
+def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, force: bool) -> OutboxMessage:
+    """The message, if it may be retried now.
+
+    Raises:
+        RetryRejected: with the reason as its code.
+    """
+    if message is None:
+        raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
+    if message.status not in WAITING:
+        raise RetryRejected(f"message {outbox_id} is {message.status}: nothing to retry", code="not_retriable")
+    due = message.next_attempt_at
+    if due is not None and due > clock.now and not force:
+        raise RetryRejected(f"message {outbox_id} is not due before {due.isoformat()}", code="retry_not_due")
+    return message
+
+
+def _each_batch(
+    rows: Rows, *, refusal: Callable[[OutboxMessage], str], change: Callable[[Sequence[int]], int]
+) -> ChangeReport:
+    changed, refused = 0, Counter[str]()
+    for ids in _batches(rows):
+        one_changed, one_refused = _batch(ids, refusal=refusal, change=change)
+        changed += one_changed
+        refused += one_refused
+    return ChangeReport(changed=changed, refused=dict(refused))
+
+
+@retried
+def _batch(
+    ids: Sequence[int], *, refusal: Callable[[OutboxMessage], str], change: Callable[[Sequence[int]], int]
+) -> tuple[int, Counter[str]]:
+    with atomic():
+        rows = OutboxMessage.objects.filter(pk__in=ids)
+        rows.update(updated_at=F("updated_at"))
+        columns = ("status", "next_attempt_at", "attempts", "retries")
+        reasons = {row.pk: refusal(row) for row in rows.only("pk", *columns)}
+        refused = Counter(reason for reason in reasons.values() if reason)
+        if len(reasons) < len(ids):
+            refused["not_found"] += len(ids) - len(reasons)
+        eligible = sorted(pk for pk, reason in reasons.items() if not reason)
+        return change(eligible) if eligible else 0, refused
+
+
+def _batches(rows: Rows) -> Iterator[list[int]]:
+    ids: list[int]
+    if isinstance(rows, QuerySet):
+        ids = sorted(set(rows.values_list("pk", flat=True)))  # a slice can be neither ordered nor made distinct
+    else:
+        # Text is iterable too: "18" is one id, not 1 and 8.
+        many: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
+        ids = sorted(dict.fromkeys(int(getattr(one, "pk", one)) for one in many))
+    for start in range(0, len(ids), BATCH):
+        yield ids[start : start + BATCH]

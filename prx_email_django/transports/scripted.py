@@ -1,0 +1,99 @@
+"""What a local transport is told to do instead of delivering: for tests of this app and of host projects."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.transports.base import ConnectError
+from prx_email_django.transports.smtp.replies import Reply, ReplyParser
+
+#: Phases in which no session is there yet.
+OPENING = {Phase.CONNECT: Trouble.CONNECTION, Phase.TLS: Trouble.TLS, Phase.AUTH: Trouble.AUTH}
+_ERROR_CODES = {Trouble.CONNECTION: "network", Trouble.TLS: "tls", Trouble.AUTH: "auth"}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failure: a reply, or none (the connection is lost, or the reply does not come in time)."""
+
+    phase: Phase
+    reply: Reply | None = None
+    timeout: bool = False
+    #: The message is delivered all the same (an unknown outcome whose message arrived).
+    accept: bool = False
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return "no reply in time" if self.timeout else "the connection was lost"
+
+
+class Script:
+    """Failures to come, in order, and standing answers to recipients."""
+
+    def __init__(self) -> None:
+        self._failures: deque[Failure] = deque()
+        self._answers: dict[str, Reply] = {}
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._failures.clear()
+        self._answers.clear()
+
+    def add(self, failure: Failure, *, times: int) -> None:
+        """Let the next attempts that reach this phase fail so."""
+        self._failures.extend([failure] * times)
+
+    def set_answer(self, address: str, reply: str) -> None:
+        """Answer RCPT for this address so from now on."""
+        self._answers[address] = parse(reply)
+
+    def take(self, phase: Phase) -> Failure | None:
+        """The next failure if it belongs to this phase; it is used up."""
+        if self._failures and self._failures[0].phase is phase:
+            return self._failures.popleft()
+        return None
+
+    def answer(self, address: str) -> Reply | None:
+        """The standing answer to a recipient."""
+        return self._answers.get(address)
+
+    def check_opening(self, peer: str) -> None:
+        """Raises the ``ConnectError`` that is due, if one is."""
+        for phase, trouble in OPENING.items():
+            failure = self.take(phase)
+            if failure is not None:
+                raise _connect_error(failure, trouble, peer)
+
+
+def _connect_error(failure: Failure, trouble: Trouble, peer: str) -> ConnectError:
+    reply = failure.reply
+    if reply is None or reply.code < 500:
+        # A temporary refusal or a lost connection says nothing about credentials.
+        trouble = trouble if trouble is Trouble.TLS else Trouble.CONNECTION
+    error_code = _ERROR_CODES[trouble]
+    if reply is not None and trouble is Trouble.CONNECTION:
+        error_code = "provider"
+    return ConnectError(
+        failure.text if reply is None else str(reply),
+        phase=failure.phase,
+        trouble=trouble,
+        error_code="timeout" if failure.timeout else error_code,
+        smtp_code=0 if reply is None else reply.code,
+        enhanced="" if reply is None else reply.enhanced,
+        peer=peer,
+    )
+
+
+def parse(text: str) -> Reply:
+    """``"550 5.1.1 no such user"`` as a reply.
+
+    Raises:
+        ValueError: it is not one reply.
+    """
+    replies = ReplyParser().feed(text.encode() + b"\r\n")
+    if len(replies) != 1:
+        raise ValueError("exactly one reply, such as '550 5.1.1 no such user'")
+    return replies[0]

@@ -1,0 +1,115 @@
+"""The octets of a transaction: MAIL and RCPT with their parameters, and the body as it goes over the wire.  Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prx_email_django.transports.base import OutgoingMessage
+
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"(?=@|$)')
+_UNQUOTED = re.compile("[ <>]")
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What the server said it can do (EHLO)."""
+
+    pipelining: bool = False
+    #: SIZE was announced (RFC 1870); ``size_limit`` octets, 0: no limit named.
+    size: bool = False
+    size_limit: int = 0
+    eight_bit: bool = False
+    utf8: bool = False
+
+
+class UnsupportedMessage(Exception):
+    """This server can never take this parcel as it is; nothing was written.  ``str()`` is for people."""
+
+    def __init__(self, text: str, *, error_code: str, smtp_code: int = 0, enhanced: str = "") -> None:
+        super().__init__(text)
+        self.error_code = error_code
+        self.smtp_code = smtp_code
+        self.enhanced = enhanced
+
+
+def envelope(outgoing: OutgoingMessage, extensions: Extensions) -> list[bytes]:
+    """MAIL, one RCPT for each recipient, DATA: one command each, with its CRLF.
+
+    Raises:
+        Unfit: too large (552 5.3.4), or it needs an extension that the server lacks, or an address is impossible.
+    """
+    if not outgoing.recipients:
+        raise UnsupportedMessage("the message has no recipient", error_code="content")
+    size = wire_size(outgoing.body)
+    if extensions.size_limit and size > extensions.size_limit:
+        text = f"message of {size} octets exceeds the server's limit of {extensions.size_limit}"
+        raise UnsupportedMessage(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
+    sender = path(outgoing.sender)
+    recipients = [path(address) for address in outgoing.recipients]
+    options = _options(
+        outgoing, extensions, size=size, ascii_only=sender.isascii() and all(map(str.isascii, recipients))
+    )
+    commands = [f"MAIL FROM:<{sender}>{options}\r\n".encode()]
+    commands += [f"RCPT TO:<{address}>\r\n".encode() for address in recipients]
+    commands.append(b"DATA\r\n")
+    return commands
+
+
+def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, ascii_only: bool) -> str:
+    options = f" SIZE={size}" if extensions.size else ""
+    if outgoing.eight_bit:
+        if not extensions.eight_bit:
+            raise UnsupportedMessage("the message has 8-bit octets and the server lacks 8BITMIME", error_code="content")
+        options += " BODY=8BITMIME"
+    if outgoing.utf8 or not ascii_only:
+        if not extensions.utf8:
+            raise UnsupportedMessage(
+                "a non-ASCII address or header, and the server lacks SMTPUTF8", error_code="content"
+            )
+        options += " SMTPUTF8"
+    return options
+
+
+def path(address: str) -> str:
+    """The address as it stands in MAIL and RCPT: its domain in ASCII (IDNA), its local part as it is.
+
+    Raises:
+        Unfit: it cannot stand there: control characters, blanks or brackets outside quotes, an impossible domain.
+    """
+    written = address
+    if not address.isascii():
+        local, at, domain = address.rpartition("@")
+        try:
+            written = f"{local}{at}{domain.encode('idna').decode('ascii')}"
+        except UnicodeError as error:
+            raise UnsupportedMessage(
+                "the domain of an address cannot be written in ASCII", error_code="content"
+            ) from error
+    # Judged as it is written: IDNA turns a full-width bracket into a bracket.
+    quoted = _QUOTED.match(written)
+    if _CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
+        raise UnsupportedMessage("an address has characters that no envelope can carry", error_code="content")
+    return written
+
+
+def wire_size(body: bytes) -> int:
+    """Octets of the body with its line ends mended and not dot-stuffed, as SIZE counts them (RFC 1870 §3)."""
+    lone = body.count(b"\n") + body.count(b"\r") - 2 * body.count(b"\r\n")
+    return len(body) + lone
+
+
+def wire_form(body: bytes) -> bytes:
+    """The body with stuffed dots (RFC 5321 §4.5.2), CRLF at its end, without the final dot.
+
+    Lone CR or LF become CRLF: a server that ended a message at a lone LF would let the rest in as commands.
+    """
+    pairs = body.count(b"\r\n")
+    if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
+        body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    if b"\r\n." in body:
+        body = body.replace(b"\r\n.", b"\r\n..")
+    if body[:1] == b".":
+        body = b"." + body
+    return body if body.endswith(b"\r\n") or not body else body + b"\r\n"

@@ -1,0 +1,121 @@
+"""Below SMTP: addresses, sockets, TLS contexts, and to whom clear text may go."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+
+#: Seconds for one address while others are left: a dead IPv6 route must not use up the time of a live IPv4 one.
+_ONE_ADDRESS = 10.0
+_DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})+")
+
+
+async def connect(host: str, port: int, *, timeout: float) -> socket.socket:
+    """A connected, non-blocking socket; the name is resolved once, its addresses are tried in order.
+
+    Raises:
+        OSError: none could be reached (the last one's error), or the name is unknown; ``TimeoutError`` included.
+        ValueError: no name can be like this.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout):
+        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in places[:-1]:
+            try:
+                async with asyncio.timeout(min(_ONE_ADDRESS, timeout / len(places))):
+                    return await _connect(family, kind, protocol, address)
+            except OSError:
+                continue
+        family, kind, protocol, _, address = places[-1]
+        return await _connect(family, kind, protocol, address)
+
+
+async def _connect(
+    family: int, kind: int, protocol: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_name(sock: socket.socket) -> str:
+    """``192.0.2.1:587`` or ``[2001:db8::1]:587``."""
+    return place(*sock.getpeername()[:2])
+
+
+def place(host: str, port: int) -> str:
+    """A host, or an address, with its port; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_name(sock: socket.socket) -> str:
+    """Our name for EHLO without the DNS: the host's own if it has a domain, else the address (RFC 5321 §4.1.3)."""
+    name = socket.gethostname()
+    if _DOMAIN.fullmatch(name):
+        return name
+    host = str(sock.getsockname()[0]).partition("%")[0]
+    return f"[IPv6:{host}]" if ":" in host else f"[{host}]"
+
+
+# Clear text
+
+
+def _address(sock: socket.socket) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(str(sock.getpeername()[0]).partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Whether the other end is this machine."""
+    return _address(sock).is_loopback
+
+
+def cleartext_allowed(sock: socket.socket, host: str, allowed: Iterable[str]) -> bool:
+    """Whether a host is named in ``allowed``, or the address that was reached lies in one of its networks."""
+    address = _address(sock)
+    for entry in allowed:
+        if entry.casefold() == host.casefold():
+            return True
+        try:
+            network = ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            continue
+        if address in network:
+            return True
+    return False
+
+
+# TLS
+
+
+async def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """A client's context: TLS 1.2 or later, certificate and name verified; built once for each state of the file.
+
+    Raises:
+        OSError: the file cannot be read or holds no certificate (``ssl.SSLError`` is one).
+    """
+    return await asyncio.to_thread(_current_context, ca_file)
+
+
+def _current_context(ca_file: str | None) -> ssl.SSLContext:
+    stamp = Path(ca_file).stat().st_mtime_ns if ca_file else 0
+    return _build_context(ca_file, stamp)
+
+
+@functools.lru_cache(maxsize=32)
+def _build_context(ca_file: str | None, _stamp: int) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

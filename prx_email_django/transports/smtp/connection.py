@@ -1,0 +1,275 @@
+"""Opening a session: name, TCP, TLS, EHLO, AUTH.  The only user of aiosmtplib.
+
+aiosmtplib speaks until the login is done; then its transport gets our protocol (``wire``), because replies to
+pipelined commands and the phase of a failure cannot be had from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from typing import cast
+
+import aiosmtplib
+
+from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp import auth as sasl
+from prx_email_django.transports.smtp.commands import Extensions
+from prx_email_django.transports.smtp.connect import (
+    cleartext_allowed,
+    connect,
+    is_loopback,
+    local_name,
+    peer_name,
+    place,
+    tls_context,
+)
+from prx_email_django.transports.smtp.replies import clean
+from prx_email_django.transports.smtp.session import SmtpSession
+
+
+class SmtpTransport:
+    """``Transport`` over real SMTP."""
+
+    async def open(self, settings: ConnectionSettings) -> SmtpSession:
+        """Connect, secure, greet and authenticate, all within three times ``login.timeout``.
+
+        Raises:
+            ConnectError: with the phase, whose trouble it is, and ``error_code`` ``network``, ``timeout``, ``tls``,
+                ``auth`` or ``provider``.
+            asyncio.CancelledError: from a ``ConnectError`` that tells how far it had come.
+        """
+        opening = _Opening(settings)
+        try:
+            async with asyncio.timeout(3 * settings.timeout) as limit:
+                session = await opening.run()
+            if limit.expired():  # Python 3.11's wait_for forgets a cancellation that comes with a result
+                session.abort()
+                raise opening.explain(TimeoutError())
+            return session
+        except asyncio.CancelledError as cancelled:
+            raise cancelled from opening.explain(TimeoutError())
+        except ConnectError:
+            raise
+        except (OSError, aiosmtplib.SMTPException, ValueError) as error:
+            raise opening.explain(error) from None
+        finally:
+            opening.close_unless_handed_over()
+
+
+class _Client(aiosmtplib.SMTP):
+    """Remembers whether a connection stood, its TLS handshake included: a failed ``connect`` forgets that."""
+
+    _stood = False
+
+    @property
+    def stood(self) -> bool:
+        """Whether there is a connection, or was one."""
+        return self._stood or self.transport is not None
+
+    def close(self) -> None:
+        """As aiosmtplib does."""
+        self._stood = self.stood
+        super().close()
+
+
+class _Opening:
+    """One attempt at opening a session; knows its phase."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self.phase = Phase.CONNECT
+        self.peer = ""
+        self.sock: socket.socket | None = None
+        self.client: _Client | None = None
+        self.handed_over = False
+
+    async def run(self) -> SmtpSession:
+        settings = self.settings
+        context = None
+        if settings.security != "none":
+            context = await self._context()
+        self.sock = sock = await connect(settings.host, settings.port, timeout=settings.timeout)
+        self.peer = peer_name(sock)
+        if settings.security == "none":
+            self._allow_cleartext(sock)
+        self.client = client = _Client(
+            hostname=settings.host,
+            sock=sock,
+            local_hostname=local_name(sock),
+            timeout=settings.timeout,
+            use_tls=settings.security == "tls",
+            start_tls=False,
+            tls_context=context,
+        )
+        await self._connect(client)
+        await self._greet(client)
+        if settings.security == "starttls":
+            await self._start_tls(client)
+        await self._authenticate(client)
+        return self._hand_over(client)
+
+    async def _context(self) -> ssl.SSLContext:
+        try:
+            return await tls_context(self.settings.tls_ca_file)
+        except OSError as error:
+            text = f"the CA file cannot be used: {error.strerror or type(error).__name__}"
+            self.phase = Phase.TLS
+            raise self._error(text, Trouble.TLS, "tls") from None
+
+    def _allow_cleartext(self, sock: socket.socket) -> None:
+        self.phase = Phase.TLS
+        if not cleartext_allowed(sock, self.settings.host, self.settings.cleartext_hosts):
+            raise self._error("clear text is not allowed to this host", Trouble.TLS, "tls")
+        if self.settings.auth_method != "none" and not is_loopback(sock):
+            raise self._error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
+        self.phase = Phase.CONNECT
+
+    async def _connect(self, client: _Client) -> None:
+        """TLS, where it comes first, and the greeting."""
+        if self.settings.security == "tls":
+            self.phase = Phase.TLS
+        try:
+            await client.connect()
+        finally:
+            if client.stood:
+                self.phase = Phase.CONNECT
+        self._note_tls(client)
+
+    async def _greet(self, client: aiosmtplib.SMTP) -> None:
+        try:
+            await client.ehlo()
+        except aiosmtplib.SMTPHeloError as error:
+            if not 500 <= error.code < 600:
+                raise
+            await client.helo()
+
+    async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
+        self.phase = Phase.TLS
+        if not client.supports_extension("starttls"):
+            raise self._error("the server does not offer STARTTLS", Trouble.TLS, "tls")
+        await client.starttls()
+        self._note_tls(client)
+        self.phase = Phase.CONNECT
+        await self._greet(client)
+
+    def _note_tls(self, client: aiosmtplib.SMTP) -> None:
+        tls = client.transport.get_extra_info("ssl_object") if client.transport is not None else None
+        if tls is not None:
+            self.peer = f"{self.peer} {tls.version()}"
+
+    async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
+        if self.settings.auth_method == "none":
+            return
+        self.phase = Phase.AUTH
+        offered = client.server_auth_methods
+        mechanism = sasl.choose(self.settings, offered)
+        if mechanism is None:
+            names = " ".join(offered).upper() or "nothing"
+            text = f"the server offers no usable authentication mechanism (it offers {names})"
+            raise self._error(text, Trouble.AUTH, "auth")
+        refusal = await sasl.authenticate(client.execute_command, mechanism, self.settings)
+        if refusal is not None:
+            raise self._refused(refusal.code, str(refusal))
+
+    def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
+        transport = client.transport
+        if transport is None or transport.is_closing():
+            raise self._error("the server closed the connection", Trouble.CONNECTION, "network")
+        extensions = _extensions(client)
+        session = SmtpSession(
+            cast("asyncio.Transport", transport), extensions=extensions, settings=self.settings, peer=self.peer
+        )
+        self.handed_over = True
+        return session
+
+    def close_unless_handed_over(self) -> None:
+        """Drop what was opened, at once."""
+        if self.handed_over:
+            return
+        transport = self.client.transport if self.client is not None else None
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
+        elif self.sock is not None:
+            # aiosmtplib may be closing a transport over it: end the conversation, leave the closing to its owner.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            if self.client is None:
+                self.sock.close()
+
+    # Explaining
+
+    def explain(self, error: Exception) -> ConnectError:
+        """Say what an exception of aiosmtplib or of the network means here."""
+        cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else None
+        told = cause or error
+        where = place(self.settings.host, self.settings.port)
+        if isinstance(error, aiosmtplib.SMTPResponseException):
+            return self._refused(error.code, str(error.message))
+        if isinstance(told, ssl.SSLError):
+            reason = getattr(told, "verify_message", "") or told.reason or type(told).__name__
+            self.phase = Phase.TLS
+            return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
+        # asyncio aborts a handshake that takes too long.
+        if isinstance(told, (TimeoutError, ConnectionAbortedError)):
+            return self._error(f"no answer in time from {where}", Trouble.CONNECTION, "timeout")
+        return self._error(f"connection failed: {where}: {_reason(told)}", Trouble.CONNECTION, "network")
+
+    def _refused(self, code: int, text: str) -> ConnectError:
+        """A reply ended it: one to STARTTLS is about TLS, 5yz to AUTH about the credentials, else about the server.
+
+        A positive reply to AUTH asks for something that the mechanism does not have: it will not do, like a 5yz.
+        """
+        if not 200 <= code < 600:  # aiosmtplib takes any number for a code
+            text, code = (f"{code} {text}" if code > 0 else text), 0
+        enhanced = sasl.enhanced(text)
+        disabled = enhanced in sasl.DISABLED
+        beyond = self.phase is Phase.AUTH and 0 < code < 400
+        if disabled or beyond or (self.phase is Phase.AUTH and code >= 500):
+            trouble, error_code = Trouble.AUTH, "auth"
+        elif self.phase is Phase.TLS and code not in (0, 421):
+            trouble, error_code = Trouble.TLS, "tls"
+        else:
+            trouble, error_code = Trouble.CONNECTION, "provider"
+        said = f"{code} {text}" if code else f"not an SMTP reply: {text}"
+        if beyond:
+            said = f"the server asks for more than the mechanism has: {said}"
+        return self._error(said, trouble, error_code, smtp_code=code, enhanced=enhanced)
+
+    def _error(
+        self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
+    ) -> ConnectError:
+        return ConnectError(
+            clean(sasl.without_secrets(text, self.settings)),
+            phase=self.phase,
+            trouble=trouble,
+            error_code=error_code,
+            smtp_code=smtp_code,
+            enhanced=enhanced,
+            peer=self.peer,
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """In words; asyncio's own have an address as Python writes a tuple in them."""
+    if isinstance(error, ConnectionResetError):
+        return os.strerror(errno.ECONNRESET)
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _extensions(client: aiosmtplib.SMTP) -> Extensions:
+    limit = client.esmtp_extensions.get("size", "").strip()
+    return Extensions(
+        pipelining=client.supports_extension("pipelining"),
+        size=client.supports_extension("size"),
+        size_limit=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 18 else 0,
+        eight_bit=client.supports_extension("8bitmime"),
+        utf8=client.supports_extension("smtputf8"),
+    )

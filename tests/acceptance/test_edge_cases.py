@@ -1,0 +1,239 @@
+"""Ends of a connection that go wrong themselves, limits that were lowered, and the price of what is not usual."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+from django.db import ProgrammingError, connection, connections
+from django.test.utils import CaptureQueriesContext
+
+import prx_email_django as prx
+from prx_email_django.limits import slots
+from prx_email_django.limits.pauses import account_state, is_paused
+from prx_email_django.limits.slots import Slot
+from prx_email_django.limits.windows import take_recipients
+from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, Recipient
+from prx_email_django.store import db as base
+from prx_email_django.store.insert import Draft, insert_many
+from prx_email_django.worker import connections as connecting
+from prx_email_django.worker.prefetch import Intake
+from tests.acceptance.workers import eventually
+from tests.support.factories import SECOND, account, at, backlog, letter
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Hung(Exception):
+    """The drain would never have returned."""
+
+
+def within(seconds: float) -> Any:
+    """As ``stop`` of a drain: ends one that hangs."""
+    end = monotonic() + seconds
+
+    def stop() -> bool:
+        if monotonic() > end:
+            raise Hung
+        return False
+
+    return stop
+
+
+class Faulty(logging.Filter):
+    """A host's own filter, with a mistake in it, which ``struck`` is told of just before."""
+
+    def __init__(self, struck: Callable[[], None]) -> None:
+        super().__init__()
+        self.struck = struck
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "paused until" in str(record.msg):
+            self.struck()
+            raise ValueError("the host's mistake")
+        return True
+
+
+@pytest.mark.parametrize("stage", ["auth", "idle"])
+def test_a_drain_does_not_wait_for_a_lane_whose_end_could_not_be_told(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong while a pause is announced ends that account's run, and its slot is given back."""
+    log = logging.getLogger("prx_email_django")
+    with SmtpServer(users={"ann": "right"}) as refusing, SmtpServer() as fine:
+        password = "wrong" if stage == "auth" else "right"
+        one = account(
+            "one", host=refusing.host, port=refusing.port, auth_method="password", user="ann", password=password
+        )
+        two = account("two", host=fine.host, port=fine.port)
+        backlog(one, 3)
+        backlog(two, 3)
+        if stage == "idle":  # it has greeted, and goes before it is given a message
+            account_state(one)
+            AccountState.objects.filter(account=one).update(connection_failures=2)
+            claim_more = Intake.claim_more
+            monkeypatch.setattr(
+                Intake,
+                "claim_more",
+                lambda self, connections: (
+                    bool(refusing.hang_up()) or True if self.account == one else claim_more(self, connections)
+                ),
+            )
+        # The other account is still at it then, however long either takes.
+        busy = fine.on("final", stall=True, nth=1)
+        faulty = Faulty(lambda: fine.release(busy))
+        log.addFilter(faulty)
+        try:
+            prx.drain(stop=within(60))
+        finally:
+            log.removeFilter(faulty)
+        assert OutboxMessage.objects.filter(account=two, status="sent").count() == 3
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_a_message_above_a_lowered_limit_holds_up_nobody_while_some_of_the_limit_is_spent() -> None:
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port)
+        prx.enqueue(**letter(owner, to=[f"r{n}@example.org" for n in range(10)]))
+        small = prx.enqueue(**letter(owner))
+        Account.objects.filter(pk=owner.pk).update(rate_limits="5 recipients/day")
+        owner.refresh_from_db()
+        assert take_recipients(owner, [1], clock=at(None))[1] == 1
+        prx.drain()
+        small.refresh_from_db()
+        assert small.status == "sent", "four recipients a day were left, and it has one"
+
+
+def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
+    """Else its slot would keep everybody else out as long as it goes on."""
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port, max_connections=2)
+        server.on("greeting", reply="421 4.7.0 too many connections", connection=2)
+        server.on("final", delay=0.25)  # an account's pause is looked up once a second
+        first = server.on("final", stall=True, nth=1)
+        last = server.on("final", stall=True, nth=15)
+        backlog(owner, 20)
+        draining = threading.Thread(target=lambda: (prx.drain(), connections.close_all()), daemon=True)
+        draining.start()
+        try:
+            assert first.reached.wait(60)
+            assert server.wait_connections(2)
+            now = base.database_now()
+            AccountState.objects.filter(account=owner).update(
+                paused_by="worker",
+                paused_at=now - 31 * SECOND,
+                paused_until=now - SECOND,
+                pause_reason="another worker's trouble, while this one waited for a reply",
+                pause_code="connection",
+                pause_count=1,
+            )
+            server.release(first)
+            assert last.reached.wait(60)
+            assert server.open_connections == 1
+            assert eventually(lambda: account_state(owner).pause_count == 0), "as soon as it has recorded one"
+            result = prx.send(**letter(owner))
+            assert result.status == "sent", (result.error_code, result.error, account_state(owner).pause_count)
+        finally:
+            server.release(first)
+            server.release(last)
+            draining.join(60)
+
+
+class Counted(str):
+    """Text that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_many_messages_with_keys_are_sorted_without_comparing_each_to_each() -> None:
+    owner, count = account(), 300
+    drafts = [
+        Draft(
+            account=owner,
+            fields={"to": ["a@example.org"], "subject": "s", "body_text": "t"},
+            recipients=[("to", "a@example.org")],
+            due_at=at().now,
+            idempotency_key=Counted(f"key {number}"),
+        )
+        for number in range(count)
+    ]
+    Counted.compared = 0
+    with base.atomic():
+        insert_many(drafts, clock=at())
+    assert Counted.compared < 20 * count
+
+
+def queries_of_a_drain() -> int:
+    with CaptureQueriesContext(connection) as captured:
+        prx.drain()
+    return len(captured)
+
+
+def test_a_greylisted_backlog_is_recorded_in_groups_too() -> None:
+    """Most first attempts at some providers are deferred: what follows must not cost eight statements a message."""
+    count = 60
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port, max_connections=2)
+        backlog(owner, count)
+        server.on("rcpt", reply="450 4.2.0 greylisted", times=count)
+        while OutboxMessage.objects.filter(attempts=0).exists():
+            prx.drain()
+        assert set(Recipient.objects.values_list("code", flat=True)) == {450}
+        OutboxMessage.objects.update(next_attempt_at=base.database_now() - SECOND)
+        queries = queries_of_a_drain()
+        assert not OutboxMessage.objects.exclude(status="sent").exists()
+        assert set(Recipient.objects.values_list("code", "result")) == {(250, "")}, "the last answer is what is kept"
+        assert queries < 4 * count, queries
+
+
+def test_a_send_that_comes_too_late_pauses_before_it_gives_its_slot_back(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "SEND_DEADLINE": 1}
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port)
+        account_state(owner)
+        AccountState.objects.filter(account=owner).update(connection_failures=2)
+        stalled = server.on("greeting", stall=True)
+        paused: list[bool] = []
+        real = connecting.release_slots
+
+        def release(given_back: list[Slot]) -> None:
+            paused.append(is_paused(account_state(owner), now=base.database_now()))
+            real(given_back)
+
+        monkeypatch.setattr(connecting, "release_slots", release)
+        assert prx.send(**letter(owner)).status == "failed"
+        server.release(stalled)
+        assert paused == [True]
+
+
+@pytest.mark.parametrize("verb", ["drain", "send"])
+def test_a_slot_whose_commit_was_made_although_it_raised_is_given_back(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a SystemExit inside a driver's commit does: Django's clean-up raises in its place."""
+    make = slots._make
+
+    def made_and_raised(*args: Any, **kwargs: Any) -> bool:
+        make(*args, **kwargs)
+        raise ProgrammingError("can't change 'autocommit' now")
+
+    with SmtpServer() as server:
+        owner = account(host=server.host, port=server.port)
+        backlog(owner, 1)
+        monkeypatch.setattr(slots, "_make", made_and_raised)
+        with pytest.raises(ProgrammingError):
+            prx.drain() if verb == "drain" else prx.send(**letter(owner))
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

@@ -1,0 +1,150 @@
+"""Whatever a server sends, the attempt ends: in bounded time and memory, classified, its text harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+
+import pytest
+
+from prx_email_django.rules.outcomes import Ending, Trouble
+from prx_email_django.transports.base import ConnectError, SessionEnd
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support.outgoing_messages import OpenFeed, login_to, outgoing, outgoing_messages, transmit
+from tests.support.smtp_script import PATIENCE
+from tests.support.smtp_server import SmtpServer
+
+NOISE = [
+    b"\x00\xff\xfe\r\n",
+    b"hello there\r\n",
+    b"999 what\r\n",
+    b"099 what\r\n",
+    b"25\r\n",
+    b"250ok\r\n",
+    b"\r\n",
+    b"250-first\r\n550 second\r\n",
+    b"250 " + b"x" * 10_000 + b"\r\n",
+    b"2" * 10_000_000,
+    b"250-more\r\n" * 1000,
+]
+
+
+@pytest.mark.parametrize("noise", NOISE, ids=range(len(NOISE)))
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
+def test_noise_before_the_body_is_a_known_failure(server: SmtpServer, level: str, stage: str, noise: bytes) -> None:
+    server.on(stage, raw=noise)
+    feed, end = transmit(server, outgoing_messages(2), pipelining=level)
+    outcome = feed.outcomes[1]
+    assert (outcome.ending, outcome.phase) == (Ending.TEMPORARY, stage)
+    assert (outcome.error_code, outcome.trouble, end.trouble) == ("provider", Trouble.CONNECTION, Trouble.CONNECTION)
+    assert len(outcome.error) <= 160 and outcome.error.isprintable()
+    assert server.wait_closed() and server.messages == []
+
+
+@pytest.mark.parametrize("noise", NOISE, ids=range(len(NOISE)))
+def test_noise_instead_of_the_final_reply_is_unknown(server: SmtpServer, level: str, noise: bytes) -> None:
+    server.on("final", raw=noise)
+    feed, end = transmit(server, outgoing_messages(2), pipelining=level)
+    assert (feed.outcomes[1].ending, end.trouble) == (Ending.UNKNOWN, Trouble.CONNECTION)
+    assert server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "ending"),
+    [
+        ("mail", 354, Ending.TEMPORARY),
+        ("rcpt", 354, Ending.TEMPORARY),
+        ("data", 250, Ending.TEMPORARY),
+        ("final", 354, Ending.UNKNOWN),
+    ],
+)
+def test_reply_of_the_wrong_kind_ends_the_connection(
+    server: SmtpServer, level: str, stage: str, code: int, ending: Ending
+) -> None:
+    server.on(stage, raw=b"%d what\r\n" % code)
+    feed, end = transmit(server, outgoing_messages(2), pipelining=level)
+    assert (feed.outcomes[1].ending, end.trouble) == (ending, Trouble.CONNECTION)
+    assert server.wait_closed()
+
+
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
+def test_reply_before_its_command_delivers_nothing(server: SmtpServer, stage: str) -> None:
+    """Taken as the final reply, it would call a message sent whose body never left."""
+    answer = b"354 go ahead\r\n" if stage == "data" else b"250 ok\r\n"
+    server.on(stage, raw=answer + b"250 2.0.0 queued\r\n" * 3)
+    feed, end = transmit(server, outgoing_messages(2), pipelining="off")
+    assert (feed.outcomes[1].ending, feed.outcomes[1].trouble) == (Ending.TEMPORARY, Trouble.CONNECTION)
+    assert "without its command" in feed.outcomes[1].error and server.messages == []
+
+
+def test_message_accepted_in_one_breath_with_noise_stays_accepted(server: SmtpServer, level: str) -> None:
+    """Else it would be sent twice."""
+    server.on("final", raw=b"250 2.0.0 queued\r\n250 and more\r\nnoise\r\n", accept=True)
+    feed, end = transmit(server, [outgoing()], pipelining=level)
+    assert feed.outcomes[1].ending is Ending.ACCEPTED and len(server.messages) == 1
+    assert (end.trouble, end.reconnect, end.error_code) == (Trouble.NONE, True, "provider")
+
+
+def test_reply_before_the_end_of_a_large_body_is_not_taken_for_its_250(server: SmtpServer) -> None:
+    server.on("body", after=100_000, raw=b"250 2.0.0 queued\r\n", times=1)
+    feed, _ = transmit(server, [outgoing(body=b"x" * 78 + b"\r\n" * 10_000_000)])
+    assert feed.outcomes[1].ending is Ending.TEMPORARY and server.messages == []
+
+
+def test_noise_while_idle_ends_the_session_and_harms_nothing(server: SmtpServer) -> None:
+    async def main() -> SessionEnd:
+        session = await SmtpTransport().open(login_to(server))
+        feed = OpenFeed(outgoing_messages(1))
+        running = asyncio.ensure_future(session.run(feed))
+        await feed.idle.wait()
+        server.say(b"250 unasked\r\n")
+        return await asyncio.wait_for(running, PATIENCE)
+
+    end = asyncio.run(main())
+    assert (end.reconnect, end.error_code, end.completed) == (True, "provider", 1)
+
+
+def test_replies_split_into_single_octets_are_read(server: SmtpServer) -> None:
+    """Every reply of a transaction, dribbled: each octet its own segment."""
+    feed_bytes = b"250-first\r\n250 2.1.0 ok\r\n"
+
+    async def main() -> bool:
+        session = await SmtpTransport().open(login_to(server, pipelining="off"))
+        rule = server.on("mail", stall=True)
+        feed = OpenFeed([outgoing()])
+        running = asyncio.ensure_future(session.run(feed))
+        assert await asyncio.to_thread(rule.reached.wait, 60)
+        for position in range(len(feed_bytes)):
+            server.say(feed_bytes[position : position + 1])
+            await asyncio.sleep(0)
+        rule.raw = b""
+        server.release(rule)
+        await asyncio.wait({running, asyncio.ensure_future(feed.idle.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        feed.close()
+        await running
+        # RCPT was answered by 503, as this server was never told of MAIL: so MAIL's dribbled reply was read as one.
+        return feed.outcomes[1].phase == "rcpt"
+
+    assert asyncio.run(main())
+
+
+# Before the login aiosmtplib reads, which takes "250ok" for a 250 and the last code of several: both do no harm there.
+OPENING_NOISE = [*(noise for noise in NOISE if noise[:3] != b"250" or len(noise) > 1000), b"220-hello\r\n" * 100_000]
+
+
+@pytest.mark.parametrize("noise", OPENING_NOISE, ids=range(len(OPENING_NOISE)))
+@pytest.mark.parametrize("stage", ["greeting", "ehlo"])
+def test_noise_while_opening_is_bounded_in_memory(server: SmtpServer, stage: str, noise: bytes) -> None:
+    server.on(stage, raw=noise)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConnectError) as failed:
+            transmit(server, [outgoing()], timeout=0.5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert failed.value.trouble is Trouble.CONNECTION
+    assert len(str(failed.value)) <= 160 and str(failed.value).isprintable()
+    # The server of this test runs in the same process and holds what the socket does not take.
+    assert peak < 25_000_000
+    assert server.wait_closed()

@@ -1,0 +1,172 @@
+"""Parcels and feeds for tests of transports, and a way to run one session over them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prx_email_django.rules.outcomes import Outcome
+from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage, SessionEnd, Transport
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.transports.smtp.session import SmtpSession
+from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.smtp_script import PATIENCE, Rule
+from tests.support.smtp_server import SmtpServer
+
+BODY = b"Subject: hello\r\nTo: bob@example.org\r\n\r\nHello, Bob.\r\n"
+
+
+def outgoing(number: int = 1, *recipients: str, **options: Any) -> OutgoingMessage:
+    """A parcel to bob@example.org, or to others."""
+    options = {"sender": "ann@example.org", "body": BODY, **options}
+    return OutgoingMessage(id=number, recipients=recipients or ("bob@example.org",), **options)
+
+
+def outgoing_messages(count: int, **options: Any) -> list[OutgoingMessage]:
+    """Parcels 1 to ``count``, each to a recipient of its own (``r1@example.org``…)."""
+    return [outgoing(number, f"r{number}@example.org", **options) for number in range(1, count + 1)]
+
+
+class ListFeed:
+    """Gives a list; ``ahead=False`` gives it only to who waits, so that nothing is sent ahead."""
+
+    def __init__(self, outgoing_messages: Iterable[OutgoingMessage], *, ahead: bool = True) -> None:
+        self._queue = deque(outgoing_messages)
+        self._ahead = ahead
+        #: Ids in the order in which they were taken, and those of them that are still out.
+        self.taken: list[int] = []
+        self._out: set[int] = set()
+        self.outcomes: dict[int, Outcome] = {}
+        #: Ids in the order in which they were reported.
+        self.order: list[int] = []
+
+    def take(self) -> OutgoingMessage | None:
+        return self._pop() if self._ahead else None
+
+    async def wait(self) -> OutgoingMessage | None:
+        return self._pop()
+
+    def report(self, outgoing: OutgoingMessage, outcome: Outcome) -> None:
+        assert outgoing.id in self._out, f"{outgoing.id} was never taken, or is reported twice"
+        self._out.remove(outgoing.id)
+        assert set(outcome.recipients) == set(outgoing.recipients)
+        self.outcomes[outgoing.id] = outcome
+        self.order.append(outgoing.id)
+
+    def _pop(self) -> OutgoingMessage | None:
+        if not self._queue:
+            return None
+        outgoing = self._queue.popleft()
+        self.taken.append(outgoing.id)
+        self._out.add(outgoing.id)
+        return outgoing
+
+    @property
+    def left(self) -> list[int]:
+        """Ids that nobody took."""
+        return [outgoing.id for outgoing in self._queue]
+
+    def check(self) -> None:
+        """Everything that was taken has been reported."""
+        assert not self._out
+
+
+class OpenFeed(ListFeed):
+    """Stays open when it is empty: ``wait`` waits for ``put`` or ``close``; ``idle`` is set while it does."""
+
+    def __init__(self, outgoing_messages: Iterable[OutgoingMessage] = ()) -> None:
+        super().__init__(outgoing_messages)
+        self.idle = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    async def wait(self) -> OutgoingMessage | None:
+        while not self._queue and not self._closed:
+            self.idle.set()
+            self._changed.clear()
+            await self._changed.wait()
+            self.idle.clear()
+        return self._pop()
+
+    def put(self, outgoing: OutgoingMessage) -> None:
+        self._queue.append(outgoing)
+        self._changed.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+
+def login_to(server: SmtpServer, **options: Any) -> ConnectionSettings:
+    """A login that fits the server: its security, its first user or token."""
+    security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
+    values: dict[str, Any] = {"host": "localhost" if server.tls else server.host, "port": server.port}
+    values |= {"security": security, "auth_method": "none", "tls_ca_file": server.ca_file or None}
+    values |= {"timeout": PATIENCE, "final_timeout": PATIENCE, "max_messages": 1000}
+    if server.users:
+        user, password = next(iter(server.users.items()))
+        values |= {"auth_method": "password", "user": user, "password": password}
+    elif server.tokens:
+        user, token = next(iter(server.tokens.items()))
+        values |= {"auth_method": "xoauth2", "user": user, "token": token}
+    return ConnectionSettings(**values | options)
+
+
+async def run_session(transport: Transport, settings: ConnectionSettings, feed: ListFeed) -> SessionEnd:
+    """Open a session and let it run; checks that everything taken was reported."""
+    session = await transport.open(settings)
+    end = await session.run(feed)
+    feed.check()
+    return end
+
+
+def transmit(
+    server: SmtpServer, outgoing_messages: Iterable[OutgoingMessage], *, ahead: bool = True, **options: Any
+) -> tuple[ListFeed, SessionEnd]:
+    """One real session over these parcels; ``options`` are the login's."""
+    feed = ListFeed(outgoing_messages, ahead=ahead)
+    end = asyncio.run(run_session(SmtpTransport(), login_to(server, **options), feed))
+    return feed, end
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other tasks of the loop, or its sockets, bring about."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def run_until_silent(
+    loop: FakeClockLoop, session: SmtpSession, feed: ListFeed, rule: Rule
+) -> asyncio.Task[SessionEnd]:
+    """Let a session run until the rule has stalled it and it has read all that was answered before."""
+    running = asyncio.ensure_future(session.run(feed))
+    assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
+    phase = {"final": "body"}.get(rule.stage, rule.stage)
+    await until(lambda: session._state.current is not None and session._state.current.phase == phase)
+    assert not running.done()
+    return running
+
+
+def transmit_into_silence(
+    server: SmtpServer, outgoing_messages: Iterable[OutgoingMessage], rule: Rule, *, seconds: float, **options: Any
+) -> tuple[ListFeed, SessionEnd]:
+    """One session, which a rule stalls, and which so many seconds of silence must end: neither later nor earlier.
+
+    They pass on the loop's own clock, so that a thread that is held up anywhere changes nothing.
+    """
+    feed = ListFeed(outgoing_messages)
+
+    async def main(loop: FakeClockLoop) -> SessionEnd:
+        session = await SmtpTransport().open(login_to(server, **options))
+        running = await run_until_silent(loop, session, feed, rule)
+        await loop.jump(seconds - 0.1)
+        assert not running.done(), "the deadline is too early"
+        await loop.jump(0.2)
+        assert running.done(), "the deadline is too late"
+        return await running
+
+    end = run_jumping(main)
+    feed.check()
+    return feed, end

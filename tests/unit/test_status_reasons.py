@@ -1,0 +1,206 @@
+"""The sentences on why something waits: each names its cause, and when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.utils import timezone, translation
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prx_email_django.limits.windows import rolled
+from prx_email_django.rules.rates import BUCKETS, RateLimit
+from prx_email_django.states import ErrorCode, Status
+from prx_email_django.status.reasons import (
+    AccountFacts,
+    MessageFacts,
+    Pause,
+    ReachedLimit,
+    account_sentence,
+    advice,
+    message_sentence,
+    pause_in_force,
+    reached,
+)
+
+NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
+SOON = NOW + timedelta(minutes=5)
+MAIN = AccountFacts(name="main", max_connections=3)
+DUE = MessageFacts(status=Status.PENDING, next_attempt_at=NOW)
+
+
+@pytest.fixture(autouse=True)
+def plain_english() -> Iterator[None]:
+    with timezone.override(UTC), translation.override("en"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (MAIN, "may send"),
+        (replace(MAIN, connection_failures=1), "may send; the last connection failed"),
+        (replace(MAIN, connection_failures=2), "may send; the last 2 connections failed"),
+        (replace(MAIN, is_active=False), "the account is switched off, until a person switches it on"),
+        (
+            replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False)),
+            "paused until 14:05: authentication refused (535 5.7.8)",
+        ),
+        (
+            replace(MAIN, pause=Pause("moving", SOON + timedelta(days=1))),
+            "paused by a person until 2026-11-25 14:05: moving",
+        ),
+        (replace(MAIN, pause=Pause("moving")), "paused until a person resumes it: moving"),
+        (replace(MAIN, outbox=Pause("holidays", SOON)), "everything is paused by a person until 14:05: holidays"),
+        (
+            replace(
+                MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)), ReachedLimit("90/hour", SOON))
+            ),
+            "limit 90/hour reached, goes on at 14:05",
+        ),
+        (
+            replace(MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)),)),
+            "limit 30/minute reached, goes on at 14:00:03",
+        ),
+        (replace(MAIN, connections=3), "all 3 connections are in use"),
+        (replace(MAIN, connections=1, probing=True), "one message is being tried first, after a pause"),
+        (replace(MAIN, probing=True), "may send"),
+        (replace(MAIN, connections=1, max_connections=1), "its 1 connection is in use"),
+    ],
+)
+def test_an_account_that_sends_nothing_tells_why(facts: AccountFacts, sentence: str) -> None:
+    assert account_sentence(facts, now=NOW) == sentence
+
+
+def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
+    facts = replace(MAIN, connections=3, reached=(ReachedLimit("1/day", SOON),), pause=Pause("x"), outbox=Pause("y"))
+    assert account_sentence(replace(facts, is_active=False), now=NOW).startswith("the account is switched off")
+    assert "y" in account_sentence(facts, now=NOW)
+    assert "x" in account_sentence(replace(facts, outbox=None), now=NOW)
+    assert "1/day" in account_sentence(replace(facts, outbox=None, pause=None), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (DUE, "due, waiting for a worker"),
+        (replace(DUE, next_attempt_at=SOON), "to be sent at 14:05"),
+        (
+            MessageFacts(
+                Status.FAILED, SOON, error_code=ErrorCode.PROVIDER, error="451 4.3.0 busy", retries=1, attempts=1
+            ),
+            "next attempt at 14:05: refused by the server (451 4.3.0 busy)",
+        ),
+        (
+            MessageFacts(Status.FAILED, error_code=ErrorCode.PROVIDER, error="550 no", retries=1, attempts=1),
+            "at rest: refused by the server (550 no), until a person retries it",
+        ),
+        (MessageFacts(Status.FAILED, error_code=ErrorCode.CANCELLED), "at rest: cancelled, until a person retries it"),
+        (MessageFacts(Status.FAILED), "at rest, until a person retries it"),
+        (MessageFacts(Status.PENDING), "not due by itself, until a person retries it"),
+        (
+            MessageFacts(Status.FAILED, error_code=ErrorCode.LOST_CLAIM, attempts=1),
+            "at rest: worker lost, until a person retries it; it may have been delivered",
+        ),
+        (
+            MessageFacts(Status.FAILED, SOON, error_code=ErrorCode.UNKNOWN_OUTCOME, attempts=1),
+            "next attempt at 14:05: outcome unknown; it may have been delivered",
+        ),
+        (
+            MessageFacts(Status.FAILED, error_code="new_code", error="?"),
+            "at rest: new_code (?), until a person retries it",
+        ),
+        (MessageFacts(Status.SENDING, claim_expires_at=SOON), "being sent"),
+        (
+            MessageFacts(Status.SENDING, claim_expires_at=NOW),
+            "its worker was lost while sending: the next drain tries it again or puts it at rest",
+        ),
+        (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00"),
+        (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00"),
+        (
+            MessageFacts(
+                Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"
+            ),
+            "accepted by the server at 14:00:00, but not for everybody: 550 5.1.1 nobody lives here",
+        ),
+        (replace(DUE, expires_at=NOW), "too old: the next drain puts it at rest"),
+        (replace(DUE, gives_up_at=NOW - timedelta(days=1)), "too old: the next drain puts it at rest"),
+    ],
+)
+def test_a_message_tells_where_it_stands(facts: MessageFacts, sentence: str) -> None:
+    assert message_sentence(facts, MAIN, now=NOW) == sentence
+
+
+def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
+    paused = replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False))
+    assert message_sentence(DUE, paused, now=NOW) == (
+        "its account is paused until 14:05: authentication refused (535 5.7.8)"
+    )
+    switched_off = replace(paused, is_active=False)
+    assert message_sentence(DUE, switched_off, now=NOW) == "the account is switched off, until a person switches it on"
+    later = replace(DUE, next_attempt_at=NOW + timedelta(hours=1))
+    assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00"
+
+
+def test_times_are_told_in_the_zone_of_the_reader() -> None:
+    with timezone.override("Asia/Tokyo"):
+        assert account_sentence(replace(MAIN, pause=Pause("x", SOON)), now=NOW) == "paused by a person until 23:05: x"
+
+
+@pytest.mark.parametrize(
+    ("reason", "until", "is_paused"),
+    [("", None, False), ("x", None, True), ("x", NOW, False), ("x", SOON, True), ("", SOON, False)],
+)
+def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, is_paused: bool) -> None:
+    assert (pause_in_force(reason, until, by_person=True, now=NOW) is not None) is is_paused
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("TLS failed (TLS: WRONG_VERSION_NUMBER)", "STARTTLS"),
+        ("TLS failed (TLS: unable to get local issuer certificate)", "TLS_CA_FILE"),
+        ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "names it"),
+        ("connection failed: smtp.exmaple.com:465: Name or service not known", "DNS"),
+        ("connection failed: 127.0.0.1:1: Connection refused", "firewall"),
+        ("no answer in time from smtp.example.com:465", "STARTTLS"),
+        ("authentication refused (535 5.7.8 Authentication credentials invalid)", "app password"),
+        ("authentication refused (the server offers no usable authentication mechanism (it offers nothing))", "TLS"),
+    ],
+)
+def test_a_pause_is_told_with_what_may_help(reason: str, word: str) -> None:
+    assert word in advice(reason)
+
+
+@pytest.mark.parametrize("reason", ["", "moving house", "550 5.7.1 quota used up"])
+def test_no_advice_is_made_up(reason: str) -> None:
+    assert advice(reason) == ""
+
+
+@given(
+    count=st.integers(1, 60),
+    spent=st.lists(st.integers(0, 30), max_size=BUCKETS),
+    age=st.integers(-2, 2 * BUCKETS),
+    seconds=st.integers(0, 59),
+)
+def test_the_time_told_is_when_a_permit_can_be_had(count: int, spent: list[int], age: int, seconds: int) -> None:
+    """Held against the code that gives permits out."""
+    limit = RateLimit(count, 60)
+    now = NOW + timedelta(seconds=seconds)
+    bucket = int(now.timestamp() // limit.bucket_seconds) - age
+
+    def free(moment: datetime) -> bool:
+        newest, counts = rolled(bucket, spent, int(moment.timestamp() // limit.bucket_seconds))
+        return sum(counts) < count
+
+    told = reached(limit, bucket=bucket, counts=spent, now=now)
+    if told is None:
+        assert free(now)
+        return
+    assert told.limit == f"{count}/minute"
+    assert told.free_at > now
+    assert free(told.free_at)
+    assert not free(told.free_at - timedelta(seconds=limit.bucket_seconds))
