@@ -7,16 +7,19 @@ network's event loop; nothing here knows the database.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class OutgoingMessage:
-    """One message, ready for the wire."""
+    """One message, rendered and ready to transmit.
+
+    The sender of the message may refuse it while it is under way: a subclass overrides ``may_write`` and
+    ``may_continue``.
+    """
 
     #: The message's primary key, for logs only.
     id: int
@@ -24,17 +27,24 @@ class OutgoingMessage:
     sender: str
     #: Envelope recipients, each once.
     recipients: tuple[str, ...]
-    #: RFC 5322 octets, CRLF line ends, not dot-stuffed.  A large one is dropped when it begins to be written.
+    #: RFC 5322 bytes, CRLF line ends, not dot-stuffed.  The session drops a large body when it begins to write it.
     body: bytes
     #: Needs SMTPUTF8 (a non-ASCII local part in the envelope or a UTF-8 header).
     utf8: bool = False
-    #: Has octets above 127: needs 8BITMIME.
+    #: Has bytes above 127: needs 8BITMIME.
     eight_bit: bool = False
-    #: Judged at the instant before MAIL and before the body is written: do claim, slot and permit still hold?
-    #: False: the parcel is reported ``UNTOUCHED`` and nothing of it is written.
-    may_write: Callable[[], bool] = lambda: True
-    #: The same judgement before other commands: nothing is begun by asking.
-    still_may: Callable[[], bool] = lambda: True
+
+    def may_write(self) -> bool:
+        """Whether MAIL, or the body, may be written now: do claim, slot and permit still hold?
+
+        The session calls it immediately before it writes MAIL and again before the body.  True may therefore count as
+        "written".  False: nothing is written and the message is reported ``UNTOUCHED``.
+        """
+        return True
+
+    def may_continue(self) -> bool:
+        """The same question before any other command; asking it has no effect."""
+        return True
 
 
 class Feed(Protocol):

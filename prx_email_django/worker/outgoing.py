@@ -38,11 +38,25 @@ class Held:
         return self.claim.id
 
 
+class JobMessage(OutgoingMessage):
+    """A job's message: the job decides whether it may still be written."""
+
+    job: Job | None = None
+
+    def may_write(self) -> bool:
+        """Whether MAIL, or the body, may be written now."""
+        return self.job is not None and self.job.may_write()
+
+    def may_continue(self) -> bool:
+        """Whether any other command may be written now."""
+        return self.job is not None and self.job.still_may()
+
+
 class Job(Held):
     """One claimed message on its way through the network."""
 
     def __init__(
-        self, claim: Claim, route: Route, outgoing: OutgoingMessage, *, clock: Clock, permits: tuple[Permits, ...]
+        self, claim: Claim, route: Route, outgoing: JobMessage, *, clock: Clock, permits: tuple[Permits, ...]
     ) -> None:
         super().__init__(claim, permits)
         self.route = route
@@ -53,7 +67,7 @@ class Job(Held):
         self.body_written = False
         self.cancelled = False
         self._lock = threading.Lock()
-        outgoing.may_write, outgoing.still_may = self.may_write, self.still_may
+        outgoing.job = self
 
     @property
     def permits_end(self) -> float:
@@ -81,7 +95,7 @@ class Job(Held):
 
         Job and parcel refer to each other: left to themselves, a body would stay until the garbage collector comes by.
         """
-        self.outgoing.may_write = self.outgoing.still_may = _never
+        self.outgoing.job = None
         self.outgoing.body = b""
 
     def cancel(self) -> bool:
@@ -89,10 +103,6 @@ class Job(Held):
         with self._lock:
             self.cancelled = not self.body_written
             return self.cancelled
-
-
-def _never() -> bool:
-    return False
 
 
 def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
@@ -107,7 +117,7 @@ def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
         return _broken(ErrorCode.ATTACHMENT, str(error))
     except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is the host's code, and content is anybody's)
         return _broken(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
-    outgoing = OutgoingMessage(
+    outgoing = JobMessage(
         id=claim.id,
         sender=sender,
         recipients=route.envelope,

@@ -18,10 +18,30 @@ from tests.support.smtp_server import SmtpServer
 BODY = b"Subject: hello\r\nTo: bob@example.org\r\n\r\nHello, Bob.\r\n"
 
 
+class RefusableMessage(OutgoingMessage):
+    """A message that the test may refuse at each of the session's questions."""
+
+    def __init__(
+        self,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        may_continue: Callable[[], bool] = lambda: True,
+        **values: Any,
+    ) -> None:
+        super().__init__(**values)
+        self._may_write, self._may_continue = may_write, may_continue
+
+    def may_write(self) -> bool:
+        return self._may_write()
+
+    def may_continue(self) -> bool:
+        return self._may_continue()
+
+
 def outgoing(number: int = 1, *recipients: str, **options: Any) -> OutgoingMessage:
-    """A parcel to bob@example.org, or to others."""
+    """A message to bob@example.org, or to ``recipients``; ``options`` are those of ``RefusableMessage``."""
     options = {"sender": "ann@example.org", "body": BODY, **options}
-    return OutgoingMessage(id=number, recipients=recipients or ("bob@example.org",), **options)
+    return RefusableMessage(id=number, recipients=recipients or ("bob@example.org",), **options)
 
 
 def outgoing_messages(count: int, **options: Any) -> list[OutgoingMessage]:

@@ -37,7 +37,7 @@ async def transact(state: SessionState, transaction: MailTransaction) -> None:
     await _name_recipients(state, transaction)
     if not transaction.accepted:
         await _all_refused(state, transaction)
-    elif state.stepwise and not transaction.outgoing.still_may():
+    elif state.stepwise and not transaction.outgoing.may_continue():
         state.must_reset = True
         state.report(transaction, transaction.untouched(state.peer))
     else:

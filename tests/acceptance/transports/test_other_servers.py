@@ -42,7 +42,7 @@ class Inbox:
 
 
 def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
-    return AuthResult(success=(data.settings, data.password) == (b"ann", b"secret"), handled=False)
+    return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"), handled=False)
 
 
 class PatientController(Controller):

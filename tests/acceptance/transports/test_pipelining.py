@@ -218,7 +218,7 @@ def test_no_message_is_sent_ahead_beyond_the_last_of_a_connection(server: SmtpSe
 
 
 def test_right_lost_step_by_step_resets_and_goes_on(server: SmtpServer) -> None:
-    feed, end = transmit(server, [outgoing(1, still_may=lambda: False), outgoing(2)], pipelining="off")
+    feed, end = transmit(server, [outgoing(1, may_continue=lambda: False), outgoing(2)], pipelining="off")
     assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.UNTOUCHED, Ending.ACCEPTED)
     assert (server.lines("RSET"), end.reconnect) == (["RSET"], False)
 

@@ -38,7 +38,7 @@ def test_no_mail_is_written_when_the_right_is_lost_while_rset_is_answered() -> N
     with SmtpServer() as server:
         server.refuse("no@example.org")
         rule = server.on("rset", stall=True)
-        second = outgoing(2, may_write=lambda: rights["held"], still_may=lambda: rights["held"])
+        second = outgoing(2, may_write=lambda: rights["held"], may_continue=lambda: rights["held"])
         feed = ListFeed([outgoing(1, "no@example.org"), second])
 
         async def main() -> None:
