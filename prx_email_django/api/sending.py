@@ -8,31 +8,29 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError
-from django.db.models import Q
 
-from prx_email_django.api.answers import PAUSED, answer, why_given_back, why_no_connection, why_paused
+from prx_email_django.api.answers import LIMITED, PAUSED, answer, limit_sentence, pause_sentence
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
-from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
 from prx_email_django.compose.message import Addresses, Message, compose
 from prx_email_django.compose.validation import check_instant
-from prx_email_django.conf import outbox_settings, parse_duration
+from prx_email_django.conf import parse_duration
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits.pauses import account_state, is_paused
-from prx_email_django.limits.slots import Slot, acquire_slot, acquire_slot_heeding_pause, release_slots
+from prx_email_django.limits.pauses import known_state
+from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
-from prx_email_django.store.db import atomic, clock_for, fresh_connection, retried
-from prx_email_django.store.insert import Draft, insert
+from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.store.claims import Claim
+from prx_email_django.store.db import fresh_connection
+from prx_email_django.store.insert import Draft, insert, insert_claimed
 from prx_email_django.store.operations import check_retry, claim_one, requeue
-from prx_email_django.store.outbox import check_instance, outbox_state
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
-from prx_email_django.worker.account import LIMITED
+from prx_email_django.store.outbox import outbox_and_clock
 from prx_email_django.worker.drain import Drain
-from prx_email_django.worker.single import deliver, give_up, simulate
+from prx_email_django.worker.single import deliver, expire_now, simulate
 
 logger = logging.getLogger("prx_email_django")
 
@@ -103,74 +101,66 @@ def send_message(
 ) -> SendResult:
     """``send``, once its arguments are in one value."""
     mode = _mode(failure_mode)
-    found = resolve_account(account)
+    found = account_to_send(account)
     check_instant("now", now)
-    clock = clock_for(now)
-    draft = compose(message, account=found, now=clock.now)
-    check_instance()
+    outbox, clock = outbox_and_clock(now)
+    draft = compose(message, account=found, now=clock.now, largest=known_state(found).size_limit)
     if mode is not None:
-        claim, row = _insert_claimed(draft, clock=clock)
-        if claim is not None and not give_up(claim, clock=clock):
-            simulate(claim, mode, clock=clock)
-        return answer(row.pk)
-    if _is_paused(found, clock=clock):
-        return _left_pending(draft, PAUSED, why_paused(found, clock=clock), clock=clock)
+        return _simulated(draft, mode, clock=clock)
+    if paused := pause_sentence(found, outbox, clock=clock):
+        return _left_pending(draft, PAUSED, paused, clock=clock)
     return _with_slot(found, lambda slot: _send_with(slot, draft, clock=clock), heed_pause=True, clock=clock)
 
 
+def _simulated(draft: Draft, mode: FailureMode, *, clock: Clock) -> SendResult:
+    claim = insert_claimed(draft, clock=clock)
+    if not isinstance(claim, Claim):
+        return answer(claim)
+    if not expire_now(claim, draft.account, clock=clock):
+        simulate(claim, draft.account, mode, clock=clock)
+    return answer(claim.message)
+
+
 def _with_slot(
-    account: Account, attempt: Callable[[Slot | None], SendResult], *, heed_pause: bool, clock: Clock
+    account: Account, attempt: Callable[[Slot | Obstacle], SendResult], *, heed_pause: bool, clock: Clock
 ) -> SendResult:
-    """Make an attempt with a slot, or without one where all are taken; whatever ends it, the slot is given back."""
+    """Make an attempt with a slot, or without one where none is free; the slot is released whatever happens."""
     noted: set[Slot] = set()
     try:
-        acquire = acquire_slot_heeding_pause if heed_pause else acquire_slot
-        return attempt(acquire(account, noted=noted, clock=clock))
+        heeding = known_state(account) if heed_pause else None
+        return attempt(slot_or_obstacle(account, noted=noted, clock=clock, heeding=heeding))
     except BaseException as error:
         try:
             if not isinstance(error, Exception):
                 fresh_connection()
             release_slots(noted)  # once more does no harm: each has a token of its own
         except DatabaseError:
-            logger.exception("account %s: a slot could not be given back; its lease will tell", account)
+            logger.exception("account %s: a slot could not be released; its lease will tell", account)
         raise
 
 
-def _send_with(slot: Slot | None, draft: Draft, *, clock: Clock) -> SendResult:
-    if slot is None:
-        why = why_no_connection(draft.account, heed_pause=True, clock=clock)
-        return _left_pending(draft, LIMITED, why, clock=clock)
-    claim, row = _insert_claimed(draft, clock=clock)
-    if claim is None or give_up(claim, clock=clock):
+def _send_with(slot: Slot | Obstacle, draft: Draft, *, clock: Clock) -> SendResult:
+    if isinstance(slot, Obstacle):
+        return _left_pending(draft, LIMITED, limit_sentence(slot, clock=clock), clock=clock)
+    claim = insert_claimed(draft, clock=clock)
+    if not isinstance(claim, Claim):
         release_slots([slot])
-        return answer(row.pk)
-    code = deliver(claim, slot, clock=clock)
-    if not code:
-        return answer(row.pk)
+        return answer(claim)
+    if expire_now(claim, draft.account, clock=clock):
+        release_slots([slot])
+        return answer(claim.message)
+    message, obstacle = deliver(claim, draft.account, slot, clock=clock)
+    if obstacle is None:
+        return answer(message)
     wake_on_commit()
-    return answer(row.pk, code=code, error=why_given_back(draft.account, clock=clock))
-
-
-@retried
-def _insert_claimed(draft: Draft, *, clock: Clock) -> tuple[Claim | None, OutboxMessage]:
-    """Insert and claim in one transaction, so that no drain takes the row between; a known key is not claimed."""
-    lease = Lease(outbox_settings().lease)
-    with atomic():
-        row, is_new = insert(draft, clock=clock)
-        if not is_new:
-            return None, row
-        claim_ids([row.pk], guard=Q(), lease=lease, clock=clock)
-    return load_claims([row.pk], lease=lease)[0], row
+    message.refresh_from_db()
+    return answer(message, code=LIMITED, error=limit_sentence(obstacle, clock=clock))
 
 
 def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendResult:
     row, is_new = insert(draft, clock=clock)
     wake_on_commit()
-    return answer(row.pk, code=code if is_new else "", error=error)
-
-
-def _is_paused(account: Account, *, clock: Clock) -> bool:
-    return is_outbox_paused(outbox_state(), now=clock.now) or is_paused(account_state(account), now=clock.now)
+    return answer(row, code=code if is_new else "", error=error)
 
 
 def retry_outbox(
@@ -189,38 +179,36 @@ def retry_outbox(
     check_outside_transaction("retry_outbox")
     mode = _mode(failure_mode)
     check_instant("now", now)
-    clock = clock_for(now)
-    check_instance()
+    _, clock = outbox_and_clock(now)
     message = check_retry(_row(outbox_id), outbox_id, clock=clock, force=force)
-    account, outbox_id = resolve_account(message.account), message.pk  # a form's id is text
+    account = account_to_send(message.account_id)
     if mode is not None:
-        simulate(claim_one(outbox_id, clock=clock, force=force), mode, clock=clock)
-        return answer(outbox_id)
-    return _with_slot(
-        account, lambda slot: _retry_with(slot, message, force=force, clock=clock), heed_pause=False, clock=clock
-    )
+        claim = claim_one(message.pk, clock=clock, force=force)
+        simulate(claim, account, mode, clock=clock)
+        return answer(claim.message)
+
+    def attempt(slot: Slot | Obstacle) -> SendResult:
+        if isinstance(slot, Obstacle):
+            return _requeued(message, slot, clock=clock)
+        claim = claim_one(message.pk, clock=clock, force=force)
+        row, obstacle = deliver(claim, account, slot, clock=clock)
+        return answer(row) if obstacle is None else _requeued(message, obstacle, clock=clock)
+
+    return _with_slot(account, attempt, heed_pause=False, clock=clock)
 
 
 def _row(outbox_id: int) -> OutboxMessage | None:
     try:
-        return OutboxMessage.objects.select_related("account").filter(pk=outbox_id).first()
-    except (TypeError, ValueError):  # what no id can be is the id of nothing
+        return OutboxMessage.objects.filter(pk=outbox_id).first()
+    except (TypeError, ValueError):  # a value that no id can have is the id of nothing
         return None
 
 
-def _retry_with(slot: Slot | None, message: OutboxMessage, *, force: bool, clock: Clock) -> SendResult:
-    if slot is None:
-        why = why_no_connection(message.account, heed_pause=False, clock=clock)
-        return _requeued(message.pk, why, clock=clock)
-    if deliver(claim_one(message.pk, clock=clock, force=force), slot, clock=clock):
-        return _requeued(message.pk, why_given_back(message.account, clock=clock), clock=clock)
-    return answer(message.pk)
-
-
-def _requeued(outbox_id: int, error: str, *, clock: Clock) -> SendResult:
-    changed = requeue([outbox_id], clock=clock, force=True).changed
+def _requeued(message: OutboxMessage, obstacle: Obstacle, *, clock: Clock) -> SendResult:
+    changed = requeue([message.pk], clock=clock, force=True).changed
     wake_on_commit()
-    return answer(outbox_id, code=LIMITED if changed else "", error=error)
+    message.refresh_from_db()
+    return answer(message, code=LIMITED if changed else "", error=limit_sentence(obstacle, clock=clock))
 
 
 def drain(
@@ -252,10 +240,10 @@ def drain(
     check_instant("now", now)
     if limit is not None and limit < 0:
         raise InvalidMessage("limit: must not be negative", code="invalid_option")
-    clock = clock_for(now)
-    check_instance()
+    outbox, clock = outbox_and_clock(now)
     return Drain(
         clock=clock,
+        outbox=outbox,
         limit=limit,
         accounts=_accounts(accounts),
         time_budget=_seconds(time_budget),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from email.headerregistry import Address
 from typing import TypeAlias
 
+from django.db.models import QuerySet
+
 from prx_email_django.conf import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
+from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
 
 AccountRef: TypeAlias = Account | int | str
@@ -18,23 +21,46 @@ def resolve_account(account: AccountRef | None, *, active: bool = True) -> Accou
     Raises:
         AccountUnavailable: there is none, or it is switched off.
     """
-    if account is None or account == "":
-        account = outbox_settings().default_account
-        if not account:
-            raise AccountUnavailable(
-                "no account was named; name one, or set DEFAULT_ACCOUNT in PRX_EMAIL", code="no_default_account"
-            )
-    found = account if isinstance(account, Account) else _look_up(account)
+    account = _default_if_none(account)
+    found = account if isinstance(account, Account) else _look_up(account, Account.objects.all())
     if found.pk is None:
         raise AccountUnavailable(f"the account “{found.name}” has not been saved", code="account_not_found")
-    if active and not found.is_active:
-        raise AccountUnavailable(f"the account “{found.name}” is switched off", code="account_inactive")
-    return found
+    return _checked(found) if active else found
 
 
-def _look_up(account: int | str) -> Account:
+def account_to_send(account: AccountRef | None) -> Account:
+    """As ``resolve_account``, but read now in any case, together with what workers learned of the account.
+
+    Raises:
+        AccountUnavailable: there is none, or it is switched off.
+    """
+    account = _default_if_none(account)
+    if isinstance(account, Account):
+        if account.pk is None:
+            raise AccountUnavailable(f"the account “{account.name}” has not been saved", code="account_not_found")
+        account = account.pk
+    return _checked(_look_up(account, with_state()))
+
+
+def _default_if_none(account: AccountRef | None) -> AccountRef:
+    if account is None or account == "":
+        account = outbox_settings().default_account
+    if not account:
+        raise AccountUnavailable(
+            "no account was named; name one, or set DEFAULT_ACCOUNT in PRX_EMAIL", code="no_default_account"
+        )
+    return account
+
+
+def _checked(account: Account) -> Account:
+    if not account.is_active:
+        raise AccountUnavailable(f"the account “{account.name}” is switched off", code="account_inactive")
+    return account
+
+
+def _look_up(account: int | str, accounts: QuerySet[Account]) -> Account:
     by = {"name": account} if isinstance(account, str) else {"pk": account}
-    found: Account | None = Account.objects.filter(**by).first()
+    found = accounts.filter(**by).first()
     if found is None:
         raise AccountUnavailable(f"there is no account “{account}”", code="account_not_found")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 
 from prx_email_django.models import Account, AccountState
 from prx_email_django.models.runtime_state import PausedBy
@@ -21,6 +21,20 @@ def account_state(account: Account) -> AccountState:
     """What is known of the account; the row is made where it is missing."""
     state, _ = AccountState.objects.get_or_create(account_id=account.pk)
     return state
+
+
+def with_state() -> QuerySet[Account]:
+    """Accounts, each with what workers learned of it, in one query."""
+    accounts: QuerySet[Account] = Account.objects.select_related("runtime_state")
+    return accounts
+
+
+def known_state(account: Account) -> AccountState:
+    """What was read with the account (see ``with_state``); an empty one where nothing has been learned yet."""
+    try:
+        return account.runtime_state
+    except AccountState.DoesNotExist:
+        return AccountState(account=account)
 
 
 def is_paused(state: AccountState, *, now: datetime) -> bool:

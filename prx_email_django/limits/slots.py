@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +11,9 @@ from django.db import IntegrityError
 from django.db.models import Q
 
 from prx_email_django.limits.pauses import account_state, is_paused
-from prx_email_django.models import Account, ConnectionSlot
+from prx_email_django.models import Account, AccountState, ConnectionSlot
 from prx_email_django.rules.clock import Clock, uptime
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.store.db import atomic, lease_until, retried, worker_name
 
 SLOT_LEASE = timedelta(seconds=60)
@@ -38,13 +39,36 @@ class Slot:
         return self.remaining() >= SLOT_MARGIN
 
 
+def slot_or_obstacle(
+    account: Account, *, noted: set[Slot], clock: Clock, heeding: AccountState | None
+) -> Slot | Obstacle:
+    """A free slot, or one whose holder was lost; an ``Obstacle`` where there is none.
+
+    ``heeding`` is the account's state as it was read last: from a pause that a worker set until the next success, the
+    first slot is to be had and no other.  So one connection at a time probes, over all workers; one whose worker was
+    lost holds up the next for no longer than its slot's lease.  None: pauses are ignored.
+    """
+    probing = heeding is not None and heeding.pause_count > 0
+    slot = acquire_slot(account, noted=noted, clock=clock, first_only=probing)
+    if slot is None:
+        kind = ObstacleKind.PROBE if probing else ObstacleKind.CONNECTIONS
+        return Obstacle(kind, max_connections=account.max_connections)
+    if probing and is_paused(account_state(account), now=clock.now):
+        # The probe before this one has failed meanwhile: its pause was written before its slot was released.
+        release_slots([slot])
+        noted.discard(slot)
+        return Obstacle(ObstacleKind.PROBE)
+    return slot
+
+
 @retried
 def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only: bool = False) -> Slot | None:
     """A free slot, or one whose holder was lost; None: all are taken (``first_only``: number 1 is).
 
-    Each try is one compare-and-set on a row, or one insert that a unique constraint guards.  The slot stands in
-    ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: whoever is ended at any
-    moment gives back what stands there (a commit may have been made although it raised).
+    Each try is one compare-and-set on a row, or one insert that a unique constraint guards.
+
+    The slot stands in ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: who is
+    ended at any moment releases what stands there (a commit may have been made although it raised).
     """
     rows = {row.number: row for row in _rows(account)}
     if _live(rows.values(), clock) >= account.max_connections:
@@ -56,34 +80,19 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
         slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
         noted.add(slot)
         taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
+        if taken and _is_one_too_many(account, rows, clock):
+            release_slots([slot])
+            noted.discard(slot)
+            return None
         if taken:
-            # Fewer than before, and one of the others still taken: two takers may have counted at once.
-            if (
-                max(rows, default=0) > account.max_connections
-                and _live(_rows(account), clock) > account.max_connections
-            ):
-                release_slots([slot])
-                noted.discard(slot)
-                return None
             return slot
         noted.discard(slot)
     return None
 
 
-def acquire_slot_heeding_pause(account: Account, *, noted: set[Slot], clock: Clock) -> Slot | None:
-    """As ``acquire_slot``; from a pause that a worker set until the next success, the first slot and no other.
-
-    So one connection at a time probes, over all workers; one whose worker was lost holds up the next for no longer than
-    its slot's lease.
-    """
-    probing = account_state(account).pause_count > 0
-    slot = acquire_slot(account, noted=noted, clock=clock, first_only=probing)
-    if slot is not None and probing and is_paused(account_state(account), now=clock.now):
-        # The probe before this one has failed meanwhile: its pause was written before its slot was given back.
-        release_slots([slot])
-        noted.discard(slot)
-        return None
-    return slot
+def _is_one_too_many(account: Account, rows: Collection[int], clock: Clock) -> bool:
+    """Whether the account may have fewer slots than before, and others hold too many: two takers may count at once."""
+    return max(rows, default=0) > account.max_connections and _live(_rows(account), clock) > account.max_connections
 
 
 def _rows(account: Account) -> Iterable[ConnectionSlot]:

@@ -10,13 +10,15 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from django.db import IntegrityError
 
 from prx_email_django.models import Account, RateWindow
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
+from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, reached, recipients_ceiling
 from prx_email_django.store.db import atomic, database_now, retried
 
 #: Tries of one compare-and-set before the call does without: other workers are taking permits.
@@ -34,6 +36,12 @@ class Permits:
     buckets: dict[str, int]
     #: Seconds since the epoch (of the call's running clock) at which the first of the buckets ends; inf: no limit.
     ends_at: float = math.inf
+    #: Why fewer were granted than wanted.
+    obstacle: Obstacle | None = None
+
+    def part(self, count: int) -> Permits:
+        """``count`` of these permits, for one message."""
+        return replace(self, count=count)
 
 
 def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock) -> bool:
@@ -62,7 +70,7 @@ def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock
 
 def take_permits(account: Account, wanted: int, *, clock: Clock) -> Permits:
     """Up to ``wanted`` permits for messages: as many as every limit allows now."""
-    return _take(account, "messages", wanted, whole=False, clock=clock)
+    return _take(account, "messages", wanted, clock=clock)
 
 
 def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) -> tuple[Permits, int]:
@@ -72,7 +80,7 @@ def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) ->
     """
     if not any(limit.what == "recipients" for limit in parse_rate_limits(account.rate_limits)):
         return Permits(account.pk, sum(counts), "recipients", {}), len(counts)
-    permits = _take(account, "recipients", sum(counts), whole=False, clock=clock)
+    permits = _take(account, "recipients", sum(counts), clock=clock)
     left, fitting = permits.count, 0
     for count in counts:
         if count > left:
@@ -80,7 +88,10 @@ def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) ->
         left -= count
         fitting += 1
     give_back(permits, left, clock=clock)
-    return Permits(account.pk, permits.count - left, "recipients", permits.buckets, permits.ends_at), fitting
+    obstacle = permits.obstacle
+    if fitting < len(counts) and permits.count > 0:
+        obstacle = Obstacle.too_little_left(account.rate_limits)
+    return replace(permits, count=permits.count - left, obstacle=obstacle), fitting
 
 
 def give_back(permits: Permits, count: int, *, clock: Clock) -> None:
@@ -90,27 +101,40 @@ def give_back(permits: Permits, count: int, *, clock: Clock) -> None:
             _give_back(permits.account_id, key, bucket, count)
 
 
-def _take(account: Account, what: str, wanted: int, *, whole: bool, clock: Clock) -> Permits:
-    limits = [limit for limit in parse_rate_limits(account.rate_limits) if limit.what == what]
-    granted = wanted
+def _take(account: Account, what: str, wanted: int, *, clock: Clock) -> Permits:
+    granted, ends_at = wanted, math.inf
     taken: list[tuple[RateLimit, int, int]] = []
-    ends_at = math.inf
-    for limit in limits:
-        if granted <= 0:
-            break
+    obstacle: Obstacle | None = None
+    for limit in parse_rate_limits(account.rate_limits):
+        if limit.what != what or granted <= 0:
+            continue
         seconds = clock.running.timestamp()
-        bucket = int(seconds // limit.bucket_seconds)
-        bucket, granted = _take_one(account.pk, limit, bucket, granted)
-        taken.append((limit, bucket, granted))
-        ends_at = min(ends_at, (int(seconds // limit.bucket_seconds) + 1) * limit.bucket_seconds)
+        current = int(seconds // limit.bucket_seconds)
+        spent = _take_one(account.pk, limit, current, granted)
+        if spent.granted < granted:
+            found = reached(limit, bucket=spent.newest, counts=spent.counts, now=clock.running)
+            obstacle = Obstacle(ObstacleKind.RATE, reached=found) if found else obstacle
+        granted = spent.granted
+        taken.append((limit, spent.bucket, granted))
+        ends_at = min(ends_at, (current + 1) * limit.bucket_seconds)
     for limit, bucket, count in taken:
         if count > granted:
             _give_back(account.pk, limit.key, bucket, count - granted)
-    return Permits(account.pk, granted, what, {limit.key: bucket for limit, bucket, _ in taken}, ends_at)
+    return Permits(account.pk, granted, what, {limit.key: bucket for limit, bucket, _ in taken}, ends_at, obstacle)
+
+
+class _Spent(NamedTuple):
+    """What one compare-and-set granted from which bucket, and the window after it."""
+
+    bucket: int
+    granted: int
+    newest: int
+    counts: Sequence[int]
 
 
 @retried
-def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> tuple[int, int]:
+def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> _Spent:
+    newest, counts = bucket, [0] * BUCKETS
     for _ in range(TRIES):
         window = _window(account_id, limit.key)
         if window.bucket - bucket >= BUCKETS:
@@ -120,13 +144,13 @@ def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> tu
         newest, counts = rolled(window.bucket, window.counts, bucket)
         granted = min(wanted, limit.count - sum(counts))
         if granted <= 0:
-            return bucket, 0
+            return _Spent(bucket, 0, newest, counts)
         # A worker whose clock is behind spends from the bucket that it believes to be current.
         counts[newest - bucket] += granted
         if _write(window, newest, counts):
-            return bucket, granted
+            return _Spent(bucket, granted, newest, counts)
         time.sleep(random.uniform(0, 0.005))  # noqa: S311
-    return bucket, 0
+    return _Spent(bucket, 0, newest, counts)
 
 
 @retried

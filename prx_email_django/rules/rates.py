@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from prx_email_django.rules.obstacles import ReachedLimit
 
 PERIODS = {"minute": 60, "hour": 3600, "day": 86400}
 #: A period is counted in twentieths; the current one and the twenty before it together never exceed the limit.
@@ -59,3 +63,17 @@ def recipients_ceiling(text: str) -> int | None:
     """The most recipients that one message may have under these limits; None: any number."""
     ceilings = [limit.count for limit in parse_rate_limits(text) if limit.what == "recipients"]
     return min(ceilings) if ceilings else None
+
+
+def reached(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: datetime) -> ReachedLimit | None:
+    """Whether a rate limit is used up.
+
+    ``bucket`` is the number of the newest bucket that was written, ``counts`` what was spent, newest first.
+    """
+    current = max(int(now.timestamp() // limit.bucket_seconds), bucket)
+    spent = [0] * min(current - bucket, BUCKETS) + list(counts)
+    for moved in range(BUCKETS + 1):
+        if sum(spent[: BUCKETS - moved]) < limit.count:
+            free_at = datetime.fromtimestamp((current + moved) * limit.bucket_seconds, UTC)
+            return ReachedLimit(str(limit), free_at) if moved else None
+    raise AssertionError  # pragma: no cover  (a limit is at least 1, and an empty window has spent nothing)

@@ -16,7 +16,8 @@ from django.db.models import Count, F, Min, Q
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
 from prx_email_django.models.runtime_state import PausedBy
-from prx_email_django.rules.rates import parse_rate_limits
+from prx_email_django.rules.obstacles import ReachedLimit
+from prx_email_django.rules.rates import parse_rate_limits, reached
 from prx_email_django.states import WAITING, Status
 from prx_email_django.status import reasons as why
 from prx_email_django.status.reasons import AccountFacts, MessageFacts
@@ -58,7 +59,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     leases = sending.aggregate(
         all=Count("pk"), expired=Count("pk", filter=is_expired), oldest=Min("claim_expires_at", filter=is_expired)
     )
-    everything = why.pause_in_force(state.pause_reason, state.paused_until, by_person=True, now=moment)
+    everything = _outbox_pause(state, moment)
     return {
         "version": VERSION,
         "at": _text(moment),
@@ -107,7 +108,7 @@ def account_facts(
     live = ConnectionSlot.objects.filter(account_id__in=keys, token__isnull=False, expires_at__gt=now)
     slots = dict(live.values_list("account_id").annotate(Count("pk")))
     windows = {(one.account_id, one.limit_key): one for one in RateWindow.objects.filter(account_id__in=keys)}
-    everything = why.pause_in_force(outbox.pause_reason, outbox.paused_until, by_person=True, now=now)
+    everything = _outbox_pause(outbox, now)
     return {
         account.pk: AccountFacts(
             name=account.name,
@@ -122,6 +123,13 @@ def account_facts(
         )
         for account in rows
     }
+
+
+def pause_facts(
+    outbox: OutboxState, state: AccountState, *, now: datetime
+) -> tuple[why.Pause | None, why.Pause | None]:
+    """The pause of the whole outbox and that of an account, where they are in force; no query."""
+    return _outbox_pause(outbox, now), _pause(state, now)
 
 
 def message_facts(message: OutboxMessage) -> MessageFacts:
@@ -176,6 +184,10 @@ def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str
     }
 
 
+def _outbox_pause(outbox: OutboxState, now: datetime) -> why.Pause | None:
+    return why.pause_in_force(outbox.pause_reason, outbox.paused_until, by_person=True, now=now)
+
+
 def _pause(runtime_state: AccountState | None, now: datetime) -> why.Pause | None:
     if runtime_state is None:
         return None
@@ -185,13 +197,13 @@ def _pause(runtime_state: AccountState | None, now: datetime) -> why.Pause | Non
 
 def _reached(
     account: Account, windows: Mapping[tuple[int, str], RateWindow], now: datetime
-) -> tuple[why.ReachedLimit, ...]:
+) -> tuple[ReachedLimit, ...]:
     try:
         limits = parse_rate_limits(account.rate_limits)
     except ValueError:  # written behind the model's back: the page must show the rest all the same
         return ()
     spent = [(limit, windows[account.pk, limit.key]) for limit in limits if (account.pk, limit.key) in windows]
-    found = (why.reached(limit, bucket=row.bucket, counts=row.counts, now=now) for limit, row in spent)
+    found = (reached(limit, bucket=row.bucket, counts=row.counts, now=now) for limit, row in spent)
     return tuple(one for one in found if one is not None)
 
 

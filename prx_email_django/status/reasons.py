@@ -7,15 +7,14 @@ they are made, in the language and the time zone that are active then.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from prx_email_django.rules.rates import BUCKETS, RateLimit
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind, ReachedLimit
 from prx_email_django.states import ErrorCode, Status
 
 #: What is read in the words of servers, of OpenSSL and of the operating system, and what may help.
@@ -70,14 +69,6 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class ReachedLimit:
-    """A rate limit that is used up, and when its next permit is free."""
-
-    limit: str
-    free_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class AccountFacts:
     """What decides whether an account may send now."""
 
@@ -118,20 +109,6 @@ def pause_in_force(reason: str, until: datetime | None, *, by_person: bool, now:
     return Pause(reason, until, by_person) if reason and (until is None or until > now) else None
 
 
-def reached(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: datetime) -> ReachedLimit | None:
-    """Whether a rate limit is used up.
-
-    ``bucket`` is the number of the newest bucket that was written, ``counts`` what was spent, newest first.
-    """
-    current = max(int(now.timestamp() // limit.bucket_seconds), bucket)
-    spent = [0] * min(current - bucket, BUCKETS) + list(counts)
-    for moved in range(BUCKETS + 1):
-        if sum(spent[: BUCKETS - moved]) < limit.count:
-            free_at = datetime.fromtimestamp((current + moved) * limit.bucket_seconds, UTC)
-            return ReachedLimit(str(limit), free_at) if moved else None
-    raise AssertionError  # pragma: no cover  (a limit is at least 1, and an empty window has spent nothing)
-
-
 def account_sentence(account: AccountFacts, *, now: datetime) -> str:
     """Why nothing of this account goes out now, and when it does; or that it may send."""
     return obstacle(account, now=now) or _ready(account)
@@ -147,14 +124,39 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
         return _paused(account.pause, now)
     if account.reached:
         last = max(account.reached, key=lambda one: one.free_at)
-        return _("limit %(limit)s reached, goes on at %(time)s") % {"limit": last.limit, "time": at(last.free_at, now)}
+        return _limit_reached(last, now)
     if account.probing and account.connections:
         return _("one message is being tried first, after a pause")
     if account.connections >= account.max_connections:
-        return ngettext(
-            "its %(count)d connection is in use", "all %(count)d connections are in use", account.max_connections
-        ) % {"count": account.max_connections}
+        return _all_in_use(account.max_connections)
     return ""
+
+
+def _limit_reached(reached: ReachedLimit, now: datetime) -> str:
+    return _("limit %(limit)s reached, goes on at %(time)s") % {
+        "limit": reached.limit,
+        "time": at(reached.free_at, now),
+    }
+
+
+def _all_in_use(count: int) -> str:
+    return ngettext("its %(count)d connection is in use", "all %(count)d connections are in use", count) % {
+        "count": count
+    }
+
+
+def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
+    """Why no attempt could be made, from the reason that the refusal gave."""
+    match obstacle.kind:
+        case ObstacleKind.RATE if obstacle.reached is not None:
+            return _limit_reached(obstacle.reached, now)
+        case ObstacleKind.RECIPIENTS:
+            return _("too little is left of %(limits)s for all its recipients") % {"limits": obstacle.limits}
+        case ObstacleKind.PROBE:
+            return _("one message is being tried first, after a pause")
+        case ObstacleKind.CONNECTIONS:
+            return _all_in_use(obstacle.max_connections)
+    return _("no connection or permit was free at that moment")
 
 
 def advice(reason: str) -> str:

@@ -58,7 +58,6 @@ class Claim:
     recipients: list[ClaimedRecipient]
     attachments: list[Attachment] = field(default_factory=list)
     number: int = 1
-    started_at: datetime | None = None
     #: Addresses that are still open or unknown.
     open_addresses: tuple[str, ...] = field(init=False)
 
@@ -93,23 +92,58 @@ def counters_of(message: OutboxMessage) -> MessageCounters:
     )
 
 
+class RankHead(NamedTuple):
+    """The message of one rank that is due first."""
+
+    rank: int
+    next_attempt_at: datetime
+    pk: int
+
+
+class _Heads:
+    """The head of every rank in use, lowest rank first: a skip scan, since no index serves a sorted read of all ranks.
+
+    One index row each.  (MariaDB reads every row of the account for MIN, and those of sent rows without a lower bound.)
+    ``known`` is a head that was read a moment ago.
+    """
+
+    def __init__(self, account_id: int, known: RankHead | None = None) -> None:
+        self.account_id = account_id
+        self._known = known
+
+    def __iter__(self) -> Iterator[RankHead]:
+        waiting = _queued(self.account_id).filter(status__in=WAITING).order_by("claim_rank", "next_attempt_at", "id")
+        rank = BELOW_ALL_RANKS
+        if self._known is not None:
+            yield self._known
+            rank = self._known.rank
+        columns = ("claim_rank", "next_attempt_at", "pk")
+        while head := waiting.filter(claim_rank__gt=rank).values_list(*columns).first():
+            yield RankHead(*head)
+            rank = head[0]
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimBatch:
-    """What one claim took; ``held``: it stopped at a message that waits for a free connection."""
+    """What one claim took."""
 
     claims: list[Claim]
+    #: It stopped at a message that waits for a free connection.
     held: bool = False
+    #: There is nothing more, although it took all that was asked for.
+    is_last: bool = False
 
 
-def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> ClaimBatch:
-    """Claim up to ``limit`` due messages of an account, best rank first.
+def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock, head: RankHead | None = None) -> ClaimBatch:
+    """Claim up to ``limit`` due messages of an account, best rank first; ``head`` is a result of ``due_head``.
 
     A message that must not be copied (``hold``) is claimed only when a connection is free for it: the claim stops at
     the first one, or takes at most ``hold_limit`` of them where it begins with them.  Other workers' rows are skipped,
     so that zero rows do not mean that nothing is due.
     """
     lease = Lease(outbox_settings().lease)
-    ids, held = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
+    heads = _Heads(account_id, head)
+    ids, held = _take(heads, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
     return ClaimBatch(load_claims(ids, lease=lease) if ids else [], held)
 
 
@@ -124,35 +158,22 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
 
 
 @retried
-def _take(account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
+def _take(heads: _Heads, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
     connection = connections[outbox_alias()]
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     if not connection.features.has_select_for_update_skip_locked:
         # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
-        ids, held = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
+        ids, held = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
         if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
             ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
             taken = set(ours.values_list("pk", flat=True))
             ids = [one for one in ids if one in taken]
         return ids, held
     with atomic():
-        ids, held = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
+        ids, held = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
         if ids:
             claim_ids(ids, guard=due, lease=lease, clock=clock)
     return ids, held
-
-
-def _ranks(waiting: QuerySet[OutboxMessage]) -> Iterator[int]:
-    """The ranks in use, lowest first: a skip scan, since one sorted read over all ranks has no good index.
-
-    One index row each.  (MariaDB reads every row of the account for MIN, and those of sent rows without a lower bound.)
-    """
-    rank: int | None = BELOW_ALL_RANKS
-    while rank is not None:
-        above = waiting.filter(claim_rank__gt=rank).order_by("claim_rank")
-        rank = above.values_list("claim_rank", flat=True).first()
-        if rank is not None:
-            yield rank
 
 
 def _queued(account_id: int) -> QuerySet[OutboxMessage]:
@@ -160,13 +181,15 @@ def _queued(account_id: int) -> QuerySet[OutboxMessage]:
     return OutboxMessage.objects.filter(account_id=account_id, next_attempt_at__isnull=False)
 
 
-def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
+def _candidates(heads: _Heads, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
     """Ids of due rows in order, and whether it stopped at one that must not be copied."""
     found: list[int] = []
     holding = False
-    queued = _queued(account_id)
-    for rank in _ranks(queued):
-        rows = queued.filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
+    queued = _queued(heads.account_id)
+    for head in heads:
+        if head.next_attempt_at > clock.now:
+            continue
+        rows = queued.filter(claim_rank=head.rank, next_attempt_at__lte=clock.now, status__in=WAITING)
         if locked:
             rows = rows.select_for_update(skip_locked=True)
         ordered = rows.order_by("next_attempt_at", "id").values_list("pk", "on_unknown")
@@ -268,33 +291,17 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
     return fresh, old
 
 
-def has_due(account_id: int, *, clock: Clock) -> bool:
-    """Whether an account has a due message, by the claim's index."""
-    queued = _queued(account_id)
-    return any(
-        queued.filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING).exists()
-        for rank in _ranks(queued)
-    )
+def due_head(account_id: int, *, clock: Clock) -> RankHead | None:
+    """The account's next due message, by the claim's index; None: nothing is due."""
+    return next((head for head in _Heads(account_id) if head.next_attempt_at <= clock.now), None)
 
 
-def next_recipients(account_id: int, *, clock: Clock) -> int:
-    """How many recipients the account's next due message has left; 0: nothing is due."""
-    queued = _queued(account_id)
-    for rank in _ranks(queued):
-        rows = queued.filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
-        first = rows.order_by("next_attempt_at", "id").values_list("pk", flat=True).first()
-        if first is not None:
-            open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
-            return Recipient.objects.filter(message_id=first, result__in=open_results).count()
-    return 0
+def open_recipients(head: RankHead) -> int:
+    """How many recipients the message has left."""
+    open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
+    return Recipient.objects.filter(message_id=head.pk, result__in=open_results).count()
 
 
 def next_due(account_ids: Sequence[int]) -> datetime | None:
     """The earliest instant at which a waiting message of these accounts is due."""
-    firsts = [
-        queued.filter(claim_rank=rank, status__in=WAITING).order_by("next_attempt_at")
-        for queued in map(_queued, account_ids)
-        for rank in _ranks(queued)
-    ]
-    moments = (rows.values_list("next_attempt_at", flat=True).first() for rows in firsts)
-    return min((moment for moment in moments if moment is not None), default=None)
+    return min((head.next_attempt_at for pk in account_ids for head in _Heads(pk)), default=None)

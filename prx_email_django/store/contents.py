@@ -18,11 +18,6 @@ REUSED_FOR = timedelta(hours=24)
 KEPT_FOR = timedelta(hours=48)
 
 
-def store_content(octets: bytes, *, clock: Clock) -> Content:
-    """The stored content with these octets: a copy of the last 24 hours, or a new one."""
-    return store_contents([octets], clock=clock)[0]
-
-
 def store_contents(many: Sequence[bytes], *, clock: Clock) -> list[Content]:
     """The stored contents with these octets, in order; three statements for any number of them."""
     if not many:

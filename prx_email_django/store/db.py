@@ -80,7 +80,7 @@ def clock_for(now: datetime | None) -> Clock:
     return Clock(given=now, database_now=now or database_now())
 
 
-class _StatementTime(Func):
+class StatementTime(Func):
     """The database's UTC clock at the statement; ``Now()`` is local time on MariaDB and MySQL."""
 
     output_field = DateTimeField()
@@ -100,7 +100,7 @@ def lease_until(clock: Clock, length: timedelta) -> Any:
     if connections[outbox_alias()].vendor == "sqlite":
         return max(clock.running, datetime.now(UTC)) + length
     running = Cast(Value(clock.running), DateTimeField())
-    return Greatest(running, _StatementTime()) + Value(length)
+    return Greatest(running, StatementTime()) + Value(length)
 
 
 def is_conflict(error: OperationalError) -> bool:

@@ -6,16 +6,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connections
 
+from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account, Attachment, Content, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
+from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease, load_claims
 from prx_email_django.store.contents import store_contents
-from prx_email_django.store.db import atomic, retried
+from prx_email_django.store.db import atomic, lease_until, retried
 
 #: Rows of one INSERT.
 BATCH = 500
@@ -58,7 +60,7 @@ def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
         return known, False
     try:
         with atomic():
-            return _insert_all([draft], clock=clock)[0], True
+            return _insert_all([draft], clock=clock).messages[0], True
     except IntegrityError:
         known = _by_key(draft)
         if known is None:
@@ -66,11 +68,39 @@ def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
         return known, False
 
 
+@retried
+def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
+    """Write a draft that is claimed from its first instant, so that no drain can take the row between.
+
+    With a key that is known, the first row is returned, and nothing is claimed.
+    """
+    known = _by_key(draft)
+    if known is not None:
+        return known
+    lease = Lease(outbox_settings().lease)
+    try:
+        with atomic():
+            written = _insert_all([draft], clock=clock, lease=lease)
+    except IntegrityError:
+        known = _by_key(draft)
+        if known is None:
+            raise
+        return known
+    message = written.messages[0]
+    recipients = [
+        ClaimedRecipient(message.pk, row.pk, row.address, row.result, row.code, row.text) for row in written.recipients
+    ]
+    if any(recipient.pk is None for recipient in recipients):  # MySQL gives no keys back
+        return load_claims([message.pk], lease=lease)[0]
+    message.claim_expires_at = clock.running + outbox_settings().lease  # an expression until now
+    return Claim(message=message, lease=lease, recipients=recipients, attachments=written.attachments)
+
+
 def insert_many(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
     """Write many drafts, in order, and tell how many are new; keys are honoured among them too."""
     plain = [draft for draft in drafts if draft.idempotency_key is None]
     batches = (plain[start : start + BATCH] for start in range(0, len(plain), BATCH))
-    bulk = iter([message for batch in batches for message in _insert_all(batch, clock=clock)])
+    bulk = iter([message for batch in batches for message in _insert_all(batch, clock=clock).messages])
     new = len(plain)
     # In one order everywhere: two callers with the same keys would deadlock otherwise.
     keyed = sorted(
@@ -90,17 +120,24 @@ def _by_key(draft: Draft) -> OutboxMessage | None:
     return OutboxMessage.objects.filter(account=draft.account, idempotency_hash=wanted).first()
 
 
-def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
+class _Written(NamedTuple):
+    messages: list[OutboxMessage]
+    recipients: list[Recipient]
+    attachments: list[Attachment]
+
+
+def _insert_all(drafts: Sequence[Draft], *, clock: Clock, lease: Lease | None = None) -> _Written:
     octets = [draft.raw for draft in drafts if draft.raw is not None]
     octets += [part.content for draft in drafts for part in draft.parts]
     contents = iter(store_contents(octets, clock=clock))
-    messages = [_message(draft, None if draft.raw is None else next(contents), clock=clock) for draft in drafts]
+    raws = [None if draft.raw is None else next(contents) for draft in drafts]
+    messages = [_message(draft, raw, clock=clock, lease=lease) for draft, raw in zip(drafts, raws, strict=True)]
     if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:
         OutboxMessage.objects.bulk_create(messages)
     else:  # MySQL gives no keys back
         for message in messages:
             message.save(force_insert=True)
-    Recipient.objects.bulk_create(
+    recipients = Recipient.objects.bulk_create(
         [
             Recipient(message=message, kind=kind, address=address)
             for message, draft in zip(messages, drafts, strict=True)
@@ -108,7 +145,7 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]
         ],
         batch_size=BATCH,
     )
-    Attachment.objects.bulk_create(
+    attachments = Attachment.objects.bulk_create(
         [
             _attachment(message, position, part, next(contents))
             for message, draft in zip(messages, drafts, strict=True)
@@ -116,16 +153,18 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]
         ],
         batch_size=BATCH,
     )
-    return messages
+    return _Written(messages, recipients, attachments)
 
 
-def _message(draft: Draft, raw: Content | None, *, clock: Clock) -> OutboxMessage:
+def _message(draft: Draft, raw: Content | None, *, clock: Clock, lease: Lease | None) -> OutboxMessage:
     # An empty part counts too: the claim asks for parts only where the size tells of some.
     size = len(draft.raw or b"") + sum(max(1, len(part.content)) for part in draft.parts)
     size += len(draft.fields.get("body_text", "")) + len(draft.fields.get("body_html", ""))
     return OutboxMessage(
         account=draft.account,
-        status=Status.PENDING,
+        status=Status.PENDING if lease is None else Status.SENDING,
+        claim_token=None if lease is None else lease.token,
+        claim_expires_at=None if lease is None else lease_until(clock, outbox_settings().lease),
         next_attempt_at=draft.due_at,
         due_since=draft.due_at,
         idempotency_key=draft.idempotency_key,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from django.db import connections
 from django.db.models import Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
 from prx_email_django.models import OutboxState
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.db import retried
+from prx_email_django.store.db import StatementTime, clock_for, retried
 
 #: A wake-up that no drain has answered for so long is sent again.
 WAKE_AGAIN = timedelta(seconds=60)
@@ -23,14 +25,25 @@ def outbox_state() -> OutboxState:
     return state
 
 
+def outbox_and_clock(now: datetime | None) -> tuple[OutboxState, Clock]:
+    """The row, and the time of one call, read in one statement; raises as ``check_instance``."""
+    rows = OutboxState.objects.filter(pk=1)
+    if now is not None or connections[outbox_alias()].vendor == "sqlite":
+        state = rows.first()
+        clock = clock_for(now)
+    else:
+        state = rows.annotate(database_now=StatementTime()).first()
+        clock = clock_for(None) if state is None else Clock(given=None, database_now=state.database_now)
+    return check_instance(state or outbox_state()), clock
+
+
 @retried
-def check_instance() -> OutboxState:
+def check_instance(state: OutboxState) -> OutboxState:
     """Refuse to send from a copied database; the first value that is not empty is stored.
 
     Raises:
         WrongInstance: the database belongs to another ``INSTANCE``.
     """
-    state = outbox_state()
     ours = outbox_settings().instance
     if not state.instance and ours:
         OutboxState.objects.filter(pk=1, instance="").update(instance=ours)

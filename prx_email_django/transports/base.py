@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
+from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -117,6 +117,19 @@ class ConnectError(Exception):
         self.smtp_code = smtp_code
         self.enhanced = enhanced
         self.peer = peer
+
+    def as_outcome(self) -> Outcome:
+        """The outcome of an attempt that ended here: a known failure, and the account's trouble."""
+        return Outcome(
+            Ending.TEMPORARY,
+            trouble=self.trouble,
+            error_code=self.error_code,
+            error=str(self),
+            phase=self.phase,
+            smtp_code=self.smtp_code,
+            enhanced=self.enhanced,
+            peer=self.peer,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""One account within a drain: what the loop asks of it, what its lanes tell, and what to do when something is wrong.
+"""One account within a drain: connects, claims, records, and decides what to do when something is wrong.
 
-Order: slot, connection, permits, claim.  Everything here runs on the calling thread; what lanes tell is heard in
+Order: slot, connection, permits, claim.  Everything here runs on the calling thread; what connections tell is heard in
 ``advance``, after the results that they left before have been recorded.
 """
 
@@ -8,199 +8,225 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic
 
 from django.db import DatabaseError
 
-from prx_email_django.limits.pauses import (
-    account_state,
-    is_paused,
-    note_failure,
-    note_overlap_lost,
-    note_size,
-    note_success,
-)
-from prx_email_django.models import Account
+from prx_email_django.limits.pauses import note_failure, note_overlap_lost, note_size, note_success
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.outcomes import Ending, Outcome, Trouble
-from prx_email_django.transports.base import ConnectError, Session, SessionEnd, Transport
-from prx_email_django.worker.connection import Lane, Mailbox, Result
-from prx_email_django.worker.connections import Connecting, pause_reason
+from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
+from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
+from prx_email_django.worker.connections import Connections, pause_reason
+from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.events import announce_pause
 from prx_email_django.worker.network import Network
-from prx_email_django.worker.prefetch import Intake
-from prx_email_django.worker.recorder import Recorder, is_touched
+from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.prefetch import ClaimPrefetch, ClaimSource
+from prx_email_django.worker.queues import ResultQueue
+from prx_email_django.worker.recorder import Recorder
 
 logger = logging.getLogger("prx_email_django")
 
 #: Seconds between two tries to connect: three in a row without success pause the account.
 RECONNECT_AFTER = 1.0
-#: Why an account's run has stopped: every connection is taken elsewhere, or something unexpected happened.
+#: Why an account's work has stopped: every connection is taken elsewhere, or something unexpected happened.
 LIMITED, FAILED = "limited", "failed"
 
 
-class AccountRun:
-    """Drives one account until nothing of it can go now."""
+class AccountWorker:
+    """Works for one account until nothing of it can go now."""
 
     def __init__(  # noqa: PLR0913  (what a drain shares with its accounts)
         self,
-        account: Account,
+        current: CurrentAccount,
         *,
+        source: ClaimSource,
         clock: Clock,
         network: Network,
-        mailbox: Mailbox,
+        results: ResultQueue,
         recorder: Recorder,
         transport: Transport,
-        budget: Callable[[int], int] = lambda wanted: wanted,
-        intake: Intake | None = None,
     ) -> None:
-        self.account = account
+        self.current = current
+        self.source = source
         self.clock = clock
         self.network = network
-        self.mailbox = mailbox
+        self.results = results
         self.recorder = recorder
-        self.intake = intake or Intake(account, clock=clock, recorder=recorder, budget=budget)
-        self.pool = self.intake.pool
-        self.connecting = Connecting(
-            account, pool=self.pool, clock=clock, network=network, mailbox=mailbox, transport=transport
+        self.prefetch = ClaimPrefetch(current, source=source, clock=clock, recorder=recorder)
+        self.ready = self.prefetch.ready
+        self.connections = Connections(
+            current, ready=self.ready, clock=clock, network=network, results=results, transport=transport
         )
-        #: What lanes have told (network appends), and what of it is due to be heard.
-        self.news: deque[Callable[[], None]] = deque()
-        self._heard: deque[Callable[[], None]] = deque()
-        #: Why nothing more is claimed: ``paused``, ``limited``, ``stopped``; empty while it goes on.
+        #: What connections have told (the network's thread appends), and what of it is due to be heard.
+        self._events: deque[ConnectionEvent] = deque()
+        self._heard: deque[ConnectionEvent] = deque()
+        #: Why nothing more is claimed: ``paused``, ``limited``, ``stopped``; empty while the account goes on.
         self.stop_reason = ""
         self.finished = False
-        state = self.connecting.state
-        self.intake.probing = self._troubled = state.pause_count > 0 or state.connection_failures > 0
+        state = current.state
+        self.prefetch.probing = self._troubled = state.pause_count > 0 or state.connection_failures > 0
         self._size = state.size_limit
         self._failed_at = -RECONNECT_AFTER
 
-    # What the drain's loop calls
+    @property
+    def account_id(self) -> int:
+        """The account's primary key."""
+        return self.current.account.pk
+
+    # What the worker's loop calls
 
     def collect(self) -> bool:
-        """Take note of what lanes have told; whether there is any: then the results that they left come first."""
-        while self.news:
-            self._heard.append(self.news.popleft())
+        """Take note of what connections have told; whether there is any: then the results that they left come first."""
+        while self._events:
+            self._heard.append(self._events.popleft())
         return bool(self._heard)
 
     def advance(self) -> None:
         """One step: listen, claim, connect, render, close; never waits."""
         while self._heard:
-            self._heard.popleft()()
-        self.connecting.look_at_clock()
+            self._hear(self._heard.popleft())
+        self.connections.look_at_clock()
         if self.finished:
             return
-        if not self.stop_reason and not self.intake.claim_more(self.connecting.greeted):
+        if not self.stop_reason and not self.prefetch.claim_more(self.connections.greeted):
             self.stop("paused")
         if not self.stop_reason:
             self._connect_more()
-        if self.intake.render():
-            self._wake_lanes()
+        if self.prefetch.render():
+            self._wake_connections()
         self._finish_if_idle()
 
     def wake_in(self) -> float | None:
         """Seconds after which ``advance`` has something to do by itself; None: only an event can bring that."""
-        return None if self.finished else self.connecting.wake_in()
+        return None if self.finished else self.connections.wake_in()
 
     def stop(self, reason: str) -> None:
         """Claim nothing more, give back what no connection has taken, let the rest end."""
         self.stop_reason = self.stop_reason or reason
-        self.connecting.retry_at = 0.0
-        self.intake.release(self.intake.withdraw())
-        self.connecting.give_up_opening()
-        self.connecting.release_spare()
+        self.connections.retry_at = 0.0
+        self._give_back(self.prefetch.withdraw())
+        self.connections.give_up_opening()
+        self.connections.release_spare()
 
     def abort(self) -> None:
         """Cut all connections at once."""
-        self.connecting.abort()
+        self.connections.abort()
 
     def leave(self, doubtful: Collection[int] = ()) -> None:
         """The network is closed: give back slots and what no connection took; ``doubtful`` is left to its lease."""
-        taken = {job.id for lane in self.connecting.lanes for job in lane.taken.values()}
         try:
-            self.intake.leave(taken.union(doubtful))
+            self.prefetch.leave(self.connections.taken_ids().union(doubtful))
         finally:
-            self.connecting.leave()
+            self.connections.leave()
 
     def fail(self) -> None:
         """Something unexpected: cut the connections, hear them out; what is not recorded is left to its lease."""
         if self.stop_reason == FAILED:
             self.finished = True
-        self.stop_reason, self.connecting.retry_at = FAILED, 0.0
-        untaken = self.intake.withdraw()
-        self.intake.claims.clear()
-        self.connecting.give_up_opening()
-        self.connecting.abort()
+        self.stop_reason, self.connections.retry_at = FAILED, 0.0
+        untaken = self.prefetch.withdraw()
+        self.prefetch.claims.clear()
+        self.connections.give_up_opening()
+        self.connections.abort()
         try:
             self.recorder.release(untaken)
         except DatabaseError:
-            logger.exception("account %s: its messages could not be given back; leases will tell", self.account)
+            logger.exception("account %s: its messages could not be released; leases will tell", self.current.account)
 
-    def results(self, results: Sequence[Result]) -> None:
-        """Record what came back for this account."""
-        untouched = [one.job for one in results if not is_touched(one.outcome)]
-        recorded = self.recorder.results(one for one in results if is_touched(one.outcome))
-        self.pool.recorded += sum(one.outcome.ending is Ending.ACCEPTED for one in results)
-        for one in results:
-            self.intake.claims.pop(one.job.id, None)
-        self.recorder.release(untouched)
-        if untouched:
-            self.intake.look_again()
-        self._learn(results)
-        if any(one.progress for one in recorded):
-            self.intake.go_on()
-        self._wake_lanes()
+    def record(self, messages: Sequence[ClaimedMessage]) -> None:
+        """Record the outcomes that came back for this account."""
+        recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
+        self.ready.recorded += sum(message.outcome.ending is Ending.ACCEPTED for message in messages)
+        for message in messages:
+            self.prefetch.claims.pop(message.id, None)
+        if untouched := [message for message in messages if not message.is_touched]:
+            self._give_back(untouched)
+            self.prefetch.look_again()
+        self._learn(messages)
+        if any(attempt.progress for attempt in recorded):
+            self.source.go_on()
+            self.prefetch.look_again()
+        self._wake_connections()
 
-    def _wake_lanes(self) -> None:
-        """Lanes that wait look again; the others will before they do."""
-        if self.pool.waiting:
-            self.network.call(self.pool.kick)
+    def _give_back(self, messages: Sequence[ClaimedMessage]) -> None:
+        """Messages come back untouched: release them, but for those that their source keeps for its caller."""
+        kept = [message for message in messages if self.source.keeps(message)]
+        for message in kept:
+            self.prefetch.claims.pop(message.id, None)
+            if not message.mail_written:
+                self.recorder.release_permits(message.permits)
+        self.prefetch.release([message for message in messages if message not in kept])
 
-    # What lanes tell
+    def _wake_connections(self) -> None:
+        """Connections that wait look again; the others will before they do."""
+        if self.ready.waiting:
+            self.network.call(self.ready.wake_connections)
 
-    def opened(self, lane: Lane, session: Session) -> None:
-        """A connection has greeted."""
-        self.connecting.greeted += 1
-        if session.size_limit != self._size:
-            self._size = session.size_limit
-            note_size(self.account, session.size_limit)
+    # What connections tell
 
-    def connect_cancelled(self, lane: Lane, reached: ConnectError | None) -> None:
-        """A connection is not needed any more; ``reached`` tells how far it had come."""
-        self.connecting.drop(lane)
+    def listen(self, event: ConnectionEvent) -> None:
+        """Take an event, on the network's thread; ``advance`` hears it."""
+        self._events.append(event)
+        self.results.wake()
 
-    def connect_failed(self, lane: Lane, error: ConnectError) -> None:
-        """No connection."""
-        try:
-            if not self.connecting.goes_on(lane, error):
-                self.connect_refused(error)
-        except Exception:
-            self.connecting.retire(lane)  # nobody waits for a dead lane; the run's end gives its slot back
-            raise
-        self.connecting.drop(lane)  # a pause first: whoever takes the slot must know of it
+    def _hear(self, event: ConnectionEvent) -> None:
+        match event:
+            case Opened():
+                self._opened(event)
+            case OpeningCancelled():
+                self._opening_cancelled(event.connection, event.reached)
+            case Ended():
+                self._ended(event.connection, event.end)
+            case _:
+                self._opening_failed(event.connection, event.error)
 
-    def connect_refused(self, error: ConnectError) -> None:
+    def _opened(self, event: Opened) -> None:
+        self.connections.greeted += 1
+        if event.session.size_limit != self._size:
+            self._size = event.session.size_limit
+            note_size(self.current.account, self._size)
+
+    def _opening_cancelled(self, connection: Connection, reached: ConnectError | None) -> None:
+        """A connection is not needed any more, unless the source's time was over: then it has failed."""
+        if self.source.time_is_over:
+            phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
+            self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer))
+            self.trouble(Trouble.CONNECTION, f"connection failed ({self.source.late_reason})")
+        self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
+
+    def _opening_failed(self, connection: Connection, error: ConnectError) -> None:
+        with self.connections.retired_on_error(connection):
+            if not self.connections.goes_on(connection, error):
+                self._connect_refused(error)
+        self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
+
+    def _connect_refused(self, error: ConnectError) -> None:
         """No connection is to be had: the account's trouble, whatever the message."""
+        self.source.fail(error.as_outcome())
         self.trouble(error.trouble, pause_reason(error))
 
-    def ended(self, lane: Lane, end: SessionEnd) -> None:
-        """A connection is over."""
-        self.connecting.greeted -= 1
-        try:
+    def _ended(self, connection: Connection, end: SessionEnd) -> None:
+        self.connections.greeted -= 1
+        if not end.reconnect or self.source.time_is_over:
+            peer = connection.session.peer if connection.session else ""
+            self.source.fail(
+                Outcome(Ending.TEMPORARY, error_code=end.error_code, error=end.error, phase=Phase.MAIL, peer=peer)
+            )
+        with self.connections.retired_on_error(connection):
             if end.overlap_lost:
-                logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", self.account)
-                note_overlap_lost(self.account, clock=self.clock)
-                self.connecting.look_up_again()
-            if end.trouble is not Trouble.NONE and not lane.trouble_noted:
+                account = self.current.account
+                logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", account)
+                note_overlap_lost(account, clock=self.clock)
+                self.current.look_again()
+            if end.trouble is not Trouble.NONE and not connection.trouble_noted:
                 self.trouble(end.trouble, end.error)
-        except Exception:
-            self.connecting.retire(lane)  # nobody waits for a dead lane; the run's end gives its slot back
-            raise
         if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
-            self.connecting.retire(lane)
+            self.connections.retire(connection)
         else:
-            self.connecting.drop(lane)  # a pause first: whoever takes the slot must know of it
+            self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
     # Trouble, and what is learned
 
@@ -214,72 +240,75 @@ class AccountRun:
                 return
             self._failed_at = monotonic()
         self._troubled = True
-        until = note_failure(self.account, trouble, reason, clock=self.clock)
+        account = self.current.account
+        until = note_failure(account, trouble, reason, clock=self.clock)
         if until is not None:
-            announce_pause(self.account, reason=reason, until=until)
-        if until is not None or trouble is not Trouble.CONNECTION or self._is_paused():
+            announce_pause(account, reason=reason, until=until)
+        if until is not None or trouble is not Trouble.CONNECTION or self.source.tries_once or self._is_paused():
             self.stop("paused")
         else:
-            self.connecting.retry_in(RECONNECT_AFTER)
+            self.connections.retry_in(RECONNECT_AFTER)
 
     def _is_paused(self) -> bool:
-        return is_paused(account_state(self.account), now=self.clock.now)
+        self.current.look_again()
+        return self.current.is_account_paused(self.clock.now)
 
-    def _learn(self, results: Sequence[Result]) -> None:
-        for one in results:
-            outcome = one.outcome
+    def _learn(self, messages: Sequence[ClaimedMessage]) -> None:
+        for message in messages:
+            outcome = message.outcome
             if outcome.trouble is not Trouble.NONE:
-                one.lane.trouble_noted = True
+                if message.connection is not None:
+                    message.connection.trouble_noted = True
                 self.trouble(outcome.trouble, outcome.error)
             elif is_completed(outcome):
-                self.intake.note_completed()
-                if self._troubled or self.intake.after_pause:
-                    note_success(self.account)
-                    self._troubled = self.intake.probing = self.intake.after_pause = False
-                    self.intake.look_again()
+                self.prefetch.note_completed()
+                if self._troubled or self.prefetch.after_pause:
+                    note_success(self.current.account)
+                    self._troubled = self.prefetch.probing = self.prefetch.after_pause = False
+                    self.prefetch.look_again()
 
     # Connecting and ending
 
     def _connect_more(self) -> None:
-        while not self.stop_reason and self._wants_lane():
-            if self.connecting.retry_at or not self._open_lane():
+        while not self.stop_reason and self._wants_connection():
+            if self.connections.retry_at or not self._open_connection():
                 return
 
-    def _wants_lane(self) -> bool:
+    def _wants_connection(self) -> bool:
         """One to begin with; the others once it has greeted, where there is work for them."""
-        lanes = len(self.connecting.lanes)
-        if not lanes:
-            return bool(self.intake.claims) or self.intake.may_find_some()
-        if self.intake.probing or not self.connecting.greeted or lanes >= self.connecting.most_lanes:
+        count = len(self.connections)
+        if not count:
+            return bool(self.prefetch.claims) or self.prefetch.may_find_some()
+        if self.prefetch.probing or not self.connections.greeted or count >= self.connections.most:
             return False
-        return self.intake.wants_connection(beside=lanes)
+        return self.prefetch.wants_connection(beside=count)
 
-    def _open_lane(self) -> bool:
+    def _open_connection(self) -> bool:
         try:
-            login = self.connecting.login()
+            settings = self.connections.settings()
         except ConnectError as error:
-            self.connect_refused(error)
+            self._connect_refused(error)
             return False
-        if login is None:
+        if settings is None:
             return False
-        if self.connecting.open(login, self):
+        if self.connections.open(settings, self.listen):
             return True
-        if not self.connecting.lanes:
+        if not self.connections:
             self.stop(LIMITED)
         return False
 
     def _finish_if_idle(self) -> None:
-        if self.intake.claims or not (self.stop_reason or self.intake.is_empty()):
+        if self.prefetch.claims or not (self.stop_reason or self.prefetch.is_empty()):
             return
-        if not self.stop_reason and self.intake.looks_once_more():
-            self.mailbox.wake()
+        if not self.stop_reason and self.prefetch.looks_once_more():
+            self.results.wake()
             return
-        if not self.pool.closing:
-            self.pool.closing = True
-            self.connecting.give_up_opening()
-            self.network.call(self.pool.kick)
-        if not self.connecting.lanes and self.connecting.tokens.is_settled():
-            self.connecting.release_spare()
+        if not self.ready.closing:
+            self.ready.closing = True
+            self.connections.give_up_opening()
+            self.network.call(self.ready.wake_connections)
+        if not self.connections and self.connections.tokens.is_settled():
+            self.connections.release_spare()
             self.finished = True
 
 

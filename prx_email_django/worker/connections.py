@@ -1,62 +1,72 @@
-"""The connections of one account within a drain: slots, tokens, logins, lanes, and when the next try may be made."""
+"""The connections of one account within a drain: slots, tokens, settings, and when the next try may be made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from prx_email_django.limits.pauses import account_state
-from prx_email_django.limits.slots import Slot, acquire_slot, acquire_slot_heeding_pause, release_slots
-from prx_email_django.models import Account, AccountState
+from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.values import TokenRefused
 from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
-from prx_email_django.worker.connection import Lane, Mailbox, Pool
+from prx_email_django.worker.connection import Connection, Listener
+from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
-from prx_email_django.worker.tokens import TokenKeeper, login_for
+from prx_email_django.worker.queues import ReadyQueue, ResultQueue
+from prx_email_django.worker.tokens import TokenKeeper, connection_settings
 
-if TYPE_CHECKING:
-    from prx_email_django.worker.account import AccountRun
-
-#: Seconds for which nobody looks again whether a person has changed the account.
-LOOK_UP_AFTER = 1.0
 #: Seconds between two looks at a token that another worker is fetching.
 TOKEN_POLL = 0.25
 
 
-class Connecting:
-    """Opens the lanes of one account, each with a slot; used on the calling thread only."""
+class Connections:
+    """Opens the connections of one account, each with a slot; used on the calling thread only."""
 
-    def __init__(  # noqa: PLR0913  (what a lane needs, and what its login does)
-        self, account: Account, *, pool: Pool, clock: Clock, network: Network, mailbox: Mailbox, transport: Transport
+    def __init__(  # noqa: PLR0913  (what a connection needs, and what opens it)
+        self,
+        current: CurrentAccount,
+        *,
+        ready: ReadyQueue,
+        clock: Clock,
+        network: Network,
+        results: ResultQueue,
+        transport: Transport,
     ) -> None:
-        self.account = account
-        self.pool = pool
+        self.current = current
+        self.ready = ready
         self.clock = clock
         self.network = network
-        self.mailbox = mailbox
+        self.results = results
         self.transport = transport
-        self.tokens = TokenKeeper(account, clock=clock, network=network)
-        self.lanes: set[Lane] = set()
-        #: Lanes whose connection has greeted and not ended.
+        self.tokens = TokenKeeper(current, clock=clock, network=network)
+        #: Connections that have greeted and not ended.
         self.greeted = 0
-        #: No more lanes than this: the account's own limit, or what slots and server were found to allow.
-        self.most_lanes = account.max_connections
-        #: False: somebody waits for one message, and a pause is ignored.
-        self.heeds_pause = True
+        #: No more connections than this: the account's own limit, or what slots and server were found to allow.
+        self.most = current.account.max_connections
+        #: Why the last connection got no slot.
+        self.obstacle: Obstacle | None = None
         #: When the next connection may be tried, on the monotonic clock; 0: at once.
         self.retry_at = 0.0
-        #: What workers know of the account.
-        self.state = account_state(account)
-        self._look_up_at = 0.0
-        #: Every slot that is ours; one without a lane waits for the next connection.
+        self._all: set[Connection] = set()
+        #: Every slot that is ours; one without a connection waits for the next connection.
         self._slots: set[Slot] = set()
         #: Slots that were asked for: ours too, where the drain ended while one was being taken.
         self._noted: set[Slot] = set()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._all)
+
+    def taken_ids(self) -> set[int]:
+        """Messages that a connection has taken and not reported, by primary key."""
+        return {message.id for connection in self._all for message in connection.taken}
 
     # When to try
 
@@ -75,50 +85,40 @@ class Connecting:
 
     # Opening
 
-    def login(self) -> ConnectionSettings | None:
-        """What the next connection logs in with; None: its token is being fetched, here or elsewhere.
+    def settings(self) -> ConnectionSettings | None:
+        """What the next connection connects and logs in with; None: its token is being fetched, here or elsewhere.
 
         Raises:
             ConnectError: without it, no connection can even be tried.
         """
         try:
-            state = self._look_up()
+            self.current.look()
             token = self._token()
-            return None if token is None else login_for(self.account, state, token=token, now=self.clock.now)
+            if token is None:
+                return None
+            return connection_settings(self.current.account, self.current.state, token=token, now=self.clock.now)
         except TokenRefused as error:
             trouble = Trouble.AUTH if error.permanent else Trouble.CONNECTION
             raise _unable(f"no access token: {error}", trouble) from error
         except DecryptionFailed as error:
             raise _unable(str(error)[:160], Trouble.AUTH) from error
 
-    def open(self, login: ConnectionSettings, run: AccountRun) -> bool:
-        """Open one more connection, whose lane tells ``run`` what becomes of it; False: there is no slot for it."""
+    def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
+        """Open one more connection, which tells ``listener`` its events; False: there is no slot for it."""
         slot = self._slot()
         if slot is None:
-            self.most_lanes = len(self.lanes) or self.most_lanes
+            self.most = len(self) or self.most
             return False
-        lane = Lane(run, self.pool, slot, self.mailbox)
-        lane.token = login.token
-        self.lanes.add(lane)
-        self.network.start(lane.live(self.transport, login))
+        connection = Connection(slot, ready=self.ready, results=self.results, listener=listener)
+        connection.token = settings.token
+        self._all.add(connection)
+        self.network.start(connection.run(self.transport, settings))
         return True
-
-    def look_up_again(self) -> None:
-        """Something has been learned: the very next connection must heed it."""
-        self._look_up_at = 0.0
-
-    def _look_up(self) -> AccountState:
-        """What is known of the account now: with old credentials a person's mended ones would be paused again."""
-        if monotonic() >= self._look_up_at:
-            self._look_up_at = monotonic() + LOOK_UP_AFTER
-            self.account.refresh_from_db()
-            self.state = account_state(self.account)
-        return self.state
 
     def _token(self) -> str | None:
         if not self.tokens.needed:
             return ""
-        token = self.tokens.current(done=self.mailbox.wake)
+        token = self.tokens.current(done=self.results.wake)
         if token is None:
             self.retry_in(TOKEN_POLL)
         return token
@@ -126,74 +126,87 @@ class Connecting:
     # Slots
 
     def keep(self, slot: Slot) -> None:
-        """Take over a slot that the caller has acquired, for the next connection."""
+        """Take over a slot that the caller has acquired, for the one connection that it needs."""
         self._slots.add(slot)
+        self.most = 1
 
     def _slot(self) -> Slot | None:
+        account = self.current.account
         for slot in self._spare():
-            if slot.holds() and slot.number <= self.account.max_connections:
+            if slot.holds() and slot.number <= account.max_connections:
                 return slot
-            self._give_back([slot])
-        acquire = acquire_slot_heeding_pause if self.heeds_pause else acquire_slot
-        fresh = acquire(self.account, noted=self._noted, clock=self.clock)
-        if fresh is not None:
-            self._slots.add(fresh)
+            self._release([slot])
+        heeding = self.current.state if self.current.heeds_pause else None
+        fresh = slot_or_obstacle(account, noted=self._noted, clock=self.clock, heeding=heeding)
+        if isinstance(fresh, Obstacle):
+            self.obstacle = fresh
+            return None
+        self._slots.add(fresh)
         return fresh
 
     def _spare(self) -> set[Slot]:
-        return self._slots.difference(lane.slot for lane in self.lanes)
+        return self._slots.difference(connection.slot for connection in self._all)
 
-    def _give_back(self, slots: Iterable[Slot]) -> None:
-        given_back = list(slots)
-        if given_back:
-            release_slots(given_back)
-            self._slots.difference_update(given_back)
-            self._noted.difference_update(given_back)
+    def _release(self, slots: Iterable[Slot]) -> None:
+        released = list(slots)
+        if released:
+            release_slots(released)
+            self._slots.difference_update(released)
+            self._noted.difference_update(released)
 
     # Closing
 
-    def goes_on(self, lane: Lane, error: ConnectError) -> bool:
-        """Whether the account goes on although a lane got no connection: with a fresh token, or those that stand."""
+    def goes_on(self, connection: Connection, error: ConnectError) -> bool:
+        """Whether the account goes on although one opening failed: with a fresh token, or the other connections."""
         refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
-        if refused and self.tokens.renew(lane.token):
+        if refused and self.tokens.renew(connection.token):
             return True
         if self.greeted and error.trouble is Trouble.CONNECTION:
             # The server takes no further connection beside those that it has.
-            self.most_lanes = max(1, len(self.lanes) - 1)
+            self.most = max(1, len(self) - 1)
             return True
         return False
 
-    def drop(self, lane: Lane) -> None:
-        """A lane has no connection any more: its slot is free for anybody."""
-        self.lanes.discard(lane)
-        self._give_back([lane.slot])
+    def drop(self, connection: Connection) -> None:
+        """A connection is closed: its slot is free for anybody."""
+        self._all.discard(connection)
+        self._release([connection.slot])
 
-    def retire(self, lane: Lane) -> None:
-        """A connection has ended in good order: its slot stays for the one that takes its place."""
-        self.lanes.discard(lane)
+    def retire(self, connection: Connection) -> None:
+        """A connection has ended in good order: its slot stays for the connection that takes its place."""
+        self._all.discard(connection)
+
+    @contextmanager
+    def retired_on_error(self, connection: Connection) -> Iterator[None]:
+        """Nobody waits for a dead connection whose event could not be handled; the end of the work frees its slot."""
+        try:
+            yield
+        except Exception:
+            self.retire(connection)
+            raise
 
     def give_up_opening(self) -> None:
         """Connections that do not stand yet are not needed any more."""
-        for lane in self.lanes:
-            if lane.session is None:
-                self.network.call(lane.give_up)
+        for connection in self._all:
+            if connection.session is None:
+                self.network.call(connection.give_up)
 
     def abort(self) -> None:
         """Cut all connections at once."""
-        for lane in self.lanes:
-            if lane.session is not None:
-                self.network.call(lane.session.abort)
+        for connection in self._all:
+            if connection.session is not None:
+                self.network.call(connection.session.abort)
 
     def release_spare(self) -> None:
-        """Give back the slots that no connection has."""
-        self._give_back(self._spare())
+        """Release the slots that no connection has."""
+        self._release(self._spare())
 
     def leave(self) -> None:
-        """The network is closed: give back everything that others may wait for."""
+        """The network is closed: release everything that others may wait for."""
         try:
             self.tokens.abandon()
         finally:
-            self._give_back(self._slots | self._noted)
+            self._release(self._slots | self._noted)
 
 
 def _unable(text: str, trouble: Trouble) -> ConnectError:

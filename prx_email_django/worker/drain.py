@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from time import monotonic
+from typing import TypeAlias
 
 from django.db import DatabaseError
 
-from prx_email_django.limits.pauses import account_state, end_expired_pause, is_paused
+from prx_email_django.limits.pauses import end_expired_pause, is_paused, known_state, with_state
 from prx_email_django.limits.windows import has_permits
-from prx_email_django.models import Account
+from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.claims import has_due, next_due, next_recipients
-from prx_email_django.store.outbox import begin_drain, outbox_state
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
-from prx_email_django.worker.account import FAILED, AccountRun
-from prx_email_django.worker.connection import Mailbox
-from prx_email_django.worker.loop import Engine
+from prx_email_django.rules.outcomes import Outcome
+from prx_email_django.store.claims import (
+    Claim,
+    ClaimBatch,
+    RankHead,
+    claim,
+    due_head,
+    next_due,
+    open_recipients,
+    split_expired,
+)
+from prx_email_django.store.outbox import begin_drain
+from prx_email_django.worker.account import FAILED, AccountWorker
+from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
+from prx_email_django.worker.loop import WorkerLoop
 from prx_email_django.worker.network import Network
+from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.tokens import transport
 
@@ -33,6 +45,54 @@ GROUP_PER_CONNECTION = 3
 POLL = 1.0
 
 
+#: An account that may send, and its next due message.
+Ready: TypeAlias = tuple[CurrentAccount, RankHead]
+
+
+class DueMessages:
+    """The ``ClaimSource`` of a drain: the due messages of one account."""
+
+    tries_once = False
+    time_is_over = False
+    late_reason = ""
+
+    def __init__(
+        self, current: CurrentAccount, *, head: RankHead | None, clock: Clock, budget: Callable[[int], int]
+    ) -> None:
+        self._current = current
+        #: The next due message, where it was read a moment ago.
+        self._head = head
+        self._clock = clock
+        self.budget = budget
+
+    def has_due(self) -> bool:
+        """Whether the account has a due message, by the claim's index."""
+        self._head = due_head(self._current.account.pk, clock=self._clock)
+        return self._head is not None
+
+    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+        """Claim due messages, best rank first."""
+        account, (head, self._head) = self._current.account, (self._head, None)
+        batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, head=head)
+        for claimed in batch.claims:
+            claimed.message.account = account
+        return batch
+
+    def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """Claims that may be sent, and those that are too old."""
+        return split_expired(claims, clock=self._clock)
+
+    def keeps(self, message: ClaimedMessage) -> bool:
+        """No caller waits for one message: an untouched message is released."""
+        return False
+
+    def go_on(self) -> None:
+        """The row is due now: the next claim finds it."""
+
+    def fail(self, outcome: Outcome) -> None:
+        """No caller waits for one message."""
+
+
 class Drain:
     """One call of ``drain``."""
 
@@ -40,6 +100,7 @@ class Drain:
         self,
         *,
         clock: Clock,
+        outbox: OutboxState,
         limit: int | None = None,
         accounts: Sequence[Account] | None = None,
         time_budget: float | None = None,
@@ -48,6 +109,7 @@ class Drain:
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.clock = clock
+        self.outbox = CurrentOutbox(outbox)
         self.limit = limit
         self.accounts = accounts
         self.deadline = None if time_budget is None else monotonic() + time_budget
@@ -76,47 +138,49 @@ class Drain:
                     break
         return self.recorder.counts.report(monotonic() - self.begun)
 
-    def _round(self, accounts: Sequence[Account], network: Network) -> None:
-        mailbox = Mailbox(1)
-        engine = Engine(clock=self.clock, mailbox=mailbox, recorder=self.recorder)
-        carrier = transport()
+    def _round(self, accounts: Iterable[Ready], network: Network) -> None:
+        results = ResultQueue(1)
+        loop = WorkerLoop(clock=self.clock, results=results, recorder=self.recorder)
+        used_transport = transport()
 
-        def add(accounts: Sequence[Account]) -> None:
-            for account in accounts:
-                self.recorder.names[account.pk] = account.name
-                run = AccountRun(
-                    account,
-                    clock=self.clock,
-                    network=network,
-                    mailbox=mailbox,
-                    recorder=self.recorder,
-                    transport=carrier,
-                    budget=self._budget,
+        def add(accounts: Iterable[Ready]) -> None:
+            for current, head in accounts:
+                self.recorder.names[current.account.pk] = current.account.name
+                loop.add(
+                    AccountWorker(
+                        current,
+                        source=DueMessages(current, head=head, clock=self.clock, budget=self._budget),
+                        clock=self.clock,
+                        network=network,
+                        results=results,
+                        recorder=self.recorder,
+                        transport=used_transport,
+                    )
                 )
-                engine.runs.append(run)
-            mailbox.group = max(1, GROUP_PER_CONNECTION * sum(run.account.max_connections for run in engine.runs))
+            connections = sum(worker.current.account.max_connections for worker in loop.workers)
+            results.group = max(1, GROUP_PER_CONNECTION * connections)
 
         def tick() -> None:
             self._tick()
-            add(self._newcomers(engine))
+            add(self._newcomers(loop))
 
         add(accounts)
         self._look_at = monotonic() + POLL
         try:
-            engine.run(should_stop=self._should_stop, tick=tick)
+            loop.run(should_stop=self._should_stop, tick=tick)
         except BaseException:
-            engine.leave()
+            loop.leave()
             raise
 
-    def _newcomers(self, engine: Engine) -> list[Account]:
+    def _newcomers(self, loop: WorkerLoop) -> list[Ready]:
         """Once a second: accounts that have become ready, since one that waits for its server holds up no other."""
-        self._barred |= {run.account.pk for run in engine.runs if run.stop_reason == FAILED}
+        self._barred |= {worker.account_id for worker in loop.workers if worker.stop_reason == FAILED}
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
             return []
         self._look_at = monotonic() + POLL
         self.recorder.recover()
-        running = {run.account.pk for run in engine.runs}
-        return [account for account in self._ready_accounts() if account.pk not in running]
+        running = {worker.account_id for worker in loop.workers}
+        return [ready for ready in self._ready_accounts() if ready[0].account.pk not in running]
 
     def _budget(self, wanted: int) -> int:
         if self.limit is None:
@@ -135,35 +199,39 @@ class Drain:
         if self.progress is not None:
             self.progress(self.recorder.counts.report(monotonic() - self.begun))
 
-    def _ready_accounts(self) -> list[Account]:
+    def _ready_accounts(self) -> list[Ready]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""
-        if is_outbox_paused(outbox_state(), now=self.clock.now):
+        if self.outbox.is_paused(self.clock.now):
             return []
-        return [account for account in self._candidates() if self._may_go(account)]
+        heads = ((account, self._judged(account)) for account in self._candidates())
+        return [(CurrentAccount(account, outbox=self.outbox), head) for account, head in heads if head is not None]
 
-    def _may_go(self, account: Account) -> bool:
-        """Whether it is ready; one that cannot even be judged (a limit that is none) holds up no other."""
+    def _judged(self, account: Account) -> RankHead | None:
+        """Its next due message, if that may go; an account whose limits do not parse is left out."""
         if account.pk in self._barred:
-            return False
+            return None
         try:
-            return self._is_ready(account)
+            return self._next_to_go(account)
         except DatabaseError:
             raise
         except Exception:
             logger.exception("account %s: the drain goes on without it", account)
             self._barred.add(account.pk)
-            return False
+            return None
 
-    def _is_ready(self, account: Account) -> bool:
-        state = account_state(account)
+    def _next_to_go(self, account: Account) -> RankHead | None:
+        state = known_state(account)
         end_expired_pause(state, now=self.clock.now)
-        if is_paused(state, now=self.clock.now) or not has_due(account.pk, clock=self.clock):
-            return False
+        if is_paused(state, now=self.clock.now):
+            return None
+        head = due_head(account.pk, clock=self.clock)
         # Asked before connecting: a login a second, only to learn that nothing may go, would annoy any provider.
-        return has_permits(account, recipients=lambda: next_recipients(account.pk, clock=self.clock), clock=self.clock)
+        if head is None or not has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock):
+            return None
+        return head
 
     def _candidates(self) -> list[Account]:
-        active = Account.objects.filter(is_active=True)
+        active = with_state().filter(is_active=True)
         if self.accounts is not None:
             active = active.filter(pk__in=[account.pk for account in self.accounts])
         return list(active.order_by("pk"))

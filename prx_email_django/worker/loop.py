@@ -15,8 +15,9 @@ from prx_email_django.limits.slots import renew_slots
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claims import renew
 from prx_email_django.store.db import fresh_connection
-from prx_email_django.worker.account import AccountRun
-from prx_email_django.worker.connection import Mailbox, Result
+from prx_email_django.worker.account import AccountWorker
+from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 
 logger = logging.getLogger("prx_email_django")
@@ -27,117 +28,137 @@ GROUP_WAIT = 0.1
 RENEW_EVERY = 20.0
 
 
-class Engine:
-    """Runs accounts side by side; a slow or dead one never holds up another."""
+class WorkerLoop:
+    """Runs the workers of accounts side by side; a slow or dead account never holds up another."""
 
-    def __init__(self, *, clock: Clock, mailbox: Mailbox, recorder: Recorder) -> None:
+    def __init__(self, *, clock: Clock, results: ResultQueue, recorder: Recorder) -> None:
         self.clock = clock
-        self.mailbox = mailbox
+        self.results = results
         self.recorder = recorder
-        self.runs: list[AccountRun] = []
+        #: Those that have not finished.
+        self.workers: list[AccountWorker] = []
+        #: The last worker of each account: results of a worker that has failed may come late.
+        self._by_account: dict[int, AccountWorker] = {}
         self._renew_every = min(outbox_settings().lease / 3, timedelta(seconds=RENEW_EVERY)).total_seconds()
         self._renew_at = monotonic() + self._renew_every
         self._recorded_at = monotonic()
         #: Results that are being recorded.
-        self._unrecorded: dict[AccountRun, list[Result]] = {}
+        self._unrecorded: dict[AccountWorker, list[ClaimedMessage]] = {}
 
-    def run(self, *, should_stop: Callable[[], str], tick: Callable[[], None] = lambda: None) -> None:
-        """Until every account has finished.  ``should_stop`` gives the reason to end early, or an empty string."""
+    def add(self, worker: AccountWorker) -> None:
+        """Run one more account."""
+        self.workers.append(worker)
+        self._by_account[worker.account_id] = worker
+
+    def run(
+        self,
+        *,
+        should_stop: Callable[[], str] = lambda: "",
+        tick: Callable[[], None] = lambda: None,
+        wake_in: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        """Run until every account has finished.
+
+        ``should_stop`` gives the reason to end early, or an empty string; ``tick`` is called in every turn, and
+        ``wake_in`` says after how many seconds it has something to do.
+        """
         while True:
-            reason = should_stop()
-            for run in self.runs:
-                if reason and not run.stop_reason:
-                    self._guarded(run, methodcaller("stop", reason))
-            heard = [run.collect() for run in self.runs]
+            if reason := should_stop():
+                for worker in self.workers:
+                    if not worker.stop_reason:
+                        self._guarded(worker, methodcaller("stop", reason))
+            heard = [worker.collect() for worker in self.workers]
             self.record(everything=any(heard))
             self._renew()
-            for run in self.runs:
-                self._guarded(run, methodcaller("advance"))
+            for worker in self.workers:
+                self._guarded(worker, methodcaller("advance"))
             tick()
-            self.runs = [run for run in self.runs if not run.finished]
-            if not self.runs and not self.mailbox.results:
+            self.workers = [worker for worker in self.workers if not worker.finished]
+            if not self.workers and not self.results.results:
                 return
-            self.mailbox.wait(self._timeout())
+            self.results.wait(min(self._timeout(), wake_in()))
 
     def record(self, *, everything: bool = False) -> None:
         """Write the results that have come back: a group, or fewer where a connection is idle or time has passed."""
-        if not self.mailbox.results or not (everything or self._is_time()):
+        if not self.results.results or not (everything or self._is_time()):
             return
         self._sort()
-        for run in list(self._unrecorded):
-            self._guarded(run, self._record_group)
+        for worker in list(self._unrecorded):
+            self._guarded(worker, self._record_group)
         self._recorded_at = monotonic()
 
-    def _record_group(self, run: AccountRun) -> None:
-        run.results(self._unrecorded[run])
-        del self._unrecorded[run]
+    def _record_group(self, worker: AccountWorker) -> None:
+        worker.record(self._unrecorded[worker])
+        del self._unrecorded[worker]
 
     def _sort(self) -> None:
         """Results by account; each is always in one place or the other, whenever a signal strikes."""
-        results = self.mailbox.results
+        results = self.results.results
         for _ in range(len(results)):
-            self._unrecorded.setdefault(results[0].lane.run, []).append(results[0])
+            worker = self._by_account[results[0].claim.message.account_id]
+            self._unrecorded.setdefault(worker, []).append(results[0])
             results.popleft()
 
     def leave(self) -> None:
-        """Ended by an exception or a SystemExit: cut the connections, record what came back, give back the rest."""
-        for run in self.runs:
-            run.abort()
-        for run in self.runs:
-            run.network.close()
+        """Ended by an exception or a SystemExit: cut the connections, record what came back, release the rest."""
+        for worker in self.workers:
+            worker.abort()
+        for worker in self.workers:
+            worker.network.close()
         self._sort()
         fresh_connection()
-        for run in {*self.runs, *self._unrecorded}:
+        for worker in {*self.workers, *self._unrecorded}:
             try:
-                run.leave(self._rescue(run))
+                worker.leave(self._rescue(worker))
             except Exception:
-                logger.exception("account %s: a drain could not give everything back; leases will tell", run.account)
+                account = worker.current.account
+                logger.exception("account %s: a drain could not release everything; leases will tell", account)
 
-    def _rescue(self, run: AccountRun) -> set[int]:
+    def _rescue(self, worker: AccountWorker) -> set[int]:
         """Record results one by one, as far as that goes; returns the messages of those that could not be."""
         lost: set[int] = set()
-        for one in self._unrecorded.pop(run, []):
+        for message in self._unrecorded.pop(worker, []):
             try:
-                self.recorder.rescue(one)
+                self.recorder.rescue(message)
             except Exception:
-                logger.exception("message %s: its result could not be recorded; its lease will tell", one.job.id)
-                lost.add(one.job.id)
+                logger.exception("message %s: its result could not be recorded; its lease will tell", message.id)
+                lost.add(message.id)
             else:
-                run.intake.claims.pop(one.job.id, None)
+                worker.prefetch.claims.pop(message.id, None)
         return lost
 
     def _is_time(self) -> bool:
-        if len(self.mailbox.results) >= self.mailbox.group or monotonic() - self._recorded_at >= GROUP_WAIT:
+        if len(self.results.results) >= self.results.group or monotonic() - self._recorded_at >= GROUP_WAIT:
             return True
-        return any(lane.idle for run in self.runs for lane in run.pool.lanes.copy()) or not any(
-            run.pool.in_flight for run in self.runs
-        )
+        idle = any(connection.idle for worker in self.workers for connection in worker.ready.connections.copy())
+        return idle or not any(worker.ready.in_flight for worker in self.workers)
 
     def _renew(self) -> None:
         if monotonic() < self._renew_at:
             return
         self._renew_at = monotonic() + self._renew_every
-        renew({claim.lease for run in self.runs for claim in run.intake.claims.values()}, clock=self.clock)
-        renew_slots([lane.slot for run in self.runs for lane in run.connecting.lanes], clock=self.clock)
-        for run in self.runs:
-            run.network.call(run.pool.kick)
+        claims = [claim for worker in self.workers for claim in worker.prefetch.claims.values()]
+        renew({claim.lease for claim in claims}, clock=self.clock)
+        renew_slots([connection.slot for worker in self.workers for connection in worker.connections], clock=self.clock)
+        for worker in self.workers:
+            worker.network.call(worker.ready.wake_connections)
 
     def _timeout(self) -> float:
         waits: list[float] = [self._renew_at - monotonic(), 1.0]
-        waits += [wait for wait in (run.wake_in() for run in self.runs) if wait is not None]
-        if any(run.pool.in_flight for run in self.runs) or self.mailbox.results:
+        waits += [wait for wait in (worker.wake_in() for worker in self.workers) if wait is not None]
+        if any(worker.ready.in_flight for worker in self.workers) or self.results.results:
             waits.append(GROUP_WAIT)
         return min(waits)
 
-    def _guarded(self, run: AccountRun, step: Callable[[AccountRun], object]) -> None:
-        """One account's unexpected error ends that account's run, never the others'; the database's is everybody's."""
+    def _guarded(self, worker: AccountWorker, step: Callable[[AccountWorker], object]) -> None:
+        """An account's unexpected error ends that account's work, never the others'; the database's is everybody's."""
         try:
-            step(run)
+            step(worker)
         except (OperationalError, InterfaceError):
             raise
         except Exception:
-            if all(other is run for other in self.runs):
+            if all(other is worker for other in self.workers):
                 raise
-            logger.exception("account %s: the drain goes on without it", run.account)
-            self._rescue(run)
-            run.fail()
+            logger.exception("account %s: the drain goes on without it", worker.current.account)
+            self._rescue(worker)
+            worker.fail()

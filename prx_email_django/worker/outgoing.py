@@ -1,10 +1,12 @@
-"""From a claim to a parcel, and what must still hold when it is written."""
+"""A claimed message on its way through the network, and what must still hold when it is written."""
 
 from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from prx_email_django.limits.slots import Slot
 from prx_email_django.limits.windows import Permits
@@ -13,123 +15,137 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import ContentAltered
 from prx_email_django.models.message import envelope_route
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.outcomes import Ending, Outcome
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome
 from prx_email_django.rules.redirect import Route
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claims import Claim
+from prx_email_django.store.results import FinishedAttempt
 from prx_email_django.transports.base import OutgoingMessage
 
 #: The null sender, as ``envelope_from`` (RFC 5321 §4.5.5).
 NULL_SENDER = "<>"
 
 
-class Held:
-    """A claimed message and the permits that were taken for it."""
+class Carrier(Protocol):
+    """What a message needs to know of the connection that took it."""
 
-    def __init__(self, claim: Claim, permits: tuple[Permits, ...] = ()) -> None:
+    slot: Slot
+    #: An outcome has named the trouble of the connection's end already.
+    trouble_noted: bool
+
+
+class ClaimedMessage(OutgoingMessage):
+    """One claimed message, from its claim to its result; the only value of the worker for it."""
+
+    def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
+        super().__init__(id=claim.id, sender="", recipients=(), body=b"")
         self.claim = claim
+        self.clock = clock
+        #: The permits that were taken for it.
         self.permits = permits
-        #: MAIL went over the wire: the permits are spent.
+        self.route = Route(())
+        #: The connection that has taken it.
+        self.connection: Carrier | None = None
+        self.started_at: datetime | None = None
+        #: MAIL was written: the permits are spent.
         self.mail_written = False
+        self.body_written = False
+        #: Nothing of it was written, only because its permits ended before its MAIL.
+        self.permit_ended = False
+        #: What came of it, and when; set by the connection.
+        self.outcome = Outcome(Ending.UNTOUCHED)
+        self.finished_at: datetime | None = None
+        self._cancelled = False
+        self._lock = threading.Lock()
 
-    @property
-    def id(self) -> int:
-        """The message's primary key."""
-        return self.claim.id
-
-
-class JobMessage(OutgoingMessage):
-    """A job's message: the job decides whether it may still be written."""
-
-    job: Job | None = None
-
-    def may_write(self) -> bool:
-        """Whether MAIL, or the body, may be written now."""
-        return self.job is not None and self.job.may_write()
+    def render(self) -> Outcome | None:
+        """Fill in envelope and body; returns the failure of a message that cannot be rendered: it fails alone."""
+        claim, self.route = self.claim, envelope_route(self.claim.open_addresses)
+        if not self.route.envelope:
+            return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
+        try:
+            self.body = claim.message.as_bytes(attachments=claim.attachments, replaced=self.route.replaced)
+            self.sender = envelope_sender(claim.message)
+        except ContentAltered as error:
+            return _not_rendered(ErrorCode.ATTACHMENT, str(error))
+        except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is the host's code, and anybody writes content)
+            return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
+        self.recipients = self.route.envelope
+        # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) has other bytes.
+        self.eight_bit = not self.body.isascii()
+        self.utf8 = self.eight_bit or not all(address.isascii() for address in (self.sender, *self.recipients))
+        return None
 
     def may_continue(self) -> bool:
-        """Whether any other command may be written now."""
-        return self.job is not None and self.job.still_may()
-
-
-class Job(Held):
-    """One claimed message on its way through the network."""
-
-    def __init__(
-        self, claim: Claim, route: Route, outgoing: JobMessage, *, clock: Clock, permits: tuple[Permits, ...]
-    ) -> None:
-        super().__init__(claim, permits)
-        self.route = route
-        self.outgoing = outgoing
-        self.clock = clock
-        self.slot: Slot | None = None
-        self.started_at: datetime | None = None
-        self.body_written = False
-        self.cancelled = False
-        self._lock = threading.Lock()
-        outgoing.job = self
-
-    @property
-    def permits_end(self) -> float:
-        """When the first of the permits' buckets ends, on the running clock."""
-        return min((one.ends_at for one in self.permits), default=math.inf)
-
-    def still_may(self) -> bool:
-        """Whether claim and slot hold."""
-        return not self.cancelled and self.claim.lease.holds() and self.slot is not None and self.slot.holds()
+        """Whether the claim and the connection's slot still hold."""
+        connection = self.connection
+        return not self._cancelled and self.claim.lease.holds() and connection is not None and connection.slot.holds()
 
     def may_write(self) -> bool:
-        """Asked before MAIL and again before the body, at that instant: may it be written?"""
+        """Whether MAIL, and later the body, may be written at this instant."""
         with self._lock:
-            held = self.still_may()
+            allowed = self.may_continue()
             if not self.mail_written:
-                held = held and (not self.permits or self.clock.running.timestamp() < self.permits_end)
-                if held:
+                self.permit_ended = allowed and not self.has_permits()
+                allowed = allowed and not self.permit_ended
+                if allowed:
                     self.mail_written, self.started_at = True, self.clock.now
-            elif held:
+            elif allowed:
                 self.body_written = True
-            return held
+            return allowed
 
-    def let_go(self) -> None:
-        """It has left the network: drop its octets now, since results wait for their record.
-
-        Job and parcel refer to each other: left to themselves, a body would stay until the garbage collector comes by.
-        """
-        self.outgoing.job = None
-        self.outgoing.body = b""
+    def has_permits(self) -> bool:
+        """Whether no bucket that its permits were taken from has ended."""
+        ends_at = min((permits.ends_at for permits in self.permits), default=math.inf)
+        return self.clock.running.timestamp() < ends_at
 
     def cancel(self) -> bool:
-        """Keep the body from being written; False: it is on its way already."""
+        """Keep the body from being written; False: the body is being written already."""
         with self._lock:
-            self.cancelled = not self.body_written
-            return self.cancelled
+            self._cancelled = not self.body_written
+            return self._cancelled
+
+    def drop_body(self) -> None:
+        """Free the body now: messages wait for their record, and for other releases."""
+        self.body = b""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Note what came of it; called on the network's thread."""
+        self.outcome, self.finished_at = outcome, self.clock.now
+        self.drop_body()
+
+    def cut_off(self) -> Outcome:
+        """The outcome where its connection died unexpectedly: untouched, or unknown once the body was being written."""
+        if not self.body_written:
+            return Outcome(Ending.UNTOUCHED, mail_written=self.mail_written)
+        return Outcome(
+            Ending.UNKNOWN,
+            recipients=dict.fromkeys(self.route.envelope, RecipientOutcome(Answer.UNKNOWN)),
+            error_code=ErrorCode.UNKNOWN_OUTCOME,
+            error="the connection was cut while the message was on its way",
+            phase=Phase.BODY,
+            mail_written=True,
+        )
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether the attempt says something about the message."""
+        return self.outcome.ending is not Ending.UNTOUCHED
+
+    def attempt(self, **changes: object) -> FinishedAttempt:
+        """The finished attempt, with the answers to the real recipients; ``changes`` replace fields of the outcome."""
+        outcome = replace(self.outcome, **changes) if changes else self.outcome  # type: ignore[arg-type]
+        now = self.clock.now
+        return FinishedAttempt(
+            claim=self.claim,
+            outcome=outcome,
+            answers=self.route.results(outcome.recipients),
+            started_at=self.started_at or now,
+            finished_at=self.finished_at or now,
+        )
 
 
-def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
-    """The job for a claim, or the failure of a message that cannot be rendered: it fails alone, never the drain."""
-    claim, route = held.claim, envelope_route(held.claim.open_addresses)
-    if not route.envelope:
-        return _broken(ErrorCode.CONTENT, "the message has no recipients")
-    try:
-        body = claim.message.as_bytes(attachments=claim.attachments, replaced=route.replaced)
-        sender = envelope_sender(claim.message)
-    except ContentAltered as error:
-        return _broken(ErrorCode.ATTACHMENT, str(error))
-    except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is the host's code, and content is anybody's)
-        return _broken(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
-    outgoing = JobMessage(
-        id=claim.id,
-        sender=sender,
-        recipients=route.envelope,
-        body=body,
-        # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) leaves other octets.
-        utf8=not body.isascii() or not all(address.isascii() for address in (sender, *route.envelope)),
-        eight_bit=not body.isascii(),
-    )
-    return Job(claim, route, outgoing, clock=clock, permits=held.permits)
-
-
-def _broken(code: str, text: str) -> Outcome:
+def _not_rendered(code: str, text: str) -> Outcome:
     return Outcome(Ending.PERMANENT, error_code=code, error=text[:160])
 
 
@@ -138,6 +154,6 @@ def envelope_sender(message: OutboxMessage) -> str:
     if message.envelope_from == NULL_SENDER:
         return ""
     if message.envelope_from and "<" not in message.envelope_from:
-        return message.envelope_from  # judged when it was queued; a mailbox of this machine has no domain
+        return message.envelope_from  # checked when it was queued; a mailbox of this machine has no domain
     given = message.envelope_from or message.from_email or message.account.email or message.account.user
     return split_mailbox(given).addr_spec

@@ -3,50 +3,70 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
+from typing import Protocol
 
-from prx_email_django.limits.pauses import account_state, is_paused
 from prx_email_django.limits.windows import Permits, give_back, take_permits, take_recipients
-from prx_email_django.models import Account
 from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.states import ErrorCode
-from prx_email_django.store.claims import Claim, claim, has_due, split_expired
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
-from prx_email_django.store.outbox import outbox_state
-from prx_email_django.worker.connection import Pool
-from prx_email_django.worker.outgoing import Held, Job, prepare
+from prx_email_django.store.claims import Claim, ClaimBatch
+from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.queues import ReadyQueue
 from prx_email_django.worker.recorder import Recorder
 
-#: Seconds for which nobody looks again whether a person has paused or switched off the account.
-LOOK_AGAIN = 1.0
-#: Octets that may be rendered ahead; one message more than that, however large, never waits for room.
+#: Bytes that may be rendered ahead; one message more than that, however large, never waits for room.
 RENDER_AHEAD = 4 * 1024 * 1024
 
 
-class Intake:
-    """Claims for the lanes of one account, as far ahead as they need and limits allow, and renders into its pool."""
+class ClaimSource(Protocol):
+    """Where the claims of one account come from: everything due (a drain), or one message (``send``)."""
 
-    def __init__(
-        self,
-        account: Account,
-        *,
-        clock: Clock,
-        recorder: Recorder,
-        budget: Callable[[int], int] = lambda wanted: wanted,
-    ) -> None:
-        self.account = account
+    #: A caller waits for one attempt: trouble ends it, and no further connection is tried.
+    tries_once: bool
+    #: The caller's deadline has passed before the body was written, and the words for that.
+    time_is_over: bool
+    late_reason: str
+
+    def has_due(self) -> bool:
+        """Whether there is something to claim."""
+
+    def budget(self, wanted: int) -> int:
+        """How many of the wanted messages may be claimed."""
+
+    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be copied."""
+
+    def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """Claims that may be sent, and those that are too old."""
+
+    def keeps(self, message: ClaimedMessage) -> bool:
+        """Whether an untouched message is kept for its caller; False: it is released."""
+
+    def go_on(self) -> None:
+        """A message was accepted for some of its recipients: its row is due now, for the rest."""
+
+    def fail(self, outcome: Outcome) -> None:
+        """No attempt could be made: what a caller who waits is told."""
+
+
+class ClaimPrefetch:
+    """Claims for the connections of one account, as far ahead as they need and limits allow, and renders."""
+
+    def __init__(self, current: CurrentAccount, *, source: ClaimSource, clock: Clock, recorder: Recorder) -> None:
+        self.current = current
+        self.source = source
         self.clock = clock
         self.recorder = recorder
-        #: How many more messages the drain may claim, of those wanted.
-        self.budget = budget
-        self.pool = Pool(account.max_connections)
+        self.ready = ReadyQueue(current.account.max_connections)
         #: Claimed, and no result recorded yet.
         self.claims: dict[int, Claim] = {}
         #: Of these, what is not rendered yet.
-        self.unrendered: deque[Held] = deque()
+        self.unrendered: deque[ClaimedMessage] = deque()
         #: One message only until a transaction has been completed: the last thing known is trouble.
         self.probing = False
         #: Another worker's pause has come and gone since the last transaction; the next one tells that it is over.
@@ -56,10 +76,11 @@ class Intake:
         #: The last claim stopped at a message that waits for a free connection.
         self.held = False
         #: A limit is reached: nothing more is claimed, what is claimed goes on.
-        self.no_more = False
-        self.lookahead = 4 * account.max_connections
+        self.limited_by: Obstacle | None = None
+        self.lookahead = 4 * current.account.max_connections
+        #: The source was asked a moment ago, and has something.
+        self._known_due = True
         self._found_some = False
-        self._look_again_at = 0.0
         self._completed = 0
         self._claiming_since = 0.0
 
@@ -67,35 +88,33 @@ class Intake:
 
     def may_find_some(self) -> bool:
         """Whether a connection is worth opening: not only to find the queue empty."""
-        if not self.exhausted and not self.no_more:
-            self.exhausted = not has_due(self.account.pk, clock=self.clock)
-        return not (self.exhausted or self.no_more)
+        if not self.is_empty() and not self._known_due:
+            self.exhausted = not self.source.has_due()
+        self._known_due = False
+        return not self.is_empty()
 
     def wants_connection(self, beside: int) -> bool:
         """Whether one more than these would have something to do."""
         return len(self.claims) > beside or self.held
 
     def look_again(self) -> None:
-        """Something may have become due, or has been given back."""
+        """Something may have become due, or has been released."""
         self.exhausted = False
-
-    def go_on(self) -> None:
-        """A message was accepted for some of its recipients: its row is due now, for the rest."""
-        self.look_again()
 
     def is_empty(self) -> bool:
         """Whether nothing more is to be claimed."""
-        return self.exhausted or self.no_more
+        return self.exhausted or self.limited_by is not None
 
     def looks_once_more(self) -> bool:
-        """Whether an empty queue is asked once more: it gave something before.
+        """Whether an empty queue, which gave something before, has more.
 
         Zero rows under SKIP LOCKED does not mean empty, and more may have come meanwhile.
         """
-        if self.no_more or not self._found_some:
+        if self.limited_by is not None or not self._found_some:
             return False
-        self.exhausted = self._found_some = False
-        return True
+        self._found_some = False
+        self.exhausted = not self.source.has_due()
+        return not self.exhausted
 
     # Claiming
 
@@ -106,129 +125,123 @@ class Intake:
         wanted = self._wanted()
         if wanted <= 0:
             return True
-        if not self._may_claim():
+        if not self.current.may_send(self.clock.now):
             return False
-        permits = take_permits(self.account, self.budget(wanted), clock=self.clock)
+        self.after_pause = self.current.heeds_pause and self.current.state.pause_count > 0
+        permits = take_permits(self.current.account, self.source.budget(wanted), clock=self.clock)
         if permits.count > 0:
             self._claim(permits, hold_limit=self._free(connections))
         else:
-            self.no_more = True
+            self.limited_by = permits.obstacle or Obstacle.nothing_allowed()
         return True
 
     def note_completed(self) -> None:
-        """A transaction has been completed: what claims ahead are measured by."""
+        """A transaction has been completed: claims ahead are measured by them."""
         self._completed += 1
 
     def _wanted(self) -> int:
         if self.probing:
             return 0 if self.claims else 1
-        ahead = len(self.pool.ready) + len(self.unrendered)
-        if ahead < self.account.max_connections and self._completed and not self.held:
+        ahead = len(self.ready.ready) + len(self.unrendered)
+        if ahead < self.current.account.max_connections and self._completed and not self.held:
             self._look_further()
         return self.lookahead - ahead if ahead <= self.lookahead // 4 else 0
 
     def _look_further(self) -> None:
-        """A lane starves: claim twice as far ahead, at most one second's measured rate."""
+        """A connection starves: claim twice as far ahead, at most one second's measured rate."""
         seconds = max(monotonic() - self._claiming_since, 0.05)
-        self.lookahead = max(4 * self.account.max_connections, min(2 * self.lookahead, int(self._completed / seconds)))
+        least = 4 * self.current.account.max_connections
+        self.lookahead = max(least, min(2 * self.lookahead, int(self._completed / seconds)))
 
     def _free(self, connections: int) -> int:
-        return max(0, connections - self.pool.in_flight - len(self.pool.ready) - len(self.unrendered))
-
-    def _may_claim(self) -> bool:
-        """Whether account and outbox are still active and not paused: a person may have acted a second ago."""
-        if monotonic() < self._look_again_at:
-            return True
-        self._look_again_at = monotonic() + LOOK_AGAIN
-        now = self.clock.now
-        state = account_state(self.account)
-        if is_outbox_paused(outbox_state(), now=now) or is_paused(state, now=now):
-            return False
-        self.after_pause = state.pause_count > 0
-        return bool(Account.objects.filter(pk=self.account.pk, is_active=True).exists())
+        return max(0, connections - self.ready.in_flight - len(self.ready.ready) - len(self.unrendered))
 
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
-        taken = claim(self.account.pk, limit=permits.count, hold_limit=hold_limit, clock=self.clock)
-        self.held = taken.held
-        self._found_some = bool(taken.claims)
-        self.exhausted = len(taken.claims) < permits.count and not taken.held
-        give_back(permits, permits.count - len(taken.claims), clock=self.clock)
-        self.recorder.counts.claimed += len(taken.claims)
-        self._admit(taken.claims, permits)
+        batch = self.source.claim(limit=permits.count, hold_limit=hold_limit)
+        self.held = batch.held
+        self._found_some = bool(batch.claims)
+        self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.held)
+        give_back(permits, permits.count - len(batch.claims), clock=self.clock)
+        self.recorder.counts.claimed += len(batch.claims)
+        self._admit(batch.claims, permits)
 
     def _admit(self, claims: Sequence[Claim], permits: Permits) -> None:
-        single = Permits(permits.account_id, 1, permits.what, permits.buckets, permits.ends_at)
-        open_ones: list[Claim] = []
-        for one in claims:
-            if one.recipients and not one.open_addresses:
-                self.recorder.settle(one)
+        single = permits.part(1)
+        open_claims: list[Claim] = []
+        for claim in claims:
+            if claim.recipients and not claim.open_addresses:
+                self.recorder.settle(claim)
                 give_back(single, 1, clock=self.clock)
             else:
-                open_ones.append(one)
-        fresh, old = split_expired(open_ones, clock=self.clock)
-        if old:
-            self.recorder.expire(old)
-            give_back(permits, len(old), clock=self.clock)
-        self.admit_recipients(self._within_ceiling(fresh, single), single)
+                open_claims.append(claim)
+        fresh, expired = self.source.split_expired(open_claims)
+        if expired:
+            self.recorder.expire(expired)
+            give_back(permits, len(expired), clock=self.clock)
+        self._admit_recipients(self._within_ceiling(fresh, single), single)
 
     def _within_ceiling(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
         """Those above a limit that was lowered since rest: they would never go, and hold up the others."""
-        ceiling = recipients_ceiling(self.account.rate_limits)
-        within = [one for one in claims if ceiling is None or len(one.open_addresses) <= ceiling]
-        for one in claims:
-            if ceiling is not None and len(one.open_addresses) > ceiling:
+        ceiling = recipients_ceiling(self.current.account.rate_limits)
+        within = [claim for claim in claims if ceiling is None or len(claim.open_addresses) <= ceiling]
+        for claim in claims:
+            if ceiling is not None and len(claim.open_addresses) > ceiling:
                 text = f"the message has more recipients than the account's limit ({ceiling})"
-                self.recorder.broken(one, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
+                self.recorder.failed(claim, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
                 give_back(single, 1, clock=self.clock)
         return within
 
-    def admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
-        """Take the permits of their recipients; ``single`` was taken for each of them.  What exceeds is given back."""
-        counts = [len(one.open_addresses) for one in claims]
-        recipients, fitting = take_recipients(self.account, counts, clock=self.clock)
-        for one, count in zip(claims[:fitting], counts[:fitting], strict=True):
-            of_one = Permits(recipients.account_id, count, recipients.what, recipients.buckets, recipients.ends_at)
-            self.claims[one.id] = one
-            self.unrendered.append(Held(one, (single, of_one)))
+    def _admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
+        """Take the permits of their recipients; ``single`` was taken for each of them.  What exceeds is released."""
+        counts = [len(claim.open_addresses) for claim in claims]
+        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
+            self.claims[claim.id] = claim
+            permits = (single, recipients.part(count))
+            self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits))
         if fitting < len(claims):
-            self.release([Held(one, (single,)) for one in claims[fitting:]])
-            self.no_more = True
+            self.release(ClaimedMessage(claim, clock=self.clock, permits=(single,)) for claim in claims[fitting:])
+            self.limited_by = recipients.obstacle or Obstacle.nothing_allowed()
 
     # Rendering and giving back
 
     def render(self) -> bool:
-        """Render ahead; whether the pool has something new."""
-        jobs: list[Job] = []
-        octets = self.pool.ready_bytes
-        while self.unrendered and (octets < RENDER_AHEAD or not (self.pool.ready or jobs)):
-            held = self.unrendered.popleft()
-            prepared = prepare(held, clock=self.clock)
-            if isinstance(prepared, Outcome):
-                self.claims.pop(held.id, None)
-                self.recorder.release_permits(held.permits)
-                self.recorder.broken(held.claim, prepared)
+        """Render ahead; whether the ready queue has something new."""
+        rendered: list[ClaimedMessage] = []
+        size = self.ready.ready_bytes
+        while self.unrendered and (size < RENDER_AHEAD or not (self.ready.ready or rendered)):
+            message = self.unrendered.popleft()
+            failure = message.render()
+            if failure is not None:
+                self.claims.pop(message.id, None)
+                self.recorder.release_permits(message.permits)
+                self.recorder.failed(message.claim, failure)
                 continue
-            octets += len(prepared.outgoing.body)
-            jobs.append(prepared)
-        self.pool.push(jobs)
-        return bool(jobs)
+            size += len(message.body)
+            rendered.append(message)
+        self.ready.push(rendered)
+        return bool(rendered)
 
-    def withdraw(self) -> list[Held]:
+    def withdraw(self) -> list[ClaimedMessage]:
         """Take back what no connection has taken; it stays claimed."""
-        waiting: list[Held] = [*self.pool.withdraw(), *self.unrendered]
+        waiting = [*self.ready.withdraw(), *self.unrendered]
         self.unrendered.clear()
         return waiting
 
-    def release(self, helds: Iterable[Held]) -> None:
-        """Give messages and permits back untouched."""
-        given_back = list(helds)
-        for one in given_back:
-            self.claims.pop(one.id, None)
-        self.recorder.release(given_back)
+    def release(self, messages: Iterable[ClaimedMessage]) -> None:
+        """Release messages untouched, and their permits."""
+        released = list(messages)
+        for message in released:
+            self.claims.pop(message.id, None)
+        self.recorder.release(released)
 
     def leave(self, on_its_way: Collection[int]) -> None:
-        """The network is closed: give back all but these, which are left to their leases."""
-        waiting = {one.id: one for one in self.withdraw()}
-        self.release([waiting.get(pk) or Held(one) for pk, one in self.claims.items() if pk not in on_its_way])
+        """The network is closed: release all but these, which are left to their leases."""
+        waiting = {message.id: message for message in self.withdraw()}
+        self.release(
+            waiting.get(pk) or ClaimedMessage(claim, clock=self.clock)
+            for pk, claim in self.claims.items()
+            if pk not in on_its_way
+        )

@@ -1,30 +1,28 @@
-"""One message now, because somebody waits for it: the engine of the drain with a single claim."""
+"""One attempt at one message now, because a caller waits for it: the worker of the drain with a single claim."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from time import monotonic
 
 from django.db.models import Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.slots import Slot, release_slots
-from prx_email_django.limits.windows import take_permits
+from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import FailureMode
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
+from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode
-from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims, split_expired
-from prx_email_django.store.results import FinishedAttempt, RecordedAttempt
-from prx_email_django.transports.base import ConnectError, SessionEnd
-from prx_email_django.worker.account import LIMITED, AccountRun
-from prx_email_django.worker.connection import Lane, Mailbox, Result
-from prx_email_django.worker.connections import pause_reason
-from prx_email_django.worker.loop import Engine
+from prx_email_django.store.claims import Claim, ClaimBatch, Lease, claim_ids, load_claims, split_expired
+from prx_email_django.store.results import FinishedAttempt
+from prx_email_django.worker.account import LIMITED, AccountWorker
+from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.loop import WorkerLoop
 from prx_email_django.worker.network import Network
-from prx_email_django.worker.outgoing import Held
-from prx_email_django.worker.prefetch import Intake
+from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.tokens import transport
 
@@ -33,240 +31,178 @@ TOO_LATE = "not done within SEND_DEADLINE"
 CUT_SHORT = "the connection ended before the message was sent"
 
 
-class SingleIntake(Intake):
-    """One message, claimed by the caller: permits for it once the connection stands, and nothing else ever."""
+class OneMessage:
+    """The ``ClaimSource`` of one message that its caller has claimed."""
 
-    def __init__(self, claim: Claim, *, clock: Clock, recorder: Recorder) -> None:
-        super().__init__(claim.message.account, clock=clock, recorder=recorder)
-        self.claim = claim
-        self.claims[claim.id] = claim
-        self.exhausted = True
-        #: Permits have been asked for.
-        self.permitted = False
-        #: It was given back, since no permit or no connection was to be had.
-        self.is_limited = False
+    tries_once = True
+    late_reason = TOO_LATE
+
+    def __init__(self, claim: Claim, *, clock: Clock) -> None:
+        self.claim_now = claim
+        self.clock = clock
+        self.time_is_over = False
         #: Recipients that did not fit may still go on.
         self.may_go_on = True
+        #: It came back untouched.
+        self.returned: ClaimedMessage | None = None
+        self._waits = True
+        self._has_more = False
+        self._failure: Outcome | None = None
 
-    @property
-    def waits(self) -> bool:
-        """Whether no result of it is recorded yet."""
-        return self.claim.id in self.claims
+    def has_due(self) -> bool:
+        """Whether the message waits for its permits, or its row is due for the rest of its recipients."""
+        return self._waits or self._has_more
 
-    def look_again(self) -> None:
-        """Whatever a drain would look for now: there is this one message only."""
+    def budget(self, wanted: int) -> int:
+        """One message."""
+        return min(wanted, 1)
 
-    def claim_more(self, connections: int) -> bool:
-        """Permits, once the connection stands; without one the message is given back."""
-        if not connections or self.permitted or not self.waits:
+    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+        """The caller's claim; later its row again, for recipients that did not fit."""
+        if self._waits:
+            self._waits = False
+            return ClaimBatch([self.claim_now], is_last=True)
+        self._has_more = False
+        lease = Lease(outbox_settings().lease)
+        due = Q(next_attempt_at__lte=self.clock.now)
+        if not claim_ids([self.claim_now.id], guard=due, lease=lease, clock=self.clock):
+            return ClaimBatch([])  # a drain has it already, or a person has cancelled it
+        self.claim_now = load_claims([self.claim_now.id], lease=lease)[0]
+        return ClaimBatch([self.claim_now], is_last=True)
+
+    def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """Nothing is too old: the caller has looked, or a person asked."""
+        return list(claims), []
+
+    def keeps(self, message: ClaimedMessage) -> bool:
+        """An untouched message was still an attempt that its caller waits for, unless its lease was lost."""
+        if not message.claim.lease.holds():
+            return False
+        if message.permit_ended and not self.time_is_over:
+            self._waits = True  # it takes other permits
             return True
-        self.permitted = True
-        permits = take_permits(self.account, 1, clock=self.clock)
-        if permits.count:
-            self.admit_recipients([self.claim], permits)
-        else:
-            self.release([Held(self.claim)])
-        if not self.unrendered:
-            self.is_limited = self.no_more = True
+        self.returned = message
+        if message.connection is not None:
+            self.fail(message.outcome)
         return True
-
-    def permit_again(self, held: Held) -> None:
-        """Its permits ended before MAIL: return them, and take others."""
-        self.recorder.release_permits(held.permits)
-        self.permitted = False
 
     def go_on(self) -> None:
         """Recipients that did not fit go on at once, under the same Message-ID."""
-        if not self.may_go_on:
-            return
-        lease = Lease(outbox_settings().lease)
-        due = Q(next_attempt_at__lte=self.clock.now)
-        if not claim_ids([self.claim.id], guard=due, lease=lease, clock=self.clock):
-            return  # a drain has it already, or a person has cancelled it
-        self.claim = load_claims([self.claim.id], lease=lease)[0]
-        self.claims[self.claim.id] = self.claim
-        self.permitted = False
-
-    def turn_back(self) -> None:
-        """No connection is to be had: give it back untouched."""
-        if self.waits:
-            self.release(self.withdraw() or [Held(self.claim)])
-            self.is_limited = True
+        self._has_more = self.may_go_on
 
     def fail(self, outcome: Outcome) -> None:
-        """It failed before any connection took it; nothing happens if its result is recorded already."""
-        self.no_more = True
-        if self.claims.pop(self.claim.id, None) is None:
-            return
-        for one in self.withdraw():
-            self.recorder.release_permits(one.permits)
-        self.recorder.broken(self.claim, outcome)
+        """The first reason counts."""
+        self._failure = self._failure or outcome
+
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether the claim has neither a result nor been released."""
+        return self._waits or self.returned is not None
+
+    def failure(self) -> FinishedAttempt:
+        """The known failure that the caller is told: trouble with the account is one of the message here."""
+        message = self.returned or ClaimedMessage(self.claim_now, clock=self.clock)
+        found = self._failure or Outcome(Ending.TEMPORARY, phase=Phase.AUTH if self.time_is_over else "")
+        code, text = found.error_code or ErrorCode.NETWORK, found.error or CUT_SHORT
+        if self.time_is_over:
+            code, text = ErrorCode.TIMEOUT, TOO_LATE
+        message.outcome = found
+        return message.attempt(ending=Ending.TEMPORARY, error_code=code, error=text)
 
 
-class SingleRun(AccountRun):
-    """Sends one claimed message; the account's trouble is a known failure of it, since somebody waits for an answer."""
+class SingleSend:
+    """One attempt: the loop of a drain over one message, and the caller's deadline."""
 
-    intake: SingleIntake
-
-    def __init__(
-        self, intake: SingleIntake, slot: Slot, *, deadline: float, network: Network, mailbox: Mailbox
-    ) -> None:
-        super().__init__(
-            intake.account,
-            clock=intake.clock,
+    def __init__(self, claim: Claim, account: Account, slot: Slot, *, clock: Clock, network: Network) -> None:
+        self.source = OneMessage(claim, clock=clock)
+        self.recorder = recorder_for(account, clock=clock)
+        results = ResultQueue(1)
+        self.loop = WorkerLoop(clock=clock, results=results, recorder=self.recorder)
+        self.worker = AccountWorker(
+            CurrentAccount(account, outbox=None),
+            source=self.source,
+            clock=clock,
             network=network,
-            mailbox=mailbox,
-            recorder=intake.recorder,
+            results=results,
+            recorder=self.recorder,
             transport=transport(),
-            intake=intake,
         )
-        self.connecting.keep(slot)
-        self.connecting.most_lanes = 1
-        self.connecting.heeds_pause = False
-        #: When SEND_DEADLINE has passed, on the monotonic clock.
-        self.deadline = deadline
-        self.is_past = False
-        #: It passed before the body was written: the attempt has failed.
-        self.is_late = False
+        self.worker.connections.keep(slot)
+        self.loop.add(self.worker)
+        #: When SEND_DEADLINE passes, on the monotonic clock.
+        self.deadline = monotonic() + outbox_settings().send_deadline.total_seconds()
+        self._is_past = False
 
-    def advance(self) -> None:
-        """One step, unless the deadline has passed meanwhile."""
-        super().advance()
-        if not self.is_past and monotonic() >= self.deadline:
-            self.is_past, self.intake.may_go_on = True, False
-            self.expire()
-
-    def wake_in(self) -> float | None:
-        """As for a drain, and at the deadline."""
-        earlier = super().wake_in()
-        left = max(0.0, self.deadline - monotonic())
-        return earlier if self.is_past or (earlier is not None and earlier < left) else left
-
-    def stop(self, reason: str) -> None:
-        """Trouble with the account stops nothing here: the message has failed already, or is on its way."""
-        self.stop_reason = self.stop_reason or reason
-        if reason == LIMITED:  # its connection is gone, and others hold the rest
-            self.intake.turn_back()
-
-    def expire(self) -> None:
-        """SEND_DEADLINE has passed: what has not reached its body fails; a body on its way is waited for."""
-        if not self.intake.waits:
-            self.connecting.abort()  # it is decided: whatever its connection still waits for is nobody's matter
-            return
-        taken = [job for lane in self.connecting.lanes for job in list(lane.taken.values())]
-        if not all(job.cancel() for job in taken):
-            return
-        self.is_late = True
-        self.connecting.give_up_opening()
-        self.connecting.abort()
-        self.connecting.tokens.abandon()
-        if not self.connecting.lanes:  # its token has not come
-            self._fail(self._temporary(phase=Phase.AUTH))
-
-    def results(self, results: Sequence[Result]) -> None:
-        """An untouched message was still an attempt that somebody waits for, unless the lease was lost."""
-        super().results([self._told(one) for one in results if not self._may_go_on(one)])
-
-    def connect_cancelled(self, lane: Lane, reached: ConnectError | None) -> None:
-        """The deadline has passed before the connection stood: the account's trouble too."""
-        phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
-        self._fail(Outcome(Ending.TEMPORARY, error_code=ErrorCode.TIMEOUT, error=TOO_LATE, phase=phase, peer=peer))
-        self.trouble(Trouble.CONNECTION, f"connection failed ({TOO_LATE})")
-        super().connect_cancelled(lane, reached)  # a pause first: whoever takes the slot must know of it
-
-    def connect_refused(self, error: ConnectError) -> None:
-        """No connection: a known failure of the message, and one of the account's."""
-        self._fail(
-            Outcome(
-                Ending.TEMPORARY,
-                trouble=error.trouble,
-                error_code=error.error_code,
-                error=str(error),
-                phase=error.phase,
-                smtp_code=error.smtp_code,
-                enhanced=error.enhanced,
-                peer=error.peer,
-            )
-        )
-        self.trouble(error.trouble, pause_reason(error))
-
-    def ended(self, lane: Lane, end: SessionEnd) -> None:
-        """The connection is over: a message that it never took fails, unless another connection may take it."""
-        super().ended(lane, end)
-        if self.intake.waits and (self.is_late or not end.reconnect):
-            peer = lane.session.peer if lane.session else ""
-            self._fail(self._temporary(end.error_code, end.error, phase=Phase.MAIL, peer=peer))
-
-    def _may_go_on(self, one: Result) -> bool:
-        """Whether its permit ended a moment before MAIL: then it takes another one."""
-        untouched = one.outcome.ending is Ending.UNTOUCHED and not (one.job.mail_written or one.outcome.error)
-        if self.is_late or not untouched or not self.intake.claim.lease.holds():
-            return False
-        self.intake.permit_again(one.job)
-        return True
-
-    def _told(self, one: Result) -> Result:
-        outcome = one.outcome
-        if outcome.ending is not Ending.UNTOUCHED or not self.intake.claim.lease.holds():
-            return one
-        if not one.job.mail_written:
-            self.recorder.release_permits(one.job.permits)
-        told = self._temporary(outcome.error_code, outcome.error)
-        return replace(one, outcome=replace(outcome, ending=told.ending, error_code=told.error_code, error=told.error))
-
-    def _temporary(self, error_code: str = "", error: str = "", *, phase: str = "", peer: str = "") -> Outcome:
-        """What an attempt without a reply came to: the deadline's failure, once that has passed before the body."""
-        if self.is_late:
-            error_code, error = ErrorCode.TIMEOUT, TOO_LATE
-        return Outcome(
-            Ending.TEMPORARY,
-            error_code=error_code or ErrorCode.NETWORK,
-            error=error or CUT_SHORT,
-            phase=phase,
-            peer=peer,
-        )
-
-    def _fail(self, outcome: Outcome) -> None:
-        self.connecting.retry_at = 0.0
-        self.intake.fail(outcome)
-
-
-def deliver(claim: Claim, slot: Slot, *, clock: Clock) -> str:
-    """Make one attempt at a claimed message; returns ``limited`` where no permit was to be had, else an empty string.
-
-    Its row tells what came of it.
-    """
-    mailbox = Mailbox(1)
-    recorder = Recorder(clock)
-    recorder.names[claim.message.account_id] = claim.message.account.name
-    if claim.recipients and not claim.open_addresses:  # a late acceptance answered them all
-        recorder.settle(claim)
-        release_slots([slot])
-        return ""
-    engine = Engine(clock=clock, mailbox=mailbox, recorder=recorder)
-    intake = SingleIntake(claim, clock=clock, recorder=recorder)
-    deadline = monotonic() + outbox_settings().send_deadline.total_seconds()
-    with Network() as network:
-        engine.runs.append(SingleRun(intake, slot, deadline=deadline, network=network, mailbox=mailbox))
+    def run(self) -> Obstacle | None:
+        """Make the attempt; returns why none could be made."""
         try:
-            engine.run(should_stop=lambda: "")
+            self.loop.run(tick=self._heed_deadline, wake_in=self._wake_in)
         except BaseException:
-            engine.leave()
+            self.loop.leave()
+            if self.source.is_unresolved:
+                self._release()
             raise
-    return LIMITED if intake.is_limited else ""
+        return self._settle()
+
+    def _release(self) -> None:
+        self.recorder.release([ClaimedMessage(self.source.claim_now, clock=self.worker.clock)])
+
+    def _settle(self) -> Obstacle | None:
+        """Release the message where a limit was in the way, else record the failure of one that has no result."""
+        worker = self.worker
+        limited_by = worker.prefetch.limited_by
+        if limited_by is None and worker.stop_reason == LIMITED:
+            limited_by = worker.connections.obstacle or Obstacle(ObstacleKind.CONNECTION_LOST)
+        if self.source.is_unresolved and limited_by is not None:
+            self._release()
+        elif self.source.is_unresolved:
+            self.recorder.finished([self.source.failure()])
+        return limited_by
+
+    def _wake_in(self) -> float:
+        return 1.0 if self._is_past else max(0.0, self.deadline - monotonic())
+
+    def _heed_deadline(self) -> None:
+        """Once SEND_DEADLINE has passed, what has not reached its body fails; a body on its way is waited for."""
+        if self._is_past or monotonic() < self.deadline:
+            return
+        self._is_past, self.source.may_go_on = True, False
+        worker = self.worker
+        if not worker.prefetch.claims and not self.source.is_unresolved:
+            worker.abort()  # it is decided: what its connection still waits for is nobody's matter
+            return
+        taken = [message for connection in worker.connections for message in list(connection.taken)]
+        if all(message.cancel() for message in taken):
+            self.source.time_is_over = True
+            worker.stop("deadline")
+            worker.abort()
+            worker.connections.tokens.abandon()
 
 
-def give_up(claim: Claim, *, clock: Clock) -> bool:
+def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tuple[OutboxMessage, Obstacle | None]:
+    """Make one attempt at a claimed message; returns the message as it stands, and why no attempt could be made.
+
+    ``account`` has its runtime state (``limits.pauses.with_state``).  The slot is released.
+    """
+    if claim.recipients and not claim.open_addresses:  # a late acceptance answered them all
+        recorder_for(account, clock=clock).settle(claim)
+        release_slots([slot])
+        return claim.message, None
+    with Network() as network:
+        single = SingleSend(claim, account, slot, clock=clock, network=network)
+        obstacle = single.run()
+    return single.source.claim_now.message, obstacle
+
+
+def expire_now(claim: Claim, account: Account, *, clock: Clock) -> bool:
     """Bring a claimed message to rest where it has expired already; whether it had."""
-    _, old = split_expired([claim], clock=clock)
-    if old:
-        recorder = Recorder(clock)
-        recorder.names[claim.message.account_id] = claim.message.account.name
-        recorder.expire(old)
-    return bool(old)
+    _, expired = split_expired([claim], clock=clock)
+    if expired:
+        recorder_for(account, clock=clock).expire(expired)
+    return bool(expired)
 
 
-def simulate(claim: Claim, mode: FailureMode, *, clock: Clock) -> RecordedAttempt:
+def simulate(claim: Claim, account: Account, mode: FailureMode, *, clock: Clock) -> None:
     """Fail a claimed message as named, without network, slot or permit."""
     outcomes = {
         FailureMode.NETWORK: Outcome(Ending.TEMPORARY, error_code=ErrorCode.NETWORK, error="simulated network failure"),
@@ -277,7 +213,11 @@ def simulate(claim: Claim, mode: FailureMode, *, clock: Clock) -> RecordedAttemp
             Ending.PERMANENT, error_code=ErrorCode.PROVIDER, error="550 simulated refusal", smtp_code=550
         ),
     }
+    recorder_for(account, clock=clock).failed(claim, outcomes[mode])
+
+
+def recorder_for(account: Account, *, clock: Clock) -> Recorder:
+    """A recorder that knows the account's name, for its log lines."""
     recorder = Recorder(clock)
-    recorder.names[claim.message.account_id] = claim.message.account.name
-    now = clock.now
-    return recorder.finished([FinishedAttempt(claim, outcomes[mode], {}, started_at=now, finished_at=now)])[0]
+    recorder.names[account.pk] = account.name
+    return recorder

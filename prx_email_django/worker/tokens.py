@@ -1,4 +1,4 @@
-"""How an account connects: its ``ConnectionSettings``, and the access token that it needs first."""
+"""How an account connects: its settings as plain values, and the access token that it needs first."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from prx_email_django.transports.base import ConnectionSettings, Transport
 from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import shared as memory
 from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
 
 #: Seconds for fetching a token.
@@ -38,7 +39,7 @@ def transport() -> Transport:
 
 
 @sensitive_variables("token")
-def login_for(account: Account, state: AccountState, *, token: str, now: datetime) -> ConnectionSettings:
+def connection_settings(account: Account, state: AccountState, *, token: str, now: datetime) -> ConnectionSettings:
     """Plain values for the transport.
 
     Raises:
@@ -65,10 +66,14 @@ def login_for(account: Account, state: AccountState, *, token: str, now: datetim
 
 
 class TokenKeeper:
-    """The access token of one account within one drain: fetched by one worker at a time, stored for all."""
+    """The access token of one account within one drain: fetched by one worker at a time, stored for all.
 
-    def __init__(self, account: Account, *, clock: Clock, network: Network) -> None:
-        self.account = account
+    A refresh goes: ``current`` finds no fresh token, takes the refresh lease, starts ``oauth.fetch`` on the network,
+    and stores what comes back (``limits.tokens``) when it is asked again.
+    """
+
+    def __init__(self, current: CurrentAccount, *, clock: Clock, network: Network) -> None:
+        self._current = current
         self.clock = clock
         self.network = network
         #: Set when the server refused a token and a fresh one has been asked for: only once.
@@ -76,6 +81,11 @@ class TokenKeeper:
         self.refused = ""
         #: The refresh lease that we hold, and the token that is being fetched under it.
         self._fetching: tuple[uuid.UUID, Future[Token]] | None = None
+
+    @property
+    def account(self) -> Account:
+        """The account as it was read last."""
+        return self._current.account
 
     @property
     def needed(self) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.models import Account, DeliveryAttempt
-from prx_email_django.worker import single
+from prx_email_django.worker.account import AccountWorker
+from prx_email_django.worker.connection import Opened
 from tests.support.factories import account, letter
 from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
@@ -86,17 +87,17 @@ def test_token_that_does_not_come_in_time_is_a_matter_of_authentication(sends_cl
 def test_hang_up_before_the_message_was_taken_has_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpServer() as server:
         owner = account(host=server.host, port=server.port)
-        usual = single.SingleRun.opened
+        usual = AccountWorker._opened
 
-        def opened_and_lost(self: Any, lane: Any, session: Any) -> None:
+        def opened_and_lost(self: AccountWorker, event: Opened) -> None:
             server.hang_up()
-            self.network.start(lost(session)).result(10)
-            usual(self, lane, session)
+            self.network.start(lost(event.session)).result(10)
+            usual(self, event)
 
         async def lost(session: Any) -> None:
-            await session._wire.ended
+            await session._protocol.ended
 
-        monkeypatch.setattr(single.SingleRun, "opened", opened_and_lost)
+        monkeypatch.setattr(AccountWorker, "_opened", opened_and_lost)
         assert prx.send(**letter(owner)).error_code == "network"
         attempt = DeliveryAttempt.objects.get()
         assert (attempt.phase, attempt.peer) == ("mail", f"127.0.0.1:{server.port}")

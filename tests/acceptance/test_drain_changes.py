@@ -16,9 +16,10 @@ import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.api import sending
 from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.transports.memory import shared
-from prx_email_django.worker import connections as connecting
-from prx_email_django.worker import loop as engine
+from prx_email_django.worker import current
+from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually
 from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, letter, message
 from tests.support.fake_clock import Ahead
@@ -77,7 +78,7 @@ def test_a_retry_that_never_left_leaves_a_row_that_can_be_confirmed(memory: None
         raise SystemExit(1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Engine, "_renew", strike)
+        patch.setattr(WorkerLoop, "_renew", strike)
         with pytest.raises(SystemExit):
             prx.retry_outbox(result.outbox_id)
     assert fresh_id(result.outbox_id).is_at_rest
@@ -89,16 +90,17 @@ def test_a_retry_that_never_left_leaves_a_row_that_can_be_confirmed(memory: None
 def test_a_retry_without_a_slot_of_a_row_sent_meanwhile(memory: None) -> None:
     owner = account(max_connections=1)
     row = prx.enqueue(**letter(owner))
-    real = sending.acquire_slot
+    real = sending.slot_or_obstacle
 
-    def taken(*args: Any, **kwargs: Any) -> None:
+    def taken(*args: Any, **kwargs: Any) -> Obstacle:
         assert in_threads(lambda: prx.drain())[0].sent == 1
+        return Obstacle(ObstacleKind.CONNECTIONS)
 
-    sending.acquire_slot = taken  # type: ignore[assignment]
+    sending.slot_or_obstacle = taken  # type: ignore[assignment]
     try:
         result = prx.retry_outbox(row.pk)
     finally:
-        sending.acquire_slot = real
+        sending.slot_or_obstacle = real
     assert (result.status, result.error_code) == ("sent", ""), result
 
 
@@ -114,7 +116,7 @@ def test_a_running_drain_heeds_a_lowered_number_of_connections(monkeypatch: pyte
         beginning = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         middle = server.on("final", stall=True, nth=20)
         clock = Ahead()
-        monkeypatch.setattr(connecting, "monotonic", clock)
+        monkeypatch.setattr(current, "monotonic", clock)
         drain = threading.Thread(target=lambda: (prx.drain(), connections["default"].close()), daemon=True)
         drain.start()
         assert all(one.reached.wait(60) for one in beginning)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
-from prx_email_django.worker.account import AccountRun
+from prx_email_django.worker.account import AccountWorker
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -248,14 +248,14 @@ def test_an_account_that_breaks_midway_gives_back_what_it_holds(monkeypatch: pyt
         broken = account_on(one, "broken", max_connections=1)
         rows = enqueue(broken, 20)
         enqueue(account_on(other, "healthy"), 50)
-        learn = AccountRun._learn
+        learn = AccountWorker._learn
 
-        def breaks(self: AccountRun, results: Any) -> None:
-            if self.account.pk == broken.pk:
+        def breaks(self: AccountWorker, results: Any) -> None:
+            if self.account_id == broken.pk:
                 raise RuntimeError("something nobody thought of")
             learn(self, results)
 
-        monkeypatch.setattr(AccountRun, "_learn", breaks)
+        monkeypatch.setattr(AccountWorker, "_learn", breaks)
         prx.drain()
         assert len(other.messages) == 50
         assert one.wait_closed()

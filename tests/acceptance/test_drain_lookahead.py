@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.worker import prefetch as intake
+from prx_email_django.worker import prefetch
 from tests.support.factories import account, backlog
 from tests.support.smtp_server import SmtpServer
 
@@ -46,7 +46,7 @@ def test_claims_ahead_double_while_a_lane_starves_and_are_at_most_a_seconds_meas
         owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
         backlog(owner, 90)
         pace = Pace(server, seconds)
-        monkeypatch.setattr(intake, "monotonic", pace.monotonic)
+        monkeypatch.setattr(prefetch, "monotonic", pace.monotonic)
         assert prx.drain(progress=pace).sent == 90
         assert pace.claims[0][0] == 4, "four for each connection to begin with"
         assert all(count <= max(4, rate) for count, rate in pace.claims), pace.claims

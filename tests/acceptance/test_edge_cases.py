@@ -20,8 +20,8 @@ from prx_email_django.limits.windows import take_recipients
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, Recipient
 from prx_email_django.store import db as base
 from prx_email_django.store.insert import Draft, insert_many
-from prx_email_django.worker import connections as connecting
-from prx_email_django.worker.prefetch import Intake
+from prx_email_django.worker import connections as worker_connections
+from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually
 from tests.support.factories import SECOND, account, at, backlog, letter
 from tests.support.smtp_server import SmtpServer
@@ -76,12 +76,12 @@ def test_a_drain_does_not_wait_for_a_lane_whose_end_could_not_be_told(
         if stage == "idle":  # it has greeted, and goes before it is given a message
             account_state(one)
             AccountState.objects.filter(account=one).update(connection_failures=2)
-            claim_more = Intake.claim_more
+            claim_more = ClaimPrefetch.claim_more
             monkeypatch.setattr(
-                Intake,
+                ClaimPrefetch,
                 "claim_more",
                 lambda self, connections: (
-                    bool(refusing.hang_up()) or True if self.account == one else claim_more(self, connections)
+                    bool(refusing.hang_up()) or True if self.current.account == one else claim_more(self, connections)
                 ),
             )
         # The other account is still at it then, however long either takes.
@@ -207,13 +207,13 @@ def test_a_send_that_comes_too_late_pauses_before_it_gives_its_slot_back(
         AccountState.objects.filter(account=owner).update(connection_failures=2)
         stalled = server.on("greeting", stall=True)
         paused: list[bool] = []
-        real = connecting.release_slots
+        real = worker_connections.release_slots
 
         def release(given_back: list[Slot]) -> None:
             paused.append(is_paused(account_state(owner), now=base.database_now()))
             real(given_back)
 
-        monkeypatch.setattr(connecting, "release_slots", release)
+        monkeypatch.setattr(worker_connections, "release_slots", release)
         assert prx.send(**letter(owner)).status == "failed"
         server.release(stalled)
         assert paused == [True]

@@ -17,8 +17,8 @@ from prx_email_django.limits import slots
 from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules import clock as clocks
-from prx_email_django.transports.base import OutgoingMessage
-from prx_email_django.worker.connection import Lane
+from prx_email_django.worker.connection import Connection
+from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account, at, backlog, fresh, take
 from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
@@ -66,15 +66,15 @@ def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
 ) -> None:
     """They run out when the connection has taken a message already: judged at that instant, not before."""
     slot_time = SlotTime(monkeypatch)
-    real = Lane.take
+    real = Connection.take
 
-    def take_and_linger(self: Lane) -> OutgoingMessage | None:
-        outgoing = real(self)
-        if outgoing is not None:
+    def take_and_linger(self: Connection) -> ClaimedMessage | None:
+        message = real(self)
+        if message is not None:
             slot_time.leave(left)
-        return outgoing
+        return message
 
-    monkeypatch.setattr(Lane, "take", take_and_linger)
+    monkeypatch.setattr(Connection, "take", take_and_linger)
     with SmtpServer() as server:
         (row,) = backlog(account(host=server.host, port=server.port, max_connections=1, pipelining="off"), 1)
         report = drain_until_released()

@@ -17,8 +17,8 @@ from prx_email_django.limits.slots import Slot, acquire_slot
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import db as base
-from prx_email_django.worker import connections as connecting
-from prx_email_django.worker.prefetch import Intake
+from prx_email_django.worker import connections as worker_connections
+from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.support.factories import SECOND, account, at, backlog, in_threads, letter
 from tests.support.smtp_server import SmtpServer
 
@@ -108,17 +108,17 @@ def test_a_pause_is_written_before_the_probers_slot_is_given_back(stage: str, mo
         owner = account_whose_pause_is_over(server)
         AccountState.objects.update(connection_failures=2)
         if stage == "idle":  # it has greeted, and goes before it is given a message
-            monkeypatch.setattr(Intake, "claim_more", lambda self, connections: bool(server.hang_up()) or True)
+            monkeypatch.setattr(ClaimPrefetch, "claim_more", lambda self, connections: bool(server.hang_up()) or True)
         else:
             server.on(stage, drop=True)
-        real = connecting.release_slots
+        real = worker_connections.release_slots
         paused: list[bool] = []
 
         def release(given_back: list[Slot]) -> None:
             paused.append(is_paused(account_state(owner), now=base.database_now()))
             real(given_back)
 
-        monkeypatch.setattr(connecting, "release_slots", release)
+        monkeypatch.setattr(worker_connections, "release_slots", release)
         prx.drain()
         assert paused
         assert all(paused)

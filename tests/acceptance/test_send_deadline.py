@@ -17,6 +17,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, RateWindow
 from prx_email_django.signals import message_failed
+from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account
 from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
@@ -194,15 +195,13 @@ def test_a_failure_before_mail_gives_its_permit_back() -> None:
 
 
 def test_a_permit_that_ends_before_mail_is_taken_anew_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prx_email_django.worker import outgoing as jobs
+    asked: list[bool] = []
 
-    ends: list[bool] = []
+    def ended_once(self: ClaimedMessage) -> bool:
+        asked.append(True)
+        return len(asked) > 1
 
-    def ended_once(self: jobs.Job) -> float:
-        ends.append(True)
-        return 0.0 if len(ends) == 1 else float("inf")
-
-    monkeypatch.setattr(jobs.Job, "permits_end", property(ended_once))
+    monkeypatch.setattr(ClaimedMessage, "has_permits", ended_once)
     with outbox(rate_limits="1/hour") as (server, account):
         result = prx.send(**letter(account))
         assert (result.status, result.retries) == ("sent", 0), result

@@ -8,7 +8,7 @@ import pytest
 
 from prx_email_django.admin import preview
 from prx_email_django.models import ContentChunk, OutboxMessage
-from prx_email_django.store.contents import store_content
+from prx_email_django.store.contents import store_contents
 from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
 
@@ -27,7 +27,7 @@ def rendered(*, text: str = "", html: str = "", images: dict[str, bytes] | None 
         for name, octets in (images or {}).items():
             part.add_related(octets, "image", "png", cid=f"<{name}>")  # type: ignore[union-attr]
     message = rows.make_message(rows.make_account())
-    content = store_content(letter.as_bytes(policy=letter.policy.clone(linesep="\r\n")), clock=clock_for(None))
+    content = store_contents([letter.as_bytes(policy=letter.policy.clone(linesep="\r\n"))], clock=clock_for(None))[0]
     OutboxMessage.objects.filter(pk=message.pk).update(raw=content, body_text="", body_html="", size=content.size)
     message.refresh_from_db()
     return message

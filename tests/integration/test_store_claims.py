@@ -70,7 +70,7 @@ def test_a_row_at_rest_is_never_claimed() -> None:
     row = message(owner)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
     assert take(owner, now=NOW + timedelta(days=400)) == []
-    assert not store.claims.has_due(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.claims.due_head(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_priority_goes_first_then_due_time_then_age() -> None:
@@ -98,7 +98,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     first, second = account("first"), account("second")
     row = message(second)
     assert take(first) == []
-    assert not store.claims.has_due(first.pk, clock=at())
+    assert not store.claims.due_head(first.pk, clock=at())
     assert [one.id for one in take(second)] == [row.pk]
 
 

@@ -290,7 +290,7 @@ def test_a_confirmed_message_is_not_sent_again() -> None:
     row = in_doubt(account())
     prx.confirm_outbox([row.pk], now=NOW)
     assert prx.requeue_outbox([row.pk], now=NOW).refused == {"sent": 1}
-    assert not store.claims.has_due(row.account_id, clock=at(NOW + timedelta(days=1)))
+    assert not store.claims.due_head(row.account_id, clock=at(NOW + timedelta(days=1)))
 
 
 def test_what_people_ask_for_commits_or_vanishes_with_their_transaction() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.limits.windows import rolled
-from prx_email_django.rules.rates import BUCKETS, RateLimit
+from prx_email_django.rules.rates import BUCKETS, RateLimit, reached
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.status.reasons import (
     AccountFacts,
@@ -23,7 +23,6 @@ from prx_email_django.status.reasons import (
     advice,
     message_sentence,
     pause_in_force,
-    reached,
 )
 
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)

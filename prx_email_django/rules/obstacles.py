@@ -1,0 +1,47 @@
+"""Why no attempt can be made now: a value that the refusal itself makes, for whoever must say it in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedLimit:
+    """A rate limit that is used up, and when its next permit is free."""
+
+    limit: str
+    free_at: datetime
+
+
+class ObstacleKind(StrEnum):
+    """What is in the way."""
+
+    RATE = "rate"  #: a rate limit is used up
+    RECIPIENTS = "recipients"  #: a limit has too little left for all recipients of the message
+    CONNECTIONS = "connections"  #: every connection of the account is in use
+    PROBE = "probe"  #: after a pause one message is tried first
+    CONNECTION_LOST = "connection_lost"  #: the connection went, and others hold the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One reason, with what a sentence about it needs."""
+
+    kind: ObstacleKind
+    reached: ReachedLimit | None = None
+    max_connections: int = 1
+    #: The account's limits as text.
+    limits: str = ""
+
+    @classmethod
+    def too_little_left(cls, limits: str) -> Self:
+        """The limits of recipients have room, but not for all recipients of the message."""
+        return cls(ObstacleKind.RECIPIENTS, limits=limits)
+
+    @classmethod
+    def nothing_allowed(cls) -> Self:
+        """No permit was free at that moment."""
+        return cls(ObstacleKind.CONNECTION_LOST)

@@ -1,0 +1,72 @@
+"""What is known of one account during a drain: read once, handed down, and read again after a second."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from time import monotonic
+
+from prx_email_django.limits.pauses import is_paused, known_state, with_state
+from prx_email_django.models import Account, AccountState, OutboxState
+from prx_email_django.store.outbox import is_paused as is_outbox_paused
+from prx_email_django.store.outbox import outbox_state
+
+#: Seconds for which nobody looks again whether a person, or another worker, has changed something.
+LOOK_AFTER = 1.0
+
+
+class CurrentOutbox:
+    """The state of the whole outbox, shared by all accounts of a drain."""
+
+    def __init__(self, state: OutboxState) -> None:
+        self._state = state
+        self._look_at = monotonic() + LOOK_AFTER
+
+    def is_paused(self, now: datetime) -> bool:
+        """Whether everything is paused, as of the last second."""
+        if monotonic() >= self._look_at:
+            self._state = outbox_state()
+            self._look_at = monotonic() + LOOK_AFTER
+        return is_outbox_paused(self._state, now=now)
+
+
+class CurrentAccount:
+    """An account, with what workers learned of it.
+
+    ``outbox`` None: a person asked for this attempt, and no pause is heeded.
+    """
+
+    def __init__(self, account: Account, *, outbox: CurrentOutbox | None) -> None:
+        self.account = account
+        self.outbox = outbox
+        self._look_at = monotonic() + LOOK_AFTER
+
+    @property
+    def heeds_pause(self) -> bool:
+        """Whether a pause keeps this account from sending."""
+        return self.outbox is not None
+
+    @property
+    def state(self) -> AccountState:
+        """What workers learned of the account."""
+        return known_state(self.account)
+
+    def look(self) -> None:
+        """Read account and state again, at most once a second: a person may have mended the credentials."""
+        if monotonic() >= self._look_at:
+            self.account = with_state().get(pk=self.account.pk)
+            self._look_at = monotonic() + LOOK_AFTER
+
+    def look_again(self) -> None:
+        """Something has been learned: the next look must read it."""
+        self._look_at = 0.0
+
+    def is_account_paused(self, now: datetime) -> bool:
+        """Whether the account itself is paused."""
+        self.look()
+        return is_paused(self.state, now=now)
+
+    def may_send(self, now: datetime) -> bool:
+        """Whether account and outbox are still active and not paused."""
+        if self.outbox is None:
+            return True
+        return not self.outbox.is_paused(now) and not self.is_account_paused(now) and self.account.is_active

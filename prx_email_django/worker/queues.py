@@ -1,0 +1,124 @@
+"""Where the two threads meet: messages go out through a ready queue, results come back through a result queue.
+
+Each counter here is written by one thread: the caller's, or the network's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from prx_email_django.worker.outgoing import ClaimedMessage
+
+
+class Waiter(Protocol):
+    """A connection, as far as a queue knows it."""
+
+    changed: asyncio.Event
+    idle: bool
+
+
+class ResultQueue:
+    """Results for the calling thread, and the way to wake that thread."""
+
+    def __init__(self, group: int) -> None:
+        self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.results: deque[ClaimedMessage] = deque()
+        #: A group of results wakes the caller; fewer wait for more, or for an idle connection.
+        self.group = group
+
+    def put(self, message: ClaimedMessage) -> None:
+        """Network: leave a message that has its outcome."""
+        self.results.append(message)
+        if len(self.results) == self.group:
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake the calling thread: there is something to do."""
+        self._wake_ups.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Caller: wait to be woken, at most ``timeout`` seconds."""
+        try:
+            self._wake_ups.get(timeout=max(0.0, timeout))
+            while True:
+                self._wake_ups.get_nowait()
+        except queue.Empty:
+            return
+
+
+class ReadyQueue:
+    """The rendered messages of one account that wait for its connections."""
+
+    def __init__(self, max_connections: int) -> None:
+        self.max_connections = max_connections
+        self.ready: deque[ClaimedMessage] = deque()
+        #: Open connections.
+        self.connections: set[Waiter] = set()
+        self.closing = False
+        self.pushed_bytes = 0  # caller
+        self.recorded = 0  # caller
+        self.taken = 0  # network
+        self.taken_bytes = 0  # network
+        self.reported = 0  # network
+        self.accepted = 0  # network
+        #: Connections that wait: raised before such a connection looks for the last time, so that a caller who has
+        #: pushed something and sees none here need wake nobody (waking was a tenth of its time).
+        self.waiting = 0  # network
+
+    @property
+    def in_flight(self) -> int:
+        """Messages that a connection has taken and not reported."""
+        return self.taken - self.reported
+
+    @property
+    def ready_bytes(self) -> int:
+        """Bytes that wait for a connection."""
+        return self.pushed_bytes - self.taken_bytes
+
+    @property
+    def unrecorded(self) -> int:
+        """Acceptances that are not in the database yet: a kill would send them again."""
+        return self.accepted - self.recorded
+
+    def push(self, messages: Iterable[ClaimedMessage]) -> None:
+        """Caller: hand over rendered messages."""
+        for message in messages:
+            self.pushed_bytes += len(message.body)
+            self.ready.append(message)
+
+    def withdraw(self) -> list[ClaimedMessage]:
+        """Caller: take back what no connection has taken."""
+        messages: list[ClaimedMessage] = []
+        while True:
+            try:
+                message = self.ready.popleft()
+            except IndexError:
+                return messages
+            self.pushed_bytes -= len(message.body)
+            message.drop_body()
+            messages.append(message)
+
+    def take(self) -> ClaimedMessage | None:
+        """Network: the next message.
+
+        None also where too much is accepted and unrecorded: a kill then copies at most 5 × connections messages.
+        """
+        most = self.max_connections
+        if self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
+            return None
+        try:
+            message = self.ready.popleft()
+        except IndexError:
+            return None
+        self.taken += 1
+        self.taken_bytes += len(message.body)
+        return message
+
+    def wake_connections(self) -> None:
+        """Network: something has changed for connections that wait."""
+        for connection in self.connections:
+            connection.changed.set()

@@ -1,0 +1,54 @@
+"""How many statements one message costs, BEGIN and COMMIT counted: account, state and outbox are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+import prx_email_django as prx
+from prx_email_django.transports.memory import shared
+from tests.support.factories import account, letter
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+#: PostgreSQL records an acceptance in one statement, and needs a transaction to claim; the others the other way round.
+SEND = {"postgresql": 10}.get(connection.vendor, 13)
+DRAIN = {"sqlite": 18, "postgresql": 17}.get(connection.vendor, 20)
+
+
+@pytest.fixture(autouse=True)
+def memory(settings: Any) -> Iterator[None]:
+    settings.PRX_EMAIL = {"TRANSPORT": "memory", "WAKE": ""}
+    shared.reset()
+    yield
+    shared.reset()
+
+
+def test_a_send_does_not_read_the_same_rows_again_and_again() -> None:
+    owner = account()
+    assert prx.send(**letter(owner)).status == "sent"  # the rows beside the account exist from now on
+    with CaptureQueriesContext(connection) as statements:
+        assert prx.send(**letter(owner)).status == "sent"
+    assert len(statements) <= SEND, [query["sql"] for query in statements.captured_queries]
+
+
+def test_a_drain_of_one_message_does_not_read_the_same_rows_again_and_again() -> None:
+    owner = account()
+    prx.enqueue(**letter(owner))
+    assert prx.drain().sent == 1
+    prx.enqueue(**letter(owner))
+    with CaptureQueriesContext(connection) as statements:
+        assert prx.drain().sent == 1
+    assert len(statements) <= DRAIN, [query["sql"] for query in statements.captured_queries]
+
+
+def test_a_drain_with_nothing_to_do_costs_next_to_nothing() -> None:
+    account()
+    prx.drain()
+    with CaptureQueriesContext(connection) as statements:
+        assert prx.drain().claimed == 0
+    assert len(statements) <= 6, [query["sql"] for query in statements.captured_queries]
