@@ -23,7 +23,7 @@ from pathlib import Path
 import django
 
 ROOT = Path(__file__).resolve().parents[2]
-_DOCS = sorted(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md"))
+_DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", *_DOCS)
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

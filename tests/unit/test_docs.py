@@ -1,4 +1,4 @@
-"""The documents say what the code says, and nothing else."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ KINDS = {
     "crontab",
     "dockerfile",
 }
-COMMANDS = {one.stem for one in (ROOT / "prx_email_django/management/commands").glob("[a-z]*.py")}
+COMMANDS = {path.stem for path in (ROOT / "prx_email_django/management/commands").glob("[a-z]*.py")}
 BLOCKS = all_blocks()
 
 
 def of(*languages: str) -> list[Block]:
-    return [one for one in BLOCKS if one.language in languages]
+    return [block for block in BLOCKS if block.language in languages]
 
 
 def table_with(page: str, first: str) -> dict[str, list[str]]:
-    """The rows of the table of a page that has ``first`` in its first column: what stands there in code -> cells."""
+    """The table of a page that has ``first`` in its first column: each name in backticks there -> cells of its row."""
     for rows in tables(page):
         found = {name: row for row in rows for name in code_in(row[0])}
         if first in found:
@@ -64,7 +64,7 @@ def table_with(page: str, first: str) -> dict[str, list[str]]:
 
 
 def test_no_block_is_passed_over_by_a_misspelt_mark() -> None:
-    assert {str(one): one.kind for one in BLOCKS if one.kind not in KINDS} == {}
+    assert {str(block): block.kind for block in BLOCKS if block.kind not in KINDS} == {}
 
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
@@ -108,13 +108,13 @@ def test_a_dockerfile_hands_signals_to_the_loop(block: Block) -> None:
 
 
 def _command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Every line that calls a command of ours: in blocks, in unit files, and in backticks."""
+    """Every line that calls a management command: in blocks, in unit files, and in backticks."""
     for block in of("sh", "ini", "crontab", "dockerfile", "text"):
         for line in block.text.splitlines():
-            told = " ".join(json.loads(line.split(None, 1)[1])) if line.startswith("CMD [") else line
-            if "manage.py " in told:
-                arguments = shlex.split(told.partition("manage.py ")[2], comments=True)
-                ends = (n for n, one in enumerate(arguments) if one in {"||", "|", "&&", ";"})
+            command = " ".join(json.loads(line.split(None, 1)[1])) if line.startswith("CMD [") else line
+            if "manage.py " in command:
+                arguments = shlex.split(command.partition("manage.py ")[2], comments=True)
+                ends = (n for n, argument in enumerate(arguments) if argument in {"||", "|", "&&", ";"})
                 yield str(block), arguments[: next(ends, None)]
     for page in PAGES:
         for code in code_in(prose(page)):
@@ -150,7 +150,7 @@ def test_the_readme_names_every_command() -> None:
 
 def _anchors(page: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -187,22 +187,22 @@ def _settings_table() -> dict[str, list[str]]:
 
 
 def test_the_settings_table_is_the_code() -> None:
-    assert set(_settings_table()) == {one.name for one in conf.SETTINGS}
+    assert set(_settings_table()) == {setting.name for setting in conf.SETTINGS}
 
 
-@pytest.mark.parametrize("setting", conf.SETTINGS, ids=lambda one: one.name)
+@pytest.mark.parametrize("setting", conf.SETTINGS, ids=lambda setting: setting.name)
 def test_a_default_is_the_documented_one(setting: conf.Setting) -> None:
     (default,) = code_in(_settings_table()[setting.name][1])
     assert ast.literal_eval(default) == setting.default
 
 
-#: Words in capitals that are not settings of ours.
+#: Words in capitals that are not settings of this app.
 FOREIGN = {"PRX_EMAIL", "INSTALLED_APPS", "EMAIL_BACKEND", "MAILERS", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "ADMINS"}
 FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT"}
 
 
 def test_no_page_names_a_setting_that_does_not_exist() -> None:
-    known = FOREIGN | {one.name for one in conf.SETTINGS}
+    known = FOREIGN | {setting.name for setting in conf.SETTINGS}
     named = {(page, code) for page in PAGES for code in code_in(prose(page)) if re.fullmatch(r"[A-Z][A-Z_]{3,}", code)}
     assert {(page, code) for page, code in named if code not in known} == set()
 
@@ -219,7 +219,7 @@ def test_every_system_check_is_listed() -> None:
 
 
 def test_the_picture_is_the_machine() -> None:
-    (block,) = [one for one in of("mermaid") if one.page == "docs/states.md"]
+    (block,) = [block for block in of("mermaid") if block.page == "docs/states.md"]
     drawn = set()
     for before, after in re.findall(r"^\s+(\w+|\[\*\]) --> (\w+|\[\*\])", block.text, re.MULTILINE):
         kinds = {"waiting": "failed", "rest": "failed"}
@@ -237,8 +237,8 @@ def test_the_picture_is_the_machine() -> None:
 
 def test_the_table_of_verbs_is_the_machine() -> None:
     rows = next(rows for rows in tables("docs/states.md") if rows[0][0] == "enqueue")
-    told = {row[0]: (_statuses(row[2]), _statuses(row[3])) for row in rows}
-    assert told == {verb: (set(one.sources), set(one.targets)) for verb, one in TRANSITIONS.items()}
+    written = {row[0]: (_statuses(row[2]), _statuses(row[3])) for row in rows}
+    assert written == {verb: (set(rule.sources), set(rule.targets)) for verb, rule in TRANSITIONS.items()}
 
 
 def _statuses(cell: str) -> set[Status]:
@@ -264,38 +264,40 @@ def test_every_public_name_has_its_line() -> None:
 
 
 def test_every_public_function_is_shown_in_use() -> None:
-    shown = "\n".join(one.text for one in of("python"))
+    shown = "\n".join(block.text for block in of("python"))
     functions = {name for name in prx_email_django.__all__ if name[0].islower()}
-    twins = {"asend", "areply", "aretry_outbox", "adrain"}  # one of the five is enough
-    assert {name for name in functions - twins if f"{name}(" not in shown} == set()
+    awaitable = {"asend", "areply", "aretry_outbox", "adrain"}  # one of the five is shown, which is enough
+    assert {name for name in functions - awaitable if f"{name}(" not in shown} == set()
 
 
 def test_every_error_has_its_codes() -> None:
-    told = {row[0].strip("`"): set(code_in(row[1])) for rows in tables("docs/api.md") for row in rows if len(row) == 2}
-    for one in errors.OutboxError.__subclasses__():
-        if one.__module__ == errors.__name__:
-            assert told[one.__name__] == one.codes
+    documented = {
+        row[0].strip("`"): set(code_in(row[1])) for rows in tables("docs/api.md") for row in rows if len(row) == 2
+    }
+    for error in errors.OutboxError.__subclasses__():
+        if error.__module__ == errors.__name__:
+            assert documented[error.__name__] == error.codes
 
 
-def test_every_field_of_a_result_is_told() -> None:
+def test_every_field_of_a_result_is_documented() -> None:
     text = text_of("docs/api.md")
     for result in (results.SendResult, results.ChangeReport, results.DrainReport):
         for field in result.__dataclass_fields__:
             assert f"`{field}`" in text, field
 
 
-def test_every_model_that_people_use_is_listed() -> None:
+def test_every_model_for_users_is_listed() -> None:
     inner = {"AccountState", "ConnectionSlot", "Content", "ContentChunk", "OutboxState", "RateWindow"}
     assert set(table_with("docs/api.md", "Account")) == set(models.__all__) - inner
 
 
-def test_every_signal_is_told() -> None:
+def test_every_signal_is_documented() -> None:
     assert set(table_with("docs/signals-and-logs.md", "message_sent")) == {
         name for name, value in vars(signals).items() if isinstance(value, Signal)
     }
 
 
-def test_every_option_of_the_backend_is_told() -> None:
+def test_every_option_of_the_backend_is_documented() -> None:
     assert set(table_with("docs/backend.md", "account")) == set(OPTION_NAMES)
     attributes = set(table_with("docs/backend.md", "outbox_tag"))
     assert attributes == {f"outbox_{name}" for name in MailOptions.__dataclass_fields__}
@@ -321,7 +323,7 @@ def _promised_tests() -> list[str]:
 def test_a_promise_is_held_by_a_test_that_exists(name: str) -> None:
     path, _, function = name.partition("::")
     tree = ast.parse(Path(ROOT, path).read_text(encoding="utf-8"))
-    assert function in {one.name for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
+    assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def test_no_promise_is_without_a_test() -> None:
