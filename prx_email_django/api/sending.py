@@ -19,17 +19,17 @@ from prx_email_django.compose.message import Addresses, Message, compose
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.conf import outbox_settings, parse_duration
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits.pauses import account_state, is_paused
+from prx_email_django.limits.pauses import account_state
 from prx_email_django.limits.slots import Slot, acquire_slot, acquire_slot_heeding_pause, release_slots
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
 from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
 from prx_email_django.store.db import atomic, clock_for, fresh_connection, retried
 from prx_email_django.store.insert import Draft, insert
 from prx_email_django.store.operations import check_retry, claim_one, requeue
 from prx_email_django.store.outbox import check_instance, outbox_state
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
 from prx_email_django.worker.account import LIMITED
 from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.single import deliver, give_up, simulate
@@ -170,7 +170,7 @@ def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendR
 
 
 def _is_paused(account: Account, *, clock: Clock) -> bool:
-    return is_outbox_paused(outbox_state(), now=clock.now) or is_paused(account_state(account), now=clock.now)
+    return is_paused(outbox_state(), now=clock.now) or is_paused(account_state(account), now=clock.now)
 
 
 def retry_outbox(

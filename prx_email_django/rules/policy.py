@@ -11,13 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome, Trouble
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
-
-FIRST_PAUSE = timedelta(seconds=30)
-LONGEST_PAUSE = timedelta(hours=1)
-#: Connections that may fail in a row, without a completed transaction between, before the account pauses.
-CONNECTION_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +63,6 @@ def recovery_backoff(message_id: int, attempts: int, rules: Rules) -> timedelta:
     """Backoff times 1 to 2 by a hash, so that messages claimed together with one that kills its worker part from it."""
     digest = hashlib.sha256(f"{message_id}-{attempts}".encode()).digest()
     return backoff(attempts, rules) * (1 + int.from_bytes(digest[:4], "big") / 2**32)
-
-
-def pause_length(pauses_before: int) -> timedelta:
-    """30 s, doubled with every pause in a row, at most an hour."""
-    doubled: timedelta = FIRST_PAUSE * 2 ** min(pauses_before, 20)
-    return min(doubled, LONGEST_PAUSE)
-
-
-def pauses_account(trouble: Trouble, connection_failures: int) -> bool:
-    """Whether the account pauses now; ``connection_failures`` in a row, this one included."""
-    if trouble is Trouble.CONNECTION:
-        return connection_failures >= CONNECTION_FAILURES
-    return trouble is not Trouble.NONE
 
 
 def merge_result(before: str, answer: RecipientOutcome | None) -> RecipientResult:

@@ -15,7 +15,6 @@ from django.db import DatabaseError
 
 from prx_email_django.limits.pauses import (
     account_state,
-    is_paused,
     note_failure,
     note_overlap_lost,
     note_size,
@@ -24,6 +23,7 @@ from prx_email_django.limits.pauses import (
 from prx_email_django.models import Account
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome, Trouble
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.transports.base import ConnectError, Session, SessionEnd, Transport
 from prx_email_django.worker.connection import Lane, Mailbox, Result
 from prx_email_django.worker.connections import Connecting, pause_reason

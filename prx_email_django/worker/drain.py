@@ -10,14 +10,14 @@ from time import monotonic
 
 from django.db import DatabaseError
 
-from prx_email_django.limits.pauses import account_state, end_expired_pause, is_paused
+from prx_email_django.limits.pauses import account_state, end_expired_pause
 from prx_email_django.limits.windows import has_permits
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.claims import has_due, next_due, next_recipients
 from prx_email_django.store.outbox import begin_drain, outbox_state
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
 from prx_email_django.worker.account import FAILED, AccountRun
 from prx_email_django.worker.connection import Mailbox
 from prx_email_django.worker.loop import Engine
@@ -137,7 +137,7 @@ class Drain:
 
     def _ready_accounts(self) -> list[Account]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""
-        if is_outbox_paused(outbox_state(), now=self.clock.now):
+        if is_paused(outbox_state(), now=self.clock.now):
             return []
         return [account for account in self._candidates() if self._may_go(account)]
 

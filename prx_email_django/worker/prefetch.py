@@ -6,15 +6,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 
-from prx_email_django.limits.pauses import account_state, is_paused
+from prx_email_django.limits.pauses import account_state
 from prx_email_django.limits.windows import Permits, give_back, take_permits, take_recipients
 from prx_email_django.models import Account
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claims import Claim, claim, has_due, split_expired
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.worker.connection import Pool
 from prx_email_django.worker.outgoing import Held, Job, prepare
@@ -142,7 +142,7 @@ class Intake:
         self._look_again_at = monotonic() + LOOK_AGAIN
         now = self.clock.now
         state = account_state(self.account)
-        if is_outbox_paused(outbox_state(), now=now) or is_paused(state, now=now):
+        if is_paused(outbox_state(), now=now) or is_paused(state, now=now):
             return False
         self.after_pause = state.pause_count > 0
         return bool(Account.objects.filter(pk=self.account.pk, is_active=True).exists())

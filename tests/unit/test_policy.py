@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.rules import policy
-from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome, Trouble
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.rules.policy import MessageCounters, Rules, Verdict
 from prx_email_django.states import RecipientResult, Status
 
@@ -236,19 +236,7 @@ def test_a_number_once_fixed_never_changes() -> None:
             fixed = counters.message_number
 
 
-# Accounts, pauses, age
-
-
-def test_pauses_grow_from_half_a_minute_to_an_hour() -> None:
-    seconds = [policy.pause_length(before).total_seconds() for before in range(9)]
-    assert seconds == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
-    assert policy.pause_length(10**6) == timedelta(hours=1)
-
-
-def test_only_the_third_failed_connection_in_a_row_pauses() -> None:
-    assert [policy.pauses_account(Trouble.CONNECTION, n) for n in (1, 2, 3, 4)] == [False, False, True, True]
-    assert all(policy.pauses_account(one, 0) for one in (Trouble.AUTH, Trouble.TLS, Trouble.QUOTA))
-    assert not policy.pauses_account(Trouble.NONE, 99)
+# Age
 
 
 def test_a_message_is_given_up_only_after_its_time() -> None:
