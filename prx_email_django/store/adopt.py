@@ -10,7 +10,7 @@ from django.db.models import F
 from prx_email_django.models import OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
-from prx_email_django.states import ErrorCode, Status
+from prx_email_django.states import TRANSITIONS, ErrorCode, Status
 from prx_email_django.store.db import atomic, retried
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.store.recover import BATCH, lose
@@ -46,7 +46,7 @@ def _rest_sending(*, clock: Clock) -> int:
 
 @retried
 def _rest_waiting(*, clock: Clock) -> int:
-    unsent = OutboxMessage.objects.filter(status__in=(Status.PENDING, Status.FAILED))
+    unsent = OutboxMessage.objects.filter(status__in=TRANSITIONS["adopt"].sources - {Status.SENDING})
     return unsent.exclude(last_error_code=ErrorCode.ADOPTED, next_attempt_at__isnull=True).update(
         status=Status.FAILED,
         last_error_code=ErrorCode.ADOPTED,

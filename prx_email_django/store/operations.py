@@ -12,11 +12,12 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.results import ChangeReport
-from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
-from prx_email_django.states import WAITING, ErrorCode, RecipientResult, Status
+from prx_email_django.rules.recipients import is_settled, settled_status
+from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Status
 from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
 from prx_email_django.store.db import atomic, retried
+from prx_email_django.store.results import becomes_sent
 
 Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
 
@@ -32,7 +33,7 @@ def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
             return "waiting"
         return row.status if row.status in (Status.SENT, Status.SENDING) else ""
 
-    statuses = WAITING if force else (Status.FAILED,)
+    statuses = TRANSITIONS["requeue"].sources if force else {Status.FAILED}
 
     def change(ids: Sequence[int]) -> int:
         fields = {"next_attempt_at": clock.now, "due_since": clock.now, "expires_at": None, "updated_at": clock.now}
@@ -54,8 +55,8 @@ def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
         return "at_rest" if row.next_attempt_at is None else ""
 
     def change(ids: Sequence[int]) -> int:
-        waiting = OutboxMessage.objects.filter(pk__in=ids, status__in=WAITING, next_attempt_at__isnull=False)
-        return waiting.update(
+        may = Q(status__in=TRANSITIONS["cancel"].sources, next_attempt_at__isnull=False)
+        return OutboxMessage.objects.filter(may, pk__in=ids).update(
             status=Status.FAILED,
             last_error_code=ErrorCode.CANCELLED,
             next_attempt_at=None,
@@ -80,26 +81,22 @@ def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
 
 
 def _confirm(pk: int, *, clock: Clock) -> int:
-    row = OutboxMessage.objects.filter(pk=pk, status=Status.FAILED, attempts__gt=F("retries"))
+    may = Q(status__in=TRANSITIONS["confirm"].sources, attempts__gt=F("retries"))
+    row = OutboxMessage.objects.filter(may, pk=pk)
     if not row.update(updated_at=clock.now):
         return 0
-    recipients = Recipient.objects.filter(message_id=pk)
-    recipients.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
-    results = list(recipients.values_list("result", flat=True))
-    if not policy.is_settled(results):
-        return row.update(next_attempt_at=clock.now, due_since=clock.now)
-    status = policy.settled_status(results)
-    message = row.get()
-    if status is not Status.SENT:
+    rows = Recipient.objects.filter(message_id=pk)
+    rows.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
+    recipients = list(rows.order_by("id"))
+    results = [recipient.result for recipient in recipients]
+    if is_settled(results) and settled_status(results) is Status.FAILED:
         return row.update(next_attempt_at=None)
-    return row.update(
-        status=status,
-        sent_at=clock.now,
-        next_attempt_at=None,
-        last_error="",
-        last_error_code="",
-        provider_message_id=message.message_id,
-    )
+    values = becomes_sent(row.get(), recipients, now=clock.now)
+    if not is_settled(results):
+        # What follows stays in the thread of the copy that arrived.
+        copy = {name: values[name] for name in ("provider_message_id", "message_number")}
+        return row.update(next_attempt_at=clock.now, due_since=clock.now, **copy)
+    return row.update(**values)
 
 
 def reopen(ids: Sequence[int]) -> None:
@@ -135,7 +132,7 @@ def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, 
     """
     if message is None:
         raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
-    if message.status not in WAITING:
+    if message.status not in TRANSITIONS["retry"].sources:
         raise RetryRejected(f"message {outbox_id} is {message.status}: nothing to retry", code="not_retriable")
     due = message.next_attempt_at
     if due is not None and due > clock.now and not force:

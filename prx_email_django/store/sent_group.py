@@ -17,30 +17,30 @@ from django.db.models import Field
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.sent import FIXED_NUMBER_SQL
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.db import atomic
 
 #: Column -> value of a ``DeliveryAttempt``.
 Attempt = dict[str, Any]
 
-_SENT = """UPDATE {messages} SET
- status = %s, sent_at = %s, updated_at = %s, next_attempt_at = NULL, claim_expires_at = NULL,
- last_error = %s, last_error_code = %s, message_number = COALESCE(message_number, retries),
- provider_message_id = COALESCE(provider_message_id, CASE id {headers} END),
- provider_response = CASE id {responses} END
- WHERE id IN ({ids}) AND status = %s AND claim_token = %s"""
+#: ``rules.sent.sent_columns`` in SQL, for messages none of whose recipients was refused.
+_BECOMES_SENT = f"""status = %s, sent_at = %s, updated_at = %s, next_attempt_at = NULL, claim_expires_at = NULL,
+ last_error = '', last_error_code = '', message_number = {FIXED_NUMBER_SQL},
+ provider_message_id = COALESCE({{row}}provider_message_id, {{header}}), provider_response = {{response}}"""
+
+_CASES = "CASE id {cases} END"
+_SENT = f"""UPDATE {{messages}} SET {_BECOMES_SENT.format(row="", header=_CASES, response=_CASES)}
+ WHERE id IN ({{ids}}) AND status = %s AND claim_token = %s"""
 
 # One JSON parameter: a long list of placeholders costs the driver more than the database's whole work.
-_SENT_WITH_ATTEMPTS = """WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS row (
+_SENT_WITH_ATTEMPTS = f"""WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS row (
  message_id bigint, number integer, header_message_id text, response text, started_at timestamptz,
  finished_at timestamptz, phase text, smtp_code smallint, enhanced_code text, peer text, worker text)),
-changed AS (UPDATE {messages} AS m SET
- status = %s, sent_at = %s, updated_at = %s, next_attempt_at = NULL, claim_expires_at = NULL,
- last_error = '', last_error_code = '', message_number = COALESCE(m.message_number, m.retries),
- provider_message_id = COALESCE(m.provider_message_id, given.header_message_id),
- provider_response = given.response FROM given
+changed AS (UPDATE {{messages}} AS m
+ SET {_BECOMES_SENT.format(row="m.", header="given.header_message_id", response="given.response")} FROM given
  WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = %s RETURNING m.id)
-INSERT INTO {attempts} (message_id, number, header_message_id, started_at, finished_at, outcome, error_code, error,
+INSERT INTO {{attempts}} (message_id, number, header_message_id, started_at, finished_at, outcome, error_code, error,
  phase, smtp_code, enhanced_code, peer, worker, claim_token)
  SELECT message_id, number, header_message_id, started_at, finished_at, %s, '', '', phase, smtp_code, enhanced_code,
  peer, worker, %s FROM given JOIN changed ON changed.id = given.message_id RETURNING message_id"""
@@ -129,12 +129,11 @@ def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: 
     cases = " ".join(["WHEN %s THEN %s"] * len(attempts))
     statement = _SENT.format(
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
-        headers=cases,
-        responses=cases,
+        cases=cases,
         ids=", ".join(["%s"] * len(ids)),
     )
-    moment = _prepared("sent_at", now)
-    params: list[Any] = [Status.SENT.value, moment, moment, "", ""]
+    instant = _prepared("sent_at", now)
+    params: list[Any] = [Status.SENT.value, instant, instant]
     for one in attempts:
         params += [one["message_id"], one["header_message_id"]]
     for one, response in zip(attempts, responses, strict=True):
