@@ -34,7 +34,7 @@ class DeliveryAttempt(models.Model):
     enhanced_code = models.CharField(_("enhanced code"), max_length=15, blank=True, default="")
     peer = models.CharField(_("peer"), max_length=255, blank=True, default="")
     worker = models.CharField(_("worker"), max_length=255, blank=True, default="")
-    #: The claim under which it ran: a result that comes late finds its row by it.
+    #: The token of the claim: by it a late result finds the row of its attempt.
     claim_token = models.UUIDField(_("claim token"), null=True, blank=True)
 
     objects: ClassVar[OutboxManager[Self]] = OutboxManager()

@@ -1,4 +1,7 @@
-"""What a person asks for: retry, requeue, cancel, confirm.  Made for open transactions too."""
+"""The operations that a person asks for: retry, requeue, cancel, confirm.
+
+All but retry also work in a caller's open transaction.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ BATCH = 500
 
 
 def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
-    """Failed rows (with ``force`` also pending ones) become due now; those at rest are reopened."""
+    """Make failed messages (with ``force`` also pending ones) due now; reopen the recipients of those at rest."""
 
     def refusal(row: OutboxMessage) -> str:
         if row.status == Status.PENDING and not force:
@@ -47,7 +50,7 @@ def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
 
 
 def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
-    """Waiting rows come to rest as ``cancelled``."""
+    """Put waiting messages at rest as ``cancelled``."""
 
     def refusal(row: OutboxMessage) -> str:
         if row.status in (Status.SENT, Status.SENDING):
@@ -67,7 +70,7 @@ def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
 
 
 def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
-    """Somebody knows that it arrived: unknown recipients were accepted; what is left open is due."""
+    """Record that messages in doubt have arrived: unknown recipients become accepted, open ones are due now."""
 
     def refusal(row: OutboxMessage) -> str:
         if row.status in (Status.SENT, Status.SENDING):
@@ -100,21 +103,21 @@ def _confirm(pk: int, *, clock: Clock) -> int:
 
 
 def reopen(ids: Sequence[int]) -> None:
-    """All refused recipients are open again; unknown ones are addressed anyway, and stay in doubt for ``confirm``."""
+    """Open the refused recipients again; unknown ones are addressed anyway, and stay unknown for ``confirm``."""
     Recipient.objects.filter(message_id__in=ids, result=RecipientResult.REFUSED).update(result=RecipientResult.IMPLIED)
 
 
 @retried
 def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
-    """Claim one message because a person asked; a row at rest needs no ``force``.
+    """Claim one message because a person asked; a message at rest needs no ``force``.
 
     Raises:
-        RetryRejected: unknown, sent or being sent, or not due yet.
+        RetryRejected: there is no such message, it is sent or being sent, or it is not due yet.
     """
     lease = Lease(outbox_settings().lease)
     with atomic():
         row = OutboxMessage.objects.filter(pk=outbox_id)
-        # A write first, so that what is read next stays so.
+        # A write first: it locks the row, so that the columns read next stay as they are.
         row.update(updated_at=F("updated_at"))
         if check_retry(row.first(), outbox_id, clock=clock, force=force).next_attempt_at is None:
             row.update(due_since=clock.now, expires_at=None)
@@ -125,10 +128,10 @@ def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
 
 
 def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, force: bool) -> OutboxMessage:
-    """The message, if it may be retried now.
+    """Return the message if it may be retried now.
 
     Raises:
-        RetryRejected: with the reason as its code.
+        RetryRejected: it may not; the code says why.
     """
     if message is None:
         raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
@@ -145,9 +148,9 @@ def _each_batch(
 ) -> ChangeReport:
     changed, refused = 0, Counter[str]()
     for ids in _batches(rows):
-        one_changed, one_refused = _batch(ids, refusal=refusal, change=change)
-        changed += one_changed
-        refused += one_refused
+        batch_changed, batch_refused = _batch(ids, refusal=refusal, change=change)
+        changed += batch_changed
+        refused += batch_refused
     return ChangeReport(changed=changed, refused=dict(refused))
 
 
@@ -172,8 +175,8 @@ def _batches(rows: Rows) -> Iterator[list[int]]:
     if isinstance(rows, QuerySet):
         ids = sorted(set(rows.values_list("pk", flat=True)))  # a slice can be neither ordered nor made distinct
     else:
-        # Text is iterable too: "18" is one id, not 1 and 8.
-        many: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
-        ids = sorted(dict.fromkeys(int(getattr(one, "pk", one)) for one in many))
+        # A string is iterable too: "18" is one id, not 1 and 8.
+        given: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
+        ids = sorted({int(getattr(row, "pk", row)) for row in given})
     for start in range(0, len(ids), BATCH):
         yield ids[start : start + BATCH]

@@ -18,7 +18,7 @@ from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.results import RecordedAttempt, take_over, verdict_columns
 
-#: Messages of one transaction.
+#: Messages recovered in one transaction.
 BATCH = 100
 
 
@@ -83,7 +83,7 @@ def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryA
         message=row,
         number=number,
         header_message_id=row.message_id,
-        # Claims do not stamp their start; the last change of the row is the claim itself.
+        # A claim does not store when its attempt began; the last change of the row is the claim itself.
         started_at=row.updated_at,
         finished_at=clock.now,
         outcome=AttemptOutcome.LOST,

@@ -1,7 +1,7 @@
-"""The hot write: a group of accepted messages becomes ``sent``, each with its attempt, under the usual guard.
+"""The most frequent write: a group of accepted messages becomes ``sent``, each with its attempt, under their token.
 
-PostgreSQL does it in one statement.  The others take two in a transaction, the first of them written by hand, since the
-ORM needs three milliseconds to build it for 24 rows.
+PostgreSQL does it in one statement.  The other databases take two statements in a transaction, written by hand: the ORM
+needs three milliseconds to build the first one for 24 rows.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ _ATTEMPT_COLUMNS = (
 
 
 def record_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime) -> set[int]:
-    """Mark the attempts' messages as sent where the claim is still ours; return the ids that were.
+    """Mark the attempts' messages as sent where the claim is still ours; return the ids of the marked messages.
 
-    An attempt is given as its columns, ``responses`` are the final replies.  Where the database cannot tell which they
-    were, none is marked as soon as one has been lost.
+    An attempt is given as its columns; ``responses`` are the server's final replies, in the same order.  Where the
+    database does not return the changed ids, no message is marked as soon as one claim of the group is lost.
     """
     if connections[outbox_alias()].vendor == "postgresql":
         return _in_one_statement(attempts, responses, token=token, now=now)
@@ -77,13 +77,13 @@ def record_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token:
                 raise _NotAllOurs
             _insert_attempts(attempts)
     except _NotAllOurs:
-        # The rows do not tell which were ours: a lost message may have been confirmed, its last token kept.
+        # The rows do not show which were ours: a lost message may have been confirmed meanwhile, and keeps its token.
         return set()
-    return {one["message_id"] for one in attempts}
+    return {attempt["message_id"] for attempt in attempts}
 
 
 class _NotAllOurs(Exception):
-    """Undoes the group: each result is recorded by itself then, under its row's lock."""
+    """Rolls the group back; each result is then recorded by itself, under its row's lock."""
 
 
 def _in_one_statement(
@@ -94,7 +94,7 @@ def _in_one_statement(
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
         attempts=connection.ops.quote_name(DeliveryAttempt._meta.db_table),
     )
-    rows = [one | {"response": response} for one, response in zip(attempts, responses, strict=True)]
+    rows = [attempt | {"response": response} for attempt, response in zip(attempts, responses, strict=True)]
     params: list[Any] = [
         json.dumps(rows, default=str),
         Status.SENT.value,
@@ -111,21 +111,21 @@ def _in_one_statement(
 
 
 def _insert_attempts(attempts: Sequence[Attempt]) -> None:
-    """``bulk_create`` by hand: it was a seventh of a drain's time."""
+    """Insert the attempts without ``bulk_create``, which took a seventh of a drain's time."""
     connection = connections[outbox_alias()]
     quote = connection.ops.quote_name
     fields = [cast("Field[Any, Any]", DeliveryAttempt._meta.get_field(name)) for name in _ATTEMPT_COLUMNS]
     row = f"({', '.join(['%s'] * len(fields))})"
     names = ", ".join(quote(name) for name in _ATTEMPT_COLUMNS)
     table = quote(DeliveryAttempt._meta.db_table)
-    params = [field.get_db_prep_save(one[field.attname], connection) for one in attempts for field in fields]
+    params = [field.get_db_prep_save(attempt[field.attname], connection) for attempt in attempts for field in fields]
     with connection.cursor() as cursor:
         cursor.execute(f"INSERT INTO {table} ({names}) VALUES {', '.join([row] * len(attempts))}", params)
 
 
 def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime) -> int:
     connection = connections[outbox_alias()]
-    ids = [one["message_id"] for one in attempts]
+    ids = [attempt["message_id"] for attempt in attempts]
     cases = " ".join(["WHEN %s THEN %s"] * len(attempts))
     statement = _SENT.format(
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
@@ -134,10 +134,10 @@ def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: 
     )
     instant = _prepared("sent_at", now)
     params: list[Any] = [Status.SENT.value, instant, instant]
-    for one in attempts:
-        params += [one["message_id"], one["header_message_id"]]
-    for one, response in zip(attempts, responses, strict=True):
-        params += [one["message_id"], response]
+    for attempt in attempts:
+        params += [attempt["message_id"], attempt["header_message_id"]]
+    for attempt, response in zip(attempts, responses, strict=True):
+        params += [attempt["message_id"], response]
     params += [*ids, Status.SENDING.value, _prepared("claim_token", token)]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)

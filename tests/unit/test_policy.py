@@ -70,7 +70,7 @@ def test_recovery_spreads_between_once_and_twice_the_backoff(message_id: int, at
 
 
 def test_messages_recovered_together_part_from_each_other() -> None:
-    waits = {policy.recovery_backoff(one, 1, RULES) for one in range(100)}
+    waits = {policy.recovery_backoff(message_id, 1, RULES) for message_id in range(100)}
     assert len(waits) == 100
     assert max(waits) - min(waits) > timedelta(seconds=8)
     assert policy.recovery_backoff(5, 1, RULES) == policy.recovery_backoff(5, 1, RULES), "it must be the same each time"
