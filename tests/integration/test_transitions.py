@@ -161,7 +161,7 @@ def columns(row: Row) -> dict[str, Any]:
 
 def moves(verb: str) -> set[tuple[str, str]]:
     """Status before and after, of every row that the verb changed."""
-    found = set()
+    found: set[tuple[str, str]] = set()
     for form, call in itertools.product(FORMS, VERBS[verb]):
         row = form(message(account(name=f"{form.__name__} {len(found)} {call}"), to=[A, B]))
         before = columns(row)

@@ -25,7 +25,7 @@ EXPECTED = {
 
 def test_every_verb_moves_only_where_it_may() -> None:
     expected = {
-        verb: {(LETTERS[source], LETTERS[target]) for source, target in pairs.split()}
+        verb: {(LETTERS[pair[0]], LETTERS[pair[1]]) for pair in pairs.split()}
         for verb, pairs in EXPECTED.items()
     }
     assert {verb: transition.moves for verb, transition in TRANSITIONS.items()} == expected
