@@ -1,12 +1,13 @@
-"""The states of a message, and who may move it.  Read this page first.
+"""The states of a message, and the verbs that move it.  Read this module first.
 
 ``docs/states.md`` shows the same with a picture.  A message is *due* when ``next_attempt_at`` is set and not in the
-future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed without:
-then nothing happens to it until a person acts.
+future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed without
+``next_attempt_at``: then nothing happens to it until a person acts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from django.db.models import TextChoices
@@ -14,26 +15,24 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Status(TextChoices):
-    """Where a message stands; ``store`` is the only writer."""
+    """The four statuses of a message; ``store`` is the only writer."""
 
-    #: Enters: enqueue, release of an untouched message.  Leaves: claim, cancel.
+    #: Enters: enqueue, release of an untouched message.  Leaves: claim, retry, cancel, adopt, late result.
     #: A crash leaves it as it is; the next drain claims it when it is due.
     PENDING = "pending", _("pending")
-    #: Enters: claim, with a token and a lease.  Leaves: finalize, release, recover, expire, adopt.
+    #: Enters: claim and retry, with a token and a lease.  Leaves: finalize, release, recover, expire, adopt.
     #: A crash leaves it here until the lease runs out; then any drain recovers it as ``lost_claim``.
     SENDING = "sending", _("sending")
-    #: Enters: finalize (the server accepted it), confirm, a late acceptance.  Leaves: never.
+    #: Enters: finalize (the server accepted it), confirm, and late result, recover and adopt where every recipient
+    #: was accepted by an attempt that came back late.  Leaves: never.  A crash leaves it as it is.
     SENT = "sent", _("sent")
-    #: Enters: finalize, release, recover, expire, cancel, adopt.  Leaves: claim and retry, confirm.
-    #: With ``next_attempt_at`` it waits for its next attempt; without, it is at rest.
+    #: Enters: finalize, release, recover, expire, cancel, adopt.  Leaves: claim, retry, confirm, late result.
+    #: With ``next_attempt_at`` it waits for its next attempt; without, it is at rest.  A crash leaves it as it is.
     FAILED = "failed", _("failed")
 
 
 class RecipientResult(TextChoices):
-    """What became of one recipient; stored only where it differs from its message.
-
-    The empty value means accepted where the message is sent, and open elsewhere.
-    """
+    """The stored result of one recipient; ``rules.recipients`` says what the empty one means."""
 
     IMPLIED = "", _("as the message")
     ACCEPTED = "accepted", _("accepted")
@@ -42,7 +41,7 @@ class RecipientResult(TextChoices):
 
 
 class AttemptOutcome(TextChoices):
-    """How one attempt ended; an attempt that released its message leaves no row."""
+    """How one attempt ended; an attempt that released its message untouched leaves no row."""
 
     SENT = "sent", _("sent")
     FAILED = "failed", _("failed")
@@ -70,29 +69,44 @@ class ErrorCode(TextChoices):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One verb of the machine: the statuses that it may start from and end in."""
+    """One verb of the state machine: the statuses before and after, of every message that the verb moves."""
 
-    sources: frozenset[Status]
-    targets: frozenset[Status]
+    moves: frozenset[tuple[Status, Status]]
+    #: The status in which the verb puts a new message.
+    entry: Status | None = None
+
+    @property
+    def sources(self) -> frozenset[Status]:
+        """The statuses from which the verb moves a message."""
+        return frozenset(source for source, _target in self.moves)
+
+    @property
+    def targets(self) -> frozenset[Status]:
+        """The statuses to which the verb moves a message."""
+        return frozenset(target for _source, target in self.moves) | ({self.entry} if self.entry else frozenset())
 
 
-def _transition(sources: set[Status], targets: set[Status]) -> Transition:
-    return Transition(frozenset(sources), frozenset(targets))
+def _from(moves: Mapping[Status, Collection[Status]]) -> Transition:
+    return Transition(frozenset((source, target) for source, targets in moves.items() for target in targets))
 
+
+_PENDING, _SENDING, _SENT, _FAILED = Status.PENDING, Status.SENDING, Status.SENT, Status.FAILED
 
 WAITING = frozenset({Status.PENDING, Status.FAILED})
 
-#: verb -> (allowed from, to).  ``sending`` as a source always demands the claim's token (recover: its expiry).
+#: verb -> status before: statuses after.  A move out of ``sending`` demands the claim's token (recover and adopt: the
+#: row's lock).  A message that stays ``failed`` or ``pending`` is due at another time, or comes to rest.
 TRANSITIONS: dict[str, Transition] = {
-    "enqueue": _transition(set(), {Status.PENDING}),
-    "claim": _transition({Status.PENDING, Status.FAILED}, {Status.SENDING}),
-    "finalize": _transition({Status.SENDING}, {Status.SENT, Status.FAILED}),
-    "release": _transition({Status.SENDING}, {Status.PENDING, Status.FAILED}),
-    "recover": _transition({Status.SENDING}, {Status.FAILED}),
-    "expire": _transition({Status.SENDING}, {Status.FAILED}),
-    "cancel": _transition({Status.PENDING, Status.FAILED}, {Status.FAILED}),
-    "requeue": _transition({Status.PENDING, Status.FAILED}, {Status.PENDING, Status.FAILED}),
-    "retry": _transition({Status.PENDING, Status.FAILED}, {Status.SENDING}),
-    "confirm": _transition({Status.FAILED}, {Status.FAILED, Status.SENT}),
-    "adopt": _transition({Status.PENDING, Status.SENDING, Status.FAILED}, {Status.FAILED}),
+    "enqueue": Transition(frozenset(), entry=_PENDING),
+    "claim": _from({_PENDING: {_SENDING}, _FAILED: {_SENDING}}),
+    "finalize": _from({_SENDING: {_SENT, _FAILED}}),
+    "release": _from({_SENDING: {_PENDING, _FAILED}}),
+    "recover": _from({_SENDING: {_FAILED, _SENT}}),
+    "expire": _from({_SENDING: {_FAILED}}),
+    "late result": _from({_PENDING: {_SENT}, _FAILED: {_SENT}}),
+    "cancel": _from({_PENDING: {_FAILED}, _FAILED: {_FAILED}}),
+    "requeue": _from({_PENDING: {_PENDING}, _FAILED: {_FAILED}}),
+    "retry": _from({_PENDING: {_SENDING}, _FAILED: {_SENDING}}),
+    "confirm": _from({_FAILED: {_FAILED, _SENT}}),
+    "adopt": _from({_PENDING: {_FAILED}, _SENDING: {_FAILED, _SENT}, _FAILED: {_FAILED}}),
 }

@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.states import WAITING, ErrorCode, RecipientResult, Status
+from prx_email_django.rules.recipients import effective_result
+from prx_email_django.states import WAITING, ErrorCode, Status
 from prx_email_django.status.reasons import at
 
 #: Addresses of a list's line.
@@ -84,12 +85,9 @@ def failures(message: OutboxMessage) -> str:
 
 
 def recipient_result(recipient: Recipient, message: OutboxMessage) -> tuple[str, str]:
-    """The colour and the words of a recipient's result; the empty one means what its message says."""
-    if recipient.result:
-        return recipient.result, str(RecipientResult(recipient.result).label)
-    if message.status == Status.SENT:
-        return "accepted", str(RecipientResult.ACCEPTED.label)
-    return "open", _("open")
+    """The colour and the words of a recipient's result."""
+    result = effective_result(recipient.result, message.status)
+    return (result.value, str(result.label)) if result else ("open", _("open"))
 
 
 def recipient_answer(recipient: Recipient, message: OutboxMessage) -> str:

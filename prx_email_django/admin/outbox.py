@@ -15,6 +15,7 @@ from prx_email_django import api
 from prx_email_django.admin.base import FactsAdminMixin
 from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import OutboxState
+from prx_email_django.rules.pauses import in_force
 
 if TYPE_CHECKING:
     StateAdminBase = admin.ModelAdmin[OutboxState]
@@ -24,10 +25,7 @@ else:
 
 def everything_paused() -> OutboxState | None:
     """The state of the outbox while everything is paused, else None."""
-    state = OutboxState.objects.exclude(pause_reason="").first()
-    if state is None or (state.paused_until is not None and state.paused_until <= timezone.now()):
-        return None
-    return state
+    return OutboxState.objects.filter(in_force(timezone.now())).first()
 
 
 @admin.register(OutboxState)

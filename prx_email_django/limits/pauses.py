@@ -8,9 +8,9 @@ from django.db.models import F, Q, QuerySet
 
 from prx_email_django.models import Account, AccountState
 from prx_email_django.models.runtime_state import PausedBy
-from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.rules.pauses import in_force, pause_length, pauses_account
 from prx_email_django.store.db import retried
 
 #: An account whose first overlapped write was lost does without for so long.
@@ -37,11 +37,6 @@ def known_state(account: Account) -> AccountState:
         return AccountState(account=account)
 
 
-def is_paused(state: AccountState, *, now: datetime) -> bool:
-    """Whether nothing may be sent: None as the end means until somebody resumes."""
-    return bool(state.pause_reason) and (state.paused_until is None or state.paused_until > now)
-
-
 @retried
 def end_expired_pause(state: AccountState, *, now: datetime) -> None:
     """A person's pause whose date has come is over, and is not shown any more."""
@@ -61,13 +56,11 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
     if trouble is Trouble.CONNECTION:
         rows.update(connection_failures=F("connection_failures") + 1)
         state.refresh_from_db()
-    if not policy.pauses_account(trouble, state.connection_failures):
+    if not pauses_account(trouble, state.connection_failures):
         return None
-    until = clock.now + policy.pause_length(state.pause_count)
+    until = clock.now + pause_length(state.pause_count)
     # An older pause that is still in force was set for the same episode by another worker: it counts once.
-    free = ~Q(paused_by=PausedBy.PERSON) & (Q(pause_reason="") | Q(paused_until__lte=clock.now))
-    person_is_done = Q(paused_by=PausedBy.PERSON, paused_until__lte=clock.now)
-    paused = rows.filter(free | person_is_done).update(
+    paused = rows.exclude(in_force(clock.now)).update(
         paused_by=PausedBy.WORKER,
         paused_at=clock.now,
         paused_until=until,

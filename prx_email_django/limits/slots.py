@@ -10,10 +10,11 @@ from typing import Any
 from django.db import IntegrityError
 from django.db.models import Q
 
-from prx_email_django.limits.pauses import account_state, is_paused
+from prx_email_django.limits.pauses import account_state
 from prx_email_django.models import Account, AccountState, ConnectionSlot
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.db import atomic, lease_until, retried, worker_name
 
 SLOT_LEASE = timedelta(seconds=60)

@@ -8,7 +8,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.states import RecipientResult, Status
+from prx_email_django.rules.recipients import effective_result
 
 #: Lines of each kind: a newsletter may have hundreds of recipients, a dead server thousands of attempts.
 MOST_LINES = 20
@@ -47,10 +47,7 @@ def _recipient(recipient: Recipient, message: OutboxMessage) -> str:
 
 
 def _result(recipient: Recipient, message: OutboxMessage) -> str:
-    """Nothing stored means accepted where the message is sent, else open."""
-    if recipient.result == RecipientResult.IMPLIED:
-        return "accepted" if message.status == Status.SENT else "open"
-    return recipient.result
+    return effective_result(recipient.result, message.status) or "open"
 
 
 def _attempt(attempt: DeliveryAttempt) -> str:

@@ -1,4 +1,4 @@
-"""Attachments and rendered messages: stored once per content, in the same database as the rows that need them."""
+"""Attachments and rendered messages, in the same database as the messages that need them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from django.utils.translation import gettext_lazy as _
 from prx_email_django.mime.content import MailPart
 from prx_email_django.models.managers import OutboxManager
 
-#: Octets of a chunk: well below every database's packet limit.
+#: Bytes of a chunk: well below every database's packet limit.
 CHUNK_SIZE = 1024 * 1024
 
 
 class ContentAltered(Exception):
-    """Stored octets are missing or do not have their SHA-256 any more."""
+    """Stored bytes are missing, or their SHA-256 is not the stored one any more."""
 
 
 class Content(models.Model):
-    """Octets, by SHA-256.
+    """A sequence of bytes, found by its SHA-256.
 
-    The hash is indexed, not unique: with a unique hash a second caller would wait for the first one's transaction, and
+    The hash is indexed, not unique: with a unique hash a second caller would wait for the transaction of the first, and
     two callers with the same two files in opposite order would deadlock.
     """
 
@@ -39,11 +39,11 @@ class Content(models.Model):
         base_manager_name = "objects"
 
     def __str__(self) -> str:
-        return f"{self.sha256[:12]} ({self.size} octets)"
+        return f"{self.sha256[:12]} ({self.size} bytes)"
 
 
 class ContentChunk(models.Model):
-    """At most ``CHUNK_SIZE`` octets of a content."""
+    """At most ``CHUNK_SIZE`` bytes of a content."""
 
     content = models.ForeignKey(Content, models.CASCADE, related_name="chunks", db_index=False)
     position = models.PositiveIntegerField(_("position"))
@@ -65,7 +65,7 @@ def read_content(content_id: int | None, sha256: str = "") -> bytes:
     """The stored bytes, checked against ``sha256`` where it is given.
 
     Raises:
-        ContentAltered: they are missing or altered.
+        ContentAltered: the bytes are missing or altered.
     """
     if content_id is None:
         raise ContentAltered("the content has been removed")
@@ -77,10 +77,10 @@ def read_content(content_id: int | None, sha256: str = "") -> bytes:
 
 
 class Attachment(models.Model):
-    """A file of a message, an inline image, or an alternative body; its octets are a ``Content``."""
+    """A file of a message, an inline image, or an alternative body; its bytes are a ``Content``."""
 
     class Kind(models.TextChoices):
-        """What the part is to its message."""
+        """What the part is in its message."""
 
         ATTACHMENT = "attachment", _("attachment")
         INLINE = "inline", _("inline image")
@@ -112,18 +112,18 @@ class Attachment(models.Model):
         return self.filename or self.content_type
 
     def open(self) -> io.BytesIO:
-        """The octets as a binary file.
+        """The bytes as a binary file.
 
         Raises:
-            ContentAltered: they are missing, or not what was stored.
+            ContentAltered: the bytes are missing or altered.
         """
         return io.BytesIO(read_content(self.content_id, self.sha256))
 
     def mail_part(self) -> MailPart:
-        """The part, for ``mime``.
+        """The attachment as a part of ``MailContent``.
 
         Raises:
-            ContentAltered: its content is missing or altered.
+            ContentAltered: the bytes are missing or altered.
         """
         return MailPart(
             kind=self.kind,

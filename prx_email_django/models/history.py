@@ -1,7 +1,8 @@
-"""What happened: one row per attempt, and the messages received that a reply refers to."""
+"""History: one row for each delivery attempt, and the received messages that a reply refers to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from django.db import models
@@ -12,7 +13,7 @@ from prx_email_django.states import AttemptOutcome, ErrorCode
 
 
 class DeliveryAttempt(models.Model):
-    """One finished or lost attempt at one message."""
+    """One attempt at one message: finished by its worker, or lost with it."""
 
     message = models.ForeignKey(
         "prx_email_django.OutboxMessage",
@@ -33,7 +34,7 @@ class DeliveryAttempt(models.Model):
     enhanced_code = models.CharField(_("enhanced code"), max_length=15, blank=True, default="")
     peer = models.CharField(_("peer"), max_length=255, blank=True, default="")
     worker = models.CharField(_("worker"), max_length=255, blank=True, default="")
-    #: The claim under which it ran: a result that comes late finds its row by it.
+    #: The token of the claim: by it a late result finds the row of its attempt.
     claim_token = models.UUIDField(_("claim token"), null=True, blank=True)
 
     objects: ClassVar[OutboxManager[Self]] = OutboxManager()
@@ -47,6 +48,13 @@ class DeliveryAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number} of message {self.message_id}: {self.outcome}"
+
+
+def next_numbers(message_ids: Sequence[int]) -> dict[int, int]:
+    """Message id -> number of its next ``DeliveryAttempt``: 1, 2, 3 … for each message."""
+    rows = DeliveryAttempt.objects.filter(message_id__in=message_ids).order_by().values("message_id")
+    last = {row["message_id"]: row["last"] for row in rows.annotate(last=models.Max("number"))}
+    return {pk: last.get(pk, 0) + 1 for pk in message_ids}
 
 
 class InboundMessage(models.Model):

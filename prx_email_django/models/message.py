@@ -1,4 +1,4 @@
-"""``OutboxMessage`` and its recipients.  No status is written here: ``store`` is the only writer."""
+"""``OutboxMessage`` and its recipients.  No status is written here: ``store`` is its only writer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.indexes import PartialIndex
 from prx_email_django.models.managers import OutboxManager
 from prx_email_django.rules.redirect import Route, route
+from prx_email_django.rules.sent import fixed_number
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
 
 
 class OnUnknown(models.TextChoices):
-    """What to do after an outcome that nobody knows."""
+    """What follows an outcome that nobody knows."""
 
     SETTING = "", _("as the setting ON_UNKNOWN says")
     RETRY = "retry", _("try again (at least once)")
@@ -37,7 +38,7 @@ class OnUnknown(models.TextChoices):
 
 
 class OutboxMessage(models.Model):
-    """One message in the outbox: what it says, where it stands, and what was heard of it."""
+    """One message in the outbox: its content, its state, and what the server said to it."""
 
     Status = MessageStatus
 
@@ -54,13 +55,13 @@ class OutboxMessage(models.Model):
     headers = models.JSONField(_("headers"), default=dict, blank=True)
     in_reply_to_message_id = models.CharField(_("In-Reply-To"), max_length=998, blank=True)
     references = models.TextField(_("References"), blank=True)
-    #: Rendered by the caller (email backend): only Message-ID and Date are added where they are missing.
+    #: A message that the caller has rendered (email backend): only a missing Message-ID and Date are added.
     raw = models.ForeignKey(
         Content, models.PROTECT, null=True, blank=True, related_name="messages", verbose_name=_("rendered message")
     )
-    #: A Message-ID that the caller chose; kept on every attempt.
+    #: A Message-ID that the caller chose; every attempt has it.
     fixed_message_id = models.CharField(_("Message-ID of the caller"), max_length=998, blank=True)
-    #: Octets of bodies and attachments together.
+    #: Bytes of bodies and attachments together.
     size = models.BigIntegerField(_("size"), default=0)
 
     status = models.CharField(_("status"), max_length=10, choices=MessageStatus.choices, default=MessageStatus.PENDING)
@@ -91,7 +92,7 @@ class OutboxMessage(models.Model):
     sent_at = models.DateTimeField(_("sent at"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"), default=timezone.now, db_index=True)
     updated_at = models.DateTimeField(_("updated at"), default=timezone.now)
-    #: Order of claiming: lowest first.  NULL outside the queue, so that no sent row is ever in the claim's way.
+    #: Order of claiming, lowest first.  NULL outside the queue, so that a claim never reads the rows of sent messages.
     claim_rank = models.GeneratedField(
         expression=Case(
             When(next_attempt_at__isnull=True, then=None),
@@ -141,26 +142,26 @@ class OutboxMessage(models.Model):
 
     @property
     def message_id(self) -> str:
-        """The Message-ID header of the next attempt (of the accepted one, once sent)."""
+        """The Message-ID of the next attempt; after the first acceptance, of the accepted copy."""
         if self.provider_message_id:
             return self.provider_message_id
         if self.fixed_message_id:
             return self.fixed_message_id
-        number = self.retries if self.message_number is None else self.message_number
+        number = fixed_number(self.message_number, self.retries)
         return message_id(self.pk, number, outbox_settings().message_id_domain)
 
     @property
     def refused_recipients(self) -> dict[str, dict[str, Any]]:
         """Addresses that the server refused for good: address -> ``code`` and ``text``."""
         return {
-            one.address: {"code": one.code, "text": one.text}
-            for one in self.recipients.all()
-            if one.result == RecipientResult.REFUSED
+            recipient.address: {"code": recipient.code, "text": recipient.text}
+            for recipient in self.recipients.all()
+            if recipient.result == RecipientResult.REFUSED
         }
 
     @property
     def is_at_rest(self) -> bool:
-        """Failed, and never due by itself."""
+        """Whether the message is failed and waits for a person: it is never due by itself."""
         return self.status == MessageStatus.FAILED and self.next_attempt_at is None
 
     @property
@@ -171,7 +172,7 @@ class OutboxMessage(models.Model):
     def mail_content(
         self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()
     ) -> MailContent:
-        """What the row says, for ``mime``; ``replaced`` are recipients that ``X-Original-To`` names.
+        """The content of the message, for ``mime``; ``replaced`` are recipients that ``X-Original-To`` names.
 
         Raises:
             ContentAltered: an attachment is missing or altered.
@@ -197,7 +198,7 @@ class OutboxMessage(models.Model):
         )
 
     def as_bytes(self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()) -> bytes:
-        """The message as it goes over the wire, after ``TRANSFORM_MIME``; arguments as for ``mail_content``.
+        """The rendered message after ``TRANSFORM_MIME``; arguments as for ``mail_content``.
 
         Raises:
             ContentAltered: an attachment is missing or altered.
@@ -213,7 +214,7 @@ class OutboxMessage(models.Model):
         return self.as_bytes(replaced=envelope_route(addresses).replaced)
 
     def as_email(self) -> EmailMessage:
-        """The message exactly as it goes over the wire, parsed; raises as ``as_bytes``."""
+        """The message as it is sent, parsed; raises as ``as_bytes``."""
         return message_from_bytes(self.as_sent(), policy=policy.default)
 
 
@@ -224,7 +225,7 @@ def envelope_route(addresses: Iterable[str]) -> Route:
 
 
 def header_pairs(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Stored headers as pairs: of a mapping, or of a list of pairs, where a name stands more than once."""
+    """Stored headers as pairs; they are stored as a mapping, or as a list of pairs where a name is repeated."""
     if isinstance(headers, Mapping):
         return list(headers.items())
     return [(name, value) for name, value in headers]
@@ -236,10 +237,10 @@ def _imported(path: str) -> Any:
 
 
 class Recipient(models.Model):
-    """One envelope address of one message, and what became of it."""
+    """One envelope address of one message, and the server's answer to it."""
 
     class Kind(models.TextChoices):
-        """Where the address stands in the message."""
+        """The header field that names the address."""
 
         TO = "to", _("to")
         CC = "cc", _("cc")

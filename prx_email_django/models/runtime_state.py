@@ -1,7 +1,7 @@
-"""What workers learn, in rows of its own beside what a person configured.
+"""Runtime state: what workers find out about an account, in rows apart from what a person configured.
 
-An uncommitted ``enqueue`` holds a shared lock on its account's row in MariaDB (through the foreign key), so a pause
-written there would wait for the caller's transaction, and every other ``enqueue`` behind it.
+In MariaDB an uncommitted ``enqueue`` holds a shared lock on its account's row (through the foreign key).  A pause
+written to that row would wait for the caller's transaction, and every other ``enqueue`` would wait behind the pause.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from prx_email_django.models.managers import OutboxManager
 
 
 class PausedBy(models.TextChoices):
-    """Who set a pause: a worker's ends by itself and by a success, a person's only by a person or its date."""
+    """Who set a pause.
+
+    A worker's pause ends by itself or by a success; a person's pause ends only by a person or at its date.
+    """
 
     NOBODY = "", _("nobody")
     WORKER = "worker", _("a worker")
@@ -24,10 +27,10 @@ class PausedBy(models.TextChoices):
 
 
 class AccountStateManager(OutboxManager["AccountState"]):
-    """``AccountState.objects``."""
+    """Queries over the runtime state of accounts."""
 
     def forget_credentials(self, account_id: int) -> None:
-        """Drop tokens, failures and a worker's pause: a person has changed the credentials that they came from."""
+        """Clear tokens, failures and a worker's pause: they belong to credentials that a person has changed."""
         rows = self.filter(account_id=account_id)
         rows.update(
             access_token="",
@@ -45,7 +48,7 @@ class AccountStateManager(OutboxManager["AccountState"]):
 
 
 class AccountState(models.Model):
-    """What is known of one account: its pause, its tokens, what its server can do."""
+    """The runtime state of one account: its pause, its tokens, and what is known of its server."""
 
     account = models.OneToOneField(
         "prx_email_django.Account",
@@ -59,19 +62,19 @@ class AccountState(models.Model):
     paused_until = models.DateTimeField(_("paused until"), null=True, blank=True)
     pause_reason = models.CharField(_("pause reason"), max_length=255, blank=True, default="")
     pause_code = models.CharField(_("pause code"), max_length=30, blank=True, default="")
-    #: Pauses in a row without a success between: the growth of the next one.
+    #: Pauses in a row without a success between; each makes the next pause longer.
     pause_count = models.PositiveIntegerField(_("pauses in a row"), default=0)
     #: Connections that failed in a row without a completed transaction between.
     connection_failures = models.PositiveIntegerField(_("connection failures"), default=0)
     access_token = EncryptedTextField(_("access token"), blank=True, default="")
     access_token_expires_at = models.DateTimeField(_("access token expires at"), null=True, blank=True)
-    #: The last one that the provider gave out, where it rotates them; else empty and the account's own holds.
+    #: The last refresh token of a provider that rotates them; empty: the account's own is in use.
     refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
     refresh_lease = models.UUIDField(_("refresh lease"), null=True, blank=True)
     refresh_lease_expires_at = models.DateTimeField(_("refresh lease expires at"), null=True, blank=True)
-    #: Until then no overlapped writes: one was lost (automatic pipelining).
+    #: Until then only envelopes are pipelined: a connection with an overlapped write was lost.
     envelope_until = models.DateTimeField(_("envelope pipelining until"), null=True, blank=True)
-    #: SIZE that the server announced last, octets; 0: none.
+    #: The SIZE that the server announced last, in bytes; 0: none.
     size_limit = models.BigIntegerField(_("size limit"), default=0)
 
     objects = AccountStateManager()
@@ -86,7 +89,7 @@ class AccountState(models.Model):
 
 
 class ConnectionSlot(models.Model):
-    """The right to hold one connection, leased; an account has ``max_connections`` of them over all machines."""
+    """The leased right to one connection; an account has ``max_connections`` slots over all machines."""
 
     account = models.ForeignKey(
         "prx_email_django.Account", models.CASCADE, related_name="slots", verbose_name=_("account")
@@ -109,16 +112,16 @@ class ConnectionSlot(models.Model):
 
 
 class RateWindow(models.Model):
-    """What was spent of one limit: twenty-one buckets of a twentieth of its period each."""
+    """The permits spent of one rate limit: twenty-one buckets, each a twentieth of the limit's period."""
 
     account = models.ForeignKey(
         "prx_email_django.Account", models.CASCADE, related_name="rate_windows", verbose_name=_("account")
     )
     #: ``messages/60`` or ``recipients/86400``: what is counted, and the period in seconds.
     limit_key = models.CharField(_("limit"), max_length=40)
-    #: Number of the newest bucket since the epoch.
+    #: Number of the newest bucket, counted from the epoch.
     bucket = models.BigIntegerField(_("bucket"), default=0)
-    #: Counts, newest first, at most twenty-one.
+    #: Permits spent in each bucket, newest first, at most twenty-one.
     counts = models.JSONField(_("counts"), default=list)
     version = models.BigIntegerField(_("version"), default=0)
 
@@ -135,10 +138,10 @@ class RateWindow(models.Model):
 
 
 class OutboxState(models.Model):
-    """The one row about the whole outbox."""
+    """The one row that describes the whole outbox."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
-    #: ``INSTANCE`` that this database belongs to; empty: none yet.
+    #: The ``INSTANCE`` to which this database belongs; empty: none yet.
     instance = models.CharField(_("instance"), max_length=255, blank=True, default="")
     wake_requested_at = models.DateTimeField(_("wake-up requested at"), null=True, blank=True)
     paused_at = models.DateTimeField(_("paused at"), null=True, blank=True)

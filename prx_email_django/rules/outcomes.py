@@ -1,4 +1,4 @@
-"""What one attempt at one message came to: a frozen value, made by a transport, judged by ``policy``."""
+"""How one attempt at one message ended: a frozen value that a transport makes and ``policy`` judges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """How far an attempt had come; stored in ``DeliveryAttempt.phase``."""
+    """The last step that an attempt reached; stored in ``DeliveryAttempt.phase``."""
 
     CONNECT = "connect"  # name, TCP, greeting, EHLO
     TLS = "tls"
@@ -15,7 +15,7 @@ class Phase(StrEnum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"  # the DATA command, up to its 354
-    BODY = "body"  # from the first octet of the body to the final reply
+    BODY = "body"  # from the first byte of the body to the final reply
 
 
 class Ending(StrEnum):
@@ -23,23 +23,24 @@ class Ending(StrEnum):
 
     #: The final 250 came for at least one recipient (see ``Outcome.recipients`` for the others).
     ACCEPTED = "accepted"
-    #: A known failure that may pass: 4yz, or the connection went while this envelope was the oldest thing unanswered.
+    #: A known failure that may pass: 4yz, or the connection was lost while nothing sent before this envelope was
+    #: still unanswered.
     TEMPORARY = "temporary"
     #: A known failure that will not pass by itself: 5yz.
     PERMANENT = "permanent"
-    #: The body was on its way and no reply came (RFC 1047): nobody knows.
+    #: The body was on its way and no reply came (RFC 1047): nobody knows whether the server took the message.
     UNKNOWN = "unknown"
-    #: Nothing was judged: the trouble is the account's or nobody's, and the message is released as it was.
+    #: The server did not judge the message (the trouble is the account's or nobody's): it is released unchanged.
     UNTOUCHED = "untouched"
 
 
 class Trouble(StrEnum):
-    """What an ending says about the account beside the message."""
+    """What an attempt says about the account, in addition to the message."""
 
     NONE = ""
-    #: A connection failed or broke: three in a row without a completed transaction between pause the account.
+    #: A connection failed or was lost: three in a row without a completed transaction between pause the account.
     CONNECTION = "connection"
-    #: TLS could not be had or trusted: pauses at once.
+    #: TLS could not be set up, or its certificate not be verified: pauses at once.
     TLS = "tls"
     #: Credentials were refused: pauses at once (a token after one refresh).
     AUTH = "auth"
@@ -48,7 +49,7 @@ class Trouble(StrEnum):
 
 
 class Answer(StrEnum):
-    """What the server said to one recipient."""
+    """What the server said to one recipient of the envelope."""
 
     #: 2yz to RCPT *and* the final 250 to the body.
     ACCEPTED = "accepted"
@@ -56,11 +57,11 @@ class Answer(StrEnum):
     REFUSED = "refused"
     #: 4yz to RCPT; tried again.
     DEFERRED = "deferred"
-    #: ``452 4.5.3`` or ``552 5.5.3``: too many in one transaction; goes into the next one.
+    #: ``452 4.5.3`` or ``552 5.5.3``: too many recipients in one transaction; this one goes into the next.
     TOO_MANY = "too_many"
-    #: 2yz to RCPT, and the body's fate is unknown.
+    #: 2yz to RCPT, and nobody knows whether the body was accepted.
     UNKNOWN = "unknown"
-    #: Not answered, or 2yz to RCPT and the transaction failed as a whole: as open as it was.
+    #: No answer, or 2yz to RCPT and the transaction failed as a whole: the recipient's result stays as it was.
     OPEN = "open"
 
 
@@ -78,9 +79,9 @@ class RecipientOutcome:
 class Outcome:
     """One attempt at one message.
 
-    ``recipients`` has an entry for every address of the envelope that was transmitted.  ``error`` is made for people:
-    cleaned of control characters and cut at 160 characters.  ``response`` is the server's final reply of an accepted
-    message.  ``mail_written`` tells whether MAIL went over the wire (a permit is then spent).
+    ``recipients`` has an entry for every address of the envelope that was transmitted.  ``error`` is text for a
+    person, without control characters, at most 160 characters.  ``response`` is the server's final reply to an accepted
+    message.  ``mail_written`` says whether MAIL was written (a permit is then spent).
     """
 
     ending: Ending
@@ -96,11 +97,9 @@ class Outcome:
     mail_written: bool = False
 
     @property
-    def all_accepted(self) -> bool:
-        """Whether every recipient of the envelope was accepted: the common case, recorded without a look back."""
-        return self.ending is Ending.ACCEPTED and all(one.answer is Answer.ACCEPTED for one in self.recipients.values())
-
-    @property
-    def accepted(self) -> tuple[str, ...]:
-        """Addresses that the server took with its final 250."""
-        return tuple(address for address, one in self.recipients.items() if one.answer is Answer.ACCEPTED)
+    def first_refusal(self) -> str:
+        """The first recipient's refusal or deferral in words; empty where there is none."""
+        for said in self.recipients.values():
+            if said.answer in (Answer.REFUSED, Answer.DEFERRED):
+                return f"{said.code} {said.text}".strip()
+        return ""

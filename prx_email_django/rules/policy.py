@@ -1,23 +1,20 @@
 """What an outcome means for its message: counters, backoff, rest.  Pure: time and limits are arguments.
 
-``retries`` counts known failures, ``attempts`` also the outcomes that nobody knows (unknown, lost); a success adds to
-neither.  So ``attempts - retries`` is the number of copies that may exist beside a known one.
+``retries`` counts known failures, ``attempts`` known failures and the outcomes that nobody knows (unknown, lost); a
+success adds to neither.  So ``attempts - retries`` is the number of outcomes behind each of which a copy may exist.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome, Trouble
-from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
-
-FIRST_PAUSE = timedelta(seconds=30)
-LONGEST_PAUSE = timedelta(hours=1)
-#: Connections that may fail in a row, without a completed transaction between, before the account pauses.
-CONNECTION_FAILURES = 3
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome
+from prx_email_django.rules.recipients import is_settled, settled_status
+from prx_email_django.rules.sent import fixed_number
+from prx_email_django.states import AttemptOutcome, ErrorCode, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +29,24 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class MessageCounters:
-    """A message as its claim found it."""
+    """What a verdict needs of a message as it stands before the attempt is recorded."""
 
     id: int
     retries: int
     attempts: int
     message_number: int | None
-    #: At most once: an unknown outcome rests.
+    #: The message must not be copied: after an unknown outcome it rests.
     hold: bool
+
+    @property
+    def fixed_number(self) -> int:
+        """The number in the Message-ID of the attempt that is recorded now, fixed once a copy of it may exist."""
+        return fixed_number(self.message_number, self.retries)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What finalize writes."""
+    """What an attempt means for its message; the error of a sent message comes from its recipients (``sent``)."""
 
     status: Status
     retries: int
@@ -54,7 +56,7 @@ class Verdict:
     error_code: str
     error: str
     outcome: AttemptOutcome
-    #: The next transaction goes on with recipients that did not fit into this one.
+    #: The next transaction goes on with the recipients that did not fit into this one.
     progress: bool = False
 
 
@@ -65,48 +67,16 @@ def backoff(attempts: int, rules: Rules) -> timedelta:
 
 
 def recovery_backoff(message_id: int, attempts: int, rules: Rules) -> timedelta:
-    """Backoff times 1 to 2 by a hash, so that messages claimed together with one that kills its worker part from it."""
+    """``backoff`` times 1 to 2, by a hash of message and attempts.
+
+    A message that kills its worker takes down the messages claimed with it; spread out, they are not claimed with it
+    again.
+    """
     digest = hashlib.sha256(f"{message_id}-{attempts}".encode()).digest()
     return backoff(attempts, rules) * (1 + int.from_bytes(digest[:4], "big") / 2**32)
 
 
-def pause_length(pauses_before: int) -> timedelta:
-    """30 s, doubled with every pause in a row, at most an hour."""
-    doubled: timedelta = FIRST_PAUSE * 2 ** min(pauses_before, 20)
-    return min(doubled, LONGEST_PAUSE)
-
-
-def pauses_account(trouble: Trouble, connection_failures: int) -> bool:
-    """Whether the account pauses now; ``connection_failures`` in a row, this one included."""
-    if trouble is Trouble.CONNECTION:
-        return connection_failures >= CONNECTION_FAILURES
-    return trouble is not Trouble.NONE
-
-
-def merge_result(before: str, answer: RecipientOutcome | None) -> RecipientResult:
-    """A recipient's result after an attempt; an accepted one stays so, and a deferred unknown one stays unknown."""
-    stands = RecipientResult(before)
-    if answer is None or stands is RecipientResult.ACCEPTED:
-        return stands
-    changed = {
-        Answer.ACCEPTED: RecipientResult.ACCEPTED,
-        Answer.REFUSED: RecipientResult.REFUSED,
-        Answer.UNKNOWN: RecipientResult.UNKNOWN,
-    }
-    return changed.get(answer.answer, stands)
-
-
-def is_settled(results: Iterable[str]) -> bool:
-    """Whether no recipient is open or unknown."""
-    return all(one in (RecipientResult.ACCEPTED, RecipientResult.REFUSED) for one in results)
-
-
-def settled_status(results: Iterable[str]) -> Status:
-    """``sent`` if any recipient was accepted, else ``failed`` (only for settled recipients)."""
-    return Status.SENT if RecipientResult.ACCEPTED in results else Status.FAILED
-
-
-def gave_up(  # noqa: PLR0913  (each by its name)
+def gave_up(  # noqa: PLR0913  (all by name)
     *,
     now: datetime,
     due_since: datetime,
@@ -117,8 +87,8 @@ def gave_up(  # noqa: PLR0913  (each by its name)
 ) -> bool:
     """Whether a claimed message is too old to be sent; ``due`` is its ``next_attempt_at``.
 
-    No backoff (recovery's is up to twice the longest) leads further than it could before it was given up: one that is
-    due later was put off by hand, and has been due since then.
+    A message whose ``next_attempt_at`` lies further ahead than any backoff can lead (a recovery's is up to twice the
+    longest) was put off by hand: its age counts from there.
     """
     if expires_at is not None and expires_at <= now:
         return True
@@ -127,155 +97,113 @@ def gave_up(  # noqa: PLR0913  (each by its name)
 
 
 def judge(
-    outcome: Outcome, counters: MessageCounters, results: Mapping[str, RecipientResult], *, now: datetime, rules: Rules
+    outcome: Outcome, counters: MessageCounters, results: Mapping[str, str], *, now: datetime, rules: Rules
 ) -> Verdict:
     """The verdict on an attempt that touched its message; ``results`` are the recipients' after the attempt."""
-    if outcome.ending is Ending.UNKNOWN:
-        return _unknown(outcome, counters, results, now=now, rules=rules)
-    if outcome.ending is Ending.ACCEPTED:
-        return _accepted(outcome, counters, results, now=now, rules=rules)
-    return _failed(outcome, counters, results, now=now, rules=rules)
+    match outcome.ending:
+        case Ending.UNKNOWN:
+            verdict = _unknown(outcome, counters, now=now, rules=rules)
+        case Ending.ACCEPTED:
+            verdict = _accepted(outcome, counters, results.values(), now=now, rules=rules)
+        case _:
+            verdict = _failed(outcome, counters, now=now, rules=rules)
+    return _settled(verdict, counters, results.values())
 
 
-def lost(counters: MessageCounters, results: Sequence[str] = (), *, now: datetime, rules: Rules) -> Verdict:
+def lost(counters: MessageCounters, results: Collection[str] = (), *, now: datetime, rules: Rules) -> Verdict:
     """The verdict on a claim whose lease ran out: nobody knows how far its worker came.
 
-    Where a late acceptance has answered every recipient meanwhile, nothing is in doubt.
+    ``results`` are the recipients' by now: where a late acceptance settled the last one, nothing is in doubt.
     """
     attempts = counters.attempts + 1
-    settled = bool(results) and is_settled(results)
-    at_rest = settled or _rests_unknown(counters, attempts, rules)
-    return Verdict(
-        status=settled_status(results) if settled else Status.FAILED,
+    rests = _rests_unknown(counters, rules)
+    verdict = Verdict(
+        status=Status.FAILED,
         retries=counters.retries,
         attempts=attempts,
-        message_number=fixed_number(counters),
-        next_attempt_at=None if at_rest else now + recovery_backoff(counters.id, attempts, rules),
+        message_number=counters.fixed_number,
+        next_attempt_at=None if rests else now + recovery_backoff(counters.id, attempts, rules),
         error_code=ErrorCode.LOST_CLAIM,
         error="the worker that was sending this message was lost; it may have been delivered",
         outcome=AttemptOutcome.LOST,
     )
+    return _settled(verdict, counters, results) if results else verdict
 
 
-def _unknown(
-    outcome: Outcome, counters: MessageCounters, results: Mapping[str, RecipientResult], *, now: datetime, rules: Rules
-) -> Verdict:
+def _settled(verdict: Verdict, counters: MessageCounters, results: Collection[str]) -> Verdict:
+    """The verdict where no recipient is left: sent if any was accepted, by whatever attempt, else at rest."""
+    if not is_settled(results):
+        return verdict
+    if settled_status(results) is Status.FAILED:
+        return replace(verdict, next_attempt_at=None)
+    number = counters.fixed_number
+    return replace(
+        verdict,
+        status=Status.SENT,
+        message_number=number,
+        next_attempt_at=None,
+        error_code="",
+        error="",
+        progress=False,
+    )
+
+
+def _unknown(outcome: Outcome, counters: MessageCounters, *, now: datetime, rules: Rules) -> Verdict:
     attempts = counters.attempts + 1
-    settled = is_settled(results.values())
-    at_rest = settled or _rests_unknown(counters, attempts, rules)
     return Verdict(
-        status=settled_status(results.values()) if settled else Status.FAILED,
+        status=Status.FAILED,
         retries=counters.retries,
         attempts=attempts,
-        message_number=fixed_number(counters),
-        next_attempt_at=None if at_rest else now + backoff(attempts, rules),
-        error_code="" if settled else ErrorCode.UNKNOWN_OUTCOME,
-        error="" if settled else outcome.error,
+        message_number=counters.fixed_number,
+        next_attempt_at=None if _rests_unknown(counters, rules) else now + backoff(attempts, rules),
+        error_code=ErrorCode.UNKNOWN_OUTCOME,
+        error=outcome.error,
         outcome=AttemptOutcome.UNKNOWN,
     )
 
 
 def _accepted(
-    outcome: Outcome, counters: MessageCounters, results: Mapping[str, RecipientResult], *, now: datetime, rules: Rules
+    outcome: Outcome, counters: MessageCounters, results: Collection[str], *, now: datetime, rules: Rules
 ) -> Verdict:
-    number = fixed_number(counters)
-    if is_settled(results.values()):
-        refused = RecipientResult.REFUSED in results.values()
-        return Verdict(
-            status=Status.SENT,
-            retries=counters.retries,
-            attempts=counters.attempts,
-            message_number=number,
-            next_attempt_at=None,
-            error_code=ErrorCode.RECIPIENTS_REFUSED if refused else "",
-            error=first_refusal(outcome) if refused else "",
-            outcome=AttemptOutcome.SENT,
-        )
-    if any(one.answer is Answer.TOO_MANY for one in outcome.recipients.values()):
-        return Verdict(
-            status=Status.FAILED,
-            retries=counters.retries,
-            attempts=counters.attempts,
-            message_number=number,
-            next_attempt_at=now,
-            error_code="",
-            error="",
-            outcome=AttemptOutcome.SENT,
-            progress=True,
-        )
-    return _known_failure(
-        counters,
-        number,
-        now=now,
-        rules=rules,
-        error_code=outcome.error_code or ErrorCode.RECIPIENTS_REFUSED,
-        error=outcome.error or first_refusal(outcome),
+    accepted = Verdict(
+        status=Status.SENT,
+        retries=counters.retries,
+        attempts=counters.attempts,
+        message_number=counters.fixed_number,
+        next_attempt_at=None,
+        error_code="",
+        error="",
+        outcome=AttemptOutcome.SENT,
     )
+    if is_settled(results):
+        return accepted
+    if any(said.answer is Answer.TOO_MANY for said in outcome.recipients.values()):
+        return replace(accepted, status=Status.FAILED, next_attempt_at=now, progress=True)
+    failure = _known_failure(outcome, counters, now=now, rules=rules)
+    return replace(failure, message_number=counters.fixed_number)
 
 
-def _failed(
-    outcome: Outcome, counters: MessageCounters, results: Mapping[str, RecipientResult], *, now: datetime, rules: Rules
-) -> Verdict:
-    settled = is_settled(results.values())
-    verdict = _known_failure(
-        counters,
-        counters.message_number,
-        now=now,
-        rules=rules,
-        error_code=outcome.error_code,
-        error=outcome.error,
-        at_rest=settled or outcome.ending is Ending.PERMANENT,
-    )
-    if settled and settled_status(results.values()) is Status.SENT:
-        return Verdict(
-            status=Status.SENT,
-            retries=verdict.retries,
-            attempts=verdict.attempts,
-            message_number=verdict.message_number,
-            next_attempt_at=None,
-            error_code=verdict.error_code,
-            error=verdict.error,
-            outcome=AttemptOutcome.FAILED,
-        )
-    return verdict
+def _failed(outcome: Outcome, counters: MessageCounters, *, now: datetime, rules: Rules) -> Verdict:
+    failure = _known_failure(outcome, counters, now=now, rules=rules)
+    return replace(failure, next_attempt_at=None) if outcome.ending is Ending.PERMANENT else failure
 
 
-def _known_failure(  # noqa: PLR0913  (the parts of one value)
-    counters: MessageCounters,
-    number: int | None,
-    *,
-    now: datetime,
-    rules: Rules,
-    error_code: str,
-    error: str,
-    at_rest: bool = False,
-) -> Verdict:
+def _known_failure(outcome: Outcome, counters: MessageCounters, *, now: datetime, rules: Rules) -> Verdict:
     retries, attempts = counters.retries + 1, counters.attempts + 1
     exhausted = rules.max_retries is not None and retries >= rules.max_retries
+    is_partial = outcome.ending is Ending.ACCEPTED
     return Verdict(
         status=Status.FAILED,
         retries=retries,
         attempts=attempts,
-        message_number=number,
-        next_attempt_at=None if at_rest or exhausted else now + backoff(attempts, rules),
-        error_code=error_code,
-        error=error,
+        message_number=counters.message_number,
+        next_attempt_at=None if exhausted else now + backoff(attempts, rules),
+        error_code=outcome.error_code or (ErrorCode.RECIPIENTS_REFUSED if is_partial else ""),
+        error=outcome.error or (outcome.first_refusal if is_partial else ""),
         outcome=AttemptOutcome.FAILED,
     )
 
 
-def fixed_number(counters: MessageCounters) -> int:
-    """The number in the Message-ID of a copy that may exist: from the first one on it stays."""
-    return counters.retries if counters.message_number is None else counters.message_number
-
-
-def _rests_unknown(counters: MessageCounters, attempts: int, rules: Rules) -> bool:
-    return counters.hold or attempts - counters.retries >= rules.max_unknown_outcomes
-
-
-def first_refusal(outcome: Outcome) -> str:
-    """The first recipient's refusal or deferral in words; empty where there is none."""
-    for one in outcome.recipients.values():
-        if one.answer in (Answer.REFUSED, Answer.DEFERRED):
-            return f"{one.code} {one.text}".strip()
-    return ""
+def _rests_unknown(counters: MessageCounters, rules: Rules) -> bool:
+    """Whether the message rests after one more outcome that nobody knows."""
+    return counters.hold or counters.attempts + 1 - counters.retries >= rules.max_unknown_outcomes

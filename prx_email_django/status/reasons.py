@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind, ReachedLimit
+from prx_email_django.rules.pauses import is_in_force
 from prx_email_django.states import ErrorCode, Status
 
 #: What is read in the words of servers, of OpenSSL and of the operating system, and what may help.
@@ -106,7 +107,7 @@ class MessageFacts:
 
 def pause_in_force(reason: str, until: datetime | None, *, by_person: bool, now: datetime) -> Pause | None:
     """The pause that these columns mean, None where there is none or it is over."""
-    return Pause(reason, until, by_person) if reason and (until is None or until > now) else None
+    return Pause(reason, until, by_person) if is_in_force(reason, until, now=now) else None
 
 
 def account_sentence(account: AccountFacts, *, now: datetime) -> str:

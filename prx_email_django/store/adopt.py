@@ -1,4 +1,4 @@
-"""adopt: a copied database becomes a life of its own, and mails nobody that the original may have mailed."""
+"""adopt: give a copied database its own ``INSTANCE``; it sends nothing that the original may have sent."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from django.db.models import F
 from prx_email_django.models import OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
-from prx_email_django.states import ErrorCode, Status
+from prx_email_django.states import TRANSITIONS, ErrorCode, Status
 from prx_email_django.store.db import atomic, retried
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.store.recover import BATCH, lose
 
-#: No Message-ID is used twice: mailboxes drop a repeated one as a copy.
+#: How far ids jump ahead, so that no Message-ID is used twice: mailboxes drop a message with a repeated one as a copy.
 ID_JUMP = 1_000_000
 
 
 def adopt(instance: str, *, clock: Clock) -> int:
-    """Put every unsent message at rest, let ids jump ahead, then store the new instance; return how many rest now.
+    """Put every unsent message at rest, move ids ahead, then store the new instance; return how many messages changed.
 
-    In this order, since MariaDB commits at the second step: whatever happens, nothing is sent before the end.
+    The order matters, since MariaDB commits at the second step: after a crash in between nothing may be sent yet.
     """
     changed = _rest_sending(clock=clock) + _rest_waiting(clock=clock)
     _jump_ids()
@@ -39,14 +39,14 @@ def _rest_sending(*, clock: Clock) -> int:
             ids = list(sending.order_by("pk").values_list("pk", flat=True)[:BATCH])
             if not ids:
                 return total
-            # A write first: it locks the rows, and keeps the instant of their claim.
+            # A write first: it locks the rows.  It changes nothing: updated_at is still the instant of the claim.
             sending.filter(pk__in=ids).update(claim_token=F("claim_token"))
             total += len(lose(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
 
 
 @retried
 def _rest_waiting(*, clock: Clock) -> int:
-    unsent = OutboxMessage.objects.filter(status__in=(Status.PENDING, Status.FAILED))
+    unsent = OutboxMessage.objects.filter(status__in=TRANSITIONS["adopt"].sources - {Status.SENDING})
     return unsent.exclude(last_error_code=ErrorCode.ADOPTED, next_attempt_at__isnull=True).update(
         status=Status.FAILED,
         last_error_code=ErrorCode.ADOPTED,

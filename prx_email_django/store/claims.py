@@ -13,12 +13,13 @@ from django.db.models import Case, Q, QuerySet, Value, When
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Attachment, OutboxMessage, Recipient
+from prx_email_django.models.history import next_numbers
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.policy import MessageCounters, gave_up
-from prx_email_django.states import WAITING, RecipientResult, Status
+from prx_email_django.rules.recipients import OPEN_RESULTS, is_open
+from prx_email_django.states import WAITING, Status
 from prx_email_django.store.db import atomic, lease_until, retried
-from prx_email_django.store.numbers import next_numbers
 
 #: The highest priority is 10, so the lowest rank is -10.
 BELOW_ALL_RANKS = -11
@@ -62,8 +63,7 @@ class Claim:
     open_addresses: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
-        self.open_addresses = tuple(one.address for one in self.recipients if one.result in open_results)
+        self.open_addresses = tuple(one.address for one in self.recipients if is_open(one.result))
 
     @property
     def id(self) -> int:
@@ -298,8 +298,7 @@ def due_head(account_id: int, *, clock: Clock) -> RankHead | None:
 
 def open_recipients(head: RankHead) -> int:
     """How many recipients the message has left."""
-    open_results = (RecipientResult.IMPLIED, RecipientResult.UNKNOWN)
-    return Recipient.objects.filter(message_id=head.pk, result__in=open_results).count()
+    return Recipient.objects.filter(message_id=head.pk, result__in=OPEN_RESULTS).count()
 
 
 def next_due(account_ids: Sequence[int]) -> datetime | None:

@@ -1,4 +1,4 @@
-"""finalize: what came of claimed messages, in groups."""
+"""finalize: record how the attempts at claimed messages ended, in groups."""
 
 from __future__ import annotations
 
@@ -9,88 +9,99 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
-from prx_email_django.states import AttemptOutcome, RecipientResult, Status
-from prx_email_django.store.claims import Claim
+from prx_email_django.rules.recipients import settled_status
+from prx_email_django.rules.redaction import MAX_TEXT
+from prx_email_django.states import AttemptOutcome, Status
+from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.late_results import record_late
 from prx_email_django.store.results import (
-    TEXT,
     FinishedAttempt,
     RecordedAttempt,
     attempt_columns,
-    columns,
+    becomes_sent,
     merged,
     recorded,
+    take_over,
+    verdict_columns,
     write_last_answers,
     write_recipients,
 )
 from prx_email_django.store.sent_group import record_sent
 
+#: What a verdict needs of a row as it is now.
+_JUDGED = ("retries", "attempts", "message_number", "provider_message_id", "on_unknown")
+
 
 def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[RecordedAttempt]:
-    """Record a group; a result whose claim was lost is never thrown away."""
+    """Record a group of attempts; a result whose claim was lost is recorded too."""
     by_token: dict[uuid.UUID, list[FinishedAttempt]] = {}
     others: list[FinishedAttempt] = []
-    for one in group:
-        if one.is_plain:
-            by_token.setdefault(one.claim.lease.token, []).append(one)
+    for finished in group:
+        if finished.is_plain:
+            by_token.setdefault(finished.claim.lease.token, []).append(finished)
         else:
-            others.append(one)
+            others.append(finished)
     written: list[RecordedAttempt] = []
     for plain in by_token.values():
         ours = _record_sent(plain, clock=clock)
-        written += [_sent(one) for one in plain if one.claim.id in ours]
-        others += [one for one in plain if one.claim.id not in ours]
-    written += [_record_one(one, clock=clock) for one in others]
+        written += [_sent(finished, clock=clock) for finished in plain if finished.claim.id in ours]
+        others += [finished for finished in plain if finished.claim.id not in ours]
+    written += [_record_one(finished, clock=clock) for finished in others]
     return written
 
 
 @retried
 def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
-    attempts = [attempt_columns(one, AttemptOutcome.SENT) for one in group]
-    responses = [one.outcome.response[:TEXT] for one in group]
+    attempts = [attempt_columns(finished, AttemptOutcome.SENT) for finished in group]
+    responses = [finished.outcome.response[:MAX_TEXT] for finished in group]
     token = group[0].claim.lease.token
-    if not any(recipient.code or recipient.text for one in group for recipient in one.claim.recipients):
+    if not any(recipient.code or recipient.text for finished in group for recipient in finished.claim.recipients):
         return record_sent(attempts, responses, token=token, now=clock.now)
     with atomic():
         ours = record_sent(attempts, responses, token=token, now=clock.now)
-        write_last_answers(one for one in group if one.claim.id in ours)
+        write_last_answers(finished for finished in group if finished.claim.id in ours)
     return ours
 
 
-def _sent(one: FinishedAttempt) -> RecordedAttempt:
-    message = one.claim.message
-    header = message.message_id
-    message.status, message.sent_at, message.next_attempt_at = Status.SENT, one.finished_at, None
-    message.provider_message_id = header
-    message.message_number = message.retries if message.message_number is None else message.message_number
-    message.provider_response = one.outcome.response[:TEXT]
-    message.claim_expires_at, message.last_error, message.last_error_code = None, "", ""
-    return recorded(one, Status.SENT)
+def _sent(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
+    message = finished.claim.message
+    values = becomes_sent(message, (), now=clock.now)
+    take_over(message, values | {"provider_response": finished.outcome.response[:MAX_TEXT]})
+    return recorded(finished, Status.SENT)
 
 
 @retried
-def _record_one(one: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
-    """One result with doubt in it: recipients are read again, since a late acceptance may have marked some."""
-    row = OutboxMessage.objects.filter(pk=one.claim.id)
-    ours = row.filter(status=Status.SENDING, claim_token=one.claim.lease.token)
+def _record_one(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
+    """Record one result with doubt in it.
+
+    The row and its recipients are read again: a late result of an earlier claim may have changed them since the claim.
+    """
+    message, said = finished.claim.message, finished.outcome
+    row = OutboxMessage.objects.filter(pk=message.pk)
+    ours = row.filter(status=Status.SENDING, claim_token=finished.claim.lease.token)
     with atomic():
-        # A write first: it takes the row's lock on every engine and tells whose the message is.
+        # A write first: it takes the row's lock on every engine, and its count says whose the message is.
         if not ours.update(updated_at=clock.now):
-            return record_late(one, clock=clock)
-        recipients = list(Recipient.objects.filter(message_id=one.claim.id).order_by("id"))
-        results = merged(recipients, one.answers)
-        verdict = policy.judge(one.outcome, one.claim.counters, results, now=clock.now, rules=rules())
-        refused = write_recipients(recipients, results, one.answers, status=verdict.status)
-        if not ours.update(**columns(one.claim.message, verdict, outcome=one.outcome, now=clock.now)):
+            return record_late(finished, clock=clock)
+        current = row.only(*_JUDGED).get()
+        recipients = list(Recipient.objects.filter(message_id=message.pk).order_by("id"))
+        results = merged(recipients, finished.answers)
+        verdict = policy.judge(said, counters_of(current), results, now=clock.now, rules=rules())
+        refused = write_recipients(recipients, results, finished.answers, status=verdict.status)
+        accepted_id = current.provider_message_id or message.message_id
+        values = verdict_columns(verdict, recipients, message_id=accepted_id, now=clock.now)
+        if said.ending is Ending.ACCEPTED:
+            values |= {"provider_message_id": accepted_id, "provider_response": said.response[:MAX_TEXT]}
+        if not ours.update(**values):
             raise AssertionError("the row was locked")  # pragma: no cover
-        DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**attempt_columns(one, verdict.outcome))])
-    one.claim.message.refresh_from_db()
+        DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**attempt_columns(finished, verdict.outcome))])
+    take_over(message, {"provider_message_id": current.provider_message_id} | values)
     return recorded(
-        one,
+        finished,
         verdict.status,
-        error_code=verdict.error_code,
-        error=verdict.error[:TEXT],
+        error_code=message.last_error_code,
+        error=message.last_error,
         next_attempt_at=verdict.next_attempt_at,
         refused=refused,
         progress=verdict.progress,
@@ -99,14 +110,16 @@ def _record_one(one: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
 
 @retried
 def settle(claim: Claim, *, clock: Clock) -> list[RecordedAttempt]:
-    """A claimed message whose recipients were all answered meanwhile (a late acceptance): nothing is left to send."""
-    results = [one.result or RecipientResult.IMPLIED for one in claim.recipients]
-    status = policy.settled_status(results)
-    sent_at = {"sent_at": clock.now} if status is Status.SENT else {}
+    """Finalize a claimed message with nothing left to send: a late acceptance settled its last recipient."""
+    message, now = claim.message, clock.now
+    status = settled_status(recipient.result for recipient in claim.recipients)
+    if status is Status.SENT:
+        values = becomes_sent(message, claim.recipients, now=now)
+    else:
+        values = {"status": status, "next_attempt_at": None, "claim_expires_at": None, "updated_at": now}
     ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
-    if not ours.update(status=status, next_attempt_at=None, claim_expires_at=None, updated_at=clock.now, **sent_at):
+    if not ours.update(**values):
         return []
-    claim.message.refresh_from_db()
+    take_over(message, values)
     ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT
-    now = clock.now
     return [recorded(FinishedAttempt(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]

@@ -1,4 +1,4 @@
-"""Results that come back after their claim was lost: an acceptance counts all the same."""
+"""Results that come back after their claim was lost: an acceptance counts, whoever has the message by then."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any
 from django.db.models import F
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
-from prx_email_django.rules import policy
+from prx_email_django.models.history import next_numbers
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.outcomes import Ending
-from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
-from prx_email_django.store.numbers import next_numbers
+from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.rules.recipients import is_settled
+from prx_email_django.rules.redaction import MAX_TEXT
+from prx_email_django.rules.sent import fixed_number, refusal, sent_columns
+from prx_email_django.states import TRANSITIONS, AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.results import (
-    TEXT,
     FinishedAttempt,
     RecordedAttempt,
     attempt_columns,
     merged,
+    outcome_columns,
     recorded,
     write_recipients,
 )
@@ -30,77 +32,78 @@ _ATTEMPTS = {
 }
 
 
-def record_late(one: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
-    """The claim was lost meanwhile: an acceptance still marks its recipients, whoever has the message now."""
-    pk, token = one.claim.id, one.claim.lease.token
-    OutboxMessage.objects.filter(pk=pk).update(updated_at=clock.now)
-    message = OutboxMessage.objects.filter(pk=pk).first()
-    said = one.outcome
+def record_late(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
+    """Record a result whose claim was lost: in its attempt's row, and where it was accepted in the message's."""
+    row = OutboxMessage.objects.filter(pk=finished.claim.id)
+    # A write first: it takes the row's lock on every engine.
+    row.update(updated_at=clock.now)
+    message = row.first()
+    said = finished.outcome
     if message is None or said.ending is Ending.UNTOUCHED:
-        return recorded(one, Status.FAILED, late=True)
+        return recorded(finished, Status.FAILED, late=True)
+    if _write_attempt(finished) and said.ending is Ending.UNKNOWN and message.status != Status.SENT:
+        _mark_doubt(finished, message)
+    refused = _mark_acceptance(finished, message, clock=clock) if said.ending is Ending.ACCEPTED else {}
+    message.refresh_from_db()
+    finished.claim.message = message
+    return recorded(
+        finished, Status(message.status), next_attempt_at=message.next_attempt_at, refused=refused, late=True
+    )
+
+
+def _write_attempt(finished: FinishedAttempt) -> bool:
+    """Give the outcome to the row of the lost attempt; True if there is none, and a new one was made."""
+    claim, said = finished.claim, finished.outcome
+    attempts = DeliveryAttempt.objects.filter(message_id=claim.id, claim_token=claim.lease.token)
     if said.ending is not Ending.UNKNOWN:
-        DeliveryAttempt.objects.filter(message_id=pk, claim_token=token, outcome=AttemptOutcome.LOST).update(
-            outcome=_ATTEMPTS[said.ending],
-            error_code=said.error_code,
-            error=said.error[:TEXT],
-            phase=said.phase,
-            smtp_code=said.smtp_code or None,
-            enhanced_code=said.enhanced[:15],
-            peer=said.peer[:255],
-            finished_at=one.finished_at,
+        attempts.filter(outcome=AttemptOutcome.LOST).update(
+            **outcome_columns(said, _ATTEMPTS[said.ending]), finished_at=finished.finished_at
         )
-    if not DeliveryAttempt.objects.filter(message_id=pk, claim_token=token).exists():
-        # Nobody recovered it: somebody wrote its status by hand.
-        values = attempt_columns(one, _ATTEMPTS[said.ending]) | {"number": next_numbers([pk])[pk]}
-        DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**values)])
-        if said.ending is Ending.UNKNOWN and message.status != Status.SENT:
-            _mark_late_doubt(one, message)
-    refused: dict[str, str] = {}
-    if said.ending is Ending.ACCEPTED:
-        refused = _mark_late_acceptance(one, message, clock=clock)
-    one.claim.message = message
-    return recorded(one, Status(message.status), next_attempt_at=message.next_attempt_at, refused=refused, late=True)
+    if attempts.exists():
+        return False
+    # The claim was not recovered: somebody wrote the message's status by hand.
+    values = attempt_columns(finished, _ATTEMPTS[said.ending]) | {"number": next_numbers([claim.id])[claim.id]}
+    DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**values)])
+    return True
 
 
-def _mark_late_doubt(one: FinishedAttempt, message: OutboxMessage) -> None:
+def _number(finished: FinishedAttempt, message: OutboxMessage) -> int:
+    """The number of the message's copies: as it is fixed, else as it was in this attempt's Message-ID."""
+    return fixed_number(message.message_number, finished.claim.counters.fixed_number)
+
+
+def _mark_doubt(finished: FinishedAttempt, message: OutboxMessage) -> None:
     """A copy may exist: its Message-ID stays, and its recipients are in doubt."""
-    doubtful = [address for address, said in one.answers.items() if said.answer == "unknown"]
+    doubtful = [address for address, said in finished.answers.items() if said.answer is Answer.UNKNOWN]
     rows = Recipient.objects.filter(message_id=message.pk, address__in=doubtful, result=RecipientResult.IMPLIED)
     rows.update(result=RecipientResult.UNKNOWN)
-    fixed = message.message_number
     OutboxMessage.objects.filter(pk=message.pk).update(
-        attempts=F("attempts") + 1,
-        message_number=policy.fixed_number(one.claim.counters) if fixed is None else fixed,
+        attempts=F("attempts") + 1, message_number=_number(finished, message)
     )
-    message.refresh_from_db()
 
 
-def _mark_late_acceptance(one: FinishedAttempt, message: OutboxMessage, *, clock: Clock) -> dict[str, str]:
+def _mark_acceptance(finished: FinishedAttempt, message: OutboxMessage, *, clock: Clock) -> dict[str, str]:
+    """Mark the accepted recipients, and settle the message unless it is being sent; return the newly refused."""
     recipients = list(Recipient.objects.filter(message_id=message.pk).order_by("id"))
-    if message.status == Status.SENT:
-        # Its successor's answers stand, but for those to whom this one brought it.
-        brought = {address: said for address, said in one.answers.items() if said.answer == "accepted"}
-        return write_recipients(recipients, merged(recipients, brought), brought, status=Status.SENT)
-    results = merged(recipients, one.answers)
     row = OutboxMessage.objects.filter(pk=message.pk, status=message.status)
-    settled = policy.is_settled(results.values()) and message.status != Status.SENDING
-    refused = write_recipients(recipients, results, one.answers, status=Status.SENT if settled else message.status)
-    values: dict[str, Any] = {}
+    if message.status == Status.SENT:
+        # The answers to the later attempt stay, except where this attempt was accepted and the later one refused.
+        accepted = {address: said for address, said in finished.answers.items() if said.answer is Answer.ACCEPTED}
+        refused = write_recipients(recipients, merged(recipients, accepted), accepted, status=Status.SENT)
+        row.update(**dict(zip(("last_error_code", "last_error"), refusal(recipients), strict=True)))
+        return refused
+    results = merged(recipients, finished.answers)
+    may_settle = message.status in TRANSITIONS["late result"].sources
+    settled = may_settle and is_settled(results.values())
+    status = Status.SENT if settled else message.status
+    refused = write_recipients(recipients, results, finished.answers, status=status)
+    # What follows stays in the thread of the accepted copy, whatever the row has come to since.
+    accepted_id = message.provider_message_id or finished.claim.message.message_id
+    number = _number(finished, message)
+    values: dict[str, Any] = {"provider_message_id": accepted_id, "message_number": number}
     if not message.provider_message_id:
-        # Under which it was accepted, whatever the row has come to since: what follows stays in its thread.
-        claimed = one.claim.message
-        values = {"provider_message_id": claimed.message_id, "provider_response": one.outcome.response[:TEXT]}
-    if message.message_number is None:
-        values["message_number"] = policy.fixed_number(one.claim.counters)
+        values["provider_response"] = finished.outcome.response[:MAX_TEXT]
     if settled:
-        values |= {"status": Status.SENT, "sent_at": clock.now, "next_attempt_at": None}
-        has_refused = RecipientResult.REFUSED in results.values()
-        values |= {
-            "last_error": policy.first_refusal(one.outcome)[:TEXT] if has_refused else "",
-            "last_error_code": ErrorCode.RECIPIENTS_REFUSED if has_refused else "",
-            "claim_expires_at": None,
-        }
-    if values:
-        row.update(**values)
-    message.refresh_from_db()
+        values |= sent_columns(recipients, number=number, message_id=accepted_id, now=clock.now)
+    row.update(**values)
     return refused

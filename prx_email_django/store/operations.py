@@ -1,4 +1,7 @@
-"""What a person asks for: retry, requeue, cancel, confirm.  Made for open transactions too."""
+"""The operations that a person asks for: retry, requeue, cancel, confirm.
+
+All but retry also work in a caller's open transaction.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.results import ChangeReport
-from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
-from prx_email_django.states import WAITING, ErrorCode, RecipientResult, Status
+from prx_email_django.rules.recipients import is_settled, settled_status
+from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Status
 from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
 from prx_email_django.store.db import atomic, retried
+from prx_email_django.store.results import becomes_sent
 
 Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
 
@@ -25,14 +29,14 @@ BATCH = 500
 
 
 def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
-    """Failed rows (with ``force`` also pending ones) become due now; those at rest are reopened."""
+    """Make failed messages (with ``force`` also pending ones) due now; reopen the recipients of those at rest."""
 
     def refusal(row: OutboxMessage) -> str:
         if row.status == Status.PENDING and not force:
             return "waiting"
         return row.status if row.status in (Status.SENT, Status.SENDING) else ""
 
-    statuses = WAITING if force else (Status.FAILED,)
+    statuses = TRANSITIONS["requeue"].sources if force else {Status.FAILED}
 
     def change(ids: Sequence[int]) -> int:
         fields = {"next_attempt_at": clock.now, "due_since": clock.now, "expires_at": None, "updated_at": clock.now}
@@ -46,7 +50,7 @@ def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
 
 
 def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
-    """Waiting rows come to rest as ``cancelled``."""
+    """Put waiting messages at rest as ``cancelled``."""
 
     def refusal(row: OutboxMessage) -> str:
         if row.status in (Status.SENT, Status.SENDING):
@@ -54,8 +58,8 @@ def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
         return "at_rest" if row.next_attempt_at is None else ""
 
     def change(ids: Sequence[int]) -> int:
-        waiting = OutboxMessage.objects.filter(pk__in=ids, status__in=WAITING, next_attempt_at__isnull=False)
-        return waiting.update(
+        may = Q(status__in=TRANSITIONS["cancel"].sources, next_attempt_at__isnull=False)
+        return OutboxMessage.objects.filter(may, pk__in=ids).update(
             status=Status.FAILED,
             last_error_code=ErrorCode.CANCELLED,
             next_attempt_at=None,
@@ -66,7 +70,7 @@ def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
 
 
 def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
-    """Somebody knows that it arrived: unknown recipients were accepted; what is left open is due."""
+    """Record that messages in doubt have arrived: unknown recipients become accepted, open ones are due now."""
 
     def refusal(row: OutboxMessage) -> str:
         if row.status in (Status.SENT, Status.SENDING):
@@ -80,44 +84,40 @@ def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
 
 
 def _confirm(pk: int, *, clock: Clock) -> int:
-    row = OutboxMessage.objects.filter(pk=pk, status=Status.FAILED, attempts__gt=F("retries"))
+    may = Q(status__in=TRANSITIONS["confirm"].sources, attempts__gt=F("retries"))
+    row = OutboxMessage.objects.filter(may, pk=pk)
     if not row.update(updated_at=clock.now):
         return 0
-    recipients = Recipient.objects.filter(message_id=pk)
-    recipients.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
-    results = list(recipients.values_list("result", flat=True))
-    if not policy.is_settled(results):
-        return row.update(next_attempt_at=clock.now, due_since=clock.now)
-    status = policy.settled_status(results)
-    message = row.get()
-    if status is not Status.SENT:
+    rows = Recipient.objects.filter(message_id=pk)
+    rows.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
+    recipients = list(rows.order_by("id"))
+    results = [recipient.result for recipient in recipients]
+    if is_settled(results) and settled_status(results) is Status.FAILED:
         return row.update(next_attempt_at=None)
-    return row.update(
-        status=status,
-        sent_at=clock.now,
-        next_attempt_at=None,
-        last_error="",
-        last_error_code="",
-        provider_message_id=message.message_id,
-    )
+    values = becomes_sent(row.get(), recipients, now=clock.now)
+    if not is_settled(results):
+        # What follows stays in the thread of the copy that arrived.
+        copy = {name: values[name] for name in ("provider_message_id", "message_number")}
+        return row.update(next_attempt_at=clock.now, due_since=clock.now, **copy)
+    return row.update(**values)
 
 
 def reopen(ids: Sequence[int]) -> None:
-    """All refused recipients are open again; unknown ones are addressed anyway, and stay in doubt for ``confirm``."""
+    """Open the refused recipients again; unknown ones are addressed anyway, and stay unknown for ``confirm``."""
     Recipient.objects.filter(message_id__in=ids, result=RecipientResult.REFUSED).update(result=RecipientResult.IMPLIED)
 
 
 @retried
 def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
-    """Claim one message because a person asked; a row at rest needs no ``force``.
+    """Claim one message because a person asked; a message at rest needs no ``force``.
 
     Raises:
-        RetryRejected: unknown, sent or being sent, or not due yet.
+        RetryRejected: there is no such message, it is sent or being sent, or it is not due yet.
     """
     lease = Lease(outbox_settings().lease)
     with atomic():
         row = OutboxMessage.objects.filter(pk=outbox_id)
-        # A write first, so that what is read next stays so.
+        # A write first: it locks the row, so that the columns read next stay as they are.
         row.update(updated_at=F("updated_at"))
         if check_retry(row.first(), outbox_id, clock=clock, force=force).next_attempt_at is None:
             row.update(due_since=clock.now, expires_at=None)
@@ -128,14 +128,14 @@ def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
 
 
 def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, force: bool) -> OutboxMessage:
-    """The message, if it may be retried now.
+    """Return the message if it may be retried now.
 
     Raises:
-        RetryRejected: with the reason as its code.
+        RetryRejected: it may not; the code says why.
     """
     if message is None:
         raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
-    if message.status not in WAITING:
+    if message.status not in TRANSITIONS["retry"].sources:
         raise RetryRejected(f"message {outbox_id} is {message.status}: nothing to retry", code="not_retriable")
     due = message.next_attempt_at
     if due is not None and due > clock.now and not force:
@@ -148,9 +148,9 @@ def _each_batch(
 ) -> ChangeReport:
     changed, refused = 0, Counter[str]()
     for ids in _batches(rows):
-        one_changed, one_refused = _batch(ids, refusal=refusal, change=change)
-        changed += one_changed
-        refused += one_refused
+        batch_changed, batch_refused = _batch(ids, refusal=refusal, change=change)
+        changed += batch_changed
+        refused += batch_refused
     return ChangeReport(changed=changed, refused=dict(refused))
 
 
@@ -175,8 +175,8 @@ def _batches(rows: Rows) -> Iterator[list[int]]:
     if isinstance(rows, QuerySet):
         ids = sorted(set(rows.values_list("pk", flat=True)))  # a slice can be neither ordered nor made distinct
     else:
-        # Text is iterable too: "18" is one id, not 1 and 8.
-        many: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
-        ids = sorted(dict.fromkeys(int(getattr(one, "pk", one)) for one in many))
+        # A string is iterable too: "18" is one id, not 1 and 8.
+        given: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
+        ids = sorted({int(getattr(row, "pk", row)) for row in given})
     for start in range(0, len(ids), BATCH):
         yield ids[start : start + BATCH]

@@ -57,11 +57,6 @@ def check_instance(state: OutboxState) -> OutboxState:
     return state
 
 
-def is_paused(state: OutboxState, *, now: datetime) -> bool:
-    """Whether a person paused everything."""
-    return bool(state.pause_reason) and (state.paused_until is None or state.paused_until > now)
-
-
 @retried
 def pause_everything(*, reason: str, until: datetime | None, clock: Clock) -> None:
     """Pause the whole outbox."""

@@ -1,4 +1,4 @@
-"""purge: what is done and old goes; never a row that may still be sent."""
+"""purge: delete old rows that are sent or at rest; never a row that may still be sent."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from prx_email_django.states import Status
 from prx_email_django.store.contents import KEPT_FOR
 from prx_email_django.store.db import atomic, retried
 
-#: Rows of one transaction.
+#: Rows of each kind in one transaction.
 BATCH = 500
+#: Batches of an idle worker in an hour.
 IDLE_BATCHES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PurgeReport:
-    """How many rows of each kind went (or would go)."""
+    """How many rows of each kind were deleted or stripped (or would be)."""
 
     sent: int = 0
     failed: int = 0
@@ -30,18 +31,18 @@ class PurgeReport:
     content: int = 0
 
     def __add__(self, other: PurgeReport) -> PurgeReport:
-        return PurgeReport(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+        return PurgeReport(*(left + right for left, right in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum over all kinds."""
         return self.sent + self.failed + self.inbound + self.stripped + self.content
 
 
 def purge(
     *, clock: Clock, older_than: timedelta | None = None, batch: int = BATCH, dry_run: bool = False
 ) -> PurgeReport:
-    """Purge one bounded batch of each kind by ``RETENTION``, or all done messages ``older_than``."""
+    """Purge one batch of each kind by ``RETENTION``; ``older_than`` replaces its ages of messages."""
     now, retention = clock.running, outbox_settings().retention
 
     def age(kept: timedelta | None) -> timedelta | None:
@@ -57,7 +58,7 @@ def purge(
 
 
 def purge_idle(*, clock: Clock) -> PurgeReport:
-    """What an idle worker does: up to 10 000 rows of each kind, so that a quarter of a million a day keep pace."""
+    """Purge up to 10 000 rows of each kind: once an hour, this keeps up with 240 000 messages a day."""
     total = PurgeReport()
     for _ in range(IDLE_BATCHES):
         report = purge(clock=clock)
@@ -70,7 +71,7 @@ def purge_idle(*, clock: Clock) -> PurgeReport:
 def _sent_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:
     if age is None:
         return OutboxMessage.objects.none()
-    # created_at is never later than sent_at, and has the index.
+    # created_at is never later than sent_at, and is the column that has an index.
     return OutboxMessage.objects.filter(created_at__lt=now - age, status=Status.SENT, sent_at__lt=now - age)
 
 
@@ -91,9 +92,9 @@ def _messages(old: QuerySet[OutboxMessage], *, batch: int, dry_run: bool) -> int
 @retried
 def _delete(ids: list[int], old: QuerySet[OutboxMessage]) -> int:
     with atomic():
-        # Judged once more under the lock: a person may have requeued one.
-        doomed = list(old.filter(pk__in=ids).select_for_update().values_list("pk", flat=True))
-        return OutboxMessage.objects.filter(pk__in=doomed).delete()[1].get("prx_email_django.OutboxMessage", 0)
+        # Selected once more under the lock: a person may have requeued a message meanwhile.
+        still_old = list(old.filter(pk__in=ids).select_for_update().values_list("pk", flat=True))
+        return OutboxMessage.objects.filter(pk__in=still_old).delete()[1].get("prx_email_django.OutboxMessage", 0)
 
 
 def _inbound(now: datetime, age: timedelta | None, *, batch: int, dry_run: bool) -> int:
@@ -107,7 +108,7 @@ def _inbound(now: datetime, age: timedelta | None, *, batch: int, dry_run: bool)
 
 @retried
 def _strip(old: QuerySet[OutboxMessage], *, batch: int, dry_run: bool, clock: Clock) -> int:
-    """Take bodies and attachments from sent messages that are kept."""
+    """Remove bodies and attachments from sent messages that are kept."""
     full = old.filter(~Q(body_text="") | ~Q(body_html="") | Q(raw__isnull=False) | Q(size__gt=0))
     if dry_run:
         return full.count()

@@ -1,28 +1,29 @@
-"""recover and expire: claims whose worker was lost, and messages that are too old to be sent."""
+"""recover and expire: claims whose worker was lost, and claimed messages that are too old to be sent."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
+from typing import Any
 
 from django.db.models import F
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models.history import next_numbers
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
 from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
-from prx_email_django.store.numbers import next_numbers
-from prx_email_django.store.results import RecordedAttempt, columns
+from prx_email_django.store.results import RecordedAttempt, take_over, verdict_columns
 
-#: Messages of one transaction.
+#: Messages recovered in one transaction.
 BATCH = 100
 
 
 def recover(*, clock: Clock) -> list[RecordedAttempt]:
-    """Every claim whose lease has run out becomes a known unknown: ``lost_claim``, tried again or at rest."""
+    """End every claim whose lease has run out: its outcome is unknown, the message is tried again or rests."""
     recorded: list[RecordedAttempt] = []
     while True:
         expired = OutboxMessage.objects.filter(claim_expires_at__lte=clock.running, status=Status.SENDING)
@@ -31,7 +32,7 @@ def recover(*, clock: Clock) -> list[RecordedAttempt]:
             return recorded
         batch = _recover(ids, clock=clock)
         if not batch:
-            return recorded  # others are recovering them
+            return recorded  # other drains are recovering them
         recorded += batch
 
 
@@ -40,7 +41,7 @@ def _recover(ids: Sequence[int], *, clock: Clock) -> list[RecordedAttempt]:
     with atomic():
         expired = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_expires_at__lte=clock.running)
         # A write first: it locks the rows on every engine, and leaves out those that another drain has recovered.
-        # (It changes nothing: updated_at still tells when the claim was made.)
+        # It changes nothing, so that updated_at is still the instant of the claim.
         if not expired.update(claim_token=F("claim_token")):
             return []
         return lose(list(expired.order_by("pk")), clock=clock)
@@ -50,26 +51,31 @@ def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list
     """Record ``lost`` for locked ``sending`` rows; with ``code`` they rest under it, whatever the counters say."""
     ids = [row.pk for row in rows]
     numbers = next_numbers(ids)
-    Recipient.objects.filter(message_id__in=ids, result=RecipientResult.IMPLIED).update(result=RecipientResult.UNKNOWN)
-    results: dict[int, list[str]] = {pk: [] for pk in ids}
-    for pk, result in Recipient.objects.filter(message_id__in=ids).values_list("message_id", "result"):
-        results[pk].append(result)
+    recipients = _in_doubt(ids)
     attempts: list[DeliveryAttempt] = []
     recorded: list[RecordedAttempt] = []
     for row in rows:
         attempts.append(_lost_attempt(row, numbers[row.pk], clock=clock))
-        verdict = policy.lost(counters_of(row), results[row.pk], now=clock.now, rules=rules())
-        values = columns(row, verdict, outcome=None, now=clock.now)
-        if verdict.status == Status.SENT:
-            values |= {"last_error_code": "", "last_error": ""}
-        elif code:
-            values |= {"last_error_code": code, "next_attempt_at": None}
+        results = [recipient.result for recipient in recipients[row.pk]]
+        verdict = policy.lost(counters_of(row), results, now=clock.now, rules=rules())
+        if code and verdict.status is not Status.SENT:
+            verdict = replace(verdict, error_code=code, next_attempt_at=None)
+        values = verdict_columns(verdict, recipients[row.pk], message_id=row.message_id, now=clock.now)
         OutboxMessage.objects.filter(pk=row.pk, status=Status.SENDING, claim_token=row.claim_token).update(**values)
-        for name, value in values.items():
-            setattr(row, name, value)
+        take_over(row, values)
         recorded.append(_recorded(row, numbers[row.pk]))
     DeliveryAttempt.objects.bulk_create(attempts)
     return recorded
+
+
+def _in_doubt(ids: Sequence[int]) -> dict[int, list[Recipient]]:
+    """Mark the open recipients of these messages as unknown; message id -> all its recipients, as they are then."""
+    rows = Recipient.objects.filter(message_id__in=ids)
+    rows.filter(result=RecipientResult.IMPLIED).update(result=RecipientResult.UNKNOWN)
+    found: dict[int, list[Recipient]] = {pk: [] for pk in ids}
+    for recipient in rows.order_by("id").only("message_id", "result", "code", "text"):
+        found[recipient.message_id].append(recipient)
+    return found
 
 
 def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryAttempt:
@@ -77,7 +83,7 @@ def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryA
         message=row,
         number=number,
         header_message_id=row.message_id,
-        # Claims do not stamp their start; the last change of the row is the claim itself.
+        # A claim does not store when its attempt began; the last change of the row is the claim itself.
         started_at=row.updated_at,
         finished_at=clock.now,
         outcome=AttemptOutcome.LOST,
@@ -102,23 +108,18 @@ def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOW
 
 @retried
 def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
-    """Claimed messages that are too old come to rest; what was last heard of them stays."""
+    """Put claimed messages that are too old at rest; ``last_error`` stays."""
     recorded: list[RecordedAttempt] = []
-    for one in claims:
-        ours = OutboxMessage.objects.filter(pk=one.id, status=Status.SENDING, claim_token=one.lease.token)
-        if ours.update(**expiry(clock.now)):
-            one.message.status, one.message.next_attempt_at = Status.FAILED, None
-            one.message.last_error_code, one.message.claim_expires_at = ErrorCode.EXPIRED, None
-            recorded.append(_recorded(one.message, one.number, ending=Ending.PERMANENT))
+    for claim in claims:
+        values: dict[str, Any] = {
+            "status": Status.FAILED,
+            "last_error_code": ErrorCode.EXPIRED,
+            "next_attempt_at": None,
+            "claim_expires_at": None,
+            "updated_at": clock.now,
+        }
+        ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
+        if ours.update(**values):
+            take_over(claim.message, values)
+            recorded.append(_recorded(claim.message, claim.number, ending=Ending.PERMANENT))
     return recorded
-
-
-def expiry(now: datetime) -> dict[str, object]:
-    """The columns that expiry sets."""
-    return {
-        "status": Status.FAILED,
-        "last_error_code": ErrorCode.EXPIRED,
-        "next_attempt_at": None,
-        "claim_expires_at": None,
-        "updated_at": now,
-    }

@@ -1,4 +1,4 @@
-"""What one attempt has come to, as columns of its message, its recipients and its ``DeliveryAttempt``."""
+"""What one attempt came to, as columns of its message, of its recipients and of its ``DeliveryAttempt``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from datetime import datetime
 from typing import Any
 
 from prx_email_django.models import OutboxMessage, Recipient
-from prx_email_django.rules import policy
-from prx_email_django.rules.outcomes import Ending, Outcome, RecipientOutcome
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.rules.policy import Verdict
+from prx_email_django.rules.recipients import effective_result, merge_result
+from prx_email_django.rules.redaction import MAX_TEXT
+from prx_email_django.rules.sent import AnsweredRecipient, fixed_number, sent_columns
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import worker_name
 
-#: What fits into the columns for server text.
-TEXT = 160
+#: Rows of one ``bulk_update``.
+BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedAttempt:
-    """One attempt that touched its message; ``answers`` are those to the real addresses (after redirection)."""
+    """One attempt that touched its message; ``answers`` are the answers to the real addresses (after redirection)."""
 
     claim: Claim
     outcome: Outcome
@@ -31,20 +33,19 @@ class FinishedAttempt:
 
     @property
     def is_plain(self) -> bool:
-        """Everything was accepted and nothing about it was in doubt: recorded without a look back."""
+        """Whether everything was accepted and nothing was in doubt: recorded without reading the recipients again."""
+        doubtful = (RecipientResult.UNKNOWN, RecipientResult.REFUSED)
         return (
             self.outcome.ending is Ending.ACCEPTED
-            and all(one.answer == "accepted" for one in self.answers.values())
+            and all(said.answer is Answer.ACCEPTED for said in self.answers.values())
             and len(self.answers) == len(self.claim.open_addresses)
-            and not any(
-                one.result in (RecipientResult.UNKNOWN, RecipientResult.REFUSED) for one in self.claim.recipients
-            )
+            and not any(recipient.result in doubtful for recipient in self.claim.recipients)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAttempt:
-    """What was written, for signals, logs and counts."""
+    """What was written of one attempt, for signals, logs and counts."""
 
     message: OutboxMessage
     status: Status
@@ -55,83 +56,100 @@ class RecordedAttempt:
     attempt: int
     duration: float
     refused: dict[str, str] = field(default_factory=dict)
-    #: It came back after the claim had been lost.
+    #: The result came back after the claim had been lost.
     late: bool = False
     progress: bool = False
 
 
-def recorded(one: FinishedAttempt, status: Status, **fields: Any) -> RecordedAttempt:
+def recorded(finished: FinishedAttempt, status: Status, **fields: Any) -> RecordedAttempt:
     """What was written of an attempt."""
     values: dict[str, Any] = {"error_code": "", "error": "", "next_attempt_at": None, **fields}
     return RecordedAttempt(
-        message=one.claim.message,
+        message=finished.claim.message,
         status=status,
-        outcome=one.outcome,
-        attempt=one.claim.number,
-        duration=(one.finished_at - one.started_at).total_seconds(),
+        outcome=finished.outcome,
+        attempt=finished.claim.number,
+        duration=(finished.finished_at - finished.started_at).total_seconds(),
         **values,
     )
 
 
-def attempt_columns(one: FinishedAttempt, outcome: AttemptOutcome) -> dict[str, Any]:
-    """The columns of its ``DeliveryAttempt``; no instance, since most are written by hand."""
-    said = one.outcome
-    message = one.claim.message
+def attempt_columns(finished: FinishedAttempt, outcome: AttemptOutcome) -> dict[str, Any]:
+    """The columns of the attempt's ``DeliveryAttempt``; no instance, since most of them are written by SQL."""
+    message = finished.claim.message
     return {
         "message_id": message.pk,
-        "number": one.claim.number,
+        "number": finished.claim.number,
         "header_message_id": message.message_id,
-        "started_at": one.started_at,
-        "finished_at": one.finished_at,
+        "started_at": finished.started_at,
+        "finished_at": finished.finished_at,
+        "worker": worker_name()[:255],
+        "claim_token": finished.claim.lease.token,
+        **outcome_columns(finished.outcome, outcome),
+    }
+
+
+def outcome_columns(said: Outcome, outcome: AttemptOutcome) -> dict[str, Any]:
+    """The columns of a ``DeliveryAttempt`` that say how the attempt ended."""
+    return {
         "outcome": outcome,
         "error_code": said.error_code,
-        "error": (said.error or policy.first_refusal(said))[:TEXT],
+        "error": (said.error or said.first_refusal)[:MAX_TEXT],
         "phase": said.phase,
         "smtp_code": said.smtp_code or None,
         "enhanced_code": said.enhanced[:15],
         "peer": said.peer[:255],
-        "worker": worker_name()[:255],
-        "claim_token": one.claim.lease.token,
     }
 
 
-def columns(message: OutboxMessage, verdict: Verdict, *, outcome: Outcome | None, now: datetime) -> dict[str, Any]:
-    """The columns that a verdict sets."""
-    values: dict[str, Any] = {
+def becomes_sent(message: OutboxMessage, recipients: Iterable[AnsweredRecipient], *, now: datetime) -> dict[str, Any]:
+    """``sent_columns`` of a row that was read under its lock."""
+    number = fixed_number(message.message_number, message.retries)
+    return sent_columns(recipients, number=number, message_id=message.message_id, now=now)
+
+
+def verdict_columns(
+    verdict: Verdict, recipients: Iterable[AnsweredRecipient], *, message_id: str, now: datetime
+) -> dict[str, Any]:
+    """The columns that a verdict sets; ``message_id`` is the Message-ID of the first accepted copy, if there is one."""
+    counters = {"retries": verdict.retries, "attempts": verdict.attempts}
+    if verdict.status is Status.SENT:
+        number = fixed_number(verdict.message_number, verdict.retries)
+        return counters | sent_columns(recipients, number=number, message_id=message_id, now=now)
+    return counters | {
         "status": verdict.status,
-        "retries": verdict.retries,
-        "attempts": verdict.attempts,
         "message_number": verdict.message_number,
         "next_attempt_at": verdict.next_attempt_at,
         "last_error_code": verdict.error_code,
-        "last_error": verdict.error[:TEXT],
+        "last_error": verdict.error[:MAX_TEXT],
         "claim_expires_at": None,
         "updated_at": now,
     }
-    if verdict.status == Status.SENT:
-        values["sent_at"] = now
-    if outcome is not None and outcome.ending is Ending.ACCEPTED:
-        values["provider_response"] = outcome.response[:TEXT]
-        if not message.provider_message_id:
-            values["provider_message_id"] = message.message_id
-    return values
+
+
+def take_over(message: OutboxMessage, values: Mapping[str, Any]) -> None:
+    """Give the instance the columns that its row has now."""
+    for name, value in values.items():
+        setattr(message, name, value)
 
 
 def merged(recipients: Sequence[Recipient], answers: Mapping[str, RecipientOutcome]) -> dict[str, RecipientResult]:
     """Address -> result after an attempt."""
-    return {one.address: policy.merge_result(one.result, answers.get(one.address)) for one in recipients}
+    return {
+        recipient.address: merge_result(recipient.result, answers.get(recipient.address)) for recipient in recipients
+    }
 
 
 def write_last_answers(group: Iterable[FinishedAttempt]) -> None:
-    """Where an earlier attempt left a recipient's answer (a deferral), write the acceptance over it: all in one go."""
+    """Where an earlier attempt left a recipient's answer (a deferral), write the acceptance over it, all at once."""
     changed: list[Recipient] = []
-    for one in group:
-        for recipient in one.claim.recipients:
-            answer = one.answers.get(recipient.address)
-            if (recipient.code or recipient.text) and answer is not None and (answer.code or answer.text):
-                changed.append(Recipient(pk=recipient.pk, code=answer.code or None, text=answer.text[:TEXT]))
+    for finished in group:
+        for recipient in finished.claim.recipients:
+            said = finished.answers.get(recipient.address)
+            if (recipient.code or recipient.text) and said is not None and (said.code or said.text):
+                changed.append(Recipient(pk=recipient.pk, code=said.code or None, text=said.text[:MAX_TEXT]))
     if changed:
-        Recipient.objects.bulk_update(changed, ["code", "text"], batch_size=200)
+        Recipient.objects.bulk_update(changed, ["code", "text"], batch_size=BATCH)
 
 
 def write_recipients(
@@ -141,26 +159,36 @@ def write_recipients(
     *,
     status: str,
 ) -> dict[str, str]:
-    """Write the results that differ from what their message implies; return the newly refused with their text."""
-    implied = RecipientResult.ACCEPTED if status == Status.SENT else RecipientResult.IMPLIED
+    """Write the results that differ from what their message implies; return the newly refused with their text.
+
+    The instances of ``recipients`` have the written values afterwards.
+    """
     changed: list[Recipient] = []
+    newly_in_doubt: list[int] = []
     refused: dict[str, str] = {}
-    for one in recipients:
-        result, answer = results[one.address], answers.get(one.address)
-        stored = RecipientResult.IMPLIED if result == implied and one.result == "" else result
-        code, text = one.code, one.text
-        says_nothing = stored == one.result == "" and status == Status.SENT and not (one.code or one.text)
-        if answer is not None and (answer.code or answer.text) and not says_nothing:
-            code, text = answer.code or None, answer.text[:TEXT]
-        if (stored, code, text) == (one.result, one.code, one.text):
+    for recipient in recipients:
+        before = (recipient.result, recipient.code, recipient.text)
+        result, said = results[recipient.address], answers.get(recipient.address)
+        _answer(recipient, result, said, status=status)
+        if before == (recipient.result, recipient.code, recipient.text):
             continue
-        if result == RecipientResult.REFUSED != one.result:
-            refused[one.address] = f"{code or ''} {text}".strip()
-        one.result, one.code, one.text = stored, code, text
-        changed.append(one)
-    if changed and all(one.result == RecipientResult.UNKNOWN for one in changed):
-        ids = [one.pk for one in changed]
-        Recipient.objects.filter(pk__in=ids).update(result=RecipientResult.UNKNOWN)
+        if result == RecipientResult.REFUSED != before[0]:
+            refused[recipient.address] = f"{recipient.code or ''} {recipient.text}".strip()
+        if result == RecipientResult.UNKNOWN != before[0]:
+            newly_in_doubt.append(recipient.pk)
+        changed.append(recipient)
+    if changed and len(newly_in_doubt) == len(changed):
+        # The usual case after an unknown outcome: one short UPDATE.
+        Recipient.objects.filter(pk__in=newly_in_doubt).update(result=RecipientResult.UNKNOWN)
     elif changed:
-        Recipient.objects.bulk_update(changed, ["result", "code", "text"], batch_size=200)
+        Recipient.objects.bulk_update(changed, ["result", "code", "text"], batch_size=BATCH)
     return refused
+
+
+def _answer(recipient: Recipient, result: RecipientResult, said: RecipientOutcome | None, *, status: str) -> None:
+    """Set result and answer; what a sent message implies is stored only over an earlier answer."""
+    is_implied = recipient.result == RecipientResult.IMPLIED and result == effective_result(recipient.result, status)
+    says_nothing = is_implied and status == Status.SENT and not (recipient.code or recipient.text)
+    if said is not None and (said.code or said.text) and not says_nothing:
+        recipient.code, recipient.text = said.code or None, said.text[:MAX_TEXT]
+    recipient.result = RecipientResult.IMPLIED if is_implied else result

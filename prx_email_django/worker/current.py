@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from time import monotonic
 
-from prx_email_django.limits.pauses import is_paused, known_state, with_state
+from prx_email_django.limits.pauses import known_state, with_state
 from prx_email_django.models import Account, AccountState, OutboxState
-from prx_email_django.store.outbox import is_paused as is_outbox_paused
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.outbox import outbox_state
 
 #: Seconds for which nobody looks again whether a person, or another worker, has changed something.
@@ -26,7 +26,7 @@ class CurrentOutbox:
         if monotonic() >= self._look_at:
             self._state = outbox_state()
             self._look_at = monotonic() + LOOK_AFTER
-        return is_outbox_paused(self._state, now=now)
+        return is_paused(self._state, now=now)
 
 
 class CurrentAccount:

@@ -11,12 +11,13 @@ from typing import TypeAlias
 
 from django.db import DatabaseError
 
-from prx_email_django.limits.pauses import end_expired_pause, is_paused, known_state, with_state
+from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
 from prx_email_django.limits.windows import has_permits
 from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.claims import (
     Claim,
     ClaimBatch,

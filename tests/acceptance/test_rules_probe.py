@@ -12,10 +12,11 @@ from django.db import connections
 
 import prx_email_django as prx
 from prx_email_django.limits import slots
-from prx_email_django.limits.pauses import account_state, is_paused, note_failure
+from prx_email_django.limits.pauses import account_state, note_failure
 from prx_email_django.limits.slots import Slot, acquire_slot
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage
 from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch

@@ -40,8 +40,8 @@ def crowded() -> Account:
     row(owner, status="pending", priority=10, next_attempt_at=NOW + timedelta(days=1)).save(force_insert=True)
     connection = connections[outbox_alias()]
     table = connection.ops.quote_name(OutboxMessage._meta.db_table)
-    fields = [one for one in OutboxMessage._meta.concrete_fields if not (one.primary_key or one.generated)]
-    columns = ", ".join(connection.ops.quote_name(one.column) for one in fields)
+    fields = [field for field in OutboxMessage._meta.concrete_fields if not (field.primary_key or field.generated)]
+    columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
     with connection.cursor() as cursor:
         for _ in range(DOUBLINGS):
             cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {table}")
@@ -65,7 +65,7 @@ def statements(call: Callable[[], object]) -> list[str]:
     with CaptureQueriesContext(connections[outbox_alias()]) as queries:
         call()
     table = connections[outbox_alias()].ops.quote_name(OutboxMessage._meta.db_table)
-    return [one["sql"] for one in queries if one["sql"].startswith("SELECT") and f"FROM {table}" in one["sql"]]
+    return [query["sql"] for query in queries if query["sql"].startswith("SELECT") and f"FROM {table}" in query["sql"]]
 
 
 def plan(statement: str) -> str:
@@ -125,7 +125,7 @@ def test_the_next_due_instant_is_found_by_the_index(crowded: Account) -> None:
 def test_lost_claims_are_found_by_their_index(crowded: Account) -> None:
     """Without it every drain would read the whole table."""
     lost = store.claims.claim(crowded.pk, limit=5, hold_limit=3, clock=at()).claims
-    OutboxMessage.objects.filter(pk__in=[one.id for one in lost]).update(claim_expires_at=NOW)
+    OutboxMessage.objects.filter(pk__in=[claim.id for claim in lost]).update(claim_expires_at=NOW)
     recovered: list[Any] = []
 
     def recover() -> None:
@@ -140,7 +140,7 @@ def test_lost_claims_are_found_by_their_index(crowded: Account) -> None:
 
 
 def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
-    """The first one holds its locks open while the second claims."""
+    """The first claim keeps its locks while the second one runs."""
     taken: dict[str, list[int]] = {}
     holding, done = threading.Event(), threading.Event()
 
@@ -148,7 +148,7 @@ def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
         try:
             with transaction.atomic(using=outbox_alias()):
                 taken["first"] = [
-                    one.id for one in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims
+                    claim.id for claim in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims
                 ]
                 holding.set()
                 done.wait(10)
@@ -162,7 +162,7 @@ def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
     if vendor() == "sqlite":  # one writer at a time: the second waits for the first
         done.set()
         worker.join(60)
-    taken["second"] = [one.id for one in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
+    taken["second"] = [claim.id for claim in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
     done.set()
     worker.join(60)
     assert (len(taken["first"]), len(taken["second"])) == (100, 100)
@@ -174,7 +174,7 @@ def test_an_open_enqueue_and_a_claim_do_not_wait_for_each_other(crowded: Account
     if vendor() == "sqlite":
         return
     open_, done = threading.Event(), threading.Event()
-    held = store.claims.claim(crowded.pk, limit=10, hold_limit=3, clock=at()).claims
+    kept = store.claims.claim(crowded.pk, limit=10, hold_limit=3, clock=at()).claims
 
     def caller() -> None:
         try:
@@ -192,4 +192,4 @@ def test_an_open_enqueue_and_a_claim_do_not_wait_for_each_other(crowded: Account
     assert not done.is_set()
     done.set()
     worker.join(60)
-    assert len(taken) == DUE - len(held)
+    assert len(taken) == DUE - len(kept)

@@ -1,4 +1,4 @@
-"""The database itself refuses impossible rows, whoever writes them: here by SQL, past every model."""
+"""The database itself refuses impossible rows, written here by SQL, past every model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_one_key_twice_in_an_account_is_refused() -> None:
     assert refused(OutboxMessage, second.pk, idempotency_hash=hashed)
 
 
-def test_the_rank_of_claiming_follows_whoever_writes_the_row() -> None:
+def test_the_claim_rank_is_right_however_the_row_is_written() -> None:
     row = message(account(), priority=4)
 
     def rank() -> int | None:

@@ -10,10 +10,11 @@ from django.db import connections, transaction
 
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.limits.pauses import account_state, is_paused, note_failure, note_success
-from prx_email_django.models import Account, AccountState
+from prx_email_django.limits.pauses import account_state, note_failure, note_success
+from prx_email_django.models import Account, AccountState, OutboxState
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.rules.pauses import in_force, is_paused
 from tests.support.factories import NOW, SECOND, account, at, message
 
 pytestmark = pytest.mark.django_db
@@ -25,6 +26,18 @@ def fail(owner: Account, trouble: Trouble, now: datetime = NOW) -> datetime | No
 
 def paused(owner: Account, now: datetime = NOW) -> bool:
     return is_paused(account_state(owner), now=now)
+
+
+@pytest.mark.parametrize("reason", ["", "maintenance"])
+@pytest.mark.parametrize("until", [None, NOW - SECOND, NOW, NOW + SECOND])
+def test_the_database_and_python_never_disagree_about_a_pause(reason: str, until: datetime | None) -> None:
+    owner = account()
+    AccountState.objects.create(account=owner, pause_reason=reason, paused_until=until)
+    OutboxState.objects.update_or_create(pk=1, defaults={"pause_reason": reason, "paused_until": until})
+    for rows in (AccountState.objects.filter(account=owner), OutboxState.objects.all()):
+        expected = is_paused(rows.get(), now=NOW)
+        assert rows.filter(in_force(NOW)).exists() is expected
+        assert rows.exclude(in_force(NOW)).exists() is not expected
 
 
 @pytest.mark.parametrize("trouble", [Trouble.AUTH, Trouble.TLS, Trouble.QUOTA])

@@ -18,7 +18,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store import db as base
 from prx_email_django.transports.memory import shared
-from tests.support.factories import MEMORY, NOW, SECOND, account, at, fresh, letter, message, take, take_one
+from tests.support.factories import MEMORY, NOW, SECOND, account, at, fresh, mail, message, take, take_one
 
 pytestmark = pytest.mark.django_db
 
@@ -41,11 +41,11 @@ def test_every_instant_that_is_written_is_the_given_one() -> None:
     now, attempt = fresh(row), DeliveryAttempt.objects.get()
     assert {now.sent_at, now.updated_at, attempt.started_at, attempt.finished_at} == {later}
     assert OutboxState.objects.get().last_drain_at == later
-    result = prx.send(**letter(owner), now=NOW, failure_mode="network")
+    result = prx.send(**mail(owner), now=NOW, failure_mode="network")
     assert result.next_attempt_at == NOW + 10 * SECOND
 
 
-def test_a_given_now_stands_still_and_a_running_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_now_does_not_move_and_a_running_clock_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     up = [100.0]
     monkeypatch.setattr("prx_email_django.rules.clock.uptime", lambda: up[0])
     given, free = Clock(given=NOW, database_now=NOW), Clock(given=None, database_now=NOW)
@@ -96,7 +96,7 @@ def test_a_drain_with_a_now_in_the_past_declares_nobody_dead() -> None:
 
 
 def test_a_drain_longer_than_its_lease_sends_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tried: leases written from a now that stands still sent 8 of 40 twice.  Two drains with one old ``now``."""
+    """Two drains with the same old ``now``.  Tried: leases written from that ``now`` sent 8 of 40 messages twice."""
     owner = account()
     row = message(owner)
     take_one(row)
@@ -129,7 +129,7 @@ def test_every_function_with_a_now_refuses_a_naive_one() -> None:
     row = message(owner)
     calls = [
         lambda: prx.drain(now=NAIVE),
-        lambda: prx.send(**letter(owner), now=NAIVE),
+        lambda: prx.send(**mail(owner), now=NAIVE),
         lambda: prx.retry_outbox(row.pk, now=NAIVE),
         lambda: prx.requeue_outbox([row.pk], now=NAIVE),
         lambda: prx.cancel_outbox([row.pk], now=NAIVE),

@@ -1,4 +1,4 @@
-"""What two callers at once must not do: cross a limit that was lowered, or fail for the other's sake."""
+"""Two callers at once must not exceed a lowered limit, and neither may fail because of the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prx_email_django.limits import slots
 from prx_email_django.limits.slots import acquire_slot, release_slots
 from prx_email_django.models import Account, ConnectionSlot, Content, OutboxMessage
 from prx_email_django.transports.memory import shared
-from tests.support.factories import MEMORY, account, at, in_threads, letter
+from tests.support.factories import MEMORY, account, at, in_threads, mail
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,10 +28,10 @@ def _memory(settings: Any) -> Any:
     shared.reset()
 
 
-def test_a_lowered_max_is_not_crossed_while_a_high_slot_is_held() -> None:
+def test_a_lowered_maximum_is_not_exceeded_while_a_high_slot_is_in_use() -> None:
     owner = account(max_connections=3)
-    held = [acquire_slot(owner, noted=set(), clock=at(None)) for _ in range(3)]
-    release_slots([one for one in held[:2] if one])  # number 3 is still open
+    acquired = [acquire_slot(owner, noted=set(), clock=at(None)) for _ in range(3)]
+    release_slots([slot for slot in acquired[:2] if slot])  # number 3 is still open
     Account.objects.filter(pk=owner.pk).update(max_connections=2)
     owner.refresh_from_db()
     inside, go = threading.Event(), threading.Event()
@@ -53,11 +53,11 @@ def test_a_lowered_max_is_not_crossed_while_a_high_slot_is_held() -> None:
     assert live <= 2, (live, got)
 
 
-def test_the_same_without_any_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lowered_maximum_is_not_exceeded_outside_transactions_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both count before either takes: two plain calls of ``acquire_slot`` on every engine."""
     owner = account(max_connections=3)
-    held = [acquire_slot(owner, noted=set(), clock=at(None)) for _ in range(3)]
-    release_slots([one for one in held[:2] if one])
+    acquired = [acquire_slot(owner, noted=set(), clock=at(None)) for _ in range(3)]
+    release_slots([slot for slot in acquired[:2] if slot])
     owner.max_connections = 2
     both = threading.Barrier(2)
     real, met = slots._take, threading.local()
@@ -77,7 +77,7 @@ def test_the_same_without_any_transaction(monkeypatch: pytest.MonkeyPatch) -> No
     assert live <= 2, live
 
 
-def test_two_enqueue_many_with_the_same_keys_in_opposite_order() -> None:
+def test_two_enqueue_many_with_the_same_keys_in_opposite_order_do_not_fail() -> None:
     owner = account()
 
     def many(keys: list[str]) -> Any:
@@ -88,11 +88,11 @@ def test_two_enqueue_many_with_the_same_keys_in_opposite_order() -> None:
     wrong = []
     for n in range(15):
         keys = [f"{n}-{i}" for i in range(40)]
-        wrong += [one for one in in_threads(many(keys), many(keys[::-1])) if isinstance(one, Exception)]
+        wrong += [error for error in in_threads(many(keys), many(keys[::-1])) if isinstance(error, Exception)]
     assert not wrong, wrong[:2]
 
 
-def test_the_same_key_while_its_first_caller_rolls_back() -> None:
+def test_a_key_whose_first_caller_rolls_back_is_queued_by_another() -> None:
     owner = account()
     inside, go = threading.Event(), threading.Event()
 
@@ -102,7 +102,7 @@ def test_the_same_key_while_its_first_caller_rolls_back() -> None:
 
         try:
             with transaction.atomic():
-                prx.enqueue(**letter(owner, idempotency_key="k"))
+                prx.enqueue(**mail(owner, idempotency_key="k"))
                 inside.set()
                 go.wait(20)
                 raise Undo
@@ -112,15 +112,15 @@ def test_the_same_key_while_its_first_caller_rolls_back() -> None:
     def other() -> Any:
         inside.wait(20)
         threading.Timer(1.0, go.set).start()
-        return prx.enqueue(**letter(owner, idempotency_key="k")).pk
+        return prx.enqueue(**mail(owner, idempotency_key="k")).pk
 
     got = in_threads(first, other, other, other, other)
-    wrong = [one for one in got if isinstance(one, Exception)]
+    wrong = [result for result in got if isinstance(result, Exception)]
     assert OutboxMessage.objects.count() == 1
     assert not wrong, wrong
 
 
-def test_the_same_for_send_when_paused() -> None:
+def test_a_send_on_a_paused_account_survives_the_rollback_of_its_keys_first_caller() -> None:
     owner = account()
     prx.pause_outbox(owner, reason="r")
     inside, go = threading.Event(), threading.Event()
@@ -131,7 +131,7 @@ def test_the_same_for_send_when_paused() -> None:
 
         try:
             with transaction.atomic():
-                prx.enqueue(**letter(owner, idempotency_key="k"))
+                prx.enqueue(**mail(owner, idempotency_key="k"))
                 inside.set()
                 go.wait(20)
                 raise Undo
@@ -141,25 +141,25 @@ def test_the_same_for_send_when_paused() -> None:
     def other() -> Any:
         inside.wait(20)
         threading.Timer(1.0, go.set).start()
-        return prx.send(**letter(owner, idempotency_key="k")).outbox_id
+        return prx.send(**mail(owner, idempotency_key="k")).outbox_id
 
     got = in_threads(first, other, other, other, other)
-    wrong = [one for one in got if isinstance(one, Exception)]
+    wrong = [result for result in got if isinstance(result, Exception)]
     assert not wrong, wrong
 
 
 def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
-    """Stored 49 h ago and left without a message; the caller says that it is 30 h ago, the purge says nothing."""
+    """The content was stored 49 h ago and no message uses it; the caller's ``now`` is 30 h ago, the purge has none."""
     owner, now = account(), store.db.clock_for(None).now
     part = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"hello")
-    prx.enqueue(**letter(owner, attachment=part))
+    prx.enqueue(**mail(owner, attachment=part))
     Content.objects.update(stored_at=now - timedelta(hours=49))
     OutboxMessage.objects.all().delete()
     inside, done = threading.Event(), threading.Event()
 
     def caller() -> int:
         with transaction.atomic():
-            row = prx.enqueue(**letter(owner, attachment=part, now=now - timedelta(hours=30)))
+            row = prx.enqueue(**mail(owner, attachment=part, now=now - timedelta(hours=30)))
             inside.set()
             done.wait(2)  # a purge that waits for this transaction's lock has begun by then
         return row.pk
@@ -171,6 +171,6 @@ def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
         return report.content
 
     got = in_threads(caller, purger)
-    assert not [one for one in got if isinstance(one, Exception)], got
+    assert not [result for result in got if isinstance(result, Exception)], got
     assert got[1] == 1
     assert OutboxMessage.objects.get(pk=got[0]).attachments.get().open().read() == b"hello"

@@ -1,4 +1,4 @@
-"""What rows come to when results come late, people write columns by hand, or limits change under them."""
+"""Rows whose results come late, whose columns a person writes by hand, or whose account's limits change."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.support.factories import (
     finish,
     fresh,
     lapse,
-    letter,
     lose,
+    mail,
     make_due,
     message,
     results,
@@ -44,7 +44,7 @@ def _memory(settings: Any) -> Any:
     shared.reset()
 
 
-# "With none open or unknown the row is `sent` if any was accepted"
+# A message with no recipient left is sent if any was accepted
 
 
 def test_lost_after_a_late_acceptance_of_all_is_sent_not_at_rest() -> None:
@@ -71,11 +71,7 @@ def test_retry_of_a_row_whose_recipients_are_all_answered_is_no_failure() -> Non
     result = prx.retry_outbox(row.pk, force=True)
     now = fresh(row)
     assert result.status == "sent"
-    assert (now.retries, now.last_error_code, now.last_error) == (
-        before.retries,
-        before.last_error_code,
-        before.last_error,
-    )
+    assert (now.retries, now.last_error_code, now.last_error) == (before.retries, "", "")
 
 
 def test_expiry_of_a_row_whose_recipients_were_all_accepted() -> None:
@@ -89,7 +85,7 @@ def test_expiry_of_a_row_whose_recipients_were_all_accepted() -> None:
     assert fresh(row).status == "sent", (fresh(row).status, fresh(row).last_error_code)
 
 
-# "an acceptance marks its recipients accepted … whoever claimed it meanwhile"
+# A late acceptance marks its recipients, whichever worker has claimed the message meanwhile
 
 
 def test_late_acceptance_marks_a_recipient_that_the_successor_was_refused() -> None:
@@ -124,7 +120,7 @@ def test_late_refusals_are_signalled() -> None:
     assert heard == [{B: "550 no such user"}]
 
 
-def test_late_settled_with_refusal_tells_it() -> None:
+def test_a_message_settled_late_still_shows_its_refusal() -> None:
     row = message(account(), to=[A, B])
     stale = take_one(row)
     lose(stale)
@@ -132,7 +128,7 @@ def test_late_settled_with_refusal_tells_it() -> None:
     assert fresh(row).last_error_code == "recipients_refused"
 
 
-# Columns, never an internal copy
+# Columns that a person wrote count
 
 
 def test_a_message_put_off_by_hand_is_not_expired_on_the_day_it_becomes_due() -> None:
@@ -230,7 +226,7 @@ def test_unknown_of_a_successor_after_a_late_full_acceptance() -> None:
 
 def test_an_empty_attachment_is_sent() -> None:
     owner = account()
-    prx.send(**letter(owner, attachment=AttachmentInput("empty.txt", "text/plain", content=b"")))
+    prx.send(**mail(owner, attachment=AttachmentInput("empty.txt", "text/plain", content=b"")))
     assert b"empty.txt" in shared.delivered[0].body
 
 
@@ -240,7 +236,7 @@ def test_an_empty_attachment_is_sent() -> None:
 def test_a_now_in_the_past_gives_no_second_burst() -> None:
     owner = account(rate_limits="5/minute")
     for _ in range(4):
-        prx.send(**letter(owner))
-    prx.send(**letter(owner), now=store.db.clock_for(None).now - timedelta(minutes=5))
-    codes = [prx.send(**letter(owner)).status for _ in range(5)]
+        prx.send(**mail(owner))
+    prx.send(**mail(owner), now=store.db.clock_for(None).now - timedelta(minutes=5))
+    codes = [prx.send(**mail(owner)).status for _ in range(5)]
     assert codes.count("sent") == 0, codes

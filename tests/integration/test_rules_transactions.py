@@ -1,4 +1,4 @@
-"""What may run inside a transaction does, what speaks SMTP refuses; a drain is woken once, after the commit."""
+"""Operations work inside a transaction, calls that speak SMTP refuse one; a drain is woken once, after the commit."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from prx_email_django.rules.outcomes import Ending
 from prx_email_django.signals import message_sent
 from prx_email_django.store import db as base
 from prx_email_django.transports.memory import shared
-from tests.support.factories import NOW, account, finish, fresh, letter, message, take_one
+from tests.support.factories import NOW, account, finish, fresh, mail, message, take_one
 
 WOKEN: list[int] = []
 HERE = "tests.integration.test_rules_transactions"
 
 
 def wake_up() -> None:
-    """``WAKE`` of these tests: tells how much of the outbox it could see."""
+    """``WAKE`` of these tests: notes how many messages it could see."""
     WOKEN.append(OutboxMessage.objects.count())
 
 
@@ -49,7 +49,7 @@ def _memory(settings: Any) -> Iterator[None]:
 
 
 SPEAKERS: dict[str, Callable[[OutboxMessage], object]] = {
-    "send": lambda row: prx.send(**letter(row.account)),
+    "send": lambda row: prx.send(**mail(row.account)),
     "reply": lambda row: prx.reply(account=row.account, in_reply_to_message_id="<1@x.org>", body_text="yes"),
     "retry_outbox": lambda row: prx.retry_outbox(row.pk, force=True),
     "drain": lambda row: prx.drain(),
@@ -59,7 +59,7 @@ SPEAKERS: dict[str, Callable[[OutboxMessage], object]] = {
 def prepared() -> OutboxMessage:
     owner = account()
     prx.record_inbound(owner, b"From: a@x.org\r\nMessage-ID: <1@x.org>\r\n\r\nhello")
-    return api.enqueue(**letter(owner))
+    return api.enqueue(**mail(owner))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -115,7 +115,7 @@ def test_queueing_works_on_a_connection_without_autocommit() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_verbs_of_people_work_inside_a_transaction() -> None:
+def test_operations_work_inside_a_transaction() -> None:
     owner = account()
     rested = message(owner)
     finish(take_one(rested), Ending.PERMANENT)
@@ -141,7 +141,7 @@ def test_many_messages_are_one_wake_up_after_the_commit() -> None:
         assert WOKEN == [], "inside, nobody would see them"
     assert WOKEN == [5]
     message(owner)
-    assert WOKEN == [5], "one is on its way"
+    assert WOKEN == [5], "a wake-up is on its way"
     prx.drain()
     message(owner)
     assert WOKEN == [5, 7], "the drain has cleared it"
@@ -190,7 +190,7 @@ def test_a_savepoint_rolled_back_takes_no_others_wake_up_with_it() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_callers_do_not_wait_for_each_other_to_ask_for_a_drain() -> None:
-    """Tried: asked inside the transaction, the one row made every caller wait for the slowest."""
+    """Tried: with the wake row written inside the transaction, every caller waited for the slowest."""
     owner = account()
     store.outbox.outbox_state()
     with transaction.atomic():
@@ -212,7 +212,7 @@ def test_a_wake_up_that_fails_never_reaches_the_caller(settings: Any, caplog: py
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_is_not_due_wakes_nobody_and_what_a_person_wants_does() -> None:
+def test_a_message_that_is_not_due_wakes_no_drain_and_a_person_does() -> None:
     owner = account()
     row = message(owner, send_at=NOW + timedelta(days=1))
     assert WOKEN == []
@@ -229,33 +229,33 @@ def test_what_is_not_due_wakes_nobody_and_what_a_person_wants_does() -> None:
 def test_a_send_that_could_not_be_made_wakes_a_drain() -> None:
     owner = account(max_connections=1)
     prx.pause_outbox(owner, reason="holiday")
-    result = prx.send(**letter(owner))
+    result = prx.send(**mail(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "paused", 0)
     assert result.next_attempt_at is not None
     assert WOKEN == [1]
 
 
-# Twins
+# Async functions
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_async_twins_do_the_same_and_leave_no_connection_open() -> None:
+def test_the_async_functions_do_the_same_and_leave_no_connection_open() -> None:
     owner = account()
     prx.record_inbound(owner, b"From: a@x.org\r\nMessage-ID: <1@x.org>\r\n\r\nhello")
     connections[outbox_alias()].close()
 
     async def closed(call: Awaitable[Any]) -> Any:
         result = await call
-        # The twins' own thread: Django's for synchronous code.
+        # The thread of the async functions: Django's for synchronous code.
         opened = await sync_to_async(lambda: connections[outbox_alias()].connection)()
         assert opened is None, "its connection is open"
         return result
 
     async def all_of_them() -> list[Any]:
-        queued = await closed(api.aenqueue(**letter(owner)))
-        sent = await closed(api.asend(**letter(owner)))
+        queued = await closed(api.aenqueue(**mail(owner)))
+        sent = await closed(api.asend(**mail(owner)))
         replied = await closed(api.areply(account=owner, in_reply_to_message_id="<1@x.org>", body_text="yes"))
-        failed = await closed(api.asend(**letter(owner), failure_mode="provider_permanent"))
+        failed = await closed(api.asend(**mail(owner), failure_mode="provider_permanent"))
         retried = await closed(api.aretry_outbox(failed.outbox_id))
         report = await closed(api.adrain())
         return [queued.status, sent.status, replied.status, retried.status, report.sent]
@@ -265,20 +265,20 @@ def test_the_async_twins_do_the_same_and_leave_no_connection_open() -> None:
 
 
 @pytest.mark.parametrize("name", ["send", "enqueue", "reply", "retry_outbox", "drain"])
-def test_a_twin_takes_what_its_function_takes_and_says_so(name: str) -> None:
-    function, twin = getattr(api, name), getattr(api, f"a{name}")
-    assert inspect.signature(twin) == inspect.signature(function)
-    assert get_type_hints(twin) == get_type_hints(function)
-    assert inspect.iscoroutinefunction(twin)
-    assert (twin.__name__, twin.__module__) == (f"a{name}", "prx_email_django.api.aio")
-    assert pickle.loads(pickle.dumps(twin)) is twin
+def test_an_async_function_takes_the_arguments_of_its_function(name: str) -> None:
+    function, async_function = getattr(api, name), getattr(api, f"a{name}")
+    assert inspect.signature(async_function) == inspect.signature(function)
+    assert get_type_hints(async_function) == get_type_hints(function)
+    assert inspect.iscoroutinefunction(async_function)
+    assert (async_function.__name__, async_function.__module__) == (f"a{name}", "prx_email_django.api.aio")
+    assert pickle.loads(pickle.dumps(async_function)) is async_function
     with pytest.raises(TypeError, match="no_such_argument"):
-        asyncio.run(twin(no_such_argument=1))
+        asyncio.run(async_function(no_such_argument=1))
 
 
 @pytest.mark.django_db
 def test_signals_are_sent_inside_a_test_case_too() -> None:
-    """By ``on_commit`` they would never come there."""
+    """``on_commit`` never fires there, so signals must not wait for it."""
     heard: list[int] = []
 
     def receiver(message: OutboxMessage, **_: Any) -> None:

@@ -1,12 +1,14 @@
-"""A machine of arbitrary steps over the store: nothing is lost, nothing stuck, nobody served twice without a doubt.
+"""Arbitrary steps over the store: nothing is lost, nothing is stuck, nobody is served twice except after a doubt.
 
 Two workers claim, crash, come back late, and meet people who cancel, requeue, retry, confirm and purge, while the clock
-moves by any amount.
+moves by any amount.  Every change of a status is held to the table of transitions.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -33,6 +35,7 @@ from prx_email_django.errors import RetryRejected
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.results import FinishedAttempt
 from tests.support.factories import MEMORY, NOW, account, message, outcome
@@ -66,9 +69,9 @@ class Known:
 
 
 def empty() -> None:
-    """Delete everything, and begin with the same ids again: the spread of recovery hangs on them.
+    """Delete everything and restart the ids, on which the spread of recovery depends.
 
-    Nothing else that a database or a machine gives out decides what happens: the same steps do the same again.
+    Nothing else that a database or a machine gives out decides what happens, so the same steps do the same again.
     """
     for model in (DeliveryAttempt, Recipient, OutboxMessage, Account):
         model.objects.all().delete()
@@ -79,7 +82,7 @@ def empty() -> None:
 
 
 class Outbox(RuleBasedStateMachine):
-    """The rules; a claim is an object that some worker still holds, whatever became of its lease."""
+    """The steps; a claim is an object that some worker still has, whatever became of its lease."""
 
     claims: Bundle[Claim] = Bundle("claims")
 
@@ -93,6 +96,21 @@ class Outbox(RuleBasedStateMachine):
     @property
     def clock(self) -> Clock:
         return store.db.clock_for(self.now)
+
+    @contextmanager
+    def moving_by(self, *verbs: str) -> Iterator[None]:
+        """Every status that changes meanwhile changes as the table says of one of these verbs."""
+        before = self.statuses()
+        yield
+        for pk, status in self.statuses().items():
+            if pk not in before:
+                assert status in {TRANSITIONS[verb].entry for verb in verbs}, f"{pk} began as {status}"
+            elif status != before[pk]:
+                allowed = {move for verb in verbs for move in TRANSITIONS[verb].moves}
+                assert (before[pk], status) in allowed, f"{pk} by {verbs}: {before[pk]} -> {status}"
+
+    def statuses(self) -> dict[int, str]:
+        return dict(OutboxMessage.objects.values_list("pk", "status"))
 
     def pick(self, number: int) -> OutboxMessage | None:
         rows = list(OutboxMessage.objects.order_by("pk"))
@@ -121,16 +139,17 @@ class Outbox(RuleBasedStateMachine):
         self, to: list[str], on_unknown: str | None, priority: int, delay: int, lives: int | None, key: str | None
     ) -> None:
         due = self.now + timedelta(seconds=delay)
-        row = message(
-            self.account,
-            to=to,
-            now=self.now,
-            on_unknown=on_unknown,
-            priority=priority,
-            send_at=due,
-            expires_at=None if lives is None else due + timedelta(seconds=lives),
-            idempotency_key=key,
-        )
+        with self.moving_by("enqueue"):
+            row = message(
+                self.account,
+                to=to,
+                now=self.now,
+                on_unknown=on_unknown,
+                priority=priority,
+                send_at=due,
+                expires_at=None if lives is None else due + timedelta(seconds=lives),
+                idempotency_key=key,
+            )
         if key is None or row.pk not in self.known:
             self.known[row.pk] = Known()
 
@@ -144,40 +163,44 @@ class Outbox(RuleBasedStateMachine):
         due = store.claims.next_due([self.account.pk])
         if waits and due is not None:
             self.now = max(self.now, due)
-        taken = store.claims.claim(self.account.pk, limit=limit, hold_limit=hold_limit, clock=self.clock).claims
+        with self.moving_by("claim"):
+            taken = store.claims.claim(self.account.pk, limit=limit, hold_limit=hold_limit, clock=self.clock).claims
         # Leases are real time, the steps are not: what was claimed is lost by ``crash`` alone.
-        for one in taken:
-            assert one.message.status == "sending"
-            assert one.message.next_attempt_at is not None
-            assert one.message.next_attempt_at <= self.now, "claimed before it was due"
+        for claim in taken:
+            assert claim.message.status == "sending"
+            assert claim.message.next_attempt_at is not None
+            assert claim.message.next_attempt_at <= self.now, "claimed before it was due"
         fresh, old = store.claims.split_expired(taken, clock=self.clock)
-        store.recover.expire(old, clock=self.clock)
-        for one in fresh:
-            if not one.open_addresses:  # a late acceptance came while another worker had it: as a drain does
-                store.finalize.settle(one, clock=self.clock)
-                assert OutboxMessage.objects.get(pk=one.id).status != "sending"
-        return multiple(*(one for one in fresh if one.open_addresses))
+        with self.moving_by("expire"):
+            store.recover.expire(old, clock=self.clock)
+        for claim in fresh:
+            if not claim.open_addresses:  # a late acceptance came while another worker had it: as a drain does
+                with self.moving_by("finalize"):
+                    store.finalize.settle(claim, clock=self.clock)
+                assert OutboxMessage.objects.get(pk=claim.id).status != "sending"
+        return multiple(*(claim for claim in fresh if claim.open_addresses))
 
     @rule(
-        one=consumes(claims),
+        claim=consumes(claims),
         ending=st.sampled_from(ENDINGS),
         answers=st.fixed_dictionaries(dict.fromkeys(ADDRESSES, ANSWERS)),
         meanwhile=MEANWHILE,
     )
-    def a_result_comes_back(self, one: Claim, ending: Ending, answers: dict[str, Answer], meanwhile: str) -> None:
+    def a_result_comes_back(self, claim: Claim, ending: Ending, answers: dict[str, Answer], meanwhile: str) -> None:
         """In time or late: the worker cannot know."""
-        self.overtake(one, meanwhile)
+        self.overtake(claim, meanwhile)
         said = dict(answers) if ending is Ending.ACCEPTED else {}
-        accepted = [address for address in one.open_addresses if said.get(address) is Answer.ACCEPTED]
+        accepted = [address for address in claim.open_addresses if said.get(address) is Answer.ACCEPTED]
         if ending is Ending.ACCEPTED and not accepted:
             ending = Ending.TEMPORARY
-        before = OutboxMessage.objects.filter(pk=one.id).values().first()
-        ours = self.is_ours(one)
-        header = one.message.message_id
-        known = self.known[one.id]
-        words = outcome(ending, one, said)
-        group = [FinishedAttempt(one, words, words.recipients, started_at=self.now, finished_at=self.now)]
-        (recorded,) = store.finalize.finalize(group, clock=self.clock)
+        before = OutboxMessage.objects.filter(pk=claim.id).values().first()
+        ours = self.is_ours(claim)
+        header = claim.message.message_id
+        known = self.known[claim.id]
+        words = outcome(ending, claim, said)
+        group = [FinishedAttempt(claim, words, words.recipients, started_at=self.now, finished_at=self.now)]
+        with self.moving_by("finalize" if ours else "late result"):
+            (recorded,) = store.finalize.finalize(group, clock=self.clock)
         assert recorded.late is not ours
         if ending in (Ending.ACCEPTED, Ending.UNKNOWN):
             known.copies.add(header)
@@ -185,66 +208,70 @@ class Outbox(RuleBasedStateMachine):
             known.taken[address] = known.taken.get(address, 0) + 1
             assert known.taken[address] <= 1 + known.doubts[address], f"{address} was served twice"
         if ending is Ending.UNKNOWN:
-            known.doubts.update(one.open_addresses)
+            known.doubts.update(claim.open_addresses)
         if not ours and before is not None and ending is not Ending.ACCEPTED:
-            after = OutboxMessage.objects.filter(pk=one.id).values().get()
+            after = OutboxMessage.objects.filter(pk=claim.id).values().get()
             assert {**after, "updated_at": None} == {**before, "updated_at": None}, "a stale claim wrote"
         if not ours and before is not None and before["status"] == "sending":
-            assert OutboxMessage.objects.get(pk=one.id).claim_token == before["claim_token"]
-            assert OutboxMessage.objects.get(pk=one.id).status == "sending", "a stale result decided for another"
+            assert OutboxMessage.objects.get(pk=claim.id).claim_token == before["claim_token"]
+            assert OutboxMessage.objects.get(pk=claim.id).status == "sending", "a stale result decided for another"
 
-    @rule(one=consumes(claims), meanwhile=MEANWHILE)
-    def give_back(self, one: Claim, meanwhile: str) -> None:
-        self.overtake(one, meanwhile)
-        before = OutboxMessage.objects.filter(pk=one.id).values().first()
-        ours = self.is_ours(one)
-        assert store.claims.release([one]) == int(ours)
-        after = OutboxMessage.objects.filter(pk=one.id).values().first()
+    @rule(claim=consumes(claims), meanwhile=MEANWHILE)
+    def give_back(self, claim: Claim, meanwhile: str) -> None:
+        self.overtake(claim, meanwhile)
+        before = OutboxMessage.objects.filter(pk=claim.id).values().first()
+        ours = self.is_ours(claim)
+        with self.moving_by("release"):
+            assert store.claims.release([claim]) == int(ours)
+        after = OutboxMessage.objects.filter(pk=claim.id).values().first()
         if not ours:
-            assert after == before, "a stale claim gave back what another holds"
+            assert after == before, "a stale claim released what another worker has"
         elif before is not None and after is not None:
             kept = {"status", "claim_expires_at"}
             assert {k: v for k, v in after.items() if k not in kept} == {
                 k: v for k, v in before.items() if k not in kept
             }
 
-    @rule(one=claims)
-    def crash(self, one: Claim) -> None:
-        """The worker is given up for dead; it may come back with a result all the same."""
-        self.lose(OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token))
+    @rule(claim=claims)
+    def crash(self, claim: Claim) -> None:
+        """Everybody takes the worker for dead; it may come back with a result all the same."""
+        self.lose(OutboxMessage.objects.filter(pk=claim.id, status="sending", claim_token=claim.lease.token))
 
     def lose(self, rows: Any) -> None:
         lost = list(rows)
         rows.update(claim_expires_at=self.now - timedelta(seconds=1))
-        recovered = {one.message.pk for one in store.recover.recover(clock=self.clock)}
+        with self.moving_by("recover"):
+            recovered = {attempt.message.pk for attempt in store.recover.recover(clock=self.clock)}
         assert recovered == {row.pk for row in lost}
         for row in lost:
             known = self.known[row.pk]
             known.copies.add(row.message_id)
             known.doubts.update(row.recipients.values_list("address", flat=True))
 
-    @rule(one=claims)
-    def renew(self, one: Claim) -> None:
-        ours = self.is_ours(one)
-        store.claims.renew([one.lease], clock=self.clock)
-        assert self.is_ours(one) is ours
+    @rule(claim=claims)
+    def renew(self, claim: Claim) -> None:
+        ours = self.is_ours(claim)
+        with self.moving_by():
+            store.claims.renew([claim.lease], clock=self.clock)
+        assert self.is_ours(claim) is ours
 
-    def overtake(self, one: Claim, meanwhile: str) -> None:
+    def overtake(self, claim: Claim, meanwhile: str) -> None:
         """What becomes of a claim before its worker comes back."""
         if meanwhile:
-            self.crash(one)
+            self.crash(claim)
         if meanwhile == "being sent by another":
-            self.succeed(one)
+            self.succeed(claim)
 
-    def succeed(self, one: Claim) -> None:
-        """The worst moment for a stale worker: another one has the message (and will crash in its turn)."""
-        row = OutboxMessage.objects.filter(pk=one.id).first()
+    def succeed(self, claim: Claim) -> None:
+        """The worst moment for a stale worker: another claim has the message (and will crash in its turn)."""
+        row = OutboxMessage.objects.filter(pk=claim.id).first()
         if row is not None and row.status == "failed" and row.next_attempt_at is not None:
             self.now = max(self.now, row.next_attempt_at)
-            store.operations.claim_one(row.pk, clock=self.clock, force=False)
+            with self.moving_by("retry"):
+                store.operations.claim_one(row.pk, clock=self.clock, force=False)
 
-    def is_ours(self, one: Claim) -> bool:
-        return OutboxMessage.objects.filter(pk=one.id, status="sending", claim_token=one.lease.token).exists()
+    def is_ours(self, claim: Claim) -> bool:
+        return OutboxMessage.objects.filter(pk=claim.id, status="sending", claim_token=claim.lease.token).exists()
 
     # People
 
@@ -253,14 +280,16 @@ class Outbox(RuleBasedStateMachine):
         row = self.pick(number)
         if row is not None:
             waiting = row.status in ("pending", "failed") and row.next_attempt_at is not None
-            assert store.operations.cancel([row.pk], clock=self.clock).changed == int(waiting)
+            with self.moving_by("cancel"):
+                assert store.operations.cancel([row.pk], clock=self.clock).changed == int(waiting)
 
     @rule(number=st.integers(0, 50), force=st.booleans())
     def requeue(self, number: int, force: bool) -> None:
         row = self.pick(number)
         if row is not None:
             may = row.status == "failed" or (force and row.status == "pending")
-            assert store.operations.requeue([row.pk], clock=self.clock, force=force).changed == int(may)
+            with self.moving_by("requeue"):
+                assert store.operations.requeue([row.pk], clock=self.clock, force=force).changed == int(may)
 
     @rule(target=claims, number=st.integers(0, 50), force=st.booleans())
     def retry(self, number: int, force: bool) -> Any:
@@ -268,7 +297,8 @@ class Outbox(RuleBasedStateMachine):
         if row is None:
             return multiple()
         try:
-            return store.operations.claim_one(row.pk, clock=self.clock, force=force)
+            with self.moving_by("retry"):
+                return store.operations.claim_one(row.pk, clock=self.clock, force=force)
         except RetryRejected as refused:
             due_later = row.next_attempt_at is not None and row.next_attempt_at > self.now
             expected = "not_retriable" if row.status in ("sent", "sending") else "retry_not_due"
@@ -284,7 +314,8 @@ class Outbox(RuleBasedStateMachine):
             if may:
                 unknown = row.recipients.filter(result="unknown").values_list("address", flat=True)
                 self.known[row.pk].vouched.update(unknown)
-            assert store.operations.confirm([row.pk], clock=self.clock).changed == int(may)
+            with self.moving_by("confirm"):
+                assert store.operations.confirm([row.pk], clock=self.clock).changed == int(may)
 
     @rule(days=st.sampled_from([0, 1]))
     def purge(self, days: int) -> None:
@@ -314,6 +345,8 @@ class Outbox(RuleBasedStateMachine):
             if row.status == "sent":
                 assert row.next_attempt_at is None and row.sent_at is not None
                 assert row.provider_message_id, "sent, and nobody knows under which Message-ID"
+                has_refused = row.recipients.filter(result="refused").exists()
+                assert row.last_error_code == ("recipients_refused" if has_refused else ""), "an error that is over"
             if row.status == "failed" and row.next_attempt_at is None:
                 assert row.last_error_code, "at rest without a reason"
 
@@ -366,10 +399,10 @@ class Outbox(RuleBasedStateMachine):
         while claims := store.claims.claim(self.account.pk, limit=50, hold_limit=50, clock=clock).claims:
             fresh, old = store.claims.split_expired(claims, clock=clock)
             store.recover.expire(old, clock=clock)
-            said = [outcome(Ending.ACCEPTED, one) for one in fresh]
+            said = [outcome(Ending.ACCEPTED, claim) for claim in fresh]
             group = [
-                FinishedAttempt(one, words, words.recipients, started_at=self.now, finished_at=self.now)
-                for one, words in zip(fresh, said, strict=True)
+                FinishedAttempt(claim, words, words.recipients, started_at=self.now, finished_at=self.now)
+                for claim, words in zip(fresh, said, strict=True)
             ]
             store.finalize.finalize(group, clock=clock)
         due = OutboxMessage.objects.filter(status__in=("pending", "failed"), next_attempt_at__lte=self.now)
@@ -396,7 +429,7 @@ class Stateful(TransactionTestCase):
             deadline=None,
             suppress_health_check=list(hypothesis.HealthCheck),
             database=None,
-            # Shrinking takes minutes on a real database: whoever mends a failure adds Phase.shrink.
+            # Shrinking takes minutes on a real database; add Phase.shrink to find the cause of a failure.
             phases=(hypothesis.Phase.generate,),
         )
         hypothesis.stateful.run_state_machine_as_test(Outbox, settings=quick)

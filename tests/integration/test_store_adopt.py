@@ -21,7 +21,7 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.transports.memory import shared
-from tests.support.factories import MEMORY, NOW, account, at, finish, fresh, letter, message, results, take, take_one
+from tests.support.factories import MEMORY, NOW, account, at, finish, fresh, mail, message, results, take, take_one
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -100,17 +100,17 @@ def test_ids_jump_in_an_empty_outbox_too(settings: Any) -> None:
 def test_the_first_value_that_is_not_empty_is_kept(settings: Any) -> None:
     instance(settings, "")
     owner = account()
-    assert prx.send(**letter(owner)).status == "sent"
+    assert prx.send(**mail(owner)).status == "sent"
     instance(settings, "production")
     prx.drain()
     assert OutboxState.objects.get().instance == "production"
-    assert prx.send(**letter(owner)).status == "sent"
+    assert prx.send(**mail(owner)).status == "sent"
 
 
 CALLS: dict[str, Callable[[OutboxMessage], object]] = {
     "drain": lambda row: prx.drain(),
-    "send": lambda row: prx.send(**letter(row.account)),
-    "simulated send": lambda row: prx.send(**letter(row.account), failure_mode="network"),
+    "send": lambda row: prx.send(**mail(row.account)),
+    "simulated send": lambda row: prx.send(**mail(row.account), failure_mode="network"),
     "retry": lambda row: prx.retry_outbox(row.pk),
     "reply": lambda row: prx.reply(account=row.account, in_reply_to_message_id="<1@x.org>", body_text="yes"),
 }
@@ -128,8 +128,8 @@ def test_a_copy_opens_no_connection_and_changes_no_row(settings: Any) -> None:
         for name, call in CALLS.items():
             with CaptureQueriesContext(connections[outbox_alias()]) as queries, pytest.raises(WrongInstance):
                 call(row)
-            statements = [one["sql"].lstrip() for one in queries]
-            assert not [one for one in statements if one.startswith(("UPDATE", "INSERT", "DELETE"))], name
+            statements = [query["sql"].lstrip() for query in queries]
+            assert not [sql for sql in statements if sql.startswith(("UPDATE", "INSERT", "DELETE"))], name
     assert shared.logins == []
 
 
@@ -146,7 +146,7 @@ def test_the_other_verbs_work_in_a_copy_and_adoption_puts_their_rows_at_rest(set
     assert api.adopt_outbox() == 1
     shared.reset()
     assert prx.drain().claimed == 0
-    assert prx.send(**letter(owner)).status == "sent"
+    assert prx.send(**mail(owner)).status == "sent"
     assert len(shared.delivered) == 1
     instance(settings, "production")
     with pytest.raises(WrongInstance):
@@ -157,7 +157,7 @@ def test_the_other_verbs_work_in_a_copy_and_adoption_puts_their_rows_at_rest(set
 def test_an_adoption_that_was_cut_short_sends_nothing_and_can_be_made_again(
     step: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new instance is stored last: before that the database is still the other one's."""
+    """The new instance is stored last: before that the database still belongs to the old one."""
     instance(settings, "production")
     owner = account()
     shared.reset()
@@ -181,5 +181,5 @@ def test_an_adoption_that_was_cut_short_sends_nothing_and_can_be_made_again(
     for row in rows:
         assert (fresh(row).is_at_rest, fresh(row).last_error_code) == (True, "adopted")
     assert message(owner).pk >= rows[-1].pk + 1_000_000
-    assert prx.drain(now=NOW).sent == 1, "the one that was queued after the adoption"
+    assert prx.drain(now=NOW).sent == 1, "the message that was queued after the adoption"
     assert len(shared.delivered) == 1

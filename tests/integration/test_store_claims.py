@@ -48,7 +48,7 @@ def test_what_is_not_due_is_not_claimed() -> None:
     owner = account()
     row = message(owner, send_at=NOW + SECOND)
     assert take(owner) == []
-    assert [one.id for one in take(owner, now=NOW + SECOND)] == [row.pk]
+    assert [claim.id for claim in take(owner, now=NOW + SECOND)] == [row.pk]
     assert take(owner, now=NOW + SECOND) == [], "it is being sent"
 
 
@@ -62,7 +62,7 @@ def test_a_row_whose_status_somebody_wrote_is_judged_by_the_columns(status: str)
     OutboxMessage.objects.filter(pk=row.pk).update(**fields)
     assert take(owner) == []
     OutboxMessage.objects.filter(pk=row.pk).update(status="pending", next_attempt_at=NOW)
-    assert [one.id for one in take(owner)] == [row.pk]
+    assert [claim.id for claim in take(owner)] == [row.pk]
 
 
 def test_a_row_at_rest_is_never_claimed() -> None:
@@ -82,7 +82,7 @@ def test_priority_goes_first_then_due_time_then_age() -> None:
     make_due(low, now=NOW - timedelta(days=1))
     normal = [message(owner), message(owner)]
     high = message(owner, priority=10)
-    claimed = [one.id for one in take(owner)]
+    claimed = [claim.id for claim in take(owner)]
     assert claimed == [high.pk, late.pk, later.pk, normal[0].pk, normal[1].pk, low.pk]
 
 
@@ -90,8 +90,8 @@ def test_a_priority_changed_behind_the_apps_back_counts() -> None:
     owner = account()
     first, second = message(owner), message(owner)
     OutboxMessage.objects.filter(pk=second.pk).update(priority=5)
-    assert [one.id for one in take(owner, limit=1)] == [second.pk]
-    assert [one.id for one in take(owner, limit=1)] == [first.pk]
+    assert [claim.id for claim in take(owner, limit=1)] == [second.pk]
+    assert [claim.id for claim in take(owner, limit=1)] == [first.pk]
 
 
 def test_one_account_never_takes_the_mail_of_another() -> None:
@@ -121,16 +121,16 @@ def test_a_claim_stops_at_the_first_message_that_must_not_be_copied() -> None:
     owner = account()
     usual, hold, _ = message(owner), message(owner, on_unknown="hold"), message(owner)
     taken = store.claims.claim(owner.pk, limit=10, hold_limit=3, clock=at())
-    assert ([one.id for one in taken.claims], taken.held) == ([usual.pk], True)
+    assert ([claim.id for claim in taken.claims], taken.held) == ([usual.pk], True)
     assert fresh(hold).status == "pending"
 
 
 def test_messages_that_must_not_be_copied_are_claimed_only_for_free_connections() -> None:
     owner = account()
-    held = [message(owner, on_unknown="hold") for _ in range(4)]
+    on_hold = [message(owner, on_unknown="hold") for _ in range(4)]
     assert store.claims.claim(owner.pk, limit=10, hold_limit=0, clock=at()) == store.claims.ClaimBatch([], held=True)
     taken = store.claims.claim(owner.pk, limit=10, hold_limit=2, clock=at())
-    assert ([one.id for one in taken.claims], taken.held) == ([one.pk for one in held[:2]], True)
+    assert ([claim.id for claim in taken.claims], taken.held) == ([row.pk for row in on_hold[:2]], True)
 
 
 def test_the_setting_holds_where_the_message_says_nothing(settings: Any) -> None:
@@ -178,9 +178,9 @@ def test_a_renewal_moves_every_live_lease_on_in_one_statement(django_assert_num_
     soon = base.database_now() + timedelta(seconds=5)
     OutboxMessage.objects.update(claim_expires_at=soon)
     with django_assert_num_queries(1):
-        store.claims.renew([one.lease for one in claims], clock=at())
-    for one in claims:
-        expires = fresh(one).claim_expires_at
+        store.claims.renew([claim.lease for claim in claims], clock=at())
+    for claim in claims:
+        expires = fresh(claim).claim_expires_at
         assert expires is not None
         assert expires > soon + timedelta(seconds=100)
 
@@ -229,12 +229,12 @@ def test_an_untouched_message_is_exactly_as_it_was() -> None:
         make_due(row)
     ignored = {"claim_token", "updated_at"}
     rows = OutboxMessage.objects.order_by("pk")
-    before = [{key: value for key, value in one.items() if key not in ignored} for one in rows.values()]
+    before = [{key: value for key, value in row.items() if key not in ignored} for row in rows.values()]
     claims = take(owner)
     assert len(claims) == 3
     assert store.claims.release(claims) == 3
-    assert before == [{key: value for key, value in one.items() if key not in ignored} for one in rows.values()]
-    assert [one.status for one in (fresh(new), fresh(tried), fresh(requeued))] == ["pending", "failed", "failed"]
+    assert before == [{key: value for key, value in row.items() if key not in ignored} for row in rows.values()]
+    assert [row.status for row in (fresh(new), fresh(tried), fresh(requeued))] == ["pending", "failed", "failed"]
 
 
 def test_a_cancelled_and_requeued_message_goes_back_to_failed() -> None:

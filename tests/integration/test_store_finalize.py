@@ -1,4 +1,4 @@
-"""finalize: what the server said is what is kept, for every recipient, and only by the one who holds the claim."""
+"""finalize: the server's answer is kept for every recipient, and only the worker that has the claim decides."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_a_success_clears_the_last_error_and_adds_to_no_counter() -> None:
 def test_a_known_failure_waits_and_a_permanent_one_rests() -> None:
     owner = account()
     first, second = message(owner), message(owner)
-    one, two = take(owner)
-    finish(one, Ending.TEMPORARY)
-    finish(two, Ending.PERMANENT)
+    first_claim, second_claim = take(owner)
+    finish(first_claim, Ending.TEMPORARY)
+    finish(second_claim, Ending.PERMANENT)
     assert (fresh(first).status, fresh(first).next_attempt_at) == ("failed", NOW + 10 * SECOND)
     assert fresh(second).is_at_rest
-    assert {one.claim_expires_at for one in OutboxMessage.objects.all()} == {None}
+    assert {row.claim_expires_at for row in OutboxMessage.objects.all()} == {None}
 
 
 def test_a_stale_worker_cannot_overwrite_its_successor() -> None:
@@ -86,29 +86,30 @@ def test_a_group_of_several_claims_is_recorded_each_under_its_own_token() -> Non
     claims = [*take(owner, limit=2), *take(owner, limit=2), *take(owner, limit=2)]
     lapse(claims[2:3])
     store.recover.recover(clock=at())
-    said = {one.id: outcome(Ending.ACCEPTED, one, response=f"250 as {one.id}") for one in claims}
+    said = {claim.id: outcome(Ending.ACCEPTED, claim, response=f"250 as {claim.id}") for claim in claims}
     group = [
-        FinishedAttempt(one, said[one.id], said[one.id].recipients, started_at=NOW, finished_at=NOW) for one in claims
+        FinishedAttempt(claim, said[claim.id], said[claim.id].recipients, started_at=NOW, finished_at=NOW)
+        for claim in claims
     ]
     recorded = store.finalize.finalize(group, clock=at())
-    assert {one.message.pk: one.late for one in recorded} == {one.pk: one.pk == rows[2].pk for one in rows}
+    assert {attempt.message.pk: attempt.late for attempt in recorded} == {row.pk: row.pk == rows[2].pk for row in rows}
     assert all(fresh(row).status == "sent" for row in rows)
     assert [fresh(row).provider_response for row in rows] == [f"250 as {row.pk}" for row in rows]
     assert DeliveryAttempt.objects.count() == 6
 
 
 def test_a_row_taken_from_a_group_is_not_marked_sent_by_it() -> None:
-    """Guarded by id alone, the group's one statement would overwrite the new claim."""
+    """Guarded by id alone, the statement of the group would overwrite the new claim."""
     owner = account()
     first, second = message(owner, to=[A, B]), message(owner)
     stale = take(owner)
     lapse(stale[:1])
     store.recover.recover(clock=at())
     again = take_one(make_due(first))
-    said = [outcome(Ending.ACCEPTED, one) for one in stale]
+    said = [outcome(Ending.ACCEPTED, claim) for claim in stale]
     group = [
-        FinishedAttempt(one, s, s.recipients, started_at=NOW, finished_at=NOW)
-        for one, s in zip(stale, said, strict=True)
+        FinishedAttempt(claim, words, words.recipients, started_at=NOW, finished_at=NOW)
+        for claim, words in zip(stale, said, strict=True)
     ]
     store.finalize.finalize(group, clock=at())
     assert (fresh(first).status, fresh(first).claim_token) == ("sending", again.lease.token)
@@ -124,7 +125,7 @@ def test_the_common_case_writes_no_recipient() -> None:
     assert results(row) == {A: "", B: ""}
 
 
-def test_accepted_refused_and_deferred_are_told_apart() -> None:
+def test_accepted_refused_and_deferred_recipients_are_not_confused() -> None:
     row = message(account(), to=[A, B, C])
     recorded = finish(take_one(row), Ending.ACCEPTED, {B: Answer.REFUSED, C: Answer.DEFERRED})
     now = fresh(row)
@@ -178,7 +179,7 @@ def test_a_permanent_refusal_of_the_body_leaves_the_recipients_open() -> None:
     assert results(row) == {A: "", B: ""}
 
 
-def test_an_unknown_outcome_is_written_for_those_it_concerns_and_keeps_the_message_id() -> None:
+def test_an_unknown_outcome_is_written_for_the_recipients_in_doubt_and_keeps_the_message_id() -> None:
     row = message(account(), to=[A, B])
     finish(take_one(row), Ending.UNKNOWN, {B: Answer.DEFERRED})
     now = fresh(row)
@@ -211,7 +212,7 @@ def test_too_many_recipients_goes_on_at_once_without_a_failure() -> None:
     assert list(DeliveryAttempt.objects.values_list("number", flat=True)) == [1, 2]
 
 
-def test_a_refusal_from_an_earlier_attempt_is_still_told_when_the_message_is_sent() -> None:
+def test_a_refusal_by_an_earlier_attempt_is_still_shown_when_the_message_is_sent() -> None:
     row = message(account(), to=[A, B])
     finish(take_one(row), Ending.TEMPORARY, {A: Answer.DEFERRED, B: Answer.REFUSED})
     finish(take_one(make_due(row)), Ending.ACCEPTED)
@@ -255,7 +256,7 @@ def test_a_late_acceptance_is_not_thrown_away() -> None:
 
 
 def test_a_late_partial_acceptance_does_not_lose_the_deferred_recipient() -> None:
-    """Tried: "the row becomes sent" forgot the one that the server had put off."""
+    """Tried: "the row becomes sent" lost the recipient that the server had deferred."""
     row = message(account(), to=[A, B])
     claim = take_one(row)
     lose(claim)
@@ -305,7 +306,7 @@ def test_a_late_acceptance_counts_whatever_a_person_did_meanwhile(verb: str) -> 
 
 
 @pytest.mark.parametrize("ending", [Ending.TEMPORARY, Ending.PERMANENT])
-def test_a_late_failure_is_told_but_changes_nothing(ending: Ending) -> None:
+def test_a_late_failure_is_recorded_but_moves_nothing(ending: Ending) -> None:
     row = message(account())
     claim = take_one(row)
     lose(claim)
@@ -361,12 +362,12 @@ def test_a_late_success_of_a_message_that_was_confirmed_meanwhile_is_one_attempt
     claims = take(owner)
     lose(claims[0])
     assert store.operations.confirm([lost.pk], clock=at()).changed == 1
-    said = [outcome(Ending.ACCEPTED, one) for one in claims]
+    said = [outcome(Ending.ACCEPTED, claim) for claim in claims]
     group = [
-        FinishedAttempt(one, words, words.recipients, started_at=NOW, finished_at=NOW)
-        for one, words in zip(claims, said, strict=True)
+        FinishedAttempt(claim, words, words.recipients, started_at=NOW, finished_at=NOW)
+        for claim, words in zip(claims, said, strict=True)
     ]
-    recorded = {one.message.pk: one for one in store.finalize.finalize(group, clock=at())}
+    recorded = {attempt.message.pk: attempt for attempt in store.finalize.finalize(group, clock=at())}
     assert recorded[lost.pk].late
     assert list(DeliveryAttempt.objects.filter(message=lost).values_list("outcome", flat=True)) == ["sent"]
     assert fresh(kept).status == "sent"

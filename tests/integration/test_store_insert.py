@@ -1,4 +1,4 @@
-"""enqueue: one message a key, whatever else happens at the same moment, and nothing without the caller's commit."""
+"""enqueue: one message for each key, whatever happens at the same moment, and nothing without the caller's commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Attachment, Content, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Ending
-from tests.support.factories import MEMORY, NOW, SECOND, account, finish, fresh, in_threads, letter, message, take_one
+from tests.support.factories import MEMORY, NOW, SECOND, account, finish, fresh, in_threads, mail, message, take_one
 
 
 @pytest.mark.django_db
@@ -28,7 +28,7 @@ def test_a_queued_message_is_pending_and_due_at_its_time() -> None:
 
 
 @pytest.mark.django_db
-def test_an_address_is_in_the_envelope_once_however_often_it_stands() -> None:
+def test_an_address_is_in_the_envelope_once_however_often_it_is_given() -> None:
     row = message(account(), to=["a@x.org", "A <a@x.org>"], cc="a@x.org", bcc=["b@x.org", "a@x.org"])
     assert sorted(row.recipients.values_list("kind", "address")) == [("bcc", "b@x.org"), ("to", "a@x.org")]
 
@@ -168,19 +168,19 @@ def test_a_send_with_a_known_key_starts_no_attempt(settings: Any) -> None:
     settings.PRX_EMAIL = MEMORY
     owner = account()
     queued = message(owner, idempotency_key="a", send_at=NOW + timedelta(days=9000))
-    result = prx.send(**letter(owner, idempotency_key="a"))
+    result = prx.send(**mail(owner, idempotency_key="a"))
     assert (result.outbox_id, result.status, result.error_code) == (queued.pk, "pending", "")
-    sent = prx.send(**letter(owner, idempotency_key="b"))
-    again = prx.send(**letter(owner, idempotency_key="b"))
+    sent = prx.send(**mail(owner, idempotency_key="b"))
+    again = prx.send(**mail(owner, idempotency_key="b"))
     assert (again.outbox_id, again.status) == (sent.outbox_id, "sent")
     assert again.provider_message_id == sent.provider_message_id
-    failed = prx.send(**letter(owner, idempotency_key="c"), failure_mode="provider_permanent")
-    again = prx.send(**letter(owner, idempotency_key="c"))
+    failed = prx.send(**mail(owner, idempotency_key="c"), failure_mode="provider_permanent")
+    again = prx.send(**mail(owner, idempotency_key="c"))
     assert (again.status, again.error_code, again.retries) == ("failed", "provider", 1)
     assert failed.outbox_id == again.outbox_id
     sending = message(owner, idempotency_key="d")
     take_one(sending)
-    assert prx.send(**letter(owner, idempotency_key="d")).status == "sending"
+    assert prx.send(**mail(owner, idempotency_key="d")).status == "sending"
     assert OutboxMessage.objects.count() == 4
 
 
@@ -188,8 +188,8 @@ def test_a_send_with_a_known_key_starts_no_attempt(settings: Any) -> None:
 def test_two_sends_with_one_key_at_the_same_moment_send_once(settings: Any) -> None:
     settings.PRX_EMAIL = MEMORY
     owner = account(max_connections=4)
-    found = in_threads(*[lambda: prx.send(**letter(owner, idempotency_key="k"))] * 3)
-    assert len({one.outbox_id for one in found}) == 1, found
+    found = in_threads(*[lambda: prx.send(**mail(owner, idempotency_key="k"))] * 3)
+    assert len({result.outbox_id for result in found}) == 1, found
     assert OutboxMessage.objects.get().delivery_attempts.count() == 1
 
 
@@ -210,7 +210,7 @@ def test_two_files_in_opposite_order_never_make_two_callers_wait_for_each_other(
             return message(owner, attachment=order[1]).pk
 
     found = in_threads(lambda: both(files), lambda: both(files[::-1]))
-    assert all(isinstance(one, int) for one in found), found
-    assert [one.open().read() for one in Attachment.objects.order_by("filename", "pk")] == [
+    assert all(isinstance(count, int) for count in found), found
+    assert [attachment.open().read() for attachment in Attachment.objects.order_by("filename", "pk")] == [
         b"p" * 900, b"p" * 900, b"q" * 900, b"q" * 900
     ]  # fmt: skip

@@ -176,7 +176,7 @@ def test_a_requeued_message_is_due_now_with_a_new_date_and_no_expiry() -> None:
     prx.requeue_outbox([row.pk], now=later)
     now = fresh(row)
     assert (now.status, now.next_attempt_at, now.due_since, now.expires_at) == ("failed", later, later, None)
-    assert (now.retries, now.attempts) == (1, 1), "a person's wish is no outcome"
+    assert (now.retries, now.attempts) == (1, 1), "a requeue is not an outcome"
 
 
 def test_a_forced_requeue_leaves_a_pending_message_pending() -> None:
@@ -293,7 +293,7 @@ def test_a_confirmed_message_is_not_sent_again() -> None:
     assert not store.claims.due_head(row.account_id, clock=at(NOW + timedelta(days=1)))
 
 
-def test_what_people_ask_for_commits_or_vanishes_with_their_transaction() -> None:
+def test_operations_commit_or_vanish_with_the_callers_transaction() -> None:
     owner = account()
     first, third, second = at_rest(owner), in_doubt(owner), pending(owner)
     second_before = fresh(second).status
@@ -307,7 +307,7 @@ def test_what_people_ask_for_commits_or_vanishes_with_their_transaction() -> Non
     assert (fresh(second).status, fresh(third).status) == (second_before, "failed")
 
 
-def test_a_wish_that_is_late_by_a_moment_is_told_so() -> None:
+def test_an_operation_that_comes_too_late_by_a_moment_is_refused() -> None:
     """A worker claims between a person's click and the change: nothing is written over its claim."""
     row = deferred(account())
     make_due(row)

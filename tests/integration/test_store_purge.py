@@ -70,7 +70,7 @@ def test_older_than_nothing_means_all_that_is_done() -> None:
     assert api.purge_outbox(older_than=timedelta(0), now=NOW + SECOND).sent == 1
 
 
-def test_a_dry_run_tells_and_deletes_nothing() -> None:
+def test_a_dry_run_counts_and_deletes_nothing() -> None:
     row = message(account())
     finish(take_one(row), Ending.ACCEPTED)
     assert api.purge_outbox(dry_run=True, now=LATER).sent == 1
@@ -117,10 +117,10 @@ def test_a_copy_older_than_a_day_is_not_used_again_whatever_now_is_given(stored:
 
 
 def test_large_content_is_kept_in_chunks() -> None:
-    octets = bytes(range(256)) * 5000
-    attached(account(), octets)
-    assert ContentChunk.objects.count() == -(-len(octets) // CHUNK_SIZE) == 2
-    assert Attachment.objects.get().open().read() == octets
+    content = bytes(range(256)) * 5000
+    attached(account(), content)
+    assert ContentChunk.objects.count() == -(-len(content) // CHUNK_SIZE) == 2
+    assert Attachment.objects.get().open().read() == content
 
 
 def test_bodies_of_sent_messages_go_alone_where_the_setting_says_so(settings: Any) -> None:

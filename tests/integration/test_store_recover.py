@@ -1,4 +1,4 @@
-"""recover and expire: what a lost worker held is tried again, spread out, and never for ever."""
+"""recover and expire: the messages of a lost worker are tried again, spread out, and never for ever."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_recovery_is_judged_by_the_running_clock_not_by_an_old_due_time() -> Non
 
 
 def test_a_status_written_by_hand_is_recovered_too() -> None:
-    """``sending`` with a lease that nobody holds: no row stays there for ever."""
+    """``sending`` with a lease that no worker has: no row stays there for ever."""
     row = message(account())
     OutboxMessage.objects.filter(pk=row.pk).update(
         status="sending", claim_token="1" * 32, claim_expires_at=NOW, next_attempt_at=None
@@ -146,7 +146,7 @@ def test_an_expired_message_rests_and_keeps_what_was_last_heard() -> None:
     later = NOW + 60 * SECOND
     claims = [take_one(row, now=later)]
     fresh_ones, old = store.claims.split_expired(claims, clock=at(later))
-    assert (fresh_ones, [one.id for one in old]) == ([], [row.pk])
+    assert (fresh_ones, [claim.id for claim in old]) == ([], [row.pk])
     (recorded,) = store.recover.expire(old, clock=at(later))
     now = fresh(row)
     assert recorded.error_code == "expired"
@@ -159,14 +159,18 @@ def test_a_message_due_for_too_long_is_given_up(settings: Any) -> None:
     settings.PRX_EMAIL = {"GIVE_UP_AFTER": "1h", "MAX_BACKOFF": "1h"}
     row = message(account())
     later = NOW + timedelta(hours=1, seconds=1)
-    assert [one.id for one in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[1]] == [row.pk]
+    assert [claim.id for claim in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[1]] == [
+        row.pk
+    ]
 
 
 def test_age_counts_from_when_it_was_due_not_from_when_it_was_queued(settings: Any) -> None:
     settings.PRX_EMAIL = {"GIVE_UP_AFTER": "1h", "MAX_BACKOFF": "1h"}
     row = message(account(), send_at=NOW + timedelta(days=3))
     later = NOW + timedelta(days=3, minutes=59)
-    assert [one.id for one in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[0]] == [row.pk]
+    assert [claim.id for claim in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[0]] == [
+        row.pk
+    ]
 
 
 def test_a_stale_worker_expires_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Rows, claims and outcomes for tests of the machine: the verbs of ``store`` with an instant that stands still."""
+"""Rows, claims and outcomes for tests of the store: its verbs at the fixed instant ``NOW``."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ def account(name: str = "main", **fields: Any) -> Account:
     return made
 
 
-def letter(owner: Account, **fields: Any) -> dict[str, Any]:
+def mail(owner: Account, **fields: Any) -> dict[str, Any]:
     """Arguments of ``enqueue`` and ``send``."""
     return {"account": owner, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann.", **fields}
 
 
+letter = mail  # the old name, until every test file uses the new one
+
+
 def message(owner: Account, *, now: datetime = NOW, **fields: Any) -> OutboxMessage:
     """A queued message, due at ``now``."""
-    return api.enqueue(**letter(owner, now=now, **fields))
+    return api.enqueue(**mail(owner, now=now, **fields))
 
 
 def backlog(owner: Account, count: int) -> list[OutboxMessage]:
@@ -61,19 +64,19 @@ def at(now: datetime | None = NOW) -> Clock:
 
 
 def take(owner: Account, *, limit: int = 10, hold_limit: int = 10, now: datetime = NOW) -> list[Claim]:
-    """Claim what is due."""
+    """Claim the due messages of an account."""
     return store.claims.claim(owner.pk, limit=limit, hold_limit=hold_limit, clock=at(now)).claims
 
 
 def take_one(row: OutboxMessage, *, now: datetime = NOW) -> Claim:
-    """Claim what is due; it must be this message alone."""
+    """Claim this message; no other may be due."""
     (claim,) = take(row.account, now=now)
     assert claim.id == row.pk
     return claim
 
 
 def outcome(ending: Ending, claim: Claim, answers: Mapping[str, Answer] | None = None, **fields: Any) -> Outcome:
-    """An outcome in which every addressed recipient got what is usual, but for ``answers``."""
+    """An outcome in which every addressed recipient got the usual answer, except those of ``answers``."""
     usual = _USUAL.get(ending, Answer.OPEN)
     said = {address: _SAID[(answers or {}).get(address, usual)] for address in claim.open_addresses}
     if ending is Ending.ACCEPTED:
@@ -87,27 +90,27 @@ def outcome(ending: Ending, claim: Claim, answers: Mapping[str, Answer] | None =
 def finish(
     claim: Claim, ending: Ending, answers: Mapping[str, Answer] | None = None, *, now: datetime = NOW, **fields: Any
 ) -> RecordedAttempt:
-    """Finalize one claim, whoever has its message by now."""
+    """Finalize one claim; another worker may have its message by now."""
     said = outcome(ending, claim, answers, **fields)
-    one = FinishedAttempt(claim, said, said.recipients, started_at=now, finished_at=now)
-    (recorded,) = store.finalize.finalize([one], clock=at(now))
+    attempt = FinishedAttempt(claim, said, said.recipients, started_at=now, finished_at=now)
+    (recorded,) = store.finalize.finalize([attempt], clock=at(now))
     return recorded
 
 
 def lapse(rows: Iterable[OutboxMessage | Claim]) -> None:
-    """Let the leases of these messages have run out at ``NOW``."""
-    ids = [one.id for one in rows]
+    """Let the leases of these messages run out before ``NOW``."""
+    ids = [row.id for row in rows]
     OutboxMessage.objects.filter(pk__in=ids, status="sending").update(claim_expires_at=NOW - SECOND)
 
 
 def lose(claim: Claim, *, now: datetime = NOW) -> None:
-    """The worker of this claim is lost, and its message recovered."""
+    """Lose the worker of this claim, and recover its message."""
     lapse([claim])
-    assert [one.message.pk for one in store.recover.recover(clock=at(now))] == [claim.id]
+    assert [attempt.message.pk for attempt in store.recover.recover(clock=at(now))] == [claim.id]
 
 
 def make_due(row: OutboxMessage, *, now: datetime = NOW) -> OutboxMessage:
-    """Behind the app's back: the message is due at ``now``."""
+    """Make the message due at ``now`` by a plain UPDATE, as a person may do."""
     OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=now)
     row.refresh_from_db()
     return row
@@ -133,15 +136,15 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
         try:
             start.wait(60)
             found[number] = calls[number]()
-        except Exception as error:  # noqa: BLE001  (it is told as the result)
+        except Exception as error:  # noqa: BLE001  (it is returned as the result)
             found[number] = error
         finally:
             connections[outbox_alias()].close()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join(60)
-        assert not one.is_alive(), "it waits for ever"
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "it waits for ever"
     return found

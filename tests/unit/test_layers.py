@@ -24,6 +24,8 @@ ONLY_IN = {
 #: What a pure file must not know: it is handed its clock, its randomness and its limits.
 PURE = {
     "rules/policy.py": {"django.db", "django.conf", "django.apps", "django.utils.timezone", "random", "time"},
+    "rules/recipients.py": {"django.db", "django.conf", "django.apps", "django.utils.timezone", "random", "time"},
+    "rules/sent.py": {"django.db", "django.conf", "django.apps", "django.utils.timezone", "random", "time"},
     "rules/outcomes.py": {"django", "random", "time"},
     "transports/smtp/replies.py": {"django", "random", "time"},
 }

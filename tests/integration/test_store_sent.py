@@ -1,0 +1,239 @@
+"""A sent message looks the same whoever finds out that it is sent: a worker, a recovery, a late result, a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.db import connections
+
+from prx_email_django import store
+from prx_email_django.models import OutboxMessage
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.rules.sent import fixed_number, sent_columns
+from prx_email_django.states import AttemptOutcome
+from prx_email_django.store import sent_group
+from prx_email_django.store.results import FinishedAttempt, attempt_columns
+from tests.support.factories import (
+    NOW,
+    SECOND,
+    account,
+    at,
+    finish,
+    fresh,
+    lapse,
+    lose,
+    make_due,
+    message,
+    outcome,
+    results,
+    take,
+    take_one,
+)
+
+pytestmark = pytest.mark.django_db
+
+A, B, C = "a@x.org", "b@x.org", "c@x.org"
+LATER = NOW + 90 * SECOND
+Answers = dict[str, Answer]
+
+
+def refused_before(row: OutboxMessage, answers: Answers) -> OutboxMessage:
+    """Nothing is accepted yet; the refused recipients are known from a first attempt, the others are open."""
+    if answers:
+        finish(take_one(row), Ending.TEMPORARY, answers)
+        make_due(row)
+    return row
+
+
+def accepted_late_while_another_sends(row: OutboxMessage, answers: Answers) -> store.claims.Claim:
+    stale = take_one(refused_before(row, answers))
+    lose(stale)
+    current = take_one(make_due(row))
+    finish(stale, Ending.ACCEPTED)
+    assert fresh(row).status == "sending"
+    return current
+
+
+# The ways in which a message becomes sent
+
+
+def by_finalize_of_a_group(row: OutboxMessage, answers: Answers) -> None:
+    finish(take_one(row), Ending.ACCEPTED, answers, now=LATER)
+
+
+def by_finalize_after_an_earlier_refusal(row: OutboxMessage, answers: Answers) -> None:
+    finish(take_one(refused_before(row, answers)), Ending.ACCEPTED, now=LATER)
+
+
+def by_a_failure_after_a_late_acceptance(row: OutboxMessage, answers: Answers) -> None:
+    finish(accepted_late_while_another_sends(row, answers), Ending.TEMPORARY, now=LATER)
+
+
+def by_an_unknown_outcome_after_a_late_acceptance(row: OutboxMessage, answers: Answers) -> None:
+    finish(accepted_late_while_another_sends(row, answers), Ending.UNKNOWN, now=LATER)
+
+
+def by_a_late_acceptance(row: OutboxMessage, answers: Answers) -> None:
+    stale = take_one(refused_before(row, answers))
+    lose(stale)
+    finish(stale, Ending.ACCEPTED, now=LATER)
+
+
+def by_recovery(row: OutboxMessage, answers: Answers) -> None:
+    lapse([accepted_late_while_another_sends(row, answers)])
+    store.recover.recover(clock=at(LATER))
+
+
+def by_adoption(row: OutboxMessage, answers: Answers) -> None:
+    accepted_late_while_another_sends(row, answers)
+    store.adopt.adopt("copy", clock=at(LATER))
+
+
+def by_a_claim_with_nothing_left_to_send(row: OutboxMessage, answers: Answers) -> None:
+    store.claims.release([accepted_late_while_another_sends(row, answers)])
+    claim = store.operations.claim_one(row.pk, clock=at(), force=True)
+    assert claim.open_addresses == ()
+    store.finalize.settle(claim, clock=at(LATER))
+
+
+def by_a_person_who_knows(row: OutboxMessage, answers: Answers) -> None:
+    lose(take_one(refused_before(row, answers)))
+    store.operations.confirm([row.pk], clock=at(LATER))
+
+
+WAYS: list[Callable[[OutboxMessage, Answers], None]] = [
+    by_finalize_of_a_group,
+    by_finalize_after_an_earlier_refusal,
+    by_a_failure_after_a_late_acceptance,
+    by_an_unknown_outcome_after_a_late_acceptance,
+    by_a_late_acceptance,
+    by_recovery,
+    by_adoption,
+    by_a_claim_with_nothing_left_to_send,
+    by_a_person_who_knows,
+]
+
+
+@pytest.mark.parametrize("is_refused", [False, True], ids=["all accepted", "one refused"])
+@pytest.mark.parametrize("become_sent", WAYS, ids=lambda way: way.__name__)
+def test_a_sent_message_shows_no_doubt_that_is_over_and_every_refusal(
+    become_sent: Callable[[OutboxMessage, Answers], None], is_refused: bool
+) -> None:
+    row = message(account(), to=[A, B])
+    become_sent(row, {B: Answer.REFUSED} if is_refused else {})
+    now = fresh(row)
+    error = ("recipients_refused", "550 no such user") if is_refused else ("", "")
+    assert (now.last_error_code, now.last_error) == error
+    assert (now.status, now.sent_at, now.updated_at) == ("sent", LATER, LATER)
+    assert (now.next_attempt_at, now.claim_expires_at) == (None, None)
+    first_number = int(is_refused and become_sent is not by_finalize_of_a_group)
+    assert now.message_number == first_number
+    assert now.provider_message_id == f"<outbox-{row.pk}-{first_number}@prx-email.local>"
+
+
+def test_the_message_that_a_signal_brings_is_the_row_that_was_written() -> None:
+    row = message(account(), to=[A, B])
+    claim = take_one(row)
+    recorded = finish(claim, Ending.ACCEPTED, now=LATER)
+    written = fresh(row)
+    for field in OutboxMessage._meta.concrete_fields:
+        if field.attname != "claim_rank":  # generated by the database
+            assert getattr(recorded.message, field.attname) == getattr(written, field.attname), field.attname
+
+
+def test_a_refusal_is_forgotten_when_a_late_acceptance_reached_the_recipient() -> None:
+    row = message(account(), to=[A, B])
+    stale = take_one(row)
+    lose(stale)
+    finish(take_one(make_due(row)), Ending.ACCEPTED, {B: Answer.REFUSED})
+    assert fresh(row).last_error_code == "recipients_refused"
+    finish(stale, Ending.ACCEPTED, now=LATER)
+    now = fresh(row)
+    assert (now.last_error_code, now.last_error) == ("", "")
+    assert now.sent_at == NOW, "it was sent before that"
+
+
+def test_a_message_that_is_confirmed_for_some_keeps_the_message_id_of_its_copy() -> None:
+    row = message(account(), to=[A, B], on_unknown="hold")
+    finish(take_one(row), Ending.UNKNOWN, {B: Answer.DEFERRED})
+    header = fresh(row).message_id
+    store.operations.confirm([row.pk], clock=at())
+    assert fresh(row).provider_message_id == header
+    finish(take_one(row), Ending.TEMPORARY, {B: Answer.REFUSED})
+    now = fresh(row)
+    assert (now.status, now.provider_message_id, now.last_error_code) == ("sent", header, "recipients_refused")
+    assert results(row) == {A: "accepted", B: "refused"}
+
+
+# A result that comes late while another worker sends
+
+
+def claimed_twice_with_a_failure_between(row: OutboxMessage) -> tuple[store.claims.Claim, store.claims.Claim]:
+    """The status was written by hand while the first worker was sending: no outcome of its claim is known."""
+    first = take_one(row)
+    OutboxMessage.objects.filter(pk=row.pk).update(status="failed", claim_expires_at=None)
+    finish(take_one(row), Ending.TEMPORARY)
+    return first, take_one(make_due(row))
+
+
+@pytest.mark.parametrize("answer", [Answer.ACCEPTED, Answer.DEFERRED], ids=["sent", "partly sent"])
+def test_the_message_id_of_the_first_acceptance_stays(answer: Answer) -> None:
+    row = message(account(), to=[A, B, C])
+    first, second = claimed_twice_with_a_failure_between(row)
+    finish(first, Ending.ACCEPTED, {B: Answer.DEFERRED, C: Answer.DEFERRED})
+    finish(second, Ending.ACCEPTED, {A: Answer.DEFERRED, B: answer, C: Answer.REFUSED})
+    now = fresh(row)
+    assert now.message_number == 0
+    assert now.provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+    second_attempt = row.delivery_attempts.order_by("-pk")[0]
+    assert second_attempt.header_message_id == f"<outbox-{row.pk}-1@prx-email.local>", "what was sent is what is kept"
+
+
+def test_a_known_failure_does_not_undo_the_doubt_of_a_late_result() -> None:
+    row = message(account(), to=[A])
+    first, second = claimed_twice_with_a_failure_between(row)
+    finish(first, Ending.UNKNOWN)
+    assert (fresh(row).attempts, fresh(row).message_number) == (2, 0)
+    finish(second, Ending.TEMPORARY)
+    now = fresh(row)
+    assert (now.retries, now.attempts, now.message_number) == (2, 3, 0)
+    assert now.may_have_been_delivered
+
+
+# The SQL of the group
+
+
+@pytest.mark.parametrize("statement", [sent_group._mark_sent, sent_group._in_one_statement], ids=["by case", "by json"])
+def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., object]) -> None:
+    """The hot write is SQL by hand: a column that it forgets would differ from that of every other way."""
+    if statement is sent_group._in_one_statement and connections[outbox_alias()].vendor != "postgresql":
+        pytest.skip("PostgreSQL's own statement")
+    owner = account()
+    for fields in (
+        {},
+        {"retries": 3, "attempts": 3, "last_error": "450 busy", "last_error_code": "provider"},
+        {"retries": 3, "attempts": 4, "message_number": 1, "last_error_code": "unknown_outcome"},
+        {"message_number": 0, "provider_message_id": "<first@x.org>", "provider_response": "250 first"},
+        {"fixed_message_id": "<caller@x.org>"},
+    ):
+        OutboxMessage.objects.filter(pk=message(owner).pk).update(**fields)
+    claims = take(owner)
+    token = claims[0].lease.token
+    columns = {field.attname for field in OutboxMessage._meta.concrete_fields} - {"claim_rank"}
+    expected = {}
+    for row in OutboxMessage.objects.all():
+        before = {column: getattr(row, column) for column in columns}
+        number = fixed_number(row.message_number, row.retries)
+        expected[row.pk] = before | {"provider_response": f"250 as {row.pk}"}
+        expected[row.pk] |= sent_columns((), number=number, message_id=row.message_id, now=LATER)
+    attempts = [
+        attempt_columns(
+            FinishedAttempt(claim, outcome(Ending.ACCEPTED, claim), {}, started_at=NOW, finished_at=LATER),
+            AttemptOutcome.SENT,
+        )
+        for claim in claims
+    ]
+    statement(attempts, [f"250 as {claim.id}" for claim in claims], token=token, now=LATER)
+    assert {row["id"]: row for row in OutboxMessage.objects.values(*columns)} == expected
