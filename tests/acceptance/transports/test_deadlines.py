@@ -1,4 +1,4 @@
-"""How long the final reply is waited for: ten minutes, and what the size needs at 32 KiB/s (RFC 5321 §4.5.3.2.6)."""
+"""Deadline of the final reply: ten minutes, and the time that the size needs at 32 KiB/s (RFC 5321 §4.5.3.2.6)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.support.outgoing_messages import BODY, ListFeed, outgoing
 from tests.support.smtp_server import SmtpServer
 
 
-def bare(server: SmtpServer) -> ConnectionSettings:
-    """What a login is where nothing is said of deadlines."""
+def default_settings(server: SmtpServer) -> ConnectionSettings:
+    """Connection settings whose deadlines are the defaults."""
     return ConnectionSettings(server.host, server.port, "none", "none")
 
 
-def of_an_account(server: SmtpServer) -> ConnectionSettings:
-    """What a drain makes of an account."""
+def account_settings(server: SmtpServer) -> ConnectionSettings:
+    """Connection settings that a worker makes from an account."""
     account = Account(name="a", host=server.host, port=server.port, security="none", auth_method="none")
     return login_for(account, AccountState(), token="", now=datetime.now(UTC))
 
 
-@pytest.mark.parametrize("settings", [bare, of_an_account])
+@pytest.mark.parametrize("settings", [default_settings, account_settings])
 @pytest.mark.parametrize(
     ("body", "seconds"), [(BODY, 600), (b"0123456789abcd\r\n" * 204_800, 700)], ids=["small", "3.125 MiB"]
 )

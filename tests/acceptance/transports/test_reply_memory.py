@@ -1,4 +1,4 @@
-"""What a server says does not decide how much memory we need."""
+"""The length of a server's replies does not decide how much memory a session needs."""
 
 from __future__ import annotations
 
@@ -44,4 +44,4 @@ def test_long_answers_to_many_recipients_are_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert feed.outcomes[1].ending is Ending.PERMANENT
-    assert peak < 10_000_000, f"{peak / 1e6:.0f} MB for one message of {len(feed.outcomes)} KB"
+    assert peak < 10_000_000, f"{peak / 1e6:.0f} MB for the replies to {RECIPIENTS} recipients"
