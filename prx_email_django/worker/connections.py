@@ -10,7 +10,7 @@ from prx_email_django.limits.pauses import account_state
 from prx_email_django.limits.slots import Slot, acquire_slot, acquire_slot_heeding_pause, release_slots
 from prx_email_django.models import Account, AccountState
 from prx_email_django.models.encrypted import DecryptionFailed
-from prx_email_django.oauth.values import TokenRefused
+from prx_email_django.oauth.tokens import TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.states import ErrorCode
