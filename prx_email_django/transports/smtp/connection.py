@@ -23,10 +23,10 @@ from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.connect import (
     cleartext_allowed,
     connect,
+    host_and_port,
     is_loopback,
     local_name,
     peer_name,
-    place,
     tls_context,
 )
 from prx_email_django.transports.smtp.replies import clean
@@ -208,7 +208,7 @@ class _Opening:
         """Return the ``ConnectError`` for an exception of aiosmtplib or of the network in the phase reached."""
         cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else None
         original = cause or error
-        where = place(self.settings.host, self.settings.port)
+        where = host_and_port(self.settings.host, self.settings.port)
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._refused(error.code, str(error.message))
         if isinstance(original, ssl.SSLError):
