@@ -94,7 +94,7 @@ def test_hang_up_before_the_message_was_taken_has_a_place_too(monkeypatch: pytes
             usual(self, lane, session)
 
         async def lost(session: Any) -> None:
-            await session._wire.ended
+            await session._protocol.ended
 
         monkeypatch.setattr(single.SingleRun, "opened", opened_and_lost)
         assert prx.send(**letter(owner)).error_code == "network"
