@@ -57,7 +57,7 @@ def test_final_reply_has_ten_minutes_and_the_time_of_its_size(
 def test_three_timeouts_bound_the_opening_although_a_reply_comes_with_the_last_of_them() -> None:
     """Python 3.11's ``asyncio.wait_for`` (in aiosmtplib) can return a result and forget a cancellation.
 
-    The forgotten cancellation is the one by which ``asyncio.timeout`` ends its block (python/cpython#86296, fixed in 3.12).
+    That cancellation is the one by which ``asyncio.timeout`` ends its block (python/cpython#86296, fixed in 3.12).
     """
     with SmtpServer(tls="starttls", users={"ann": "secret"}) as server:
         for stage in ("greeting", "ehlo", "starttls", "auth"):
