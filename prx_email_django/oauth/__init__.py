@@ -1,5 +1,13 @@
-"""Access tokens, from a token server or from the host's own function.
+"""OAuth access tokens: asks a token server, or a function of the host project, for one token.
 
-Network side: no database, no lock, nothing stored; the caller keeps what comes back, the new refresh token too.
-No text of a server or of a function is repeated in an error: it may hold a secret.
+How a token is refreshed, from the start:
+
+1. ``worker.tokens.TokenKeeper`` needs a token for a connection; ``limits.tokens.access_token`` finds no fresh one.
+2. The lease that lets one worker refresh at a time, and the storing of the new token: ``limits.tokens``.
+3. ``token_request`` turns the account into a ``TokenRequest`` (defaults of Google and Microsoft).
+4. ``fetch.fetch_token`` runs on the event loop; it asks ``token_server`` or ``callables``, with a time limit.
+5. The result is a ``Token`` or the exception ``TokenRefused`` (``tokens``).
+
+Nothing here uses the database or stores anything.  No error repeats the text of a server or of an exception, since it
+may hold a secret.
 """

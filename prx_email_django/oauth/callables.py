@@ -1,4 +1,4 @@
-"""Tokens from the host's own function, ``f(account) -> (token, expires_at | None)``, sync or async."""
+"""Calls a function of the host project: ``f(account) -> (token, expires_at | None)``, sync or async."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.oauth.threads import in_thread
-from prx_email_django.oauth.values import Token, TokenRefused, TokenRequest, misconfigured, usable
+from prx_email_django.oauth.daemon_thread import in_thread
+from prx_email_django.oauth.token_request import TokenRequest
+from prx_email_django.oauth.tokens import Token, TokenRefused, misconfigured, usable
 
 
 async def call(request: TokenRequest) -> Token:
-    """Call the function that the account names; one that is not async runs in a thread.  Raises ``TokenRefused``."""
-    function = _listed(request.callable)
+    """Call the function that the account names; a sync function runs in a thread.
+
+    Raises:
+        TokenRefused: ``OAUTH_CALLABLES`` does not list the function, it raised, or it returned no usable token.
+    """
+    function = _load(request.callable)
     try:
         if inspect.iscoroutinefunction(function):
             answer = await function(request.account)
@@ -27,12 +32,12 @@ async def call(request: TokenRequest) -> Token:
             answer = await in_thread(lambda: _call_sync(function, request.account))
     except (TokenRefused, TimeoutError):
         raise
-    except Exception as error:  # noqa: BLE001 - it is the host's and may raise anything
-        raise TokenRefused(_where(request.callable, error), permanent=False, code="callable") from None
-    return _called(request.callable, answer)
+    except Exception as error:  # noqa: BLE001  (the function belongs to the host project and may raise anything)
+        raise TokenRefused(_raised(request.callable, error), permanent=False, code="callable") from None
+    return _token(request.callable, answer)
 
 
-def _listed(path: str) -> Callable[[object], Any]:
+def _load(path: str) -> Callable[[object], Any]:
     if path not in outbox_settings().oauth_callables:
         raise misconfigured("OAUTH_CALLABLES does not list the OAuth callable of the account")
     try:
@@ -48,17 +53,17 @@ def _call_sync(function: Callable[[object], Any], account: object) -> Any:
     try:
         return function(account)
     finally:
-        connections.close_all()  # this thread's own, which ends here
+        connections.close_all()  # those of this thread, which ends now
 
 
-def _where(path: str, error: Exception) -> str:
-    """Say what was raised, and on which line, without its text."""
+def _raised(path: str, error: Exception) -> str:
+    """Return which exception was raised on which line, without the text of the exception."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{path} raised {type(error).__name__} in {frame.name}, line {frame.lineno}"
 
 
 @sensitive_variables()
-def _called(path: str, answer: object) -> Token:
+def _token(path: str, answer: object) -> Token:
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise TokenRefused(f"{path} must return (token, expires_at | None)", permanent=True, code="answer")
     token, expires_at = answer

@@ -1,19 +1,23 @@
-"""Fetches an access token, from a token server or from the host's own function, within a time limit."""
+"""Fetches an access token from a token server or from a function of the host project, within a time limit."""
 
 from __future__ import annotations
 
 import asyncio
 
 from prx_email_django.oauth.callables import call
-from prx_email_django.oauth.server import post
-from prx_email_django.oauth.threads import in_thread
-from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest
+from prx_email_django.oauth.daemon_thread import in_thread
+from prx_email_django.oauth.token_request import Grant, TokenRequest
+from prx_email_django.oauth.token_server import post
+from prx_email_django.oauth.tokens import Token, TokenRefused
 
 
 async def fetch_token(request: TokenRequest, *, timeout: float) -> Token:
     """Fetch a token within ``timeout`` seconds, without blocking the event loop.
 
-    Raises ``TokenRefused``.  What still runs when the time is over runs on in a daemon thread, its result dropped.
+    A blocking call that is not finished then runs on in its daemon thread, and its result is dropped.
+
+    Raises:
+        TokenRefused: there is no token.
     """
     try:
         async with asyncio.timeout(timeout):

@@ -1,1 +1,4 @@
-"""Ways to hand a message to a server: real SMTP, and doubles that keep the same contract."""
+"""Transports: real SMTP, and two local ones (memory, console) that keep the same contract (``base``).
+
+``TRANSPORT = "smtp"`` is ``smtp.connection.SmtpTransport``; the others are ``memory.shared`` and ``ConsoleTransport``.
+"""

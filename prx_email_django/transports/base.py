@@ -1,8 +1,8 @@
-"""The contract between the drain and whatever carries messages.
+"""The contract between a worker and a transport.
 
-A drain opens sessions (one connection each) and gives each of them a ``Feed``: the session takes parcels from it,
-transmits them, and reports one ``Outcome`` for each parcel taken, whatever happens.  Everything here runs on the
-network's event loop; nothing here knows the database.
+A worker opens sessions (one connection each) and gives each session a ``Feed``: the session takes messages from the
+feed, transmits them, and reports exactly one ``Outcome`` for each message that it took, whatever happens.  Everything
+here runs on the network's event loop; nothing here uses the database.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 class OutgoingMessage:
     """One message, rendered and ready to transmit.
 
-    The sender of the message may refuse it while it is under way: a subclass overrides ``may_write`` and
-    ``may_continue``.
+    A subclass overrides ``may_write`` and ``may_continue`` to withdraw a message that was already given to a session.
     """
 
-    #: The message's primary key, for logs only.
+    #: Primary key of the message, for logs only.
     id: int
     #: Envelope sender; ``""`` is the null sender.
     sender: str
@@ -37,8 +36,8 @@ class OutgoingMessage:
     def may_write(self) -> bool:
         """Whether MAIL, or the body, may be written now: do claim, slot and permit still hold?
 
-        The session calls it immediately before it writes MAIL and again before the body.  True may therefore count as
-        "written".  False: nothing is written and the message is reported ``UNTOUCHED``.
+        A session asks immediately before it writes MAIL and again immediately before the body, so that a subclass may
+        treat the answer True as "written".  False: nothing is written, and the message is reported ``UNTOUCHED``.
         """
         return True
 
@@ -48,33 +47,32 @@ class OutgoingMessage:
 
 
 class Feed(Protocol):
-    """Where a session gets its parcels and leaves their outcomes."""
+    """Where a session takes its messages and reports their outcomes."""
 
     def take(self) -> OutgoingMessage | None:
-        """The next parcel if one is ready now, without waiting (for pipelining ahead)."""
+        """Return the next message if there is one, without waiting (for pipelining)."""
 
     async def wait(self) -> OutgoingMessage | None:
-        """The next parcel; waits for one.  None: nothing more for this session, say QUIT and return."""
+        """Wait for the next message.  None: there are no more for this session; it sends QUIT and returns."""
 
     def report(self, outgoing: OutgoingMessage, outcome: Outcome) -> None:
-        """The outcome of a parcel that was taken; exactly once each."""
+        """Record the outcome of a message that was taken; called exactly once for each message."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
-    """Why a session's run ended, when all its parcels have been reported.
+    """Why a session ended; all its messages have been reported before.
 
-    ``reconnect``: the session is over but nothing is wrong (retired, too many refusals, 421 between transactions): open
-    another one.  ``trouble``: what it says about the account; it includes the trouble that the session's last outcome
-    named, so that counting one of the two is enough.  ``completed``: transactions that ended with a final
-    reply.  ``overlap_lost``: the first overlapped write of this connection was lost; fall back to ``envelope``.
+    ``reconnect``: the session is over but nothing is wrong (retired, too many refusals, 421 between transactions), so
+    another session may be opened.  ``trouble``: what the end says about the account.  It includes the trouble that the
+    session's last outcome named: count one of the two.  ``overlap_lost``: the first body that was written together with
+    the next envelope was lost, so the account falls back to pipelining level ``envelope``.
     """
 
     reconnect: bool = False
     trouble: Trouble = Trouble.NONE
     error_code: str = ""
     error: str = ""
-    completed: int = 0
     overlap_lost: bool = False
 
 
@@ -83,23 +81,23 @@ class Session(Protocol):
 
     #: Address and TLS version, for ``DeliveryAttempt.peer``.
     peer: str
-    #: SIZE that the server announced (RFC 1870), octets; 0: none.
+    #: SIZE that the server announced (RFC 1870), in bytes; 0: none.
     size_limit: int
 
     async def run(self, feed: Feed) -> SessionEnd:
-        """Transmit what the feed gives until it ends, then QUIT and close.  Never raises (but CancelledError)."""
+        """Transmit the messages of the feed until it ends, then QUIT and close.  Raises only ``CancelledError``."""
 
     def abort(self) -> None:
-        """Close at once without flushing what is buffered; may be called at any time, from the loop's thread."""
+        """Close at once and drop what is buffered; may be called at any time, on the event loop's thread."""
 
 
 class ConnectError(Exception):
-    """No session could be opened; nothing of any message was written.
+    """No session could be opened, and nothing of any message was written.
 
-    ``str()`` is for people: no secrets, cleaned, at most 160 characters.
+    ``str()`` is shown to people: it has no secrets and no control characters, and at most 160 characters.
     """
 
-    def __init__(  # noqa: PLR0913  (what is known of the failure, each by its name)
+    def __init__(  # noqa: PLR0913  (the facts of the failure, all but the text by keyword)
         self,
         text: str,
         *,
@@ -144,19 +142,19 @@ class ConnectionSettings:
     auth_method: str
     user: str = ""
     password: str = field(default="", repr=False)
-    #: Access token for XOAUTH2.
+    #: OAuth access token, for XOAUTH2.
     token: str = field(default="", repr=False)
-    #: ``full`` | ``envelope`` | ``off`` | ``auto``; ``auto`` = envelope for the first three messages, then full.
+    #: ``full`` | ``envelope`` | ``off`` | ``auto``; ``auto``: envelope for the first three messages, then full.
     pipelining: str = "auto"
-    #: Messages before the connection is retired.
+    #: Messages after which the connection is closed and replaced.
     max_messages: int = 100
-    #: Seconds for a command's reply (connect, TLS and authentication together have three times this).
+    #: Seconds for the reply to a command (connect, TLS and authentication together have three times this).
     timeout: float = 60.0
-    #: Seconds for the final reply; the time that the size needs is added to it.
+    #: Seconds for the final reply to a body; time in proportion to the size is added.
     final_timeout: float = 600.0
-    #: PEM bundle, or None for the system's.
+    #: Path of a PEM bundle of certificate authorities; None: those of the system.
     tls_ca_file: str | None = None
-    #: Host names and networks to which clear text is allowed (credentials in clear: loopback only, whatever this says).
+    #: Host names and networks to which clear text is allowed.  Credentials go in clear text to loopback only.
     cleartext_hosts: tuple[str, ...] = ("localhost", "127.0.0.0/8", "::1")
 
 
@@ -167,6 +165,6 @@ class Transport(Protocol):
         """Connect, secure, greet and authenticate.
 
         Raises:
-            ConnectError: it could not be done; ``trouble`` says whose fault that is.
-            asyncio.CancelledError: as its ``__cause__`` it may have a ``ConnectError`` that tells how far it had come.
+            ConnectError: no session could be opened; ``trouble`` says what is wrong with the account.
+            asyncio.CancelledError: its ``__cause__`` may be a ``ConnectError`` that says how far the attempt had come.
         """

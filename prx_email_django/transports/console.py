@@ -1,4 +1,4 @@
-"""Prints each message instead of sending it: for development."""
+"""Transport for development: it prints each message instead of sending it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PEER = "console"
 
 
 class ConsoleTransport:
-    """``Transport`` to a text stream; None is the standard output at the time of printing."""
+    """``Transport`` that writes to ``stream``; None: to the standard output as it is when a message is printed."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     async def open(self, settings: ConnectionSettings) -> LocalSession:
-        """Always succeeds; the login is not looked at."""
+        """Open a session; this always succeeds, whatever host and credentials ``settings`` have."""
         extensions = Extensions(size=True, eight_bit=True, utf8=True)
         return LocalSession(deliver=self._print, settings=settings, extensions=extensions, script=Script(), peer=PEER)
 
     def _print(self, outgoing: OutgoingMessage, recipients: tuple[str, ...]) -> None:
-        """The envelope, the message, a rule: one write, so that messages of several sessions do not mix."""
+        """Write envelope, message and a line of dashes at once, so that messages of several sessions do not mix."""
         stream = self._stream or sys.stdout
         text = outgoing.body.decode("utf-8", "replace").replace("\r\n", "\n")
         stream.write(f"MAIL FROM:<{outgoing.sender}> RCPT TO:<{'>, <'.join(recipients)}>\n{text}\n{'-' * 79}\n")

@@ -1,4 +1,4 @@
-"""The public test double: keeps messages in memory, and fails as it is told.
+"""Transport for tests: it keeps messages in memory, and fails where a test asks for a failure.
 
     transport = MemoryTransport()
     transport.refuse("nobody@example.org")
@@ -6,7 +6,7 @@
     …
     assert transport.delivered[0].message["Subject"] == "Hello"
 
-With ``TRANSPORT = "memory"`` everything goes to ``shared``.
+With ``TRANSPORT = "memory"`` all messages go to ``shared``.
 """
 
 from __future__ import annotations
@@ -29,59 +29,59 @@ class Delivered:
     """One accepted message."""
 
     sender: str
-    #: Those of the envelope that were accepted.
+    #: The accepted recipients of the envelope.
     recipients: tuple[str, ...]
-    #: As it would have gone over the wire.
+    #: The rendered message (RFC 5322), as SMTP would have transmitted it.
     body: bytes
     #: Number of the session, from 1.
     connection: int
 
     @property
     def message(self) -> EmailMessage:
-        """The body, parsed."""
+        """The parsed body."""
         return message_from_bytes(self.body, policy=policy.default)
 
 
 class MemoryTransport:
-    """``Transport`` into a list; may be scripted and read from any thread."""
+    """``Transport`` that appends to a list; all its methods and attributes may be used from any thread."""
 
     def __init__(self, *, size_limit: int = 0) -> None:
         #: Accepted messages, in order.
         self.delivered: list[Delivered] = []
-        #: Logins of the sessions that were opened, in order.
-        self.logins: list[ConnectionSettings] = []
-        #: Octets that a message may have; 0: any.
+        #: The settings of each session that was opened, in order.
+        self.opened: list[ConnectionSettings] = []
+        #: Largest size of a message in bytes (the server's SIZE); 0: no limit.
         self.size_limit = size_limit
         self._script = Script()
 
     def fail_next(
         self, phase: Phase | str, reply: str = "", *, timeout: bool = False, accept: bool = False, times: int = 1
     ) -> None:
-        """Let the next ``times`` attempts that get so far fail in this phase.
+        """Fail the next ``times`` attempts that reach this phase.
 
-        ``reply`` is judged as a server's would be (``"451 4.3.0 later"``, ``"550 5.7.1 no"``, ``"421 bye"``).  Without
-        one the connection is lost, or with ``timeout`` the reply does not come: in the body phase an unknown outcome,
-        which ``accept`` delivers all the same.  In the phases connect, tls and auth no session is opened.  Several
-        failures are met in the order in which they were asked for.
+        ``reply`` is judged like the reply of a server (``"451 4.3.0 later"``, ``"550 5.7.1 no"``, ``"421 bye"``).  With
+        no reply the connection is lost; with ``timeout`` the reply does not come in time.  In the body phase both have
+        an unknown outcome, and ``accept`` delivers the message nevertheless.  In the phases connect, tls and auth no
+        session is opened.  Several failures happen in the order in which they were asked for.
 
         Raises:
-            ValueError: no such phase, or the reply is not one.
+            ValueError: there is no such phase, or ``reply`` is not one SMTP reply.
         """
         failure = Failure(Phase(phase), parse(reply) if reply else None, timeout=timeout, accept=accept)
         self._script.add(failure, times=times)
 
     def refuse(self, address: str, reply: str = "550 5.1.1 no such user") -> None:
-        """Refuse this recipient for good."""
+        """Refuse this recipient with a permanent reply (5yz) from now on."""
         self._script.set_answer(address, reply)
 
     def defer(self, address: str, reply: str = "450 4.2.1 try again later") -> None:
-        """Refuse this recipient for now."""
+        """Refuse this recipient with a temporary reply (4yz) from now on."""
         self._script.set_answer(address, reply)
 
     def reset(self) -> None:
-        """Forget messages, logins and script."""
+        """Remove all messages, failures, answers and the size limit."""
         self.delivered.clear()
-        self.logins.clear()
+        self.opened.clear()
         self._script.clear()
         self.size_limit = 0
 
@@ -89,11 +89,11 @@ class MemoryTransport:
         """Open a session.
 
         Raises:
-            ConnectError: ``fail_next`` asked for it.
+            ConnectError: ``fail_next`` asked for a failure in one of the phases connect, tls and auth.
         """
         self._script.check_opening(PEER)
-        self.logins.append(settings)
-        number = len(self.logins)
+        self.opened.append(settings)
+        number = len(self.opened)
 
         def deliver(outgoing: OutgoingMessage, recipients: tuple[str, ...]) -> None:
             self.delivered.append(Delivered(outgoing.sender, recipients, outgoing.body, number))
@@ -102,5 +102,5 @@ class MemoryTransport:
         return LocalSession(deliver=deliver, settings=settings, extensions=extensions, script=self._script, peer=PEER)
 
 
-#: The one that ``TRANSPORT = "memory"`` uses.
+#: The transport of ``TRANSPORT = "memory"``.
 shared = MemoryTransport()

@@ -1,4 +1,4 @@
-"""What a local transport is told to do instead of delivering: for tests of this app and of host projects."""
+"""Failures and answers that a test asks of a local transport instead of deliveries."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.transports.base import ConnectError
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 
-#: Phases in which no session is there yet.
+#: Phases before a session is open, and the trouble that a failure in each of them names.
 OPENING = {Phase.CONNECT: Trouble.CONNECTION, Phase.TLS: Trouble.TLS, Phase.AUTH: Trouble.AUTH}
 _ERROR_CODES = {Trouble.CONNECTION: "network", Trouble.TLS: "tls", Trouble.AUTH: "auth"}
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure: a reply, or none (the connection is lost, or the reply does not come in time)."""
+    """One failure: a reply; or no reply, because the connection is lost or (``timeout``) nothing comes in time."""
 
     phase: Phase
     reply: Reply | None = None
     timeout: bool = False
-    #: The message is delivered all the same (an unknown outcome whose message arrived).
+    #: Deliver the message nevertheless (a message whose outcome is unknown, and which arrived).
     accept: bool = False
 
     @property
     def text(self) -> str:
-        """For people."""
+        """What a person reads where there is no reply."""
         return "no reply in time" if self.timeout else "the connection was lost"
 
 
 class Script:
-    """Failures to come, in order, and standing answers to recipients."""
+    """The next failures, in order, and the answers to recipients."""
 
     def __init__(self) -> None:
         self._failures: deque[Failure] = deque()
         self._answers: dict[str, Reply] = {}
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Remove all failures and answers."""
         self._failures.clear()
         self._answers.clear()
 
     def add(self, failure: Failure, *, times: int) -> None:
-        """Let the next attempts that reach this phase fail so."""
+        """Fail the next ``times`` attempts that reach the phase of ``failure``."""
         self._failures.extend([failure] * times)
 
     def set_answer(self, address: str, reply: str) -> None:
-        """Answer RCPT for this address so from now on."""
+        """Answer RCPT for this address with ``reply`` from now on."""
         self._answers[address] = parse(reply)
 
     def take(self, phase: Phase) -> Failure | None:
-        """The next failure if it belongs to this phase; it is used up."""
+        """Remove and return the next failure if it belongs to this phase."""
         if self._failures and self._failures[0].phase is phase:
             return self._failures.popleft()
         return None
 
     def answer(self, address: str) -> Reply | None:
-        """The standing answer to a recipient."""
+        """The answer that was set for a recipient, or None."""
         return self._answers.get(address)
 
     def check_opening(self, peer: str) -> None:
-        """Raises the ``ConnectError`` that is due, if one is."""
+        """Raise ``ConnectError`` if the next failure belongs to a phase before a session is open."""
         for phase, trouble in OPENING.items():
             failure = self.take(phase)
             if failure is not None:
@@ -88,12 +88,12 @@ def _connect_error(failure: Failure, trouble: Trouble, peer: str) -> ConnectErro
 
 
 def parse(text: str) -> Reply:
-    """``"550 5.1.1 no such user"`` as a reply.
+    """Parse the text of one reply, such as ``"550 5.1.1 no such user"``.
 
     Raises:
-        ValueError: it is not one reply.
+        ValueError: the text is not exactly one reply.
     """
     replies = ReplyParser().feed(text.encode() + b"\r\n")
     if len(replies) != 1:
-        raise ValueError("exactly one reply, such as '550 5.1.1 no such user'")
+        raise ValueError("the text must be exactly one reply, such as '550 5.1.1 no such user'")
     return replies[0]

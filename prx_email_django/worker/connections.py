@@ -8,7 +8,7 @@ from time import monotonic
 
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models.encrypted import DecryptionFailed
-from prx_email_django.oauth.values import TokenRefused
+from prx_email_django.oauth.tokens import TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Phase, Trouble

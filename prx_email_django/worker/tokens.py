@@ -15,9 +15,9 @@ from prx_email_django.limits.pauses import account_state
 from prx_email_django.limits.tokens import access_token, drop_token, may_refresh, store_token, take_refresh_lease
 from prx_email_django.models import Account, AccountState
 from prx_email_django.models.encrypted import DecryptionFailed
-from prx_email_django.oauth.accounts import token_request
 from prx_email_django.oauth.fetch import fetch_token
-from prx_email_django.oauth.values import Token, TokenRefused
+from prx_email_django.oauth.token_request import token_request
+from prx_email_django.oauth.tokens import Token, TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.transports.base import ConnectionSettings, Transport
 from prx_email_django.transports.console import ConsoleTransport

@@ -1,6 +1,6 @@
-"""A pytest plugin: every test with a database sends through the outbox, and all of it must reach an SMTP server.
+"""A pytest plugin: tests with a database send through the outbox, and all their mail must reach an SMTP server.
 
-Left out are tests in classes of ``django.test.TestCase``: their transaction is over before a fixture could drain.
+Tests in classes of ``django.test.TestCase`` are left out: their transaction ends before a fixture could drain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SEEN: Counter[str] = Counter()
 
 @pytest.fixture(scope="session")
 def smtp_controller() -> Iterator[Any]:
-    """The server."""
+    """The SMTP server."""
     import foreign_catcher
 
     controller = foreign_catcher.start()
@@ -27,7 +27,7 @@ def smtp_controller() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def through_the_outbox(request: pytest.FixtureRequest, settings: Any, smtp_controller: Any) -> Iterator[None]:
-    """Queue what the test sends; afterwards send it, and hold what arrives against it."""
+    """Enqueue what the test sends; afterwards drain, and compare what arrived with what was sent."""
     with_database = request.node.get_closest_marker("django_db") or "db" in request.fixturenames
     if not with_database:
         yield
@@ -47,8 +47,8 @@ def through_the_outbox(request: pytest.FixtureRequest, settings: Any, smtp_contr
     yield
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "foreign", "WAKE": ""}
     caught = [
-        (str(message_from_bytes(one.content, policy=policy.default)["Subject"]), sorted(one.rcpt_tos))
-        for one in foreign_catcher.drained()
+        (str(message_from_bytes(message.content, policy=policy.default)["Subject"]), sorted(message.rcpt_tos))
+        for message in foreign_catcher.drained()
     ]
     assert sorted(caught) == sorted(CountingBackend.sent)
     SEEN["messages"] += len(caught)
@@ -56,6 +56,6 @@ def through_the_outbox(request: pytest.FixtureRequest, settings: Any, smtp_contr
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How much was tried."""
-    told = ", ".join(f"{count} {what}" for what, count in sorted(SEEN.items()))
-    terminalreporter.write_line(f"through the outbox into an SMTP server: {told or 'nothing'}")
+    """Print how many messages were sent by how many tests."""
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(SEEN.items()))
+    terminalreporter.write_line(f"through the outbox into an SMTP server: {counts or 'nothing'}")

@@ -1,4 +1,4 @@
-"""django-allauth's settings for its own tests, with this app."""
+"""django-allauth's settings for its own tests, plus this app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend under test, under the name that the suites expect."""
+"""The backend under test, with the name that the test suites expect."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from prx_email_django.testing.backend import EmailBackend as KitBackend
 
 
 class EmailBackend(OutboxEmailBackend):
-    """The outbox."""
+    """The backend of the outbox."""
 
 
 class CountingBackend(KitBackend):
-    """The outbox, with a copy in ``mail.outbox`` and a list of its own that no test clears."""
+    """The backend of the testing kit, with a list of sent messages that no test clears."""
 
     sent: list[tuple[str, list[str]]] = []
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Queue, copy and count."""
+        """Enqueue the messages and keep their subjects and recipients."""
         messages = list(email_messages)
         queued = super().send_messages(messages)
-        self.sent += [(str(one.subject), sorted(map(_on_the_wire, one.recipients()))) for one in messages]
+        self.sent += [
+            (str(message.subject), sorted(map(_envelope_address, message.recipients()))) for message in messages
+        ]
         return queued
 
 
-def _on_the_wire(address: object) -> str:
-    """The bare address as it must stand in the envelope."""
+def _envelope_address(address: object) -> str:
+    """The address as the SMTP envelope must have it."""
     local, _, domain = parseaddr(str(address))[1].rpartition("@")
     return f"{local}@{domain.encode('idna').decode()}"

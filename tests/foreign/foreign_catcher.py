@@ -1,4 +1,4 @@
-"""An SMTP server that keeps what it is given, and the account that sends to it."""
+"""An SMTP server that keeps the messages that it receives, and the account that sends to it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ACCOUNT = "foreign"
 
 @dataclass
 class Catcher:
-    """The handler of the server: every message with its envelope."""
+    """The handler of the server; it keeps every message with its envelope."""
 
     messages: list[Any] = field(default_factory=list)
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        """Keep it."""
+        """Keep the message."""
         self.messages.append(envelope)
         return "250 OK"
 
@@ -40,7 +40,7 @@ def start() -> Controller:
 
 
 def prepare(controller: Controller) -> None:
-    """Begin a test: nothing caught, nothing queued, and an account on the server."""
+    """Prepare a test: no received and no enqueued message, and an account on the server."""
     catcher.messages.clear()
     OutboxMessage.objects.all().delete()
     Account.objects.update_or_create(
@@ -57,7 +57,7 @@ def prepare(controller: Controller) -> None:
 
 
 def drained() -> list[Any]:
-    """Send what is queued; everything caught since the test began or the list was cleared."""
+    """Drain, and return all messages that the server received since the test began or the list was cleared."""
     report = api.drain()
     assert report.claimed == report.sent, list(OutboxMessage.objects.values("status", "last_error"))
     return catcher.messages

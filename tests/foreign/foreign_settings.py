@@ -1,9 +1,9 @@
-"""Settings for Django's own tests of mail: Django's defaults, this app, and a database."""
+"""Settings for Django's own mail tests: Django's defaults, this app, and a database."""
 
 from __future__ import annotations
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "prx_email_django"]
-SECRET_KEY = "the key of the tests, secret to nobody"
+SECRET_KEY = "a key for tests only"
 USE_TZ = True
 PRX_EMAIL = {"DEFAULT_ACCOUNT": "foreign", "WAKE": ""}

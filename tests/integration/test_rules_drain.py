@@ -206,7 +206,7 @@ def test_paused_is_paused_for_drain_and_send_and_not_for_who_asks(who: str) -> N
     assert prx.drain(now=NOW).claimed == 0
     result = prx.send(**letter(owner))
     assert (result.status, result.error_code) == ("pending", "paused")
-    assert shared.logins == []
+    assert shared.opened == []
     assert prx.retry_outbox(row.pk, now=NOW).status == "sent"
     assert prx.drain().claimed == 0, "a success ends no pause that a person set"
     prx.resume_outbox(owner if who == "account" else None)
@@ -234,7 +234,7 @@ def test_a_simulated_failure_takes_and_causes_nothing(mode: str) -> None:
     assert not ConnectionSlot.objects.exists()
     assert not RateWindow.objects.exists()
     assert account_state(owner).connection_failures == 0
-    assert shared.logins == []
+    assert shared.opened == []
 
 
 def test_one_dead_account_never_holds_up_another() -> None:

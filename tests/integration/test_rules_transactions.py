@@ -72,7 +72,7 @@ def test_what_speaks_smtp_refuses_an_open_transaction() -> None:
             assert refused.value.code == "inside_transaction", name
             with transaction.atomic(), pytest.raises(SendInsideTransaction):
                 call(row)
-    assert shared.logins == []
+    assert shared.opened == []
     assert fresh(row).status == "pending"
 
 

@@ -130,7 +130,7 @@ def test_a_copy_opens_no_connection_and_changes_no_row(settings: Any) -> None:
                 call(row)
             statements = [query["sql"].lstrip() for query in queries]
             assert not [sql for sql in statements if sql.startswith(("UPDATE", "INSERT", "DELETE"))], name
-    assert shared.logins == []
+    assert shared.opened == []
 
 
 def test_the_other_verbs_work_in_a_copy_and_adoption_puts_their_rows_at_rest(settings: Any) -> None:

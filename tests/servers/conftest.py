@@ -1,4 +1,4 @@
-"""Real servers, each started once; where one cannot be had that is said, and in CI it is a failure."""
+"""Real mail servers, each started once; a server that cannot be installed skips its tests, and fails them in CI."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> PrivateCA:
-    """Trusted by nobody else."""
+    """A certificate authority that only these tests trust."""
     return PrivateCA(tmp_path_factory.mktemp("ca"))
 
 
-def had(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
-    """Start it; say where it cannot be had, which with CI=true is a failure."""
+def started(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
+    """Start a server; where it cannot be installed, skip the test, or with CI=true fail it."""
     try:
         return stack.enter_context(server)
     except Missing as reason:
@@ -34,20 +34,20 @@ def had(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
 
 @pytest.fixture(scope="session")
 def postfix_server(ca: PrivateCA) -> Iterator[Server]:
-    """Postfix with Dovecot."""
+    """Postfix, which authenticates with Dovecot."""
     with ExitStack() as stack:
-        yield had(stack, postfix(ca))
+        yield started(stack, postfix(ca))
 
 
 @pytest.fixture(scope="session")
 def exim_server(ca: PrivateCA) -> Iterator[Server]:
     """Exim."""
     with ExitStack() as stack:
-        yield had(stack, exim(ca))
+        yield started(stack, exim(ca))
 
 
 @pytest.fixture(scope="session")
 def npm_server(ca: PrivateCA) -> Iterator[Server]:
     """npm's smtp-server."""
     with ExitStack() as stack:
-        yield had(stack, npm_smtp_server(ca))
+        yield started(stack, npm_smtp_server(ca))

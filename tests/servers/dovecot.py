@@ -1,4 +1,4 @@
-"""Dovecot as Postfix's authenticator: passwords from a file, access tokens judged by itself."""
+"""Dovecot authenticates for Postfix: passwords from a file, access tokens by their signature."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log_path = {folder}/dovecot.log
 protocols =
 ssl = no
 auth_mechanisms = plain login xoauth2
-# Refusals are tested, not guessing slowed down.
+# Refusals are tested here, not the delay after a wrong password.
 auth_failure_delay = 0
 service anvil {{
   unix_listener anvil-auth-penalty {{
@@ -59,7 +59,7 @@ local_validation_key_dict = fs:posix:prefix={folder}/keys/
 username_attribute = email
 """
 
-# The syntax of the first 2.4, which later ones understand too.
+# The syntax of 2.4.0, which later versions accept too.
 VERSION_2_4 = """
 dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
@@ -99,7 +99,7 @@ userdb static {{
 
 @contextlib.contextmanager
 def dovecot(folder: Path) -> Iterator[Path]:
-    """A running authenticator; gives its socket."""
+    """Run Dovecot as an authentication server; yields the path of its socket."""
     program = command("dovecot", "dovecot-core")
     need_file("/usr/lib/dovecot/auth", "dovecot-core")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[0]
@@ -116,5 +116,5 @@ def dovecot(folder: Path) -> Iterator[Path]:
 
 
 def _config(version: str) -> str:
-    """Settings have other names since 2.4, and the version comes first."""
+    """The configuration for this version: settings have other names since 2.4, and the version comes first."""
     return COMMON + DOVECOT_2_3 if version.startswith("2.3.") else VERSION_2_4 + COMMON + DOVECOT_2_4

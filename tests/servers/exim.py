@@ -1,4 +1,4 @@
-"""Exim with its own configuration, spool and ports; delivers into a maildir."""
+"""Exim with its own configuration, spool and ports; it delivers into a maildir."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers.messages import Mailbox, Server
 from tests.servers.private_ca import PrivateCA
 
 USER, PASSWORD = "ann@example.com", "correct horse battery"
-#: Compiled into Debian's Exim, which will not start where the account is absent.
+#: Compiled into Debian's Exim, which does not start without this system account.
 OWNER = "Debian-exim"
 
 CONFIG = """
@@ -80,7 +80,7 @@ plain:
 
 @contextlib.contextmanager
 def exim(ca: PrivateCA) -> Iterator[Server]:
-    """Start it; end it."""
+    """Run Exim."""
     with folder() as path, _account():
         program = _program(path)
         ports, owner = free_ports(2), pwd.getpwnam(OWNER)
@@ -95,11 +95,11 @@ def exim(ca: PrivateCA) -> Iterator[Server]:
         )
         config.chmod(0o644)
         with running([program, "-C", config, "-bdf"], ready=lambda: all(map(listens, ports)), log=path / "exim.log"):
-            yield Server(_logins(ports, ca), Mailbox(path / "box", log))
+            yield Server(_settings(ports, ca), Mailbox(path / "box", log))
 
 
 def _program(path: Path) -> str | Path:
-    """Exim's, installed or only unpacked: where another mail server is installed, Debian admits no second."""
+    """The path of Exim, installed or only unpacked: Debian allows one installed mail server only."""
     found = shutil.which("exim4", path=SBIN)
     if found is not None:
         return found
@@ -109,7 +109,7 @@ def _program(path: Path) -> str | Path:
 
 @contextlib.contextmanager
 def _account() -> Iterator[None]:
-    """The account, made and removed where Exim is not installed."""
+    """Create Exim's system account, and remove it afterwards; an existing account stays."""
     try:
         pwd.getpwnam(OWNER)
         yield
@@ -123,7 +123,7 @@ def _account() -> Iterator[None]:
         subprocess.run(["userdel", "--force", OWNER], check=True, capture_output=True)
 
 
-def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
+def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
     common = {"host": "localhost", "auth_method": "password", "user": USER, "password": PASSWORD}
     rest = {"max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
     return {

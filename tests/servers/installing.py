@@ -1,4 +1,4 @@
-"""Real mail servers from Debian's packages, by name; nothing that is installed is started as a service."""
+"""Installs mail servers from Debian's packages, and starts none of them as a service."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TIMEOUT = 300
 
 
 class Missing(Exception):
-    """This machine lacks a server and cannot have it; the text says why."""
+    """A server is not installed and cannot be installed on this machine; the text says the reason."""
 
 
 def command(name: str, *packages: str) -> str:
-    """The path of a program, whose packages are installed where it is absent.
+    """Return the path of a program; install its packages if it is absent.
 
     Raises:
         Missing: it cannot be installed here.
@@ -29,24 +29,24 @@ def command(name: str, *packages: str) -> str:
         install(*packages)
     found = _which(name)
     if found is None:
-        raise Missing(f"{' '.join(packages)} brought no {name}")
+        raise Missing(f"{' '.join(packages)} has no {name}")
     return found
 
 
 def need_file(path: str, *packages: str) -> None:
-    """The same for a file that a package brings."""
+    """Install the packages if this file of theirs is absent."""
     if not Path(path).exists():
         install(*packages)
 
 
 def install(*packages: str) -> None:
-    """Install, if nothing needs to be removed for it: another mail server of this machine stays.
+    """Install packages, but remove none for them: another mail server of this machine stays.
 
     Raises:
-        Missing: not root, no Debian, no network, or another server in the way.
+        Missing: not root, not Debian, no network, or another mail server is installed.
     """
     if os.geteuid() or shutil.which("apt-get") is None:
-        raise Missing(f"{', '.join(packages)} missing, and only root on Debian can install it")
+        raise Missing(f"{', '.join(packages)} is missing, and only root on Debian can install it")
     with _no_services():
         _apt("update", "-qq")
         _apt("install", "-y", "-qq", "--no-install-recommends", "--no-remove", *packages)
@@ -56,10 +56,10 @@ def unpack(package: str, folder: Path) -> None:
     """Download a package and unpack it without installing it (only one mail server may be installed at a time).
 
     Raises:
-        Missing: it cannot be had, or the libraries that it needs cannot.
+        Missing: the package, or a library that it needs, cannot be downloaded.
     """
     if os.geteuid() or shutil.which("apt-get") is None:
-        raise Missing(f"{package} missing, and only root on Debian can fetch it")
+        raise Missing(f"{package} is missing, and only root on Debian can download it")
     _apt("update", "-qq")
     _apt("download", "-qq", package, folder=folder)
     archive = next(folder.glob(f"{package}_*.deb"))

@@ -35,14 +35,14 @@ const options = {
         done();
     },
     onData(stream, session, done) {
-        const pieces = [];
-        stream.on("data", (piece) => pieces.push(piece));
+        const chunks = [];
+        stream.on("data", (chunk) => chunks.push(chunk));
         stream.on("end", () => {
             for (const recipient of session.envelope.rcptTo) {
-                const letter = Buffer.concat([Buffer.from(`Delivered-To: ${recipient.address}\r\n`), ...pieces]);
+                const message = Buffer.concat([Buffer.from(`Delivered-To: ${recipient.address}\r\n`), ...chunks]);
                 const name = String(count++);
-                // Renamed when whole: who looks into the folder must not see half a letter.
-                fs.writeFileSync(path.join(folder, "..", name), letter);
+                // Renamed when it is complete: a reader of the folder must not see half a message.
+                fs.writeFileSync(path.join(folder, "..", name), message);
                 fs.renameSync(path.join(folder, "..", name), path.join(folder, name));
             }
             done();
@@ -52,7 +52,7 @@ const options = {
 
 for (const [number, secure] of [[port, false], [tlsPort, true]]) {
     const server = new SMTPServer({ ...options, secure });
-    // A client that hangs up is no reason to end.
+    // A client that closes the connection must not end the server.
     server.on("error", (error) => console.error(error.message));
     server.listen(Number(number), "127.0.0.1");
 }

@@ -1,4 +1,4 @@
-"""npm's ``smtp-server``, an implementation in another language; each letter that it takes becomes a file."""
+"""npm's ``smtp-server``, an implementation in JavaScript; each message that it accepts becomes a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USER, PASSWORD, TOKEN = "ann@example.com", "correct horse battery", "a token tha
 
 @contextlib.contextmanager
 def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
-    """Install it into a temporary folder, start it; end it.
+    """Install it into a temporary folder and run it.
 
     Raises:
         Missing: no Node.js, or npm cannot reach its registry.
@@ -50,10 +50,10 @@ def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
         chain = ca.chain(path / "chain.pem")
         command = [node, str(script), *map(str, ports), str(chain), str(box / "new"), USER, PASSWORD, TOKEN]
         with running(command, ready=lambda: all(map(listens, ports)), log=log):
-            yield Server(_logins(ports, ca), Mailbox(box, log))
+            yield Server(_settings(ports, ca), Mailbox(box, log))
 
 
-def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
+def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
     common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
     password = {"auth_method": "password", "password": PASSWORD}
     return {

@@ -1,4 +1,4 @@
-"""Postfix with its own configuration, queue and ports; asks Dovecot who somebody is; delivers into a maildir."""
+"""Postfix with its own configuration, queue and ports; it authenticates with Dovecot and delivers into a maildir."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ anvil unix - - n - 1 anvil
 
 @contextlib.contextmanager
 def postfix(ca: PrivateCA) -> Iterator[Server]:
-    """Start both servers; end them."""
+    """Run Postfix and Dovecot."""
     postfix, postconf = command("postfix", "postfix"), command("postconf", "postfix")
     with folder() as path, dovecot(path) as socket:
         ports, owner = free_ports(3), pwd.getpwnam("nobody")
@@ -97,11 +97,11 @@ def postfix(ca: PrivateCA) -> Iterator[Server]:
         (config / "master.cf").write_text(MASTER.format(ports=ports))
         subprocess.run([postfix, "-c", config, "check"], check=True)
         with running([_master(postconf), "-c", config, "-d"], ready=lambda: all(map(listens, ports)), log=log):
-            yield Server(_logins(ports, ca), Mailbox(path / "box", log))
+            yield Server(_settings(ports, ca), Mailbox(path / "box", log))
 
 
 def _master(postconf: str) -> Path:
-    """The program itself, in the foreground: ``postfix start`` leaves it behind."""
+    """The path of Postfix's master, which stays in the foreground; ``postfix start`` would detach it."""
     found = subprocess.run([postconf, "-dh", "daemon_directory"], capture_output=True, text=True, check=True)
     return Path(found.stdout.strip(), "master")
 
@@ -110,8 +110,10 @@ def _give(path: Path, owner: pwd.struct_passwd) -> None:
     os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
-def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
-    def login(port: int, security: str, auth_method: str, *, password: str = "", token: str = "") -> ConnectionSettings:
+def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
+    def settings(
+        port: int, security: str, auth_method: str, *, password: str = "", token: str = ""
+    ) -> ConnectionSettings:
         return ConnectionSettings(
             host="localhost",
             port=port,
@@ -126,7 +128,7 @@ def _logins(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
         )
 
     return {
-        "PLAIN after STARTTLS": login(ports[0], "starttls", "password", password=PASSWORD),
-        "LOGIN in implicit TLS": login(ports[1], "tls", "password", password=PASSWORD),
-        "XOAUTH2 after STARTTLS": login(ports[2], "starttls", "xoauth2", token=tokens.token(USER)),
+        "PLAIN after STARTTLS": settings(ports[0], "starttls", "password", password=PASSWORD),
+        "LOGIN in implicit TLS": settings(ports[1], "tls", "password", password=PASSWORD),
+        "XOAUTH2 after STARTTLS": settings(ports[2], "starttls", "xoauth2", token=tokens.token(USER)),
     }

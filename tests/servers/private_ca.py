@@ -1,4 +1,4 @@
-"""A certificate authority that nobody knows but who is told."""
+"""A certificate authority for tests."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import trustme
 
 
 class PrivateCA:
-    """Certifies ``localhost``."""
+    """Issues the certificate of ``localhost``."""
 
     def __init__(self, folder: Path) -> None:
         self._ca = trustme.CA()
         self._leaf = self._ca.issue_cert("localhost")
-        #: What clients are told to trust.
+        #: The certificate that clients must trust.
         self.file = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(str(self.file))
 
     def chain(self, path: Path) -> Path:
-        """Key and certificates of a server in one file, as root can read it."""
+        """Write key and certificates of a server into one file that only its owner can read."""
         self._leaf.private_key_and_cert_chain_pem.write_to_path(str(path))
         path.chmod(0o600)
         return path

@@ -1,4 +1,4 @@
-"""The whole way, from the queue through a drain into a real server's mailbox, and what the rows say afterwards."""
+"""From the outbox through a drain into the mailbox of a real server; afterwards the rows must agree with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.test import override_settings
 import prx_email_django as prx
 from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.transports.base import ConnectionSettings
-from tests.servers import letters
+from tests.servers import messages
 from tests.servers.messages import Server
 from tests.servers.private_ca import PrivateCA
 
@@ -19,81 +19,81 @@ pytestmark = [pytest.mark.servers, pytest.mark.django_db(transaction=True)]
 
 @pytest.fixture(autouse=True)
 def _trust(ca: PrivateCA) -> Iterator[None]:
-    """The private authority is this installation's."""
+    """Let the app trust the private certificate authority."""
     with override_settings(PRX_EMAIL={"TLS_CA_FILE": str(ca.file)}):
         yield
 
 
-def account(name: str, login: ConnectionSettings) -> Account:
-    """The account of a login; one connection, so that all its letters go over it."""
-    one: Account = Account.objects.create(
+def account(name: str, settings: ConnectionSettings) -> Account:
+    """An account with these settings and one connection, so that all its messages go over it."""
+    created: Account = Account.objects.create(
         name=name,
-        email=login.user,
-        host=login.host,
-        port=login.port,
-        security=login.security,
-        auth_method=login.auth_method,
-        user=login.user,
-        password=login.password,
-        oauth_token=login.token,
+        email=settings.user,
+        host=settings.host,
+        port=settings.port,
+        security=settings.security,
+        auth_method=settings.auth_method,
+        user=settings.user,
+        password=settings.password,
+        oauth_token=settings.token,
         max_connections=1,
         max_messages_per_connection=1000,
     )
-    return one
+    return created
 
 
-def enqueue(run: str, one: Account) -> list[str]:
-    """Queue a run's letters; gives the addresses that must get one."""
-    outgoing_messages = letters.outgoing_messages(run)
+def enqueue(run: str, owner: Account) -> list[str]:
+    """Enqueue the messages of a run; return the addresses that must receive one."""
+    outgoing_messages = messages.outgoing_messages(run)
     prx.enqueue_many(
         [
             {
                 "to": outgoing.recipients,
-                "subject": f"letter {outgoing.id}",
-                "body_text": letters.TEXT.replace("\r\n", "\n"),
-                "headers": {"X-Letter": f"{run}-{outgoing.id}"},
+                "subject": f"message {outgoing.id}",
+                "body_text": messages.TEXT.replace("\r\n", "\n"),
+                "headers": {"X-Test-Message": f"{run}-{outgoing.id}"},
             }
             for outgoing in outgoing_messages
         ],
-        account=one,
+        account=owner,
     )
-    return letters.good_addresses(outgoing_messages)
+    return messages.good_addresses(outgoing_messages)
 
 
-def deliver(server: Server, ways: Iterable[str], name: str) -> None:
-    """An account for each way, one drain for all, and then mailbox and rows must agree."""
+def deliver(server: Server, names: Iterable[str], prefix: str) -> None:
+    """Make an account for each of the server's settings, drain once, and compare mailbox and rows."""
     good = {}
-    for number, way in enumerate(ways):
-        run = f"{name}-{number}-drain"
-        good[run] = enqueue(run, account(run, server.logins[way]))
+    for number, name in enumerate(names):
+        run = f"{prefix}-{number}-drain"
+        good[run] = enqueue(run, account(run, server.settings[name]))
     report = prx.drain()
     runs = len(good)
-    assert (report.sent, report.deferred, report.failed) == ((letters.COUNT - 4) * runs, 3 * runs, runs), report
+    assert (report.sent, report.deferred, report.failed) == ((messages.COUNT - 4) * runs, 3 * runs, runs), report
     for run, addresses in good.items():
         server.mailbox.check(addresses, run)
         check_rows(run)
 
 
 def check_rows(run: str) -> None:
-    """Refused ones are told, deferred ones are due again, everything else is sent."""
+    """Refused messages are at rest, deferred messages are due again, and all others are sent."""
     rows = OutboxMessage.objects.filter(account__name=run)
     answers = Recipient.objects.filter(message__account__name=run)
-    again = rows.filter(status="failed", next_attempt_at__isnull=False)
+    due_again = rows.filter(status="failed", next_attempt_at__isnull=False)
     assert answers.filter(address__startswith="refused", result="refused", code=550).count() == 3
     assert answers.filter(address__startswith="deferred", result="", code=450).count() == 3
     assert rows.get(status="failed", next_attempt_at=None).last_error_code == "recipients_refused"
-    assert set(again) == set(rows.filter(recipients__address__startswith="deferred"))
+    assert set(due_again) == set(rows.filter(recipients__address__startswith="deferred"))
     assert not rows.exclude(status="sent").exclude(status="failed").exists()
 
 
 def test_postfix_and_the_rows_agree(postfix_server: Server) -> None:
-    deliver(postfix_server, postfix_server.logins, "postfix")
+    deliver(postfix_server, postfix_server.settings, "postfix")
 
 
 def test_exim_and_the_rows_agree(exim_server: Server) -> None:
-    deliver(exim_server, exim_server.logins, "exim")
+    deliver(exim_server, exim_server.settings, "exim")
 
 
 @pytest.mark.npm
 def test_npm_smtp_server_and_the_rows_agree(npm_server: Server) -> None:
-    deliver(npm_server, npm_server.logins, "npm")
+    deliver(npm_server, npm_server.settings, "npm")

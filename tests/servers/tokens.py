@@ -1,4 +1,4 @@
-"""Access tokens that a server can judge by itself: JSON Web Tokens with a shared key (RFC 7519, HS256)."""
+"""Access tokens that a server can verify by itself: JSON Web Tokens with a shared key (RFC 7519, HS256)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY = b"the signing key of an identity provider that does not exist"
 
 
 def token(user: str, *, seconds: int = 600, key: bytes = KEY) -> str:
-    """A token of this user, good for so many seconds from now."""
+    """A token of this user that is valid for ``seconds`` from now."""
     now = int(time.time())
     head = {"alg": "HS256", "typ": "JWT"}
     claims = {"email": user, "sub": user, "iat": now - 3600, "nbf": now - 3600, "exp": now + seconds}
@@ -20,5 +20,5 @@ def token(user: str, *, seconds: int = 600, key: bytes = KEY) -> str:
     return f"{signed}.{_base64(hmac.new(key, signed.encode(), hashlib.sha256).digest())}"
 
 
-def _base64(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

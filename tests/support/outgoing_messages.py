@@ -1,4 +1,4 @@
-"""Parcels and feeds for tests of transports, and a way to run one session over them."""
+"""Outgoing messages and feeds for tests of transports, and functions that run one session over them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage, SessionEnd, Transport
 from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 from prx_email_django.transports.smtp.session import SmtpSession
 from tests.support.fake_clock import FakeClockLoop, run_jumping
 from tests.support.smtp_script import PATIENCE, Rule
@@ -19,7 +20,7 @@ BODY = b"Subject: hello\r\nTo: bob@example.org\r\n\r\nHello, Bob.\r\n"
 
 
 class RefusableMessage(OutgoingMessage):
-    """A message that the test may refuse at each of the session's questions."""
+    """A message whose ``may_write`` and ``may_continue`` are given by the test."""
 
     def __init__(
         self,
@@ -45,17 +46,17 @@ def outgoing(number: int = 1, *recipients: str, **options: Any) -> OutgoingMessa
 
 
 def outgoing_messages(count: int, **options: Any) -> list[OutgoingMessage]:
-    """Parcels 1 to ``count``, each to a recipient of its own (``r1@example.org``…)."""
+    """Messages 1 to ``count``, each to a recipient of its own (``r1@example.org``…)."""
     return [outgoing(number, f"r{number}@example.org", **options) for number in range(1, count + 1)]
 
 
 class ListFeed:
-    """Gives a list; ``ahead=False`` gives it only to who waits, so that nothing is sent ahead."""
+    """Feed of a list; ``ahead=False``: only ``wait`` returns messages, so that none is written ahead."""
 
     def __init__(self, outgoing_messages: Iterable[OutgoingMessage], *, ahead: bool = True) -> None:
         self._queue = deque(outgoing_messages)
         self._ahead = ahead
-        #: Ids in the order in which they were taken, and those of them that are still out.
+        #: Ids in the order in which they were taken, and the taken ids that are not reported yet.
         self.taken: list[int] = []
         self._out: set[int] = set()
         self.outcomes: dict[int, Outcome] = {}
@@ -85,16 +86,16 @@ class ListFeed:
 
     @property
     def left(self) -> list[int]:
-        """Ids that nobody took."""
+        """Ids that no session took."""
         return [outgoing.id for outgoing in self._queue]
 
     def check(self) -> None:
-        """Everything that was taken has been reported."""
+        """Assert that every message that was taken has been reported."""
         assert not self._out
 
 
 class OpenFeed(ListFeed):
-    """Stays open when it is empty: ``wait`` waits for ``put`` or ``close``; ``idle`` is set while it does."""
+    """Feed that stays open when it is empty: ``wait`` waits for ``put`` or ``close``, and ``idle`` is set meanwhile."""
 
     def __init__(self, outgoing_messages: Iterable[OutgoingMessage] = ()) -> None:
         super().__init__(outgoing_messages)
@@ -119,8 +120,8 @@ class OpenFeed(ListFeed):
         self._changed.set()
 
 
-def login_to(server: SmtpServer, **options: Any) -> ConnectionSettings:
-    """A login that fits the server: its security, its first user or token."""
+def settings_for(server: SmtpServer, **options: Any) -> ConnectionSettings:
+    """Settings for the server: its security, its first user or token."""
     security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
     values: dict[str, Any] = {"host": "localhost" if server.tls else server.host, "port": server.port}
     values |= {"security": security, "auth_method": "none", "tls_ca_file": server.ca_file or None}
@@ -135,7 +136,7 @@ def login_to(server: SmtpServer, **options: Any) -> ConnectionSettings:
 
 
 async def run_session(transport: Transport, settings: ConnectionSettings, feed: ListFeed) -> SessionEnd:
-    """Open a session and let it run; checks that everything taken was reported."""
+    """Open a session and run it; assert that every message that was taken has been reported."""
     session = await transport.open(settings)
     end = await session.run(feed)
     feed.check()
@@ -145,14 +146,20 @@ async def run_session(transport: Transport, settings: ConnectionSettings, feed: 
 def transmit(
     server: SmtpServer, outgoing_messages: Iterable[OutgoingMessage], *, ahead: bool = True, **options: Any
 ) -> tuple[ListFeed, SessionEnd]:
-    """One real session over these parcels; ``options`` are the login's."""
+    """Run one SMTP session over these messages; ``options`` are fields of ``ConnectionSettings``."""
     feed = ListFeed(outgoing_messages, ahead=ahead)
-    end = asyncio.run(run_session(SmtpTransport(), login_to(server, **options), feed))
+    end = asyncio.run(run_session(SmtpTransport(), settings_for(server, **options), feed))
     return feed, end
 
 
+def parse_reply(text: str) -> Reply:
+    """The reply with this text; ``\\n`` separates its lines."""
+    (reply,) = ReplyParser().feed(text.replace("\n", "\r\n").encode() + b"\r\n")
+    return reply
+
+
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for what other tasks of the loop, or its sockets, bring about."""
+    """Run other tasks of the event loop until the condition is true."""
     while not condition():
         await asyncio.sleep(0)
 
@@ -160,7 +167,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def run_until_silent(
     loop: FakeClockLoop, session: SmtpSession, feed: ListFeed, rule: Rule
 ) -> asyncio.Task[SessionEnd]:
-    """Let a session run until the rule has stalled it and it has read all that was answered before."""
+    """Run a session until the rule has stalled it and it has read all earlier replies."""
     running = asyncio.ensure_future(session.run(feed))
     assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
     phase = {"final": "body"}.get(rule.stage, rule.stage)
@@ -172,14 +179,14 @@ async def run_until_silent(
 def transmit_into_silence(
     server: SmtpServer, outgoing_messages: Iterable[OutgoingMessage], rule: Rule, *, seconds: float, **options: Any
 ) -> tuple[ListFeed, SessionEnd]:
-    """One session, which a rule stalls, and which so many seconds of silence must end: neither later nor earlier.
+    """Run one session that ``rule`` stalls; assert that it ends after ``seconds`` of silence, not earlier or later.
 
-    They pass on the loop's own clock, so that a thread that is held up anywhere changes nothing.
+    The seconds pass on a fake clock, so that a slow thread changes nothing.
     """
     feed = ListFeed(outgoing_messages)
 
     async def main(loop: FakeClockLoop) -> SessionEnd:
-        session = await SmtpTransport().open(login_to(server, **options))
+        session = await SmtpTransport().open(settings_for(server, **options))
         running = await run_until_silent(loop, session, feed, rule)
         await loop.jump(seconds - 0.1)
         assert not running.done(), "the deadline is too early"

@@ -1,4 +1,4 @@
-"""One connection of the scriptable SMTP server: reads commands (pipelined or not), answers as the script says."""
+"""One connection of the scripted SMTP server: reads commands (pipelined or not) and answers as the rules say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self.forget()
 
     def forget(self) -> None:
-        """RSET."""
+        """Remove sender and recipients, as RSET does."""
         self.sender: str | None = None
         self.options: tuple[str, ...] = ()
         self.recipients: list[str] = []
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
             self.process()
 
     def process(self) -> None:
-        """Work through what has been read, then write all answers at once."""
+        """Execute what has been read, then write all answers at once."""
         while self.buffer and not self.blocked:
             if self.body is not None:
                 self.read_body()
@@ -80,27 +80,27 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """Write the answers that have piled up."""
+        """Write the answers that are buffered."""
         if self.out and not self.transport.is_closing():
             self.transport.write(b"".join(self.out))
         self.out.clear()
 
-    def say(self, octets: bytes, *, close: bool) -> None:
-        """Send something unasked."""
-        self.out.append(octets)
+    def say(self, data: bytes, *, close: bool) -> None:
+        """Send ``data`` although no command asked for it."""
+        self.out.append(data)
         self.flush()
         if close:
             self.blocked = True
             self.transport.close()
 
     def abort(self) -> None:
-        """Cut."""
+        """Close at once."""
         self.transport.abort()
 
     # Answers
 
     def answer(self, stage: str, usual: bytes, *, address: str = "", effect: Callable[[], None] = _nothing) -> None:
-        """Answer as the script says, or as usual (then with its effect)."""
+        """Answer as the first matching rule says, or else as usual, with the usual effect."""
         rule = self.server.match(stage, self.number, address)
         if rule is None:
             effect()
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             self.finish(rule, usual, effect)
 
     def finish(self, rule: Rule, usual: bytes, effect: Callable[[], None]) -> None:
-        """Do what a rule says."""
+        """Execute a rule."""
         if self.transport.is_closing():
             return
         if rule.accept:
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
     # Commands
 
     def command(self, line: bytes) -> None:
-        """One line."""
+        """Execute one line."""
         if self.dialogue is not None:
             dialogue, self.dialogue = self.dialogue, None
             dialogue(line)
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
     def upgrade(self) -> None:
         self.blocked = True
         self.buffer = b""
-        # The client's first octets belong to TLS: nothing is read before its protocol is in place.
+        # The client's next bytes belong to TLS: nothing is read before the TLS protocol is in place.
         self.transport.pause_reading()
         asyncio.get_running_loop().call_soon(self.begin_tls)
 
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
         self.body, self.searched = bytearray(b"\r\n"), 0
 
     def read_body(self) -> None:
-        """Take what has come of a body; at its end answer."""
+        """Read what has arrived of a body; answer at its end."""
         body = self.body
         assert body is not None
         body += self.buffer
@@ -266,9 +266,9 @@ class Connection(asyncio.Protocol):
         message = Received(sender or "", recipients, text, self.number, options)
         self.answer("final", b"250 2.0.0 queued\r\n", effect=lambda: self.server.accepted(message))
 
-    def mid_body(self, octets: int) -> None:
+    def mid_body(self, size: int) -> None:
         rules = self.server._rules.get("body", ())
-        if not any(octets >= rule.after for rule in rules):
+        if not any(size >= rule.after for rule in rules):
             return
         rule = self.server.match("body", self.number)
         if rule is None:
@@ -276,11 +276,11 @@ class Connection(asyncio.Protocol):
         if rule.stall:
             self.blocked = True
             self.transport.pause_reading()
-            rule.hold(self.go_on)
+            rule.hold(self.resume_body)
         else:
             self.finish(rule, b"", _nothing)
 
-    def go_on(self) -> None:
+    def resume_body(self) -> None:
         if not self.transport.is_closing():
             self.blocked = False
             self.transport.resume_reading()
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
         self.out.append(b"334 " + base64.b64encode(json.dumps(CHALLENGE).encode()) + b"\r\n")
         self.dialogue = lambda _line: self.verdict(False)
 
-    def verdict(self, good: bool) -> None:  # noqa: FBT001
+    def verdict(self, good: bool) -> None:
         def effect() -> None:
             self.authenticated = good
 

@@ -1,4 +1,4 @@
-"""What a scripted SMTP server does where: rules, the first one that matches a stage decides."""
+"""Rules of the scripted SMTP server: at each stage the first rule that matches decides."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-#: Seconds for what must happen: the machine may stand still for a while, and that is nobody's failure.
+#: Seconds to wait for what must happen: the machine may stand still for some time, and that is no failure.
 PATIENCE = 60.0
-#: Where a rule can bite.  ``greeting``: on connecting.  ``body``: once ``after`` octets of the body are there.
-#: ``final``: after the final dot; ``dot``: after one for nobody.  ``rcpt`` and ``mail`` can be narrowed to an address.
+#: Stages at which a rule can apply.  ``greeting``: on connecting.  ``body``: after ``after`` bytes of the body.
+#: ``final``: after the final dot; ``dot``: after a dot without recipients.  ``rcpt`` and ``mail`` may name an address.
 STAGES = frozenset(
     (
         "greeting",
@@ -32,31 +32,31 @@ STAGES = frozenset(
 
 @dataclass(slots=True, eq=False)
 class Rule:
-    """One misbehaviour; ``hits`` counts how often it was met, ``reached`` is set on the first."""
+    """One misbehaviour; ``hits`` counts how often it was applied, and ``reached`` is set the first time."""
 
     stage: str
     #: Reply line(s) instead of the usual one, without the last CRLF; one that starts with 421 closes the connection.
     reply: str | None = None
-    #: Octets to send as they are instead of a reply.
+    #: Bytes to send instead of a reply, without change.
     raw: bytes | None = None
     #: Close without a reply (after ``raw``, if given); ``reset`` does it by RST.
     drop: bool = False
     reset: bool = False
-    #: For ``final``: take the message although the connection is dropped or the reply says otherwise.
+    #: For ``final``: accept the message although the connection is dropped or the reply says otherwise.
     accept: bool = False
     #: Seconds before the answer.
     delay: float = 0.0
-    #: Say nothing until ``release()``.
+    #: Send nothing until ``SmtpServer.release``.
     stall: bool = False
     #: Only for this envelope address (``mail``, ``rcpt``).
     address: str | None = None
-    #: Only the nth time (from 1) that this stage is met, counted over all connections.
+    #: Only the nth time (from 1) that this stage is reached, counted over all connections.
     nth: int | None = None
     #: Only on this connection (from 1).
     connection: int | None = None
-    #: How often the rule bites; None: always.
+    #: How often the rule applies; None: always.
     times: int | None = None
-    #: For ``body``: bite when so many octets have come.
+    #: For ``body``: apply when so many bytes have arrived.
     after: int = 0
     hits: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
@@ -64,7 +64,7 @@ class Rule:
     _released: bool = False
 
     def matches(self, *, count: int, connection: int, address: str) -> bool:
-        """Whether this rule bites now."""
+        """Whether this rule applies now."""
         return (
             (self.times is None or self.hits < self.times)
             and (self.nth is None or self.nth == count)
@@ -73,14 +73,14 @@ class Rule:
         )
 
     def hold(self, resume: Callable[[], None]) -> None:
-        """Called by the server: keep a connection until released."""
+        """Keep ``resume`` until the rule is released (called by the server)."""
         if self._released:
             resume()
         else:
             self._waiting.append(resume)
 
-    def let_go(self) -> None:
-        """Called on the server's loop: resume what waits, and stall no more."""
+    def release(self) -> None:
+        """Resume what waits, and stall no more (called on the server's event loop)."""
         self._released = True
         waiting, self._waiting = self._waiting, []
         for resume in waiting:

@@ -1,4 +1,4 @@
-"""A scriptable SMTP server on loopback, in a thread of its own.
+"""A scripted SMTP server on loopback, in a thread of its own.
 
     with SmtpServer(tls="starttls", users={"ann": "secret"}) as server:
         server.refuse("nobody@example.org")
@@ -6,8 +6,7 @@
         ...
         assert server.wait_for(3)
 
-Every wait is for an event; nothing here sleeps.  How long one waits for what must happen says nothing about speed:
-the machine may stand still for seconds.
+Every wait is for an event; nothing here sleeps.  The timeouts are long because the machine may stand still for seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def _authority() -> trustme.CA:
 
 
 class SmtpServer:
-    """See the module; all attributes may be read from any thread."""
+    """The scripted server; all attributes may be read from any thread."""
 
     def __init__(
         self,
@@ -54,9 +53,9 @@ class SmtpServer:
         receive_buffer: int | None = None,
         certificate_for: tuple[str, ...] = ("localhost", "127.0.0.1"),
     ) -> None:
-        """``tls``: None, ``implicit`` or ``starttls``.  ``users`` (passwords) or ``tokens`` make AUTH demanded.
+        """``tls``: None, ``implicit`` or ``starttls``.  ``users`` (passwords) or ``tokens`` require AUTH.
 
-        ``receive_buffer``: octets (SO_RCVBUF), to fill it soon.
+        ``receive_buffer``: bytes of SO_RCVBUF; a small buffer is soon full.
         """
         self.tls = tls
         self.users = users or {}
@@ -79,9 +78,9 @@ class SmtpServer:
         self.connections = 0
         self.open_connections = 0
         self.max_open_connections = 0
-        #: Chunks read off the sockets after TLS: with small messages, one for each time a client wrote and waited.
+        #: Chunks read from the sockets after TLS: with small messages, one each time that a client wrote and waited.
         self.bursts = 0
-        #: Commands that arrived before their predecessor was answered although PIPELINING is not offered.
+        #: Commands that arrived before the command before them was answered, although PIPELINING is not offered.
         self.violations = 0
         self._rules: dict[str, list[Rule]] = {}
         self._counts: Counter[str] = Counter()
@@ -100,28 +99,28 @@ class SmtpServer:
         return rule
 
     def refuse(self, address: str, text: str = "550 5.1.1 no such user") -> Rule:
-        """Answer RCPT for this address so."""
+        """Answer RCPT for this address with a permanent refusal."""
         return self.on("rcpt", address=address, reply=text)
 
     def defer(self, address: str, text: str = "450 4.2.1 try again later") -> Rule:
-        """Answer RCPT for this address so."""
+        """Answer RCPT for this address with a temporary refusal."""
         return self.on("rcpt", address=address, reply=text)
 
     def clear(self) -> None:
-        """Forget all rules, and what was counted for them."""
+        """Remove all rules and their counts."""
         self._rules = {}
         self._counts.clear()
 
     def release(self, rule: Rule) -> None:
         """End the stall of a rule."""
-        self._loop.call_soon_threadsafe(rule.let_go)
+        self._loop.call_soon_threadsafe(rule.release)
 
-    def say(self, octets: bytes, *, close: bool = False) -> None:
-        """Send this on every open connection, unasked."""
+    def say(self, data: bytes, *, close: bool = False) -> None:
+        """Send ``data`` on every open connection, although no command asked for it."""
 
         def speak() -> None:
             for connection in list(self._live):
-                connection.say(octets, close=close)
+                connection.say(data, close=close)
 
         self._loop.call_soon_threadsafe(speak)
 
@@ -156,10 +155,10 @@ class SmtpServer:
         """The command lines that start with this verb."""
         return [line for _, line in self.commands if line.upper().startswith(verb.upper())]
 
-    # Called by connections, on the loop
+    # Called by connections, on the event loop
 
     def match(self, stage: str, connection: int, address: str = "") -> Rule | None:
-        """The rule that bites at this stage now."""
+        """The rule that applies at this stage now."""
         rules = self._rules.get(stage)
         if rules is None:
             return None
@@ -172,13 +171,13 @@ class SmtpServer:
         return None
 
     def accepted(self, message: Received) -> None:
-        """Keep a message and wake who waits for it."""
+        """Keep a message and wake the threads that wait for it."""
         with self._changed:
             self.messages.append(message)
             self._changed.notify_all()
 
     def opened(self, connection: Connection) -> int:
-        """Count a connection; returns its number."""
+        """Count a connection and return its number."""
         with self._changed:
             self._live.add(connection)
             self.connections += 1
@@ -188,7 +187,7 @@ class SmtpServer:
             return self.connections
 
     def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Note that a connection has ended."""
         with self._changed:
             if connection in self._live:
                 self._live.discard(connection)
@@ -239,5 +238,5 @@ class SmtpServer:
         server.close()
         for connection in list(self._live):
             connection.abort()
-        # One turn of the loop closes the sockets; a handshake that was cut ends with the loop.
+        # One iteration of the loop closes the sockets; an aborted handshake ends with the loop.
         await asyncio.sleep(0)

@@ -28,6 +28,7 @@ PURE = {
     "rules/sent.py": {"django.db", "django.conf", "django.apps", "django.utils.timezone", "random", "time"},
     "rules/outcomes.py": {"django", "random", "time"},
     "transports/smtp/replies.py": {"django", "random", "time"},
+    "transports/smtp/reply_rules.py": {"django", "random", "time"},
 }
 
 

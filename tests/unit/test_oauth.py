@@ -1,4 +1,4 @@
-"""Tokens: asked for at one address, over verified TLS, within the time given, and never told in an error."""
+"""Access tokens: requested at one address, over verified TLS, within a time limit, and never shown in an error."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import pytest
 import trustme
 from django.test import override_settings
 
-from prx_email_django.oauth.accounts import token_request
 from prx_email_django.oauth.fetch import fetch_token
-from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest
+from prx_email_django.oauth.token_request import Grant, TokenRequest, token_request
+from prx_email_django.oauth.tokens import Token, TokenRefused
 from prx_email_django.rules.hosts import check_token_url
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
@@ -32,7 +32,7 @@ EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
 
 @dataclass
 class TokenServer:
-    """A scripted token server on loopback; ``answer`` is called with the handler of each POST."""
+    """A scripted token server on loopback; ``answer`` is called with the handler of each request."""
 
     url: str = ""
     forms: list[dict[str, list[str]]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class TokenServer:
     answer: Callable[[BaseHTTPRequestHandler], None] = field(default=lambda handler: None)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def says(self, code: int, body: object, **headers: str) -> None:
+    def reply(self, code: int, body: object, **headers: str) -> None:
         """Answer with ``code`` and ``body`` (JSON unless bytes) from now on."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -69,11 +69,11 @@ def serving(authority: trustme.CA | None = None) -> Iterator[TokenServer]:
             scripted.answer(self)
 
         def log_message(self, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *args: object) -> None:
-            """A client that goes away is what is tested."""
+            """Ignore clients that close the connection: that is tested here."""
 
     server = Server(("127.0.0.1", 0), Handler)
     if authority:
@@ -103,7 +103,7 @@ def server() -> Iterator[TokenServer]:
         yield scripted
 
 
-def asking(url: str, **changes: Any) -> TokenRequest:
+def request_to(url: str, **changes: Any) -> TokenRequest:
     values: dict[str, Any] = {
         "grant": Grant.REFRESH_TOKEN,
         "url": url,
@@ -122,19 +122,19 @@ def fetch(request: TokenRequest, timeout: float = 60) -> Token:
 def refused(request: TokenRequest, timeout: float = 60) -> TokenRefused:
     with pytest.raises(TokenRefused) as caught:
         fetch(request, timeout)
-    told = f"{caught.value!r} {caught.value}"
-    assert not any(secret in told for secret in SECRETS)
+    shown = f"{caught.value!r} {caught.value}"
+    assert not any(secret in shown for secret in SECRETS)
     assert 0 < len(str(caught.value)) <= 160
     return caught.value
 
 
-# --- what is asked --------------------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------------------------
 
 
-def test_a_refresh_token_is_turned_into_an_access_token(server: TokenServer) -> None:
-    server.says(200, {"access_token": SECRETS[2], "expires_in": 3599, "token_type": "Bearer"})
+def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> None:
+    server.reply(200, {"access_token": SECRETS[2], "expires_in": 3599, "token_type": "Bearer"})
     before = datetime.now(UTC)
-    token = fetch(asking(server.url))
+    token = fetch(request_to(server.url))
     assert token.access_token == SECRETS[2]
     assert token.expires_at is not None
     assert before <= token.expires_at - timedelta(seconds=3599) <= datetime.now(UTC)
@@ -151,24 +151,24 @@ def test_a_refresh_token_is_turned_into_an_access_token(server: TokenServer) -> 
 
 
 def test_an_application_asks_without_a_persons_token(server: TokenServer) -> None:
-    server.says(200, {"access_token": SECRETS[2]})
-    token = fetch(asking(server.url, grant=Grant.CLIENT_CREDENTIALS))
+    server.reply(200, {"access_token": SECRETS[2]})
+    token = fetch(request_to(server.url, grant=Grant.CLIENT_CREDENTIALS))
     assert token.expires_at is None
     assert server.forms[0]["grant_type"] == ["client_credentials"]
     assert "refresh_token" not in server.forms[0]
 
 
 def test_a_rotated_refresh_token_is_not_lost(server: TokenServer) -> None:
-    server.says(200, {"access_token": SECRETS[2], "refresh_token": "a newer one"})
-    assert fetch(asking(server.url)).refresh_token == "a newer one"
-    server.says(200, {"access_token": SECRETS[2], "refresh_token": SECRETS[1]})
-    assert fetch(asking(server.url)).refresh_token is None
-    server.says(200, {"access_token": SECRETS[2], "refresh_token": 5})
-    assert fetch(asking(server.url)).refresh_token is None
+    server.reply(200, {"access_token": SECRETS[2], "refresh_token": "a newer one"})
+    assert fetch(request_to(server.url)).refresh_token == "a newer one"
+    server.reply(200, {"access_token": SECRETS[2], "refresh_token": SECRETS[1]})
+    assert fetch(request_to(server.url)).refresh_token is None
+    server.reply(200, {"access_token": SECRETS[2], "refresh_token": 5})
+    assert fetch(request_to(server.url)).refresh_token is None
 
 
 @pytest.mark.parametrize(
-    ("life", "known"),
+    ("lifetime", "known"),
     [
         ("3600", True),
         (0, True),
@@ -180,19 +180,21 @@ def test_a_rotated_refresh_token_is_not_lost(server: TokenServer) -> None:
         ([], False),
     ],
 )
-def test_a_strange_lifetime_neither_crashes_nor_lasts_for_ever(server: TokenServer, life: object, known: bool) -> None:
-    server.says(200, {"access_token": SECRETS[2], "expires_in": life})
-    assert (fetch(asking(server.url)).expires_at is not None) is known
+def test_an_invalid_lifetime_neither_crashes_nor_lasts_for_ever(
+    server: TokenServer, lifetime: object, known: bool
+) -> None:
+    server.reply(200, {"access_token": SECRETS[2], "expires_in": lifetime})
+    assert (fetch(request_to(server.url)).expires_at is not None) is known
 
 
 def test_no_secret_is_in_a_repr(server: TokenServer) -> None:
-    server.says(200, {"access_token": SECRETS[2], "refresh_token": "a newer one"})
-    request = asking(server.url)
+    server.reply(200, {"access_token": SECRETS[2], "refresh_token": "a newer one"})
+    request = request_to(server.url)
     shown = repr(request) + repr(fetch(request))
     assert not any(secret in shown for secret in (*SECRETS, "a newer one"))
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -207,9 +209,9 @@ def test_no_secret_is_in_a_repr(server: TokenServer) -> None:
     ],
 )
 @pytest.mark.parametrize("code", [400, 401, 403])
-def test_a_dead_grant_is_not_asked_for_again_and_again(server: TokenServer, code: int, name: str) -> None:
-    server.says(code, {"error": name, "error_description": f"AADSTS700082: {SECRETS[1]} has expired"})
-    error = refused(asking(server.url))
+def test_an_invalid_grant_is_not_requested_again_and_again(server: TokenServer, code: int, name: str) -> None:
+    server.reply(code, {"error": name, "error_description": f"AADSTS700082: {SECRETS[1]} has expired"})
+    error = refused(request_to(server.url))
     assert (error.permanent, error.code) == (True, name)
     assert "AADSTS700082" in str(error)
 
@@ -222,16 +224,16 @@ def test_a_dead_grant_is_not_asked_for_again_and_again(server: TokenServer, code
         (500, {"error": "invalid_grant"}),
         (503, b"<html>try again"),
         (400, {"error": "temporarily_unavailable"}),
-        (400, b"a proxy speaks"),
+        (400, b"answer of a proxy"),
         (403, ["no", "object"]),
         (404, {"error": {"message": "none"}}),
         (400, {"error": f"{SECRETS[0]}"}),
         (400, b'{"error": ' + b"[" * 50_000),
     ],
 )
-def test_what_passes_by_itself_does_not_stop_an_account_for_good(server: TokenServer, code: int, body: object) -> None:
-    server.says(code, body)
-    assert refused(asking(server.url)).permanent is False
+def test_a_temporary_error_does_not_stop_an_account_permanently(server: TokenServer, code: int, body: object) -> None:
+    server.reply(code, body)
+    assert refused(request_to(server.url)).permanent is False
 
 
 @pytest.mark.parametrize(
@@ -246,37 +248,37 @@ def test_what_passes_by_itself_does_not_stop_an_account_for_good(server: TokenSe
         {"access_token": "a b"},
     ],
 )
-def test_an_answer_without_a_usable_token_is_none(server: TokenServer, body: object) -> None:
-    server.says(200, body)
-    error = refused(asking(server.url))
+def test_an_answer_without_a_usable_token_is_refused(server: TokenServer, body: object) -> None:
+    server.reply(200, body)
+    error = refused(request_to(server.url))
     assert (error.permanent, error.code) == (False, "answer")
 
 
-def test_a_redirect_does_not_carry_the_secret_away(server: TokenServer) -> None:
+def test_a_redirect_does_not_send_the_secret_elsewhere(server: TokenServer) -> None:
     with serving() as stranger:
-        stranger.says(200, {"access_token": SECRETS[2]})
+        stranger.reply(200, {"access_token": SECRETS[2]})
         for code in (301, 302, 303, 307, 308):
-            server.says(code, b"", Location=stranger.url)
-            error = refused(asking(server.url))
+            server.reply(code, b"", Location=stranger.url)
+            error = refused(request_to(server.url))
             assert (error.permanent, error.code) == (True, "http")
         assert stranger.paths == []
 
 
 def test_an_endless_answer_does_not_fill_the_memory(server: TokenServer) -> None:
-    server.says(200, b'{"access_token": "' + b"a" * 70_000 + b'"}')
-    assert refused(asking(server.url)).code == "answer"
+    server.reply(200, b'{"access_token": "' + b"a" * 70_000 + b'"}')
+    assert refused(request_to(server.url)).code == "answer"
 
 
-def test_a_server_that_says_nothing_costs_no_more_than_the_timeout(server: TokenServer) -> None:
+def test_a_silent_server_costs_no_more_than_the_timeout(server: TokenServer) -> None:
     server.answer = lambda handler: server.stop.wait(100) and None
-    begun = time.monotonic()
-    error = refused(asking(server.url), timeout=0.2)
+    started = time.monotonic()
+    error = refused(request_to(server.url), timeout=0.2)
     assert (error.permanent, error.code) == (False, "timeout")
-    assert time.monotonic() - begun < 50
+    assert time.monotonic() - started < 50
 
 
-def test_a_server_that_drips_is_left_at_the_deadline(server: TokenServer) -> None:
-    left = threading.Event()
+def test_a_server_that_sends_slowly_cannot_exceed_the_deadline(server: TokenServer) -> None:
+    client_left = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -285,24 +287,24 @@ def test_a_server_that_drips_is_left_at_the_deadline(server: TokenServer) -> Non
             while not server.stop.wait(0.01):
                 handler.wfile.write(b" ")
         except OSError:
-            left.set()
+            client_left.set()
 
     server.answer = drip
-    assert refused(asking(server.url), timeout=0.2).code == "timeout"
-    assert left.wait(60), "the thread reads on after its deadline"
+    assert refused(request_to(server.url), timeout=0.2).code == "timeout"
+    assert client_left.wait(60), "the thread reads on after its deadline"
 
 
-def test_a_server_that_hangs_up_or_is_not_there_may_come_back(server: TokenServer) -> None:
+def test_a_server_that_closes_or_cannot_be_reached_is_a_temporary_error(server: TokenServer) -> None:
     server.answer = lambda handler: handler.connection.close()
-    error = refused(asking(server.url))
+    error = refused(request_to(server.url))
     assert (error.permanent, error.code) == (False, "network")
-    with serving() as gone:
+    with serving() as stopped:
         pass
-    error = refused(asking(gone.url))
+    error = refused(request_to(stopped.url))
     assert (error.permanent, error.code) == (False, "network")
 
 
-def test_the_loop_goes_on_while_a_server_is_slow(server: TokenServer) -> None:
+def test_the_event_loop_is_not_blocked_by_a_slow_server(server: TokenServer) -> None:
     asked, ticks = threading.Event(), []
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
@@ -310,7 +312,7 @@ def test_the_loop_goes_on_while_a_server_is_slow(server: TokenServer) -> None:
         server.stop.wait(100)
 
     async def both() -> None:
-        waiting = asyncio.create_task(fetch_token(asking(server.url), timeout=60))
+        waiting = asyncio.create_task(fetch_token(request_to(server.url), timeout=60))
         while not asked.is_set():
             ticks.append(1)
             await asyncio.sleep(0.001)
@@ -329,18 +331,18 @@ def test_a_proxy_of_the_environment_sees_no_secret_meant_for_loopback(
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        server.says(200, {"access_token": SECRETS[2]})
-        fetch(asking(server.url))
+        server.reply(200, {"access_token": SECRETS[2]})
+        fetch(request_to(server.url))
         assert proxy.paths == []
 
 
 # --- TLS and addresses ----------------------------------------------------------------------------------------------
 
 
-def test_a_certificate_that_nobody_vouches_for_gets_no_secret() -> None:
+def test_an_untrusted_certificate_gets_no_secret() -> None:
     with serving(trustme.CA()) as server:
-        server.says(200, {"access_token": SECRETS[2]})
-        error = refused(asking(server.url))
+        server.reply(200, {"access_token": SECRETS[2]})
+        error = refused(request_to(server.url))
         assert (error.permanent, error.code) == (False, "tls")
         assert server.forms == []
 
@@ -349,8 +351,8 @@ def test_the_authorities_of_the_settings_are_trusted(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with serving(authority) as server, override_settings(PRX_EMAIL={"TLS_CA_FILE": tmp_path / "ca.pem"}):
-        server.says(200, {"access_token": SECRETS[2]})
-        assert fetch(asking(server.url)).access_token == SECRETS[2]
+        server.reply(200, {"access_token": SECRETS[2]})
+        assert fetch(request_to(server.url)).access_token == SECRETS[2]
 
 
 GOOD = [
@@ -381,15 +383,15 @@ BAD = [
 
 
 @pytest.mark.parametrize("url", GOOD)
-def test_good_addresses_are_taken(url: str) -> None:
+def test_safe_token_addresses_are_accepted(url: str) -> None:
     check_token_url(url)
 
 
 @pytest.mark.parametrize("url", BAD)
-def test_a_secret_goes_to_no_address_that_can_be_listened_to(url: str) -> None:
+def test_a_secret_goes_to_no_address_without_verified_tls(url: str) -> None:
     with pytest.raises(ValueError, match="token address"):
         check_token_url(url)
-    error = refused(asking(url))
+    error = refused(request_to(url))
     assert (error.permanent, error.code) == (True, "configuration")
 
 
@@ -442,7 +444,7 @@ MICROSOFT = "https://login.microsoftonline.com/{}/oauth2/v2.0/token"
         ),
     ],
 )
-def test_each_provider_is_asked_as_it_wants(
+def test_each_provider_gets_the_request_that_it_needs(
     provider: str, values: dict[str, str], grant: str, url: str | None, scope: str | None
 ) -> None:
     request = token_request(account(provider, **values))
@@ -452,7 +454,7 @@ def test_each_provider_is_asked_as_it_wants(
     assert (request.client_id, request.client_secret) == ("the-client", SECRETS[0])
 
 
-def test_a_rotated_refresh_token_takes_the_place_of_the_accounts_own() -> None:
+def test_a_rotated_refresh_token_replaces_the_one_of_the_account() -> None:
     assert token_request(account("google", **PERSON), refresh_token="newer").refresh_token == "newer"
 
 
@@ -472,25 +474,23 @@ def test_a_public_client_needs_no_secret() -> None:
         ("custom", PERSON),
     ],
 )
-def test_an_account_that_lacks_something_is_told_before_anything_is_asked(
-    provider: str, values: dict[str, str]
-) -> None:
+def test_an_incomplete_account_is_refused_before_any_request(provider: str, values: dict[str, str]) -> None:
     with pytest.raises(TokenRefused, match="lacks") as caught:
         token_request(account(provider, **values))
     assert (caught.value.permanent, caught.value.code) == (True, "configuration")
 
 
-# --- the host's own function ----------------------------------------------------------------------------------------
+# --- functions of the host ------------------------------------------------------------------------------------------
 
 seen: list[tuple[object, str]] = []
 
 
-def plain(given: object) -> tuple[str, datetime]:
+def sync_function(given: object) -> tuple[str, datetime]:
     seen.append((given, threading.current_thread().name))
     return SECRETS[2], EXPIRES
 
 
-async def awaitable(given: object) -> tuple[str, None]:
+async def async_function(given: object) -> tuple[str, None]:
     await asyncio.sleep(0)
     return SECRETS[2], None
 
@@ -503,15 +503,15 @@ def refusing(given: object) -> tuple[str, None]:
     raise TokenRefused("the vault is sealed", permanent=True, code="vault")
 
 
-hanging = threading.Event()
+release_hanging = threading.Event()
 
 
-def hung(given: object) -> tuple[str, None]:
-    hanging.wait(100)
+def hanging_sync(given: object) -> tuple[str, None]:
+    release_hanging.wait(100)
     return SECRETS[2], None
 
 
-async def hung_awaitable(given: object) -> tuple[str, None]:
+async def hanging_async(given: object) -> tuple[str, None]:
     await asyncio.sleep(100)
     return SECRETS[2], None
 
@@ -520,15 +520,15 @@ def naive(given: object) -> tuple[str, datetime]:
     return SECRETS[2], EXPIRES.replace(tzinfo=None)
 
 
-def bare(given: object) -> str:
+def without_expiry(given: object) -> str:
     return SECRETS[2]
 
 
-def smuggling(given: object) -> tuple[str, None]:
+def with_control_characters(given: object) -> tuple[str, None]:
     return "token\x01\x01", None
 
 
-no_function = 5
+not_a_function = 5
 
 
 def calling(name: str, listed: bool = True) -> tuple[TokenRequest, override_settings]:
@@ -537,8 +537,8 @@ def calling(name: str, listed: bool = True) -> tuple[TokenRequest, override_sett
     return request, override_settings(PRX_EMAIL={"OAUTH_CALLABLES": [path] if listed else []})
 
 
-def test_a_function_is_called_with_the_account_beside_the_loop() -> None:
-    request, listed = calling("plain")
+def test_a_sync_function_is_called_with_the_account_in_a_thread() -> None:
+    request, listed = calling("sync_function")
     with listed:
         token = fetch(request)
     assert (token.access_token, token.expires_at) == (SECRETS[2], EXPIRES)
@@ -546,13 +546,13 @@ def test_a_function_is_called_with_the_account_beside_the_loop() -> None:
 
 
 def test_an_async_function_is_awaited() -> None:
-    request, listed = calling("awaitable")
+    request, listed = calling("async_function")
     with listed:
         assert fetch(request) == Token(access_token=SECRETS[2])
 
 
-def test_no_function_is_called_that_the_settings_do_not_list() -> None:
-    request, unlisted = calling("plain", listed=False)
+def test_a_function_that_the_settings_do_not_list_is_not_called() -> None:
+    request, unlisted = calling("sync_function", listed=False)
     with unlisted:
         error = refused(request)
     assert (error.permanent, error.code) == (True, "configuration")
@@ -565,20 +565,20 @@ def test_no_function_is_called_that_the_settings_do_not_list() -> None:
         ("failing", False, "callable"),
         ("refusing", True, "vault"),
         ("naive", True, "answer"),
-        ("bare", True, "answer"),
-        ("smuggling", True, "answer"),
-        ("no_function", True, "configuration"),
+        ("without_expiry", True, "answer"),
+        ("with_control_characters", True, "answer"),
+        ("not_a_function", True, "configuration"),
         ("absent", True, "configuration"),
     ],
 )
-def test_a_function_that_goes_wrong_is_named_without_its_words(name: str, permanent: bool, code: str) -> None:
+def test_a_failing_function_is_reported_without_its_text(name: str, permanent: bool, code: str) -> None:
     request, listed = calling(name)
     with listed:
         error = refused(request)
     assert (error.permanent, error.code) == (permanent, code)
 
 
-def test_what_a_function_raised_is_told_by_kind_and_line() -> None:
+def test_an_exception_of_a_function_is_reported_by_class_and_line() -> None:
     request, listed = calling("failing")
     with listed:
         error = refused(request)
@@ -586,12 +586,12 @@ def test_what_a_function_raised_is_told_by_kind_and_line() -> None:
     assert error.__suppress_context__
 
 
-@pytest.mark.parametrize("name", ["hung", "hung_awaitable"])
-def test_a_function_that_hangs_stops_nobody(name: str) -> None:
+@pytest.mark.parametrize("name", ["hanging_sync", "hanging_async"])
+def test_a_function_that_hangs_blocks_nothing(name: str) -> None:
     request, listed = calling(name)
-    hanging.clear()
+    release_hanging.clear()
     try:
         with listed:
             assert refused(request, timeout=0.05).code == "timeout"
     finally:
-        hanging.set()
+        release_hanging.set()

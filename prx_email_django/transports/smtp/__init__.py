@@ -1,1 +1,6 @@
-"""SMTP: connecting and authentication by aiosmtplib, everything after that on a protocol of our own."""
+"""SMTP (RFC 5321).  aiosmtplib connects and authenticates; everything after that is done by the modules here.
+
+connection: opens a session (the only user of aiosmtplib).  connect: sockets and TLS.  auth: SASL mechanisms.
+session, session_state: the messages of one connection.  transaction, transaction_state: one message.
+protocol: bytes and deadlines.  commands: what is written.  replies: parser.  reply_rules: what a reply means.
+"""

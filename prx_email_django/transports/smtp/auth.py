@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954): one mechanism, tried once, with the server's reason kept and our secrets kept out of it."""
+"""AUTH (RFC 4954): tries one mechanism once, keeps the server's reason, and removes secrets from it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from prx_email_django.transports.smtp.replies import clean
 DISABLED = frozenset({"5.7.30", "5.7.139"})
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
-#: Characters by which the beginning of a secret is known.
-_TELLING = 8
-#: Members of an XOAUTH2 or OAUTHBEARER challenge (RFC 7628 §3.2.2) that are worth keeping.
-_TOLD = ("status", "schemes", "scope", "error", "error_description")
+#: Characters at the start of a secret by which a truncated copy of it is recognised.
+_RECOGNISED = 8
+#: Members of an XOAUTH2 or OAUTHBEARER challenge (RFC 7628 §3.2.2) that are kept.
+_CHALLENGE_MEMBERS = ("status", "schemes", "scope", "error", "error_description")
 
 
 class _Response(Protocol):
@@ -34,14 +34,14 @@ class _Response(Protocol):
 
 
 class Command(Protocol):
-    """Writes one command line and gives its reply: ``aiosmtplib.SMTP.execute_command``."""
+    """Writes one command line and returns its reply: ``aiosmtplib.SMTP.execute_command``."""
 
     def __call__(self, *args: bytes) -> Awaitable[_Response]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reply that refused, and what the server said in its challenge before."""
+    """The reply that refused the authentication, and the reason in the server's challenge before it."""
 
     code: int
     text: str
@@ -51,16 +51,16 @@ class Refusal:
         return f"{self.text} ({self.challenge})" if self.challenge else self.text
 
 
-def choose(settings: ConnectionSettings, offered: Sequence[str]) -> str | None:
-    """The one mechanism to try, of those offered (lower case); None: none of them will do."""
+def choose_mechanism(settings: ConnectionSettings, offered: Sequence[str]) -> str | None:
+    """Return the mechanism to try, of those offered (lower case); None: none of them is usable."""
     wanted = ("xoauth2",) if settings.auth_method == "xoauth2" else ("plain", "login")
     return next((name for name in wanted if name in offered), None)
 
 
 async def authenticate(command: Command, mechanism: str, settings: ConnectionSettings) -> Refusal | None:
-    """Authenticate; None: welcome.
+    """Authenticate; None: the server accepted.
 
-    What goes wrong inside leaves without the variables of its frames: error reports show those, and here they are
+    An exception leaves without the variables of its frames: error reports show these variables, and here they are
     secrets, encoded or not.
     """
     try:
@@ -72,7 +72,7 @@ async def authenticate(command: Command, mechanism: str, settings: ConnectionSet
 
 async def _exchange(command: Command, mechanism: str, settings: ConnectionSettings) -> Refusal | None:
     if mechanism == "plain":
-        return _verdict(await command(b"AUTH", b"PLAIN", _base64(_plain_response(settings.user, settings.password))))
+        return _refusal(await command(b"AUTH", b"PLAIN", _base64(_plain_response(settings.user, settings.password))))
     if mechanism == "login":
         return await _login(command, settings)
     return await _xoauth2(command, settings)
@@ -82,59 +82,60 @@ async def _login(command: Command, settings: ConnectionSettings) -> Refusal | No
     response = await command(b"AUTH", b"LOGIN")
     for secret in (settings.user, settings.password):
         if response.code != 334:
-            return _verdict(response)
+            return _refusal(response)
         response = await command(_base64(secret))
-    return _verdict(response)
+    return _refusal(response)
 
 
 async def _xoauth2(command: Command, settings: ConnectionSettings) -> Refusal | None:
-    """A refusal comes as a challenge with the reason in JSON, which an empty line answers; then the 535 follows."""
+    """A server refuses by a challenge with the reason in JSON; after an empty line from the client the 535 follows."""
     response = await command(b"AUTH", b"XOAUTH2", _base64(_xoauth2_response(settings.user, settings.token)))
     if response.code != 334:
-        return _verdict(response)
-    challenge = _reason(response.message, settings)
-    return _verdict(await command(b""), challenge)
+        return _refusal(response)
+    challenge = _challenge_reason(response.message, settings)
+    return _refusal(await command(b""), challenge)
 
 
-def _verdict(response: _Response, challenge: str = "") -> Refusal | None:
+def _refusal(response: _Response, challenge: str = "") -> Refusal | None:
     if 200 <= response.code < 300:
         return None
     return Refusal(response.code, response.message, challenge)
 
 
-def _reason(challenge: str, settings: ConnectionSettings) -> str:
+def _challenge_reason(challenge: str, settings: ConnectionSettings) -> str:
     try:
-        told = json.loads(base64.b64decode(challenge, validate=True))
+        members = json.loads(base64.b64decode(challenge, validate=True))
     except (binascii.Error, ValueError, RecursionError):
         return ""
-    if not isinstance(told, dict):
+    if not isinstance(members, dict):
         return ""
-    return ", ".join(f"{key} {clean(without_secrets(str(told[key]), settings)[:60])}" for key in _TOLD if key in told)
+    kept = ((name, str(members[name])) for name in _CHALLENGE_MEMBERS if name in members)
+    return ", ".join(f"{name} {clean(without_secrets(text, settings)[:60])}" for name, text in kept)
 
 
 def enhanced(text: str) -> str:
-    """The enhanced code at the start of a reply's text, or ``""``."""
+    """Return the enhanced code at the start of a reply's text, or ``""``."""
     match = _ENHANCED.match(text)
     return match[1] if match else ""
 
 
 def without_secrets(text: str, settings: ConnectionSettings) -> str:
-    """The text with password and token, plain and in base64, struck out: servers have been seen to echo commands."""
+    """Return the text with ``***`` for password and token, plain and in base64: some servers echo commands."""
     for secret in (settings.password, settings.token):
         if not secret:
             continue
         forms = (secret, *_encoded(settings, secret))
         for form in forms:
-            text = _struck(text, form)
+            text = _without(text, form)
     return text
 
 
-def _struck(text: str, form: str) -> str:
-    """Without this form, nor as much of its beginning as a server that cuts lines may echo."""
-    beginning, at = form[:_TELLING], 0
-    while (at := text.find(beginning, at)) >= 0:
-        text = text[:at] + "***" + text[at + len(commonprefix([text[at:], form])) :]
-        at += 3
+def _without(text: str, form: str) -> str:
+    """Replace this form of a secret, and any beginning of it: a server may echo a line and truncate it."""
+    beginning, start = form[:_RECOGNISED], 0
+    while (start := text.find(beginning, start)) >= 0:
+        text = text[:start] + "***" + text[start + len(commonprefix([text[start:], form])) :]
+        start += 3
     return text
 
 

@@ -1,4 +1,4 @@
-"""The octets of a transaction: MAIL and RCPT with their parameters, and the body as it goes over the wire.  Pure."""
+"""Bytes of a mail transaction: MAIL and RCPT with their parameters, and the dot-stuffed body.  Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _UNQUOTED = re.compile("[ <>]")
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """What the server said it can do (EHLO)."""
+    """Service extensions that the server announced in its reply to EHLO."""
 
     pipelining: bool = False
-    #: SIZE was announced (RFC 1870); ``size_limit`` octets, 0: no limit named.
+    #: SIZE (RFC 1870), and its limit in bytes; 0: no limit was named.
     size: bool = False
     size_limit: int = 0
     eight_bit: bool = False
@@ -25,7 +25,7 @@ class Extensions:
 
 
 class UnsupportedMessage(Exception):
-    """This server can never take this parcel as it is; nothing was written.  ``str()`` is for people."""
+    """This server cannot take this message as it is; nothing was written.  ``str()`` is shown to people."""
 
     def __init__(self, text: str, *, error_code: str, smtp_code: int = 0, enhanced: str = "") -> None:
         super().__init__(text)
@@ -35,16 +35,17 @@ class UnsupportedMessage(Exception):
 
 
 def envelope(outgoing: OutgoingMessage, extensions: Extensions) -> list[bytes]:
-    """MAIL, one RCPT for each recipient, DATA: one command each, with its CRLF.
+    """Return MAIL, one RCPT for each recipient, and DATA: one item each, with its CRLF.
 
     Raises:
-        Unfit: too large (552 5.3.4), or it needs an extension that the server lacks, or an address is impossible.
+        UnsupportedMessage: the message is too large (552 5.3.4) or needs an extension that the server lacks, or an
+            address is invalid.
     """
     if not outgoing.recipients:
         raise UnsupportedMessage("the message has no recipient", error_code="content")
-    size = wire_size(outgoing.body)
+    size = body_size(outgoing.body)
     if extensions.size_limit and size > extensions.size_limit:
-        text = f"message of {size} octets exceeds the server's limit of {extensions.size_limit}"
+        text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
     sender = path(outgoing.sender)
     recipients = [path(address) for address in outgoing.recipients]
@@ -61,7 +62,7 @@ def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, as
     options = f" SIZE={size}" if extensions.size else ""
     if outgoing.eight_bit:
         if not extensions.eight_bit:
-            raise UnsupportedMessage("the message has 8-bit octets and the server lacks 8BITMIME", error_code="content")
+            raise UnsupportedMessage("the message has 8-bit bytes and the server lacks 8BITMIME", error_code="content")
         options += " BODY=8BITMIME"
     if outgoing.utf8 or not ascii_only:
         if not extensions.utf8:
@@ -94,16 +95,16 @@ def path(address: str) -> str:
     return written
 
 
-def wire_size(body: bytes) -> int:
-    """Octets of the body with its line ends mended and not dot-stuffed, as SIZE counts them (RFC 1870 §3)."""
+def body_size(body: bytes) -> int:
+    """Return the bytes of the body with CRLF line ends, not dot-stuffed, as SIZE counts them (RFC 1870 §3)."""
     lone = body.count(b"\n") + body.count(b"\r") - 2 * body.count(b"\r\n")
     return len(body) + lone
 
 
-def wire_form(body: bytes) -> bytes:
-    """The body with stuffed dots (RFC 5321 §4.5.2), CRLF at its end, without the final dot.
+def dot_stuffed(body: bytes) -> bytes:
+    """Return the body dot-stuffed (RFC 5321 §4.5.2), with CRLF at its end, without the final dot.
 
-    Lone CR or LF become CRLF: a server that ended a message at a lone LF would let the rest in as commands.
+    A lone CR or LF becomes CRLF: a server that ends a message at a lone LF would read the rest as commands.
     """
     pairs = body.count(b"\r\n")
     if body.count(b"\n") != pairs or body.count(b"\r") != pairs:

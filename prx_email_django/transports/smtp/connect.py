@@ -1,4 +1,4 @@
-"""Below SMTP: addresses, sockets, TLS contexts, and to whom clear text may go."""
+"""Sockets, host names and TLS contexts of SMTP connections, and the check of clear text."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
-#: Seconds for one address while others are left: a dead IPv6 route must not use up the time of a live IPv4 one.
+#: Seconds for each address but the last: a dead IPv6 route must not use up the time of a working IPv4 address.
 _ONE_ADDRESS = 10.0
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})+")
 
 
 async def connect(host: str, port: int, *, timeout: float) -> socket.socket:
-    """A connected, non-blocking socket; the name is resolved once, its addresses are tried in order.
+    """Resolve the name once, try its addresses in order, and return a connected, non-blocking socket.
 
     Raises:
-        OSError: none could be reached (the last one's error), or the name is unknown; ``TimeoutError`` included.
-        ValueError: no name can be like this.
+        OSError: the name is unknown, or no address could be reached (then the error of the last one); this includes
+            ``TimeoutError``.
+        ValueError: ``host`` cannot be a name.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
-        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in places[:-1]:
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses[:-1]:
             try:
-                async with asyncio.timeout(min(_ONE_ADDRESS, timeout / len(places))):
+                async with asyncio.timeout(min(_ONE_ADDRESS, timeout / len(addresses))):
                     return await _connect(family, kind, protocol, address)
             except OSError:
                 continue
-        family, kind, protocol, _, address = places[-1]
+        family, kind, protocol, _, address = addresses[-1]
         return await _connect(family, kind, protocol, address)
 
 
@@ -50,17 +51,17 @@ async def _connect(
 
 
 def peer_name(sock: socket.socket) -> str:
-    """``192.0.2.1:587`` or ``[2001:db8::1]:587``."""
-    return place(*sock.getpeername()[:2])
+    """Return the other end of the connection: ``192.0.2.1:587`` or ``[2001:db8::1]:587``."""
+    return host_and_port(*sock.getpeername()[:2])
 
 
-def place(host: str, port: int) -> str:
-    """A host, or an address, with its port; an IPv6 address in brackets."""
+def host_and_port(host: str, port: int) -> str:
+    """Return a host name or address with its port; an IPv6 address is put in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def local_name(sock: socket.socket) -> str:
-    """Our name for EHLO without the DNS: the host's own if it has a domain, else the address (RFC 5321 §4.1.3)."""
+    """Return the name for EHLO without DNS: the host name if it has a domain, else the address (RFC 5321 §4.1.3)."""
     name = socket.gethostname()
     if _DOMAIN.fullmatch(name):
         return name
@@ -101,21 +102,21 @@ def cleartext_allowed(sock: socket.socket, host: str, allowed: Iterable[str]) ->
 
 
 async def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """A client's context: TLS 1.2 or later, certificate and name verified; built once for each state of the file.
+    """Return a client's context: TLS 1.2 or later, certificate and name verified.  Built again when the file changes.
 
     Raises:
-        OSError: the file cannot be read or holds no certificate (``ssl.SSLError`` is one).
+        OSError: the file cannot be read, or has no certificate (``ssl.SSLError``, a subclass).
     """
     return await asyncio.to_thread(_current_context, ca_file)
 
 
 def _current_context(ca_file: str | None) -> ssl.SSLContext:
-    stamp = Path(ca_file).stat().st_mtime_ns if ca_file else 0
-    return _build_context(ca_file, stamp)
+    modified = Path(ca_file).stat().st_mtime_ns if ca_file else 0
+    return _build_context(ca_file, modified)
 
 
 @functools.lru_cache(maxsize=32)
-def _build_context(ca_file: str | None, _stamp: int) -> ssl.SSLContext:
+def _build_context(ca_file: str | None, _modified: int) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

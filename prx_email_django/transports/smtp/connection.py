@@ -1,7 +1,7 @@
-"""Opening a session: name, TCP, TLS, EHLO, AUTH.  The only user of aiosmtplib.
+"""Opens an SMTP session: name, TCP, TLS, EHLO, AUTH.  The only user of aiosmtplib.
 
-aiosmtplib speaks until the login is done; then its transport gets our protocol (``wire``), because replies to
-pipelined commands and the phase of a failure cannot be had from it.
+aiosmtplib is used until the authentication; then its asyncio transport gets this package's ``protocol``, because
+aiosmtplib gives neither replies to pipelined commands nor the phase of a failure.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.connect import (
     cleartext_allowed,
     connect,
+    host_and_port,
     is_loopback,
     local_name,
     peer_name,
-    place,
     tls_context,
 )
 from prx_email_django.transports.smtp.replies import clean
@@ -34,15 +34,15 @@ from prx_email_django.transports.smtp.session import SmtpSession
 
 
 class SmtpTransport:
-    """``Transport`` over real SMTP."""
+    """``Transport`` over SMTP."""
 
     async def open(self, settings: ConnectionSettings) -> SmtpSession:
-        """Connect, secure, greet and authenticate, all within three times ``login.timeout``.
+        """Connect, secure, greet and authenticate, all within three times ``settings.timeout``.
 
         Raises:
-            ConnectError: with the phase, whose trouble it is, and ``error_code`` ``network``, ``timeout``, ``tls``,
-                ``auth`` or ``provider``.
-            asyncio.CancelledError: from a ``ConnectError`` that tells how far it had come.
+            ConnectError: no session could be opened; ``error_code`` is ``network``, ``timeout``, ``tls``, ``auth`` or
+                ``provider``.
+            asyncio.CancelledError: its ``__cause__`` is a ``ConnectError`` that says how far the attempt had come.
         """
         opening = _Opening(settings)
         try:
@@ -63,23 +63,23 @@ class SmtpTransport:
 
 
 class _Client(aiosmtplib.SMTP):
-    """Remembers whether a connection stood, its TLS handshake included: a failed ``connect`` forgets that."""
+    """Remembers whether it was connected, TLS handshake included: a failed ``connect`` of aiosmtplib forgets that."""
 
-    _stood = False
+    _was_connected = False
 
     @property
-    def stood(self) -> bool:
+    def was_connected(self) -> bool:
         """Whether there is a connection, or was one."""
-        return self._stood or self.transport is not None
+        return self._was_connected or self.transport is not None
 
     def close(self) -> None:
-        """As aiosmtplib does."""
-        self._stood = self.stood
+        """Close as aiosmtplib does."""
+        self._was_connected = self.was_connected
         super().close()
 
 
 class _Opening:
-    """One attempt at opening a session; knows its phase."""
+    """One attempt to open a session; keeps the phase that it has reached."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
@@ -131,13 +131,13 @@ class _Opening:
         self.phase = Phase.CONNECT
 
     async def _connect(self, client: _Client) -> None:
-        """TLS, where it comes first, and the greeting."""
+        """TLS, where it comes first (``security`` ``tls``), and the greeting."""
         if self.settings.security == "tls":
             self.phase = Phase.TLS
         try:
             await client.connect()
         finally:
-            if client.stood:
+            if client.was_connected:
                 self.phase = Phase.CONNECT
         self._note_tls(client)
 
@@ -168,7 +168,7 @@ class _Opening:
             return
         self.phase = Phase.AUTH
         offered = client.server_auth_methods
-        mechanism = sasl.choose(self.settings, offered)
+        mechanism = sasl.choose_mechanism(self.settings, offered)
         if mechanism is None:
             names = " ".join(offered).upper() or "nothing"
             text = f"the server offers no usable authentication mechanism (it offers {names})"
@@ -189,57 +189,58 @@ class _Opening:
         return session
 
     def close_unless_handed_over(self) -> None:
-        """Drop what was opened, at once."""
+        """Close what was opened, at once."""
         if self.handed_over:
             return
         transport = self.client.transport if self.client is not None else None
         if transport is not None:
             cast("asyncio.Transport", transport).abort()
         elif self.sock is not None:
-            # aiosmtplib may be closing a transport over it: end the conversation, leave the closing to its owner.
+            # aiosmtplib may be closing a transport over this socket: shut it down, and leave the closing to its owner.
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
             if self.client is None:
                 self.sock.close()
 
-    # Explaining
+    # Errors
 
     def explain(self, error: Exception) -> ConnectError:
-        """Say what an exception of aiosmtplib or of the network means here."""
+        """Return the ``ConnectError`` for an exception of aiosmtplib or of the network in the phase reached."""
         cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else None
-        told = cause or error
-        where = place(self.settings.host, self.settings.port)
+        original = cause or error
+        where = host_and_port(self.settings.host, self.settings.port)
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._refused(error.code, str(error.message))
-        if isinstance(told, ssl.SSLError):
-            reason = getattr(told, "verify_message", "") or told.reason or type(told).__name__
+        if isinstance(original, ssl.SSLError):
+            reason = getattr(original, "verify_message", "") or original.reason or type(original).__name__
             self.phase = Phase.TLS
             return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
-        # asyncio aborts a handshake that takes too long.
-        if isinstance(told, (TimeoutError, ConnectionAbortedError)):
+        # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
+        if isinstance(original, (TimeoutError, ConnectionAbortedError)):
             return self._error(f"no answer in time from {where}", Trouble.CONNECTION, "timeout")
-        return self._error(f"connection failed: {where}: {_reason(told)}", Trouble.CONNECTION, "network")
+        return self._error(f"connection failed: {where}: {_reason(original)}", Trouble.CONNECTION, "network")
 
     def _refused(self, code: int, text: str) -> ConnectError:
-        """A reply ended it: one to STARTTLS is about TLS, 5yz to AUTH about the credentials, else about the server.
+        """Return the error for a reply that ended the attempt.
 
-        A positive reply to AUTH asks for something that the mechanism does not have: it will not do, like a 5yz.
+        A reply to STARTTLS is about TLS, a 5yz to AUTH about the credentials, any other about the server.  A challenge
+        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.
         """
-        if not 200 <= code < 600:  # aiosmtplib takes any number for a code
+        if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
             text, code = (f"{code} {text}" if code > 0 else text), 0
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
-        beyond = self.phase is Phase.AUTH and 0 < code < 400
-        if disabled or beyond or (self.phase is Phase.AUTH and code >= 500):
+        unexpected = self.phase is Phase.AUTH and 0 < code < 400
+        if disabled or unexpected or (self.phase is Phase.AUTH and code >= 500):
             trouble, error_code = Trouble.AUTH, "auth"
         elif self.phase is Phase.TLS and code not in (0, 421):
             trouble, error_code = Trouble.TLS, "tls"
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
-        said = f"{code} {text}" if code else f"not an SMTP reply: {text}"
-        if beyond:
-            said = f"the server asks for more than the mechanism has: {said}"
-        return self._error(said, trouble, error_code, smtp_code=code, enhanced=enhanced)
+        message = f"{code} {text}" if code else f"not an SMTP reply: {text}"
+        if unexpected:
+            message = f"the server asks for more than the mechanism has: {message}"
+        return self._error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
 
     def _error(
         self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
@@ -256,7 +257,7 @@ class _Opening:
 
 
 def _reason(error: BaseException) -> str:
-    """In words; asyncio's own have an address as Python writes a tuple in them."""
+    """The error in the system's words: those of asyncio contain an address written as a Python tuple."""
     if isinstance(error, ConnectionResetError):
         return os.strerror(errno.ECONNRESET)
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):

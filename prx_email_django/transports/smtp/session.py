@@ -1,27 +1,28 @@
-"""One connection's life with messages: take, transmit, wait, and end in one of the ways that can happen."""
+"""SMTP session after authentication: takes messages from a feed, transmits them, and reports how the session ended.
+
+One message: ``transaction``.  State: ``session_state`` and ``transaction_state``.  Bytes: ``protocol``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.smtp.commands import Extensions
-from prx_email_django.transports.smtp.mail_transaction import MailTransaction
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
-from prx_email_django.transports.smtp.replies import Loss, Verdict, judge_loss
+from prx_email_django.transports.smtp.reply_rules import Loss, Verdict, judge_loss
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction import transact
-from prx_email_django.transports.waiting import next_message
+from prx_email_django.transports.smtp.transaction_state import MailTransaction, next_message
 
 #: Seconds for QUIT's reply and the closing of the socket together.
 QUIT_TIMEOUT = 2.0
 
 
 class SmtpSession:
-    """``Session`` over an authenticated transport; takes the transport over for good."""
+    """``Session`` over an authenticated asyncio transport, whose protocol it replaces."""
 
     def __init__(
         self, transport: asyncio.Transport, *, extensions: Extensions, settings: ConnectionSettings, peer: str
@@ -33,28 +34,28 @@ class SmtpSession:
         transport.set_protocol(self._protocol)
 
     async def run(self, feed: Feed) -> SessionEnd:
-        """Transmit what the feed gives until it ends, then QUIT and close.
+        """Transmit the messages of the feed until it ends, then QUIT and close.
 
-        A cancellation closes at once, reports what was taken (unknown where a body was on its way, else untouched) and
-        goes on upwards.
+        Raises:
+            asyncio.CancelledError: after the connection was closed at once and every message that had been taken was
+                reported: ``UNKNOWN`` where its whole body may have left, else ``UNTOUCHED``.
         """
         self._state.feed = feed
         try:
-            end = await self._converse()
-        except SessionEnded as over:
-            end = over.end
-        except ConnectionLost as lost_by:
-            end = self._lost(lost_by.loss)
+            return await self._transmit_all()
+        except SessionEnded as ended:
+            return ended.end
+        except ConnectionLost as lost:
+            return self._lost(lost.loss)
         finally:
-            self._give_up()
+            self._report_unfinished()
             self._protocol.abort()
-        return replace(end, completed=self._state.completed)
 
     def abort(self) -> None:
-        """Close at once without flushing what is buffered; what is under way is reported as after a cancellation."""
+        """Close at once and drop what is buffered; messages under way are reported as after a cancellation."""
         self._protocol.abort()
 
-    async def _converse(self) -> SessionEnd:
+    async def _transmit_all(self) -> SessionEnd:
         state = self._state
         while True:
             transaction = state.ahead or await self._next()
@@ -64,7 +65,7 @@ class SmtpSession:
             await transact(state, transaction)
 
     async def _next(self) -> MailTransaction | None:
-        """Start a message; None: there is nothing more for this connection."""
+        """Start the next message.  None: there are no more messages for this connection."""
         state = self._state
         while not state.retired:
             self._protocol.check()
@@ -74,21 +75,24 @@ class SmtpSession:
                 return None
             state.current = transaction = state.begin(outgoing)
             if transaction is not None:
-                self._launch(transaction)
+                self._write_envelope(transaction)
                 return transaction
         return None
 
-    def _launch(self, transaction: MailTransaction) -> None:
-        """Write the envelope, or where one goes step by step its MAIL; what cannot be written was never begun."""
+    def _write_envelope(self, transaction: MailTransaction) -> None:
+        """Write the envelope, or only MAIL where commands go one at a time.
+
+        ``mail_written`` is set afterwards: a message whose MAIL the system refused was never begun.
+        """
         commands = [transaction.mail] if self._state.stepwise else transaction.commands
         self._protocol.write(b"".join(commands), len(commands))
-        transaction.written = True
+        transaction.mail_written = True
 
     async def _wait(self) -> OutgoingMessage | None:
-        """Wait for a parcel.
+        """Wait for a message.
 
         Raises:
-            Broken: the connection ended first.
+            ConnectionLost: the connection ended first.
         """
         outgoing = await next_message(self._state.feed, self._protocol.ended, peer=self.peer)
         if outgoing is None:
@@ -98,7 +102,7 @@ class SmtpSession:
     # Endings
 
     async def _quit(self) -> SessionEnd:
-        """QUIT, its reply, close: within two seconds."""
+        """Send QUIT, wait for its reply and close, within ``QUIT_TIMEOUT``."""
         with contextlib.suppress(TimeoutError, ConnectionLost):
             async with asyncio.timeout(QUIT_TIMEOUT):
                 self._protocol.write(b"QUIT\r\n", 1)
@@ -107,38 +111,44 @@ class SmtpSession:
         return SessionEnd(reconnect=self._state.retired)
 
     def _lost(self, loss: Loss) -> SessionEnd:
-        """The connection ended without a reply: judge the current message, and say what it means for the account."""
+        """Report the current message of a lost connection, and return what the loss means for the account."""
         state = self._state
         completed = state.completed > 0
-        trouble = Trouble.NONE if completed or loss.ours else Trouble.CONNECTION
+        trouble = Trouble.NONE if completed or loss.closed_by_us else Trouble.CONNECTION
         transaction = state.current
         if transaction is not None:
-            dot = self._dot_may_have_left(transaction)
             verdict = judge_loss(
-                transaction.phase, loss, completed=completed, dot_written=dot, behind=not transaction.written
+                transaction.phase,
+                loss,
+                completed=completed,
+                dot_written=self._dot_may_have_left(transaction),
+                behind=not transaction.mail_written,
             )
-            state.report(transaction, transaction.lost(verdict, loss.text, self.peer))
+            state.report(transaction, transaction.lost(verdict, loss.text))
             if verdict.trouble is not Trouble.NONE:
                 trouble = verdict.trouble
         return SessionEnd(
-            reconnect=trouble is Trouble.NONE and not loss.ours,
+            reconnect=trouble is Trouble.NONE and not loss.closed_by_us,
             trouble=trouble,
             error_code=loss.error_code,
             error=loss.text,
-            overlap_lost=state.on_trial and not loss.ours,
+            overlap_lost=state.overlap_on_trial and not loss.closed_by_us,
         )
 
     def _dot_may_have_left(self, transaction: MailTransaction) -> bool:
-        """Whether the server may have the whole body: not if its end is still in the transport's own buffer."""
-        return transaction.dot_written and self._protocol.unsent() <= transaction.tail
+        """Whether the server may have the whole body: not if its end is still in asyncio's own buffer."""
+        return transaction.dot_written and self._protocol.unsent_bytes() <= transaction.bytes_behind_dot
 
-    def _give_up(self) -> None:
-        """Report what is still under way: after a cancellation, and the message ahead of one that ended the session."""
+    def _report_unfinished(self) -> None:
+        """Report the messages that are still under way when the session ends.
+
+        These are both messages after a cancellation, and the message behind the body of one that ended the session.
+        """
         current, ahead = self._state.current, self._state.ahead
         if current is not None and self._dot_may_have_left(current):
             verdict = Verdict(Ending.UNKNOWN, error_code="unknown_outcome")
-            self._state.report(current, current.lost(verdict, "cut off by us", self.peer))
+            self._state.report(current, current.lost(verdict, "cut off by us"))
         elif current is not None:
-            self._state.report(current, current.untouched(self.peer, "cut off by us"))
+            self._state.report(current, current.untouched("cut off by us"))
         if ahead is not None:
-            self._state.report(ahead, ahead.untouched(self.peer, "the connection ended"))
+            self._state.report(ahead, ahead.untouched("the connection ended"))

@@ -1,58 +1,62 @@
-"""The mail transaction, from the reply to MAIL to the final reply, pipelined as far as server and account allow.
+"""Mail transaction (RFC 5321 §3.3): the procedure from MAIL to the final reply, pipelined as far as possible.
 
-``off`` writes one command at a time; ``envelope`` writes MAIL, RCPT… and DATA at once; ``full`` writes the body of one
-message and the envelope of the next at once (RFC 2920 §3.1), so that a busy connection needs one round trip a message.
-At most two messages are under way, and the phase of each is known at every instant: whatever happens is judged by it.
+Pipelining levels: ``off`` writes one command at a time; ``envelope`` writes MAIL, RCPT… and DATA at once; ``full``
+writes the body of one message and the envelope of the next at once (RFC 2920 §3.1), so that a busy connection needs
+one round trip a message.  At most two messages are under way, and the phase of each is always known: a failure is
+judged by that phase.
+
+State of the message, and its outcomes: ``transaction_state``.
 """
 
 from __future__ import annotations
 
 from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
 from prx_email_django.transports.base import SessionEnd
-from prx_email_django.transports.smtp.commands import wire_form
-from prx_email_django.transports.smtp.mail_transaction import MailTransaction
-from prx_email_django.transports.smtp.replies import Loss, Reply, names_session
+from prx_email_django.transports.smtp.commands import dot_stuffed
+from prx_email_django.transports.smtp.replies import Reply
+from prx_email_django.transports.smtp.reply_rules import Loss, is_about_session
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
+from prx_email_django.transports.smtp.transaction_state import MailTransaction
 
-#: Octets written at once; a body up to this size goes out together with the next envelope in one write.
-PIECE = 65536
+#: Bytes written at once; a body up to this size and the next envelope go in one write.
+CHUNK_SIZE = 65536
 
 
 async def transact(state: SessionState, transaction: MailTransaction) -> None:
-    """Bring one message to its end and report it.
+    """Transmit one message and report its outcome.
 
-    Its envelope has been written; of one that goes step by step, only MAIL.
+    Its envelope has been written already; where commands go one at a time, only MAIL.
 
     Raises:
-        Over: the session ends by a reply.
-        Broken: the connection ended; the message may be unreported yet.
+        SessionEnded: a reply ended the session.
+        ConnectionLost: the connection ended; the message may not be reported yet.
     """
     for _ in transaction.before_mail:
-        state.heed_reset(await state.protocol.reply())
+        state.check_reset(await state.protocol.reply())
     reply = await state.protocol.reply()
     if reply.code >= 300:
         await _sender_refused(state, transaction, reply)
         return
-    state.on_trial = False
-    await _name_recipients(state, transaction)
-    if not transaction.accepted:
-        await _all_refused(state, transaction)
+    state.overlap_on_trial = False
+    await _send_recipients(state, transaction)
+    if not transaction.any_accepted:
+        await _recipients_refused(state, transaction)
     elif state.stepwise and not transaction.outgoing.may_continue():
         state.must_reset = True
-        state.report(transaction, transaction.untouched(state.peer))
+        state.report(transaction, transaction.untouched())
     else:
         await _data(state, transaction)
 
 
-async def _name_recipients(state: SessionState, transaction: MailTransaction) -> None:
+async def _send_recipients(state: SessionState, transaction: MailTransaction) -> None:
     transaction.phase = Phase.RCPT
     for command in transaction.rcpt:
         reply = await state.ask(command)
         if reply.code >= 300:
-            if names_session(Phase.RCPT, reply):
+            if is_about_session(reply):
                 state.fail(transaction, reply)
             state.refusals += 1
-        transaction.answered(reply)
+        transaction.add_answer(reply)
 
 
 async def _data(state: SessionState, transaction: MailTransaction) -> None:
@@ -64,54 +68,54 @@ async def _data(state: SessionState, transaction: MailTransaction) -> None:
     elif transaction.outgoing.may_write():
         await _body(state, transaction)
     else:
-        # The server waits for the body and nothing else: only closing keeps it from delivering a part.
-        state.report(transaction, transaction.untouched(state.peer))
+        # The server waits for the body and accepts nothing else: only closing prevents that it delivers a part.
+        state.report(transaction, transaction.untouched())
         raise SessionEnded(SessionEnd(reconnect=True))
 
 
-# Envelopes that come to nothing
+# Envelopes that the server refuses
 
 
 async def _sender_refused(state: SessionState, transaction: MailTransaction, reply: Reply) -> None:
     state.fail(transaction, reply)
-    state.on_trial = False
+    state.overlap_on_trial = False
     if state.stepwise:
         return
     for _ in transaction.rcpt:
         reply = await state.protocol.reply()
-        state.note(reply)
-        if reply.code < 400:  # it may still have a sender: a lone dot would deliver an empty message
-            raise SessionEnded(SessionEnd(reconnect=True, error=f"a recipient was taken without a sender: {reply}"))
-    await _close_data(state)
+        state.count_reply(reply)
+        if reply.code < 400:  # the server may still have a sender: a lone dot would deliver an empty message
+            raise SessionEnded(SessionEnd(reconnect=True, error=f"a recipient was accepted without a sender: {reply}"))
+    await _end_unused_data(state)
 
 
-async def _all_refused(state: SessionState, transaction: MailTransaction) -> None:
+async def _recipients_refused(state: SessionState, transaction: MailTransaction) -> None:
     state.must_reset = True
-    outcome = transaction.refused(state.peer)
+    outcome = transaction.all_refused()
     state.report(transaction, outcome)
-    _heed_quota(outcome)
+    _end_on_quota(outcome)
     if not state.stepwise:
-        await _close_data(state)
+        await _end_unused_data(state)
 
 
-async def _close_data(state: SessionState) -> None:
-    """Take the reply to a DATA that was written ahead in vain; after a 354 a lone dot delivers nothing."""
+async def _end_unused_data(state: SessionState) -> None:
+    """Read the reply to a DATA that was written with a refused envelope; after a 354 a lone dot delivers nothing."""
     reply = await state.protocol.reply()
-    state.note(reply)
+    state.count_reply(reply)
     if reply.code < 400 and reply.code != 354:
         raise SessionEnded(SessionEnd(reconnect=True, error=str(reply)))
     if reply.code == 354:
         state.protocol.write(b".\r\n", 1)
         reply = await state.protocol.reply(state.deadline())
-        state.note(reply)
-        if 300 <= reply.code < 400:  # out of step: what belongs to the dot would answer the next MAIL
+        state.count_reply(reply)
+        if 300 <= reply.code < 400:  # out of step: the reply to the dot would be taken for the reply to the next MAIL
             raise SessionEnded(SessionEnd(reconnect=True, error=str(reply)))
         state.must_reset = False
 
 
-def _heed_quota(outcome: Outcome) -> None:
+def _end_on_quota(outcome: Outcome) -> None:
     if outcome.trouble is Trouble.QUOTA:
-        error = outcome.error or "an answer to a recipient named the quota"
+        error = outcome.error or "a reply to RCPT named the quota"
         raise SessionEnded(SessionEnd(trouble=Trouble.QUOTA, error_code="provider", error=error))
 
 
@@ -119,46 +123,46 @@ def _heed_quota(outcome: Outcome) -> None:
 
 
 async def _body(state: SessionState, transaction: MailTransaction) -> None:
-    """Write the body, and behind it the next envelope if there is one; take the final reply."""
+    """Write the body, and the envelope of the next message behind it; read the final reply."""
     transaction.phase = Phase.BODY
-    body = wire_form(transaction.outgoing.body)
+    body = dot_stuffed(transaction.outgoing.body)
     deadline = state.deadline(len(body))
-    due = 1
-    if len(body) > PIECE:
-        # Never written twice.  Once it has left, nothing holds it: the final reply may take ten minutes.
+    replies = 1
+    if len(body) > CHUNK_SIZE:
+        # A body is never written twice, so its memory is freed now: the final reply may take ten minutes.
         transaction.outgoing.body = b""
-        body, due = await _upload(state, transaction, body, deadline), 0
-    state.protocol.check()  # nothing is taken, and no overlap tried, that cannot be written any more
+        body, replies = await _upload(state, transaction, body, deadline), 0
+    state.protocol.check()  # on a lost connection no further message is taken and no overlap is tried
     ahead = state.look_ahead()
     if ahead is None:
-        state.protocol.write(b"".join((body, b".\r\n")), due)
+        state.protocol.write(b"".join((body, b".\r\n")), replies)
     else:
-        behind = b"".join(ahead.commands)
-        state.protocol.write(b"".join((body, b".\r\n", behind)), due + len(ahead.commands))
-        ahead.written = True
-        transaction.tail = len(behind)
+        envelope = b"".join(ahead.commands)
+        state.protocol.write(b"".join((body, b".\r\n", envelope)), replies + len(ahead.commands))
+        ahead.mail_written = True
+        transaction.bytes_behind_dot = len(envelope)
     transaction.dot_written = True
     _finish(state, transaction, await state.protocol.reply(deadline))
 
 
 async def _upload(state: SessionState, transaction: MailTransaction, body: bytes, deadline: float) -> bytes:
-    """Write a large body piece by piece, as fast as the network takes it; returns the last piece, unwritten.
+    """Write a large body in chunks, as fast as the network takes them; return the last chunk, unwritten.
 
-    Each piece is a copy: a view in the transport's buffer would keep the whole body.
+    Each chunk is a copy: a memoryview in asyncio's buffer would keep the whole body in memory.
     """
-    at, due = 0, 1
-    while len(body) - at > PIECE:
-        state.protocol.write(body[at : at + PIECE], due)
-        due = 0
-        at += PIECE
-        await state.protocol.room(deadline)
-        if state.protocol.answered:
-            await _answered_early(state, transaction)
-    return body[at:]
+    start, replies = 0, 1
+    while len(body) - start > CHUNK_SIZE:
+        state.protocol.write(body[start : start + CHUNK_SIZE], replies)
+        replies = 0
+        start += CHUNK_SIZE
+        await state.protocol.wait_until_writable(deadline)
+        if state.protocol.has_reply:
+            await _early_reply(state, transaction)
+    return body[start:]
 
 
-async def _answered_early(state: SessionState, transaction: MailTransaction) -> None:
-    """A reply before the end of the body: a refusal counts; anything else makes no sense.  Both end the session."""
+async def _early_reply(state: SessionState, transaction: MailTransaction) -> None:
+    """Read a reply that came before the end of the body: a refusal, or a protocol error.  Both end the session."""
     reply = await state.protocol.reply()
     if reply.code < 400:
         state.protocol.end(Loss("a reply before the end of the body", "provider"))
@@ -172,6 +176,6 @@ def _finish(state: SessionState, transaction: MailTransaction, reply: Reply) -> 
         state.fail(transaction, reply)
         return
     state.completed += 1
-    outcome = transaction.taken(reply, state.peer)
+    outcome = transaction.accepted(reply)
     state.report(transaction, outcome)
-    _heed_quota(outcome)
+    _end_on_quota(outcome)

@@ -1,4 +1,4 @@
-"""The transports under the contract, each with the same handles."""
+"""The transports that must keep the contract, each with the same interface for tests."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from prx_email_django.transports.base import ConnectionSettings, Transport
 from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import MemoryTransport
 from prx_email_django.transports.smtp.connection import SmtpTransport
-from tests.support.outgoing_messages import login_to
+from tests.support.outgoing_messages import settings_for
 from tests.support.smtp_server import SmtpServer
 
-#: Our phases, and where a server meets them.
+#: The stage of the scripted server for each phase whose name differs.
 STAGES = {"connect": "greeting", "tls": "starttls", "body": "final"}
 
 
 class Harness(Protocol):
-    """A transport and what it delivered."""
+    """A transport, and the messages that it delivered."""
 
     @property
     def transport(self) -> Transport: ...
@@ -31,7 +31,7 @@ class Harness(Protocol):
 
 
 class Scripted(Harness, Protocol):
-    """One that fails as it is told."""
+    """A transport that fails where the test says."""
 
     def fail(self, phase: str, reply: str = "", *, accept: bool = False) -> None: ...
 
@@ -45,10 +45,10 @@ class SmtpHarness:
         self._level = level
 
     def settings(self, **options: object) -> ConnectionSettings:
-        return login_to(self._server, pipelining=self._level, **options)
+        return settings_for(self._server, pipelining=self._level, **options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
-        return [(one.sender, one.recipients, one.data) for one in self._server.messages]
+        return [(message.sender, message.recipients, message.data) for message in self._server.messages]
 
     def fail(self, phase: str, reply: str = "", *, accept: bool = False) -> None:
         stage = STAGES.get(phase, phase)
@@ -63,10 +63,10 @@ class MemoryHarness:
         self.transport = MemoryTransport(size_limit=50_000_000)
 
     def settings(self, **options: object) -> ConnectionSettings:
-        return _any_login(**options)
+        return _any_settings(**options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
-        return [(one.sender, one.recipients, one.body) for one in self.transport.delivered]
+        return [(message.sender, message.recipients, message.body) for message in self.transport.delivered]
 
     def fail(self, phase: str, reply: str = "", *, accept: bool = False) -> None:
         self.transport.fail_next(phase, reply, accept=accept)
@@ -81,7 +81,7 @@ class ConsoleHarness:
         self.transport = ConsoleTransport(self._stream)
 
     def settings(self, **options: object) -> ConnectionSettings:
-        return _any_login(**options)
+        return _any_settings(**options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
         return [_printed(text) for text in self._stream.getvalue().split(f"{'-' * 79}\n")[:-1]]
@@ -93,14 +93,14 @@ def _printed(text: str) -> tuple[str, tuple[str, ...], bytes]:
     return sender, tuple(recipients.removesuffix(">").split(">, <")), body[:-1].replace("\n", "\r\n").encode()
 
 
-def _any_login(**options: object) -> ConnectionSettings:
+def _any_settings(**options: object) -> ConnectionSettings:
     values = {"host": "localhost", "port": 25, "security": "none", "auth_method": "none", **options}
-    return ConnectionSettings(**values)  # type: ignore[arg-type]  # what the caller gives is the test's matter
+    return ConnectionSettings(**values)  # type: ignore[arg-type]  # the test gives fields of the right types
 
 
 @pytest.fixture
 def server() -> Iterator[SmtpServer]:
-    """A plain server."""
+    """A scripted server without TLS."""
     with SmtpServer() as server:
         yield server
 
@@ -113,7 +113,7 @@ def level(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["smtp-off", "smtp-envelope", "smtp-full", "smtp-auto", "memory"])
 def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
-    """Each transport that can be told to fail."""
+    """Each transport that can be scripted to fail."""
     if request.param == "memory":
         yield MemoryHarness()
         return

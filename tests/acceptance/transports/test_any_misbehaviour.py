@@ -1,4 +1,4 @@
-"""Whatever a server does at whatever step: nothing lost, and nothing called unsent that it took."""
+"""Whatever a server does at any step: no message is lost, and none that it accepted is reported as not sent."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.base import ConnectionSettings
 from prx_email_django.transports.smtp.connection import SmtpTransport
-from tests.support.outgoing_messages import ListFeed, login_to, outgoing_messages
+from tests.support.outgoing_messages import ListFeed, outgoing_messages, settings_for
 from tests.support.smtp_server import SmtpServer
 
 UNTIMED = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 MESSAGES = 8
-# A server that leaves out one reply and goes on is missing: nobody can tell then which command a reply belongs to.
+# A server that omits one reply and goes on is not here: then nobody can know which command a reply belongs to.
 ANYWHERE: list[dict[str, Any]] = [
     {"reply": "451 4.3.0 later"},
     {"reply": "550 5.7.1 never"},
@@ -52,7 +52,7 @@ def wild() -> Iterator[SmtpServer]:
 
 
 async def send_all(feed: ListFeed, settings: ConnectionSettings) -> None:
-    """Session after session until the feed is empty."""
+    """Open sessions until the feed is empty."""
     while feed.left:
         before = len(feed.taken)
         session = await SmtpTransport().open(settings)
@@ -74,7 +74,7 @@ def test_every_message_is_reported_as_the_server_had_it(
     for (stage, options), nth in rules:
         wild.on(stage, nth=nth, **options)
     feed = ListFeed(outgoing_messages(MESSAGES))
-    asyncio.run(send_all(feed, login_to(wild, pipelining=level)))
+    asyncio.run(send_all(feed, settings_for(wild, pipelining=level)))
     assert wild.wait_closed()
     delivered = [int(address.partition("@")[0][1:]) for address in wild.recipients]
     assert len(set(delivered)) == len(delivered)

@@ -1,4 +1,4 @@
-"""The dot has left, the large envelope behind it has not: unknown, never a known failure."""
+"""Where the final dot has left and the large envelope behind it has not, the outcome is unknown: no known failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.outgoing_messages import ListFeed, outgoing
 
 
 def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -> None:
-    had, over = asyncio.Event(), asyncio.Event()
+    body_received, finished = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 hello\r\n")
@@ -22,24 +22,24 @@ def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -
             await reader.readline()
             writer.write(reply)
         await reader.readuntil(b"\r\n.\r\n")
-        had.set()
-        await over.wait()  # and reads no more: the stream's own limit stops the socket
+        body_received.set()
+        await finished.wait()  # it reads no more: the limit of the stream reader stops the socket
         writer.transport.abort()
 
     async def main(loop: FakeClockLoop) -> ListFeed:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        many = tuple(f"recipient-{number}@example.org" for number in range(200_000))
-        feed = ListFeed([outgoing(1), outgoing(2, *many)])
+        recipients = tuple(f"recipient-{number}@example.org" for number in range(200_000))
+        feed = ListFeed([outgoing(1), outgoing(2, *recipients)])
         settings = ConnectionSettings(
             "127.0.0.1", server.sockets[0].getsockname()[1], "none", "none", pipelining="full"
         )
         async with server:
             session = await SmtpTransport().open(settings)
             running = asyncio.ensure_future(session.run(feed))
-            await had.wait()
+            await body_received.wait()
             await loop.jump(settings.final_timeout + 1)
             await running
-            over.set()
+            finished.set()
             await asyncio.sleep(0)
         return feed
 

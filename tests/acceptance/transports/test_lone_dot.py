@@ -1,4 +1,4 @@
-"""The lone dot after a DATA written in vain is never an empty message."""
+"""The lone dot after a DATA whose envelope was refused never delivers an empty message."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.fake_clock import FakeClockLoop, run_jumping
-from tests.support.outgoing_messages import ListFeed, login_to, outgoing, transmit
+from tests.support.outgoing_messages import ListFeed, outgoing, settings_for, transmit
 from tests.support.smtp_server import SmtpServer
 
 
 @pytest.mark.parametrize("level", ["envelope", "full"])
-def test_lone_dot_is_not_said_where_a_recipient_was_taken(level: str) -> None:
+def test_lone_dot_is_not_written_where_a_recipient_was_accepted(level: str) -> None:
     with SmtpServer() as server:
-        # 451 is said, yet the sender is noted: the next commands are taken.
+        # The server answers 451 but keeps the sender, so it accepts the next commands.
         server.on("mail", nth=1, reply="451 4.3.0 later", accept=True)
         transmit(server, [outgoing(1)], pipelining=level)
         assert server.wait_closed() and server.messages == []
 
 
 @pytest.mark.parametrize("level", ["envelope", "full"])
-def test_positive_reply_to_a_data_written_in_vain_ends_the_connection(level: str) -> None:
-    """250 to DATA makes no sense; what follows would be read as a body."""
+def test_positive_reply_to_an_unused_data_ends_the_connection(level: str) -> None:
+    """250 to DATA makes no sense; the next commands would be read as a body."""
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
         server.on("data", nth=1, raw=b"250 2.0.0 ok\r\n")
@@ -34,8 +34,8 @@ def test_positive_reply_to_a_data_written_in_vain_ends_the_connection(level: str
 
 @pytest.mark.parametrize("level", ["envelope", "full"])
 @pytest.mark.parametrize("stage", ["rcpt", "dot"])
-def test_server_out_of_step_after_an_envelope_in_vain_says_nothing_to_the_next_message(level: str, stage: str) -> None:
-    """354 to a RCPT or to the lone dot: the reply that is missing would be taken for that to the next MAIL."""
+def test_server_out_of_step_after_a_refused_envelope_does_not_fail_the_next_message(level: str, stage: str) -> None:
+    """354 to a RCPT or to the lone dot: the reply that still comes would be taken for the reply to the next MAIL."""
     with SmtpServer(data_without_recipients=True) as server:
         if stage == "rcpt":
             server.on("mail", nth=1, reply="550 5.7.1 not you", accept=True)
@@ -57,15 +57,17 @@ def test_lone_dot_ends_the_transaction_without_a_reset(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["envelope", "full"])
-def test_reply_to_the_lone_dot_has_as_long_as_one_to_a_body(level: str) -> None:
-    """To the server it is the end of a message: content filters take their time."""
+def test_reply_to_the_lone_dot_may_take_as_long_as_the_reply_to_a_body(level: str) -> None:
+    """For the server the dot is the end of a message, and its content filters may run."""
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
         rule = server.on("dot", stall=True)
         feed = ListFeed([outgoing(1, "no@example.org"), outgoing(2)])
 
         async def main(loop: FakeClockLoop) -> None:
-            session = await SmtpTransport().open(login_to(server, pipelining=level, timeout=60.0, final_timeout=600.0))
+            session = await SmtpTransport().open(
+                settings_for(server, pipelining=level, timeout=60.0, final_timeout=600.0)
+            )
             running = asyncio.ensure_future(session.run(feed))
             assert await asyncio.to_thread(rule.reached.wait, 60)
             await loop.jump(590)
@@ -79,8 +81,8 @@ def test_reply_to_the_lone_dot_has_as_long_as_one_to_a_body(level: str) -> None:
 
 @pytest.mark.parametrize("level", ["envelope", "full"])
 @pytest.mark.parametrize("stage", ["rcpt", "data", "dot"])
-def test_421_to_what_was_written_in_vain_ends_the_session(level: str, stage: str) -> None:
-    """A server that says 421 and leaves the closing to us: nothing more is begun on its connection."""
+def test_421_to_the_rest_of_a_refused_envelope_ends_the_session(level: str, stage: str) -> None:
+    """The server sends 421 and does not close the connection: no further message is started on it."""
     with SmtpServer(data_without_recipients=True) as server:
         if stage == "rcpt":
             server.on("mail", nth=1, reply="550 5.7.1 not you", accept=True)

@@ -1,4 +1,4 @@
-"""Round trips, levels and their fallbacks: counted on a real socket, never timed."""
+"""Pipelining levels and their fallbacks: round trips are counted on a real socket, never timed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import (
     BODY,
     ListFeed,
-    login_to,
     outgoing,
     outgoing_messages,
     run_session,
+    settings_for,
     transmit,
     transmit_into_silence,
 )
@@ -32,7 +32,7 @@ def all_accepted(feed: ListFeed) -> bool:
 def test_busy_connection_needs_no_more_round_trips_than_its_level(server: SmtpServer, level: str, most: float) -> None:
     feed, _ = transmit(server, outgoing_messages(100), pipelining=level)
     assert all_accepted(feed)
-    # Without greeting, EHLO and QUIT.
+    # Not counted: EHLO and QUIT.
     assert (server.bursts - 2) / 100 <= most
 
 
@@ -55,7 +55,7 @@ def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
 
     async def main() -> None:
         feed = ListFeed(outgoing_messages(6))
-        session = await SmtpTransport().open(login_to(server, pipelining="auto"))
+        session = await SmtpTransport().open(settings_for(server, pipelining="auto"))
         running = asyncio.ensure_future(session.run(feed))
         assert await asyncio.to_thread(rule.reached.wait, 60)
         seen.extend(feed.taken)
@@ -64,24 +64,24 @@ def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
 
     asyncio.run(main())
     assert seen == [1, 2, 3, 4, 5]
-    taken_when = [line for _, line in server.commands if line.startswith(("MAIL", "DATA"))]
-    assert taken_when[:6] == [taken_when[0], "DATA"] * 3
+    commands = [line for _, line in server.commands if line.startswith(("MAIL", "DATA"))]
+    assert commands[:6] == [commands[0], "DATA"] * 3
 
 
-def test_nothing_is_sent_ahead_where_nothing_is_ready(server: SmtpServer) -> None:
+def test_session_without_a_next_message_sends_each_alone(server: SmtpServer) -> None:
     feed, _ = transmit(server, outgoing_messages(10), ahead=False, pipelining="full")
     assert all_accepted(feed) and len(server.messages) == 10
 
 
 def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -> None:
-    """Behind a large body a message would else be held, and its right to be sent judged, minutes too early."""
+    """Behind a large body the message would else be taken, and ``may_write`` asked, minutes too early."""
     rule = server.on("body", stall=True, after=1)
     large = b"x" * 78 + b"\r\n"
     taken: list[int] = []
 
     async def main() -> ListFeed:
         feed = ListFeed([outgoing(1, body=large * 250_000), outgoing(2)])
-        session = await SmtpTransport().open(login_to(server, pipelining="full"))
+        session = await SmtpTransport().open(settings_for(server, pipelining="full"))
         running = asyncio.ensure_future(session.run(feed))
         assert await asyncio.to_thread(rule.reached.wait, 60)
         taken.extend(feed.taken)
@@ -96,7 +96,7 @@ def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -
 # Refusals in a pipeline
 
 
-def test_354_after_all_were_refused_is_answered_by_a_lone_dot_and_delivers_nothing(level: str) -> None:
+def test_354_after_all_recipients_were_refused_delivers_nothing(level: str) -> None:
     with SmtpServer(data_without_recipients=True) as server:
         server.refuse("no@example.org")
         messages = [outgoing(1), outgoing(2, "no@example.org"), outgoing(3, "no@example.org"), outgoing(4)]
@@ -106,7 +106,7 @@ def test_354_after_all_were_refused_is_answered_by_a_lone_dot_and_delivers_nothi
         assert [message.data for message in server.messages] == [BODY, BODY]
 
 
-def test_refused_and_deferred_mixed_into_a_busy_pipeline_hit_their_own_messages(server: SmtpServer, level: str) -> None:
+def test_refusals_in_a_busy_pipeline_reach_their_own_messages(server: SmtpServer, level: str) -> None:
     server.refuse("no@example.org")
     server.on("mail", address="barred@example.org", reply="550 5.7.1 not you")
     server.on("data", nth=8, reply="451 4.3.0 later")
@@ -127,8 +127,8 @@ def test_refused_and_deferred_mixed_into_a_busy_pipeline_hit_their_own_messages(
     ]
 
 
-def test_connection_is_given_up_after_ten_refused_commands(server: SmtpServer, level: str) -> None:
-    """Ten, since Postfix hangs up at twenty; it counts the DATA that was written in vain, so that counts too."""
+def test_connection_is_replaced_after_ten_refused_commands(server: SmtpServer, level: str) -> None:
+    """Ten, since Postfix closes at twenty; Postfix counts the DATA after a refused envelope, so it counts here too."""
     for number in range(1, 21):
         server.refuse(f"r{number}@example.org")
     feed, end = transmit(server, outgoing_messages(20), pipelining=level)
@@ -138,21 +138,21 @@ def test_connection_is_given_up_after_ten_refused_commands(server: SmtpServer, l
 
 
 @pytest.mark.parametrize("stage", ["mail", "data", "final"])
-def test_messages_that_are_refused_count_wherever_it_happens(server: SmtpServer, level: str, stage: str) -> None:
+def test_refused_messages_count_in_every_phase(server: SmtpServer, level: str, stage: str) -> None:
     server.on(stage, reply="550 5.7.1 not this")
     feed, end = transmit(server, outgoing_messages(20), pipelining=level)
     assert (end.reconnect, end.trouble) == (True, Trouble.NONE)
-    # A sender that is refused takes the RCPT and the DATA behind it along.
+    # Where the sender is refused, the RCPT and the DATA behind it are refused too.
     each = 3 if stage == "mail" and level != "off" else 1
     assert 10 <= each * len(feed.outcomes) <= 12 and feed.left
     assert server.lines("QUIT") == ["QUIT"]
 
 
-# The first overlapped write on trial
+# The first write of a body with the next envelope behind it
 
 
-@pytest.mark.parametrize("what", [{"drop": True}, {"stall": True}, {"raw": b"garbage\r\n"}])
-def test_first_overlapped_write_lost_is_told(server: SmtpServer, what: dict[str, object]) -> None:
+@pytest.mark.parametrize("what", [{"drop": True}, {"stall": True}, {"raw": b"malformed\r\n"}])
+def test_loss_of_the_first_overlapped_write_is_reported(server: SmtpServer, what: dict[str, object]) -> None:
     rule = server.on("final", nth=4, **what)
     if rule.stall:
         feed, end = transmit_into_silence(
@@ -164,7 +164,9 @@ def test_first_overlapped_write_lost_is_told(server: SmtpServer, what: dict[str,
     assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
 
 
-def test_server_out_of_step_after_the_first_overlap_is_told_and_condemns_no_message(server: SmtpServer) -> None:
+def test_server_out_of_step_after_the_first_overlap_is_reported_and_fails_no_message_permanently(
+    server: SmtpServer,
+) -> None:
     server.on("mail", nth=5, reply="503 5.5.1 nested MAIL command")
     feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
     assert end.overlap_lost and end.trouble is Trouble.NONE
@@ -180,11 +182,11 @@ def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -
 
 @pytest.mark.parametrize(("level", "nth"), [("auto", 4), ("full", 1)])
 def test_loss_before_the_first_overlapped_write_is_not_blamed_on_it(server: SmtpServer, level: str, nth: int) -> None:
-    """Nothing was written behind a body: no reason to go without overlap for a week."""
+    """Nothing was written behind a body, so there is no reason to do without overlap for a week."""
     server.on("data", nth=nth, raw=b"354 go ahead\r\n250 and more\r\n")
     feed, end = transmit(server, outgoing_messages(6), pipelining=level)
     assert feed.outcomes[nth].ending is Ending.TEMPORARY and not end.overlap_lost
-    assert feed.taken == list(range(1, nth + 1)), "and none is taken that cannot be sent any more"
+    assert feed.taken == list(range(1, nth + 1)), "a message was taken that could not be sent any more"
 
 
 def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: SmtpServer) -> None:
@@ -194,7 +196,7 @@ def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: S
 
 
 def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_overlap(server: SmtpServer) -> None:
-    """An orderly refusal shows that the server is in step, like an acceptance."""
+    """A correct refusal shows that the server is in step, as an acceptance does."""
     server.on("mail", nth=5, reply="550 5.7.1 not you")
     server.on("mail", nth=6, drop=True)
     feed, end = transmit(server, outgoing_messages(8), pipelining="auto")
@@ -203,34 +205,34 @@ def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_ove
 
 
 @pytest.mark.parametrize(("stage", "nth", "trouble"), [("mail", 5, Trouble.NONE), ("final", 4, Trouble.CONNECTION)])
-def test_orderly_421_is_not_blamed_on_overlap(server: SmtpServer, stage: str, nth: int, trouble: Trouble) -> None:
+def test_correct_421_is_not_blamed_on_overlap(server: SmtpServer, stage: str, nth: int, trouble: Trouble) -> None:
     server.on(stage, nth=nth, reply="421 4.7.0 session limit")
     feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
     assert (end.overlap_lost, end.trouble, feed.outcomes[5].ending) == (False, trouble, Ending.UNTOUCHED)
 
 
-def test_no_message_is_sent_ahead_beyond_the_last_of_a_connection(server: SmtpServer, level: str) -> None:
+def test_no_message_is_taken_after_the_last_of_a_connection(server: SmtpServer, level: str) -> None:
     feed, end = transmit(server, outgoing_messages(5), pipelining=level, max_messages=3)
     assert (feed.taken, len(server.messages), end.reconnect) == ([1, 2, 3], 3, True)
 
 
-# Rights judged at the last instant
+# Messages that are withdrawn at the last moment
 
 
-def test_right_lost_step_by_step_resets_and_goes_on(server: SmtpServer) -> None:
+def test_message_withdrawn_between_two_commands_is_reset_and_the_next_goes_on(server: SmtpServer) -> None:
     feed, end = transmit(server, [outgoing(1, may_continue=lambda: False), outgoing(2)], pipelining="off")
     assert (feed.outcomes[1].ending, feed.outcomes[2].ending) == (Ending.UNTOUCHED, Ending.ACCEPTED)
     assert (server.lines("RSET"), end.reconnect) == (["RSET"], False)
 
 
-def test_right_lost_of_the_message_ahead_takes_the_next(server: SmtpServer) -> None:
+def test_next_message_follows_when_the_one_behind_the_body_is_withdrawn(server: SmtpServer) -> None:
     messages = [outgoing(1), outgoing(2, may_write=lambda: False), outgoing(3)]
     feed, _ = transmit(server, messages, pipelining="full")
     assert [feed.outcomes[n].ending for n in (1, 2, 3)] == [Ending.ACCEPTED, Ending.UNTOUCHED, Ending.ACCEPTED]
     assert len(server.lines("MAIL")) == 2
 
 
-# What goes over the wire
+# Bytes on the wire
 
 
 def test_dots_and_lone_line_ends_arrive_as_lines(server: SmtpServer) -> None:
@@ -240,7 +242,7 @@ def test_dots_and_lone_line_ends_arrive_as_lines(server: SmtpServer) -> None:
     assert len(server.messages) == 2
 
 
-def test_large_body_arrives_whole_with_dots_at_the_seams(server: SmtpServer, level: str) -> None:
+def test_large_body_arrives_whole_with_dots_at_the_chunk_borders(server: SmtpServer, level: str) -> None:
     body = b".\r\n" * 100_000 + b"end\r\n"
     transmit(server, [outgoing(1, body=body), outgoing(2)], pipelining=level)
     assert server.messages[0].data == body and server.messages[1].data == BODY
@@ -280,7 +282,7 @@ def test_eight_connections_share_one_feed_and_send_each_message_once(server: Smt
     feed = ListFeed(outgoing_messages(400))
 
     async def main() -> None:
-        transport, settings = SmtpTransport(), login_to(server)
+        transport, settings = SmtpTransport(), settings_for(server)
         sessions = [await transport.open(settings) for _ in range(8)]
         await asyncio.gather(*(session.run(feed) for session in sessions))
 
@@ -293,5 +295,5 @@ def test_eight_connections_share_one_feed_and_send_each_message_once(server: Smt
 def test_tls_connection_pipelines_too() -> None:
     with SmtpServer(tls="implicit", users={"ann": "secret"}) as server:
         feed = ListFeed(outgoing_messages(50))
-        asyncio.run(run_session(SmtpTransport(), login_to(server, pipelining="full"), feed))
+        asyncio.run(run_session(SmtpTransport(), settings_for(server, pipelining="full"), feed))
         assert all_accepted(feed) and len(server.messages) == 50

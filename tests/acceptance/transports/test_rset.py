@@ -1,4 +1,4 @@
-"""RSET: its reply counts, and MAIL follows no judgement that is older than it."""
+"""RSET: its reply counts, and ``may_write`` is asked after it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support import smtp_connection
-from tests.support.outgoing_messages import ListFeed, login_to, outgoing, transmit
+from tests.support.outgoing_messages import ListFeed, outgoing, settings_for, transmit
 from tests.support.smtp_connection import Connection
 from tests.support.smtp_server import SmtpServer
 
@@ -18,7 +18,7 @@ from tests.support.smtp_server import SmtpServer
 def test_message_does_not_reach_recipients_of_a_transaction_that_rset_did_not_end(
     level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server refuses RSET and takes a nested MAIL: it still knows the recipients of before."""
+    """The server refuses RSET and accepts a nested MAIL, so it still has the recipients of the message before."""
 
     def lenient_mail(self: Connection, rest: str) -> None:
         sender = rest[5:].partition(" ")[0].strip("<>")
@@ -33,19 +33,19 @@ def test_message_does_not_reach_recipients_of_a_transaction_that_rset_did_not_en
         assert [message.recipients for message in server.messages if "first@example.org" in message.recipients] == []
 
 
-def test_no_mail_is_written_when_the_right_is_lost_while_rset_is_answered() -> None:
-    rights = {"held": True}
+def test_message_withdrawn_while_rset_is_answered_is_not_written() -> None:
+    claim = {"held": True}
     with SmtpServer() as server:
         server.refuse("no@example.org")
         rule = server.on("rset", stall=True)
-        second = outgoing(2, may_write=lambda: rights["held"], may_continue=lambda: rights["held"])
+        second = outgoing(2, may_write=lambda: claim["held"], may_continue=lambda: claim["held"])
         feed = ListFeed([outgoing(1, "no@example.org"), second])
 
         async def main() -> None:
-            session = await SmtpTransport().open(login_to(server, pipelining="off"))
+            session = await SmtpTransport().open(settings_for(server, pipelining="off"))
             running = asyncio.ensure_future(session.run(feed))
             assert await asyncio.to_thread(rule.reached.wait, 60)
-            rights["held"] = False
+            claim["held"] = False
             server.release(rule)
             await running
 
@@ -54,19 +54,19 @@ def test_no_mail_is_written_when_the_right_is_lost_while_rset_is_answered() -> N
         assert (feed.outcomes[2].ending, feed.outcomes[2].mail_written) == (Ending.UNTOUCHED, False)
 
 
-def test_lost_at_rset_step_by_step_harms_no_message_whose_mail_was_never_written() -> None:
+def test_connection_lost_at_rset_fails_no_message_whose_mail_was_not_written() -> None:
     with SmtpServer() as server:
         server.refuse("no@example.org")
         server.on("rset", drop=True)
         feed, _ = transmit(server, [outgoing(1, "no@example.org"), outgoing(2)], pipelining="off")
         assert len(server.lines("MAIL")) == 1
-        second = feed.outcomes.get(2)  # None: it was never taken
+        second = feed.outcomes.get(2)  # None: the message was never taken
         assert second is None or (second.ending, second.mail_written) == (Ending.UNTOUCHED, False)
 
 
 @pytest.mark.parametrize("level", ["off", "envelope", "full"])
-def test_421_to_rset_is_heard(level: str) -> None:
-    """A server that says 421 and leaves the closing to us."""
+def test_421_to_rset_ends_the_session(level: str) -> None:
+    """The server sends 421 and does not close the connection."""
     with SmtpServer() as server:
         server.refuse("no@example.org")
         server.on("rset", raw=b"421 4.3.2 going down\r\n")
@@ -76,8 +76,8 @@ def test_421_to_rset_is_heard(level: str) -> None:
         assert "421" in end.error, (end, feed.outcomes[3])
 
 
-def test_message_taken_while_the_server_leaves_after_rset_is_as_it_was() -> None:
-    """RSET's 250 and a farewell in one breath: what comes next was never begun, on a fresh connection too."""
+def test_message_taken_while_the_server_closes_after_rset_is_untouched() -> None:
+    """RSET's 250 and a 421 arrive together: the next message was never started, also on a new connection."""
     with SmtpServer() as server:
         server.refuse("no@example.org")
         server.on("rset", raw=b"250 2.0.0 ok\r\n421 4.3.2 going down\r\n")

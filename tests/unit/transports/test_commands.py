@@ -1,4 +1,4 @@
-"""The octets of a transaction: nothing can be smuggled into it, and nothing of a body is lost."""
+"""Bytes of a transaction: no address adds a command to it, and no line of a body is lost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from prx_email_django.transports.smtp.commands import (
     Extensions,
     UnsupportedMessage,
+    body_size,
+    dot_stuffed,
     envelope,
     path,
-    wire_form,
-    wire_size,
 )
 from tests.support.outgoing_messages import BODY, outgoing
 
@@ -39,7 +39,7 @@ def test_no_address_adds_a_command(sender: str, recipient: str) -> None:
         return
     assert len(commands) == 3
     for command in commands:
-        assert command.endswith(b"\r\n") and not any(octet < 32 or octet == 127 for octet in command[:-2])
+        assert command.endswith(b"\r\n") and not any(byte < 32 or byte == 127 for byte in command[:-2])
 
 
 def test_quoted_local_part_may_have_a_blank() -> None:
@@ -49,7 +49,7 @@ def test_quoted_local_part_may_have_a_blank() -> None:
 @pytest.mark.parametrize(
     "address", ["a b@example.org", "<a@example.org", "a@example.org>", "a\n@example.org", "a@\xad"]
 )
-def test_impossible_path_is_unfit(address: str) -> None:
+def test_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(UnsupportedMessage):
         path(address)
 
@@ -60,7 +60,7 @@ def test_impossible_path_is_unfit(address: str) -> None:
         ({"utf8": True}, Extensions(), "SMTPUTF8"),
         ({"eight_bit": True}, Extensions(), "8BITMIME"),
         ({"sender": "\xe4@example.org"}, Extensions(), "SMTPUTF8"),
-        ({"body": b"x" * 1001}, ALL, "1001 octets"),
+        ({"body": b"x" * 1001}, ALL, "1001 bytes"),
     ],
 )
 def test_what_the_server_lacks_is_named(options: dict[str, object], extensions: Extensions, word: str) -> None:
@@ -72,48 +72,48 @@ def test_body_at_the_limit_passes() -> None:
     assert envelope(outgoing(body=b"x" * 1000), ALL)
 
 
-def test_parcel_without_recipients_is_unfit() -> None:
+def test_message_without_recipients_is_refused() -> None:
     message = outgoing()
     message.recipients = ()
     with pytest.raises(UnsupportedMessage, match="no recipient"):
         envelope(message, ALL)
 
 
-def unstuffed(octets: bytes) -> list[bytes]:
-    """The lines that a server takes from the wire, up to the final dot."""
-    lines = octets.split(b"\r\n")
+def unstuffed(data: bytes) -> list[bytes]:
+    """The lines that a server reads, up to the final dot."""
+    lines = data.split(b"\r\n")
     end = lines.index(b".")
     assert lines[end + 1 :] == [b""], "the message ends before its end"
     return [line[1:] if line.startswith(b".") else line for line in lines[:end]]
 
 
 @given(st.lists(st.sampled_from([b".", b"..", b"a", b"\r\n", b"\n", b"\r", b"\xff", b" "]), max_size=60).map(b"".join))
-def test_server_reads_the_very_lines_and_one_message(body: bytes) -> None:
+def test_server_reads_exactly_these_lines_and_one_message(body: bytes) -> None:
     lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    assert unstuffed(wire_form(body) + b".\r\n") == lines
+    assert unstuffed(dot_stuffed(body) + b".\r\n") == lines
 
 
 def test_clean_body_is_not_copied() -> None:
-    assert wire_form(BODY) is BODY
+    assert dot_stuffed(BODY) is BODY
 
 
-def test_mending_line_ends_costs_no_more_than_a_few_copies() -> None:
+def test_repairing_line_ends_costs_no_more_than_a_few_copies() -> None:
     """``as_bytes()`` in TRANSFORM_MIME gives such bodies."""
     body = b"\n" * 1_000_000
     tracemalloc.start()
     try:
-        octets = wire_form(body)
+        stuffed = dot_stuffed(body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert octets == b"\r\n" * 1_000_000
+    assert stuffed == b"\r\n" * 1_000_000
     assert peak < 6 * len(body), f"{peak / len(body):.0f} times its size"
 
 
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"])).map(b"".join))
-def test_size_is_that_of_the_mended_body(body: bytes) -> None:
-    mended = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    assert wire_size(body) == len(mended)
-    assert f"SIZE={len(mended)}".encode() in envelope(outgoing(body=body), Extensions(size=True))[0]
+def test_size_is_that_of_the_repaired_body(body: bytes) -> None:
+    repaired = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    assert body_size(body) == len(repaired)
+    assert f"SIZE={len(repaired)}".encode() in envelope(outgoing(body=body), Extensions(size=True))[0]

@@ -1,4 +1,4 @@
-"""Sockets, names and TLS contexts."""
+"""Sockets, host names and TLS contexts."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def connected() -> Iterator[socket.socket]:
         (("10.0.0.0/8", "not a network", "::1"), "127.0.0.1", False),
     ],
 )
-def test_clear_text_by_name_or_by_the_address_reached(
+def test_clear_text_is_allowed_by_name_or_by_the_address_reached(
     connected: socket.socket, allowed: tuple[str, ...], host: str, *, expected: bool
 ) -> None:
     assert cleartext_allowed(connected, host, allowed) is expected
 
 
-def test_loopback_is_known_by_its_address(connected: socket.socket) -> None:
+def test_loopback_is_recognised_by_its_address(connected: socket.socket) -> None:
     assert is_loopback(connected)
     assert peer_name(connected) == f"127.0.0.1:{connected.getpeername()[1]}"
 
@@ -65,7 +65,7 @@ def test_ehlo_name_needs_no_dns_and_is_always_valid(
     assert local_name(connected) == expected
 
 
-def test_ipv6_is_written_as_literals() -> None:
+def test_ipv6_addresses_are_written_as_literals() -> None:
     with socket.socket(socket.AF_INET6) as server:
         server.bind(("::1", 0))
         server.listen()
@@ -77,7 +77,7 @@ def test_ipv6_is_written_as_literals() -> None:
 
 @pytest.fixture
 def silent() -> Iterator[tuple[str, int]]:
-    """An address that answers no SYN, as one behind a dead route: its queue of connections is full."""
+    """An address that answers no SYN, as behind a dead route: its queue of connections is full."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -88,28 +88,28 @@ def silent() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("dead", ["refused", "silent"])
-def test_dead_first_address_does_not_hide_a_live_one(
+def test_dead_first_address_does_not_prevent_the_use_of_another(
     monkeypatch: pytest.MonkeyPatch, silent: tuple[str, int], dead: str
 ) -> None:
-    """A name with a dead IPv6 and a live IPv4 address must be reached."""
+    """A host with a dead IPv6 and a working IPv4 address must be reached."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        places = [("127.0.0.1", 1) if dead == "refused" else silent, server.getsockname()]
+        addresses = [("127.0.0.1", 1) if dead == "refused" else silent, server.getsockname()]
 
         async def main(loop: FakeClockLoop) -> str:
-            async def addresses(*_args: object, **_options: object) -> list[object]:
-                return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+            async def getaddrinfo(*_args: object, **_options: object) -> list[object]:
+                return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
 
-            monkeypatch.setattr(loop, "getaddrinfo", addresses)
-            dialling = asyncio.ensure_future(connect("mail.example.org", 25, timeout=60.0))
+            monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+            connecting = asyncio.ensure_future(connect("mail.example.org", 25, timeout=60.0))
             await loop.jump(0)
             await loop.jump(10)
-            with await dialling as sock:
+            with await connecting as sock:
                 return peer_name(sock)
 
-        assert run_jumping(main) == f"127.0.0.1:{places[1][1]}"
+        assert run_jumping(main) == f"127.0.0.1:{addresses[1][1]}"
 
 
-def test_context_verifies_and_asks_for_tls_1_2() -> None:
+def test_context_verifies_and_requires_tls_1_2() -> None:
     context = asyncio.run(tls_context(None))
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.check_hostname and context.verify_mode is ssl.CERT_REQUIRED

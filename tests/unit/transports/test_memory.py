@@ -1,4 +1,4 @@
-"""The public double: what a host project's tests rely on."""
+"""The memory and console transports: what the tests of a host project rely on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import MemoryTransport
 from tests.support.outgoing_messages import ListFeed, outgoing, outgoing_messages, run_session
 
-LOGIN = ConnectionSettings("localhost", 25, "none", "none")
+SETTINGS = ConnectionSettings("localhost", 25, "none", "none")
 
 
 def run(transport: MemoryTransport | ConsoleTransport, feed: ListFeed) -> ListFeed:
-    asyncio.run(run_session(transport, LOGIN, feed))
+    asyncio.run(run_session(transport, SETTINGS, feed))
     return feed
 
 
 def test_delivered_message_can_be_read() -> None:
     transport = MemoryTransport()
     run(transport, ListFeed([outgoing(1, "bob@example.org")]))
-    (one,) = transport.delivered
-    assert (one.message["Subject"], one.message.get_content()) == ("hello", "Hello, Bob.\r\n")
-    assert (one.sender, one.recipients, one.connection) == ("ann@example.org", ("bob@example.org",), 1)
-    assert transport.logins == [LOGIN]
+    (delivered,) = transport.delivered
+    assert (delivered.message["Subject"], delivered.message.get_content()) == ("hello", "Hello, Bob.\r\n")
+    assert (delivered.sender, delivered.recipients, delivered.connection) == (
+        "ann@example.org",
+        ("bob@example.org",),
+        1,
+    )
+    assert transport.opened == [SETTINGS]
 
 
 def test_failures_come_in_the_order_in_which_they_were_asked_for() -> None:
@@ -53,7 +57,7 @@ def test_timeout_of_the_opening() -> None:
     assert (failed.value.error_code, failed.value.smtp_code) == ("timeout", 0)
 
 
-def test_reset_forgets_everything() -> None:
+def test_reset_removes_everything() -> None:
     transport = MemoryTransport(size_limit=1)
     transport.refuse("bob@example.org")
     transport.fail_next("connect")
@@ -61,11 +65,11 @@ def test_reset_forgets_everything() -> None:
     run(transport, ListFeed([outgoing()]))
     assert len(transport.delivered) == 1
     transport.reset()
-    assert (transport.delivered, transport.logins) == ([], [])
+    assert (transport.delivered, transport.opened) == ([], [])
 
 
 @pytest.mark.parametrize("reply", ["hello", "250-a", "250 a\r\n250 b"])
-def test_reply_that_is_none_is_refused_at_once(reply: str) -> None:
+def test_text_that_is_not_a_reply_is_refused_at_once(reply: str) -> None:
     with pytest.raises(ValueError, match="reply"):
         MemoryTransport().fail_next("mail", reply)
 
@@ -83,6 +87,6 @@ def test_console_prints_envelope_and_message() -> None:
     )
 
 
-def test_console_prints_to_the_present_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_prints_to_the_current_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     run(ConsoleTransport(), ListFeed([outgoing()]))
     assert "Hello, Bob." in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The protocol on a real socket pair: what ends it, what it waits for, what it holds back."""
+"""The protocol on a socket pair: what ends the connection, how long a reply is waited for, and flow control."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.fake_clock import FakeClockLoop, run_jumping
 
 @asynccontextmanager
 async def connected(*, timeout: float = 60.0) -> AsyncIterator[tuple[SmtpProtocol, socket.socket]]:
-    """A wire and the socket at its other end."""
+    """A protocol and the socket at its other end."""
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
     protocol = SmtpProtocol(transport, timeout=timeout)
@@ -28,20 +28,20 @@ async def connected(*, timeout: float = 60.0) -> AsyncIterator[tuple[SmtpProtoco
         await protocol.closed
 
 
-def test_write_that_the_system_refuses_at_once_is_told_by_write() -> None:
-    """Told later, the end of a body that never left would count as sent."""
+def test_write_that_the_system_refuses_at_once_raises() -> None:
+    """Reported later, the end of a body that never left would count as sent."""
 
     async def main() -> None:
         async with connected() as (protocol, theirs):
             theirs.close()
-            with pytest.raises(ConnectionLost) as lost_by:
+            with pytest.raises(ConnectionLost) as lost:
                 protocol.write(b"NOOP\r\n", 1)
-            assert lost_by.value.loss.hung_up and protocol.ended.done()
+            assert lost.value.loss.closed_by_server and protocol.ended.done()
 
     asyncio.run(main())
 
 
-def test_replies_read_before_the_end_are_still_given() -> None:
+def test_replies_read_before_the_end_are_not_lost() -> None:
     async def main() -> None:
         async with connected() as (protocol, theirs):
             protocol.write(b"a\r\nb\r\nc\r\n", 3)
@@ -56,7 +56,7 @@ def test_replies_read_before_the_end_are_still_given() -> None:
     asyncio.run(main())
 
 
-def test_nothing_is_read_after_garbage() -> None:
+def test_nothing_is_read_after_a_malformed_reply() -> None:
     async def main() -> None:
         async with connected() as (protocol, theirs):
             protocol.write(b"a\r\nb\r\n", 2)
@@ -80,7 +80,7 @@ def test_idle_time_is_no_timeout() -> None:
             theirs.sendall(b"250 a\r\n")
             await waiting
             await loop.jump(100)
-            assert protocol.lost_by is None
+            assert protocol.lost is None
 
     run_jumping(main)
 
@@ -119,18 +119,18 @@ def test_slow_but_steady_replies_outlast_one_timeout() -> None:
     run_jumping(main)
 
 
-def test_room_holds_back_who_writes_faster_than_the_peer_reads() -> None:
+def test_writer_that_is_faster_than_the_peer_waits() -> None:
     async def main(loop: FakeClockLoop) -> None:
         async with connected() as (protocol, theirs):
             theirs.setblocking(False)
             for _ in range(50):
                 protocol.write(b"x" * 65536, 0)
-                waiting = asyncio.ensure_future(protocol.room(loop.time() + 5))
+                waiting = asyncio.ensure_future(protocol.wait_until_writable(loop.time() + 5))
                 await loop.jump(0)
                 if not waiting.done():
                     break
             assert not waiting.done()
-            assert 0 < protocol.unsent() < 4 * 65536
+            assert 0 < protocol.unsent_bytes() < 4 * 65536
             while not waiting.done():
                 await loop.sock_recv(theirs, 65536)
             assert waiting.exception() is None
@@ -138,25 +138,25 @@ def test_room_holds_back_who_writes_faster_than_the_peer_reads() -> None:
     run_jumping(main)
 
 
-def test_others_get_their_turn_between_two_pieces_that_the_network_takes_at_once() -> None:
+def test_other_tasks_run_between_two_chunks_that_the_network_takes_at_once() -> None:
     async def main() -> list[str]:
         turns: list[str] = []
         async with connected() as (protocol, _):
             asyncio.get_running_loop().call_soon(turns.append, "another connection")
             protocol.write(b"x", 0)
-            await protocol.room(asyncio.get_running_loop().time() + 5)
+            await protocol.wait_until_writable(asyncio.get_running_loop().time() + 5)
             return list(turns)
 
     assert asyncio.run(main()) == ["another connection"]
 
 
-def test_unsolicited_421_is_a_farewell_and_anything_else_is_not() -> None:
-    async def main(octets: bytes) -> tuple[str, bool]:
+def test_unexpected_421_closes_and_any_other_unexpected_reply_is_an_error() -> None:
+    async def main(data: bytes) -> tuple[str, bool]:
         async with connected() as (protocol, theirs):
-            theirs.sendall(octets)
+            theirs.sendall(data)
             await asyncio.wait_for(asyncio.shield(protocol.ended), 60)
-            assert protocol.lost_by is not None
-            return protocol.lost_by.loss.text, protocol.lost_by.loss.hung_up
+            assert protocol.lost is not None
+            return protocol.lost.loss.text, protocol.lost.loss.closed_by_server
 
     assert asyncio.run(main(b"421 4.4.2 idle\r\n")) == ("421 4.4.2 idle", True)
-    assert asyncio.run(main(b"250 ok\r\n")) == ("a reply without its command: 250 ok", False)
+    assert asyncio.run(main(b"250 ok\r\n")) == ("a reply without a command: 250 ok", False)

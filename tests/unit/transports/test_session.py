@@ -1,4 +1,4 @@
-"""A session over a real socket pair: the very moment at which a message begins."""
+"""A session over a socket pair: the moment at which a message is started."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.support.outgoing_messages import ListFeed, outgoing
 
 
 @pytest.mark.parametrize("level", ["off", "envelope", "full"])
-def test_message_whose_mail_the_system_refuses_was_never_begun(level: str) -> None:
-    """On a fresh connection: no word of it has left, so that its server's trouble is not the message's."""
+def test_message_whose_mail_the_system_refuses_is_untouched(level: str) -> None:
+    """On a new connection: no byte of the message has left, so the failure belongs to the connection only."""
     ours, theirs = socket.socketpair()
 
-    def gone() -> bool:
+    def close_the_other_end() -> bool:
         theirs.close()
         return True
 
-    feed = ListFeed([outgoing(may_write=gone)])
+    feed = ListFeed([outgoing(may_write=close_the_other_end)])
 
     async def main() -> SessionEnd:
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)

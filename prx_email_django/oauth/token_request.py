@@ -1,26 +1,50 @@
-"""From an account to the request for its token: the defaults of each provider."""
+"""``TokenRequest``: what to ask for an account's token, with the defaults of each provider."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.oauth.values import Grant, TokenRequest, misconfigured
+from prx_email_django.oauth.tokens import misconfigured
 
 GOOGLE_URL = "https://oauth2.googleapis.com/token"
 MICROSOFT_URL = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
-#: The only one that opens SMTP (developers.google.com/gmail/imap/xoauth2-protocol).
+#: The only scope of Google that allows SMTP (developers.google.com/gmail/imap/xoauth2-protocol).
 GOOGLE_SCOPE = "https://mail.google.com/"
-#: With a person's refresh token, and as an application of its own (learn.microsoft.com, "Authenticate an IMAP, POP or
-#: SMTP connection using OAuth").
+#: Scopes of Microsoft: with a person's refresh token, and for an application that signs in as itself
+#: (learn.microsoft.com, "Authenticate an IMAP, POP or SMTP connection using OAuth").
 MICROSOFT_SCOPE = "https://outlook.office.com/SMTP.Send offline_access"
 MICROSOFT_APP_SCOPE = "https://outlook.office365.com/.default"
 
 
+class Grant(StrEnum):
+    """How a token is requested; the values are those of ``grant_type`` (RFC 6749), but for ``CALLABLE``."""
+
+    REFRESH_TOKEN = "refresh_token"  # noqa: S105  (the name of a grant, no secret)
+    CLIENT_CREDENTIALS = "client_credentials"
+    CALLABLE = "callable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """Everything that is needed to ask for a token; ``callable`` is a dotted path, called with ``account``."""
+
+    grant: Grant
+    url: str = ""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    refresh_token: str = field(default="", repr=False)
+    scope: str = ""
+    callable: str = ""
+    account: object = field(default=None, repr=False)
+
+
 class OAuthAccount(Protocol):
-    """What of an ``Account`` matters here; all of them text."""
+    """The fields of an ``Account`` that are read here; all of them are text."""
 
     oauth_provider: Any
     oauth_client_id: Any
@@ -34,9 +58,13 @@ class OAuthAccount(Protocol):
 
 @sensitive_variables()
 def token_request(account: OAuthAccount, *, refresh_token: str = "") -> TokenRequest:
-    """Return what to ask for ``account``; ``refresh_token`` is a newer one than the account's own.
+    """Return the request for the token of ``account``.
 
-    Raises ``TokenRefused`` (permanent) where the account lacks what its provider needs, and ``DecryptionFailed``.
+    ``refresh_token`` is one that the token server issued later than the account's own; it replaces that.
+
+    Raises:
+        TokenRefused: the account lacks a field that its provider needs (permanent).
+        DecryptionFailed: a secret cannot be decrypted with the present keys.
     """
     provider = str(account.oauth_provider)
     if provider == "custom" and account.oauth_callable:
@@ -59,9 +87,9 @@ def token_request(account: OAuthAccount, *, refresh_token: str = "") -> TokenReq
 
 
 def _provider_defaults(provider: str, grant: Grant, tenant: str) -> tuple[str, str]:
-    """Return the address and the scope of a provider, empty where there are none."""
+    """Return token address and scope of a provider; both empty where there is no default."""
     if provider == "google":
-        # Google has no client credentials for mailboxes.
+        # Google offers no client credentials for SMTP.
         return (GOOGLE_URL, GOOGLE_SCOPE) if grant is Grant.REFRESH_TOKEN else ("", "")
     if provider != "microsoft":
         return "", ""

@@ -1,4 +1,4 @@
-"""Tokens from a token server: one form POST (RFC 6749 §4.4.2, §6), over verified TLS, followed nowhere else."""
+"""Asks a token server: one form POST (RFC 6749 §4.4.2, §6) over verified TLS; redirects are not followed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from urllib.parse import urlencode, urlsplit
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.oauth.values import Grant, Token, TokenRefused, TokenRequest, misconfigured, usable
+from prx_email_django.oauth.token_request import Grant, TokenRequest
+from prx_email_django.oauth.tokens import Token, TokenRefused, misconfigured, usable
 from prx_email_django.rules.hosts import check_token_url, is_loopback
 
-#: Octets of an answer; a token with all around it has a few thousand.
+#: Bytes of an answer; a usual answer has a few thousand.
 MAX_ANSWER = 65_536
-_LONGEST_LIFE = 10 * 365 * 86_400.0
-#: Errors that pass by themselves, also where they come with a 4xx (RFC 6749 §4.1.2.1, RFC 8628 §3.5).
-_PASSING = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
-_PASSING_CODES = frozenset({408, 425, 429})
+#: Seconds; a longer ``expires_in`` counts as unknown.
+_MAX_LIFETIME = 10 * 365 * 86_400.0
+#: Temporary errors, also where the status is 4xx (RFC 6749 §4.1.2.1, RFC 8628 §3.5).
+_TEMPORARY = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+_TEMPORARY_STATUSES = frozenset({408, 425, 429})
 _ERROR_NAME = re.compile(r"[a-z_]{1,40}")
-#: Microsoft's number for the reason, the one useful part of its description.
+#: Microsoft's number of the reason: the useful part of its description.
 _AADSTS = re.compile(r"AADSTS\d{4,8}")
 
 
 class _EveryAnswer(http.HTTPErrorProcessor):
-    """Hands every answer back, whatever its code: no redirect is followed, a secret goes to one address only."""
+    """Returns every answer, whatever its status: no redirect is followed, so secrets go to one address only."""
 
     def http_response(self, request: http.Request, response: HTTPResponse) -> HTTPResponse:
         return response
@@ -42,21 +44,27 @@ class _EveryAnswer(http.HTTPErrorProcessor):
 
 @sensitive_variables()
 def post(request: TokenRequest, *, timeout: float) -> Token:
-    """Ask once, and read the answer to its end or until ``timeout`` seconds are over.  Raises ``TokenRefused``."""
+    """Ask once, and read the answer until ``timeout`` seconds have passed.
+
+    Raises:
+        TokenRefused: there is no usable token in the answer, or no answer.
+    """
     try:
         check_token_url(request.url)
     except ValueError as error:
         raise misconfigured(str(error)) from None
     asked_at, deadline = datetime.now(UTC), time.monotonic() + timeout
     headers = {"Accept": "application/json", "User-Agent": "prx_email_django"}
-    asked = http.Request(request.url, data=_form(request), headers=headers, method="POST")  # noqa: S310 - checked above
+    post_request = http.Request(  # noqa: S310  (check_token_url has refused other schemes)
+        request.url, data=_form(request), headers=headers, method="POST"
+    )
     try:
-        with _opener(request.url).open(asked, timeout=timeout) as response:
-            code, answer = response.status, _answer(_read(response, deadline))
+        with _opener(request.url).open(post_request, timeout=timeout) as response:
+            status, answer = response.status, _answer(_read(response, deadline))
     except (OSError, HTTPException) as error:
         raise _unreachable(error) from None
-    if code != 200:
-        raise _refused(code, answer)
+    if status != 200:
+        raise _refused(status, answer)
     return _granted(answer, request, asked_at)
 
 
@@ -77,17 +85,17 @@ def _opener(url: str) -> http.OpenerDirector:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     authorities = outbox_settings().tls_ca_file
     if authorities:
-        context.load_verify_locations(authorities)  # beside the system's: providers are on the internet
+        context.load_verify_locations(authorities)  # added to the system's: providers are on the internet
     local = is_loopback(urlsplit(url).hostname or "")
-    proxies = http.ProxyHandler({} if local else None)  # None: as the environment says
+    proxies = http.ProxyHandler({} if local else None)  # None: the proxies of the environment
     return http.build_opener(http.HTTPSHandler(context=context), proxies, _EveryAnswer())
 
 
 def _read(response: HTTPResponse, deadline: float) -> bytes:
-    """Read the answer in pieces, so that a server that drips is left at the deadline."""
+    """Read the answer in chunks, so that a server that sends slowly cannot exceed the deadline."""
     body = b""
-    while piece := response.read1(MAX_ANSWER):
-        body += piece
+    while chunk := response.read1(MAX_ANSWER):
+        body += chunk
         if len(body) > MAX_ANSWER:
             raise TokenRefused("the answer of the token server is too long", permanent=False, code="answer")
         if time.monotonic() > deadline:
@@ -96,7 +104,7 @@ def _read(response: HTTPResponse, deadline: float) -> bytes:
 
 
 def _answer(body: bytes) -> Mapping[str, Any]:
-    """Return the JSON object of an answer, empty where it is none."""
+    """Return the JSON object of an answer; empty where the answer is not one."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -106,35 +114,38 @@ def _answer(body: bytes) -> Mapping[str, Any]:
 
 @sensitive_variables()
 def _granted(answer: Mapping[str, Any], request: TokenRequest, asked_at: datetime) -> Token:
-    life, renewed = _seconds(answer.get("expires_in")), answer.get("refresh_token")
-    fresh = isinstance(renewed, str) and bool(renewed) and renewed != request.refresh_token
+    lifetime, issued = _seconds(answer.get("expires_in")), answer.get("refresh_token")
+    is_new = isinstance(issued, str) and bool(issued) and issued != request.refresh_token
     return Token(
         access_token=usable(answer.get("access_token"), permanent=False),
-        expires_at=None if life is None else asked_at + timedelta(seconds=life),
-        refresh_token=renewed if fresh else None,
+        expires_at=None if lifetime is None else asked_at + timedelta(seconds=lifetime),
+        refresh_token=issued if is_new else None,
     )
 
 
 def _seconds(value: object) -> float | None:
-    """Return ``expires_in``, which some servers send as text; None where it is missing or absurd."""
+    """Return ``expires_in``, which some servers send as text; None where it is missing or out of range."""
     try:
         seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1.0
     except (ValueError, OverflowError):
         return None
-    return seconds if 0 <= seconds <= _LONGEST_LIFE else None
+    return seconds if 0 <= seconds <= _MAX_LIFETIME else None
 
 
-def _refused(code: int, answer: Mapping[str, Any]) -> TokenRefused:
-    """Judge an answer other than 200.  What is no OAuth error may not come from the token server: it passes."""
+def _refused(status: int, answer: Mapping[str, Any]) -> TokenRefused:
+    """Judge an answer other than 200.
+
+    An answer without an OAuth error may come from a proxy and not from the token server: it is temporary.
+    """
     name = answer.get("error")
-    if 300 <= code < 400:
-        return TokenRefused(f"the token address redirects (HTTP {code})", permanent=True, code="http")
+    if 300 <= status < 400:
+        return TokenRefused(f"the token address redirects (HTTP {status})", permanent=True, code="http")
     if not isinstance(name, str) or not _ERROR_NAME.fullmatch(name):
-        return TokenRefused(f"the token server answered HTTP {code}", permanent=False, code="http")
-    passing = code >= 500 or code in _PASSING_CODES or name in _PASSING
+        return TokenRefused(f"the token server answered HTTP {status}", permanent=False, code="http")
+    temporary = status >= 500 or status in _TEMPORARY_STATUSES or name in _TEMPORARY
     number = _AADSTS.match(str(answer.get("error_description", "")))
     reason = f"{name} ({number[0]})" if number else name
-    return TokenRefused(f"the token server refused: {reason}", permanent=not passing, code=name)
+    return TokenRefused(f"the token server refused: {reason}", permanent=not temporary, code=name)
 
 
 def _unreachable(error: OSError | HTTPException) -> TokenRefused:
@@ -142,6 +153,6 @@ def _unreachable(error: OSError | HTTPException) -> TokenRefused:
     if isinstance(reason, TimeoutError):
         return TokenRefused("the token server did not answer in time", permanent=False, code="timeout")
     if isinstance(reason, ssl.SSLError):
-        why = getattr(reason, "verify_message", "") or reason.reason or "failed"
-        return TokenRefused(f"TLS to the token server: {why}", permanent=False, code="tls")
+        detail = getattr(reason, "verify_message", "") or reason.reason or "failed"
+        return TokenRefused(f"TLS to the token server: {detail}", permanent=False, code="tls")
     return TokenRefused(f"the token server can't be reached ({type(reason).__name__})", permanent=False, code="network")

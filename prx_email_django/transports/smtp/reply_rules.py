@@ -1,0 +1,222 @@
+"""What a negative SMTP reply, or the loss of a connection, means: for message, recipient, account and session.  Pure.
+
+To find what a reply such as ``451`` does:
+
+1. Look for it in ``REPLY_RULES``: the replies whose first digit alone would mislead (quota, session limit, …).
+   No rule matches a plain ``451``: its meaning is ``FIRST_DIGIT``, that is, temporary (5yz: permanent).
+2. At RCPT it is the answer to one recipient (``recipient_answer``): a ``451`` defers that recipient, who is tried
+   again later; the other recipients go on.  Only a reply about the session (``is_about_session``) stops the message.
+   The outcome of a message whose recipients were all refused: ``MailTransaction.all_refused``.
+3. At MAIL, at DATA and after the body it ends the attempt (``judge_reply``): a ``451`` is a temporary failure of the
+   message, and the session goes on unless the verdict says ``ends_session``.
+4. When the message is tried again, and what pauses the account: ``rules.policy`` and ``limits.pauses``.
+
+Replies while a connection is opened (greeting, TLS, AUTH) are judged in ``connection``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
+from prx_email_django.transports.smtp.replies import Reply
+
+
+class ReplyMeaning(Enum):
+    """What a negative reply (4yz, 5yz) is about."""
+
+    #: This session may send no more messages; a new one may.
+    SESSION_LIMIT = "session_limit"
+    #: The account is not authenticated, or no longer.
+    NOT_AUTHENTICATED = "not_authenticated"
+    #: The account may send no more messages for some time.
+    QUOTA = "quota"
+    #: Temporary, although the code may be 5yz.
+    TEMPORARY = "temporary"
+    #: Too many recipients in this transaction.
+    TOO_MANY_RECIPIENTS = "too_many_recipients"
+    #: The server did not expect this command now: a fault of the session, not of the message.
+    BAD_SEQUENCE = "bad_sequence"
+    #: The message or the recipient: temporary where the code is 4yz, permanent where it is 5yz.
+    FIRST_DIGIT = "first_digit"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRule:
+    """A negative reply in one of ``phases``, with one of ``codes``, one of ``enhanced`` and ``words``, means this.
+
+    Empty ``codes`` or ``enhanced`` and ``words`` None: any.
+    """
+
+    meaning: ReplyMeaning
+    phases: frozenset[Phase]
+    codes: frozenset[int] = frozenset()
+    enhanced: frozenset[str] = frozenset()
+    words: re.Pattern[str] | None = None
+
+    def matches(self, phase: Phase, reply: Reply) -> bool:
+        """Whether the rule applies to this reply."""
+        return (
+            phase in self.phases
+            and (not self.codes or reply.code in self.codes)
+            and (not self.enhanced or reply.enhanced in self.enhanced)
+            and (self.words is None or self.words.search(reply.text) is not None)
+        )
+
+
+def _words(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+#: Meanings that make a reply to RCPT a reply to the session.
+_ABOUT_SESSION = (ReplyMeaning.SESSION_LIMIT, ReplyMeaning.NOT_AUTHENTICATED, ReplyMeaning.BAD_SEQUENCE)
+_MAIL, _RCPT = frozenset({Phase.MAIL}), frozenset({Phase.RCPT})
+_ALL = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY})
+_COMMANDS = _ALL - {Phase.BODY}
+
+#: The first rule that matches decides.  Each names the servers and replies that it was made for.
+REPLY_RULES: tuple[ReplyRule, ...] = (
+    # RFC 5321 §4.5.3.1.10; Gmail and Exchange 452 4.5.3, Postfix 452 4.5.3, others 552 5.5.3.
+    ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, frozenset({452, 552}), frozenset({"4.5.3", "5.5.3"})),
+    ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, frozenset({452, 552}), words=_words("too many recipients")),
+    # A full mailbox of a recipient may have room tomorrow (RFC 3463 §3.3: "persistent transient failure").
+    ReplyRule(ReplyMeaning.TEMPORARY, _ALL, enhanced=frozenset({"4.2.2", "5.2.2"})),
+    # A message too large for this recipient stays too large; any other 552 at RCPT is the "too many recipients" of
+    # RFC 821.
+    ReplyRule(ReplyMeaning.FIRST_DIGIT, _RCPT, frozenset({552}), frozenset({"5.3.4", "5.2.3"})),
+    ReplyRule(ReplyMeaning.TEMPORARY, _RCPT, frozenset({552})),
+    # Exchange Online 5.7.30 (basic authentication switched off), 5.7.57 (not authenticated), 5.7.139 (disabled).
+    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, frozenset({530, 535, 538})),
+    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, enhanced=frozenset({"5.7.30", "5.7.57", "5.7.139"})),
+    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL, words=_words("authentication (is )?required|not authenticated")),
+    # Gmail 5.4.5; Exchange 5.7.233 (tenant), 5.1.90 (recipients a day), 5.2.251-255 (continuous errors).
+    ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset({"5.4.5", "5.7.233", "5.1.90"})),
+    ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
+    # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
+    # Exchange "554 5.2.0 … SubmissionQuotaExceededException".
+    ReplyRule(
+        ReplyMeaning.QUOTA,
+        _ALL,
+        words=_words(
+            r"sending (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
+            r"|(daily|hourly) (user |smtp |message |email |recipient |mail )*(limit|quota)"
+            r"|submission ?quota"
+        ),
+    ),
+    # Gmail 421/451 4.4.5, Yahoo and others in words.
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS - _RCPT, words=_words("too many messages")),
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _RCPT, words=_words("too many messages.*(session|connection)")),
+    # "503 nested MAIL"; Postfix "554 5.5.0 SMTP protocol synchronization", Exim "SMTP synchronization error".
+    ReplyRule(ReplyMeaning.BAD_SEQUENCE, frozenset({Phase.MAIL, Phase.DATA}), frozenset({503})),
+    ReplyRule(
+        ReplyMeaning.BAD_SEQUENCE, _ALL, words=_words("synchroni[sz]ation|improper (use of )?(command )?pipelining")
+    ),
+)
+
+
+def meaning_of(phase: Phase, reply: Reply) -> ReplyMeaning:
+    """Return what a negative reply in this phase is about."""
+    if reply.code < 400:
+        return ReplyMeaning.FIRST_DIGIT
+    matching = (rule.meaning for rule in REPLY_RULES if rule.matches(phase, reply))
+    return next(matching, ReplyMeaning.FIRST_DIGIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a reply or a lost connection means for the message, for the account and for the session."""
+
+    ending: Ending
+    trouble: Trouble = Trouble.NONE
+    error_code: str = "provider"
+    #: Nothing more may be written on this connection.
+    ends_session: bool = False
+
+    @property
+    def out_of_step(self) -> bool:
+        """Whether client and server may disagree about which command a reply belongs to."""
+        return (
+            self.ends_session
+            and self.ending in (Ending.TEMPORARY, Ending.UNKNOWN)
+            and self.trouble is not Trouble.QUOTA
+        )
+
+
+def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> Verdict:
+    """Judge a reply that ends the attempt: any but the success of its phase, at RCPT only one about the session.
+
+    ``completed``: this connection has completed a transaction before.
+    """
+    meaning = meaning_of(phase, reply)
+    if meaning is ReplyMeaning.QUOTA:
+        return Verdict(Ending.TEMPORARY, Trouble.QUOTA, ends_session=True)
+    if meaning is ReplyMeaning.NOT_AUTHENTICATED:
+        return Verdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
+    if completed and (meaning is ReplyMeaning.SESSION_LIMIT or (reply.code == 421 and phase is Phase.MAIL)):
+        return Verdict(Ending.UNTOUCHED, ends_session=True)
+    if reply.code == 421:
+        return Verdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
+    if reply.code < 400:
+        return _judge_unexpected(phase)
+    if meaning is ReplyMeaning.BAD_SEQUENCE:
+        return Verdict(Ending.TEMPORARY, ends_session=True)
+    if reply.code < 500 or meaning in (ReplyMeaning.TEMPORARY, ReplyMeaning.SESSION_LIMIT):
+        return Verdict(Ending.TEMPORARY, ends_session=meaning is ReplyMeaning.SESSION_LIMIT)
+    return Verdict(Ending.PERMANENT)
+
+
+def _judge_unexpected(phase: Phase) -> Verdict:
+    """Judge a positive reply of the wrong kind: it belongs to another command than the one that was written."""
+    if phase is Phase.BODY:
+        return Verdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code="unknown_outcome", ends_session=True)
+    return Verdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
+
+
+def is_about_session(reply: Reply) -> bool:
+    """Whether a reply to RCPT is about the session and not about the recipient, or makes no sense there (3yz)."""
+    if 300 <= reply.code < 400 or reply.code == 421:
+        return True
+    return meaning_of(Phase.RCPT, reply) in _ABOUT_SESSION
+
+
+def recipient_answer(reply: Reply) -> Answer:
+    """Return what a reply to RCPT says about the recipient; ``ACCEPTED`` still needs the final 250."""
+    if 200 <= reply.code < 300:
+        return Answer.ACCEPTED
+    meaning = meaning_of(Phase.RCPT, reply)
+    if meaning is ReplyMeaning.TOO_MANY_RECIPIENTS:
+        return Answer.TOO_MANY
+    if reply.code < 500 or meaning in (ReplyMeaning.TEMPORARY, ReplyMeaning.QUOTA):
+        return Answer.DEFERRED
+    return Answer.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a connection ended without a reply."""
+
+    #: Shown to people; cleaned.
+    text: str
+    #: ``network`` (closed or reset), ``timeout``, ``provider`` (the server sent something that is not a reply).
+    error_code: str
+    #: The server closed the connection, and all that it had sent before was right.
+    closed_by_server: bool = False
+    #: This side closed the connection.
+    closed_by_us: bool = False
+
+
+def judge_loss(phase: Phase, loss: Loss, *, completed: bool, dot_written: bool, behind: bool = False) -> Verdict:
+    """Judge a connection that ended while this message's transaction was open.
+
+    ``dot_written``: the final dot was handed to the operating system, so the server may have the whole body (RFC 1047).
+    ``behind``: the envelope was written behind the unanswered body of another message.
+    """
+    if phase is Phase.BODY and dot_written:
+        trouble = Trouble.NONE if loss.closed_by_us else Trouble.CONNECTION
+        return Verdict(Ending.UNKNOWN, trouble, error_code="unknown_outcome", ends_session=True)
+    if behind or loss.closed_by_us or (phase is Phase.MAIL and completed and loss.closed_by_server):
+        return Verdict(Ending.UNTOUCHED, error_code=loss.error_code, ends_session=True)
+    return Verdict(Ending.TEMPORARY, Trouble.CONNECTION, error_code=loss.error_code, ends_session=True)

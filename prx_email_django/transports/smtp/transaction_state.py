@@ -1,0 +1,203 @@
+"""State of one message on its way through a connection, and the ``Outcome`` that follows from that state.
+
+The procedure that moves a message through these states is ``transaction``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
+from prx_email_django.transports.base import Feed, OutgoingMessage, SessionEnd
+from prx_email_django.transports.smtp.commands import UnsupportedMessage
+from prx_email_django.transports.smtp.replies import Reply
+from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, Verdict, meaning_of, recipient_answer
+
+# Outcomes of recipients that had no negative answer; shared, since nearly all recipients have one of these.
+_OPEN = RecipientOutcome(Answer.OPEN)
+_ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
+_UNKNOWN = RecipientOutcome(Answer.UNKNOWN)
+
+
+class MailTransaction:
+    """One message and its mail transaction (RFC 5321 §3.3)."""
+
+    __slots__ = (
+        "answers",
+        "any_accepted",
+        "any_refused",
+        "bytes_behind_dot",
+        "commands",
+        "dot_written",
+        "mail_written",
+        "outgoing",
+        "peer",
+        "phase",
+        "quota_exceeded",
+    )
+
+    def __init__(self, outgoing: OutgoingMessage, peer: str) -> None:
+        self.outgoing = outgoing
+        #: The other end of the connection, for ``Outcome.peer``.
+        self.peer = peer
+        #: RSET if the server needs it, MAIL, RCPT…, DATA.
+        self.commands: list[bytes] = []
+        self.phase = Phase.MAIL
+        #: Replies to RCPT, in the order of the recipients.
+        self.answers: list[Reply] = []
+        self.any_accepted = False
+        self.any_refused = False
+        #: A reply to RCPT said that the account's quota is used up.
+        self.quota_exceeded = False
+        #: MAIL was handed to the operating system.
+        self.mail_written = False
+        #: The final dot was handed to the operating system, with this many bytes of the next envelope behind it.
+        self.dot_written = False
+        self.bytes_behind_dot = 0
+
+    @property
+    def before_mail(self) -> list[bytes]:
+        """RSET, or nothing."""
+        return self.commands[: -2 - len(self.outgoing.recipients)]
+
+    @property
+    def mail(self) -> bytes:
+        """The MAIL command."""
+        return self.commands[-2 - len(self.outgoing.recipients)]
+
+    @property
+    def rcpt(self) -> list[bytes]:
+        """The RCPT commands."""
+        return self.commands[-1 - len(self.outgoing.recipients) : -1]
+
+    def accepted_recipients(self) -> tuple[str, ...]:
+        """The recipients that RCPT accepted."""
+        answers = zip(self.outgoing.recipients, self.answers, strict=False)
+        return tuple(address for address, reply in answers if reply.code < 300)
+
+    def add_answer(self, reply: Reply) -> None:
+        """Keep the reply to the next RCPT."""
+        self.answers.append(reply)
+        if reply.code < 300:
+            self.any_accepted = True
+        else:
+            self.any_refused = True
+            self.quota_exceeded = self.quota_exceeded or meaning_of(Phase.RCPT, reply) is ReplyMeaning.QUOTA
+
+    # Outcomes
+
+    def accepted(self, reply: Reply) -> Outcome:
+        """Outcome of a message that the server accepted: ``reply`` is the final 250."""
+        return Outcome(
+            Ending.ACCEPTED,
+            recipients=self._recipients(_ACCEPTED),
+            trouble=Trouble.QUOTA if self.quota_exceeded else Trouble.NONE,
+            phase=Phase.BODY,
+            smtp_code=reply.code,
+            enhanced=reply.enhanced,
+            response=str(reply),
+            peer=self.peer,
+            mail_written=True,
+        )
+
+    def all_refused(self) -> Outcome:
+        """Outcome of a message without an accepted recipient: permanent only if every refusal is permanent."""
+        temporary = [reply for reply in self.answers if recipient_answer(reply) is not Answer.REFUSED]
+        shown = (temporary or self.answers)[0]
+        return Outcome(
+            Ending.TEMPORARY if temporary else Ending.PERMANENT,
+            recipients=self._recipients(_OPEN),
+            trouble=Trouble.QUOTA if self.quota_exceeded else Trouble.NONE,
+            error_code="provider" if temporary else "recipients_refused",
+            error=str(shown),
+            phase=Phase.RCPT,
+            smtp_code=shown.code,
+            enhanced=shown.enhanced,
+            peer=self.peer,
+            mail_written=True,
+        )
+
+    def failed(self, verdict: Verdict, reply: Reply) -> Outcome:
+        """Outcome of a message that a reply ended."""
+        return replace(self.lost(verdict, str(reply)), smtp_code=reply.code, enhanced=reply.enhanced)
+
+    def lost(self, verdict: Verdict, error: str) -> Outcome:
+        """Outcome of a message that ended without a reply."""
+        return Outcome(
+            verdict.ending,
+            recipients=self._unfinished_recipients(verdict.ending),
+            trouble=verdict.trouble,
+            error_code=verdict.error_code,
+            error=error,
+            phase=self.phase,
+            peer=self.peer,
+            mail_written=self.mail_written,
+        )
+
+    def untouched(self, error: str = "") -> Outcome:
+        """Outcome of a message that is released as it was."""
+        return self.lost(Verdict(Ending.UNTOUCHED, error_code=""), error)
+
+    def unsupported(self, problem: UnsupportedMessage) -> Outcome:
+        """Outcome of a message that was not written because this server cannot take it."""
+        outcome = self.lost(Verdict(Ending.PERMANENT, error_code=problem.error_code), str(problem))
+        return replace(outcome, smtp_code=problem.smtp_code, enhanced=problem.enhanced)
+
+    def _unfinished_recipients(self, ending: Ending) -> dict[str, RecipientOutcome]:
+        if ending is Ending.UNTOUCHED:
+            return dict.fromkeys(self.outgoing.recipients, _OPEN)
+        return self._recipients(_UNKNOWN if ending is Ending.UNKNOWN else _OPEN)
+
+    def _recipients(self, if_accepted: RecipientOutcome) -> dict[str, RecipientOutcome]:
+        """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
+        recipients = self.outgoing.recipients
+        if not self.any_refused:
+            return dict.fromkeys(recipients, if_accepted)
+        result = dict.fromkeys(recipients, _OPEN)
+        for address, reply in zip(recipients, self.answers, strict=False):
+            answer = recipient_answer(reply)
+            result[address] = (
+                if_accepted
+                if answer is Answer.ACCEPTED
+                else RecipientOutcome(answer, code=reply.code, enhanced=reply.enhanced, text=reply.text)
+            )
+        return result
+
+
+def session_end(verdict: Verdict, error: str) -> SessionEnd:
+    """The end of a session that a verdict ended: a new connection may follow where the account has no trouble."""
+    return SessionEnd(
+        reconnect=verdict.trouble is Trouble.NONE,
+        trouble=verdict.trouble,
+        error_code=verdict.error_code,
+        error=error,
+    )
+
+
+async def next_message(feed: Feed, ended: asyncio.Future[None], *, peer: str) -> OutgoingMessage | None:
+    """Wait for the next message.  None: the feed has no more, or ``ended`` was resolved meanwhile.
+
+    A message that arrives at the moment of that end, or of a cancellation, is reported untouched: none is lost.
+    """
+    waiting = asyncio.ensure_future(feed.wait())
+
+    def give_back(waiting: asyncio.Future[OutgoingMessage | None]) -> None:
+        outgoing = None if waiting.cancelled() else waiting.result()
+        if outgoing is not None:
+            feed.report(outgoing, MailTransaction(outgoing, peer).untouched("the connection ended"))
+
+    try:
+        either: set[asyncio.Future[Any]] = {waiting, ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        waiting.add_done_callback(give_back)
+        waiting.cancel()
+        raise
+    if not ended.done():
+        return waiting.result()
+    waiting.add_done_callback(give_back)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    return None

@@ -1,0 +1,197 @@
+"""What replies and lost connections mean: tables of the replies of known servers, and properties."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
+from prx_email_django.transports.smtp.replies import Reply
+from prx_email_django.transports.smtp.reply_rules import (
+    REPLY_RULES,
+    Loss,
+    ReplyMeaning,
+    is_about_session,
+    judge_loss,
+    judge_reply,
+    meaning_of,
+    recipient_answer,
+)
+from tests.support.outgoing_messages import parse_reply
+
+# Replies
+
+
+@pytest.mark.parametrize(
+    ("phase", "text", "meaning"),
+    [
+        (Phase.RCPT, "452 4.5.3 too many recipients", ReplyMeaning.TOO_MANY_RECIPIENTS),
+        (Phase.RCPT, "552 5.5.3 too many recipients", ReplyMeaning.TOO_MANY_RECIPIENTS),
+        (Phase.RCPT, "452 Too many recipients received this hour", ReplyMeaning.TOO_MANY_RECIPIENTS),
+        (Phase.RCPT, "452 4.2.2 mailbox full", ReplyMeaning.TEMPORARY),
+        (Phase.RCPT, "552 5.2.2 over quota", ReplyMeaning.TEMPORARY),
+        (Phase.BODY, "552 5.2.2 over quota", ReplyMeaning.TEMPORARY),
+        (Phase.RCPT, "552 storage allocation exceeded", ReplyMeaning.TEMPORARY),
+        (Phase.RCPT, "552 5.3.4 message too big", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "552 5.3.4 message too big", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "530 5.7.0 Authentication required", ReplyMeaning.NOT_AUTHENTICATED),
+        (Phase.MAIL, "530 5.7.57 Client not authenticated to send mail", ReplyMeaning.NOT_AUTHENTICATED),
+        (Phase.MAIL, "550 5.7.30 Basic authentication is not supported", ReplyMeaning.NOT_AUTHENTICATED),
+        (Phase.MAIL, "550 authentication is required for relay", ReplyMeaning.NOT_AUTHENTICATED),
+        (Phase.RCPT, "550 5.7.1 relaying denied, authentication required", ReplyMeaning.FIRST_DIGIT),
+        (Phase.BODY, "550 5.7.26 unauthenticated email from x is not accepted", ReplyMeaning.FIRST_DIGIT),
+        (Phase.BODY, "550 5.4.5 Daily user sending limit exceeded. For more", ReplyMeaning.QUOTA),
+        (Phase.RCPT, "550 5.7.1 Daily SMTP relay limit exceeded for customer", ReplyMeaning.QUOTA),
+        (Phase.RCPT, "450 4.2.1 Peak SMTP relay limit exceeded for customer", ReplyMeaning.QUOTA),
+        (
+            Phase.RCPT,
+            "450 4.2.1 The user you are trying to contact is receiving mail too quickly",
+            ReplyMeaning.FIRST_DIGIT,
+        ),
+        (Phase.BODY, "550 5.7.233 tenant exceeded external recipient rate limit", ReplyMeaning.QUOTA),
+        (Phase.BODY, "550 5.2.254 continuous errors", ReplyMeaning.QUOTA),
+        (Phase.BODY, "550 5.2.256 something else", ReplyMeaning.FIRST_DIGIT),
+        (Phase.BODY, "454 Throttling failure: Maximum sending rate exceeded.", ReplyMeaning.QUOTA),
+        (
+            Phase.BODY,
+            "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message due "
+            "to a permanent exception with message The message can't be submitted because the sender's submission "
+            "quota was exceeded.",
+            ReplyMeaning.QUOTA,
+        ),
+        (Phase.BODY, "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", ReplyMeaning.QUOTA),
+        (Phase.BODY, "554 5.2.0 STOREDRV.Deliver; delivery result banned", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "451 4.4.5 try later", ReplyMeaning.SESSION_LIMIT),
+        (Phase.MAIL, "421 Too many messages in this session", ReplyMeaning.SESSION_LIMIT),
+        (Phase.RCPT, "421 Too many messages in this session", ReplyMeaning.SESSION_LIMIT),
+        (Phase.RCPT, "450 4.7.1 too many messages for this recipient", ReplyMeaning.FIRST_DIGIT),
+        (Phase.BODY, "451 4.4.5 try later", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "503 5.5.1 nested MAIL command", ReplyMeaning.BAD_SEQUENCE),
+        (Phase.MAIL, "554 5.5.0 SMTP protocol synchronization", ReplyMeaning.BAD_SEQUENCE),
+        (Phase.RCPT, "503 5.5.1 MAIL first", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "250 too many messages, no: fine", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "550 5.7.60 SendAsDenied", ReplyMeaning.FIRST_DIGIT),
+    ],
+)
+def test_no_reply_of_a_known_server_is_misunderstood(phase: Phase, text: str, meaning: ReplyMeaning) -> None:
+    assert meaning_of(phase, parse_reply(text)) is meaning
+
+
+def test_no_rule_matches_every_reply_or_a_positive_one() -> None:
+    for rule in REPLY_RULES:
+        assert rule.codes or rule.enhanced or rule.words
+        assert all(code >= 400 for code in rule.codes)
+
+
+@pytest.mark.parametrize("phase", [Phase.MAIL, Phase.DATA, Phase.BODY])
+@pytest.mark.parametrize("completed", [True, False])
+@pytest.mark.parametrize(
+    ("text", "ending", "trouble", "code", "ends_session"),
+    [
+        ("451 4.3.0 later", Ending.TEMPORARY, Trouble.NONE, "provider", False),
+        ("452 4.3.1 no space", Ending.TEMPORARY, Trouble.NONE, "provider", False),
+        ("550 5.7.1 no", Ending.PERMANENT, Trouble.NONE, "provider", False),
+        ("552 5.3.4 too big", Ending.PERMANENT, Trouble.NONE, "provider", False),
+        ("554 no", Ending.PERMANENT, Trouble.NONE, "provider", False),
+        ("550 5.2.2 full", Ending.TEMPORARY, Trouble.NONE, "provider", False),
+        ("550 5.4.5 daily limit", Ending.TEMPORARY, Trouble.QUOTA, "provider", True),
+        ("421 4.7.0 daily sending limit", Ending.TEMPORARY, Trouble.QUOTA, "provider", True),
+        ("530 5.7.0 log in", Ending.UNTOUCHED, Trouble.AUTH, "auth", True),
+    ],
+)
+def test_verdicts_that_hold_in_every_phase(
+    phase: Phase, *, completed: bool, text: str, ending: Ending, trouble: Trouble, code: str, ends_session: bool
+) -> None:
+    verdict = judge_reply(phase, parse_reply(text), completed=completed)
+    assert (verdict.ending, verdict.trouble, verdict.error_code) == (ending, trouble, code)
+    assert verdict.ends_session is ends_session
+
+
+@pytest.mark.parametrize(
+    ("phase", "text", "completed", "ending", "trouble"),
+    [
+        (Phase.MAIL, "421 bye", True, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.MAIL, "421 bye", False, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.RCPT, "421 bye", True, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.DATA, "421 bye", True, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.BODY, "421 bye", True, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.RCPT, "421 4.4.5 session limit", True, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.DATA, "451 4.4.5 session limit", True, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.MAIL, "451 4.4.5 session limit", False, Ending.TEMPORARY, Trouble.NONE),
+        (Phase.BODY, "421 4.4.5 session limit", True, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.MAIL, "503 nested", True, Ending.TEMPORARY, Trouble.NONE),
+        (Phase.MAIL, "354 what", True, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.DATA, "250 what", True, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.BODY, "354 what", True, Ending.UNKNOWN, Trouble.CONNECTION),
+    ],
+)
+def test_replies_that_end_the_session(
+    phase: Phase, text: str, *, completed: bool, ending: Ending, trouble: Trouble
+) -> None:
+    verdict = judge_reply(phase, parse_reply(text), completed=completed)
+    assert (verdict.ending, verdict.trouble, verdict.ends_session) == (ending, trouble, True)
+    if phase is Phase.RCPT:
+        assert is_about_session(parse_reply(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("250 2.1.5 ok", Answer.ACCEPTED),
+        ("251 will forward", Answer.ACCEPTED),
+        ("550 5.1.1 no such user", Answer.REFUSED),
+        ("553 5.1.3 bad address", Answer.REFUSED),
+        ("450 4.2.1 busy", Answer.DEFERRED),
+        ("452 4.2.2 full", Answer.DEFERRED),
+        ("550 5.2.2 full", Answer.DEFERRED),
+        ("552 exceeded", Answer.DEFERRED),
+        ("550 5.4.5 daily limit", Answer.DEFERRED),
+        ("452 4.5.3 many", Answer.TOO_MANY),
+        ("552 5.5.3 many", Answer.TOO_MANY),
+        ("552 5.3.4 too big", Answer.REFUSED),
+    ],
+)
+def test_answer_to_one_recipient(text: str, expected: Answer) -> None:
+    assert recipient_answer(parse_reply(text)) is expected
+    assert not is_about_session(parse_reply(text))
+
+
+@given(st.sampled_from([Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY]), st.integers(200, 599), st.booleans())
+def test_no_reply_but_a_final_2yz_can_ever_call_a_message_sent(phase: Phase, code: int, completed: bool) -> None:
+    verdict = judge_reply(phase, Reply(code, [b"x"]), completed=completed)
+    assert verdict.ending is not Ending.ACCEPTED
+    assert verdict.ending is not Ending.UNKNOWN or phase is Phase.BODY
+
+
+# Lost connections
+
+CLOSED_BY_SERVER = Loss("closed", "network", closed_by_server=True)
+TIMED_OUT = Loss("silent", "timeout")
+CLOSED_BY_US = Loss("cut", "network", closed_by_us=True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "loss", "completed", "dot", "behind", "ending", "trouble"),
+    [
+        (Phase.MAIL, CLOSED_BY_SERVER, True, False, False, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.MAIL, CLOSED_BY_SERVER, False, False, False, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.MAIL, TIMED_OUT, True, False, False, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.RCPT, CLOSED_BY_SERVER, True, False, False, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.DATA, CLOSED_BY_SERVER, True, False, False, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.BODY, CLOSED_BY_SERVER, True, True, False, Ending.UNKNOWN, Trouble.CONNECTION),
+        (Phase.BODY, TIMED_OUT, False, True, False, Ending.UNKNOWN, Trouble.CONNECTION),
+        (Phase.BODY, CLOSED_BY_SERVER, True, False, False, Ending.TEMPORARY, Trouble.CONNECTION),
+        (Phase.MAIL, CLOSED_BY_SERVER, True, False, True, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.MAIL, TIMED_OUT, False, False, True, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.RCPT, CLOSED_BY_US, False, False, False, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.BODY, CLOSED_BY_US, False, False, False, Ending.UNTOUCHED, Trouble.NONE),
+        (Phase.BODY, CLOSED_BY_US, False, True, False, Ending.UNKNOWN, Trouble.NONE),
+    ],
+)
+def test_where_a_connection_was_lost_decides(
+    phase: Phase, loss: Loss, *, completed: bool, dot: bool, behind: bool, ending: Ending, trouble: Trouble
+) -> None:
+    verdict = judge_loss(phase, loss, completed=completed, dot_written=dot, behind=behind)
+    assert (verdict.ending, verdict.trouble, verdict.ends_session) == (ending, trouble, True)
+    assert verdict.error_code == ("unknown_outcome" if ending is Ending.UNKNOWN else loss.error_code)
