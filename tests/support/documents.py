@@ -23,8 +23,8 @@ from pathlib import Path
 import django
 
 ROOT = Path(__file__).resolve().parents[2]
-_DOCS = sorted(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md"))
-PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", *_DOCS)
+_DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", *_DOCS)
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _VERSION = re.compile(r"django(>=|<)(\d+)\.(\d+)")
