@@ -20,22 +20,19 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("outbox")
 
-#: Files and folders below ``tests`` whose tests get the mark.
-ENGINE_FREE = (
-    "unit",
-    "acceptance/transports",
-    "acceptance/test_demo.py",
-    "integration/test_docs_run.py",
-)
-
-LONG = ("integration/test_docs_run.py", "integration/test_stateful.py", "integration/test_claim_plan.py")
+#: Mark -> files and folders below ``tests`` whose tests get it.
+MARKS = {
+    "acceptance": ("acceptance",),
+    "engine_free": ("unit", "acceptance/transports", "acceptance/test_demo.py", "integration/test_docs_run.py"),
+    "long": ("integration/test_docs_run.py", "integration/test_stateful.py", "integration/test_claim_plan.py"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their file or folder."""
     here = Path(__file__).parent
     for item in items:
-        for mark, paths in {"engine_free": ENGINE_FREE, "long": LONG}.items():
+        for mark, paths in MARKS.items():
             if any(item.path.is_relative_to(here / path) for path in paths):
                 item.add_marker(mark)
 
