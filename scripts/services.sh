@@ -103,6 +103,7 @@ start_services() {
     need_command gcc gcc
     need_command pkg-config pkg-config
     need_command chromium chromium
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || apt_install ca-certificates
     pkg-config --exists libmariadb || apt_install libmariadb-dev
     python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
     python3 -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null ||
