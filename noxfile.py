@@ -1,7 +1,7 @@
 """Unit and integration tests on every supported Python and Django, on SQLite: ``make matrix``.
 
-Interpreters are taken from PATH and from ``~/.pyenv/versions``; one that is missing is skipped and named, and is a
-failure with ``CI=true``.  ``PRX_MATRIX_PYTHONS="3.12 3.13"`` narrows.
+Interpreters are taken from PATH and from ``~/.pyenv/versions``.  A missing interpreter is named and skipped; with
+``CI=true`` uv downloads it, and without it the run fails.  ``PRX_MATRIX_PYTHONS="3.12 3.13"`` narrows the run.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ SUPPORTED = {
 WANTED = os.environ.get("PRX_MATRIX_PYTHONS", "3.11 3.12 3.13").split()
 CELLS = [(python, django) for django, pythons in SUPPORTED.items() for python in pythons if python in WANTED]
 
-PLACES = ("tests/unit", "tests/integration")
+FOLDERS = ("tests/unit", "tests/integration")
+CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 nox.needs_version = ">=2025.11.12"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.error_on_missing_interpreters = os.environ.get("CI", "").lower() in {"1", "true"}
+nox.options.error_on_missing_interpreters = CI
 
-# pyenv's own launchers refuse the versions that are not switched on, so the real ones go first.
+# pyenv's launchers fail for a version that is not activated, so the interpreters themselves come first on PATH.
 _pyenv = [sorted(Path.home().glob(f".pyenv/versions/{python}.*/bin")) for python in sorted({p for p, _ in CELLS})]
-os.environ["PATH"] = os.pathsep.join([*(str(found[-1]) for found in _pyenv if found), os.environ["PATH"]])
-os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+os.environ["PATH"] = os.pathsep.join([*(str(folders[-1]) for folders in _pyenv if folders), os.environ["PATH"]])
+# Debian has one Python; a developer's machine is not changed.
+os.environ["UV_PYTHON_DOWNLOADS"] = "automatic" if CI else "never"
 
 
 def _constraints(folder: str) -> str:
-    """The pinned versions without Django's, which the cell chooses."""
+    """Write the pinned versions, without Django's, to a file and return its path: the cell chooses Django."""
     lines = Path("constraints.txt").read_text(encoding="utf-8").splitlines()
     path = Path(folder, "constraints.txt")
     path.write_text("\n".join(line for line in lines if not line.startswith("Django==")), encoding="utf-8")
@@ -43,7 +45,7 @@ def _constraints(folder: str) -> str:
 @nox.session
 @nox.parametrize(("python", "django"), CELLS)
 def tests(session: nox.Session, django: str) -> None:
-    """One cell; arguments after ``--`` go to pytest."""
+    """Run one cell of the matrix; arguments after ``--`` go to pytest."""
     with tempfile.TemporaryDirectory() as folder:
         session.install("-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".")
-    session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", "not long", *PLACES, *session.posargs)
+    session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", "not long", *FOLDERS, *session.posargs)

@@ -1,6 +1,6 @@
-"""What this machine has for the tests: database servers with their drivers, Redis, Chromium.
+"""Probes for what tests need: database servers with their drivers, Redis, Chromium.
 
-Each probe returns a version to print, or raises ``NotReached`` with the reason in plain words.
+Each probe returns a version to print, or raises ``NotReached`` with the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONNECT_TIMEOUT = 5
 
 
 class NotReached(Exception):
-    """This machine lacks it; the text says what is missing."""
+    """The machine lacks something; the text says what."""
 
 
 def _server(prefix: str, port: int, user: str) -> dict[str, Any]:
@@ -42,13 +42,13 @@ def _driver(module: str, extra: str, hint: str) -> Any:
 
 
 def sqlite() -> str:
-    """SQLite comes with Python."""
+    """Return the version of SQLite, which comes with Python."""
     return sqlite3.sqlite_version
 
 
 def postgresql() -> str:
-    """The server at POSTGRES_HOST and POSTGRES_PORT."""
-    driver = _driver("psycopg", "postgres", "no ready-made wheel for this machine?")
+    """Return the version of the server at POSTGRES_HOST and POSTGRES_PORT."""
+    driver = _driver("psycopg", "postgres", "is there no wheel for this machine?")
     server = _server("POSTGRES", 5432, "postgres")
     try:
         with driver.connect(dbname="postgres", **server) as connection:
@@ -58,7 +58,7 @@ def postgresql() -> str:
 
 
 def mariadb() -> str:
-    """The server at MARIADB_HOST and MARIADB_PORT."""
+    """Return the version of the server at MARIADB_HOST and MARIADB_PORT."""
     driver = _driver("MySQLdb", "mysql", "mysqlclient builds only with libmariadb-dev, pkg-config and a C compiler")
     server = _server("MARIADB", 3306, "root")
     try:
@@ -72,7 +72,7 @@ def mariadb() -> str:
 
 
 def redis() -> str:
-    """The server at REDIS_URL."""
+    """Return the version of the server at REDIS_URL."""
     driver = importlib.import_module("redis")
     url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
     try:
@@ -83,7 +83,7 @@ def redis() -> str:
 
 
 def browser() -> str:
-    """A Chromium on PATH."""
+    """Return the path of Chromium."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         raise NotReached("no chromium on PATH")

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# Sourced by .ci/run.  Uses the database servers, Redis and Chromium that are there; what is missing it installs (Debian,
-# as root) and starts on ports of its own, below $services_folder, and stop_services ends exactly that.
+# For .ci/run.  Uses the database servers, Redis and Chromium of the machine.  A missing program is installed (Debian, as
+# root) and a missing server is started on a free port with its files in $services_folder; stop_services ends only those.
 services_folder=$(mktemp -d /tmp/prx_services.XXXXXX)
 chmod 755 "$services_folder"
 service_pids=()
 
-# Packages must not start servers of their own: ours have their own folders and ports, and end with us.
+# A package must not start its own server: this script starts servers with other folders and ports, and ends them.
 apt_install() {
-    local policy=/usr/sbin/policy-rc.d ours=
+    local policy=/usr/sbin/policy-rc.d written=
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod +x "$policy"
-        ours=1
+        written=1
     fi
     echo "installing $*"
     if [ ! -e "$services_folder/updated" ]; then
@@ -20,7 +20,7 @@ apt_install() {
     fi
     local code=0 log=$services_folder/apt.log
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 || code=$?
-    [ -z "$ours" ] || rm -f "$policy"
+    [ -z "$written" ] || rm -f "$policy"
     [ "$code" = 0 ] || tail -n 20 "$log" >&2
     return "$code"
 }
@@ -60,7 +60,7 @@ start() { # start NAME PORT COMMAND…
     echo "started $name on port $port"
 }
 
-as_user() { # as_user USER COMMAND…; exec, so that the process is the server itself
+as_user() { # as_user USER COMMAND…
     local user=$1
     shift
     setpriv --reuid="$user" --regid="$user" --init-groups "$@"
@@ -103,11 +103,12 @@ start_services() {
     need_command gcc gcc
     need_command pkg-config pkg-config
     need_command chromium chromium
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || apt_install ca-certificates
     pkg-config --exists libmariadb || apt_install libmariadb-dev
     python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
     python3 -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null ||
         apt_install python3-dev
-    # A server that asks for a password is named by POSTGRES_… and MARIADB_…, or started here beside it.
+    # A running server that needs a password must be described by POSTGRES_… or MARIADB_….
     listens "${POSTGRES_PORT:-5432}" || start_postgresql
     listens "${MARIADB_PORT:-3306}" || start_mariadb
     [ -n "${REDIS_URL:-}" ] || listens 6379 || start_redis

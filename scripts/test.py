@@ -1,21 +1,24 @@
-"""Runs all tests on every database that this machine has, and names those that it could not reach.
+"""Run all tests on every database that this machine has, and name the databases that were not reached.
 
-``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` whatever is
-missing is a failure.  A run in which no test passed is a failure always.  Coverage is measured on the first database,
-where no argument narrows the run: it doubles the time.  The databases are tested side by side, and beside them, once,
-what no database has a part in: many tests wait, for a server or for a process.  The first run prints as it goes; what
-the others print comes whole, when they are done.
+``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` a missing
+database, Redis or browser is a failure.  A run in which no test passed is always a failure.  If no argument narrows the
+run, coverage is measured, on the first database only: it doubles the time.  Tests that do not depend on the database
+run once, and the random exploration (``stateful``) runs on one database, another one each time.
+
+Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
+at once, the output of each other run when the runs before it have ended.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +31,16 @@ import facilities
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = {"sqlite": facilities.sqlite, "postgresql": facilities.postgresql, "mariadb": facilities.mariadb}
 SERVICES = {"redis": facilities.redis, "browser": facilities.browser}
-#: pytest's exit code where it found nothing to run.
+#: pytest's exit code when it has found no test to run.
 NO_TESTS = 5
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
+#: Runs at the same time.  A run keeps a processor busy for about half of its time.
+SIDE_BY_SIDE = 2 * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the summary."""
+    """One line of the summary: a database or a service, and whether the machine has it."""
 
     name: str
     text: str
@@ -43,140 +48,147 @@ class Finding:
     failed: bool = False
 
 
-def probe(name: str, look: Callable[[], str]) -> Finding:
-    """Look whether the machine has it; to lack something is a failure only in CI."""
+def probe(name: str, version_of: Callable[[], str]) -> Finding:
+    """Look for a database or a service; a missing one is a failure only in CI."""
     try:
-        return Finding(name, look(), reached=True)
+        return Finding(name, version_of(), reached=True)
     except facilities.NotReached as reason:
         return Finding(name, f"not reached: {reason}", reached=False, failed=CI)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Tests on one database, in a process of their own; ``marks`` says which."""
+    """A process of pytest on one database; ``marks`` selects its tests (an expression for ``-m``)."""
 
     engine: Finding
     marks: str
     measured: bool = False
-    #: Arguments may have chosen nothing that this run has a part in.
+    #: Arguments may have selected no test of this run.
     may_be_empty: bool = False
+
+    @property
+    def title(self) -> str:
+        """The heading above the output."""
+        return f"{self.engine.name} {self.engine.text}{f' ({self.marks})' if self.marks else ''}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """How a run ended."""
 
     code: int
     passed: int
     failed: bool
 
 
-def run(one: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome:
-    """Prints to ``output``, where there is one."""
+def perform(run: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome:
+    """Run pytest; it prints to ``output``, or to this process's own output if that is None."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", one.marks] if one.marks else []), *arguments]
-        command = [sys.executable, "-W", "error", *(["-m", "coverage", "run"] if one.measured else []), *pytest]
-        environment = {**os.environ, "DATABASE": one.engine.name}
+        pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", run.marks] if run.marks else []), *arguments]
+        command = [sys.executable, "-W", "error", *(["-m", "coverage", "run"] if run.measured else []), *pytest]
+        environment = {**os.environ, "DATABASE": run.engine.name}
         code = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False).returncode
         passed = count_passed(report)
-    empty = one.may_be_empty and code == NO_TESTS
+    empty = run.may_be_empty and code == NO_TESTS
     return Outcome(code, passed, failed=not empty and (code != 0 or not passed))
 
 
 def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Run]:
-    """What no database has a part in runs once; by itself, where nothing narrows the run."""
+    """Divide the tests into runs, the longest first; ``deselect`` leaves out the tests of missing services."""
     if not engines:
         return []
-    free, bound = (" and ".join(filter(None, [deselect, mark])) for mark in ("engine_free", "not engine_free"))
+
+    def marks(*expressions: str) -> str:
+        return " and ".join(filter(None, [deselect, *expressions]))
+
     first, *others = engines
-    if arguments:  # for the one who waits for them
-        return [Run(first, deselect), *(Run(one, bound, may_be_empty=True) for one in others)]
-    return [Run(first, bound, measured=True), Run(first, free, measured=True), *(Run(one, bound) for one in others)]
+    if arguments:  # somebody waits for the output: the first run prints the results of all selected tests at once
+        return [Run(first, marks()), *(Run(engine, marks("not engine_free"), may_be_empty=True) for engine in others)]
+    explored = random.choice(engines)  # noqa: S311  (not a secret)
+
+    def rows(engine: Finding) -> str:
+        return marks("not engine_free", "not acceptance", *([] if engine is explored else ["not stateful"]))
+
+    return [
+        *(Run(engine, marks("not engine_free", "acceptance"), measured=engine is first) for engine in engines),
+        Run(first, marks("engine_free"), measured=True),
+        *(Run(engine, rows(engine), measured=engine is first) for engine in engines),
+    ]
 
 
-def run_all(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Finding]:
-    """All engines side by side; each with what came of it."""
+def perform_all(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Finding]:
+    """Perform all runs; return each engine with its result."""
     runs = plan([engine for engine in engines if engine.reached], deselect, arguments)
     outcomes: list[tuple[Run, Outcome]] = []
-    with ThreadPoolExecutor() as pool, ExitStack() as stack:
-        beside: list[tuple[Run, IO[bytes], Future[Outcome]]] = []
-        for one in runs[1:]:
-            output = stack.enter_context(tempfile.TemporaryFile())
-            beside.append((one, output, pool.submit(run, one, arguments, output)))
-        for one in runs[:1]:
-            heading(one)
-            outcomes.append((one, run(one, arguments, None)))
-        for one, printed, future in beside:
-            outcomes.append((one, future.result()))
-            heading(one)
-            printed.seek(0)
-            shutil.copyfileobj(printed, sys.stdout.buffer)
-            sys.stdout.flush()
-    return [told(engine, [outcome for one, outcome in outcomes if one.engine == engine]) for engine in engines]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool, ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) if run is not runs[0] else None for run in runs]
+        futures = [pool.submit(perform, run, arguments, output) for run, output in zip(runs, outputs, strict=True)]
+        for run, output, future in zip(runs, outputs, futures, strict=True):
+            if output is None:
+                print(f"\n=== {run.title}", flush=True)
+            outcomes.append((run, future.result()))
+            if output is not None:
+                print(f"\n=== {run.title}", flush=True)
+                output.seek(0)
+                shutil.copyfileobj(output, sys.stdout.buffer)
+                sys.stdout.flush()
+    return [with_result(engine, [outcome for run, outcome in outcomes if run.engine == engine]) for engine in engines]
 
 
-def told(engine: Finding, outcomes: list[Outcome]) -> Finding:
-    """An engine with what came of its runs; one that was not reached has none."""
+def with_result(engine: Finding, outcomes: list[Outcome]) -> Finding:
+    """Return the engine with the result of its runs; an engine that was not reached has no runs."""
     if not outcomes:
         return engine
-    passed = sum(one.passed for one in outcomes)
-    failed = [one for one in outcomes if one.failed]
-    codes = ", ".join(str(one.code) for one in failed)
-    verdict = f"FAILED ({passed} tests passed, exit code {codes})" if failed else f"{passed} tests passed"
-    return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(failed))
-
-
-def heading(one: Run) -> None:
-    """What the following lines are about."""
-    print(f"\n=== {one.engine.name} {one.engine.text}{f' ({one.marks})' if one.marks else ''}", flush=True)
+    passed = sum(outcome.passed for outcome in outcomes)
+    codes = ", ".join(str(outcome.code) for outcome in outcomes if outcome.failed)
+    verdict = f"FAILED ({passed} tests passed, exit code {codes})" if codes else f"{passed} tests passed"
+    return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(codes))
 
 
 def count_passed(report: Path) -> int:
-    """How many tests passed, by pytest's own report; 0 where there is none."""
+    """Count the passed tests in pytest's report; 0 if there is no report."""
     if not report.exists():
         return 0
     suites = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314  (pytest has just written it)
-    return sum(
-        int(s.get("tests", 0)) - sum(int(s.get(k, 0)) for k in ("failures", "errors", "skipped")) for s in suites
-    )
+    others = ("failures", "errors", "skipped")
+    return sum(int(suite.get("tests", 0)) - sum(int(suite.get(kind, 0)) for kind in others) for suite in suites)
 
 
 def coverage(*, gate: bool) -> bool:
-    """Put the runs together; the limit of pyproject.toml holds only where everything could run."""
+    """Combine and print the coverage; with ``gate`` return whether it reaches the limit in pyproject.toml."""
     command = [sys.executable, "-m", "coverage"]
     subprocess.run([*command, "combine", "--quiet"], check=True)
     report = [*command, "report", *([] if gate else ["--fail-under=0"])]
     return subprocess.run(report, check=False).returncode == 0
 
 
-def summary(findings: Iterable[Finding]) -> None:
-    """The plain words at the end."""
+def print_summary(findings: Iterable[Finding]) -> None:
+    """Print one line for each database and service."""
     print("\nWhat was tested")
     for finding in findings:
         print(f"  {finding.name:<11}{finding.text}")
 
 
 def main(arguments: list[str]) -> int:
-    """0 where every test on everything reached has passed."""
+    """Return 0 if every test has passed on every database and service that was reached."""
     os.chdir(ROOT)
     wanted = os.environ.get("PRX_TEST_ENGINES", "").replace(",", " ").split() or list(ENGINES)
     if unknown := set(wanted) - set(ENGINES):
         print(f"PRX_TEST_ENGINES names {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}", file=sys.stderr)
         return 2
     subprocess.run([sys.executable, "-m", "coverage", "erase"], check=True)
-    services = [probe(name, look) for name, look in SERVICES.items()]
+    services = [probe(name, version_of) for name, version_of in SERVICES.items()]
     deselect = " and ".join(f"not {service.name}" for service in services if not service.reached)
-    engines = [probe(name, ENGINES[name]) for name in wanted]
-    engines = run_all(engines, deselect, arguments)
+    engines = perform_all([probe(name, ENGINES[name]) for name in wanted], deselect, arguments)
     ran = any(engine.reached for engine in engines)
-    complete = not arguments and set(wanted) == set(ENGINES) and all(f.reached for f in [*engines, *services])
+    complete = set(wanted) == set(ENGINES) and all(finding.reached for finding in [*engines, *services])
     covered = not ran or bool(arguments) or coverage(gate=complete)
-    left_out = [Finding(n, "not asked for (PRX_TEST_ENGINES)", reached=False) for n in ENGINES if n not in wanted]
-    summary([*engines, *left_out, *services])
+    left_out = [Finding(name, "not wanted (PRX_TEST_ENGINES)", reached=False) for name in ENGINES if name not in wanted]
+    print_summary([*engines, *left_out, *services])
     if not covered:
         print("  coverage   FAILED: below the limit in pyproject.toml")
-    return int(not ran or not covered or any(f.failed for f in [*engines, *services]))
+    return int(not ran or not covered or any(finding.failed for finding in [*engines, *services]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Builds .venv for development from a bare Python: scripts/venv.sh [python]
+# Builds .venv for development; needs only Python with venv: scripts/venv.sh [python]
 set -eu
 
 python=${1:-python3}
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.13 …" >&2
+    echo "Python 3.11 or newer is needed; choose one: make PYTHON=python3.13 …" >&2
     exit 1
 }
 "$python" -c 'import ensurepip' 2>/dev/null || {
@@ -15,6 +15,6 @@ python=${1:-python3}
 
 echo "building .venv with $("$python" --version)"
 "$python" -m venv --clear .venv
-# Older versions of pip know no dependency groups.
+# Dependency groups need pip 25.1 or newer.
 .venv/bin/python -m pip install -qq --constraint constraints.txt --upgrade pip
 .venv/bin/python -m pip install -qq --constraint constraints.txt --group dev --editable .

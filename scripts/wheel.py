@@ -1,4 +1,4 @@
-"""Builds the wheel, installs it alone into a clean environment and uses it there as a host project would."""
+"""Build the wheel, install it into a clean environment and use it there as a project would."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMOKE = ROOT / "scripts" / "wheel_smoke.py"
 
 
 def build(folder: Path) -> Path:
-    """The wheel, by way of the source distribution, so that both are known to be whole."""
+    """Build the wheel from the source distribution, so that both are known to be complete; return its path."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
@@ -21,7 +21,7 @@ def build(folder: Path) -> Path:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """The wheel and what it depends on, nothing of development; returns the interpreter."""
+    """Install the wheel and its dependencies, no development tool; return the interpreter."""
     venv.create(folder, with_pip=True)
     python = next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists())
     pip = [str(python), "-m", "pip", "install", "-qq", "--constraint", str(ROOT / "constraints.txt")]
@@ -30,15 +30,15 @@ def install(wheel: Path, folder: Path) -> Path:
 
 
 def main() -> int:
-    """0 where the installed wheel works."""
+    """Return 0 if the installed wheel works."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel = build(folder / "dist")
         python = install(wheel, folder / "venv")
-        # -P and another folder: the checkout must not be found in the wheel's stead.
-        done = subprocess.run([str(python), "-P", "-W", "error", str(SMOKE)], cwd=folder, check=False)
-        print(f"{wheel.name} {'works' if done.returncode == 0 else 'FAILED'} in a clean environment", flush=True)
-    return done.returncode
+        # -P and another folder: the smoke test must not import the checkout instead of the wheel.
+        smoke = subprocess.run([str(python), "-P", "-W", "error", str(SMOKE)], cwd=folder, check=False)
+        print(f"{wheel.name} {'works' if smoke.returncode == 0 else 'FAILED'} in a clean environment", flush=True)
+    return smoke.returncode
 
 
 if __name__ == "__main__":

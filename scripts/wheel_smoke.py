@@ -1,4 +1,4 @@
-"""Run by ``wheel.py`` where only the wheel is installed: migrate, an account, a message that waits, the checks."""
+"""Smoke test for ``wheel.py``, run where only the wheel is installed: migrate, check, queue a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management import call_command
 
 settings.configure(
-    SECRET_KEY="the key of a smoke test",  # noqa: S106
+    SECRET_KEY="a key for tests only",  # noqa: S106  (protects nothing)
     INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django_q", "prx_email_django"],
     DATABASES={
         "default": {
@@ -25,6 +25,7 @@ settings.configure(
 )
 django.setup()
 
+# Models can be imported only after django.setup().
 import prx_email_django  # noqa: E402
 from prx_email_django.models import Account, OutboxMessage  # noqa: E402
 
@@ -32,11 +33,11 @@ package = Path(prx_email_django.__file__).parent
 if Path(sys.prefix) not in package.parents:
     sys.exit(f"not the installed wheel: {package}")
 if not (package / "py.typed").exists():
-    sys.exit("py.typed is missing: the types of the package reach nobody")
+    sys.exit("py.typed is missing: type checkers ignore the types of the package")
 
 call_command("migrate", verbosity=0)
 call_command("check", fail_level="WARNING")
-Account.objects.create(name="main", email="a@example.org", host="127.0.0.1", port=465, user="a", password="b")  # noqa: S106
+Account.objects.create(name="main", email="a@example.org", host="127.0.0.1", port=465, user="a", password="b")  # noqa: S106  (no such account)
 queued = prx_email_django.enqueue(account="main", to="c@example.org", subject="Hello", body_text="From the wheel")
 if OutboxMessage.objects.get(pk=queued.pk).status != "pending":
-    sys.exit("the message does not wait in the outbox")
+    sys.exit("the message is not pending in the outbox")

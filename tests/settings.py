@@ -1,13 +1,13 @@
-"""Settings of the test project, steered by the environment.
+"""Settings of the test project.  Environment variables choose the database and the broker.
 
 ``DATABASE``            ``sqlite`` (default), ``postgresql`` or ``mariadb``
-``DATABASE_NAME``       the test database; made up where absent, so that runs side by side do not meet
+``DATABASE_NAME``       the test database; default: a name with the process id, so that two runs never share one
 ``POSTGRES_HOST`` …     ``_PORT``, ``_USER``, ``_PASSWORD``; the same with ``MARIADB_``; default: the local server
 ``WITHOUT_DJANGO_Q=1``  leaves django-q2 out of INSTALLED_APPS
 ``Q_BROKER=redis``      django-q2 on ``REDIS_URL`` instead of the database
 
-The database is named as its own test database, and the name is put into the environment: a process that a test starts
-with these settings works on the very database of that test.
+The database and its test database have the same name, and the name is put into the environment: a process that a test
+starts with these settings uses the database of that test.  Each worker of pytest-xdist adds its own id to the name.
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ from typing import Any
 DATABASE = os.environ.get("DATABASE", "sqlite")
 
 
-def _name() -> str:
+def _database_name() -> str:
     run = f"prx_test_{os.getpid()}"
     default = str(Path(tempfile.gettempdir(), f"{run}.sqlite3")) if DATABASE == "sqlite" else run
-    return os.environ.setdefault("DATABASE_NAME", default)
+    name = os.environ.get("DATABASE_NAME", default)
+    suffix = f"_{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    path = Path(name)
+    # A process that a worker has started inherits a name that has the suffix already.
+    if suffix != "_" and not path.stem.endswith(suffix):
+        name = str(path.with_stem(f"{path.stem}{suffix}"))
+    os.environ["DATABASE_NAME"] = name
+    return name
 
 
 def _server(prefix: str, port: int, user: str) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def _sqlite() -> dict[str, Any]:
 
 
 def _postgresql() -> dict[str, Any]:
-    # Tests kill workers, never the server: no commit needs to wait for the disk.
+    # Tests kill workers but never the database server, so no commit needs to wait for the disk.
     return {
         "ENGINE": "django.db.backends.postgresql",
         "OPTIONS": {"options": "-c synchronous_commit=off"},
@@ -64,7 +71,8 @@ def _mariadb() -> dict[str, Any]:
 
 
 _engine = {"sqlite": _sqlite, "postgresql": _postgresql, "mariadb": _mariadb}[DATABASE]()
-DATABASES = {"default": {**_engine, "NAME": _name(), "TEST": {"NAME": _name()}}}
+DATABASE_NAME = _database_name()
+DATABASES = {"default": {**_engine, "NAME": DATABASE_NAME, "TEST": {"NAME": DATABASE_NAME}}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 WITHOUT_DJANGO_Q = os.environ.get("WITHOUT_DJANGO_Q", "") == "1"
@@ -103,7 +111,7 @@ TEMPLATES = [
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "/static/"
 ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
-SECRET_KEY = "the key of the tests, secret to nobody"
+SECRET_KEY = "a key for tests only"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 USE_TZ = True
 
@@ -111,5 +119,12 @@ PRX_EMAIL: dict[str, Any] = {}
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 _broker = {"redis": REDIS_URL} if os.environ.get("Q_BROKER") == "redis" else {"orm": "default"}
-# Named for the database, so that runs side by side do not take each other's tasks from Redis.
-Q_CLUSTER = {"name": f"outbox_{Path(_name()).stem}", "workers": 1, "timeout": 90, "retry": 1200, "poll": 0.2, **_broker}
+Q_CLUSTER = {
+    # Contains the database's name, so that runs side by side do not take each other's tasks from Redis.
+    "name": f"outbox_{Path(DATABASE_NAME).stem}",
+    "workers": 1,
+    "timeout": 90,
+    "retry": 1200,
+    "poll": 0.2,
+    **_broker,
+}

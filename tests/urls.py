@@ -1,4 +1,4 @@
-"""URLs of the test project: the admin alone."""
+"""URLs of the test project: only the admin."""
 
 from __future__ import annotations
 

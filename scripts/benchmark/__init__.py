@@ -1,1 +1,1 @@
-"""The benchmark behind ``make bench``: contestants in processes of their own, on the same sink and database."""
+"""The parts of ``make bench``: each candidate runs in its own process, with the same mail sink and database."""

@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""Description of the machine and of the packages, printed above the tables."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PACKAGES = ["Django", "aiosmtplib", "psycopg", "django-post_office"]
 
 
 def describe(interpreter: str) -> list[str]:
-    """Lines for the reader."""
+    """Return lines with processor, load and versions."""
     program = f"import importlib.metadata as m\nfor name in {PACKAGES!r}: print(name, m.version(name))"
     versions = subprocess.run([interpreter, "-c", program], capture_output=True, text=True, check=True).stdout
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     return [
         f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, load {load}",
         f"Python {platform.python_version()}, {', '.join(versions.splitlines())}",

@@ -1,4 +1,4 @@
-"""What everybody sends: one recipient, plain text and HTML, about two kilobytes, no two alike."""
+"""The messages of every candidate: one recipient, plain text and HTML, about two kilobytes, each different."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from email.policy import SMTP
 from email.utils import formatdate, make_msgid
 
 SENDER = "shop@example.com"
-SENTENCE = "Thank you for your order; we will write again when the parcel is on its way. "
+SENTENCE = "Thank you for your order; we will write again when the goods are on their way. "
 TEXT_LENGTH = 700
 HTML_LENGTH = 1100
 
 
 def recipient(number: int) -> str:
-    """An address of its own for each letter."""
+    """Return a different address for each message."""
     return f"customer{number}@example.org"
 
 
 def subject(number: int) -> str:
-    """Differs too."""
+    """Return a different subject for each message."""
     return f"Your order {number}"
 
 
 def text(number: int) -> str:
-    """The plain text."""
+    """Return the plain text."""
     return _lines(f"Order {number}.\n", TEXT_LENGTH)
 
 
 def html(number: int) -> str:
-    """The HTML."""
+    """Return the HTML."""
     return f"<html><body><p>Order {number}.</p>\n<p>{_lines('', HTML_LENGTH)}</p></body></html>\n"
 
 
-def octets(number: int) -> bytes:
-    """The letter ready for the wire, as the standard library writes it."""
+def encoded(number: int) -> bytes:
+    """Return the whole message as bytes, written by the standard library."""
     message = EmailMessage(policy=SMTP)
     message["From"], message["To"] = SENDER, recipient(number)
     message["Subject"], message["Date"] = subject(number), formatdate()

@@ -1,7 +1,7 @@
-"""A TCP proxy that delays: ``python -m benchmark.proxy UPSTREAM_PORT SECONDS`` prints its port and runs until killed.
+"""A delaying TCP proxy: ``python -m benchmark.proxy UPSTREAM_PORT SECONDS`` prints its port and runs until killed.
 
-Every octet is delayed by so many seconds each way, the handshake by as much as it would take over such a line; the
-bandwidth is not limited.
+It delays all data by ``SECONDS`` in each direction, and the handshake as a real line would.  It does not limit the
+bandwidth.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Step = Callable[[], None]
 
 
 class Line:
-    """One direction: runs steps after a delay, in their order."""
+    """One direction of a connection: runs steps after a delay, in their order."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -24,7 +24,7 @@ class Line:
         self._steps: deque[tuple[float, Step]] = deque()
 
     def later(self, step: Step) -> None:
-        """Run it when the delay is over."""
+        """Run the step after the delay."""
         self._steps.append((self._loop.time() + self._delay, step))
         if len(self._steps) == 1:
             self._loop.call_at(self._steps[0][0], self._run)
@@ -58,20 +58,20 @@ class End(asyncio.Protocol):
         self.line.later(lambda: self.peer and self.peer.close())
 
     def put(self, data: bytes) -> None:
-        """Write, or keep until there is a connection."""
+        """Write the data, or keep it until the connection is open."""
         if self.transport is None:
             self._early.append(data)
         else:
             self.transport.write(data)
 
     def close(self) -> None:
-        """Close after what is buffered."""
+        """Close the connection after the buffered data is written."""
         if self.transport is not None:
             self.transport.close()
 
 
 class Accepted(End):
-    """The client's end; opens the other."""
+    """The client's end; opens the server's end."""
 
     def __init__(self, delay: float, port: int) -> None:
         super().__init__(Line(delay))
@@ -82,7 +82,7 @@ class Accepted(End):
         super().connection_made(transport)
         self.peer = End(Line(self._delay))
         self.peer.peer = self
-        # SYN, SYN and ACK, ACK: the server's process hears of a client after three ways.
+        # SYN, SYN-ACK, ACK: the server accepts a client after three one-way delays.
         self._handshake = asyncio.get_running_loop().call_later(3 * self._delay, self._open)
 
     def _open(self) -> None:
@@ -91,7 +91,7 @@ class Accepted(End):
 
 
 async def main(port: int, delay: float) -> None:
-    """Serve for ever."""
+    """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Accepted(delay, port), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -1,4 +1,4 @@
-"""Contestant: bare aiosmtplib, connections side by side, ready-made octets, no database: what any peer can reach."""
+"""Candidate: bare aiosmtplib with several connections, rendered messages and no database, as an upper limit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from time import perf_counter
 
 import aiosmtplib
 
-from benchmark import letters
-from benchmark.contest import Score, Task, tell
+from benchmark import messages
+from benchmark.measurement import Result, Task, print_result
 
-MailContent = tuple[str, bytes]
+#: Recipient and encoded message.
+Rendered = tuple[str, bytes]
 
 
-async def send_all(task: Task, queue: Iterator[MailContent]) -> None:
-    """Over one connection, whatever the others leave."""
+async def send_all(task: Task, queue: Iterator[Rendered]) -> None:
+    """Send over one connection until the common queue is empty."""
     client = aiosmtplib.SMTP(hostname=task.host, port=task.port, start_tls=False)
     async with client:
-        for recipient, octets in queue:
-            await client.sendmail(letters.SENDER, [recipient], octets)
+        for recipient, encoded in queue:
+            await client.sendmail(messages.SENDER, [recipient], encoded)
 
 
-async def race(task: Task, ready: list[MailContent]) -> float:
-    """Seconds for all."""
+async def measure(task: Task, ready: list[Rendered]) -> float:
+    """Send everything; return the seconds that it took."""
     queue = iter(ready)
     begun = perf_counter()
     await asyncio.gather(*(send_all(task, queue) for _ in range(task.connections)))
@@ -31,10 +32,10 @@ async def race(task: Task, ready: list[MailContent]) -> float:
 
 
 def main() -> None:
-    """Render, send, tell."""
-    task = Task.given()
-    ready = [(letters.recipient(n), letters.octets(n)) for n in range(task.messages)]
-    tell(Score(asyncio.run(race(task, ready)), task.messages))
+    """Render the messages, send them and print the result."""
+    task = Task.from_environment()
+    ready = [(messages.recipient(n), messages.encoded(n)) for n in range(task.messages)]
+    print_result(Result(asyncio.run(measure(task, ready)), task.messages))
 
 
 if __name__ == "__main__":

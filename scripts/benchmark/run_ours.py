@@ -1,17 +1,17 @@
-"""Contestant: ``prx_email_django.drain()``, with the account's defaults but for the number of connections."""
+"""Candidate: ``prx_email_django.drain()`` with the account's defaults, except the number of connections."""
 
 from __future__ import annotations
 
 import django
 
-from benchmark import letters
-from benchmark.contest import Score, Stopwatch, Task, tell
+from benchmark import messages
+from benchmark.measurement import Result, Stopwatch, Task, print_result
 
 BATCH = 500
 
 
 def fill(task: Task) -> None:
-    """An account and the letters, queued."""
+    """Create an account and queue the messages."""
     import prx_email_django as prx
     from prx_email_django.models import Account, OutboxMessage
 
@@ -19,7 +19,7 @@ def fill(task: Task) -> None:
     Account.objects.all().delete()
     account = Account.objects.create(
         name="bench",
-        email=letters.SENDER,
+        email=messages.SENDER,
         host=task.host,
         port=task.port,
         security="none",
@@ -30,10 +30,10 @@ def fill(task: Task) -> None:
         prx.enqueue_many(
             (
                 {
-                    "to": letters.recipient(n),
-                    "subject": letters.subject(n),
-                    "body_text": letters.text(n),
-                    "body_html": letters.html(n),
+                    "to": messages.recipient(n),
+                    "subject": messages.subject(n),
+                    "body_text": messages.text(n),
+                    "body_html": messages.html(n),
                 }
                 for n in range(start, min(start + BATCH, task.messages))
             ),
@@ -42,18 +42,18 @@ def fill(task: Task) -> None:
 
 
 def main() -> None:
-    """Queue, drain, tell."""
+    """Queue the messages, send them and print the result."""
     django.setup()
     import prx_email_django as prx
 
-    task = Task.given()
+    task = Task.from_environment()
     fill(task)
     watch = Stopwatch()
     with watch.running():
         report = prx.drain()
     if report.sent != task.messages:
         raise SystemExit(f"not everything was sent: {report}")
-    tell(Score(watch.seconds, task.messages, watch.statements))
+    print_result(Result(watch.seconds, task.messages, watch.statements))
 
 
 if __name__ == "__main__":

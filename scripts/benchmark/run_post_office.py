@@ -1,17 +1,17 @@
-"""Contestant: django-post_office's own command, as it comes or tuned (two processes, large batches, no sent log)."""
+"""Candidate: django-post_office's own command, with defaults or tuned (two processes, large batches, no sent log)."""
 
 from __future__ import annotations
 
 import django
 
-from benchmark import letters
-from benchmark.contest import Score, Stopwatch, Task, tell
+from benchmark import messages
+from benchmark.measurement import Result, Stopwatch, Task, print_result
 
 BATCH = 500
 
 
 def fill(task: Task) -> None:
-    """The letters, queued."""
+    """Queue the messages."""
     from post_office import mail
     from post_office.models import Email
 
@@ -20,11 +20,11 @@ def fill(task: Task) -> None:
         mail.send_many(
             [
                 {
-                    "sender": letters.SENDER,
-                    "recipients": letters.recipient(n),
-                    "subject": letters.subject(n),
-                    "message": letters.text(n),
-                    "html_message": letters.html(n),
+                    "sender": messages.SENDER,
+                    "recipients": messages.recipient(n),
+                    "subject": messages.subject(n),
+                    "message": messages.text(n),
+                    "html_message": messages.html(n),
                 }
                 for n in range(start, min(start + BATCH, task.messages))
             ]
@@ -32,12 +32,12 @@ def fill(task: Task) -> None:
 
 
 def main() -> None:
-    """Queue, drain, tell."""
+    """Queue the messages, send them and print the result."""
     django.setup()
     from django.core.management import call_command
     from post_office.models import STATUS, Email
 
-    task = Task.given()
+    task = Task.from_environment()
     fill(task)
     watch = Stopwatch()
     with watch.running():
@@ -45,7 +45,7 @@ def main() -> None:
     sent = Email.objects.filter(status=STATUS.sent).count()
     if sent != task.messages:
         raise SystemExit(f"not everything was sent: {sent} of {task.messages}")
-    tell(Score(watch.seconds, task.messages, watch.statements))
+    print_result(Result(watch.seconds, task.messages, watch.statements))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Django settings of the contestants; the environment says where database and server are (see ``contest``)."""
+"""Django settings of the candidates; ``measurement`` describes the environment variables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATABASES = {"default": {**(SQLITE if NAME.endswith(".sqlite3") else POSTGRESQL)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["django.contrib.contenttypes", "prx_email_django", "post_office"]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
-SECRET_KEY = "the key of a benchmark, secret to nobody"  # noqa: S105
+SECRET_KEY = "a key for benchmarks only"  # noqa: S105  (protects nothing)
 USE_TZ = True
 LOGGING = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type is typed here, in a throw-away project."""
+"""Everything that the documents tell a reader to type works: it is typed here, in temporary projects."""
 
 from __future__ import annotations
 
@@ -11,53 +11,8 @@ import pytest
 from tests.support.document_project import BASE_SETTINGS, Project
 from tests.support.documents import PAGES, Block, all_blocks, blocks
 
-#: What a reader does to the machine or to the repository: CI does it, or the reader.
+#: Commands that change the machine or the repository; CI runs them.
 NOT_HERE = ("pip install", "make ")
-
-
-def _runs(block: Block) -> bool:
-    return block.is_for_this_django and block.kind in {"python", "sh"} and not block.text.startswith(NOT_HERE)
-
-
-def _files(page: str) -> list[Block]:
-    return [one for one in blocks(page) if one.path and one.is_for_this_django]
-
-
-RUNNABLE = [page for page in PAGES if any(map(_runs, blocks(page)))]
-#: The driver of a database server comes only when asked for.
-WITHOUT_DRIVER = find_spec("psycopg") is None
-
-
-def _can_be_checked(block: Block) -> bool:
-    shown = block.kind.startswith("python settings") and block.is_for_this_django
-    return shown and not (WITHOUT_DRIVER and "postgresql" in block.text)
-
-
-SETTINGS = [one for one in all_blocks() if _can_be_checked(one)]
-TESTS = [one for one in all_blocks() if one.kind == "python pytest"]
-
-
-def test_the_pages_that_matter_are_run() -> None:
-    """A mark that is misspelt must not take a page out of the run."""
-    wanted = {"README.md", *(f"docs/{one}.md" for one in ("accounts", "api", "backend", "operations", "testing"))}
-    assert wanted <= set(RUNNABLE) | {one.page for one in TESTS}
-    assert len(SETTINGS) > 10
-
-
-@pytest.mark.parametrize("page", RUNNABLE)
-def test_what_a_page_tells_to_type_works(page: str, tmp_path: Path) -> None:
-    project = Project(tmp_path, _files(page))
-    migrated = project.manage("migrate", "--run-syncdb", "-v0")
-    assert migrated.returncode == 0, migrated.stderr
-    if page != "README.md":
-        project.write("main_account.py", MAIN_ACCOUNT)
-        assert project.run("main_account.py").returncode == 0
-    used = [one for one in blocks(page) if one.is_for_this_django]
-    said = project.run_page([one for one in used if _runs(one)])
-    for before, block in zip(used, used[1:], strict=False):
-        if block.kind == "text output":
-            _assert_said(block, said[str(before)])
-
 
 MAIN_ACCOUNT = """
 import django
@@ -69,9 +24,67 @@ Account.objects.from_preset("fastmail", name="main", user="ann@example.com", pas
 """
 
 
-def _assert_said(block: Block, said: str) -> None:
+def _runs(block: Block) -> bool:
+    return block.is_for_this_django and block.kind in {"python", "sh"} and not block.text.startswith(NOT_HERE)
+
+
+def _files(page: str) -> list[Block]:
+    return [block for block in blocks(page) if block.path and block.is_for_this_django]
+
+
+RUNNABLE = [page for page in PAGES if any(map(_runs, blocks(page)))]
+#: The driver of a database server is an optional dependency.
+WITHOUT_DRIVER = find_spec("psycopg") is None
+
+
+def _can_be_checked(block: Block) -> bool:
+    shown = block.kind.startswith("python settings") and block.is_for_this_django
+    return shown and not (WITHOUT_DRIVER and "postgresql" in block.text)
+
+
+SETTINGS = [block for block in all_blocks() if _can_be_checked(block)]
+TESTS = [block for block in all_blocks() if block.kind == "python pytest"]
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with all tables.  Migrating takes a second, so each page gets a copy of its database."""
+    project = Project(tmp_path_factory.mktemp("migrated"))
+    ended = project.manage("migrate", "--run-syncdb", "-v0")
+    assert ended.returncode == 0, ended.stderr
+    return project
+
+
+@pytest.fixture(scope="session")
+def with_account(migrated: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with the account "main", which every page except the README expects."""
+    project = Project(tmp_path_factory.mktemp("with_account"), database=migrated)
+    project.write("main_account.py", MAIN_ACCOUNT)
+    ended = project.run("main_account.py")
+    assert ended.returncode == 0, ended.stderr
+    return project
+
+
+def test_the_pages_that_matter_are_run() -> None:
+    """A misspelt mark must not take a page out of the run."""
+    wanted = {"README.md", *(f"docs/{name}.md" for name in ("accounts", "api", "backend", "operations", "testing"))}
+    assert wanted <= set(RUNNABLE) | {block.page for block in TESTS}
+    assert len(SETTINGS) > 10
+
+
+@pytest.mark.parametrize("page", RUNNABLE)
+def test_what_a_page_tells_to_type_works(page: str, migrated: Project, with_account: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, _files(page), database=migrated if page == "README.md" else with_account)
+    used = [block for block in blocks(page) if block.is_for_this_django]
+    outputs = project.run_page([block for block in used if _runs(block)])
+    for before, block in zip(used, used[1:], strict=False):
+        if block.kind == "text output":
+            _assert_output(block, outputs[str(before)])
+
+
+def _assert_output(block: Block, output: str) -> None:
     pattern = r".*?".join(re.escape(piece) for piece in block.text.strip().split("…"))
-    assert re.fullmatch(pattern, said.strip(), re.DOTALL), f"{block} shows\n{block.text}\nbut what came is\n{said}"
+    assert re.fullmatch(pattern, output.strip(), re.DOTALL), f"{block} shows\n{block.text}\nbut the output is\n{output}"
 
 
 @pytest.mark.parametrize("block", SETTINGS, ids=str)
@@ -79,16 +92,20 @@ def test_settings_that_are_shown_pass_the_checks(block: Block, tmp_path: Path) -
     project = Project(tmp_path, _files(block.page))
     project.write("shown.py", f"{BASE_SETTINGS}\n{block.text}")
     deploy = ("--deploy", "--tag", "prx_email") if "deploy" in block.marks else ()
-    # A server that the page names is not there; its settings are judged all the same.
-    asked = ("--tag", "prx_email") if "postgresql" in block.text else ("--database", "default")
-    ended = project.manage("check", "--fail-level", "WARNING", *asked, *deploy, settings="shown")
+    # There is no such server here, so the checks that connect to a database are left out.
+    selected = ("--tag", "prx_email") if "postgresql" in block.text else ("--database", "default")
+    ended = project.manage("check", "--fail-level", "WARNING", *selected, *deploy, settings="shown")
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("block", TESTS, ids=str)
-def test_tests_that_are_shown_pass(block: Block, tmp_path: Path) -> None:
-    project = Project(tmp_path, _files(block.page))
-    project.write("test_shown.py", block.text)
-    options = ("-p", "no:cacheprovider", "-p", "no:randomly", "-q", f"--rootdir={tmp_path}")
-    ended = project.run("-m", "pytest", *options, "test_shown.py")
+@pytest.mark.parametrize("page", sorted({block.page for block in TESTS}))
+def test_tests_that_are_shown_pass(page: str, tmp_path: Path) -> None:
+    """One run of pytest for a page; a failure names the line of its block."""
+    shown = [block for block in TESTS if block.page == page and block.is_for_this_django]
+    project = Project(tmp_path, _files(page))
+    for block in shown:
+        project.write(f"test_line_{block.line}.py", block.text)
+    options = ("-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-rA", f"--rootdir={tmp_path}")
+    ended = project.run("-m", "pytest", *options)
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    assert [block for block in shown if f"PASSED test_line_{block.line}.py" not in ended.stdout] == []

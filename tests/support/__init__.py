@@ -1,1 +1,1 @@
-"""Helpers of the tests' own: servers that can be told to misbehave."""
+"""Helpers for tests: mail servers that misbehave on demand, clocks, threads, documents, factories."""

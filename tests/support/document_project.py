@@ -1,9 +1,10 @@
-"""A throw-away Django project in which the blocks of a page are run, in a process of its own."""
+"""A temporary Django project in which the blocks of a page are run, in a separate process."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent
-SECRET_KEY = "of a project that lives for a minute"
+SECRET_KEY = "a key for tests only"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ALLOWED_HOSTS = ["localhost"]
@@ -64,7 +65,7 @@ class Order(models.Model):
     paid = models.BooleanField(default=False)
 """
 
-#: Celery as far as a page shows it: it is not among the dependencies of the tests.
+#: The part of Celery that a page uses: tests do not depend on Celery.
 CELERY = """
 def shared_task(**options):
     def declare(function):
@@ -84,7 +85,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 execute_from_command_line(sys.argv)
 """
 
-#: Runs the Python blocks of a page in one namespace and its commands in between; prints what each of them printed.
+#: Runs the Python blocks of a page in one namespace, and the commands between them; prints the output of each as JSON.
 DRIVER = """
 import contextlib, io, json, os, subprocess, sys, warnings
 
@@ -93,34 +94,38 @@ import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 django.setup()
-namespace, said = {"__name__": "page"}, []
+namespace, outputs = {"__name__": "page"}, []
 for place, language, text in json.load(sys.stdin):
     if language == "python":
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             exec(compile(text, place, "exec"), namespace)
-        said.append(out.getvalue())
+        outputs.append(out.getvalue())
     else:
         run = subprocess.run(["sh", "-euc", text], capture_output=True, text=True)
         if run.returncode:
             sys.exit(f"{place} ended with {run.returncode}:\\n{run.stdout}{run.stderr}")
-        said.append(run.stdout)
+        outputs.append(run.stdout)
     print(f"{place} passed", file=sys.stderr)
-json.dump(said, sys.stdout)
+json.dump(outputs, sys.stdout)
 """
 
-PATIENCE = 110
+#: Seconds for one process.
+TIMEOUT = 110
 
 
 class Project:
-    """The project; ``python`` and ``manage.py`` mean what they mean to a reader."""
+    """The project; ``python`` and ``manage.py`` work in it as they do for a reader.
 
-    def __init__(self, folder: Path, files: Sequence[Block] = ()) -> None:
+    ``files`` are blocks that are written to files; ``database`` is the project whose database is copied.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Block] = (), *, database: Project | None = None) -> None:
         self.folder = folder
         self.write("settings.py", BASE_SETTINGS + MAIL_SETTINGS)
         self.write("urls.py", "urlpatterns = []\n")
         self.write("manage.py", MANAGE)
-        self.write("pytest.ini", "[pytest]\n")  # else one that lies about above the folder would hold
+        self.write("pytest.ini", "[pytest]\n")  # else pytest would use an ini file of a parent folder
         self.write("driver.py", DRIVER)
         self.write("celery.py", CELERY)
         self.write("shop/__init__.py", "")
@@ -129,19 +134,21 @@ class Project:
         (folder / "bin/python").chmod(0o755)
         for block in files:
             self.write(block.path, block.text)
+        for path in database.folder.glob("db.sqlite3*") if database else ():
+            shutil.copy(path, folder)
 
     def write(self, name: str, text: str) -> None:
-        """Put a file into the project."""
+        """Write a file of the project."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
     def run(self, *arguments: str, given: str = "", settings: str = "settings") -> subprocess.CompletedProcess[str]:
-        """Run Python with these arguments, in the project."""
+        """Run Python with these arguments in the project; ``given`` is its standard input."""
         paths = [str(self.folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+        inherited = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         env = {
-            **kept,
+            **inherited,
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -155,7 +162,7 @@ class Project:
             text=True,
             cwd=self.folder,
             env=env,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -164,8 +171,8 @@ class Project:
         return self.run("manage.py", *arguments, settings=settings)
 
     def run_page(self, blocks: Sequence[Block]) -> dict[str, str]:
-        """Run the blocks of a page in order; place -> what it printed."""
-        told = json.dumps([(str(block), block.language, block.text) for block in blocks])
-        ended = self.run("driver.py", given=told)
+        """Run the blocks of a page in order; return the output of each (page and line -> text)."""
+        given = json.dumps([(str(block), block.language, block.text) for block in blocks])
+        ended = self.run("driver.py", given=given)
         assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
         return dict(zip(map(str, blocks), json.loads(ended.stdout), strict=True))

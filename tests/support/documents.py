@@ -1,16 +1,16 @@
-"""The documents as data, so that tests can hold them against the code.
+"""The documents as data, so that tests can compare them with the code.
 
-The info string of a fenced block says what is done with it:
+The info string of a fenced block says what the tests do with it:
 
-``python``             run, in the order of the page, in one namespace a page
-``python compile``     compiled only: it needs a server or a project that is not there
-``python settings``    a settings module ends with it, and ``check`` passes; ``deploy`` adds ``check --deploy``
+``python``             run, in the order of the page; one page has one namespace
+``python compile``     only compiled: it needs a server or a project that the tests do not have
+``python settings``    put at the end of a settings module that must pass ``check``; ``deploy`` adds ``check --deploy``
 ``python file=a/b.py`` written to that file of the project before anything runs
 ``python pytest``      a test module of the project, run by pytest
 ``sh``                 each command is run and must succeed
-``sh host``            its syntax is checked: it changes the machine
-``text output``        what the block before it prints; ``…`` stands for anything
-``django>=6.1``        the block is used from that Django on (``django<6.1``: before it)
+``sh host``            only its syntax is checked: it changes the machine or the repository
+``text output``        what the block before it prints; ``…`` matches any text
+``django>=6.1``        used with that Django and later (``django<6.1``: with earlier ones)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import django
 
 ROOT = Path(__file__).resolve().parents[2]
 _DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", *_DOCS)
+PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", *_DOCS)
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _VERSION = re.compile(r"django(>=|<)(\d+)\.(\d+)")
@@ -45,26 +45,27 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """What is done with it, without the version."""
-        return " ".join((self.language, *(one.partition("=")[0] for one in self.marks if not _VERSION.fullmatch(one))))
+        """What the tests do with the block: the info string without versions and file names."""
+        marks = (mark.partition("=")[0] for mark in self.marks if not _VERSION.fullmatch(mark))
+        return " ".join((self.language, *marks))
 
     @property
     def path(self) -> str:
-        """The file that it is, empty for none."""
-        return next((one.removeprefix("file=") for one in self.marks if one.startswith("file=")), "")
+        """The file that the block is written to; empty if it is not a file."""
+        return next((mark.removeprefix("file=") for mark in self.marks if mark.startswith("file=")), "")
 
     @property
     def is_for_this_django(self) -> bool:
-        """Whether the Django that is installed is one that the block is for."""
+        """Whether the block is meant for the installed Django."""
         for mark in self.marks:
-            if found := _VERSION.fullmatch(mark):
-                newer = django.VERSION[:2] >= (int(found[2]), int(found[3]))
-                return newer if found[1] == ">=" else not newer
+            if version := _VERSION.fullmatch(mark):
+                at_least = django.VERSION[:2] >= (int(version[2]), int(version[3]))
+                return at_least == (version[1] == ">=")
         return True
 
 
 def text_of(page: str) -> str:
-    """The page as it stands in the repository."""
+    """The text of a page of the repository."""
     return (ROOT / page).read_text(encoding="utf-8")
 
 
@@ -87,7 +88,7 @@ def prose(page: str) -> str:
 
 
 def tables(page: str) -> Iterator[list[list[str]]]:
-    """The tables of a page: rows of cells, without header and rule."""
+    """The tables of a page: rows of cells, without the header."""
     rows: list[list[str]] = []
     for line in [*prose(page).splitlines(), ""]:
         if line.startswith("|"):
@@ -99,5 +100,5 @@ def tables(page: str) -> Iterator[list[list[str]]]:
 
 
 def code_in(text: str) -> list[str]:
-    """What stands in backticks."""
+    """The texts in backticks."""
     return re.findall(r"`([^`\n]+)`", text)

@@ -1,7 +1,7 @@
-"""Clocks that are moved by the test: deadlines pass at once, and never before they should.
+"""Clocks that only the test moves: a deadline passes at once when the test wants it, and never on a slow machine.
 
-``FakeClockLoop`` is an event loop whose clock stands still; ``Ahead`` and ``FrozenClock`` take the place of a function
-of ``time``.
+``FakeClockLoop`` is an event loop whose clock stands still; ``MovableClock`` and ``FrozenClock`` replace a function of
+``time``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class FakeClockLoop(asyncio.SelectorEventLoop):
-    """Timers go by its own clock; sockets by the world's.  However long a thread is held up, no deadline is nearer."""
+    """An event loop with real sockets, whose timers use a clock that only ``jump`` moves."""
 
     _now = 1000.0
 
@@ -23,14 +23,14 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
         return self._now
 
     async def jump(self, seconds: float) -> None:
-        """Move the clock forward, and let what is due then happen."""
+        """Move the clock forward and run the callbacks that are due then."""
         self._now += seconds
         for _ in range(50):
             await asyncio.sleep(0)
 
 
-class Ahead:
-    """In the place of ``time.monotonic``: goes on as that does, and jumps where it is told to."""
+class MovableClock:
+    """Replaces ``time.monotonic``: runs like the real clock, plus ``seconds``, which the test changes."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -39,8 +39,8 @@ class Ahead:
         return time.monotonic() + self.seconds
 
 
-class FrozenClock(Ahead):
-    """The same, but for what is told it stands still."""
+class FrozenClock(MovableClock):
+    """Replaces ``time.monotonic``: stands still until the test changes ``seconds``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,8 +50,13 @@ class FrozenClock(Ahead):
         return self._since + self.seconds
 
 
-def run_jumping(main: Callable[[FakeClockLoop], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine function, which gets the loop, on such a loop."""
+def run_on_fake_clock(main: Callable[[FakeClockLoop], Coroutine[Any, Any, T]]) -> T:
+    """Run ``main(loop)`` on a ``FakeClockLoop``; return its result."""
     loop = FakeClockLoop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         return runner.run(main(loop))
+
+
+#: Former names; they go with their last use.
+Ahead = MovableClock
+run_jumping = run_on_fake_clock

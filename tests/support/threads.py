@@ -1,4 +1,4 @@
-"""A call beside the test: it may be held up at any place, and looked at meanwhile."""
+"""A call in another thread, so that a test can block it at a chosen place and look at the database meanwhile."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import prx_email_django as prx
 T = TypeVar("T")
 
 
-class Beside(threading.Thread, Generic[T]):
-    """A call in a thread of its own, which closes its database connections."""
+class CallInThread(threading.Thread, Generic[T]):
+    """Calls a function in a new thread, and closes the database connections of that thread at the end."""
 
     def __init__(self, call: Callable[..., T], **arguments: Any) -> None:
         super().__init__(daemon=True)
@@ -27,13 +27,13 @@ class Beside(threading.Thread, Generic[T]):
     def run(self) -> None:
         try:
             self._results.append(self._call(**self._arguments))
-        except BaseException as error:  # noqa: BLE001  (told to the test)
+        except BaseException as error:  # noqa: BLE001  (outcome() raises it in the test)
             self._error = error
         finally:
             connections.close_all()
 
     def outcome(self) -> T:
-        """What it returned or raised."""
+        """Wait for the end; return what the function returned, or raise what it raised."""
         self.join(60)
         assert not self.is_alive(), "the call never returned"
         if self._error is not None:
@@ -41,15 +41,19 @@ class Beside(threading.Thread, Generic[T]):
         return self._results[0]
 
 
-class Sending(Beside[prx.SendResult]):
-    """A ``send``."""
+class Sending(CallInThread[prx.SendResult]):
+    """``send`` in another thread."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(prx.send, **arguments)
 
 
-class Draining(Beside[prx.DrainReport]):
-    """A ``drain``."""
+class Draining(CallInThread[prx.DrainReport]):
+    """``drain`` in another thread."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(prx.drain, **arguments)
+
+
+#: Former name; goes with its last use.
+Beside = CallInThread

@@ -1,4 +1,4 @@
-"""The stage: a virtual environment of its own, the sink, the delaying proxy and the database."""
+"""What a benchmark needs: a virtual environment, a mail sink, a delaying proxy and a database."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 VENV = ROOT / ".bench"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-#: Seconds for a server to listen.
+#: Seconds until a server must listen.
 START_TIMEOUT = 10.0
 
 
 class Missing(Exception):
-    """This machine lacks something; the text says what, and how to get it."""
+    """The machine lacks something; the text says what, and how to install it."""
 
 
 def python() -> str:
-    """The interpreter of the contestants' environment, which is built where it is absent or out of date."""
+    """Return the interpreter of the candidates' virtual environment; build that if it is missing or out of date."""
     interpreter, stamp = VENV / "bin" / "python", VENV / ".ready"
     wanted = "\n".join([sys.version, *dependencies()])
     if not stamp.exists() or stamp.read_text() != wanted:
@@ -40,19 +40,19 @@ def python() -> str:
 
 
 def dependencies() -> list[str]:
-    """The project's own, with those of PostgreSQL, and the contestants'."""
+    """Return the requirements of the project with PostgreSQL, and of the candidates."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    theirs = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    return [*project["dependencies"], *project["optional-dependencies"]["postgres"], *theirs]
+    others = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    return [*project["dependencies"], *project["optional-dependencies"]["postgres"], *others]
 
 
-def environment() -> dict[str, str]:
-    """For processes that import this package and the project's."""
+def variables() -> dict[str, str]:
+    """Return environment variables for processes that import this package and the project."""
     return {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"}
 
 
 class Sink:
-    """Postfix's smtp-sink: takes everything and throws it away; counts."""
+    """Postfix's smtp-sink: accepts, counts and discards every message."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -60,11 +60,11 @@ class Sink:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Start, and end by its process id."""
+        """Run the sink during the block."""
         found = shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if found is None:
             raise Missing("smtp-sink is missing; it comes with Postfix: apt-get install postfix")
-        # It demands somebody to become, where it is started by root.
+        # Started by root, smtp-sink demands another user.
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         with self._counters.open("wb") as out:
             process = subprocess.Popen([found, *user, "-c", f"127.0.0.1:{self.port}", "256"], stdout=out, stderr=out)
@@ -74,22 +74,22 @@ class Sink:
 
     @property
     def messages(self) -> int:
-        """Taken so far."""
+        """Messages accepted so far."""
         counts = re.findall(rb"mesg=(\d+)", self._counters.read_bytes())
         return int(counts[-1]) if counts else 0
 
 
 @contextmanager
 def delaying_proxy(upstream: int, seconds: float) -> Iterator[int]:
-    """A proxy that delays by so many seconds each way; gives its port."""
+    """Run a proxy that delays each direction by ``seconds``; yields its port."""
     command = [sys.executable, "-m", "benchmark.proxy", str(upstream), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as process, ended(process):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=variables()) as process, ended(process):
         yield int(process.stdout.readline() if process.stdout else b"")
 
 
 @contextmanager
 def database(interpreter: str, engine: str, folder: Path) -> Iterator[str]:
-    """A fresh database with all tables; gives its name."""
+    """Create a database with all tables for the block; yields its name."""
     name = f"prx_bench_{os.getpid()}"
     if engine == "sqlite":
         name = str(folder / f"{name}.sqlite3")
@@ -99,7 +99,7 @@ def database(interpreter: str, engine: str, folder: Path) -> Iterator[str]:
         settings = {"BENCH_DATABASE": name, "BENCH_HOST": "127.0.0.1", "BENCH_PORT": "25"}
         subprocess.run(
             [interpreter, "-m", "django", "migrate", "--verbosity", "0", "--settings", "benchmark.settings"],
-            env=environment() | settings,
+            env=variables() | settings,
             check=True,
         )
         yield name
@@ -109,35 +109,39 @@ def database(interpreter: str, engine: str, folder: Path) -> Iterator[str]:
 
 
 def _statement(interpreter: str, sql: str) -> None:
-    """One statement outside a transaction, on the server's own database."""
+    """Execute a statement outside a transaction, in the database ``postgres``."""
     program = (
         "import sys, psycopg; from benchmark.settings import POSTGRESQL as s;"
         "psycopg.connect(host=s['HOST'], port=s['PORT'], user=s['USER'], password=s['PASSWORD'], dbname='postgres',"
         "autocommit=True).execute(sys.argv[1])"
     )
     settings = {"BENCH_DATABASE": "postgres", "BENCH_HOST": "", "BENCH_PORT": "0"}
-    done = subprocess.run(
-        [interpreter, "-c", program, sql], env=environment() | settings, check=False, capture_output=True, text=True
+    process = subprocess.run(
+        [interpreter, "-c", program, sql], env=variables() | settings, check=False, capture_output=True, text=True
     )
-    if done.returncode:
+    if process.returncode:
         raise Missing(
-            f"PostgreSQL cannot be used (POSTGRES_HOST, POSTGRES_PORT…): {done.stderr.strip().splitlines()[-1]}"
+            f"PostgreSQL cannot be used (POSTGRES_HOST, POSTGRES_PORT…): {process.stderr.strip().splitlines()[-1]}"
         )
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a free port of loopback."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Until somebody listens."""
+    """Wait until the process listens.
+
+    Raises:
+        Missing: it ended or did not listen in time.
+    """
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
     raise Missing(f"{process.args!r} did not start")
@@ -145,7 +149,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End this very process at the end."""
+    """End the process after the block."""
     try:
         yield
     finally:
@@ -155,6 +159,6 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A temporary folder."""
+    """Create a temporary folder for the block."""
     with tempfile.TemporaryDirectory(prefix="prx_bench_") as name:
         yield Path(name)

@@ -1,4 +1,4 @@
-"""What a contestant is told, through the environment, and what it answers, as the last line that it prints."""
+"""The task of a candidate, passed by environment variables, and its result, printed as its last line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Send so many letters over so many connections to this server."""
+    """The number of messages and connections, the server and the database."""
 
     messages: int
     connections: int
@@ -23,11 +23,11 @@ class Task:
     port: int
     database: str
     tuned: bool = False
-    #: Seconds after which a contestant that hangs prints where, and ends.
-    patience: int = 0
+    #: Seconds after which a candidate prints its traceback and exits; 0: never.
+    timeout: int = 0
 
-    def environment(self) -> dict[str, str]:
-        """For the contestant's process."""
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables for the candidate's process."""
         return {
             "BENCH_MESSAGES": str(self.messages),
             "BENCH_CONNECTIONS": str(self.connections),
@@ -35,16 +35,16 @@ class Task:
             "BENCH_PORT": str(self.port),
             "BENCH_DATABASE": self.database,
             "BENCH_TUNED": "1" if self.tuned else "",
-            "BENCH_PATIENCE": str(self.patience),
+            "BENCH_TIMEOUT": str(self.timeout),
             "DJANGO_SETTINGS_MODULE": "benchmark.settings",
         }
 
     @classmethod
-    def given(cls) -> Task:
-        """In the contestant's process."""
+    def from_environment(cls) -> Task:
+        """Read the task in the candidate's process, and start its timeout."""
         env = os.environ
-        if patience := int(env["BENCH_PATIENCE"]):
-            faulthandler.dump_traceback_later(patience, exit=True)
+        if timeout := int(env["BENCH_TIMEOUT"]):
+            faulthandler.dump_traceback_later(timeout, exit=True)
         return cls(
             messages=int(env["BENCH_MESSAGES"]),
             connections=int(env["BENCH_CONNECTIONS"]),
@@ -52,13 +52,13 @@ class Task:
             port=int(env["BENCH_PORT"]),
             database=env["BENCH_DATABASE"],
             tuned=bool(env["BENCH_TUNED"]),
-            patience=patience,
+            timeout=timeout,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """One timed run; ``statements``: SQL statements while sending, without BEGIN and COMMIT."""
+class Result:
+    """One measurement.  ``statements``: SQL statements during sending, without BEGIN and COMMIT."""
 
     seconds: float
     messages: int
@@ -66,12 +66,12 @@ class Score:
 
     @property
     def rate(self) -> float:
-        """Messages a second."""
+        """Messages per second."""
         return self.messages / self.seconds
 
 
 class Stopwatch:
-    """Time and SQL statements of what is run inside; children by fork are counted too."""
+    """Measures time and counts SQL statements of a block, including those of forked children."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -79,16 +79,16 @@ class Stopwatch:
 
     @property
     def statements(self) -> int:
-        """Counted while running."""
+        """SQL statements that were counted in the block."""
         return int(self._statements.value)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count and time."""
+        """Measure this block."""
         from django.db import connection
         from django.db.backends.signals import connection_created
 
-        # A connection that exists already, and those that children and threads will open.
+        # Close the present connection: it opens again with the counter, as those of children and threads do.
         connection_created.connect(self._watch)
         connection.close()
         begun = perf_counter()
@@ -100,12 +100,12 @@ class Stopwatch:
         if self._count not in connection.execute_wrappers:
             connection.execute_wrappers.append(self._count)
 
-    def _count(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001
+    def _count(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         with self._statements.get_lock():
             self._statements.value += 1
         return execute(sql, params, many, context)
 
 
-def tell(score: Score) -> None:
-    """The contestant's answer."""
-    print(json.dumps(asdict(score)), flush=True)
+def print_result(result: Result) -> None:
+    """Print the candidate's last line."""
+    print(json.dumps(asdict(result)), flush=True)
