@@ -23,13 +23,12 @@ from prx_email_django import errors
 from prx_email_django.compose.validation import check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
+from prx_email_django.rules.text import INVISIBLE
 
 #: Octets of UTF-8 in a file name (most file systems hold 255; readers add suffixes of their own).
 MAX_FILENAME = 150
 FALLBACK_FILENAME = "attachment"
 
-#: C0, DEL, C1, bidirectional controls (they make ``gpj.exe`` look like ``exe.jpg``), separators, lone surrogates.
-_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _INLINE_ID = re.compile(r"[!-;=?-~]{1,200}")
 
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
@@ -146,7 +145,7 @@ def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> LoadedAttachm
 def clean_filename(name: str) -> str:
     """A name that is one, on every system: no directories, nothing invisible, no leading dots, at most 150 octets."""
     name = name.replace("\\", "/").rpartition("/")[2]
-    name = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
+    name = INVISIBLE.sub("", unicodedata.normalize("NFC", name))
     name = name.strip().lstrip(".").rstrip(". ").strip()
     return _shortened(name) or FALLBACK_FILENAME
 

@@ -14,8 +14,9 @@ from types import UnionType
 from typing import NoReturn
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import CONTROL, Address, split_mailbox
+from prx_email_django.mime.addresses import Address, split_mailbox
 from prx_email_django.mime.headers import MAX_HEADER
+from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 __all__ = [
     "Address",
@@ -25,7 +26,6 @@ __all__ = [
     "check_options",
     "check_subject",
     "check_text_fields",
-    "needs_utf8",
     "normalise_recipients",
     "parse_address",
     "parse_addresses",
@@ -53,8 +53,6 @@ _RESERVED = frozenset(
     }
 )
 _RESERVED_PREFIXES = ("resent-", "content-")
-#: What databases and MIME cannot hold in a text.
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 #: An escaped NUL in JSON text, but not an escaped backslash before ``u0000``.
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -117,11 +115,6 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
         return [addresses] if addresses.strip() else []
     _demand(Iterable, addresses, field, "one address or a list of them", "invalid_address")
     return list(addresses)
-
-
-def needs_utf8(address: str) -> bool:
-    """Whether this envelope address (domain in ASCII) can only travel with SMTPUTF8 (RFC 6531)."""
-    return not address.isascii()
 
 
 def check_header_text(field: str, value: str) -> None:
@@ -187,7 +180,7 @@ def check_text_fields(*, subject: str, body_text: str, body_html: str = "") -> N
     check_subject(subject)
     for field, text in (("body_text", body_text), ("body_html", body_html)):
         _demand_text(field, text)
-        if _NOT_TEXT.search(text):
+        if NOT_TEXT.search(text):
             _refuse("invalid_option", f"{field}: NUL and lone surrogates are not text; remove them")
     if not body_text.strip() and not body_html.strip():
         _refuse("empty_body", "body_text: write something")

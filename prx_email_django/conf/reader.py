@@ -34,7 +34,6 @@ __all__ = [
     "Setting",
     "admins",
     "configures_mail_by_email_settings",
-    "debug",
     "default_from_email",
     "django_q_installed",
     "email_backend",
@@ -328,11 +327,6 @@ def email_backend() -> str:
 def admins() -> Sequence[Any]:
     """Return ``ADMINS``."""
     return settings.ADMINS
-
-
-def debug() -> bool:
-    """Return ``DEBUG``."""
-    return bool(settings.DEBUG)
 
 
 def use_tz() -> bool:

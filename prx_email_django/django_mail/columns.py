@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from email import message_from_bytes, policy
 from email.message import EmailMessage as ParsedMessage
 from typing import Any, cast
@@ -11,11 +10,10 @@ from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
 from prx_email_django.django_mail.source import is_plain
+from prx_email_django.rules.text import NOT_TEXT
 
 #: Characters that the column of the From address holds.
 MAX_FROM = 998
-#: What databases cannot hold in a text; the octets have it all the same.
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
@@ -59,4 +57,4 @@ def _body(parsed: ParsedMessage, kind: str) -> str:
 
 
 def _text(value: object) -> str:
-    return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", force_str(value, errors="replace"))
+    return NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", force_str(value, errors="replace"))

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from prx_email_django.mime.addresses import format_mailbox, split_list
 from prx_email_django.mime.encoded_words import WORD_OCTETS, decode_words, encode_words
 from prx_email_django.mime.transfer import LINE, MAX_LINE
+from prx_email_django.rules.text import HEADER_BREAK
 
 #: Characters of one header's value; larger ones break the header limits of common servers.
 MAX_HEADER = 16_384
@@ -22,7 +23,6 @@ ADDRESS_FIELDS = frozenset(
 ID_FIELDS = frozenset({"message-id", "in-reply-to", "references", "resent-message-id", "content-id"})
 
 _NAME = re.compile(r"[!-9;-~]+")
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r"[ \t]*[^ \t]+")
 _ID = re.compile(r"[!-~]{1,900}")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
@@ -40,7 +40,7 @@ def field(name: str, value: str) -> str:
     Raises:
         ValueError: a bad name, a control character, or a word that fits on no line.
     """
-    if not _NAME.fullmatch(name) or _UNSAFE.search(value):
+    if not _NAME.fullmatch(name) or HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} has a bad name or a control character in its value")
     value = value.strip(" \t")
     if len(name) + 2 + len(value) <= LINE:
@@ -64,7 +64,7 @@ def text_field(name: str, value: str) -> str:
     Raises:
         ValueError: a bad name, a control character or a lone surrogate.
     """
-    if _UNSAFE.search(value):
+    if HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} has a control character in its value")
     if value.isascii() and max(map(len, value.split()), default=0) < MAX_LINE - len(name) - 2:
         return field(name, value)
@@ -132,7 +132,7 @@ def disposition_field(disposition: str, filename: str) -> str:
     """
     if not filename:
         return field("Content-Disposition", disposition)
-    if _UNSAFE.search(filename) or "\t" in filename:
+    if HEADER_BREAK.search(filename) or "\t" in filename:
         raise ValueError("a file name holds a control character")
     if filename.isascii() and len(filename) <= 60:
         escaped = filename.replace("\\", r"\\").replace('"', r"\"")

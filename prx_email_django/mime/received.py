@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from email.errors import MessageError
 from email.message import Message
 
-from prx_email_django.mime.addresses import CONTROL, split_list, split_mailbox
+from prx_email_django.mime.addresses import split_list, split_mailbox
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.recode import field_text, split_fields
 from prx_email_django.mime.transfer import with_crlf
+from prx_email_django.rules.text import CONTROL
 
 #: Characters kept of each header; whoever writes more does not want to be read.
 MAX_TEXT, MAX_NAME, MAX_IDS = 998, 400, 16_384

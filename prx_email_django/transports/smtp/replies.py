@@ -11,27 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 
 from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
+from prx_email_django.rules.text import clean
 
 #: Octets of one reply line; RFC 5321 §4.5.3.1.5 says 512, servers say more.
 MAX_LINE = 8192
 #: Lines of one reply.
 MAX_LINES = 100
-#: Characters of a text that is stored, shown or logged.
-MAX_TEXT = 160
 
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
 class MalformedReply(ValueError):
     """What came is not an SMTP reply, or exceeds the bounds; ``str()`` is for people."""
-
-
-def clean(text: str) -> str:
-    """The text without control characters, each run of them and of blanks one blank, at most 160 characters."""
-    if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
-        return text
-    text = " ".join("".join(one if one.isprintable() else " " for one in text[: MAX_TEXT * 8]).split())
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 class Reply:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
+from prx_email_django.rules.text import MAX_TEXT, clean
 from prx_email_django.transports.smtp.replies import (
     MAX_LINE,
     MAX_LINES,
-    MAX_TEXT,
     READINGS,
     Loss,
     MalformedReply,
@@ -18,7 +18,6 @@ from prx_email_django.transports.smtp.replies import (
     Reply,
     ReplyParser,
     answer,
-    clean,
     judge,
     judge_loss,
     names_session,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.rules.redaction import redact, redact_address
+from prx_email_django.rules.text import redact, redact_address
 
 
 @pytest.mark.parametrize(
