@@ -8,7 +8,6 @@ which may be a secret.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import math
 import os
 import re
@@ -18,13 +17,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from prx_email_django.conf.keys import read_keys
+from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
+from prx_email_django.rules.hosts import cleartext_entry
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]+")
 _CONTENT_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
-_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
-_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 
 #: Where clear text is always allowed.
 LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
@@ -123,9 +122,10 @@ def _optional_text(value: object) -> str:
 
 
 def _domain(value: object) -> str:
-    if not isinstance(value, str) or not _DOMAIN.fullmatch(value) or ".." in value:
-        raise ValueError("must be a domain name")
-    return value
+    try:
+        return ascii_domain(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError("must be a domain name") from None
 
 
 def _boolean(value: object) -> bool:
@@ -177,14 +177,32 @@ def _each(value: object, wanted: re.Pattern[str], what: str) -> tuple[str, ...]:
 def _addresses(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
-    return _each([value] if isinstance(value, str) else value, _ADDRESS, "bare addresses")
+    addresses = _each([value] if isinstance(value, str) else value, _ADDRESS, "bare addresses")
+    return tuple(map(_with_ascii_domain, addresses))
+
+
+def _with_ascii_domain(address: str) -> str:
+    local, _, domain = address.rpartition("@")
+    try:
+        return f"{local}@{ascii_domain(domain, underscores=True)}"
+    except ValueError as error:
+        raise ValueError(f"must hold bare addresses only: the domain of one is {error}") from None
 
 
 def _patterns(value: object) -> tuple[str, ...]:
     patterns = tuple(pattern.strip().lower() for pattern in _strings(value))
     if not all("@" in pattern for pattern in patterns):
         raise ValueError('must hold patterns of whole addresses ("*@example.com"): one without "@" matches nothing')
-    return patterns
+    return tuple(map(_pattern, patterns))
+
+
+def _pattern(pattern: str) -> str:
+    """The pattern as addresses are stored, their domain in ASCII."""
+    local, _, domain = pattern.rpartition("@")
+    try:
+        return f"{local}@{ascii_domain_pattern(domain)}"
+    except ValueError:
+        raise ValueError("must hold patterns whose labels beyond ASCII are labels of a domain, without *") from None
 
 
 def _content_types(value: object) -> frozenset[str]:
@@ -196,13 +214,9 @@ def _hosts(value: object) -> tuple[str, ...]:
 
 
 def _host(value: str) -> str:
-    """Return a network in its canonical form, or a host name in lower case."""
-    host = value.strip().strip("[]").lower()
     try:
-        return str(ipaddress.ip_network(host))
+        return cleartext_entry(value)
     except ValueError:
-        if _HOST_NAME.fullmatch(host) and not host.replace(".", "").isdigit():
-            return host.rstrip(".")
         raise ValueError("must hold host names and networks (10.1.2.0/24, without host bits) only") from None
 
 

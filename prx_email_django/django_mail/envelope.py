@@ -8,7 +8,9 @@ from email.headerregistry import Address, AddressHeader
 from django.core.mail import EmailMessage
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import CONTROL, split_mailbox
+from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.text import CONTROL
 
 #: Characters that the columns hold.
 MAX_ADDRESS = 320
@@ -68,7 +70,8 @@ def _leniently_read(text: str) -> str:
         mailboxes = parsed.all_mailboxes
         if len(mailboxes) != 1 or {str(one) for one in parsed.all_defects} - {_NO_DOMAIN}:
             return ""
-        domain = (mailboxes[0].domain or "").encode("idna").decode("ascii")
+        domain = mailboxes[0].domain or ""
+        domain = domain and ascii_domain(domain, underscores=True)
         return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
     except (HeaderParseError, IndexError, ValueError):
         return ""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
 from prx_email_django.mime.encoded_words import decode_words, encode_words
+from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.text import CONTROL
 
 #: Octets of an address as SMTP can carry it (RFC 5321 §4.5.3.1.3, without the angle brackets).
 MAX_ADDRESS = 254
-#: What no header-bound text may hold: C0, DEL, C1, line and paragraph separator, lone surrogates.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a1-\U0010ffff-]"
 _DOT_ATOM = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
@@ -21,11 +20,7 @@ _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _MAILBOX = re.compile(rf'((?:{_QUOTED}|[^"<>,;:@\\])*)<(.*)>', re.DOTALL)
 _SPEC = re.compile(rf"({_DOT_ATOM.pattern}|{_QUOTED})@(.+)", re.DOTALL)
 _LIST_ITEM = re.compile(rf'(?:{_QUOTED}|[^",])+')
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_DOTS = re.compile("[.\u3002\uff0e\uff61]")
-#: Where IDNA 2003 (Python's codec) maps a name to another name, and IDNA 2008 (today's registries) does not.
-_DEVIATIONS = re.compile("[\u00df\u1e9e\u03c2\u200c\u200d]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +56,6 @@ def split_list(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def ascii_domain(domain: str) -> str:
-    """The domain in lower-case ASCII (IDNA); an address literal (``[192.0.2.1]``) is kept.
-
-    Raises:
-        ValueError: it is no host name and no address literal.
-    """
-    if domain.startswith("["):
-        return _literal(domain)
-    if len(domain) > MAX_ADDRESS:
-        raise ValueError("its domain is too long")
-    ascii_form = domain.lower() if domain.isascii() else ".".join(map(_ascii_label, _DOTS.split(domain)))
-    if not all(map(_LABEL.fullmatch, ascii_form.split("."))):
-        raise ValueError("its domain is not a host name")
-    return ascii_form
-
-
-@lru_cache(maxsize=4096)
 def format_mailbox(text: str) -> str:
     """The mailbox as it stands in a header: ASCII but for a non-ASCII local part; can be folded at its spaces.
 
@@ -106,7 +84,7 @@ def _addr_spec(text: str) -> str:
     local = match[1]
     if match[2] is not None and _DOT_ATOM.fullmatch(plain := _unescape(match[2])):
         local = plain  # needlessly quoted: one spelling for one mailbox
-    spec = f"{local}@{ascii_domain(match[3])}"
+    spec = f"{local}@{_domain(match[3])}"
     if len(spec.encode()) > MAX_ADDRESS:
         raise ValueError(f"it is longer than {MAX_ADDRESS} octets")
     return spec
@@ -116,13 +94,14 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text)
 
 
-def _ascii_label(label: str) -> str:
-    if _DEVIATIONS.search(label):
-        return "xn--" + unicodedata.normalize("NFC", label.lower()).encode("punycode").decode()
+def _domain(text: str) -> str:
+    """The domain in lower-case ASCII, or an address literal (``[192.0.2.1]``, RFC 5321 §4.1.3)."""
+    if text.startswith("["):
+        return _literal(text)
     try:
-        return label.encode("idna").decode().lower()
-    except UnicodeError as error:
-        raise ValueError("its domain is not a host name") from error
+        return ascii_domain(text)
+    except ValueError as error:
+        raise ValueError(f"its domain is {error}") from error
 
 
 def _literal(domain: str) -> str:

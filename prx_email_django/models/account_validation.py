@@ -44,7 +44,7 @@ def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
             is_bare = False
         if not is_bare:
             errors["email"] = _("Write one address, such as ann@example.com; the name has a field of its own.")
-    if not is_host(account.host):
+    if account.host and not is_host(account.host):
         errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
     if account.security != Security.NONE:
         return
