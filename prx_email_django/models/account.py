@@ -205,7 +205,7 @@ class Account(models.Model):
     def fill_defaults(self) -> None:
         """Derive ``security`` from the port and ``auth_method`` from the secrets that were given."""
         if not self.security:
-            self.security = Security.TLS if self.port == 465 else Security.STARTTLS
+            self.security = Security.for_port(self.port)
         if not self.auth_method:
             by_token = not self.password and bool(self.oauth_token or self.oauth_provider)
             self.auth_method = AuthMethod.XOAUTH2 if by_token else AuthMethod.PASSWORD

@@ -13,6 +13,11 @@ class Security(models.TextChoices):
     STARTTLS = "starttls", _("STARTTLS, demanded")
     NONE = "none", _("none (clear text)")
 
+    @classmethod
+    def for_port(cls, port: int | None) -> Security:
+        """Implicit TLS on port 465 (RFC 8314 §3.3), STARTTLS on any other: what an account has that names neither."""
+        return cls.TLS if port == 465 else cls.STARTTLS
+
 
 class AuthMethod(models.TextChoices):
     """How the account proves who it is."""
