@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-MAX_ERROR = 160
+from prx_email_django.rules.text import cut
+
 #: What may stand in an SASL answer: a control character would end the field that holds the token.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -28,7 +29,7 @@ class TokenRefused(Exception):
     """
 
     def __init__(self, message: str, *, permanent: bool, code: str) -> None:
-        super().__init__(message[:MAX_ERROR])
+        super().__init__(cut(message))
         self.permanent = permanent
         self.code = code
 

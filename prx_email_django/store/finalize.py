@@ -9,12 +9,12 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
+from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.late_results import record_late
 from prx_email_django.store.results import (
-    TEXT,
     FinishedAttempt,
     RecordedAttempt,
     attempt_columns,
@@ -48,7 +48,7 @@ def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[Recorded
 @retried
 def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
     attempts = [attempt_columns(one, AttemptOutcome.SENT) for one in group]
-    responses = [one.outcome.response[:TEXT] for one in group]
+    responses = [one.outcome.response[:MAX_TEXT] for one in group]
     token = group[0].claim.lease.token
     if not any(recipient.code or recipient.text for one in group for recipient in one.claim.recipients):
         return record_sent(attempts, responses, token=token, now=clock.now)
@@ -64,7 +64,7 @@ def _sent(one: FinishedAttempt) -> RecordedAttempt:
     message.status, message.sent_at, message.next_attempt_at = Status.SENT, one.finished_at, None
     message.provider_message_id = header
     message.message_number = message.retries if message.message_number is None else message.message_number
-    message.provider_response = one.outcome.response[:TEXT]
+    message.provider_response = one.outcome.response[:MAX_TEXT]
     message.claim_expires_at, message.last_error, message.last_error_code = None, "", ""
     return recorded(one, Status.SENT)
 
@@ -90,7 +90,7 @@ def _record_one(one: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
         one,
         verdict.status,
         error_code=verdict.error_code,
-        error=verdict.error[:TEXT],
+        error=verdict.error[:MAX_TEXT],
         next_attempt_at=verdict.next_attempt_at,
         refused=refused,
         progress=verdict.progress,

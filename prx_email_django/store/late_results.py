@@ -10,10 +10,10 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending
+from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
 from prx_email_django.store.numbers import next_numbers
 from prx_email_django.store.results import (
-    TEXT,
     FinishedAttempt,
     RecordedAttempt,
     attempt_columns,
@@ -42,11 +42,11 @@ def record_late(one: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
         DeliveryAttempt.objects.filter(message_id=pk, claim_token=token, outcome=AttemptOutcome.LOST).update(
             outcome=_ATTEMPTS[said.ending],
             error_code=said.error_code,
-            error=said.error[:TEXT],
+            error=said.error[:MAX_TEXT],
             phase=said.phase,
             smtp_code=said.smtp_code or None,
-            enhanced_code=said.enhanced[:15],
-            peer=said.peer[:255],
+            enhanced_code=said.enhanced[:MAX_ENHANCED_CODE],
+            peer=said.peer[:MAX_COLUMN],
             finished_at=one.finished_at,
         )
     if not DeliveryAttempt.objects.filter(message_id=pk, claim_token=token).exists():
@@ -89,14 +89,14 @@ def _mark_late_acceptance(one: FinishedAttempt, message: OutboxMessage, *, clock
     if not message.provider_message_id:
         # Under which it was accepted, whatever the row has come to since: what follows stays in its thread.
         claimed = one.claim.message
-        values = {"provider_message_id": claimed.message_id, "provider_response": one.outcome.response[:TEXT]}
+        values = {"provider_message_id": claimed.message_id, "provider_response": one.outcome.response[:MAX_TEXT]}
     if message.message_number is None:
         values["message_number"] = policy.fixed_number(one.claim.counters)
     if settled:
         values |= {"status": Status.SENT, "sent_at": clock.now, "next_attempt_at": None}
         has_refused = RecipientResult.REFUSED in results.values()
         values |= {
-            "last_error": policy.first_refusal(one.outcome)[:TEXT] if has_refused else "",
+            "last_error": policy.first_refusal(one.outcome)[:MAX_TEXT] if has_refused else "",
             "last_error_code": ErrorCode.RECIPIENTS_REFUSED if has_refused else "",
             "claim_expires_at": None,
         }

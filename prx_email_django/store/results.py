@@ -11,12 +11,10 @@ from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.rules import policy
 from prx_email_django.rules.outcomes import Ending, Outcome, RecipientOutcome
 from prx_email_django.rules.policy import Verdict
+from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import worker_name
-
-#: What fits into the columns for server text.
-TEXT = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,12 @@ def attempt_columns(one: FinishedAttempt, outcome: AttemptOutcome) -> dict[str, 
         "finished_at": one.finished_at,
         "outcome": outcome,
         "error_code": said.error_code,
-        "error": (said.error or policy.first_refusal(said))[:TEXT],
+        "error": (said.error or policy.first_refusal(said))[:MAX_TEXT],
         "phase": said.phase,
         "smtp_code": said.smtp_code or None,
-        "enhanced_code": said.enhanced[:15],
-        "peer": said.peer[:255],
-        "worker": worker_name()[:255],
+        "enhanced_code": said.enhanced[:MAX_ENHANCED_CODE],
+        "peer": said.peer[:MAX_COLUMN],
+        "worker": worker_name()[:MAX_COLUMN],
         "claim_token": one.claim.lease.token,
     }
 
@@ -104,14 +102,14 @@ def columns(message: OutboxMessage, verdict: Verdict, *, outcome: Outcome | None
         "message_number": verdict.message_number,
         "next_attempt_at": verdict.next_attempt_at,
         "last_error_code": verdict.error_code,
-        "last_error": verdict.error[:TEXT],
+        "last_error": verdict.error[:MAX_TEXT],
         "claim_expires_at": None,
         "updated_at": now,
     }
     if verdict.status == Status.SENT:
         values["sent_at"] = now
     if outcome is not None and outcome.ending is Ending.ACCEPTED:
-        values["provider_response"] = outcome.response[:TEXT]
+        values["provider_response"] = outcome.response[:MAX_TEXT]
         if not message.provider_message_id:
             values["provider_message_id"] = message.message_id
     return values
@@ -129,7 +127,7 @@ def write_last_answers(group: Iterable[FinishedAttempt]) -> None:
         for recipient in one.claim.recipients:
             answer = one.answers.get(recipient.address)
             if (recipient.code or recipient.text) and answer is not None and (answer.code or answer.text):
-                changed.append(Recipient(pk=recipient.pk, code=answer.code or None, text=answer.text[:TEXT]))
+                changed.append(Recipient(pk=recipient.pk, code=answer.code or None, text=answer.text[:MAX_TEXT]))
     if changed:
         Recipient.objects.bulk_update(changed, ["code", "text"], batch_size=200)
 
@@ -151,7 +149,7 @@ def write_recipients(
         code, text = one.code, one.text
         says_nothing = stored == one.result == "" and status == Status.SENT and not (one.code or one.text)
         if answer is not None and (answer.code or answer.text) and not says_nothing:
-            code, text = answer.code or None, answer.text[:TEXT]
+            code, text = answer.code or None, answer.text[:MAX_TEXT]
         if (stored, code, text) == (one.result, one.code, one.text):
             continue
         if result == RecipientResult.REFUSED != one.result:

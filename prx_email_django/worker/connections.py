@@ -13,6 +13,7 @@ from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.values import TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.rules.text import cut
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
 from prx_email_django.worker.connection import Lane, Mailbox, Pool
@@ -89,7 +90,7 @@ class Connecting:
             trouble = Trouble.AUTH if error.permanent else Trouble.CONNECTION
             raise _unable(f"no access token: {error}", trouble) from error
         except DecryptionFailed as error:
-            raise _unable(str(error)[:160], Trouble.AUTH) from error
+            raise _unable(cut(str(error)), Trouble.AUTH) from error
 
     def open(self, login: ConnectionSettings, run: AccountRun) -> bool:
         """Open one more connection, whose lane tells ``run`` what becomes of it; False: there is no slot for it."""

@@ -15,6 +15,7 @@ from prx_email_django.models.message import envelope_route
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.redirect import Route
+from prx_email_django.rules.text import cut
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claims import Claim
 from prx_email_django.transports.base import OutgoingMessage
@@ -120,7 +121,7 @@ def prepare(held: Held, *, clock: Clock) -> Job | Outcome:
 
 
 def _broken(code: str, text: str) -> Outcome:
-    return Outcome(Ending.PERMANENT, error_code=code, error=text[:160])
+    return Outcome(Ending.PERMANENT, error_code=code, error=cut(text))
 
 
 def envelope_sender(message: OutboxMessage) -> str:

@@ -1,14 +1,40 @@
-"""What logs and error columns may show."""
+"""Text of other people: what logs and columns may show of it, and that columns hold what is cut for them."""
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
+from django.db.models import Model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.rules.text import redact, redact_address
+from prx_email_django.compose.attachments import MAX_FILENAME
+from prx_email_django.compose.validation import MAX_KEY, MAX_TAG
+from prx_email_django.django_mail import columns, envelope
+from prx_email_django.mime import addresses, received
+from prx_email_django.models import (
+    Account,
+    AccountState,
+    Attachment,
+    DeliveryAttempt,
+    InboundMessage,
+    OutboxMessage,
+    OutboxState,
+    Recipient,
+)
+from prx_email_django.rules.text import (
+    CONTROL,
+    HEADER_BREAK,
+    INVISIBLE,
+    MAX_COLUMN,
+    MAX_ENHANCED_CODE,
+    MAX_TEXT,
+    NOT_TEXT,
+    redact,
+    redact_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +93,51 @@ def test_a_hostile_reply_does_not_hold_the_log() -> None:
     redact("a" * 10**7)
     redact('"a' * 10**6)
     assert time.thread_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "kept"),
+    [
+        (OutboxMessage, ("last_error", "provider_response"), MAX_TEXT),
+        (DeliveryAttempt, ("error",), MAX_TEXT),
+        (Recipient, ("text",), MAX_TEXT),
+        (DeliveryAttempt, ("enhanced_code",), MAX_ENHANCED_CODE),
+        (DeliveryAttempt, ("peer", "worker"), MAX_COLUMN),
+        (AccountState, ("pause_reason",), MAX_COLUMN),
+        (OutboxState, ("pause_reason",), MAX_COLUMN),
+        (OutboxMessage, ("tag",), MAX_TAG),
+        (OutboxMessage, ("idempotency_key",), MAX_KEY),
+        (OutboxMessage, ("from_email",), columns.MAX_FROM),
+        (OutboxMessage, ("envelope_from",), envelope.MAX_ADDRESS),
+        (Recipient, ("address",), envelope.MAX_ADDRESS),
+        (Account, ("email", "user"), addresses.MAX_ADDRESS),
+        (InboundMessage, ("message_id", "in_reply_to", "sender"), received.MAX_TEXT),
+        (Attachment, ("filename",), MAX_FILENAME),
+    ],
+)
+def test_a_column_holds_what_is_cut_for_it(model: type[Model], names: tuple[str, ...], kept: int) -> None:
+    """PostgreSQL would refuse the statement that records an outcome, because of its decoration."""
+    for name in names:
+        length = model._meta.get_field(name).max_length
+        assert length is not None and length >= kept, name
+
+
+@pytest.mark.parametrize(
+    ("character", "forbidden_in"),
+    [
+        ("\x00", {CONTROL, NOT_TEXT, HEADER_BREAK, INVISIBLE}),
+        ("\ud800", {CONTROL, NOT_TEXT, INVISIBLE}),
+        ("\n", {CONTROL, HEADER_BREAK, INVISIBLE}),
+        ("\t", {CONTROL, INVISIBLE}),
+        ("\x7f", {CONTROL, HEADER_BREAK, INVISIBLE}),
+        ("\x85", {CONTROL, INVISIBLE}),
+        ("\u2028", {CONTROL, INVISIBLE}),
+        ("\u202e", {INVISIBLE}),
+        ("\ufeff", {INVISIBLE}),
+        (" ", set()),
+        ("\xfc", set()),
+    ],
+)
+def test_each_class_forbids_the_characters_that_it_is_for(character: str, forbidden_in: set[re.Pattern[str]]) -> None:
+    found = {pattern for pattern in (CONTROL, NOT_TEXT, HEADER_BREAK, INVISIBLE) if pattern.search(character)}
+    assert found == forbidden_in
