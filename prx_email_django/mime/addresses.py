@@ -1,4 +1,4 @@
-"""One mailbox: taken apart strictly, put together for a header (RFC 5322 §3.4, RFC 6531, IDNA)."""
+"""Email addresses: parsed strictly, and formatted for a header (RFC 5322 §3.4, RFC 6531)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prx_email_django.mime.encoded_words import decode_words, encode_words
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.text import CONTROL
 
-#: Octets of an address as SMTP can carry it (RFC 5321 §4.5.3.1.3, without the angle brackets).
+#: Bytes of an address as SMTP can carry it (RFC 5321 §4.5.3.1.3, without the angle brackets).
 MAX_ADDRESS = 254
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a1-\U0010ffff-]"
@@ -33,34 +33,34 @@ class Address:
 
 @lru_cache(maxsize=4096)
 def split_mailbox(text: str) -> Address:
-    """Take ``ann@x.org`` or ``Ann <ann@x.org>`` apart; the domain becomes ASCII, the local part is kept.
+    """Parse ``ann@x.org`` or ``Ann <ann@x.org>``; the domain becomes ASCII, the local part is kept.
 
     Raises:
-        ValueError: it is not exactly one address; the text says why, without repeating the address.
+        ValueError: the text is not exactly one address; the error says why, without repeating the address.
     """
     if CONTROL.search(text):
-        raise ValueError("it holds a control character")
+        raise ValueError("it must not hold a control character")
     match = _MAILBOX.fullmatch(text.strip())
     if match is None:
         return Address("", _addr_spec(text.strip()))
     display = re.sub(_QUOTED, lambda quoted: _unescape(quoted[1]), match[1]).strip()
     display = decode_words(display)
     if CONTROL.search(display):
-        raise ValueError("its display name hides a control character")
+        raise ValueError("its display name must not hold a control character")
     return Address(display, _addr_spec(match[3].strip()))
 
 
 def split_list(text: str) -> list[str]:
-    """The items of an address list, split at commas outside quotes."""
+    """The addresses of a list, split at commas outside quotes."""
     return [item for match in _LIST_ITEM.finditer(text) if (item := match[0].strip())]
 
 
 @lru_cache(maxsize=4096)
 def format_mailbox(text: str) -> str:
-    """The mailbox as it stands in a header: ASCII but for a non-ASCII local part; can be folded at its spaces.
+    """The address as a header has it: ASCII except for a non-ASCII local part; a header may be folded at its spaces.
 
     Raises:
-        ValueError: it is not exactly one address.
+        ValueError: the text is not exactly one address.
     """
     address = split_mailbox(text)
     if not address.display:
@@ -70,7 +70,7 @@ def format_mailbox(text: str) -> str:
 
 def _phrase(display: str) -> str:
     if not display.isascii() or "=?" in display or max(map(len, display.split())) > 200:
-        # One word where one can hold it: some readers (Python's is one) put spaces between the words of a name.
+        # A single encoded word where possible: some readers, Python's too, put spaces between the words of a name.
         return " ".join(encode_words(display))
     if _PHRASE.fullmatch(display):
         return display
@@ -80,13 +80,13 @@ def _phrase(display: str) -> str:
 def _addr_spec(text: str) -> str:
     match = _SPEC.fullmatch(text)
     if match is None or not text.isprintable():
-        raise ValueError("write one address, as ann@example.com or Ann <ann@example.com>")
+        raise ValueError("it must be one address, as ann@example.com or Ann <ann@example.com>")
     local = match[1]
     if match[2] is not None and _DOT_ATOM.fullmatch(plain := _unescape(match[2])):
-        local = plain  # needlessly quoted: one spelling for one mailbox
+        local = plain  # quoted without need: one address has one spelling
     spec = f"{local}@{_domain(match[3])}"
     if len(spec.encode()) > MAX_ADDRESS:
-        raise ValueError(f"it is longer than {MAX_ADDRESS} octets")
+        raise ValueError(f"it must not be longer than {MAX_ADDRESS} bytes")
     return spec
 
 
@@ -111,5 +111,5 @@ def _literal(domain: str) -> str:
         raise ValueError("its domain is not a host name")
     address = ipaddress.ip_address(inner[5:] if tagged else inner)
     if (address.version == 6) is not tagged:
-        raise ValueError("an IPv6 address literal is written [IPv6:…]")
+        raise ValueError("an IPv6 address literal must be [IPv6:…]")
     return f"[IPv6:{address}]" if tagged else f"[{address}]"

@@ -24,8 +24,8 @@ NOT_TEXT = re.compile(f"[\x00{_SURROGATES}]")
 #: What breaks a header field that is written.  Tab is white space there, and what lies beyond ASCII is encoded: the
 #: headers of messages that others made hold C1 when Latin-1 was guessed.
 HEADER_BREAK = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
-#: What is removed from a file name: ``CONTROL``, the bidirectional controls (they show ``exe.gpj`` as ``exe.jpg``
-#: read backwards) and the byte order mark.
+#: What is removed from a file name: ``CONTROL``, the bidirectional controls (they show ``gpj.exe`` as ``exe.jpg``) and
+#: the byte order mark.
 INVISIBLE = re.compile(f"[{_CONTROLS}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 #: What becomes one blank in a log line: ``CONTROL`` and blanks, the non-breaking one too.
 _BLANKS = re.compile(f"[{_CONTROLS} \xa0]+")

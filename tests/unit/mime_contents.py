@@ -13,7 +13,8 @@ from typing import Any, cast
 from hypothesis import strategies as st
 
 from prx_email_django.mime.addresses import split_mailbox
-from prx_email_django.mime.content import MailContent, MailPart
+from prx_email_django.mime.bodies import MailPart
+from prx_email_django.mime.rendering import MailContent
 
 NOW = datetime(2026, 11, 24, 12, 30, 5, tzinfo=timezone(timedelta(hours=1)))
 

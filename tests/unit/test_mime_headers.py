@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.bodies import MailPart
 from prx_email_django.mime.encoded_words import decode_words, encode_words
 from prx_email_django.mime.headers import field, text_field
 from prx_email_django.mime.rendering import render

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prx_email_django.mime.addresses import split_mailbox
-from prx_email_django.mime.content import MailContent, MailPart
-from prx_email_django.mime.rendering import render
+from prx_email_django.mime.bodies import MailPart
+from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.mime.transfer import _BLOCK, base64_lines, is_wire_form, with_crlf
 from tests.unit.mime_contents import bodies, by_stdlib, lines, mail, mails, parsed
 

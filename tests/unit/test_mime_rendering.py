@@ -9,7 +9,7 @@ from email.message import EmailMessage
 import pytest
 
 from prx_email_django.mime import rendering
-from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.bodies import MailPart
 from prx_email_django.mime.rendering import render
 from tests.unit.mime_contents import lines, mail, parsed
 
