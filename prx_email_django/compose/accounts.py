@@ -1,4 +1,4 @@
-"""Which account a caller means."""
+"""The account that a call names, and its From address."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ AccountRef: TypeAlias = Account | int | str
 
 
 def resolve_account(account: AccountRef | None, *, active: bool = True) -> Account:
-    """The account: itself, by primary key, by name, or the default one.
+    """The account that ``account`` is, or whose primary key or name it is; without ``account``, the default account.
 
     Raises:
-        AccountUnavailable: there is none, or it is switched off.
+        AccountUnavailable: there is no such account, or (with ``active``) it is switched off.
     """
     if account is None or account == "":
         account = outbox_settings().default_account
         if not account:
             raise AccountUnavailable(
-                "no account was named; name one, or set DEFAULT_ACCOUNT in PRX_EMAIL", code="no_default_account"
+                "account must be given where PRX_EMAIL has no DEFAULT_ACCOUNT", code="no_default_account"
             )
     found = account if isinstance(account, Account) else _look_up(account)
     if found.pk is None:
@@ -33,19 +33,19 @@ def resolve_account(account: AccountRef | None, *, active: bool = True) -> Accou
 
 
 def _look_up(account: int | str) -> Account:
-    by = {"name": account} if isinstance(account, str) else {"pk": account}
-    found: Account | None = Account.objects.filter(**by).first()
+    lookup = {"name": account} if isinstance(account, str) else {"pk": account}
+    found: Account | None = Account.objects.filter(**lookup).first()
     if found is None:
         raise AccountUnavailable(f"there is no account “{account}”", code="account_not_found")
     return found
 
 
 def account_default_from(account: Account) -> str:
-    """The From header of messages that name none: the account's address with its display name."""
+    """The From header of messages without one: the account's address with its display name."""
     address = account.email or (account.user if "@" in account.user else default_from_email())
     if not account.display_name or not account.email:
         return address
     try:
         return str(Address(display_name=account.display_name, addr_spec=address))
-    except ValueError:  # a non-ASCII local part, which headerregistry does not know
+    except ValueError:  # headerregistry refuses a non-ASCII local part
         return address

@@ -46,9 +46,7 @@ def parse_rate_limits(text: str) -> tuple[RateLimit, ...]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = _LIMIT.fullmatch(part)
         if match is None or int(match["count"]) < 1:
-            raise ValueError(
-                f"“{part}” must be a rate limit, for example “30/minute” or “10000 recipients/day”."
-            )
+            raise ValueError(f"“{part}” must be a rate limit, for example “30/minute” or “10000 recipients/day”.")
         what = "recipients" if (match["what"] or "").lower().startswith("recipient") else "messages"
         limit = RateLimit(int(match["count"]), PERIODS[match["unit"].lower()], what)
         if limit.key in limits:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prx_email_django.compose.attachments import AttachmentInput, AttachmentPolicy, load, read_stored
+from prx_email_django.compose.attachment_store import read_stored
+from prx_email_django.compose.attachments import AttachmentInput, AttachmentPolicy, load
 from prx_email_django.errors import AttachmentRejected
 
 SECRET = b"not for the mail"

@@ -57,7 +57,7 @@ def test_an_impossible_option_is_refused_by_name(option: str, value: object) -> 
     with pytest.raises(InvalidMessage) as refused:
         check_options(**{option: value})  # type: ignore[arg-type]
     assert refused.value.code == "invalid_option"
-    assert str(refused.value).startswith(f"{option}: ")
+    assert str(refused.value).startswith(f"{option} must ")
 
 
 def test_a_message_cannot_expire_before_it_is_due() -> None:
