@@ -1,4 +1,4 @@
-"""The settings of this app: one frozen, validated value, built lazily.  ``reader`` reads ``django.conf.settings``."""
+"""The settings of this app as one frozen, validated value.  Only ``reader`` reads ``django.conf.settings``."""
 
 from prx_email_django.conf.kinds import Retention, parse_duration
 from prx_email_django.conf.reader import (

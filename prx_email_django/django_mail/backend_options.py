@@ -64,7 +64,7 @@ def option_problems(
         yield OptionProblem("priority", f"must be {wanted}.", f"Write {wanted}, or leave the option out.")
     if expires_after is not None and not _is_duration(expires_after):
         hint = 'Write seconds, a timedelta, or text like "30s", "10m", "6h" or "5d".'
-        yield OptionProblem("expires_after", "must be a duration longer than nothing.", hint)
+        yield OptionProblem("expires_after", "must be a duration longer than 0 seconds.", hint)
     if on_unknown not in (None, "", "retry", "hold"):
         hint = 'Write "retry" or "hold", or leave the option out.'
         yield OptionProblem("on_unknown", 'must be "retry" or "hold".', hint)
