@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from prx_email_django.models import Account
-from prx_email_django.models.encrypted import DecryptionFailed, Sealed, rotate
+from prx_email_django.models.encrypted import Ciphertext, DecryptionFailed, rotate
 
 pytestmark = pytest.mark.django_db
 
@@ -119,10 +119,10 @@ def test_a_deferred_secret_is_fetched_when_it_is_read() -> None:
 
 def test_values_return_ciphertext_that_opens() -> None:
     make()
-    [sealed] = Account.objects.values_list("password", flat=True)
-    assert isinstance(sealed, Sealed)
-    assert "hunter2" not in repr(sealed)
-    assert sealed.open() == "hunter2"
+    [ciphertext] = Account.objects.values_list("password", flat=True)
+    assert isinstance(ciphertext, Ciphertext)
+    assert "hunter2" not in repr(ciphertext)
+    assert ciphertext.decrypt() == "hunter2"
 
 
 def test_saving_something_else_leaves_the_ciphertext_alone() -> None:
