@@ -1,4 +1,4 @@
-"""The database itself refuses impossible rows, whoever writes them: here by SQL, past every model."""
+"""The database refuses impossible rows, also if they are written by SQL without the models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def refused(model: Any, pk: int, **columns: Any) -> bool:
-    """Whether the database refuses these columns of one row."""
+    """Whether the database refuses these values of a row."""
     connection = connections[outbox_alias()]
     quote = connection.ops.quote_name
     fields = {column: model._meta.get_field(column) for column in columns}
@@ -31,7 +31,7 @@ def refused(model: Any, pk: int, **columns: Any) -> bool:
     return False
 
 
-def test_a_status_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_status_is_refused() -> None:
     row = message(account())
     assert refused(OutboxMessage, row.pk, status="queued")
     assert refused(OutboxMessage, row.pk, status="")
@@ -69,7 +69,7 @@ def test_one_key_twice_in_an_account_is_refused() -> None:
     assert refused(OutboxMessage, second.pk, idempotency_hash=hashed)
 
 
-def test_the_rank_of_claiming_follows_whoever_writes_the_row() -> None:
+def test_the_claim_rank_is_right_however_the_row_is_written() -> None:
     row = message(account(), priority=4)
 
     def rank() -> int | None:

@@ -1,4 +1,4 @@
-"""Text of other people: what logs and columns may show of it, and that columns hold what is cut for them."""
+"""Text that other people wrote: addresses in it are redacted, and columns are long enough for what is kept of it."""
 
 from __future__ import annotations
 

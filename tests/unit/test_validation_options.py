@@ -103,7 +103,7 @@ def test_metadata_that_passes_fits_every_database(value: object) -> None:
 
 def _strings(value: object) -> list[str]:
     if isinstance(value, dict):
-        return [*value, *(one for inner in value.values() for one in _strings(inner))]
+        return [*value, *(text for inner in value.values() for text in _strings(inner))]
     if isinstance(value, list):
-        return [one for inner in value for one in _strings(inner)]
+        return [text for inner in value for text in _strings(inner)]
     return [value] if isinstance(value, str) else []

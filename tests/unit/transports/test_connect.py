@@ -77,7 +77,7 @@ def test_ipv6_is_written_as_literals() -> None:
 
 @pytest.fixture
 def silent() -> Iterator[tuple[str, int]]:
-    """An address that answers no SYN, as one behind a dead route: its queue of connections is full."""
+    """An address that answers no SYN, as behind a dead route: its queue of connections is full."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -100,10 +100,10 @@ def test_dead_first_address_does_not_hide_a_live_one(
                 return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
 
             monkeypatch.setattr(loop, "getaddrinfo", addresses)
-            dialling = asyncio.ensure_future(connect("mail.example.org", 25, timeout=60.0))
+            connecting = asyncio.ensure_future(connect("mail.example.org", 25, timeout=60.0))
             await loop.jump(0)
             await loop.jump(10)
-            with await dialling as sock:
+            with await connecting as sock:
                 return peer_name(sock)
 
         assert run_jumping(main) == f"127.0.0.1:{places[1][1]}"
