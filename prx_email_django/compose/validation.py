@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import Address, split_mailbox
-from prx_email_django.mime.headers import MAX_HEADER
+from prx_email_django.mime.headers import FIELD_NAME, MAX_HEADER
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 MAX_TAG, MAX_KEY = 100, 255
 
-_HEADER_NAME = re.compile(r"[!-9;-~]+")
 #: Headers that the app makes from the message's fields: a second one would contradict the first.
 _RESERVED = frozenset(
     {
@@ -136,7 +135,7 @@ def check_header(name: str, value: str) -> None:
     _demand_text("headers: name", name, "invalid_header")
     _demand_text("headers: value", value, "invalid_header")
     check_header_text("headers: name", name)
-    if not _HEADER_NAME.fullmatch(name) or len(name) > 76:
+    if not FIELD_NAME.fullmatch(name) or len(name) > 76:
         _refuse(
             "invalid_header", "headers: a name must be printable ASCII without space and colon, at most 76 characters"
         )

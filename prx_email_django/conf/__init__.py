@@ -4,10 +4,8 @@ from prx_email_django.conf.kinds import Retention, parse_duration
 from prx_email_django.conf.reader import (
     DJANGO_Q_WAKE,
     NAME,
-    SETTINGS,
     OutboxSettings,
     Problem,
-    Setting,
     admins,
     configures_mail_by_email_settings,
     default_from_email,
@@ -20,6 +18,7 @@ from prx_email_django.conf.reader import (
     q_cluster,
     use_tz,
 )
+from prx_email_django.conf.table import SETTINGS, Setting
 
 __all__ = [
     "DJANGO_Q_WAKE",

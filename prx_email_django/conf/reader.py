@@ -1,7 +1,7 @@
 """The settings of this app.  No other module reads ``django.conf.settings``.
 
 ``outbox_settings()`` returns a frozen, validated value, built at the first call and again after ``override_settings``.
-``SETTINGS`` describes the settings as data, with which tests compare the documentation and the checks.
+``table.SETTINGS`` describes each setting.
 """
 
 from __future__ import annotations
@@ -22,45 +22,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from prx_email_django.conf import kinds as kinds
 from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
-from prx_email_django.conf.kinds import Kind, Retention, parse_duration
-
-__all__ = [
-    "SETTINGS",
-    "OutboxSettings",
-    "Problem",
-    "Retention",
-    "Setting",
-    "admins",
-    "configures_mail_by_email_settings",
-    "default_from_email",
-    "django_q_installed",
-    "email_backend",
-    "mailers",
-    "outbox_settings",
-    "parse_duration",
-    "problems",
-    "prx_email",
-    "q_cluster",
-    "use_tz",
-]
+from prx_email_django.conf.kinds import Retention, closest
+from prx_email_django.conf.table import SETTINGS
 
 NAME = "PRX_EMAIL"
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
 _REBUILD_ON = frozenset({NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS"})
 #: With a shorter lease, a single slow statement of the database can make a live worker lose its claims.
 _SHORT_LEASE = timedelta(seconds=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A key of ``PRX_EMAIL``: its default, its kind, and what it does."""
-
-    name: str
-    default: object
-    kind: Kind
-    help: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,47 +96,6 @@ class OutboxSettings:
         return tuple(fernet_key(key) for key in source)
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting("INSTANCE", "", kinds.TEXT, "Names one life of the database; a copy under another name mails nobody."),
-    Setting("DEFAULT_ACCOUNT", None, kinds.OPTIONAL_TEXT, "Name of the account of mail that names none."),
-    Setting("MESSAGE_ID_DOMAIN", "prx-email.local", kinds.DOMAIN, "Right side of every Message-ID."),
-    Setting("BASE_BACKOFF", 5, kinds.DURATION, "Wait after a failure, doubled with every attempt."),
-    Setting("MAX_BACKOFF", 21_600, kinds.DURATION, "Longest wait between two attempts."),
-    Setting("MAX_RETRIES", None, kinds.OPTIONAL_COUNT, "Known failures after which a message rests; None: no limit."),
-    Setting("MAX_UNKNOWN_OUTCOMES", 6, kinds.COUNT, "Attempts of unknown outcome after which a message rests."),
-    Setting("GIVE_UP_AFTER", "5d", kinds.DURATION, "A message that has been due for longer than this rests."),
-    Setting("LEASE", 180, kinds.DURATION, "How long a claim holds without renewal."),
-    Setting("ON_UNKNOWN", "retry", kinds.choice("retry", "hold"), "What follows an attempt of unknown outcome."),
-    Setting("ATTACHMENT_MAX_SIZE", 26_214_400, kinds.SIZE, "Largest attachment, in bytes."),
-    Setting(
-        "ATTACHMENT_CONTENT_TYPES",
-        ("application/pdf", "image/jpeg", "image/png", "text/plain", "application/zip"),
-        kinds.CONTENT_TYPES,
-        "Content types that send and enqueue accept.",
-    ),
-    Setting("ATTACHMENT_STORE", None, kinds.PATH, "Directory that attachments given as a path come from."),
-    Setting(
-        "CREDENTIAL_KEYS", None, kinds.KEYS, "Keys that encrypt credentials, the newest first; None: from SECRET_KEY."
-    ),
-    Setting(
-        "CLEARTEXT_HOSTS", kinds.LOOPBACK, kinds.HOSTS, "Hosts and networks spoken to without TLS, beside loopback."
-    ),
-    Setting("TLS_CA_FILE", None, kinds.PATH, "Certificate authorities to trust; None: the system's."),
-    Setting("SMTP_TIMEOUT", 60, kinds.DURATION, "Longest wait for the reply to one command."),
-    Setting("SEND_DEADLINE", 30, kinds.DURATION, "Longest time of a send before the body goes out."),
-    Setting("DRAIN_TIME_BUDGET", 40, kinds.DURATION, "Time after which the scheduled drain starts nothing new."),
-    Setting("OAUTH_CALLABLES", (), kinds.DOTTED_LIST, "Functions that accounts may name as their token source."),
-    Setting("TRANSFORM_MIME", None, kinds.DOTTED, "f(bytes, message) -> bytes, run last on every message."),
-    Setting("WAKE", None, kinds.WAKE, "f(), called when a message becomes due; None: django-q2's, where installed."),
-    Setting("REDIRECT_TO", None, kinds.ADDRESSES, "Takes the place of every recipient, for staging."),
-    Setting("REDIRECT_EXCEPT", (), kinds.PATTERNS, "Patterns of addresses that are not redirected."),
-    Setting("TRANSPORT", "smtp", kinds.choice("smtp", "console", "memory"), "How messages leave."),
-    Setting("ACCOUNT_ROUTER", None, kinds.DOTTED, "f(message) -> account name, for the email backend."),
-    Setting("AUTO_SCHEDULE", True, kinds.BOOLEAN, "migrate registers the schedule of django-q2, where installed."),
-    Setting("RETENTION", dict(kinds.RETENTION_DEFAULT), kinds.RETENTION, "How long what is done is kept."),
-)
-
-
 @functools.lru_cache(maxsize=1)
 def outbox_settings() -> OutboxSettings:
     """The settings in force.
@@ -218,7 +147,7 @@ def _problem(key: str, message: str, hint: str, rule: str) -> Problem:
 
 
 def _unknown(key: object) -> Problem:
-    meant = kinds.closest(str(key), _NAMES)
+    meant = closest(str(key), _NAMES)
     hint = f'Did you mean "{meant}"?' if meant else f"Known are {', '.join(_NAMES)}."
     return _problem(str(key), "is not a setting of this app.", hint, "E002")
 
@@ -227,13 +156,13 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[Problem]:
     base, longest = values.get("base_backoff"), values.get("max_backoff")
     if base and longest and base > longest:
         hint = f"Write {base.total_seconds():g} or more, or a smaller BASE_BACKOFF."
-        yield _problem("MAX_BACKOFF", "is shorter than BASE_BACKOFF.", hint, "E004")
+        yield _problem("MAX_BACKOFF", "must not be shorter than BASE_BACKOFF.", hint, "E004")
 
 
 def _risks(values: Mapping[str, Any]) -> Iterator[Problem]:
     lease, deadline = values.get("lease"), values.get("send_deadline")
     if lease and lease < _SHORT_LEASE:
-        message = "is so short that a slow database makes workers lose messages that they are sending."
+        message = "is so short that workers lose their claims when the database is slow."
         yield _problem("LEASE", message, "Write 30 or more; 180 is the default.", "W001")
     if lease and deadline and deadline > lease:
         hint = f"Write {lease.total_seconds():g} or less, or a longer LEASE."
@@ -241,7 +170,9 @@ def _risks(values: Mapping[str, Any]) -> Iterator[Problem]:
     longest, end = values.get("max_backoff"), values.get("give_up_after")
     if longest and end and longest > end:
         hint = f"Write {longest.total_seconds():g} or more, or a smaller MAX_BACKOFF."
-        yield _problem("GIVE_UP_AFTER", "is shorter than MAX_BACKOFF: a message may rest unretried.", hint, "W003")
+        yield _problem(
+            "GIVE_UP_AFTER", "is shorter than MAX_BACKOFF: a message may expire without another attempt.", hint, "W003"
+        )
 
 
 def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -251,7 +182,7 @@ def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
         for path in paths or ():
             if isinstance(path, str) and path and not _is_function(path):
                 hint = "Write the dotted path of a function that can be imported."
-                yield _problem(key, f'must name a function, unlike "{path}".', hint, "E005")
+                yield _problem(key, f'must name a function; "{path}" is none that can be imported.', hint, "E005")
 
 
 def _is_function(path: str) -> bool:

@@ -13,7 +13,7 @@ from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.text import CONTROL
 
 #: Length of the columns for an address, in characters.
-MAX_ADDRESS = 320
+ADDRESS_COLUMN = 320
 #: The parser's defect for a mailbox of this machine, such as ``webmaster``, which Django accepts.
 _NO_DOMAIN = "addr-spec local part with no domain"
 
@@ -56,7 +56,7 @@ def envelope_address(field: str, given: object) -> str:
         return split_mailbox(text).addr_spec
     except ValueError as error:
         address = _leniently_read(text)
-        if not address or len(address) > MAX_ADDRESS:
+        if not address or len(address) > ADDRESS_COLUMN:
             raise InvalidEmail(f"{field}: Invalid address: {error}", code="invalid_address") from error
         return address
 

@@ -18,13 +18,12 @@ from django.core.mail import DNS_NAME, EmailMessage
 from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import has_utf8_local_part
-from prx_email_django.mime.headers import address_field
+from prx_email_django.mime.headers import HIDDEN_FIELDS, address_field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
-_HIDDEN = frozenset({"bcc", "resent-bcc"})
 #: A Message-ID of ``email.utils.make_msgid``, which Django uses.
 _MADE_ID = re.compile(r"<\d+\.\d+\.\d+@(.+)>")
 
@@ -67,7 +66,7 @@ def render_email(message: EmailMessage) -> Rendered:
         elif name == "date":
             if _is_chosen(message, name, value, made=_is_between(value, began, datetime.now(UTC))):
                 kept.append(encoded)
-        elif name not in _HIDDEN:
+        elif name not in HIDDEN_FIELDS:
             kept.append(_with_utf8_addresses(message, name, encoded))
     raw = b"".join((*kept, b"\r\n", body))
     return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)

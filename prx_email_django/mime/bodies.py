@@ -67,7 +67,7 @@ def part_entity(part: MailPart) -> MimeEntity:
 def _encode(part: MailPart) -> tuple[str, str, bytes]:
     essence = part.content_type.partition(";")[0].strip().lower()
     if essence.startswith("multipart/"):
-        raise ValueError("an attachment cannot be of a multipart type")
+        raise ValueError("an attachment must not be of a multipart type")
     if essence.startswith("message/"):
         return _encode_message(part.content_type, essence, part.content)
     content_type = _with_charset(part.content_type, essence, part.content)

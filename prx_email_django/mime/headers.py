@@ -14,6 +14,8 @@ from prx_email_django.rules.text import HEADER_BREAK
 #: Characters of one header's value; larger values exceed the header limits of common servers.
 MAX_HEADER = 16_384
 
+#: Fields that are never sent.
+HIDDEN_FIELDS = frozenset({"bcc", "resent-bcc"})
 #: Fields whose value is a list of addresses.
 ADDRESS_FIELDS = frozenset(
     {"from", "to", "cc", "bcc", "sender", "reply-to"}
@@ -22,10 +24,12 @@ ADDRESS_FIELDS = frozenset(
 #: Fields whose value is a list of Message-IDs.
 ID_FIELDS = frozenset({"message-id", "in-reply-to", "references", "resent-message-id", "content-id"})
 
-_NAME = re.compile(r"[!-9;-~]+")
+#: The name of a field (RFC 5322 §3.6.8).
+FIELD_NAME = re.compile(r"[!-9;-~]+")
 _TOKEN = re.compile(r"[ \t]*[^ \t]+")
 _ID = re.compile(r"[!-~]{1,900}")
-_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+#: A Message-ID with its angle brackets, in printable ASCII, short enough for a line.
+MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _CONTENT_TYPE = re.compile(
     r"""[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:[ \t]*;[ \t]*[\w.*+-]+=(?:"(?:[ !#-\[\]-~]|\\[ -~])*"|[!#-:<-~]+))*[ \t;]*""",
     re.ASCII,
@@ -40,7 +44,7 @@ def field(name: str, value: str) -> str:
     Raises:
         ValueError: a malformed name, a control character, or a word that is too long for any line.
     """
-    if not _NAME.fullmatch(name) or HEADER_BREAK.search(value):
+    if not FIELD_NAME.fullmatch(name) or HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} must have a valid name and no control character in its value")
     value = value.strip(" \t")
     if len(name) + 2 + len(value) <= LINE:
@@ -106,7 +110,7 @@ def any_field(name: str, value: str) -> str:
 
 def is_message_id(text: str) -> bool:
     """Whether the text is one Message-ID with angle brackets, in printable ASCII, short enough for a line."""
-    return _MESSAGE_ID.fullmatch(text) is not None
+    return MESSAGE_ID.fullmatch(text) is not None
 
 
 def is_content_type(content_type: str) -> bool:

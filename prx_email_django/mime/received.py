@@ -9,14 +9,14 @@ from email.message import Message
 
 from prx_email_django.mime.addresses import split_list, split_mailbox
 from prx_email_django.mime.encoded_words import decode_words
+from prx_email_django.mime.headers import MESSAGE_ID
 from prx_email_django.mime.recode import field_text, split_fields
 from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.rules.text import CONTROL
 
 #: Characters kept of a header, of a display name and of a list of ids: nothing that a sender writes is unbounded.
-MAX_TEXT, MAX_NAME, MAX_IDS = 998, 400, 16_384
+MAX_VALUE, MAX_NAME, MAX_IDS = 998, 400, 16_384
 
-_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _NAMES = ("message-id", "in-reply-to", "references", "from", "reply-to", "subject")
 
 
@@ -47,10 +47,10 @@ def parse_inbound(raw: bytes | Message) -> Inbound:
     senders = _addresses(values["from"])
     return Inbound(
         message_id="".join(_ids(values["message-id"])[:1]),
-        in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_TEXT])),
+        in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_VALUE])),
         sender=senders[0] if senders else "",
         reply_to=tuple(_addresses(values["reply-to"])),
-        subject=_clean(decode_words(values["subject"]))[:MAX_TEXT],
+        subject=_clean(decode_words(values["subject"]))[:MAX_VALUE],
         references=" ".join(_ids(values["references"])),
     )
 
@@ -76,7 +76,7 @@ def _value_of_message(message: Message, name: str) -> str:
 
 
 def _ids(text: str) -> list[str]:
-    return _MESSAGE_ID.findall(text[:MAX_IDS])
+    return MESSAGE_ID.findall(text[:MAX_IDS])
 
 
 def _addresses(text: str) -> list[str]:

@@ -9,11 +9,17 @@ from email.utils import format_datetime
 from hashlib import blake2b
 
 from prx_email_django.mime.bodies import MailPart, MimeEntity, part_entity, text_entity
-from prx_email_django.mime.headers import address_field, any_field, field, id_field, is_message_id, text_field
+from prx_email_django.mime.headers import (
+    HIDDEN_FIELDS,
+    address_field,
+    any_field,
+    field,
+    id_field,
+    is_message_id,
+    text_field,
+)
 from prx_email_django.mime.recode import recode_field, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
-
-_HIDDEN = frozenset({"bcc", "resent-bcc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ def _own_fields(mail: MailContent) -> Iterator[str]:
         lower = name.lower()
         if lower == "mime-version" or lower.startswith("content-"):
             raise ValueError(f"header {name!r} must not be given: it describes the body, and is made with the body")
-        if lower not in _HIDDEN:
+        if lower not in HIDDEN_FIELDS:
             yield any_field(name, value)
 
 
@@ -161,5 +167,5 @@ def _render_raw(mail: MailContent, raw: bytes) -> bytes:
         front.insert(0, _date(mail))
     if "message-id" not in present:
         front.insert(0, _message_id(mail))
-    kept = [recode_field(encoded) for name, encoded in fields if name not in _HIDDEN]
+    kept = [recode_field(encoded) for name, encoded in fields if name not in HIDDEN_FIELDS]
     return b"".join(("".join(front).encode(), *kept, b"\r\n", body))

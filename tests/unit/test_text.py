@@ -108,10 +108,10 @@ def test_a_hostile_reply_does_not_hold_the_log() -> None:
         (OutboxMessage, ("tag",), MAX_TAG),
         (OutboxMessage, ("idempotency_key",), MAX_KEY),
         (OutboxMessage, ("from_email",), columns.MAX_FROM),
-        (OutboxMessage, ("envelope_from",), envelope.MAX_ADDRESS),
-        (Recipient, ("address",), envelope.MAX_ADDRESS),
+        (OutboxMessage, ("envelope_from",), envelope.ADDRESS_COLUMN),
+        (Recipient, ("address",), envelope.ADDRESS_COLUMN),
         (Account, ("email", "user"), addresses.MAX_ADDRESS),
-        (InboundMessage, ("message_id", "in_reply_to", "sender"), received.MAX_TEXT),
+        (InboundMessage, ("message_id", "in_reply_to", "sender"), received.MAX_VALUE),
         (Attachment, ("filename",), MAX_FILENAME),
     ],
 )
