@@ -11,7 +11,7 @@ import prx_email_django as prx
 from prx_email_django.models import Account, DeliveryAttempt
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.connection import Opened
-from tests.support.factories import account, letter
+from tests.support.factories import account, mail
 from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Sending
@@ -49,7 +49,7 @@ def test_deadline_does_not_blame_the_network_for_a_server_that_falls_silent_late
     with SmtpServer(tls="starttls", users={"ann": "s3cret-pass"}) as server:
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on(stage, stall=True)
-        sending = Sending(**letter(account_at(server, "starttls")))
+        sending = Sending(**mail(account_at(server, "starttls")))
         assert stalled.reached.wait(60)
         attempt = fails_late(sending, sends_clock)
         peer = f"127.0.0.1:{server.port}" + (" TLSv1.3" if stage == "auth" else "")
@@ -59,7 +59,7 @@ def test_deadline_does_not_blame_the_network_for_a_server_that_falls_silent_late
 
 def test_deadline_tells_a_silent_handshake(sends_clock: Ahead) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        sending = Sending(**letter(account(host="localhost", port=silent.getsockname()[1], security="tls")))
+        sending = Sending(**mail(account(host="localhost", port=silent.getsockname()[1], security="tls")))
         with heard(silent):
             assert fails_late(sending, sends_clock).phase == "tls"
 
@@ -68,7 +68,7 @@ def test_deadline_does_not_blame_a_handshake_for_a_silent_greeting(settings: Any
     with SmtpServer(tls="implicit") as server:
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on("greeting", stall=True)
-        sending = Sending(**letter(account(host="localhost", port=server.port, security="tls")))
+        sending = Sending(**mail(account(host="localhost", port=server.port, security="tls")))
         assert stalled.reached.wait(60)
         assert fails_late(sending, sends_clock).phase == "connect"
         server.release(stalled)
@@ -79,7 +79,7 @@ def test_token_that_does_not_come_in_time_is_a_matter_of_authentication(sends_cl
         token = {"oauth_provider": "google", "oauth_client_id": "i", "oauth_client_secret": "s"}
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/token"
         owner = account(auth_method="xoauth2", user="ann", oauth_refresh_token="r", oauth_token_url=url, **token)
-        sending = Sending(**letter(owner))
+        sending = Sending(**mail(owner))
         with heard(silent):
             assert fails_late(sending, sends_clock).phase == "auth"
 
@@ -98,6 +98,6 @@ def test_hang_up_before_the_message_was_taken_has_a_place_too(monkeypatch: pytes
             await session._protocol.ended
 
         monkeypatch.setattr(AccountWorker, "_opened", opened_and_lost)
-        assert prx.send(**letter(owner)).error_code == "network"
+        assert prx.send(**mail(owner)).error_code == "network"
         attempt = DeliveryAttempt.objects.get()
         assert (attempt.phase, attempt.peer) == ("mail", f"127.0.0.1:{server.port}")

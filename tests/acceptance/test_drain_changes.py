@@ -21,7 +21,7 @@ from prx_email_django.transports.memory import shared
 from prx_email_django.worker import current
 from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually
-from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, letter, message
+from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, mail, message
 from tests.support.fake_clock import Ahead
 from tests.support.smtp_server import SmtpServer
 
@@ -54,7 +54,7 @@ def test_what_a_person_confirms_is_not_sent_again(memory: None) -> None:
     """hold: delivered once in doubt; a person retries (451), then hears that it had arrived, and confirms."""
     owner = account()
     shared.fail_next("body", timeout=True, accept=True)
-    result = prx.send(**letter(owner, on_unknown="hold"))
+    result = prx.send(**mail(owner, on_unknown="hold"))
     assert (len(shared.delivered), fresh_id(result.outbox_id).is_at_rest) == (1, True)
     shared.fail_next("mail", "451 4.3.0 later")
     prx.retry_outbox(result.outbox_id)
@@ -72,7 +72,7 @@ def test_a_retry_that_never_left_leaves_a_row_that_can_be_confirmed(memory: None
     """hold; the retry ends by SystemExit before MAIL and is released; a person confirms: no second copy."""
     owner = account()
     shared.fail_next("body", timeout=True, accept=True)
-    result = prx.send(**letter(owner, on_unknown="hold"))
+    result = prx.send(**mail(owner, on_unknown="hold"))
 
     def strike(self: Any) -> None:
         raise SystemExit(1)
@@ -89,7 +89,7 @@ def test_a_retry_that_never_left_leaves_a_row_that_can_be_confirmed(memory: None
 
 def test_a_retry_without_a_slot_of_a_row_sent_meanwhile(memory: None) -> None:
     owner = account(max_connections=1)
-    row = prx.enqueue(**letter(owner))
+    row = prx.enqueue(**mail(owner))
     real = sending.slot_or_obstacle
 
     def taken(*args: Any, **kwargs: Any) -> Obstacle:
@@ -105,7 +105,7 @@ def test_a_retry_without_a_slot_of_a_row_sent_meanwhile(memory: None) -> None:
 
 
 def test_a_send_after_its_expiry(memory: None) -> None:
-    result = prx.send(**letter(account(), expires_at=store.db.clock_for(None).now - DAY))
+    result = prx.send(**mail(account(), expires_at=store.db.clock_for(None).now - DAY))
     assert not shared.delivered, result
 
 

@@ -24,7 +24,7 @@ from prx_email_django.store.insert import Draft, insert_many
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually
-from tests.support.factories import SECOND, account, at, backlog, letter
+from tests.support.factories import SECOND, account, at, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -100,8 +100,8 @@ def test_a_drain_does_not_wait_for_a_lane_whose_end_could_not_be_told(
 def test_a_message_above_a_lowered_limit_holds_up_nobody_while_some_of_the_limit_is_spent() -> None:
     with SmtpServer() as server:
         owner = account(host=server.host, port=server.port)
-        prx.enqueue(**letter(owner, to=[f"r{n}@example.org" for n in range(10)]))
-        small = prx.enqueue(**letter(owner))
+        prx.enqueue(**mail(owner, to=[f"r{n}@example.org" for n in range(10)]))
+        small = prx.enqueue(**mail(owner))
         Account.objects.filter(pk=owner.pk).update(rate_limits="5 recipients/day")
         owner.refresh_from_db()
         assert take_recipients(owner, [1], clock=at(None))[1] == 1
@@ -137,7 +137,7 @@ def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
             assert last.reached.wait(60)
             assert server.open_connections == 1
             assert eventually(lambda: account_state(owner).pause_count == 0), "as soon as it has recorded one"
-            result = prx.send(**letter(owner))
+            result = prx.send(**mail(owner))
             assert result.status == "sent", (result.error_code, result.error, account_state(owner).pause_count)
         finally:
             server.release(first)
@@ -215,7 +215,7 @@ def test_a_send_that_comes_too_late_pauses_before_it_gives_its_slot_back(
             real(given_back)
 
         monkeypatch.setattr(worker_connections, "release_slots", release)
-        assert prx.send(**letter(owner)).status == "failed"
+        assert prx.send(**mail(owner)).status == "failed"
         server.release(stalled)
         assert paused == [True]
 
@@ -236,5 +236,5 @@ def test_a_slot_whose_commit_was_made_although_it_raised_is_given_back(
         backlog(owner, 1)
         monkeypatch.setattr(slots, "_make", made_and_raised)
         with pytest.raises(ProgrammingError):
-            prx.drain() if verb == "drain" else prx.send(**letter(owner))
+            prx.drain() if verb == "drain" else prx.send(**mail(owner))
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

@@ -20,7 +20,7 @@ from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
-from tests.support.factories import SECOND, account, at, backlog, in_threads, letter
+from tests.support.factories import SECOND, account, at, backlog, in_threads, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -148,7 +148,7 @@ def test_a_send_is_no_second_probe() -> None:
         thinking = server.on("final", stall=True, times=1)
         (draining,) = drains(1)
         assert thinking.reached.wait(60)
-        result = prx.send(**letter(owner))
+        result = prx.send(**mail(owner))
         assert (result.status, result.error_code) == ("pending", "limited")
         assert result.error == "one message is being tried first, after a pause"
         assert server.connections == 1
@@ -167,7 +167,7 @@ def test_a_send_probes_too_and_one_that_somebody_asked_for_needs_no_turn() -> No
 
         def send() -> None:
             try:
-                got.append(prx.send(**letter(owner)))
+                got.append(prx.send(**mail(owner)))
             finally:
                 connections.close_all()
 
@@ -207,6 +207,6 @@ def test_message_that_the_server_never_saw_ends_no_pause() -> None:
             pause_code="quota",
             pause_count=4,
         )
-        prx.enqueue(**letter(owner, body_text="too large " * 1000))
+        prx.enqueue(**mail(owner, body_text="too large " * 1000))
         assert prx.drain().failed == 1 and server.lines("MAIL") == []
         assert account_state(owner).pause_count == 4, "the next pause would begin with half a minute again"

@@ -13,7 +13,8 @@ from django.core.mail.message import EmailAttachment
 import prx_email_django as prx
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.models import InboundMessage, OutboxMessage
-from tests.support.factories import MEMORY, NOW, account, fresh, letter, message
+from tests.support.factories import MEMORY, NOW, account, fresh, message
+from tests.support.factories import mail as mail_fields
 
 pytestmark = pytest.mark.django_db
 
@@ -29,7 +30,7 @@ FILE = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=
 def refusal(**fields: Any) -> InvalidMessage:
     """The error of ``enqueue``; nothing is written."""
     with pytest.raises(InvalidMessage) as refused:
-        prx.enqueue(**letter(account(), **fields))
+        prx.enqueue(**mail_fields(account(), **fields))
     assert not OutboxMessage.objects.exists()
     return refused.value
 
@@ -53,7 +54,7 @@ def test_none_means_none_in_every_function(send: str) -> None:
     elif send == "enqueue_many":
         prx.enqueue_many([{"to": "a@x.org", "subject": "s", "body_text": "b", "attachments": None}], account=owner)
     else:
-        getattr(prx, send)(**letter(owner, cc=None, attachments=None))
+        getattr(prx, send)(**mail_fields(owner, cc=None, attachments=None))
     assert not OutboxMessage.objects.get().attachments.exists()
 
 

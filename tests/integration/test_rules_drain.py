@@ -31,7 +31,7 @@ from tests.support.factories import (
     backlog,
     finish,
     fresh,
-    letter,
+    mail,
     make_due,
     message,
     outcome,
@@ -204,7 +204,7 @@ def test_paused_is_paused_for_drain_and_send_and_not_for_who_asks(who: str) -> N
     row = message(owner)
     prx.pause_outbox(owner if who == "account" else None, reason="holiday")
     assert prx.drain(now=NOW).claimed == 0
-    result = prx.send(**letter(owner))
+    result = prx.send(**mail(owner))
     assert (result.status, result.error_code) == ("pending", "paused")
     assert shared.opened == []
     assert prx.retry_outbox(row.pk, now=NOW).status == "sent"
@@ -227,7 +227,7 @@ def test_a_success_that_somebody_asked_for_ends_a_workers_pause() -> None:
 def test_a_simulated_failure_takes_and_causes_nothing(mode: str) -> None:
     owner = account(rate_limits="1/day")
     prx.pause_outbox(owner, reason="holiday")
-    result = prx.send(**letter(owner), now=NOW, failure_mode=mode)
+    result = prx.send(**mail(owner), now=NOW, failure_mode=mode)
     assert (result.status, result.retries) == ("failed", 1)
     assert (result.next_attempt_at is None) is (mode == "provider_permanent")
     assert result.error_code == ("network" if mode == "network" else "provider")
@@ -253,7 +253,7 @@ def test_one_dead_account_never_holds_up_another() -> None:
 def test_a_send_without_a_free_connection_does_not_wait() -> None:
     owner = account(max_connections=1)
     acquire_slot(owner, noted=set(), clock=at(None))
-    result = prx.send(**letter(owner))
+    result = prx.send(**mail(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
     assert result.error == "its 1 connection is in use"
     row = OutboxMessage.objects.get()
@@ -272,8 +272,8 @@ def test_a_retry_without_a_free_connection_requeues() -> None:
 
 def test_a_send_without_a_permit_gives_its_message_back() -> None:
     owner = account(rate_limits="1/day")
-    assert prx.send(**letter(owner)).status == "sent"
-    result = prx.send(**letter(owner))
+    assert prx.send(**mail(owner)).status == "sent"
+    result = prx.send(**mail(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
     assert result.error.startswith("limit 1/day reached, goes on at ")
     assert fresh(OutboxMessage.objects.get(pk=result.outbox_id)).status == "pending"
@@ -283,7 +283,7 @@ def test_a_send_without_a_permit_gives_its_message_back() -> None:
 
 def test_a_retry_without_a_permit_tells_which_limit() -> None:
     owner = account(rate_limits="100/minute, 1/day")
-    prx.send(**letter(owner))
+    prx.send(**mail(owner))
     row = message(owner)
     result = prx.retry_outbox(row.pk)
     assert result.error_code == "limited"
@@ -292,8 +292,8 @@ def test_a_retry_without_a_permit_tells_which_limit() -> None:
 
 def test_a_send_to_more_recipients_than_are_left_tells_so() -> None:
     owner = account(rate_limits="3 recipients/day")
-    prx.send(**letter(owner, to=[A, B]))
-    result = prx.send(**letter(owner, to=[A, B]))
+    prx.send(**mail(owner, to=[A, B]))
+    result = prx.send(**mail(owner, to=[A, B]))
     assert (result.status, result.error_code) == ("pending", "limited")
     assert result.error == "too little is left of 3 recipients/day for all its recipients"
 
@@ -304,7 +304,7 @@ def test_a_send_into_a_pause_tells_the_reason_and_the_end(everything: bool, ends
     owner = account()
     until = NOW + timedelta(days=2) if ends else None
     prx.pause_outbox(None if everything else owner, reason="stock taking", until=until)
-    result = prx.send(**letter(owner), now=NOW)
+    result = prx.send(**mail(owner), now=NOW)
     assert (result.status, result.error_code) == ("pending", "paused")
     words = "paused by a person until 2026-01-07" if ends else "paused until a person resumes it"
     assert words in result.error
@@ -314,9 +314,9 @@ def test_a_send_into_a_pause_tells_the_reason_and_the_end(everything: bool, ends
 
 def test_a_known_key_tells_what_its_row_says_and_no_pause() -> None:
     owner = account()
-    first = prx.send(**letter(owner), idempotency_key="k", failure_mode="provider_permanent")
+    first = prx.send(**mail(owner), idempotency_key="k", failure_mode="provider_permanent")
     prx.pause_outbox(owner, reason="stock taking")
-    again = prx.send(**letter(owner), idempotency_key="k")
+    again = prx.send(**mail(owner), idempotency_key="k")
     assert (again.error, again.error_code) == (first.error, "provider")
 
 
@@ -413,13 +413,13 @@ def test_a_message_that_expired_is_not_logged_as_one_in_doubt(caplog: pytest.Log
 @pytest.mark.parametrize("mode", [None, "network"])
 def test_a_send_does_not_deliver_what_has_expired(mode: str | None) -> None:
     owner = account(max_connections=1, rate_limits="1/day")
-    result = prx.send(**letter(owner), now=NOW, expires_at=NOW - SECOND, failure_mode=mode)
+    result = prx.send(**mail(owner), now=NOW, expires_at=NOW - SECOND, failure_mode=mode)
     assert (result.status, result.error_code, result.next_attempt_at) == ("failed", "expired", None)
     row = OutboxMessage.objects.get()
     assert (row.is_at_rest, row.retries, row.attempts, row.claim_expires_at) == (True, 0, 0, None)
     assert not DeliveryAttempt.objects.exists()
     assert not shared.delivered
-    assert prx.send(**letter(owner), now=NOW).status == "sent", "neither the connection nor a permit was kept"
+    assert prx.send(**mail(owner), now=NOW).status == "sent", "neither the connection nor a permit was kept"
 
 
 def test_what_cannot_be_rendered_fails_alone() -> None:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
 from prx_email_django.transports.memory import shared
-from tests.support.factories import account, letter
+from tests.support.factories import account, mail
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,17 +30,17 @@ def memory(settings: Any) -> Iterator[None]:
 
 def test_a_send_does_not_read_the_same_rows_again_and_again() -> None:
     owner = account()
-    assert prx.send(**letter(owner)).status == "sent"  # the rows beside the account exist from now on
+    assert prx.send(**mail(owner)).status == "sent"  # the rows beside the account exist from now on
     with CaptureQueriesContext(connection) as statements:
-        assert prx.send(**letter(owner)).status == "sent"
+        assert prx.send(**mail(owner)).status == "sent"
     assert len(statements) <= SEND, [query["sql"] for query in statements.captured_queries]
 
 
 def test_a_drain_of_one_message_does_not_read_the_same_rows_again_and_again() -> None:
     owner = account()
-    prx.enqueue(**letter(owner))
+    prx.enqueue(**mail(owner))
     assert prx.drain().sent == 1
-    prx.enqueue(**letter(owner))
+    prx.enqueue(**mail(owner))
     with CaptureQueriesContext(connection) as statements:
         assert prx.drain().sent == 1
     assert len(statements) <= DRAIN, [query["sql"] for query in statements.captured_queries]

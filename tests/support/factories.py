@@ -44,9 +44,6 @@ def mail(owner: Account, **fields: Any) -> dict[str, Any]:
     return {"account": owner, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann.", **fields}
 
 
-letter = mail  # the old name, until every test file uses the new one
-
-
 def message(owner: Account, *, now: datetime = NOW, **fields: Any) -> OutboxMessage:
     """A queued message, due at ``now``."""
     return api.enqueue(**mail(owner, now=now, **fields))

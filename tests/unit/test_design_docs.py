@@ -26,7 +26,8 @@ _RULE = re.compile(r"\*\*.+?\*\*.*?\n\n- Case: .+?\n- Held by: (?P<tests>.+)", r
 def _floors() -> list[set[str]]:
     """The floors that import-linter enforces, from top to bottom."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (contract,) = [contract for contract in contracts if contract["type"] == "layers"]
     return [set(re.findall(r"\w+", floor)) for floor in contract["layers"]]
 
 
