@@ -1,7 +1,7 @@
-"""Errors that the public functions raise; nothing has been written when one is raised.
+"""Errors that the public functions raise, before anything is written.
 
-``code`` is stable and meant for programs, the text for people.  The four attachment texts are those of the page that
-this app re-creates, word for word.
+``code`` is stable and meant for programs, the text for people.  Programs may also compare the four attachment texts
+below: they stay word for word.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ ATTACHMENT_PATH_ESCAPES_ROOT = "attachment path escapes storage root"
 
 
 class OutboxError(Exception):
-    """Base of every error of this app; ``code`` is one of the class's ``codes``."""
+    """Base class of the errors of this app; ``code`` is in ``codes`` of its class."""
 
     codes: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, message: str, *, code: str = "") -> None:  # pickle and copy call it without, and set it then
+    # Pickle and copy call this without the code, and set it afterwards.
+    def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code
 
 
 class InvalidMessage(OutboxError):
-    """The message can never be sent as it was given."""
+    """An argument is invalid: the message can never be sent like this."""
 
     codes = frozenset(
         {
@@ -42,7 +43,7 @@ class InvalidMessage(OutboxError):
 
 
 class AttachmentRejected(OutboxError):
-    """An attachment breaks the policy, or could not be read."""
+    """An attachment violates the policy, or could not be read."""
 
     codes = frozenset(
         {
@@ -58,30 +59,30 @@ class AttachmentRejected(OutboxError):
 
 
 class RetryRejected(OutboxError):
-    """``retry_outbox`` was refused: the message is sent, being sent, unknown, or not due yet."""
+    """``retry_outbox`` was refused: the message is sent, is being sent, does not exist, or is not due yet."""
 
     codes = frozenset({"not_retriable", "retry_not_due", "not_found"})
 
 
 class ReplyRejected(OutboxError):
-    """The message to reply to was never recorded."""
+    """The message to reply to was not recorded."""
 
     codes = frozenset({"parent_not_found"})
 
 
 class WrongInstance(OutboxError):
-    """This database belongs to another ``INSTANCE``: a copy must be adopted before it sends (``outbox_adopt``)."""
+    """The database belongs to another ``INSTANCE``: adopt a copy (``outbox_adopt``) before you send from it."""
 
     codes = frozenset({"wrong_instance"})
 
 
 class AccountUnavailable(OutboxError):
-    """No account of that name or key, or it is switched off, or none was named and there is no default."""
+    """There is no such account, or it is switched off, or no account was named and there is no default account."""
 
     codes = frozenset({"account_not_found", "account_inactive", "no_default_account"})
 
 
 class SendInsideTransaction(OutboxError):
-    """A function that speaks SMTP was called inside ``atomic()``; use ``enqueue`` there."""
+    """A function that sends was called inside ``atomic()``; use ``enqueue`` there."""
 
     codes = frozenset({"inside_transaction"})

@@ -1,4 +1,4 @@
-"""What the public functions return."""
+"""Values that the public functions return."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from enum import StrEnum
 
 
 class FailureMode(StrEnum):
-    """A failure to simulate, without touching the network, so that callers can test their own handling."""
+    """A failure to simulate without a network, so that callers can test how they handle it."""
 
-    #: As a broken connection: tried again with backoff.
+    #: Like a lost connection: tried again with backoff.
     NETWORK = "network"
-    #: As a temporary refusal (451): tried again with backoff.
+    #: Like a temporary refusal (451): tried again with backoff.
     PROVIDER = "provider"
-    #: As a permanent refusal (550): at rest.
+    #: Like a permanent refusal (550): at rest.
     PROVIDER_PERMANENT = "provider_permanent"
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What came of one attempt.
+    """The result of an attempt.
 
-    ``status`` is ``"sent"`` or ``"failed"``; only where no attempt could be made it is the row's own, with
-    ``error_code`` ``limited`` or ``paused`` (for a known idempotency key: the row's ``last_error_code``) and the reason
-    in words as ``error``, in the active language.
+    ``status`` is ``"sent"`` or ``"failed"``.  If no attempt could be made, it is the status of the row; ``error_code``
+    is then ``limited`` or ``paused`` (for a known idempotency key: the row's ``last_error_code``), and ``error`` gives
+    the reason in the active language.
     ``provider_message_id`` is the Message-ID header under which the server accepted the message, None until then.
-    ``next_attempt_at`` None: never due by itself.
+    ``next_attempt_at`` is None if no further attempt is planned.
     """
 
     outbox_id: int
@@ -40,7 +40,7 @@ class SendResult:
 
 @dataclass(frozen=True, slots=True)
 class ChangeReport:
-    """How many messages a person's verb changed, and how many it refused, by code.
+    """How many messages an operation changed, and how many it refused, by code.
 
     Codes: ``not_found``, ``sent``, ``sending``, ``waiting``, ``at_rest``, ``not_unknown``.
     """
@@ -51,10 +51,10 @@ class ChangeReport:
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """What one drain did, in messages, and how long it took in seconds.
+    """Numbers of messages of a drain, and its duration in seconds.
 
-    ``deferred`` will be tried again, ``failed`` are at rest, ``recovered`` were left by lost workers, ``released`` were
-    given back untouched, ``expired`` were too old.
+    ``deferred``: will be tried again; ``failed``: at rest; ``recovered``: claims of lost workers; ``released``: claims
+    released without an attempt; ``expired``: too old to be sent.
     """
 
     claimed: int = 0

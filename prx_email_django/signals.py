@@ -1,20 +1,21 @@
-"""Signals for the host application, sent right after the change has been committed.
+"""Signals for the project, sent right after the change has been committed.
 
-Receivers get ``message`` (an ``OutboxMessage``) or ``account``, and are called with ``send_robust``: one that raises is
-logged and never disturbs delivery.  They are sent outside ``on_commit`` so that they fire in a ``TestCase`` too.
+Receivers get ``message`` (an ``OutboxMessage``) or ``account``, and are called with ``send_robust``: an exception of a
+receiver is logged and does not affect delivery.  Signals do not use ``on_commit``, so they are sent in a ``TestCase``
+too.
 """
 
 from __future__ import annotations
 
 from django.dispatch import Signal
 
-#: ``message``: every recipient that was still open has been accepted.
+#: ``message``: the server has accepted the message for every open recipient.
 message_sent = Signal()
-#: ``message``, ``next_attempt_at``: an attempt failed and another one will follow.
+#: ``message``, ``next_attempt_at``: an attempt failed and another attempt will follow.
 message_deferred = Signal()
-#: ``message``, ``error_code``: at rest by an outcome, a recovery or expiry (not by cancel or adopt).
+#: ``message``, ``error_code``: at rest after an outcome, a recovery or expiry (not after cancel or adopt).
 message_failed = Signal()
-#: ``message``, ``recipients`` (address -> text): refused for good by the server.
+#: ``message``, ``recipients`` (address -> text): the server has refused these recipients permanently.
 recipients_refused = Signal()
 #: ``account``, ``reason``, ``until``: a worker paused the account.
 account_paused = Signal()

@@ -13,7 +13,9 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models import Account
+from prx_email_django.models.choices import Security
 from prx_email_django.models.encrypted import EncryptedTextField, is_set
+from prx_email_django.rules.text import MAX_COLUMN
 
 if TYPE_CHECKING:
     AccountFormBase = forms.ModelForm[Account]
@@ -120,7 +122,7 @@ class AccountForm(AccountFormBase):
                 continue
             wanted, stored = data[name], getattr(self.instance, name)
             if name == "security" and not wanted:
-                wanted = "tls" if data.get("port") == 465 else "starttls"
+                wanted = Security.for_port(data.get("port"))
             if wanted != stored:
                 yield name
 
@@ -128,7 +130,7 @@ class AccountForm(AccountFormBase):
 class PauseForm(forms.Form):
     """Why, and until when."""
 
-    reason = forms.CharField(label=gettext_lazy("Reason"), max_length=255)
+    reason = forms.CharField(label=gettext_lazy("Reason"), max_length=MAX_COLUMN)
     until = forms.DateTimeField(
         label=gettext_lazy("Until"),
         required=False,

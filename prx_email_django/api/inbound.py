@@ -11,7 +11,7 @@ from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.sending import send_message
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
-from prx_email_django.compose.message import Message
+from prx_email_django.compose.message import MessageArguments
 from prx_email_django.errors import InvalidMessage, ReplyRejected
 from prx_email_django.mime.identity import reply_references, reply_subject
 from prx_email_django.mime.received import Inbound, parse_inbound
@@ -66,7 +66,7 @@ def reply(
     check_outside_transaction("reply")
     found = resolve_account(account)
     parent = _parent(found, in_reply_to_message_id)
-    message = Message(
+    message = MessageArguments(
         to=parent.reply_to or [parent.sender],
         subject=reply_subject(parent.subject),
         body_text=body_text,

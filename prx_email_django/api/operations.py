@@ -10,6 +10,7 @@ from prx_email_django.compose.validation import check_instant, check_reason
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.pauses import pause_by_person, resume_by_person
 from prx_email_django.results import ChangeReport
+from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.adopt import adopt
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.operations import Rows, cancel, confirm, requeue
@@ -52,7 +53,7 @@ def pause_outbox(account: AccountRef | None = None, *, reason: str, until: datet
     check_reason(reason)
     clock = clock_for(None)
     if account is None:
-        pause_everything(reason=reason[:255], until=until, clock=clock)
+        pause_everything(reason=reason[:MAX_COLUMN], until=until, clock=clock)
     else:
         pause_by_person(resolve_account(account, active=False), reason=reason, until=until, clock=clock)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
-from prx_email_django.compose.message import Addresses, Message, check_limits, compose, largest_size
+from prx_email_django.compose.message import Addresses, MessageArguments, check_limits, compose, largest_size
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.errors import InvalidMessage, OutboxError
@@ -66,7 +66,7 @@ def enqueue(
     check_instant("now", now)
     clock = clock_for(now)
     draft = compose(
-        Message(
+        MessageArguments(
             to=to,
             subject=subject,
             body_text=body_text,
@@ -148,7 +148,7 @@ def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Account, now: date
         check_limits(draft, largest=largest)
         return draft
     try:
-        message = Message(**one)
+        message = MessageArguments(**one)
     except TypeError as error:
         raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
     return compose(message, account=account, now=message.now or now, largest=largest)

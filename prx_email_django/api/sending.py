@@ -14,7 +14,7 @@ from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
-from prx_email_django.compose.message import Addresses, Message, compose
+from prx_email_django.compose.message import Addresses, MessageArguments, compose
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.conf import parse_duration
 from prx_email_django.errors import InvalidMessage
@@ -71,7 +71,7 @@ def send(
         WrongInstance: this is a copied database.
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
     """
-    message = Message(
+    message = MessageArguments(
         to=to,
         subject=subject,
         body_text=body_text,
@@ -97,7 +97,7 @@ def send(
 
 
 def send_message(
-    message: Message, *, account: AccountRef, now: datetime | None, failure_mode: FailureMode | str | None
+    message: MessageArguments, *, account: AccountRef, now: datetime | None, failure_mode: FailureMode | str | None
 ) -> SendResult:
     """``send``, once its arguments are in one value."""
     mode = _mode(failure_mode)

@@ -1,1 +1,1 @@
-"""The arguments of a call as a validated draft; nothing is written here."""
+"""From the arguments of a call to a validated ``Draft``: accounts, addresses, options, attachments.  Writes nothing."""

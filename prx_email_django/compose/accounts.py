@@ -1,4 +1,4 @@
-"""Which account a caller means."""
+"""The account that a call names, and its From address."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ AccountRef: TypeAlias = Account | int | str
 
 
 def resolve_account(account: AccountRef | None, *, active: bool = True) -> Account:
-    """The account: itself, by primary key, by name, or the default one.
+    """The account that ``account`` is, or whose primary key or name it is; without ``account``, the default account.
 
     Raises:
-        AccountUnavailable: there is none, or it is switched off.
+        AccountUnavailable: there is no such account, or (with ``active``) it is switched off.
     """
     account = _default_if_none(account)
     found = account if isinstance(account, Account) else _look_up(account, Account.objects.all())
@@ -47,7 +47,7 @@ def _default_if_none(account: AccountRef | None) -> AccountRef:
         account = outbox_settings().default_account
     if not account:
         raise AccountUnavailable(
-            "no account was named; name one, or set DEFAULT_ACCOUNT in PRX_EMAIL", code="no_default_account"
+            "account must be given where PRX_EMAIL has no DEFAULT_ACCOUNT", code="no_default_account"
         )
     return account
 
@@ -67,11 +67,11 @@ def _look_up(account: int | str, accounts: QuerySet[Account]) -> Account:
 
 
 def account_default_from(account: Account) -> str:
-    """The From header of messages that name none: the account's address with its display name."""
+    """The From header of messages without one: the account's address with its display name."""
     address = account.email or (account.user if "@" in account.user else default_from_email())
     if not account.display_name or not account.email:
         return address
     try:
         return str(Address(display_name=account.display_name, addr_spec=address))
-    except ValueError:  # a non-ASCII local part, which headerregistry does not know
+    except ValueError:  # headerregistry refuses a non-ASCII local part
         return address

@@ -1,4 +1,4 @@
-"""From the arguments of a call to a validated draft; nothing is written here."""
+"""The arguments of ``send`` and ``enqueue``, and the validated ``Draft`` that is made of them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ Addresses: TypeAlias = str | Iterable[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """The arguments of ``send`` and ``enqueue`` that say what the message is."""
+class MessageArguments:
+    """The arguments of ``send`` and ``enqueue`` that describe the message."""
 
     to: Addresses
     subject: str | None
@@ -64,12 +64,14 @@ class Message:
     now: datetime | None = field(default=None)
 
 
-def compose(message: Message, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
-    """Validate everything and load the attachments; ``largest`` is ``largest_size``, where it is known already.
+def compose(message: MessageArguments, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
+    """Validate the arguments and load the attachments.
+
+    ``largest`` is ``largest_size(account)`` where the caller knows it: a query less for each of many messages.
 
     Raises:
-        InvalidMessage: see its codes.
-        AttachmentRejected: see its codes.
+        InvalidMessage: with one of its codes.
+        AttachmentRejected: with one of its codes.
     """
     check_options(
         now=message.now,
@@ -93,7 +95,7 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec
-    parts = [_part(one) for one in _load(message)]
+    parts = [_part(attachment) for attachment in _load(message)]
     draft = Draft(
         account=account,
         due_at=message.send_at or now,
@@ -114,7 +116,7 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
             "expires_at": message.expires_at,
             "on_unknown": message.on_unknown or "",
             "tag": message.tag,
-            # A copy: a caller may fill one dict again for each of many messages.
+            # A copy: a caller may change the same dict for each of many messages.
             "metadata": {} if message.metadata is None else deepcopy(message.metadata),
         },
         recipients=recipients,
@@ -126,12 +128,12 @@ def compose(message: Message, *, account: Account, now: datetime, largest: int |
 
 
 def largest_size(account: Account) -> int:
-    """SIZE that the account's server announced last, octets; 0: none."""
+    """The SIZE that the account's server announced last, in bytes; 0: no limit."""
     return AccountState.objects.filter(account_id=account.pk).values_list("size_limit", flat=True).first() or 0
 
 
 def check_limits(draft: Draft, *, largest: int) -> None:
-    """What can never be sent by this account: more recipients than a limit, more octets than its server takes.
+    """Refuse what the account can never send: too many recipients for a limit, too many bytes for its server.
 
     Raises:
         InvalidMessage: ``invalid_option``, ``message_too_large``.
@@ -139,19 +141,19 @@ def check_limits(draft: Draft, *, largest: int) -> None:
     ceiling = recipients_ceiling(draft.account.rate_limits)
     if ceiling is not None and len(draft.recipients) > ceiling:
         raise InvalidMessage(
-            f"{len(draft.recipients)} recipients are more than the account's limit of {ceiling} ever allows: "
-            "split the message",
+            f"the message must have at most {ceiling} recipients, not {len(draft.recipients)}: "
+            "a rate limit of the account allows no more",
             code="invalid_option",
         )
     if largest and least_size(draft) > largest:
         raise InvalidMessage(
-            f"the message is larger than the {largest} octets that the account's server takes",
+            f"the message must not be larger than {largest} bytes, the limit of the account's server",
             code="message_too_large",
         )
 
 
 def least_size(draft: Draft) -> int:
-    """Octets that the message has at least on the wire: base64 takes 78 for 57."""
+    """The least size of the rendered message, in bytes: base64 makes 78 bytes of 57."""
     text = len(draft.raw or b"") + sum(len(draft.fields.get(name, "")) for name in ("body_text", "body_html"))
     return text + sum(len(part.content) * 78 // 57 for part in draft.parts)
 
@@ -166,10 +168,10 @@ def attachment_policy() -> AttachmentPolicy:
     )
 
 
-def _load(message: Message) -> list[LoadedAttachment]:
+def _load(message: MessageArguments) -> list[LoadedAttachment]:
     given = [*as_attachments(message.attachment), *as_attachments(message.attachments)]
     policy = attachment_policy() if given else None
-    return [load(one, policy) for one in given] if policy else []
+    return [load(attachment, policy) for attachment in given] if policy else []
 
 
 def _part(loaded: LoadedAttachment) -> DraftPart:

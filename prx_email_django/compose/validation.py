@@ -1,7 +1,7 @@
-"""What is refused at the door: bad addresses, header injection, empty fields, impossible options.
+"""Validation of a call's arguments: addresses, headers, texts, options.
 
-Every function raises ``errors.InvalidMessage`` with a stable code, before anything is written, and names the field.
-Offending values are not repeated: they may be private, and they may hold control characters.
+Every function raises ``errors.InvalidMessage`` with a stable code and the name of the argument, before anything is
+written.  Its text does not repeat the value, which may be private or hold control characters.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from types import UnionType
 from typing import NoReturn
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import CONTROL, Address, split_mailbox
-from prx_email_django.mime.headers import MAX_HEADER
+from prx_email_django.mime.addresses import Address, split_mailbox
+from prx_email_django.mime.headers import FIELD_NAME, MAX_HEADER
+from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 __all__ = [
     "Address",
@@ -25,7 +26,6 @@ __all__ = [
     "check_options",
     "check_subject",
     "check_text_fields",
-    "needs_utf8",
     "normalise_recipients",
     "parse_address",
     "parse_addresses",
@@ -34,8 +34,7 @@ __all__ = [
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 MAX_TAG, MAX_KEY = 100, 255
 
-_HEADER_NAME = re.compile(r"[!-9;-~]+")
-#: Made by the app, or part of the envelope: a caller's own would contradict them.
+#: Headers that the app makes from the message's fields: a second one would contradict the first.
 _RESERVED = frozenset(
     {
         "message-id",
@@ -53,17 +52,15 @@ _RESERVED = frozenset(
     }
 )
 _RESERVED_PREFIXES = ("resent-", "content-")
-#: What databases and MIME cannot hold in a text.
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
-#: An escaped NUL in JSON text, but not an escaped backslash before ``u0000``.
+#: A NUL as JSON text escapes it; an escaped backslash before ``u0000`` is none.
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def parse_address(text: str, *, field: str = "address") -> Address:
-    """Exactly one address: ``ann@x.org`` or ``Ann <ann@x.org>``; the domain in lower-case ASCII (IDNA).
+    """Parse exactly one address, ``ann@x.org`` or ``Ann <ann@x.org>``; its domain becomes lower-case ASCII.
 
     Raises:
-        InvalidMessage: ``invalid_address``, or ``header_injection`` where a control character is in it.
+        InvalidMessage: ``invalid_address``, or ``header_injection`` where the text holds a control character.
     """
     _demand_text(field, text, "invalid_address")
     check_header_text(field, text)
@@ -74,7 +71,7 @@ def parse_address(text: str, *, field: str = "address") -> Address:
 
 
 def parse_addresses(addresses: Sequence[str], *, field: str) -> list[Address]:
-    """Each as ``parse_address`` takes it; an error tells the place of the bad one among several.
+    """Parse each address with ``parse_address``; the error names the position of the bad address.
 
     Raises:
         InvalidMessage: see ``parse_address``.
@@ -82,15 +79,15 @@ def parse_addresses(addresses: Sequence[str], *, field: str) -> list[Address]:
     if len(addresses) == 1:
         return [parse_address(addresses[0], field=field)]
     return [
-        parse_address(one, field=f"{field}, address {number} of {len(addresses)}")
-        for number, one in enumerate(addresses, start=1)
+        parse_address(address, field=f"{field}, address {number} of {len(addresses)}")
+        for number, address in enumerate(addresses, start=1)
     ]
 
 
 def normalise_recipients(
     to: str | Iterable[str] | None, cc: str | Iterable[str] | None = (), bcc: str | Iterable[str] | None = ()
 ) -> list[tuple[str, str]]:
-    """The envelope: (kind, addr-spec), each address once, under the first of to, cc, bcc that names it.
+    """The envelope as (kind, addr-spec): each address once, under the first of to, cc and bcc that names it.
 
     Raises:
         InvalidMessage: ``empty_to``, ``invalid_address``, ``header_injection``.
@@ -98,15 +95,15 @@ def normalise_recipients(
     envelope: dict[str, str] = {}
     for kind, given in (("to", to), ("cc", cc), ("bcc", bcc)):
         addresses = as_list(given, field=kind)
-        if kind == "to" and not any(str(one).strip() for one in addresses):
-            _refuse("empty_to", "to: name at least one recipient")
+        if kind == "to" and not any(str(address).strip() for address in addresses):
+            _refuse("empty_to", "to must name at least one recipient")
         for address in parse_addresses(addresses, field=kind):
             envelope.setdefault(address.addr_spec, kind)
     return [(kind, address) for address, kind in envelope.items()]
 
 
 def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") -> list[str]:
-    """One address or several, as a list; an empty string and None are none.
+    """The address or addresses as a list; an empty string and None are the empty list.
 
     Raises:
         InvalidMessage: ``invalid_address``.
@@ -115,27 +112,22 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
         return []
     if isinstance(addresses, str):
         return [addresses] if addresses.strip() else []
-    _demand(Iterable, addresses, field, "one address or a list of them", "invalid_address")
+    _demand(Iterable, addresses, field, "an address or a list of addresses", "invalid_address")
     return list(addresses)
 
 
-def needs_utf8(address: str) -> bool:
-    """Whether this envelope address (domain in ASCII) can only travel with SMTPUTF8 (RFC 6531)."""
-    return not address.isascii()
-
-
 def check_header_text(field: str, value: str) -> None:
-    """Refuse control characters (C0, DEL, C1), U+2028, U+2029 and lone surrogates in what goes into a header.
+    """Refuse a text for a header that holds a character of ``rules.text.CONTROL``.
 
     Raises:
         InvalidMessage: ``header_injection``.
     """
     if CONTROL.search(value):
-        _refuse("header_injection", f"{field}: line ends and other control characters are not allowed here")
+        _refuse("header_injection", f"{field} must not hold line ends or other control characters")
 
 
 def check_header(name: str, value: str) -> None:
-    """A header of the caller's own: name of printable ASCII without a colon, not one that the app makes itself.
+    """Check a header of the caller: a name of printable ASCII without a colon, and none that the app makes.
 
     Raises:
         InvalidMessage: ``header_injection``, ``invalid_header``.
@@ -143,18 +135,20 @@ def check_header(name: str, value: str) -> None:
     _demand_text("headers: name", name, "invalid_header")
     _demand_text("headers: value", value, "invalid_header")
     check_header_text("headers: name", name)
-    if not _HEADER_NAME.fullmatch(name) or len(name) > 76:
-        _refuse("invalid_header", "headers: a name is made of printable ASCII without space or colon, at most 76 long")
+    if not FIELD_NAME.fullmatch(name) or len(name) > 76:
+        _refuse(
+            "invalid_header", "headers: a name must be printable ASCII without space and colon, at most 76 characters"
+        )
     lower = name.lower()
     if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
-        _refuse("invalid_header", f"headers: {name} is made from the message's fields and cannot be given")
+        _refuse("invalid_header", f"headers: {name} must not be given: it is made from the message's fields")
     check_header_text(f"headers: {name}", value)
     if len(value) > MAX_HEADER:
-        _refuse("invalid_header", f"headers: the value of {name} is longer than {MAX_HEADER} characters")
+        _refuse("invalid_header", f"headers: the value of {name} must not be longer than {MAX_HEADER} characters")
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:
-    """Every pair by ``check_header``.
+    """Check every pair of name and value with ``check_header``.
 
     Raises:
         InvalidMessage: ``header_injection``, ``invalid_header``.
@@ -164,7 +158,7 @@ def check_headers(headers: Iterable[tuple[str, str]]) -> None:
 
 
 def check_subject(subject: str) -> None:
-    """A subject that is not empty and stays on one line.
+    """Check that the subject is not empty, stays on one line and is not too long.
 
     Raises:
         InvalidMessage: ``empty_subject``, ``header_injection``, ``invalid_option``.
@@ -172,28 +166,28 @@ def check_subject(subject: str) -> None:
     _demand_text("subject", subject)
     check_header_text("subject", subject)
     if not subject.strip():
-        _refuse("empty_subject", "subject: write one")
+        _refuse("empty_subject", "subject must not be empty")
     if len(subject) > MAX_HEADER:
-        _refuse("invalid_option", f"subject: at most {MAX_HEADER} characters")
+        _refuse("invalid_option", f"subject must not be longer than {MAX_HEADER} characters")
 
 
 def check_text_fields(*, subject: str, body_text: str, body_html: str = "") -> None:
-    """Subject and bodies: an empty subject is refused, and a message without any body.
+    """Check the subject and the bodies, of which at least one must not be empty.
 
     Raises:
-        InvalidMessage: ``empty_subject``, ``empty_body``, ``header_injection``, ``invalid_option`` (NUL or a lone
-            surrogate in a body, or no string).
+        InvalidMessage: ``empty_subject``, ``empty_body``, ``header_injection``, ``invalid_option`` (not a string, or a
+            body with NUL or a lone surrogate).
     """
     check_subject(subject)
     for field, text in (("body_text", body_text), ("body_html", body_html)):
         _demand_text(field, text)
-        if _NOT_TEXT.search(text):
-            _refuse("invalid_option", f"{field}: NUL and lone surrogates are not text; remove them")
+        if NOT_TEXT.search(text):
+            _refuse("invalid_option", f"{field} must not hold NUL or lone surrogates")
     if not body_text.strip() and not body_html.strip():
-        _refuse("empty_body", "body_text: write something")
+        _refuse("empty_body", "body_text or body_html must not be empty")
 
 
-def check_options(  # noqa: PLR0913 - the options of a message, keyword-only
+def check_options(  # noqa: PLR0913 - a message has that many options; keyword-only
     *,
     now: datetime | None = None,
     send_at: datetime | None = None,
@@ -204,70 +198,70 @@ def check_options(  # noqa: PLR0913 - the options of a message, keyword-only
     metadata: object = None,
     idempotency_key: str | None = None,
 ) -> None:
-    """Everything about a message that is not sent.
+    """Check the options of a message: what is not sent, but says when and how.
 
     Raises:
-        InvalidMessage: ``invalid_option``; the text names the option and says what to write.
+        InvalidMessage: ``invalid_option``; the text names the option and says what it must be.
     """
     for name, instant in (("now", now), ("send_at", send_at), ("expires_at", expires_at)):
         check_instant(name, instant)
     if send_at is not None and expires_at is not None and expires_at < send_at:
-        _refuse("invalid_option", "expires_at: must not be before send_at")
+        _refuse("invalid_option", "expires_at must not be before send_at")
     _demand(int, priority, "priority", "an integer")
     if isinstance(priority, bool) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-        _refuse("invalid_option", f"priority: write an integer from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        _refuse("invalid_option", f"priority must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}")
     if on_unknown not in {None, "retry", "hold"}:
-        _refuse("invalid_option", 'on_unknown: write "retry", "hold" or None')
+        _refuse("invalid_option", 'on_unknown must be "retry", "hold" or None')
     _check_label("tag", tag, MAX_TAG)
     if idempotency_key is not None:
         _check_label("idempotency_key", idempotency_key, MAX_KEY)
         if not idempotency_key:
-            _refuse("invalid_option", "idempotency_key: must not be empty; leave it out where there is none")
+            _refuse("invalid_option", "idempotency_key must not be empty; leave it out where there is no key")
     _check_metadata(metadata)
 
 
 def check_instant(name: str, instant: datetime | None) -> None:
-    """An aware ``datetime``, or None.
+    """Check that the instant is an aware ``datetime``, or None.
 
     Raises:
         InvalidMessage: ``invalid_option``.
     """
     _demand(datetime | None, instant, name, "an aware datetime")
     if instant is not None and instant.utcoffset() is None:
-        _refuse("invalid_option", f"{name}: write an aware datetime, such as django.utils.timezone.now()")
+        _refuse("invalid_option", f"{name} must be an aware datetime, such as django.utils.timezone.now()")
 
 
 def check_reason(reason: str) -> None:
-    """Why somebody pauses: a few words.
+    """Check the reason for a pause: a text that is not empty.
 
     Raises:
         InvalidMessage: ``invalid_option``.
     """
-    _demand(str, reason, "reason", "why, somebody will ask")
+    _demand(str, reason, "reason", "a string")
     if not reason.strip():
-        _refuse("invalid_option", "reason: write why, somebody will ask")
+        _refuse("invalid_option", "reason must not be empty")
 
 
 def _check_label(name: str, value: str, limit: int) -> None:
     _demand_text(name, value)
     if len(value) > limit:
-        _refuse("invalid_option", f"{name}: write a string of at most {limit} characters")
+        _refuse("invalid_option", f"{name} must be a string of at most {limit} characters")
     if CONTROL.search(value):
-        _refuse("invalid_option", f"{name}: control characters are not allowed")
+        _refuse("invalid_option", f"{name} must not hold control characters")
 
 
 def _check_metadata(metadata: object) -> None:
-    """JSON that every database can hold: PostgreSQL refuses NUL, NaN and lone surrogates in it."""
+    """Check that every database can hold the value as JSON: PostgreSQL refuses NUL, NaN and lone surrogates."""
     try:
         text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage(
-            "metadata: write what JSON can hold: dicts, lists, strings, finite numbers, booleans, None",
+            "metadata must be what JSON can hold: dicts, lists, strings, finite numbers, booleans, None",
             code="invalid_option",
         ) from error
     if _JSON_NUL.search(text):
-        _refuse("invalid_option", "metadata: NUL characters are not allowed; remove them")
+        _refuse("invalid_option", "metadata must not hold NUL characters")
 
 
 def _demand_text(field: str, value: object, code: str = "invalid_option") -> None:
@@ -275,9 +269,9 @@ def _demand_text(field: str, value: object, code: str = "invalid_option") -> Non
 
 
 def _demand(kind: type | UnionType, value: object, field: str, what: str, code: str = "invalid_option") -> None:
-    """Types are promised by the annotations; untyped callers learn of a slip here, not from a worker."""
+    """Check the type: callers without a type checker must see the mistake here, not in a worker."""
     if not isinstance(value, kind):
-        _refuse(code, f"{field}: write {what}")
+        _refuse(code, f"{field} must be {what}")
 
 
 def _refuse(code: str, text: str) -> NoReturn:

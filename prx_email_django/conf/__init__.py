@@ -1,16 +1,13 @@
-"""The settings of this app: one frozen, validated value, built lazily.  ``reader`` reads ``django.conf.settings``."""
+"""The settings of this app as one frozen, validated value.  Only ``reader`` reads ``django.conf.settings``."""
 
 from prx_email_django.conf.kinds import Retention, parse_duration
 from prx_email_django.conf.reader import (
     DJANGO_Q_WAKE,
     NAME,
-    SETTINGS,
     OutboxSettings,
     Problem,
-    Setting,
     admins,
     configures_mail_by_email_settings,
-    debug,
     default_from_email,
     django_q_installed,
     email_backend,
@@ -21,6 +18,7 @@ from prx_email_django.conf.reader import (
     q_cluster,
     use_tz,
 )
+from prx_email_django.conf.table import SETTINGS, Setting
 
 __all__ = [
     "DJANGO_Q_WAKE",
@@ -32,7 +30,6 @@ __all__ = [
     "Setting",
     "admins",
     "configures_mail_by_email_settings",
-    "debug",
     "default_from_email",
     "django_q_installed",
     "email_backend",

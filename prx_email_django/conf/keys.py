@@ -1,4 +1,4 @@
-"""Keys that encrypt credentials: Fernet keys as given, or derived from a passphrase or from SECRET_KEY."""
+"""Keys that encrypt credentials: Fernet keys, given or derived from a passphrase or from SECRET_KEY."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import hashlib
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-#: Characters that a passphrase needs at least.
+#: Least length of a passphrase, in characters.
 PASSPHRASE_LENGTH = 16
 _INFO = b"prx_email_django credential key v1"
 _ROUNDS = 600_000
 
 
 def read_keys(value: object) -> tuple[str, ...]:
-    """Read a list of Fernet keys and passphrases (``str`` or ``bytes``), the first of which encrypts.
+    """The Fernet keys and passphrases (``str`` or ``bytes``) of a list; the first key encrypts.
 
-    Raises ``ValueError``, never with a key in its text.
+    Raises:
+        ValueError: it is no such list; the text holds no key.
     """
     if not isinstance(value, list | tuple) or not value:
         raise ValueError("must be a list of at least one key")
@@ -30,14 +31,14 @@ def read_keys(value: object) -> tuple[str, ...]:
 
 
 def fernet_key(key: str) -> bytes:
-    """Return the Fernet key that ``key`` is, or that belongs to it as a passphrase."""
-    return key.encode() if _is_fernet_key(key) else _stretch(key)
+    """The Fernet key itself, or the Fernet key that is derived from the passphrase."""
+    return key.encode() if _is_fernet_key(key) else _derive(key)
 
 
 def from_secret_key(secret: str | bytes) -> bytes:
-    """Return the Fernet key that belongs to one SECRET_KEY (HKDF-SHA256, RFC 5869)."""
-    octets = secret.encode() if isinstance(secret, str) else secret
-    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=_INFO).derive(octets)
+    """The Fernet key that is derived from a SECRET_KEY (HKDF-SHA256, RFC 5869)."""
+    secret = secret.encode() if isinstance(secret, str) else secret
+    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=_INFO).derive(secret)
     return base64.urlsafe_b64encode(derived)
 
 
@@ -49,6 +50,6 @@ def _is_fernet_key(key: str) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _stretch(passphrase: str) -> bytes:
-    """Derive slowly, since people make these up (PBKDF2, RFC 8018); once a process."""
+def _derive(passphrase: str) -> bytes:
+    """Derive a key slowly, since passphrases can be guessed (PBKDF2, RFC 8018); once in a process."""
     return base64.urlsafe_b64encode(hashlib.pbkdf2_hmac("sha256", passphrase.encode(), _INFO, _ROUNDS))

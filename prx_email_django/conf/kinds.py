@@ -1,14 +1,13 @@
-"""How one setting is read: a ``Kind`` turns what a person wrote into the value that the app uses.
+"""Kinds of settings: each reads the value that was written in the settings, and returns the value that the app uses.
 
-Pure: no settings, no imports of what a dotted path names, no file is touched.  ``conf`` puts the kinds to use.
-A reader raises ``ValueError`` with words that go on after the setting's name ("must be …"); it never repeats the value,
-which may be a secret.
+Pure: no settings are read, no dotted path is imported and no file is opened here; ``reader`` does that.  A kind raises
+``ValueError`` with words that follow the name of the setting ("must be …").  They do not repeat the value, which may be
+a secret.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import math
 import os
 import re
@@ -18,13 +17,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from prx_email_django.conf.keys import read_keys
+from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
+from prx_email_django.rules.hosts import cleartext_entry
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]+")
 _CONTENT_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
-_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?", re.ASCII)
-_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
 
 #: Where clear text is always allowed.
 LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
@@ -32,7 +31,7 @@ LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A sort of setting: its ``name``, an ``example`` of what to write, and its reader."""
+    """A kind of setting: its ``name``, an ``example`` of what to write, and the function that reads a value."""
 
     name: str
     example: str
@@ -41,7 +40,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long rows are kept after they came to rest, and ``content`` (bodies, attachments) of sent ones.
+    """How long rows are kept when they are sent or at rest, and the ``content`` (bodies, attachments) of sent rows.
 
     None: for ever.
     """
@@ -53,9 +52,10 @@ class Retention:
 
 
 def parse_duration(value: object) -> timedelta:
-    """Read seconds, a ``timedelta``, or text like ``"30s"``, ``"10m"``, ``"6h"``, ``"5d"``, ``"2w"``.
+    """The duration of seconds, a ``timedelta``, or text like ``"30s"``, ``"10m"``, ``"6h"``, ``"5d"``, ``"2w"``.
 
-    Raises ``ValueError`` for anything else, and for what is negative or endless.
+    Raises:
+        ValueError: anything else, also a duration that is negative or infinite.
     """
     try:
         duration = _duration(value)
@@ -80,14 +80,15 @@ def _duration(value: object) -> timedelta | None:
 def _positive_duration(value: object) -> timedelta:
     duration = parse_duration(value)
     if not duration:
-        raise ValueError("must be longer than nothing")
+        raise ValueError("must be longer than 0 seconds")
     return duration
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that ``name`` was probably meant to be, or ``""``."""
-    found = difflib.get_close_matches(name.upper(), {one.upper(): one for one in known}, n=1, cutoff=0.6)
-    return next((one for one in known if found and one.upper() == found[0]), "")
+    """The known name that ``name`` was probably meant to be, or ``""``."""
+    by_upper = {candidate.upper(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.upper(), by_upper, n=1, cutoff=0.6)
+    return by_upper[found[0]] if found else ""
 
 
 def _retention(value: object) -> Retention:
@@ -97,7 +98,7 @@ def _retention(value: object) -> Retention:
     for key, duration in value.items():
         if key not in kept:
             meant = closest(str(key), kept)
-            raise ValueError(f"has no key {key!r}" + (f" (did you mean {meant!r}?)" if meant else ""))
+            raise ValueError(f"must not have the key {key!r}" + (f" (did you mean {meant!r}?)" if meant else ""))
         kept[key] = duration
     return Retention(**{key: _optional_duration(key, duration) for key, duration in kept.items()})
 
@@ -114,7 +115,7 @@ RETENTION_DEFAULT: Mapping[str, str | None] = {"sent": "90d", "failed": "365d", 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > 100:
-        raise ValueError("must be text of one line, at most 100 characters")
+        raise ValueError("must be text on one line, at most 100 characters")
     return value
 
 
@@ -123,9 +124,10 @@ def _optional_text(value: object) -> str:
 
 
 def _domain(value: object) -> str:
-    if not isinstance(value, str) or not _DOMAIN.fullmatch(value) or ".." in value:
-        raise ValueError("must be a domain name")
-    return value
+    try:
+        return ascii_domain(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError("must be a domain name") from None
 
 
 def _boolean(value: object) -> bool:
@@ -148,19 +150,19 @@ def _optional_number(value: object) -> int | None:
 
 
 def choice(*choices: str) -> Kind:
-    """Return the kind of a setting that is one of ``choices``."""
+    """The kind of a setting that must be one of ``choices``."""
 
     def read(value: object) -> str:
         if value not in choices:
             raise ValueError(f"must be one of {', '.join(map(repr, choices))}")
         return str(value)
 
-    return Kind("choice", " or ".join(f'"{one}"' for one in choices), read)
+    return Kind("choice", " or ".join(f'"{value}"' for value in choices), read)
 
 
 def _strings(value: object) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple | set | frozenset):
-        raise ValueError("must be a list or tuple of strings, also for one")
+        raise ValueError("must be a list or tuple of strings, even for a single string")
     items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
     if not all(isinstance(item, str) for item in items):
         raise ValueError("must hold strings only")
@@ -177,18 +179,38 @@ def _each(value: object, wanted: re.Pattern[str], what: str) -> tuple[str, ...]:
 def _addresses(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
-    return _each([value] if isinstance(value, str) else value, _ADDRESS, "bare addresses")
+    addresses = _each([value] if isinstance(value, str) else value, _ADDRESS, "bare addresses")
+    return tuple(map(_with_ascii_domain, addresses))
+
+
+def _with_ascii_domain(address: str) -> str:
+    local, _, domain = address.rpartition("@")
+    try:
+        return f"{local}@{ascii_domain(domain, underscores=True)}"
+    except ValueError as error:
+        raise ValueError(f"must hold bare addresses only; the domain of an address is {error}") from None
 
 
 def _patterns(value: object) -> tuple[str, ...]:
     patterns = tuple(pattern.strip().lower() for pattern in _strings(value))
     if not all("@" in pattern for pattern in patterns):
-        raise ValueError('must hold patterns of whole addresses ("*@example.com"): one without "@" matches nothing')
-    return patterns
+        raise ValueError(
+            'must hold patterns of whole addresses ("*@example.com"): a pattern without "@" matches nothing'
+        )
+    return tuple(map(_pattern, patterns))
+
+
+def _pattern(pattern: str) -> str:
+    """The pattern with its domain in ASCII, as addresses are stored."""
+    local, _, domain = pattern.rpartition("@")
+    try:
+        return f"{local}@{ascii_domain_pattern(domain)}"
+    except ValueError:
+        raise ValueError("must hold patterns of domains; a label beyond ASCII must not hold a wildcard") from None
 
 
 def _content_types(value: object) -> frozenset[str]:
-    return frozenset(one.lower() for one in _each(value, _CONTENT_TYPE, "types like text/plain, without parameters"))
+    return frozenset(item.lower() for item in _each(value, _CONTENT_TYPE, "types like text/plain, without parameters"))
 
 
 def _hosts(value: object) -> tuple[str, ...]:
@@ -196,13 +218,9 @@ def _hosts(value: object) -> tuple[str, ...]:
 
 
 def _host(value: str) -> str:
-    """Return a network in its canonical form, or a host name in lower case."""
-    host = value.strip().strip("[]").lower()
     try:
-        return str(ipaddress.ip_network(host))
+        return cleartext_entry(value)
     except ValueError:
-        if _HOST_NAME.fullmatch(host) and not host.replace(".", "").isdigit():
-            return host.rstrip(".")
         raise ValueError("must hold host names and networks (10.1.2.0/24, without host bits) only") from None
 
 
@@ -237,14 +255,14 @@ def _path(value: object) -> Path | None:
 
 
 def _credential_keys(value: object) -> tuple[str, ...] | str | None:
-    """Return None (from SECRET_KEY), the dotted path of a function that returns the list, or the list."""
+    """None (keys from SECRET_KEY), the dotted path of a function that returns a list of keys, or the list."""
     if value is None:
         return None
     return _dotted(value) if isinstance(value, str) else read_keys(value)
 
 
-TEXT = Kind("text", "text of one line", _text)
-OPTIONAL_TEXT = Kind("text", "text of one line, or None", _optional_text)
+TEXT = Kind("text", "text on one line", _text)
+OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional_text)
 DOMAIN = Kind("domain", '"mail.example.com"', _domain)
 DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', _positive_duration)
 BOOLEAN = Kind("boolean", "True or False", _boolean)

@@ -1,7 +1,7 @@
-"""The settings of this app, and the only reader of ``django.conf.settings``.
+"""The settings of this app.  No other module reads ``django.conf.settings``.
 
-``outbox_settings()`` is one frozen, validated value, built at the first call and again after ``override_settings``.
-``SETTINGS`` is the same as data, so that documentation and checks can be held against it.
+``outbox_settings()`` returns a frozen, validated value, built at the first call and again after ``override_settings``.
+``table.SETTINGS`` describes each setting.
 """
 
 from __future__ import annotations
@@ -22,51 +22,20 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from prx_email_django.conf import kinds as kinds
 from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
-from prx_email_django.conf.kinds import Kind, Retention, parse_duration
-
-__all__ = [
-    "SETTINGS",
-    "OutboxSettings",
-    "Problem",
-    "Retention",
-    "Setting",
-    "admins",
-    "configures_mail_by_email_settings",
-    "debug",
-    "default_from_email",
-    "django_q_installed",
-    "email_backend",
-    "mailers",
-    "outbox_settings",
-    "parse_duration",
-    "problems",
-    "prx_email",
-    "q_cluster",
-    "use_tz",
-]
+from prx_email_django.conf.kinds import Retention, closest
+from prx_email_django.conf.table import SETTINGS
 
 NAME = "PRX_EMAIL"
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
 _REBUILD_ON = frozenset({NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS"})
-#: Below this, one slow statement of a database can cost a live worker its claims.
+#: With a shorter lease, a single slow statement of the database can make a live worker lose its claims.
 _SHORT_LEASE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of ``PRX_EMAIL``: what it is when left out, how it is read, and what it does."""
-
-    name: str
-    default: object
-    kind: Kind
-    help: str
-
-
-@dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with a setting: its ``key``, what is wrong, what to write, and the id of the system check."""
+    """A problem with the setting ``key``: the message, what to write (``hint``), and the ``id`` of the system check."""
 
     key: str
     message: str
@@ -75,13 +44,13 @@ class Problem:
 
     @property
     def level(self) -> int:
-        """``checks.ERROR``, or ``checks.WARNING`` for what works but is unwise."""
+        """``checks.ERROR``, or ``checks.WARNING`` for a value that works but is risky."""
         return checks.WARNING if ".W" in self.id else checks.ERROR
 
 
 @dataclass(frozen=True)
 class OutboxSettings:
-    """``PRX_EMAIL``, read and validated; an attribute is a key in lower case."""
+    """``PRX_EMAIL``, read and validated; each attribute is named as its key, in lower case."""
 
     instance: str
     default_account: str
@@ -114,9 +83,12 @@ class OutboxSettings:
 
     @functools.cached_property
     def credential_keys(self) -> tuple[bytes, ...]:
-        """The Fernet keys: the first one encrypts, all of them decrypt.
+        """The Fernet keys: the first key encrypts, every key decrypts.
 
-        Made when first asked for, since a key service may be slow or away.  Raises ``ImproperlyConfigured``.
+        They are read at the first use, since a key service may be slow or unavailable.
+
+        Raises:
+            ImproperlyConfigured: the function of CREDENTIAL_KEYS returned no keys.
         """
         if self.key_source is None:
             return tuple(from_secret_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
@@ -124,53 +96,13 @@ class OutboxSettings:
         return tuple(fernet_key(key) for key in source)
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting("INSTANCE", "", kinds.TEXT, "Names one life of the database; a copy under another name mails nobody."),
-    Setting("DEFAULT_ACCOUNT", None, kinds.OPTIONAL_TEXT, "Name of the account of mail that names none."),
-    Setting("MESSAGE_ID_DOMAIN", "prx-email.local", kinds.DOMAIN, "Right side of every Message-ID."),
-    Setting("BASE_BACKOFF", 5, kinds.DURATION, "Wait after a failure, doubled with every attempt."),
-    Setting("MAX_BACKOFF", 21_600, kinds.DURATION, "Longest wait between two attempts."),
-    Setting("MAX_RETRIES", None, kinds.OPTIONAL_COUNT, "Known failures after which a message rests; None: no limit."),
-    Setting("MAX_UNKNOWN_OUTCOMES", 6, kinds.COUNT, "Attempts of unknown outcome after which a message rests."),
-    Setting("GIVE_UP_AFTER", "5d", kinds.DURATION, "A message that has been due for longer than this rests."),
-    Setting("LEASE", 180, kinds.DURATION, "How long a claim holds without renewal."),
-    Setting("ON_UNKNOWN", "retry", kinds.choice("retry", "hold"), "What follows an attempt of unknown outcome."),
-    Setting("ATTACHMENT_MAX_SIZE", 26_214_400, kinds.SIZE, "Largest attachment, in bytes."),
-    Setting(
-        "ATTACHMENT_CONTENT_TYPES",
-        ("application/pdf", "image/jpeg", "image/png", "text/plain", "application/zip"),
-        kinds.CONTENT_TYPES,
-        "Content types that send and enqueue accept.",
-    ),
-    Setting("ATTACHMENT_STORE", None, kinds.PATH, "Directory that attachments given as a path come from."),
-    Setting(
-        "CREDENTIAL_KEYS", None, kinds.KEYS, "Keys that encrypt credentials, the newest first; None: from SECRET_KEY."
-    ),
-    Setting(
-        "CLEARTEXT_HOSTS", kinds.LOOPBACK, kinds.HOSTS, "Hosts and networks spoken to without TLS, beside loopback."
-    ),
-    Setting("TLS_CA_FILE", None, kinds.PATH, "Certificate authorities to trust; None: the system's."),
-    Setting("SMTP_TIMEOUT", 60, kinds.DURATION, "Longest wait for the reply to one command."),
-    Setting("SEND_DEADLINE", 30, kinds.DURATION, "Longest time of a send before the body goes out."),
-    Setting("DRAIN_TIME_BUDGET", 40, kinds.DURATION, "Time after which the scheduled drain starts nothing new."),
-    Setting("OAUTH_CALLABLES", (), kinds.DOTTED_LIST, "Functions that accounts may name as their token source."),
-    Setting("TRANSFORM_MIME", None, kinds.DOTTED, "f(bytes, message) -> bytes, run last on every message."),
-    Setting("WAKE", None, kinds.WAKE, "f(), called when a message becomes due; None: django-q2's, where installed."),
-    Setting("REDIRECT_TO", None, kinds.ADDRESSES, "Takes the place of every recipient, for staging."),
-    Setting("REDIRECT_EXCEPT", (), kinds.PATTERNS, "Patterns of addresses that are not redirected."),
-    Setting("TRANSPORT", "smtp", kinds.choice("smtp", "console", "memory"), "How messages leave."),
-    Setting("ACCOUNT_ROUTER", None, kinds.DOTTED, "f(message) -> account name, for the email backend."),
-    Setting("AUTO_SCHEDULE", True, kinds.BOOLEAN, "migrate registers the schedule of django-q2, where installed."),
-    Setting("RETENTION", dict(kinds.RETENTION_DEFAULT), kinds.RETENTION, "How long what is done is kept."),
-)
-
-
 @functools.lru_cache(maxsize=1)
 def outbox_settings() -> OutboxSettings:
-    """Return the settings in force.
+    """The settings in force.
 
-    Raises ``ImproperlyConfigured``, naming the key, where one is unknown or has a value that can't be used: a mistyped
-    REDIRECT_TO must not mail real people.
+    Raises:
+        ImproperlyConfigured: a key is unknown or its value is invalid; the text names the key.  A mistyped REDIRECT_TO
+            must not lead to mail for real recipients.
     """
     values, found = _read()
     found += _contradictions(values)
@@ -182,28 +114,31 @@ def outbox_settings() -> OutboxSettings:
 
 
 def problems() -> list[Problem]:
-    """Return everything that is wrong or unwise in ``PRX_EMAIL``, for the system checks; never a value of a key."""
+    """All problems with ``PRX_EMAIL``, for the system checks; they never hold an encryption key."""
     values, found = _read()
-    return [*found, *_contradictions(values), *_unwise(values), *_unimportable(values), *_missing_files(values)]
+    return [*found, *_contradictions(values), *_risks(values), *_unimportable(values), *_missing_files(values)]
 
 
 def _read() -> tuple[dict[str, Any], list[Problem]]:
-    """Return what could be read, under the names of attributes, and the problems with the rest."""
+    """The values that could be read, by attribute, and the problems with the others."""
     raw = getattr(settings, NAME, {})
     if not isinstance(raw, Mapping):
         return {}, [_problem("", "must be a dict.", 'Write PRX_EMAIL = {"INSTANCE": "production"}.', "E001")]
     values: dict[str, Any] = {}
     found = [_unknown(key) for key in raw if key not in _NAMES]
-    for one in SETTINGS:
+    for setting in SETTINGS:
         try:
-            values[_ATTRIBUTES.get(one.name, one.name.lower())] = one.kind.read(raw.get(one.name, one.default))
+            values[_attribute(setting.name)] = setting.kind.read(raw.get(setting.name, setting.default))
         except ValueError as error:
-            found.append(_problem(one.name, f"{error}.", f"Write {one.kind.example}.", "E003"))
+            found.append(_problem(setting.name, f"{error}.", f"Write {setting.kind.example}.", "E003"))
     return values, found
 
 
-_NAMES = tuple(one.name for one in SETTINGS)
-_ATTRIBUTES = {"CREDENTIAL_KEYS": "key_source"}
+_NAMES = tuple(setting.name for setting in SETTINGS)
+
+
+def _attribute(name: str) -> str:
+    return "key_source" if name == "CREDENTIAL_KEYS" else name.lower()
 
 
 def _problem(key: str, message: str, hint: str, rule: str) -> Problem:
@@ -212,7 +147,7 @@ def _problem(key: str, message: str, hint: str, rule: str) -> Problem:
 
 
 def _unknown(key: object) -> Problem:
-    meant = kinds.closest(str(key), _NAMES)
+    meant = closest(str(key), _NAMES)
     hint = f'Did you mean "{meant}"?' if meant else f"Known are {', '.join(_NAMES)}."
     return _problem(str(key), "is not a setting of this app.", hint, "E002")
 
@@ -221,13 +156,13 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[Problem]:
     base, longest = values.get("base_backoff"), values.get("max_backoff")
     if base and longest and base > longest:
         hint = f"Write {base.total_seconds():g} or more, or a smaller BASE_BACKOFF."
-        yield _problem("MAX_BACKOFF", "is shorter than BASE_BACKOFF.", hint, "E004")
+        yield _problem("MAX_BACKOFF", "must not be shorter than BASE_BACKOFF.", hint, "E004")
 
 
-def _unwise(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _risks(values: Mapping[str, Any]) -> Iterator[Problem]:
     lease, deadline = values.get("lease"), values.get("send_deadline")
     if lease and lease < _SHORT_LEASE:
-        message = "is so short that a slow database makes workers lose messages that they are sending."
+        message = "is so short that workers lose their claims when the database is slow."
         yield _problem("LEASE", message, "Write 30 or more; 180 is the default.", "W001")
     if lease and deadline and deadline > lease:
         hint = f"Write {lease.total_seconds():g} or less, or a longer LEASE."
@@ -235,17 +170,19 @@ def _unwise(values: Mapping[str, Any]) -> Iterator[Problem]:
     longest, end = values.get("max_backoff"), values.get("give_up_after")
     if longest and end and longest > end:
         hint = f"Write {longest.total_seconds():g} or more, or a smaller MAX_BACKOFF."
-        yield _problem("GIVE_UP_AFTER", "is shorter than MAX_BACKOFF: a message may rest unretried.", hint, "W003")
+        yield _problem(
+            "GIVE_UP_AFTER", "is shorter than MAX_BACKOFF: a message may expire without another attempt.", hint, "W003"
+        )
 
 
 def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("TRANSFORM_MIME", "WAKE", "ACCOUNT_ROUTER", "OAUTH_CALLABLES", "CREDENTIAL_KEYS"):
-        value = values.get(_ATTRIBUTES.get(key, key.lower()))
-        many = value if key == "OAUTH_CALLABLES" else (value,)
-        for path in many or ():
+        value = values.get(_attribute(key))
+        paths = value if key == "OAUTH_CALLABLES" else (value,)
+        for path in paths or ():
             if isinstance(path, str) and path and not _is_function(path):
                 hint = "Write the dotted path of a function that can be imported."
-                yield _problem(key, f'names "{path}", which is no function.', hint, "E005")
+                yield _problem(key, f'must name a function; "{path}" is none that can be imported.', hint, "E005")
 
 
 def _is_function(path: str) -> bool:
@@ -279,34 +216,34 @@ setting_changed.connect(_forget, dispatch_uid="prx_email_django.conf")
 
 
 def django_q_installed() -> bool:
-    """Return whether django-q2 is among the installed apps."""
+    """Whether django-q2 is among the installed apps."""
     return apps.is_installed("django_q")
 
 
 def q_cluster() -> Mapping[str, Any]:
-    """Return the host's settings of django-q2 (``Q_CLUSTER``), empty where there are none."""
+    """The project's settings of django-q2 (``Q_CLUSTER``); empty if there are none."""
     configured = getattr(settings, "Q_CLUSTER", None)
     return configured if isinstance(configured, Mapping) else {}
 
 
 def default_from_email() -> str:
-    """Return ``DEFAULT_FROM_EMAIL``; no ``EMAIL_*`` setting is read for mail, Django 6.1 forbids it beside MAILERS."""
+    """``DEFAULT_FROM_EMAIL``.  No ``EMAIL_*`` setting is read for sending: Django 6.1 forbids them with MAILERS."""
     return settings.DEFAULT_FROM_EMAIL
 
 
 def prx_email() -> Mapping[str, Any]:
-    """Return ``PRX_EMAIL`` as it was written, for the testing kit, which changes some keys and keeps the others."""
+    """``PRX_EMAIL`` as it was written, for the testing kit, which changes some keys and keeps the others."""
     return getattr(settings, NAME, {})
 
 
 def mailers() -> Mapping[str, Any] | None:
-    """Return ``MAILERS`` (Django 6.1 and later), None where it is not defined."""
+    """``MAILERS`` (Django 6.1 and later); None if it is not defined."""
     configured = getattr(settings, "MAILERS", None)
     return configured if isinstance(configured, Mapping) else None
 
 
 def configures_mail_by_email_settings() -> bool:
-    """Return whether the host has ``EMAIL_…`` settings, as it must before Django 6.1, and not MAILERS."""
+    """Whether the project uses ``EMAIL_…`` settings (always before Django 6.1) and not MAILERS."""
     deprecated = getattr(django.conf, "DEPRECATED_EMAIL_SETTINGS", None)
     if deprecated is None:
         return True
@@ -314,9 +251,9 @@ def configures_mail_by_email_settings() -> bool:
 
 
 def email_backend() -> str:
-    """Return ``EMAIL_BACKEND``, empty beside MAILERS, where it must not be read.
+    """``EMAIL_BACKEND``, for system checks only; empty with MAILERS, where it must not be read.
 
-    Only for system checks: Django 6.1 warned of it when the host defined it, and needn't again.
+    Django 6.1 warns when a project defines this setting; the warning is not repeated here.
     """
     if mailers() is not None:
         return ""
@@ -326,15 +263,10 @@ def email_backend() -> str:
 
 
 def admins() -> Sequence[Any]:
-    """Return ``ADMINS``."""
+    """The setting ``ADMINS``."""
     return settings.ADMINS
 
 
-def debug() -> bool:
-    """Return ``DEBUG``."""
-    return bool(settings.DEBUG)
-
-
 def use_tz() -> bool:
-    """Return ``USE_TZ``."""
+    """The setting ``USE_TZ``."""
     return bool(settings.USE_TZ)

@@ -1,1 +1,1 @@
-"""Django's ``EmailMessage`` as a draft of the outbox, and the options of the email backend."""
+"""Django's ``EmailMessage`` as a ``Draft`` of the outbox, and the options of the email backend."""

@@ -1,4 +1,4 @@
-"""The options of the email backend: read once, by the backend and by the system check that looks at MAILERS."""
+"""The OPTIONS of the email backend in MAILERS, read by the backend and by its system check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 from prx_email_django.compose.validation import MAX_PRIORITY, MIN_PRIORITY
 from prx_email_django.conf import parse_duration
 
-#: What OPTIONS may name.  ``fail_silently`` is Django's; its base class no longer keeps it.
+#: Known keys of OPTIONS.  ``fail_silently`` is Django's; Django's base class no longer keeps it.
 OPTION_NAMES = ("account", "priority", "expires_after", "on_unknown", "fail_silently")
 
 
@@ -17,17 +17,17 @@ OPTION_NAMES = ("account", "priority", "expires_after", "on_unknown", "fail_sile
 class BackendOptions:
     """How the messages of one mailer are queued."""
 
-    #: Name of the account; empty: the router's, else the default one.
+    #: Name of the account; empty: the router's, else the default account.
     account: str = ""
     priority: int = 0
     expires_after: timedelta | None = None
-    #: Empty: as the setting ``ON_UNKNOWN`` says.
+    #: Empty: the setting ``ON_UNKNOWN`` decides.
     on_unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """What is wrong with the option ``name``, and what to write instead; never its value."""
+    """What the option ``name`` must be (``message``) and what to write (``hint``); never its value."""
 
     name: str
     message: str
@@ -37,10 +37,10 @@ class OptionProblem:
 def read_backend_options(
     account: object = None, priority: object = 0, expires_after: object = None, on_unknown: object = None
 ) -> BackendOptions:
-    """The options as they were given.
+    """The options, validated.
 
     Raises:
-        ValueError: the first problem with them.
+        ValueError: the first of ``option_problems``.
     """
     for problem in option_problems(account, priority, expires_after, on_unknown):
         raise ValueError(f"option {problem.name!r} {problem.message} {problem.hint}")
@@ -55,17 +55,19 @@ def read_backend_options(
 def option_problems(
     account: object = None, priority: object = 0, expires_after: object = None, on_unknown: object = None
 ) -> Iterator[OptionProblem]:
-    """Everything that is wrong with the values."""
+    """All problems with the values."""
     if account is not None and (not isinstance(account, str) or not account):
-        yield OptionProblem("account", "is no name of an account.", "Write a name, or leave it out.")
+        yield OptionProblem("account", "must be the name of an account.", "Write a name, or leave the option out.")
     is_integer = isinstance(priority, int) and not isinstance(priority, bool)
     if not is_integer or not MIN_PRIORITY <= priority <= MAX_PRIORITY:  # type: ignore[operator]
-        yield OptionProblem("priority", "cannot be.", f"Write an integer from {MIN_PRIORITY} to {MAX_PRIORITY}.")
+        wanted = f"an integer from {MIN_PRIORITY} to {MAX_PRIORITY}"
+        yield OptionProblem("priority", f"must be {wanted}.", f"Write {wanted}, or leave the option out.")
     if expires_after is not None and not _is_duration(expires_after):
         hint = 'Write seconds, a timedelta, or text like "30s", "10m", "6h" or "5d".'
-        yield OptionProblem("expires_after", "is no duration.", hint)
+        yield OptionProblem("expires_after", "must be a duration longer than 0 seconds.", hint)
     if on_unknown not in (None, "", "retry", "hold"):
-        yield OptionProblem("on_unknown", "cannot be.", 'Write "retry" or "hold", or leave it out.')
+        hint = 'Write "retry" or "hold", or leave the option out.'
+        yield OptionProblem("on_unknown", 'must be "retry" or "hold".', hint)
 
 
 def _is_duration(value: object) -> bool:

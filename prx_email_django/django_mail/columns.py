@@ -1,8 +1,7 @@
-"""What people see and search: the columns beside the octets."""
+"""The columns of a rendered message that the admin shows and searches."""
 
 from __future__ import annotations
 
-import re
 from email import message_from_bytes, policy
 from email.message import EmailMessage as ParsedMessage
 from typing import Any, cast
@@ -11,24 +10,23 @@ from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
 from prx_email_django.django_mail.source import is_plain
+from prx_email_django.rules.text import NOT_TEXT
 
-#: Characters that the column of the From address holds.
+#: Length of the column of the From address, in characters.
 MAX_FROM = 998
-#: What databases cannot hold in a text; the octets have it all the same.
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
-    """Addresses, subject and bodies; of an overridden ``message()`` subject and bodies come from the octets."""
-    bodies = _given(message) if is_plain(message) else _parsed(raw)
+    """Addresses, subject and bodies; where ``message()`` is overridden, subject and bodies are parsed from ``raw``."""
+    bodies = _from_attributes(message) if is_plain(message) else _from_bytes(raw)
     return {
-        **{name: [_text(one) for one in getattr(message, name)] for name in ("to", "cc", "bcc", "reply_to")},
+        **{name: [_text(address) for address in getattr(message, name)] for name in ("to", "cc", "bcc", "reply_to")},
         "from_email": _text(message.from_email)[:MAX_FROM],
         **{name: _text(value) for name, value in bodies.items()},
     }
 
 
-def _given(message: EmailMessage) -> dict[str, Any]:
+def _from_attributes(message: EmailMessage) -> dict[str, Any]:
     is_html = message.content_subtype == "html"
     html = message.body if is_html else _alternative(message, "text/html")
     return {"subject": message.subject, "body_text": "" if is_html else message.body, "body_html": html}
@@ -39,7 +37,7 @@ def _alternative(message: EmailMessage, wanted: str) -> Any:
     return next((content for content, mimetype in alternatives if mimetype == wanted), "")
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _from_bytes(raw: bytes) -> dict[str, Any]:
     parsed = message_from_bytes(raw, policy=policy.default)
     return {
         "subject": parsed.get("Subject", ""),
@@ -59,4 +57,4 @@ def _body(parsed: ParsedMessage, kind: str) -> str:
 
 
 def _text(value: object) -> str:
-    return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", force_str(value, errors="replace"))
+    return NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", force_str(value, errors="replace"))

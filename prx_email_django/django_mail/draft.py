@@ -1,4 +1,4 @@
-"""A Django ``EmailMessage``, as it stands at this moment, becomes a draft of the outbox."""
+"""The ``Draft`` of a Django ``EmailMessage``, as the message is at this moment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from django.core.mail import EmailMessage
 from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
 from prx_email_django.django_mail.options import read_options
-from prx_email_django.django_mail.source import check_attachment_sizes, rendered
+from prx_email_django.django_mail.source import check_attachment_sizes, render_email
 from prx_email_django.models import Account
 from prx_email_django.store.insert import Draft
 
 
-def draft_from_email(  # noqa: PLR0913  (what a mailer's OPTIONS can say)
+def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
     message: EmailMessage,
     *,
     account: Account,
@@ -25,34 +25,34 @@ def draft_from_email(  # noqa: PLR0913  (what a mailer's OPTIONS can say)
 ) -> Draft:
     """The draft of a message that Django's SMTP backend would send; nothing is written.
 
-    The octets are those that ``message.message()`` makes now, so whatever a subclass does there is kept, and later
-    changes to the message or its attachments change nothing.  The envelope is the message's own ``from_email`` and
-    ``recipients()``: ``headers={"From": …, "To": …}`` change the header only.  Message-ID and Date are left to the
-    outbox unless the caller chose them.  ``tag``, ``metadata`` and the like are read from the message's attributes and
-    ``X-Outbox-…`` headers (see ``snapshot.options``), which win over ``priority``; ``expires_after`` counts from the
-    time at which the message becomes due.
+    ``message.message()`` renders the message now: what a subclass does there is kept, and later changes to the message
+    or its attachments have no effect.  The envelope is made of ``from_email`` and ``recipients()``;
+    ``headers={"From": …, "To": …}`` changes the header only.  The outbox makes Message-ID and Date unless the caller
+    chose them.  Options (``tag``, ``metadata`` and so on) are read from the message's attributes and ``X-Outbox-…``
+    headers, see ``options``; they win over ``priority``.  ``expires_after`` counts from the instant at which the
+    message becomes due.
 
     Raises:
-        InvalidEmail: an address that no envelope can hold, or no recipient at all (a ``ValueError`` too, as Django's).
-        InvalidMessage: an option that cannot be.
-        AttachmentRejected: ``attachment_too_large``; the list of content types binds only ``send`` and ``enqueue``.
-        ValueError: what ``message.message()`` raises, for a line end in a header for example.
+        InvalidEmail: an address that no envelope can hold, or no recipient (a ``ValueError`` too, as in Django).
+        InvalidMessage: an invalid option.
+        AttachmentRejected: ``attachment_too_large``; the list of content types does not apply here.
+        ValueError: raised by ``message.message()``, for example for a line end in a header.
     """
-    mail = rendered(message)
-    options = read_options(message, mail.own_fields, priority=priority)
+    rendered = render_email(message)
+    options = read_options(message, rendered.outbox_fields, priority=priority)
     recipients = envelope_recipients(message)
-    check_attachment_sizes(mail.raw)
+    check_attachment_sizes(rendered.raw)
     due_at = options.send_at or now
     return Draft(
         account=account,
         due_at=due_at,
         recipients=recipients,
-        raw=mail.raw,
+        raw=rendered.raw,
         idempotency_key=options.idempotency_key,
         fields={
-            **shown_columns(message, mail.raw),
+            **shown_columns(message, rendered.raw),
             "envelope_from": envelope_address("from_email", message.from_email),
-            "fixed_message_id": mail.message_id,
+            "fixed_message_id": rendered.message_id,
             "priority": options.priority,
             "expires_at": None if expires_after is None else due_at + expires_after,
             "on_unknown": on_unknown or "",

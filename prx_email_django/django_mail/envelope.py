@@ -8,25 +8,27 @@ from email.headerregistry import Address, AddressHeader
 from django.core.mail import EmailMessage
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import CONTROL, split_mailbox
+from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.text import CONTROL
 
-#: Characters that the columns hold.
-MAX_ADDRESS = 320
-#: A mailbox of this machine, such as the ``webmaster`` of Django's own defaults.
+#: Length of the columns for an address, in characters.
+ADDRESS_COLUMN = 320
+#: The parser's defect for a mailbox of this machine, such as ``webmaster``, which Django accepts.
 _NO_DOMAIN = "addr-spec local part with no domain"
 
 
 class InvalidEmail(InvalidMessage, ValueError):
-    """Django's SMTP backend would raise ``ValueError`` for this message, so this is one too."""
+    """An invalid address or recipient list; a ``ValueError`` too, since Django's SMTP backend raises that."""
 
 
 def envelope_recipients(message: EmailMessage) -> list[tuple[str, str]]:
-    """(kind, addr-spec) for ``message.recipients()``, each address once.
+    """The addresses of ``message.recipients()`` as (kind, addr-spec), each once.
 
-    What a subclass adds to ``recipients()`` stands in no header, so it is a ``bcc``.
+    An address that a subclass adds in ``recipients()`` is in no header, so its kind is ``bcc``.
 
     Raises:
-        InvalidEmail: ``invalid_address``, or ``empty_to`` where nobody is left.
+        InvalidEmail: ``invalid_address``, or ``empty_to`` where there is no recipient.
     """
     kinds: dict[str, str] = {}
     for kind in ("to", "cc", "bcc"):
@@ -37,14 +39,14 @@ def envelope_recipients(message: EmailMessage) -> list[tuple[str, str]]:
         kind = kinds.get(str(given), "bcc")
         envelope.setdefault(envelope_address(kind, given), kind)
     if not envelope:
-        raise InvalidEmail("the message has no recipients", code="empty_to")
+        raise InvalidEmail("the message must have a recipient", code="empty_to")
     return [(kind, address) for address, kind in envelope.items()]
 
 
 def envelope_address(field: str, given: object) -> str:
-    """The addr-spec of one mailbox, its domain in ASCII (IDNA).
+    """The addr-spec of one address, its domain in ASCII.
 
-    Strictly read first, and then as Django reads it, which takes a mailbox without a domain and an underscore in one.
+    The address is parsed strictly first, then as Django parses it: without a domain, or with underscores in the domain.
 
     Raises:
         InvalidEmail: ``invalid_address``.
@@ -54,28 +56,29 @@ def envelope_address(field: str, given: object) -> str:
         return split_mailbox(text).addr_spec
     except ValueError as error:
         address = _leniently_read(text)
-        if not address or len(address) > MAX_ADDRESS:
+        if not address or len(address) > ADDRESS_COLUMN:
             raise InvalidEmail(f"{field}: Invalid address: {error}", code="invalid_address") from error
         return address
 
 
 def _leniently_read(text: str) -> str:
-    """The addr-spec by the standard library's parser; empty where it finds fault, or not exactly one mailbox."""
-    if CONTROL.search(text):  # whatever the parser thinks of them
+    """The addr-spec by the standard library's parser; empty unless the text is exactly one address without a defect."""
+    if CONTROL.search(text):  # the parser accepts some of them
         return ""
     try:
         parsed = AddressHeader.value_parser(text)
         mailboxes = parsed.all_mailboxes
-        if len(mailboxes) != 1 or {str(one) for one in parsed.all_defects} - {_NO_DOMAIN}:
+        if len(mailboxes) != 1 or {str(defect) for defect in parsed.all_defects} - {_NO_DOMAIN}:
             return ""
-        domain = (mailboxes[0].domain or "").encode("idna").decode("ascii")
+        domain = mailboxes[0].domain or ""
+        domain = domain and ascii_domain(domain, underscores=True)
         return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
     except (HeaderParseError, IndexError, ValueError):
         return ""
 
 
 def has_utf8_local_part(text: str) -> bool:
-    """Whether this is a mailbox that only SMTPUTF8 can carry (RFC 6531)."""
+    """Whether the text is an address that only SMTPUTF8 can carry (RFC 6531)."""
     if text.isascii():
         return False
     try:

@@ -1,4 +1,4 @@
-"""The octets of a message, as ``message()`` makes them, less what belongs to the outbox."""
+"""The bytes that ``message()`` of an ``EmailMessage`` makes, without the fields that the outbox removes."""
 
 from __future__ import annotations
 
@@ -15,67 +15,65 @@ from typing import Any, cast
 import django
 from django.core.mail import DNS_NAME, EmailMessage
 
-from prx_email_django import errors
+from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import has_utf8_local_part
-from prx_email_django.errors import AttachmentRejected
-from prx_email_django.mime.headers import address_field
+from prx_email_django.mime.headers import HIDDEN_FIELDS, address_field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
 
-#: Header fields with this prefix speak to the outbox; they never leave it.
+#: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
-_HIDDEN = frozenset({"bcc", "resent-bcc"})
-#: What ``email.utils.make_msgid`` makes, and so Django.
+#: A Message-ID of ``email.utils.make_msgid``, which Django uses.
 _MADE_ID = re.compile(r"<\d+\.\d+\.\d+@(.+)>")
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The octets, seven bits and CRLF, and what was taken out of them."""
+    """A rendered message, seven bits and CRLF, and the fields that were taken out of it."""
 
     raw: bytes
-    #: Chosen by the caller; it stands in ``raw`` too.
+    #: The Message-ID that the caller chose, which ``raw`` has too; else empty.
     message_id: str
-    #: Fields of ``PREFIX``: the rest of the name in lower case -> value.
-    own_fields: dict[str, str]
+    #: Fields with ``PREFIX``: the rest of the name, in lower case -> value.
+    outbox_fields: dict[str, str]
 
 
 def is_plain(message: EmailMessage) -> bool:
-    """Whether Django's own ``message()`` renders it, so that its attributes say all of it."""
+    """Whether Django's own ``message()`` renders the message, so that its attributes describe it completely."""
     return getattr(type(message), "message", None) is EmailMessage.message
 
 
-def rendered(message: EmailMessage) -> Rendered:
+def render_email(message: EmailMessage) -> Rendered:
     """Render the message once, as Django's SMTP backend does.
 
     Raises:
-        ValueError: what ``message.message()`` raises, or a header that cannot go over the wire.
+        ValueError: raised by ``message.message()``, or for a header that has no wire form.
     """
     began = datetime.now(UTC)
-    fields, body = split_fields(with_crlf(_octets(message)))
+    fields, body = split_fields(with_crlf(_as_bytes(message)))
     kept: list[bytes] = []
-    own_fields: dict[str, str] = {}
+    outbox_fields: dict[str, str] = {}
     message_id = ""
-    for name, octets in fields:
-        value = field_text(octets)
+    for name, encoded in fields:
+        value = field_text(encoded)
         if name.startswith(PREFIX):
-            own_fields[name.removeprefix(PREFIX)] = value
+            outbox_fields[name.removeprefix(PREFIX)] = value
         elif name == "message-id":
             if not message_id and value and _is_chosen(message, name, value, made=_is_made_id(value)):
                 message_id = value
-                kept.append(octets)
+                kept.append(encoded)
         elif name == "date":
             if _is_chosen(message, name, value, made=_is_between(value, began, datetime.now(UTC))):
-                kept.append(octets)
-        elif name not in _HIDDEN:
-            kept.append(_with_true_addresses(message, name, octets))
+                kept.append(encoded)
+        elif name not in HIDDEN_FIELDS:
+            kept.append(_with_utf8_addresses(message, name, encoded))
     raw = b"".join((*kept, b"\r\n", body))
-    return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, own_fields)
+    return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)
 
 
 def check_attachment_sizes(raw: bytes) -> None:
-    """Hold every file and inline part against ``ATTACHMENT_MAX_SIZE``.
+    """Check the size of every file and inline part against ``ATTACHMENT_MAX_SIZE``.
 
     Raises:
         AttachmentRejected: ``attachment_too_large``.
@@ -85,33 +83,33 @@ def check_attachment_sizes(raw: bytes) -> None:
         return
     for part in message_from_bytes(raw).walk():
         if part.get_content_disposition() in {"attachment", "inline"} and _size(part, limit) > limit:
-            raise AttachmentRejected(errors.ATTACHMENT_TOO_LARGE, code="attachment_too_large")
+            raise too_large()
 
 
-def _octets(message: EmailMessage) -> bytes:
+def _as_bytes(message: EmailMessage) -> bytes:
     make: Callable[..., Any] = message.message
-    modern = django.VERSION >= (6, 0) and _accepts(make, "policy")
-    made = make(policy=policy.SMTP) if modern else make()
-    octets = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
-    return cast(bytes, octets)
+    takes_policy = django.VERSION >= (6, 0) and _accepts(make, "policy")
+    made = make(policy=policy.SMTP) if takes_policy else make()
+    encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
+    return cast(bytes, encoded)
 
 
 def _accepts(function: Callable[..., Any], name: str) -> bool:
     parameters = inspect.signature(function).parameters.values()
-    return any(one.name == name or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return any(parameter.name == name or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _is_chosen(message: EmailMessage, name: str, value: str, *, made: bool) -> bool:
-    """Whether the caller set this field; ``made``: it looks as if Django had made it in this very call.
+    """Whether the caller set this field; ``made``: the value looks as if Django had made it in this call.
 
-    An overridden ``message()`` may call Django's and leave its values in place, or put its own there: then it is
-    told by its looks, or by being kept on the message.
+    An overridden ``message()`` may call Django's and keep its values, or set its own.  It has set the value if the
+    value does not look like Django's, or if the message has it as an attribute.
     """
     if any(given.lower() == name for given in message.extra_headers):
         return True
     if is_plain(message):
         return False
-    return not made or any(kept == value for kept in vars(message).values())
+    return not made or any(attribute == value for attribute in vars(message).values())
 
 
 def _is_made_id(value: str) -> bool:
@@ -124,30 +122,30 @@ def _is_between(value: str, earliest: datetime, latest: datetime) -> bool:
         moment = parsedate_to_datetime(value)
     except ValueError:
         return False
-    # "-0000" (UTC, of unknown origin) is read as naive.
+    # The offset "-0000" (UTC, of unknown origin) is parsed as naive.
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return earliest - timedelta(seconds=1) <= moment <= latest
 
 
-def _with_true_addresses(message: EmailMessage, name: str, octets: bytes) -> bytes:
-    """The field itself, or anew where an address has a local part that Django can only write as encoded words."""
+def _with_utf8_addresses(message: EmailMessage, name: str, encoded: bytes) -> bytes:
+    """The field, made again if an address has a non-ASCII local part: Django makes encoded words of it."""
     attribute = {"from": "from_email", "to": "to", "cc": "cc", "reply-to": "reply_to"}.get(name)
     if attribute is None or any(given.lower() == name for given in message.extra_headers):
-        return octets
+        return encoded
     given = getattr(message, attribute)
-    mailboxes = [str(one) for one in ([given] if attribute == "from_email" else given)]
+    mailboxes = [str(address) for address in ([given] if attribute == "from_email" else given)]
     if not any(map(has_utf8_local_part, mailboxes)):
-        return octets
-    return address_field(octets.partition(b":")[0].decode("ascii"), mailboxes).encode()
+        return encoded
+    return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()
 
 
 def _size(part: Message, limit: int) -> int:
     payload = part.get_payload()
-    if not isinstance(payload, str):  # a message
-        return sum(len(one.as_bytes()) for one in cast("list[Message]", payload or []))
-    if len(payload) <= limit:  # no transfer encoding makes anything shorter
+    if not isinstance(payload, str):  # an attached message
+        return sum(len(attached.as_bytes()) for attached in cast("list[Message]", payload or []))
+    if len(payload) <= limit:  # no transfer encoding makes content shorter
         return len(payload)
-    octets = cast(bytes, part.get_payload(decode=True))
-    if part.get_content_maintype() == "text":  # as it was given: rendering made the line ends and added the last one
-        octets = octets.replace(b"\r\n", b"\n").removesuffix(b"\n")
-    return len(octets)
+    content = cast(bytes, part.get_payload(decode=True))
+    if part.get_content_maintype() == "text":  # rendering made CRLF line ends and added the last line end
+        content = content.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    return len(content)

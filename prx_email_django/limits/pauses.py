@@ -11,6 +11,7 @@ from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import in_force, pause_length, pauses_account
+from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.db import retried
 
 #: An account whose first overlapped write was lost does without for so long.
@@ -64,7 +65,7 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
         paused_by=PausedBy.WORKER,
         paused_at=clock.now,
         paused_until=until,
-        pause_reason=reason[:255],
+        pause_reason=reason[:MAX_COLUMN],
         pause_code=trouble.value,
         pause_count=F("pause_count") + 1,
         connection_failures=0,
@@ -103,7 +104,7 @@ def pause_by_person(account: Account, *, reason: str, until: datetime | None, cl
         paused_by=PausedBy.PERSON,
         paused_at=clock.now,
         paused_until=until,
-        pause_reason=reason[:255],
+        pause_reason=reason[:MAX_COLUMN],
         pause_code="",
     )
 

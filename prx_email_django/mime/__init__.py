@@ -1,1 +1,1 @@
-"""Rendering: an envelope value in, the octets that go over the wire out.  Pure; knows neither Django nor a database."""
+"""Messages as bytes: rendering, and reading of messages that others made.  Pure: no Django and no database."""

@@ -1,11 +1,11 @@
-"""Bodies: content in, a MIME entity out."""
+"""The entities of a message: text bodies, attachments, inline images and attached messages (RFC 2045)."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from prx_email_django.mime.content import MailPart
 from prx_email_django.mime.headers import content_type_field, disposition_field, field
 from prx_email_django.mime.recode import seven_bit
 from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form, with_crlf
@@ -13,15 +13,29 @@ from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_fo
 _UTF8 = re.compile(r'charset\s*=\s*"?utf-?8\b', re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class MailPart:
+    """An attachment, an inline image or an alternative body, with its bytes."""
+
+    #: ``attachment`` | ``inline`` | ``alternative``.
+    kind: str
+    filename: str
+    #: With parameters: ``text/calendar; method=REQUEST``.
+    content_type: str
+    content: bytes
+    #: The HTML body refers to it as ``cid:…``.
+    inline_id: str = ""
+
+
 class MimeEntity(NamedTuple):
-    """MIME header fields (each with its CRLF) and the body after the empty line."""
+    """MIME header fields, each with its CRLF, and the body after the empty line."""
 
     head: str
     body: bytes
 
 
 def text_entity(subtype: str, text: str) -> MimeEntity:
-    """A text body in UTF-8, line ends made CRLF, the last line ended.
+    """A text body in UTF-8; every line ends with CRLF, the last one too.
 
     Raises:
         ValueError: a lone surrogate.
@@ -32,12 +46,12 @@ def text_entity(subtype: str, text: str) -> MimeEntity:
 
 
 def part_entity(part: MailPart) -> MimeEntity:
-    """An attachment, an inline image or an alternative body; its octets arrive unchanged.
+    """The entity of a part; the recipient gets the same bytes.
 
-    Of alternative texts (a calendar invitation) and attached messages the line ends become CRLF.
+    Only the line ends of alternative texts (a calendar invitation) and of attached messages become CRLF.
 
     Raises:
-        ValueError: a bad content type, file name or inline id.
+        ValueError: the content type, the file name or the inline id is malformed.
     """
     content_type, encoding, body = _encode(part)
     head = content_type_field(content_type) + field("Content-Transfer-Encoding", encoding)
@@ -46,14 +60,14 @@ def part_entity(part: MailPart) -> MimeEntity:
     if part.inline_id:
         head += field("Content-ID", f"<{part.inline_id}>")
     if not head.isascii():
-        raise ValueError("a content type and an inline id hold ASCII only")
+        raise ValueError("a content type and an inline id must be ASCII")
     return MimeEntity(head, body)
 
 
 def _encode(part: MailPart) -> tuple[str, str, bytes]:
     essence = part.content_type.partition(";")[0].strip().lower()
     if essence.startswith("multipart/"):
-        raise ValueError("an attachment cannot be of a multipart type")
+        raise ValueError("an attachment must not be of a multipart type")
     if essence.startswith("message/"):
         return _encode_message(part.content_type, essence, part.content)
     content_type = _with_charset(part.content_type, essence, part.content)
@@ -64,7 +78,7 @@ def _encode(part: MailPart) -> tuple[str, str, bytes]:
 
 
 def _encode_message(content_type: str, essence: str, content: bytes) -> tuple[str, str, bytes]:
-    """Only identity encodings are allowed for messages (RFC 2046 §5.2); what cannot be made so travels as octets."""
+    """Messages may not be base64 (RFC 2046 §5.2); one that cannot be 7-bit becomes ``application/octet-stream``."""
     data = with_crlf(content)
     if essence == "message/rfc822" and not is_wire_form(data):
         data = seven_bit(data)
@@ -74,7 +88,7 @@ def _encode_message(content_type: str, essence: str, content: bytes) -> tuple[st
 
 
 def _with_charset(content_type: str, essence: str, content: bytes) -> str:
-    """UTF-8 text that says nothing of its charset would be read as ASCII (RFC 2046 §4.1.2): say it."""
+    """The type, with a charset for UTF-8 text that names none: it would be read as ASCII (RFC 2046 §4.1.2)."""
     if not essence.startswith("text/") or "charset" in content_type.lower() or content.isascii():
         return content_type
     try:

@@ -1,4 +1,4 @@
-"""Header fields as they go over the wire: encoded and folded where they must be, untouched where they needn't."""
+"""Header fields in wire form: encoded and folded only where this is necessary."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from prx_email_django.mime.addresses import format_mailbox, split_list
-from prx_email_django.mime.encoded_words import WORD_OCTETS, decode_words, encode_words
+from prx_email_django.mime.encoded_words import MAX_WORD_BYTES, decode_words, encode_words
 from prx_email_django.mime.transfer import LINE, MAX_LINE
+from prx_email_django.rules.text import HEADER_BREAK
 
-#: Characters of one header's value; larger ones break the header limits of common servers.
+#: Characters of one header's value; larger values exceed the header limits of common servers.
 MAX_HEADER = 16_384
 
+#: Fields that are never sent.
+HIDDEN_FIELDS = frozenset({"bcc", "resent-bcc"})
 #: Fields whose value is a list of addresses.
 ADDRESS_FIELDS = frozenset(
     {"from", "to", "cc", "bcc", "sender", "reply-to"}
     | {f"resent-{name}" for name in ("from", "to", "cc", "bcc", "sender", "reply-to")}
 )
-#: Fields whose value is one or more Message-IDs.
+#: Fields whose value is a list of Message-IDs.
 ID_FIELDS = frozenset({"message-id", "in-reply-to", "references", "resent-message-id", "content-id"})
 
-_NAME = re.compile(r"[!-9;-~]+")
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: The name of a field (RFC 5322 §3.6.8).
+FIELD_NAME = re.compile(r"[!-9;-~]+")
 _TOKEN = re.compile(r"[ \t]*[^ \t]+")
 _ID = re.compile(r"[!-~]{1,900}")
-_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+#: A Message-ID with its angle brackets, in printable ASCII, short enough for a line.
+MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _CONTENT_TYPE = re.compile(
     r"""[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:[ \t]*;[ \t]*[\w.*+-]+=(?:"(?:[ !#-\[\]-~]|\\[ -~])*"|[!#-:<-~]+))*[ \t;]*""",
     re.ASCII,
@@ -33,66 +37,67 @@ _CONTENT_TYPE = re.compile(
 
 
 def field(name: str, value: str) -> str:
-    """One field, CRLF included, folded before white space where the line would be too long.
+    """One field with its CRLF, folded before white space where the line would be too long.
 
-    The value must be encoded already (ASCII, but for non-ASCII local parts).
+    The value must be encoded already: ASCII, except for non-ASCII local parts.
 
     Raises:
-        ValueError: a bad name, a control character, or a word that fits on no line.
+        ValueError: a malformed name, a control character, or a word that is too long for any line.
     """
-    if not _NAME.fullmatch(name) or _UNSAFE.search(value):
-        raise ValueError(f"header {name!r} has a bad name or a control character in its value")
+    if not FIELD_NAME.fullmatch(name) or HEADER_BREAK.search(value):
+        raise ValueError(f"header {name!r} must have a valid name and no control character in its value")
     value = value.strip(" \t")
     if len(name) + 2 + len(value) <= LINE:
         return f"{name}: {value}\r\n"
     lines = [f"{name}:"]
     for token in _TOKEN.findall(" " + value):
-        # Some readers stumble over an empty first line; only a name of encoded words (§2 again) is worth one.
+        # Some readers fail on an empty first line: it is made only before encoded words, whose lines must be short
+        # (RFC 2047 §2).
         first = len(lines) == 1 and lines[0] == f"{name}:" and not token.startswith(" =?")
         if first or len(lines[-1]) + len(token) <= LINE:
             lines[-1] += token
         else:
             lines.append(token)
     if any(len(line.encode()) > MAX_LINE for line in lines):
-        raise ValueError(f"header {name!r} has a word that fits on no line")
+        raise ValueError(f"header {name!r} must not have a word that is too long for any line")
     return "\r\n".join(lines) + "\r\n"
 
 
 def text_field(name: str, value: str) -> str:
-    """An unstructured field (Subject, the caller's own); encoded words in the value mean what they encode.
+    """An unstructured field (Subject, fields of the caller); encoded words in the value keep their meaning.
 
     Raises:
-        ValueError: a bad name, a control character or a lone surrogate.
+        ValueError: a malformed name, a control character or a lone surrogate.
     """
-    if _UNSAFE.search(value):
-        raise ValueError(f"header {name!r} has a control character in its value")
+    if HEADER_BREAK.search(value):
+        raise ValueError(f"header {name!r} must not have a control character in its value")
     if value.isascii() and max(map(len, value.split()), default=0) < MAX_LINE - len(name) - 2:
         return field(name, value)
-    return field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_octets(name))))
+    return field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_size(name))))
 
 
-def _word_octets(name: str) -> int:
-    """Octets in a word that shares a line of 76 characters with the field's name (RFC 2047 §2)."""
-    return min(max((76 - len(f"{name}: =?utf-8?b??=")) // 4 * 3, 12), WORD_OCTETS)
+def _word_size(name: str) -> int:
+    """Bytes in an encoded word that shares a line of 76 characters with the field's name (RFC 2047 §2)."""
+    return min(max((76 - len(f"{name}: =?utf-8?b??=")) // 4 * 3, 12), MAX_WORD_BYTES)
 
 
 def address_field(name: str, mailboxes: Iterable[str]) -> str:
     """A field of addresses, each given as ``ann@x.org`` or ``Ann <ann@x.org>``.
 
     Raises:
-        ValueError: one of them is not exactly one address.
+        ValueError: a text in ``mailboxes`` is not exactly one address.
     """
     return field(name, ", ".join(map(format_mailbox, mailboxes)))
 
 
 def id_field(name: str, value: str) -> str:
-    """A field of Message-IDs; what no header can carry is left out, and with it a field that would be empty."""
-    ids = [one for one in value.split() if _ID.fullmatch(one)]
+    """A field of Message-IDs, without those that no header can carry; "" where none is left."""
+    ids = [message_id for message_id in value.split() if _ID.fullmatch(message_id)]
     return field(name, " ".join(ids)) if ids else ""
 
 
 def any_field(name: str, value: str) -> str:
-    """A field of whatever kind its name says; an ASCII address list is kept word for word (groups, comments).
+    """A field of the kind that its name says; an ASCII address list is kept word for word (groups, comments).
 
     Raises:
         ValueError: see ``text_field`` and ``address_field``.
@@ -104,12 +109,12 @@ def any_field(name: str, value: str) -> str:
 
 
 def is_message_id(text: str) -> bool:
-    """Whether it is one Message-ID with its angle brackets, in printable ASCII and of a length that fits on a line."""
-    return _MESSAGE_ID.fullmatch(text) is not None
+    """Whether the text is one Message-ID with angle brackets, in printable ASCII, short enough for a line."""
+    return MESSAGE_ID.fullmatch(text) is not None
 
 
 def is_content_type(content_type: str) -> bool:
-    """Whether it is a type with parameters (RFC 2045 §5.1), such as ``text/calendar; method=REQUEST``."""
+    """Whether the text is a type with parameters (RFC 2045 §5.1), such as ``text/calendar; method=REQUEST``."""
     return _CONTENT_TYPE.fullmatch(content_type) is not None
 
 
@@ -117,23 +122,23 @@ def content_type_field(content_type: str) -> str:
     """A Content-Type field.
 
     Raises:
-        ValueError: it is not a type with parameters (RFC 2045 §5.1).
+        ValueError: the text is not a type with parameters (RFC 2045 §5.1).
     """
     if not is_content_type(content_type):
-        raise ValueError("a content type must be written like text/plain or text/calendar; method=REQUEST")
+        raise ValueError("a content type must be like text/plain or text/calendar; method=REQUEST")
     return field("Content-Type", content_type.rstrip("; \t"))
 
 
 def disposition_field(disposition: str, filename: str) -> str:
-    """A Content-Disposition field; file names beyond ASCII, and long ones, in the way of RFC 2231.
+    """A Content-Disposition field; long file names, and those beyond ASCII, are encoded as RFC 2231 says.
 
     Raises:
         ValueError: a control character or a lone surrogate in the file name.
     """
     if not filename:
         return field("Content-Disposition", disposition)
-    if _UNSAFE.search(filename) or "\t" in filename:
-        raise ValueError("a file name holds a control character")
+    if HEADER_BREAK.search(filename) or "\t" in filename:
+        raise ValueError("a file name must not hold a control character")
     if filename.isascii() and len(filename) <= 60:
         escaped = filename.replace("\\", r"\\").replace('"', r"\"")
         return field("Content-Disposition", f'{disposition}; filename="{escaped}"')
@@ -145,7 +150,7 @@ def disposition_field(disposition: str, filename: str) -> str:
 
 
 def _percent_encoded(text: str) -> list[str]:
-    """The text in pieces that each fit on a line and split no character (readers decode piece by piece)."""
+    """The text in pieces that fit on a line and split no character (readers decode each piece alone)."""
     pieces = ["utf-8''"]
     for character in text:
         encoded = quote(character, safe="")

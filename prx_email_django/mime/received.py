@@ -1,4 +1,4 @@
-"""What is kept of a message that was received, so that it can be replied to."""
+"""The header values of a received message that a reply needs."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from dataclasses import dataclass
 from email.errors import MessageError
 from email.message import Message
 
-from prx_email_django.mime.addresses import CONTROL, split_list, split_mailbox
+from prx_email_django.mime.addresses import split_list, split_mailbox
 from prx_email_django.mime.encoded_words import decode_words
+from prx_email_django.mime.headers import MESSAGE_ID
 from prx_email_django.mime.recode import field_text, split_fields
 from prx_email_django.mime.transfer import with_crlf
+from prx_email_django.rules.text import CONTROL
 
-#: Characters kept of each header; whoever writes more does not want to be read.
-MAX_TEXT, MAX_NAME, MAX_IDS = 998, 400, 16_384
+#: Characters kept of a header, of a display name and of a list of ids: nothing that a sender writes is unbounded.
+MAX_VALUE, MAX_NAME, MAX_IDS = 998, 400, 16_384
 
-_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _NAMES = ("message-id", "in-reply-to", "references", "from", "reply-to", "subject")
 
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """Header values of a received message: decoded, free of control characters, "" or () where there is none."""
+    """Header values of a received message: decoded, without control characters, "" or () where a header is absent."""
 
-    #: Angle brackets included.
+    #: With angle brackets.
     message_id: str
     in_reply_to: str
     #: ``Ann <ann@x.org>`` or ``ann@x.org``: the first usable address of From.
     sender: str
-    #: The usable addresses of Reply-To, written likewise.
+    #: The usable addresses of Reply-To, in the same form.
     reply_to: tuple[str, ...]
     subject: str
     #: Message-IDs separated by spaces.
@@ -36,29 +37,29 @@ class Inbound:
 
     @property
     def answer_to(self) -> tuple[str, ...]:
-        """Whom a reply goes to (RFC 5322 §3.6.3): Reply-To, else From."""
+        """The addresses that a reply goes to (RFC 5322 §3.6.3): Reply-To, else From."""
         return self.reply_to or ((self.sender,) if self.sender else ())
 
 
 def parse_inbound(raw: bytes | Message) -> Inbound:
-    """Read what a reply needs from a received message; never fails on what a stranger wrote."""
+    """The header values that a reply needs; malformed headers count as absent and never raise."""
     values = _values_of_bytes(raw) if isinstance(raw, bytes) else _values_of_message(raw)
     senders = _addresses(values["from"])
     return Inbound(
         message_id="".join(_ids(values["message-id"])[:1]),
-        in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_TEXT])),
+        in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_VALUE])),
         sender=senders[0] if senders else "",
         reply_to=tuple(_addresses(values["reply-to"])),
-        subject=_clean(decode_words(values["subject"]))[:MAX_TEXT],
+        subject=_clean(decode_words(values["subject"]))[:MAX_VALUE],
         references=" ".join(_ids(values["references"])),
     )
 
 
 def _values_of_bytes(raw: bytes) -> dict[str, str]:
     values = dict.fromkeys(_NAMES, "")
-    for name, octets in split_fields(with_crlf(raw))[0]:
+    for name, encoded in split_fields(with_crlf(raw))[0]:
         if name in values and not values[name]:
-            values[name] = field_text(octets)
+            values[name] = field_text(encoded)
     return values
 
 
@@ -70,12 +71,12 @@ def _value_of_message(message: Message, name: str) -> str:
     try:
         value = str(message.get(name, ""))
     except (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError):
-        return ""  # the standard library's header parser fails on some garbage: as good as absent
+        return ""  # the standard library's header parser fails on some malformed headers
     return re.sub(r"\r?\n", "", value)
 
 
 def _ids(text: str) -> list[str]:
-    return _MESSAGE_ID.findall(text[:MAX_IDS])
+    return MESSAGE_ID.findall(text[:MAX_IDS])
 
 
 def _addresses(text: str) -> list[str]:

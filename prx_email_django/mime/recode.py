@@ -1,4 +1,4 @@
-"""Messages that others made: taken apart as octets, brought to seven bits with tree and content of the parts kept."""
+"""Messages that others made: split into fields and body, and encoded in seven bits without changing their parts."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from prx_email_django.mime.headers import any_field
 from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
-#: An mbox line and continuations of nothing, in front of the first field: no part of the message.
+#: An mbox line and continuation lines in front of the first field: they are not part of the message.
 _NO_FIELD = re.compile(rb"(?:>?From [^\r\n]*\r\n)?(?:[ \t][^\r\n]*\r\n)*")
 #: Types of which only identity encodings are allowed (RFC 2045 §6.4).
 _COMPOSITE = frozenset({"multipart", "message"})
 
 
 class _WirePolicy(Compat32):
-    """Writes header fields back as they were read; only what cannot go over the wire is written anew."""
+    """Writes header fields back as they were read; encodes again only what is not in wire form."""
 
     def header_fetch_parse(self, name: str, value: str) -> str:
         return value
 
     def fold_binary(self, name: str, value: str) -> bytes:
-        octets = b"%b: %b\r\n" % (name.encode("ascii"), str(value).encode("ascii", "surrogateescape"))
-        return recode_field(octets)
+        encoded = b"%b: %b\r\n" % (name.encode("ascii"), str(value).encode("ascii", "surrogateescape"))
+        return recode_field(encoded)
 
 
 _POLICY = _WirePolicy(linesep="\r\n", cte_type="7bit", max_line_length=None)
 
 
 def split_fields(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
-    """The header fields (name in lower case, octets with CRLF) and the body of a message with CRLF line ends."""
+    """The header fields (name in lower case, bytes with CRLF) and the body of a message with CRLF line ends."""
     fields: list[tuple[str, bytes]] = []
     leading = _NO_FIELD.match(data)
     at = leading.end() if leading else 0
@@ -42,29 +42,29 @@ def split_fields(data: bytes) -> tuple[list[tuple[str, bytes]], bytes]:
     return fields, data[at + 2 if data.startswith(b"\r\n", at) else at :]
 
 
-def field_text(octets: bytes) -> str:
-    """The value of a field, unfolded; UTF-8, else Latin-1 (RFC 6532 §3, and what careless senders write)."""
-    value = octets.partition(b":")[2].replace(b"\r\n", b"").strip(b" \t")
+def field_text(encoded: bytes) -> str:
+    """The value of a field, unfolded, read as UTF-8 (RFC 6532 §3), else as Latin-1, which some senders write."""
+    value = encoded.partition(b":")[2].replace(b"\r\n", b"").strip(b" \t")
     try:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
 
 
-def recode_field(octets: bytes) -> bytes:
-    """The field itself where it can go over the wire, else encoded and folded anew.
+def recode_field(encoded: bytes) -> bytes:
+    """The field itself if it is in wire form, else encoded and folded again.
 
     Raises:
-        ValueError: it holds a control character, or addresses that are none.
+        ValueError: it holds a control character or a malformed address.
     """
-    if is_wire_form(octets):
-        return octets
-    name = octets.partition(b":")[0].strip(b" \t").decode("ascii")
-    return any_field(name, field_text(octets)).encode()
+    if is_wire_form(encoded):
+        return encoded
+    name = encoded.partition(b":")[0].strip(b" \t").decode("ascii")
+    return any_field(name, field_text(encoded)).encode()
 
 
 def seven_bit(data: bytes) -> bytes:
-    """The message with every part that is not fit for the wire encoded, texts readably; other parts keep their octets.
+    """The message in seven bits: parts that are not in wire form are encoded, the others keep their bytes.
 
     Raises:
         ValueError: a header field that cannot be written, see ``recode_field``.
@@ -82,10 +82,10 @@ def _recode_part(part: Message) -> None:
             return
         content = part.get_payload(decode=True)
         if not isinstance(content, bytes) or part.get_content_maintype() in _COMPOSITE:
-            raise ValueError("a multipart or message part cannot be brought to seven bits")
+            raise ValueError("a multipart or message part must be in seven bits already")
         text = part.get_content_maintype() == "text"
-        encoding, octets = encode_text(content) if text else ("base64", base64_lines(content))
-        part.set_payload(octets.decode("ascii"))
+        encoding, encoded = encode_text(content) if text else ("base64", base64_lines(content))
+        part.set_payload(encoded.decode("ascii"))
         _set_encoding(part, encoding)
         return
     if part.get("Content-Transfer-Encoding", "7bit").strip().lower() in {"8bit", "binary"}:

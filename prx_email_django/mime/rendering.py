@@ -1,29 +1,61 @@
-"""From a letter to octets: headers, the nesting of parts, and raw messages that only need their seal."""
+"""``MailContent`` rendered as bytes: header, nesting of the parts, and raw messages that only miss some fields."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from email.utils import format_datetime
 from hashlib import blake2b
 
-from prx_email_django.mime.bodies import MimeEntity, part_entity, text_entity
-from prx_email_django.mime.content import MailContent, MailPart
-from prx_email_django.mime.headers import address_field, any_field, field, id_field, is_message_id, text_field
+from prx_email_django.mime.bodies import MailPart, MimeEntity, part_entity, text_entity
+from prx_email_django.mime.headers import (
+    HIDDEN_FIELDS,
+    address_field,
+    any_field,
+    field,
+    id_field,
+    is_message_id,
+    text_field,
+)
 from prx_email_django.mime.recode import recode_field, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
 
-_HIDDEN = frozenset({"bcc", "resent-bcc"})
+
+@dataclass(frozen=True, slots=True)
+class MailContent:
+    """Everything that a message says; addresses are header strings as the caller gave them (``Ann <ann@x.org>``)."""
+
+    from_email: str
+    to: tuple[str, ...]
+    subject: str
+    #: With angle brackets.
+    message_id: str
+    #: Aware of its time zone.
+    date: datetime
+    cc: tuple[str, ...] = ()
+    reply_to: tuple[str, ...] = ()
+    body_text: str = ""
+    body_html: str = ""
+    #: The caller's own fields (name, value), in order.
+    headers: tuple[tuple[str, str], ...] = ()
+    in_reply_to: str = ""
+    #: Message-IDs with angle brackets, separated by spaces.
+    references: str = ""
+    parts: tuple[MailPart, ...] = ()
+    #: A message that is rendered already (email backend): only a missing Message-ID and Date are added in front.
+    raw: bytes | None = None
 
 
 def render(mail: MailContent) -> bytes:
-    """The message as RFC 5322 octets: 7-bit, CRLF, no line above 998 octets, no Bcc.
+    """The message as bytes (RFC 5322): seven bits, CRLF, no line above 998 bytes, no Bcc.
 
-    Rendering the same letter twice gives the same octets.  Header fields of the letter stand in the place of those
-    that would be made for it (Message-ID and Date included); Bcc is left out.  Only a non-ASCII local part of an
-    address makes the header UTF-8 (RFC 6532), since nothing else can carry it: the server must then offer SMTPUTF8.
+    The same content always gives the same bytes.  A header field of ``mail.headers`` replaces the one that would be
+    made, Message-ID and Date included; Bcc is left out.  Only a non-ASCII local part of an address makes the header
+    UTF-8 (RFC 6532), since nothing else can carry it: the server must then offer SMTPUTF8.
 
     Raises:
-        ValueError: something in it cannot be a message (the caller files it as ``content``).
+        ValueError: the content cannot be a message (the caller records it as ``content``).
     """
     if mail.raw is not None:
         return _render_raw(mail, mail.raw)
@@ -58,8 +90,8 @@ def _own_fields(mail: MailContent) -> Iterator[str]:
     for name, value in mail.headers:
         lower = name.lower()
         if lower == "mime-version" or lower.startswith("content-"):
-            raise ValueError(f"header {name!r} describes the body and is made with it")
-        if lower not in _HIDDEN:
+            raise ValueError(f"header {name!r} must not be given: it describes the body, and is made with the body")
+        if lower not in HIDDEN_FIELDS:
             yield any_field(name, value)
 
 
@@ -71,7 +103,7 @@ def _date(mail: MailContent) -> str:
 
 def _message_id(mail: MailContent) -> str:
     if not is_message_id(mail.message_id):
-        raise ValueError("a Message-ID is written <left@right>, in printable ASCII")
+        raise ValueError("a Message-ID must be <left@right>, in printable ASCII")
     return field("Message-ID", mail.message_id)
 
 
@@ -86,7 +118,7 @@ def _body(mail: MailContent) -> MimeEntity:
     if mail.body_html:
         bodies.append(_html(mail.body_html, inline, seed))
     else:
-        attached = inline + attached  # nothing refers to them
+        attached = inline + attached  # without HTML, nothing refers to inline images
     entity = _multipart("alternative", [*bodies, *alternatives], seed)
     return _multipart("mixed", [entity, *map(part_entity, attached)], seed)
 
@@ -96,16 +128,16 @@ def _html(html: str, inline: Sequence[MailPart], seed: bytes) -> MimeEntity:
 
 
 def _multipart(subtype: str, entities: Sequence[MimeEntity], seed: bytes, parameters: str = "") -> MimeEntity:
-    """The entities in one multipart; a single one stays itself."""
+    """One multipart of the entities; a single entity is returned as it is."""
     if len(entities) == 1:
         return entities[0]
     boundary = _boundary(subtype[0], entities, seed)
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     for entity in entities:
-        pieces += (b"--", boundary, b"\r\n", entity.head.encode(), b"\r\n", entity.body, b"\r\n")
-    pieces += (b"--", boundary, b"--\r\n")
+        chunks += (b"--", boundary, b"\r\n", entity.head.encode(), b"\r\n", entity.body, b"\r\n")
+    chunks += (b"--", boundary, b"--\r\n")
     content_type = f'multipart/{subtype}{parameters};\r\n boundary="{boundary.decode()}"'
-    return MimeEntity(f"Content-Type: {content_type}\r\n", b"".join(pieces))
+    return MimeEntity(f"Content-Type: {content_type}\r\n", b"".join(chunks))
 
 
 def _seed(mail: MailContent) -> bytes:
@@ -116,7 +148,7 @@ def _seed(mail: MailContent) -> bytes:
 
 
 def _boundary(mark: str, entities: Sequence[MimeEntity], seed: bytes) -> bytes:
-    """A boundary that occurs in none of the entities (RFC 2046 §5.1.1); ``=_`` never occurs in base64 or QP."""
+    """A boundary that no entity contains (RFC 2046 §5.1.1); base64 and quoted-printable never contain ``=_``."""
     boundary = b"=_%b_%b" % (mark.encode(), seed)
     while any(boundary in entity.body for entity in entities):
         boundary = b"=_%b_%b" % (mark.encode(), blake2b(boundary, digest_size=12).hexdigest().encode())
@@ -124,7 +156,7 @@ def _boundary(mark: str, entities: Sequence[MimeEntity], seed: bytes) -> bytes:
 
 
 def _render_raw(mail: MailContent, raw: bytes) -> bytes:
-    """The raw message on the wire, its own Message-ID and Date kept, the letter's headers in front."""
+    """The raw message in wire form, ``mail.headers`` in front of it; its own Message-ID and Date are kept."""
     data = with_crlf(raw)
     if not is_wire_form(data):
         data = seven_bit(data)
@@ -135,5 +167,5 @@ def _render_raw(mail: MailContent, raw: bytes) -> bytes:
         front.insert(0, _date(mail))
     if "message-id" not in present:
         front.insert(0, _message_id(mail))
-    kept = [recode_field(octets) for name, octets in fields if name not in _HIDDEN]
+    kept = [recode_field(encoded) for name, encoded in fields if name not in HIDDEN_FIELDS]
     return b"".join(("".join(front).encode(), *kept, b"\r\n", body))

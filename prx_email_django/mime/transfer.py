@@ -1,24 +1,24 @@
-"""Transfer encodings (RFC 2045 §6): the cheapest one that keeps to seven bits and short lines, at C speed."""
+"""Transfer encodings (RFC 2045 §6): the shortest that gives seven bits and short lines, by functions written in C."""
 
 from __future__ import annotations
 
 from binascii import b2a_base64, b2a_qp
 
-#: Preferred and greatest length of a line without its CRLF (RFC 5322 §2.1.1).
+#: Preferred and largest length of a line in bytes, without its CRLF (RFC 5322 §2.1.1).
 LINE, MAX_LINE = 78, 998
 
-#: Octets that are encoded at once: whole lines of 57 octets, 76 characters each.
+#: Bytes that are encoded at once: whole lines of 57 bytes, 76 characters each.
 _BLOCK = 57 * 4096
 _HIGH = bytes(range(128, 256))
-#: Control characters other than tab and line end: allowed in a body, but better wrapped up.
+#: Control characters except tab and line end: allowed in a body, but some servers change them.
 _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 
 
 def with_crlf(data: bytes) -> bytes:
-    """The data with every line end (CRLF, LF or CR) made CRLF, and the last line ended."""
+    """The data with CRLF for every line end (CRLF, LF or CR), also at the end of the last line."""
     if b"\r" in data:
         if data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n") and data.endswith(b"\n"):
-            return data  # no copy of what may be large
+            return data  # the data may be large: no copy
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if data and not data.endswith(b"\n"):
         data += b"\n"
@@ -26,12 +26,12 @@ def with_crlf(data: bytes) -> bytes:
 
 
 def is_wire_form(data: bytes) -> bool:
-    """Whether data with CRLF line ends can go as it is: seven bits, no NUL, no line above 998 octets."""
+    """Whether data with CRLF line ends can be sent as it is: seven bits, no NUL, no line above 998 bytes."""
     return data.isascii() and b"\x00" not in data and _keeps_to(data, MAX_LINE)
 
 
 def _keeps_to(data: bytes, limit: int) -> bool:
-    """Whether no line is longer: from line end to line end, as far as the limit reaches, without taking it apart."""
+    """Whether no line is longer than ``limit``; the data is searched for line ends, not split, to save memory."""
     at = 0
     while len(data) - at > limit:
         found = data.rfind(b"\r\n", at, at + limit + 2)
@@ -42,7 +42,7 @@ def _keeps_to(data: bytes, limit: int) -> bool:
 
 
 def longest_line(data: bytes) -> int:
-    """Length of the longest line of data with CRLF line ends (splitting beats a regular expression by far)."""
+    """Length of the longest line of data with CRLF line ends; splitting is much faster than a regular expression."""
     return max(map(len, data.split(b"\r\n")))
 
 
@@ -50,7 +50,7 @@ def base64_lines(content: bytes) -> bytes:
     """Base64 in lines of 76 characters, each with its CRLF (RFC 2045 §6.8)."""
     if len(content) <= _BLOCK:
         return _base64_block(content)
-    # Block by block: a list of all the lines takes more room than the lines themselves.
+    # Block by block: a list of all the lines takes more memory than the lines.
     return b"".join([_base64_block(content[at : at + _BLOCK]) for at in range(0, len(content), _BLOCK)])
 
 
@@ -62,13 +62,13 @@ def _base64_block(content: bytes) -> bytes:
 
 
 def encode_text(data: bytes) -> tuple[str, bytes]:
-    """The transfer encoding and the encoded text; ``data`` comes from ``with_crlf``."""
+    """The name of the transfer encoding, and the encoded text; ``data`` must have CRLF line ends (``with_crlf``)."""
     if data.isascii():
         if longest_line(data) <= LINE and len(data.translate(None, _CONTROLS)) == len(data):
             return "7bit", data
         return "quoted-printable", b2a_qp(data)
     high = len(data) - len(data.translate(None, _HIGH))
-    # Quoted-printable costs two octets more for each high one, base64 a third of all and the line ends.
+    # Quoted-printable adds two bytes for each byte above 127, base64 a third of all bytes and the line ends.
     if high * 2 < len(data) * 0.37:
         return "quoted-printable", b2a_qp(data)
     return "base64", base64_lines(data)

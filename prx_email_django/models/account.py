@@ -1,4 +1,4 @@
-"""``Account``: an SMTP account as a person configured it.  No worker ever writes this table."""
+"""``Account``: an SMTP account as a person configured it.  No worker writes this table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prx_email_django.models.managers import OutboxManager, outbox_alias
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.models.runtime_state import AccountState
 
-#: A change of one of these makes what workers learned with the old values worthless.
+#: A change of one of these fields invalidates the runtime state, which workers got with the old values.
 CREDENTIAL_FIELDS = (
     "host",
     "port",
@@ -42,10 +42,10 @@ CREDENTIAL_FIELDS = (
 
 
 class AccountQuerySet(models.QuerySet["Account"]):
-    """Fills the derived defaults for ``bulk_create`` too."""
+    """Query set that fills in the derived fields in ``bulk_create`` too."""
 
     def bulk_create(self, objs: Iterable[Account], *args: Any, **kwargs: Any) -> list[Account]:
-        """As Django's, with ``security`` and ``auth_method`` derived where they were left out."""
+        """Create the accounts, with ``security`` and ``auth_method`` derived if they are empty."""
         accounts = list(objs)
         for account in accounts:
             account.fill_defaults()
@@ -53,18 +53,18 @@ class AccountQuerySet(models.QuerySet["Account"]):
 
 
 class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  # type: ignore[misc]
-    """``Account.objects``."""
+    """``Account.objects``, in the database of the outbox."""
 
     @sensitive_variables()
     def from_preset(self, preset: str, *, name: str, user: str, **fields: Any) -> Account:
-        """Create an account for a well-known provider: ``gmail``, ``outlook``, ``yahoo`` or ``fastmail``.
+        """Create an account at a well-known provider: ``gmail``, ``outlook``, ``yahoo`` or ``fastmail``.
 
-        ``email`` defaults to ``user``; give ``password=…`` (an app password) or ``oauth_token=…``, or the fields of a
+        ``email`` defaults to ``user``.  Give ``password=…`` (an app password), ``oauth_token=…`` or the fields of a
         token provider.
 
         Raises:
             ValueError: unknown preset.
-            ValidationError: no way to log in, two of them, or one that the provider does not have.
+            ValidationError: no credentials, credentials of two kinds, or of a kind that the provider does not have.
         """
         values = preset_fields(preset, name=name, user=user, **fields)
         self.model(**values).clean_secrets()
@@ -73,7 +73,7 @@ class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  
 
 
 class Account(models.Model):
-    """Where and as whom messages are sent, and how much at once."""
+    """An SMTP account: server, credentials, sender and limits."""
 
     name = models.CharField(_("name"), max_length=100, unique=True)
     email = models.CharField(
@@ -195,7 +195,7 @@ class Account(models.Model):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save, and forget what was learned with credentials that have changed."""
+        """Save; if the credentials have changed, delete the runtime state that belongs to the old ones."""
         self.fill_defaults()
         changed = not self._state.adding and self._credentials_changed()
         super().save(*args, **kwargs)
@@ -203,29 +203,29 @@ class Account(models.Model):
             AccountState.objects.forget_credentials(self.pk)
 
     def fill_defaults(self) -> None:
-        """Derive ``security`` from the port and ``auth_method`` from the secrets that were given."""
+        """Derive ``security`` from the port, and ``auth_method`` from the secrets, if they are empty."""
         if not self.security:
-            self.security = Security.TLS if self.port == 465 else Security.STARTTLS
+            self.security = Security.for_port(self.port)
         if not self.auth_method:
             by_token = not self.password and bool(self.oauth_token or self.oauth_provider)
             self.auth_method = AuthMethod.XOAUTH2 if by_token else AuthMethod.PASSWORD
 
     def clean_fields(self, exclude: Any = None) -> None:
-        """Fill the derived defaults before Django judges the fields."""
+        """Fill in the derived fields before Django validates the fields."""
         self.fill_defaults()
         super().clean_fields(exclude=exclude)
 
     def clean(self) -> None:
-        """Readable messages for what the database refuses too, and for what only settings can tell."""
+        """Validate what the constraints check too, in readable messages, and what depends on the settings."""
         super().clean()
         if errors := account_errors(self):
             raise ValidationError(errors)
 
     def clean_secrets(self) -> None:
-        """What no attempt could log in with, in words; the database would refuse most of it too.
+        """Validate the credentials alone; the constraints of the database check most of this too.
 
         Raises:
-            ValidationError: by field.
+            ValidationError: with the messages by field.
         """
         self.fill_defaults()
         if errors := credential_errors(self):
@@ -242,13 +242,13 @@ class Account(models.Model):
 
     @property
     def paused_until(self) -> datetime | None:
-        """When the pause ends; None beside a ``pause_reason``: when somebody resumes."""
+        """The end of the pause; None with a ``pause_reason``: until a person resumes the account."""
         state = self._state_row()
         return state.paused_until if state else None
 
     @property
     def pause_reason(self) -> str:
-        """Why nothing is sent; empty where nothing is paused."""
+        """The reason of the pause; empty if the account is not paused."""
         state = self._state_row()
         return state.pause_reason if state else ""
 

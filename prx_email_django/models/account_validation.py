@@ -1,6 +1,6 @@
-"""What is refused of an account, in words, by field; the form, ``full_clean`` and ``from_preset`` ask here.
+"""Validation of an account, for the form, ``full_clean`` and ``from_preset``: messages by field.
 
-The database refuses most of it too, by its constraints.  No name is resolved and no server is asked.
+The constraints of the database check most of this too.  No name is resolved and no server is contacted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prx_email_django.rules.rates import parse_rate_limits
 
 
 def account_errors(account: Any) -> dict[str, Any]:
-    """Everything that is wrong: field -> message."""
+    """All problems with the account: field -> message."""
     errors: dict[str, Any] = {}
     try:
         parse_rate_limits(account.rate_limits)
@@ -28,7 +28,7 @@ def account_errors(account: Any) -> dict[str, Any]:
 
 
 def credential_errors(account: Any) -> dict[str, Any]:
-    """Why no attempt could log in: field -> message."""
+    """The problems with the credentials, which would make every login fail: field -> message."""
     errors: dict[str, Any] = {}
     _clean_secrets(account, errors)
     _clean_oauth(account, errors)
@@ -36,16 +36,16 @@ def credential_errors(account: Any) -> dict[str, Any]:
 
 
 def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
-    """From whom, and to which server, as an attempt would judge it; no name is resolved here."""
+    """The From address, the host and clear text, by the rules that hold when a message is sent."""
     if account.email:
         try:
             is_bare = not split_mailbox(account.email).display and "<" not in account.email
         except ValueError:
             is_bare = False
         if not is_bare:
-            errors["email"] = _("Write one address, such as ann@example.com; the name has a field of its own.")
-    if not is_host(account.host):
-        errors["host"] = _("Write the host’s name or address alone: the port has a field of its own.")
+            errors["email"] = _("This must be one address, such as ann@example.com; the name has a field of its own.")
+    if account.host and not is_host(account.host):
+        errors["host"] = _("This must be the host’s name or address alone; the port has a field of its own.")
     if account.security != Security.NONE:
         return
     if not cleartext_allowed(account.host, outbox_settings().cleartext_hosts):

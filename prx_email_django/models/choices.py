@@ -1,4 +1,4 @@
-"""What an account may choose from."""
+"""Choices of the account's fields."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Security(models.TextChoices):
-    """How the connection is protected."""
+    """Encryption of the connection."""
 
     TLS = "tls", _("implicit TLS")
     STARTTLS = "starttls", _("STARTTLS, demanded")
     NONE = "none", _("none (clear text)")
 
+    @classmethod
+    def for_port(cls, port: int | None) -> Security:
+        """Implicit TLS on port 465 (RFC 8314 §3.3), STARTTLS on any other: what an account has that names neither."""
+        return cls.TLS if port == 465 else cls.STARTTLS
+
 
 class AuthMethod(models.TextChoices):
-    """How the account proves who it is."""
+    """Authentication of the account."""
 
     PASSWORD = "password", _("password (AUTH PLAIN or LOGIN)")
     XOAUTH2 = "xoauth2", _("OAuth token (XOAUTH2)")
@@ -23,7 +28,7 @@ class AuthMethod(models.TextChoices):
 
 
 class OAuthProvider(models.TextChoices):
-    """Who issues access tokens."""
+    """Provider of access tokens."""
 
     NOBODY = "", _("nobody: a fixed token")
     GOOGLE = "google", _("Google")
@@ -32,7 +37,7 @@ class OAuthProvider(models.TextChoices):
 
 
 class Pipelining(models.TextChoices):
-    """How much may be written ahead of the server's replies (RFC 2920)."""
+    """How many commands may be written before the server has replied (RFC 2920)."""
 
     AUTO = "auto", _("automatic")
     FULL = "full", _("full: the next envelope travels with a body")

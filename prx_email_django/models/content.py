@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.bodies import MailPart
 from prx_email_django.models.managers import OutboxManager
 
 #: Bytes of a chunk: well below every database's packet limit.

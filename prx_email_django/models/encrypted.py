@@ -1,9 +1,10 @@
 """``EncryptedTextField``: text that the database, dumps, pickles and ``repr`` hold as ciphertext only.
 
-Stored as ``v1:`` and a Fernet token of the field's label and the text, so that a token moved into another column does
-not open there; the empty text is stored as ``""``, for constraints to see.  A model's instance holds ciphertext too:
-the text exists only where an attribute is read.  What can't be opened raises ``DecryptionFailed`` at that moment, so
-rows with a lost key can still be listed, saved and given a new secret.
+A value is stored as ``v1:`` and a Fernet token of the field's label and the text, so that a token that is moved into
+another column cannot be decrypted there.  The empty text is stored as ``""``, so that constraints can check it.
+
+A model instance holds ciphertext too, which is decrypted when the attribute is read.  Only then ``DecryptionFailed`` is
+raised, so that rows whose key is lost can still be listed, saved and given a new secret.
 """
 
 from __future__ import annotations
@@ -33,32 +34,32 @@ else:
     TextFieldBase = models.TextField
 
 PREFIX = "v1:"
-#: A Fernet token starts with its version and the high octets of a time stamp: no password looks like this by chance.
-_SEALED = re.compile(r"v1:gAAAAA[\w-]{90,}={0,2}", re.ASCII)
+#: A Fernet token starts with its version and the high bytes of a time stamp: no password looks like this by chance.
+_CIPHERTEXT = re.compile(r"v1:gAAAAA[\w-]{90,}={0,2}", re.ASCII)
 
 
 class DecryptionFailed(ValidationError):
-    """A stored secret can't be opened: its key is gone, or it belongs to another column.
+    """A stored secret cannot be decrypted: its key is missing, or the ciphertext belongs to another column.
 
-    ``label`` names the field (``app.model.field``); neither text nor ciphertext is told.  A ``ValidationError``, so
-    that a form says it at the field and asks for the secret anew.
+    ``label`` names the field (``app.model.field``); the error holds neither text nor ciphertext.  It is a
+    ``ValidationError``, so that a form shows it at the field and asks for the secret again.
     """
 
     def __init__(self, label: str) -> None:
         self.label = label
-        #: Where keys are missing: no key of CREDENTIAL_KEYS is, where that is not set.
+        #: Whether the keys come from SECRET_KEY, since CREDENTIAL_KEYS is not set.
         self.by_secret_key = outbox_settings().key_source is None
-        message = _("Can't be decrypted with the keys in CREDENTIAL_KEYS: enter it anew, or bring the old key back.")
+        message = _("This cannot be decrypted with the keys in CREDENTIAL_KEYS: enter it again, or add the old key.")
         if self.by_secret_key:
             message = _(
-                "Can't be decrypted with SECRET_KEY: enter it anew, or add the old SECRET_KEY to SECRET_KEY_FALLBACKS."
+                "This cannot be decrypted with SECRET_KEY: enter it again, or add the old key to SECRET_KEY_FALLBACKS."
             )
         super().__init__({label.rpartition(".")[2]: message})
 
     def __str__(self) -> str:
         if self.by_secret_key:
-            return f"{self.label} can't be decrypted with SECRET_KEY: is the old one missing in SECRET_KEY_FALLBACKS?"
-        return f"{self.label} can't be decrypted with the keys in CREDENTIAL_KEYS"
+            return f"{self.label} cannot be decrypted with SECRET_KEY; is the old key missing in SECRET_KEY_FALLBACKS?"
+        return f"{self.label} cannot be decrypted with the keys in CREDENTIAL_KEYS"
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,8 +72,8 @@ def _cipher() -> MultiFernet:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """Ciphertext of the field ``label``; what ``values()`` returns, and what an instance holds."""
+class Ciphertext:
+    """Ciphertext of the field ``label``: ``values()`` returns it, and model instances hold it."""
 
     label: str
     stored: str = field(repr=False)
@@ -81,8 +82,12 @@ class Sealed:
         return "********"
 
     @sensitive_variables()
-    def open(self) -> str:
-        """Return the text.  Raises ``DecryptionFailed``."""
+    def decrypt(self) -> str:
+        """The text.
+
+        Raises:
+            DecryptionFailed: no key in force fits, or the ciphertext belongs to another field.
+        """
         try:
             label, text = json.loads(_cipher().decrypt(self._token()))
         except (InvalidToken, ValueError, TypeError):
@@ -98,59 +103,63 @@ class Sealed:
 
 
 @sensitive_variables()
-def seal(text: str, *, label: str) -> Sealed:
-    """Return ``text`` encrypted with the first key, for the field ``label`` (``app.model.field``)."""
+def encrypt(text: str, *, label: str) -> Ciphertext:
+    """Encrypt the text with the first key, for the field ``label`` (``app.model.field``)."""
     token = _cipher().encrypt(json.dumps([label, text]).encode())
-    return Sealed(label=label, stored=PREFIX + token.decode())
+    return Ciphertext(label=label, stored=PREFIX + token.decode())
 
 
-def rotate(value: Sealed) -> Sealed:
-    """Return the same text encrypted with the first key.  Raises ``DecryptionFailed``.
+def rotate(value: Ciphertext) -> Ciphertext:
+    """Encrypt the text of a ciphertext again, with the first key.
 
-    Write it where nobody was faster: ``rows.filter(pk=pk, password=value).update(password=rotate(value))``.
+    Write it only if nobody changed the row meanwhile:
+    ``rows.filter(pk=pk, password=value).update(password=rotate(value))``.
+
+    Raises:
+        DecryptionFailed: see ``Ciphertext.decrypt``.
     """
-    value.open()  # a token of another column is not worth a new key
-    return Sealed(label=value.label, stored=PREFIX + _cipher().rotate(value._token()).decode())
+    value.decrypt()  # refuses a token of another column
+    return Ciphertext(label=value.label, stored=PREFIX + _cipher().rotate(value._token()).decode())
 
 
 def is_set(instance: models.Model, name: str) -> bool:
-    """Return whether the encrypted field ``name`` holds anything, without opening it."""
-    return bool(_held(instance, name))
+    """Whether the encrypted field ``name`` is not empty; the value is not decrypted."""
+    return bool(_stored_value(instance, name))
 
 
-def _held(instance: models.Model, name: str) -> object:
-    """Return what the instance holds: ``""``, a ``Sealed``, or an expression."""
+def _stored_value(instance: models.Model, name: str) -> object:
+    """The value in the instance: ``""``, a ``Ciphertext``, or an expression."""
     if name not in instance.__dict__:
-        getattr(instance, name)  # deferred: fetched now
+        getattr(instance, name)  # a deferred field is fetched now
     return instance.__dict__[name]
 
 
 class _SecretAttribute(DeferredAttribute):
-    """Seals what is assigned, and opens what is read, each time anew."""
+    """Encrypts at every assignment, and decrypts at every access."""
 
     field: EncryptedTextField
 
     def __get__(self, instance: models.Model | None, cls: type[models.Model] | None = None) -> Any:
         value = super().__get__(instance, cls)
-        return value.open() if isinstance(value, Sealed) else value
+        return value.decrypt() if isinstance(value, Ciphertext) else value
 
     def __set__(self, instance: models.Model, value: object) -> None:
-        instance.__dict__[self.field.attname] = self.field.sealed(value)
+        instance.__dict__[self.field.attname] = self.field.encrypted(value)
 
 
 class _StoredExact(Exact):
-    """``=`` to the empty text, or to ciphertext just read; no text can be searched for."""
+    """The lookup ``exact`` for the empty text or a ciphertext; a text cannot be searched for."""
 
     def get_prep_lookup(self) -> Any:
-        if not isinstance(self.rhs, Sealed) and self.rhs != "":
-            raise FieldError("an encrypted field can't be searched: only for the empty text, or with isnull")
+        if not isinstance(self.rhs, Ciphertext) and self.rhs != "":
+            raise FieldError("an encrypted field cannot be searched, except for the empty text or with isnull")
         return super().get_prep_lookup()
 
 
 class EncryptedTextField(TextFieldBase):
-    """Text that is encrypted at rest with ``CREDENTIAL_KEYS``; never null.
+    """Text that is stored encrypted, with ``CREDENTIAL_KEYS``; never null.
 
-    Forms never show it, and leave it as it is where nothing was typed: assign ``""`` to clear it.
+    Forms never show it, and do not change it if nothing is entered.  Assign ``""`` to clear it.
     """
 
     description = _("Encrypted text")
@@ -158,77 +167,77 @@ class EncryptedTextField(TextFieldBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("null"):
-            raise ValueError("an encrypted field is never null: unset is the empty text")
+            raise ValueError("an encrypted field must not be null; its unset value is the empty text")
         super().__init__(*args, **kwargs)
 
     @property
     def label(self) -> str:
-        """What a ciphertext is bound to: ``app.model.field``, in lower case."""
+        """The label that a ciphertext is bound to: ``app.model.field``, in lower case."""
         return f"{self.model._meta.label_lower}.{self.name}"
 
-    def sealed(self, value: object) -> object:
-        """Return ``value`` as an instance holds it: text encrypted, ``None`` as ``""``, anything else as it is."""
+    def encrypted(self, value: object) -> object:
+        """The value as a model instance holds it: text encrypted, ``None`` as ``""``, an expression unchanged."""
         if value is None or value == "":
             return ""
-        if isinstance(value, Sealed):
-            return value if value.label == self.label else seal(value.open(), label=self.label)
-        return value if hasattr(value, "resolve_expression") else seal(str(value), label=self.label)
+        if isinstance(value, Ciphertext):
+            return value if value.label == self.label else encrypt(value.decrypt(), label=self.label)
+        return value if hasattr(value, "resolve_expression") else encrypt(str(value), label=self.label)
 
-    def from_db_value(self, value: str | None, expression: object, connection: object) -> Sealed | str:
-        """Leave it closed: a row with a lost key can be loaded."""
-        return Sealed(label=self.label, stored=value) if value else ""
+    def from_db_value(self, value: str | None, expression: object, connection: object) -> Ciphertext | str:
+        """The ciphertext, not decrypted: a row whose key is lost can be loaded."""
+        return Ciphertext(label=self.label, stored=value) if value else ""
 
     def get_prep_value(self, value: Any) -> Any:
-        """Return what is stored, for ``save``, ``bulk_create`` and ``update`` alike."""
+        """The value for the database, in ``save``, ``bulk_create`` and ``update`` alike."""
         value = super(models.TextField, self).get_prep_value(value)
         if value is None:
             return None
-        prepared = self.sealed(value)
-        return prepared.stored if isinstance(prepared, Sealed) else prepared
+        prepared = self.encrypted(value)
+        return prepared.stored if isinstance(prepared, Ciphertext) else prepared
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        """Return the ciphertext as it is held: saving opens nothing."""
-        return _held(model_instance, self.attname)
+        """The ciphertext of the instance: saving decrypts nothing."""
+        return _stored_value(model_instance, self.attname)
 
     def to_python(self, value: Any) -> Any:
-        """Read a fixture's value: ciphertext as ``value_to_string`` wrote it, or text."""
-        if isinstance(value, str) and _SEALED.fullmatch(value):
-            return Sealed(label=self.label, stored=value)
+        """A fixture's value: ciphertext, as ``value_to_string`` writes it, or text."""
+        if isinstance(value, str) and _CIPHERTEXT.fullmatch(value):
+            return Ciphertext(label=self.label, stored=value)
         return "" if value is None else value
 
     def clean(self, value: Any, model_instance: models.Model | None) -> Any:
-        """Validate text; ciphertext that a person typed in is text too, else a stolen one could be put to use."""
+        """Validate a text; ciphertext that a person enters counts as text, so that stolen ciphertext is of no use."""
         self.validate(value, cast(models.Model, model_instance))
         self.run_validators(value)
         return value
 
     def value_to_string(self, obj: models.Model) -> str:
-        """Return the ciphertext, for ``dumpdata``; ``loaddata`` needs its key, and encrypts with the first one."""
-        value = _held(obj, self.attname)
-        return value.stored if isinstance(value, Sealed) else ""
+        """The ciphertext, for ``dumpdata``; ``loaddata`` needs its key, and encrypts it again with the first key."""
+        value = _stored_value(obj, self.attname)
+        return value.stored if isinstance(value, Ciphertext) else ""
 
     def value_from_object(self, obj: models.Model) -> str:
-        """Return ``""``: what a form starts from."""
+        """The initial value of a form: always ``""``."""
         return ""
 
     def save_form_data(self, instance: models.Model, data: Any) -> None:
-        """Take what was typed; nothing typed keeps what is stored."""
+        """Save what was entered; an empty entry keeps the stored value."""
         if data:
             super().save_form_data(instance, data)
 
     def formfield(self, **kwargs: Any) -> Any:
-        """Return a password input that is never filled in."""
-        if not isinstance(kwargs.get("widget"), forms.PasswordInput):  # the admin's would show it
+        """A password input without an initial value."""
+        if not isinstance(kwargs.get("widget"), forms.PasswordInput):  # the admin's text area would show the value
             kwargs["widget"] = forms.PasswordInput(attrs={"autocomplete": "new-password"}, render_value=False)
         return super().formfield(**{"strip": False, **kwargs})
 
     def get_lookup(self, lookup_name: str) -> type[Lookup[Any]] | None:
-        """Return the few lookups that ciphertext allows."""
+        """The lookups that ciphertext allows: ``exact`` and ``isnull``."""
         return {"exact": _StoredExact, "isnull": IsNull}.get(lookup_name)
 
     def get_transform(self, lookup_name: str) -> None:
-        """Return None: nothing can be computed from ciphertext."""
+        """None: ciphertext has no transforms."""
 
     def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
-        """Return ciphertext; what a lookup has prepared is ciphertext already."""
+        """The ciphertext; a value that a lookup has prepared is ciphertext already."""
         return value if prepared else self.get_prep_value(value)

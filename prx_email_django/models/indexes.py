@@ -1,4 +1,4 @@
-"""An index whose condition is left out where the database has no partial indexes."""
+"""An index that is partial where the database has partial indexes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from django.db.backends.ddl_references import Statement
 
 
 class PartialIndex(models.Index):
-    """Partial on SQLite and PostgreSQL, whole on MariaDB and MySQL.
+    """An index with the condition ``where`` on SQLite and PostgreSQL, without it on MariaDB and MySQL.
 
     Django's own ``Index(condition=…)`` makes ``check --fail-level WARNING`` fail (models.W037) in every project on
-    MariaDB or MySQL, although the whole index serves as well there.
+    MariaDB or MySQL, although the index without the condition is good enough there.
     """
 
     def __init__(self, *expressions: Any, where: models.Q, **kwargs: Any) -> None:
@@ -21,7 +21,7 @@ class PartialIndex(models.Index):
         self.where = where
 
     def deconstruct(self) -> tuple[str, Any, dict[str, Any]]:
-        """Add the condition, so that migrations and clones keep it."""
+        """The arguments of the index with its condition, for migrations and clones."""
         path, args, kwargs = super().deconstruct()
         return path, args, {**kwargs, "where": self.where}
 
@@ -32,7 +32,7 @@ class PartialIndex(models.Index):
         using: str = "",
         **kwargs: Any,
     ) -> Statement:
-        """Create it with its condition where the database can."""
+        """The SQL that creates the index, with the condition if the database supports it."""
         index: Any = super()
         if schema_editor.connection.features.supports_partial_indexes:
             index = models.Index(fields=self.fields, name=self.name, condition=self.where)

@@ -1,4 +1,4 @@
-"""Managers that read and write in the one database that the router names for ``OutboxMessage``."""
+"""Managers for the database of the outbox, which the router names for ``OutboxMessage``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ M = TypeVar("M", bound=models.Model)
 
 
 def outbox_alias() -> str:
-    """The database of the outbox, for reading too: a replica that lags would show claimed rows as free."""
+    """The alias of the outbox's database, for reading too: a replica that lags would show claimed rows as free."""
     return router.db_for_write(apps.get_model("prx_email_django", "OutboxMessage"))
 
 
 class OutboxManager(models.Manager[M]):
-    """Every query goes to ``outbox_alias()`` unless the caller names another database."""
+    """Manager whose queries go to ``outbox_alias()`` unless the caller names another database."""
 
     def get_queryset(self) -> models.QuerySet[M]:
-        """A queryset bound to the outbox's database."""
+        """A query set for the outbox's database."""
         queryset = super().get_queryset()
         return queryset if self._db else queryset.using(outbox_alias())

@@ -16,9 +16,8 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.mime.content import MailContent
 from prx_email_django.mime.identity import message_id
-from prx_email_django.mime.rendering import render
+from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.models.account import Account
 from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.indexes import PartialIndex

@@ -1,4 +1,4 @@
-"""Well-known providers: where their servers are, and how an account logs in there.  Add a preset to the table here."""
+"""Presets of well-known providers: their servers and kinds of credentials.  Add a preset to ``PRESETS``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models.choices import OAuthProvider
 
-#: Name -> host, port, and the token provider where there is one.
+#: Name -> host, port, and the token provider if there is one.
 PRESETS: dict[str, dict[str, Any]] = {
     "gmail": {"host": "smtp.gmail.com", "port": 465, "oauth_provider": "google"},
     "outlook": {"host": "smtp.office365.com", "port": 587, "oauth_provider": "microsoft"},
@@ -21,11 +21,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @sensitive_variables()
 def preset_fields(preset: str, *, name: str, user: str, **fields: Any) -> dict[str, Any]:
-    """The fields of an account at a well-known provider; what is given in ``fields`` wins.
+    """The fields of an account at a well-known provider; ``fields`` win over the preset.
 
     Raises:
         ValueError: unknown preset.
-        ValidationError: no way to log in, two of them, or one that the provider does not have.
+        ValidationError: credentials of two kinds, or of a kind that the provider does not have.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
@@ -33,13 +33,13 @@ def preset_fields(preset: str, *, name: str, user: str, **fields: Any) -> dict[s
     if fields.get("oauth_refresh_token") or fields.get("oauth_client_secret"):
         values["oauth_provider"] = PRESETS[preset].get("oauth_provider", "")
     values = {**values, **fields, "name": name, "user": user}
-    _check_way_in(preset, values)
+    _check_credentials(preset, values)
     return values
 
 
 @sensitive_variables()
-def _check_way_in(preset: str, values: dict[str, Any]) -> None:
-    """Refuse what the database takes, and what yet says nothing, or two things, about how to log in."""
+def _check_credentials(preset: str, values: dict[str, Any]) -> None:
+    """Refuse credentials that the constraints accept, but that are incomplete or of two kinds."""
     given = [name for name in ("oauth_refresh_token", "oauth_client_secret") if values.get(name)]
     if not given or values.get("oauth_token"):
         return

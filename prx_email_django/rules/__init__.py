@@ -1,1 +1,1 @@
-"""The rules of the machine as pure functions of values: no database, no settings, no clock of their own."""
+"""Rules as pure functions of values: no database and no settings, and only ``clock`` reads the time."""

@@ -1,8 +1,8 @@
-"""Time: what the caller says it is, what the database says, and what goes on while the machine sleeps.
+"""The time of a call: given by the caller, or read from the database.
 
-A given ``now`` stands still for due times, backoff, pauses and every ``*_at``.  Without one, now is the database's
-clock, read once and carried on monotonically, so that workers whose clocks differ agree.  Leases are written by the
-database, from the later of (``now`` + time elapsed in the call) and its own clock at that statement.
+A ``now`` that the caller gives stands still for due times, backoff, pauses and every ``*_at``.  Without it, now is the
+database's clock, read once per call and carried on by a local clock, so that workers whose clocks differ agree.  The
+database writes leases from the later of (``now`` + time elapsed in the call) and its own clock at that statement.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def uptime() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, else the wall clock: leases are judged by it."""
+    """Seconds on a clock that also runs while the machine sleeps, else on the wall clock: leases are judged by it."""
     return time.clock_gettime(_BOOTTIME) if _BOOTTIME is not None else time.time()
 
 
 class Clock:
-    """The time of one call."""
+    """The time of one call of ``drain``, ``send`` and the like."""
 
     def __init__(self, *, given: datetime | None, database_now: datetime) -> None:
         self.given = given
@@ -28,15 +28,15 @@ class Clock:
 
     @property
     def elapsed(self) -> timedelta:
-        """Time since the call began."""
+        """Time since the call began, also while the machine slept."""
         return timedelta(seconds=uptime() - self._read_at)
 
     @property
     def running(self) -> datetime:
-        """``now`` + time elapsed: recovery and rate windows are judged by it."""
+        """The instant at which the call began + time elapsed: recovery and rate windows are judged by it."""
         return (self._start + self.elapsed).astimezone(UTC)
 
     @property
     def now(self) -> datetime:
-        """The instant for due times and every ``*_at``: stands still where it was given."""
+        """The instant for due times and every ``*_at``; it stands still if the caller gave it."""
         return self.given.astimezone(UTC) if self.given is not None else self.running

@@ -1,4 +1,4 @@
-"""Rate limits as text: ``"30/minute, 10000 recipients/day"``.  Pure."""
+"""Rate limits of an account, as text: ``"30/minute, 10000 recipients/day"``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from prx_email_django.rules.obstacles import ReachedLimit
 
 PERIODS = {"minute": 60, "hour": 3600, "day": 86400}
-#: A period is counted in twentieths; the current one and the twenty before it together never exceed the limit.
+#: A period is counted in twentieths: the current bucket and the twenty before it together never exceed the limit.
 BUCKETS = 21
 
 _LIMIT = re.compile(r"(?P<count>\d+)\s*(?P<what>messages?|recipients?)?\s*/\s*(?P<unit>minute|hour|day)", re.IGNORECASE)
@@ -26,7 +26,7 @@ class RateLimit:
 
     @property
     def key(self) -> str:
-        """Names the limit's row; a changed count keeps what was spent."""
+        """The key of the limit's row: without ``count``, so that a changed limit keeps what was spent."""
         return f"{self.what}/{self.period}"
 
     @property
@@ -41,26 +41,26 @@ class RateLimit:
 
 
 def parse_rate_limits(text: str) -> tuple[RateLimit, ...]:
-    """Read the limits of an account.
+    """The limits that the text names, separated by commas; none for an empty text.
 
     Raises:
-        ValueError: a part is not ``N/unit`` or ``N recipients/unit``, or N is 0, or a limit stands twice.
+        ValueError: a part is not ``N/unit`` or ``N recipients/unit``, or N is 0, or a limit is named twice.
     """
     limits: dict[str, RateLimit] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = _LIMIT.fullmatch(part)
         if match is None or int(match["count"]) < 1:
-            raise ValueError(f"“{part}” is not a rate limit; write for example “30/minute” or “10000 recipients/day”.")
+            raise ValueError(f"“{part}” must be a rate limit, for example “30/minute” or “10000 recipients/day”.")
         what = "recipients" if (match["what"] or "").lower().startswith("recipient") else "messages"
         limit = RateLimit(int(match["count"]), PERIODS[match["unit"].lower()], what)
         if limit.key in limits:
-            raise ValueError(f"“{part}”: there is already a limit of {what} for that unit.")
+            raise ValueError(f"“{part}”: only one limit of {what} is possible for each unit.")
         limits[limit.key] = limit
     return tuple(limits.values())
 
 
 def recipients_ceiling(text: str) -> int | None:
-    """The most recipients that one message may have under these limits; None: any number."""
+    """The largest number of recipients of one message under these limits; None: no limit."""
     ceilings = [limit.count for limit in parse_rate_limits(text) if limit.what == "recipients"]
     return min(ceilings) if ceilings else None
 

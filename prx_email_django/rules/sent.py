@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Protocol
 
-from prx_email_django.rules.redaction import MAX_TEXT
+from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import ErrorCode, RecipientResult, Status
 
 #: ``fixed_number`` in SQL; ``row`` is the alias of the message's row with a dot, or empty.

@@ -10,7 +10,7 @@ from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.recipients import settled_status
-from prx_email_django.rules.redaction import MAX_TEXT
+from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules

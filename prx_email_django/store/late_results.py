@@ -11,8 +11,8 @@ from prx_email_django.models.history import next_numbers
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.rules.recipients import is_settled
-from prx_email_django.rules.redaction import MAX_TEXT
 from prx_email_django.rules.sent import fixed_number, refusal, sent_columns
+from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import TRANSITIONS, AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.results import (
     FinishedAttempt,

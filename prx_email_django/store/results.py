@@ -11,8 +11,8 @@ from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.rules.policy import Verdict
 from prx_email_django.rules.recipients import effective_result, merge_result
-from prx_email_django.rules.redaction import MAX_TEXT
 from prx_email_django.rules.sent import AnsweredRecipient, fixed_number, sent_columns
+from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import worker_name
@@ -83,7 +83,7 @@ def attempt_columns(finished: FinishedAttempt, outcome: AttemptOutcome) -> dict[
         "header_message_id": message.message_id,
         "started_at": finished.started_at,
         "finished_at": finished.finished_at,
-        "worker": worker_name()[:255],
+        "worker": worker_name()[:MAX_COLUMN],
         "claim_token": finished.claim.lease.token,
         **outcome_columns(finished.outcome, outcome),
     }
@@ -97,8 +97,8 @@ def outcome_columns(said: Outcome, outcome: AttemptOutcome) -> dict[str, Any]:
         "error": (said.error or said.first_refusal)[:MAX_TEXT],
         "phase": said.phase,
         "smtp_code": said.smtp_code or None,
-        "enhanced_code": said.enhanced[:15],
-        "peer": said.peer[:255],
+        "enhanced_code": said.enhanced[:MAX_ENHANCED_CODE],
+        "peer": said.peer[:MAX_COLUMN],
     }
 
 

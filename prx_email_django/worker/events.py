@@ -12,7 +12,7 @@ from django.dispatch import Signal
 from prx_email_django import signals
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.outcomes import Ending
-from prx_email_django.rules.redaction import redact
+from prx_email_django.rules.text import redact
 from prx_email_django.states import Status
 from prx_email_django.store.results import RecordedAttempt
 

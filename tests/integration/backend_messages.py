@@ -1,4 +1,4 @@
-"""A corpus of what hosts send through Django: name -> a function that makes the message."""
+"""A corpus of messages that projects send through Django: name -> a function that makes the message."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ MESSAGES: dict[str, Maker] = {}
 
 
 def message(make: Maker) -> Maker:
-    """Put it into the corpus."""
+    """Add the function to the corpus."""
     MESSAGES[make.__name__] = make
     return make
 
 
-def letter(subject: Any = "Hello", body: Any = "Hi.\n", **fields: Any) -> EmailMultiAlternatives:
-    """A message to one person, more of it by ``fields``."""
+def make_email(subject: Any = "Hello", body: Any = "Hi.\n", **fields: Any) -> EmailMultiAlternatives:
+    """A message to one recipient, changed by ``fields``."""
     values = {"from_email": "app@example.com", "to": ["ann@example.org"], **fields}
     return EmailMultiAlternatives(subject, body, **values)
 
 
 @message
 def plain() -> EmailMessage:
-    return letter()
+    return make_email()
 
 
 @message
 def lazy_and_empty() -> EmailMessage:
-    return letter(lazystr(""), lazystr(""))
+    return make_email(lazystr(""), lazystr(""))
 
 
 @message
 def non_ascii_everywhere() -> EmailMessage:
-    return letter(
+    return make_email(
         "Grüße — 你好, " + "lång " * 20,
         "Zürich ✓ \N{PILE OF POO}\n",
         from_email="Jörg Müller <app@exämple.com>",
@@ -57,22 +57,22 @@ def non_ascii_everywhere() -> EmailMessage:
 
 @message
 def all_kinds_of_recipients() -> EmailMessage:
-    return letter(to=["ann@example.org", "Bob <bob@example.org>"], cc=["cy@example.org"], bcc=["dee@example.org"])
+    return make_email(to=["ann@example.org", "Bob <bob@example.org>"], cc=["cy@example.org"], bcc=["dee@example.org"])
 
 
 @message
 def the_same_person_twice() -> EmailMessage:
-    return letter(to=["ann@example.org"], cc=["Ann <ann@example.org>"])
+    return make_email(to=["ann@example.org"], cc=["Ann <ann@example.org>"])
 
 
 @message
 def mailboxes_of_this_machine() -> EmailMessage:
-    return letter(from_email="Web <webmaster>", to=["root", "ann@build_host"])
+    return make_email(from_email="Web <webmaster>", to=["root", "ann@build_host"])
 
 
 @message
 def bcc_only() -> EmailMessage:
-    return letter(to=[], bcc=["dee@example.org", "eve@example.org"])
+    return make_email(to=[], bcc=["dee@example.org", "eve@example.org"])
 
 
 @message
@@ -84,7 +84,7 @@ def header_overrides() -> EmailMessage:
         "Reply-To": "reply@example.com",
         "Sender": "real@example.com",
     }
-    return letter(headers=headers, cc=["cy@example.org"], reply_to=["no@example.org"])
+    return make_email(headers=headers, cc=["cy@example.org"], reply_to=["no@example.org"])
 
 
 @message
@@ -98,31 +98,31 @@ def extra_headers() -> EmailMessage:
         "References": " ".join(f"<ancestor-{number}@example.org>" for number in range(12)),
         "X-Words": "many words " * 40,
     }
-    return letter(headers=headers)
+    return make_email(headers=headers)
 
 
 @message
 def own_message_id_and_date() -> EmailMessage:
-    return letter(headers={"message-id": "<ticket-7@help.example.com>", "Date": "Mon, 05 Jan 2026 12:00:00 +0100"})
+    return make_email(headers={"message-id": "<ticket-7@help.example.com>", "Date": "Mon, 05 Jan 2026 12:00:00 +0100"})
 
 
 @message
 def html_body() -> EmailMessage:
-    made = letter(body="<p>Ünder</p>")
+    made = make_email(body="<p>Ünder</p>")
     made.content_subtype = "html"
     return made
 
 
 @message
 def html_alternative() -> EmailMessage:
-    made = letter()
+    made = make_email()
     made.attach_alternative("<p>Hällo</p>", "text/html")
     return made
 
 
 @message
 def calendar_and_amp() -> EmailMessage:
-    made = letter()
+    made = make_email()
     made.attach_alternative("<!doctype html><html ⚡4email></html>", "text/x-amp-html")
     made.attach_alternative("<p>Hi</p>", "text/html")
     made.attach_alternative(CALENDAR, "text/calendar")
@@ -130,15 +130,15 @@ def calendar_and_amp() -> EmailMessage:
 
 
 @message
-def alternative_of_octets() -> EmailMessage:
-    made = letter()
+def alternative_of_bytes() -> EmailMessage:
+    made = make_email()
     made.attach_alternative(PNG, "application/octet-stream")
     return made
 
 
 @message
 def attachments() -> EmailMessage:
-    made = letter()
+    made = make_email()
     made.attach("notes.txt", "Zeile ä\nzwei\n", "text/plain")
     made.attach("überlänge " + "n" * 90 + ".pdf", PNG, "application/pdf")
     made.attach("latin.txt", "Größe".encode("latin-1"), "text/plain")
@@ -149,16 +149,16 @@ def attachments() -> EmailMessage:
 
 @message
 def attachment_without_body() -> EmailMessage:
-    made = letter(body="")
+    made = make_email(body="")
     made.attach("a.bin", PNG)
     return made
 
 
 @message
 def attached_message() -> EmailMessage:
-    inner = letter("Innen", "Süß\n", to=["inner@example.org"], headers={"Date": "Mon, 05 Jan 2026 12:00:00 +0000"})
+    inner = make_email("Innen", "Süß\n", to=["inner@example.org"], headers={"Date": "Mon, 05 Jan 2026 12:00:00 +0000"})
     inner.extra_headers["Message-ID"] = "<inner@example.org>"
-    made = letter()
+    made = make_email()
     made.attach("inner.eml", inner, "message/rfc822")
     made.attach("text.eml", "Subject: raw\n\nraw text\n", "message/rfc822")
     return made
@@ -166,7 +166,7 @@ def attached_message() -> EmailMessage:
 
 @message
 def latin_1() -> EmailMessage:
-    made = letter("Größe", "Süßes oder Saures\n" * 30)
+    made = make_email("Größe", "Süßes oder Saures\n" * 30)
     made.encoding = "iso-8859-1"
     made.attach("notes.txt", "Zeile ä\n", "text/plain")
     return made
@@ -174,29 +174,29 @@ def latin_1() -> EmailMessage:
 
 @message
 def long_lines() -> EmailMessage:
-    return letter(body="x" * 3000 + "\nüü" + "y" * 2000 + "\n")
+    return make_email(body="x" * 3000 + "\nüü" + "y" * 2000 + "\n")
 
 
 @message
 def lines_that_transport_could_eat() -> EmailMessage:
-    return letter(body=".\n..\nFrom me\r\n.hidden\rcarriage\n\n\nQUIT\n")
+    return make_email(body=".\n..\nFrom me\r\n.hidden\rcarriage\n\n\nQUIT\n")
 
 
 @message
 def trailing_blanks_and_no_line_end() -> EmailMessage:
-    return letter(body="two blanks  \ntab\t\nend")
+    return make_email(body="two blanks  \ntab\t\nend")
 
 
 @message
 def templates_are_only_text() -> EmailMessage:
-    made = letter("{{ subject }}", "{{ name }} {% now 'Y' %} {# gone? #} {% nothing %}\n")
+    made = make_email("{{ subject }}", "{{ name }} {% now 'Y' %} {# gone? #} {% nothing %}\n")
     made.attach_alternative("<p>{{ name|safe }}</p>{% include 'x' %}", "text/html")
     return made
 
 
 @message
 def inline_image() -> EmailMessage:
-    made = letter()
+    made = make_email()
     made.attach_alternative('<img src="cid:logo">', "text/html")
     made.attach(_inline_part())
     return made
@@ -217,7 +217,7 @@ if django.VERSION < (6, 0):
 
     @message
     def mime_base() -> EmailMessage:
-        made = letter()
+        made = make_email()
         made.attach(MIMEApplication(PNG, "x-thing", name="thing.bin"))
         return made
 
@@ -226,27 +226,27 @@ class Signed(EmailMultiAlternatives):
     """An overridden ``message()`` that adds to Django's."""
 
     def message(self, **kwargs: Any) -> Any:
-        """Django's message and one header more."""
+        """Django's message with a further header."""
         made = super().message(**kwargs)
         made["X-Signature"] = "abc"
         return made
 
 
 class OldSigned(EmailMultiAlternatives):
-    """The same, written before Django 6.0 and its ``policy``."""
+    """The same, as written before Django 6.0 added ``policy``."""
 
     def message(self) -> Any:
-        """Django's message and one header more."""
+        """Django's message with a further header."""
         made = super().message()
         made["X-Signature"] = "abc"
         return made
 
 
 class FromScratch(EmailMultiAlternatives):
-    """An overridden ``message()`` that makes all of it."""
+    """An overridden ``message()`` that makes the whole message."""
 
     def message(self, **kwargs: Any) -> Any:
-        """A message that nothing on the instance tells of."""
+        """A message that the attributes of the instance do not describe."""
         made = email.message.EmailMessage(policy=email.policy.SMTP)
         made["Subject"] = "Ganz ünders"
         made["From"] = "scratch@example.com"
@@ -259,13 +259,13 @@ class FromScratch(EmailMultiAlternatives):
 
 
 class _WithLineEnds:
-    """What the SMTP backend of Django 5.2 demands of a message that it sends."""
+    """The methods that the SMTP backend of Django 5.2 needs of a message."""
 
     def __init__(self, made: email.message.EmailMessage) -> None:
         self._made = made
 
     def as_bytes(self, linesep: str = "\r\n") -> bytes:
-        """The octets."""
+        """The message as bytes."""
         return self._made.as_bytes(policy=self._made.policy.clone(linesep=linesep))
 
 
@@ -273,8 +273,8 @@ class WithFewerRecipients(EmailMultiAlternatives):
     """An overridden ``recipients()``."""
 
     def recipients(self) -> list[str]:
-        """Nobody at example.org, and an archive."""
-        return [*(one for one in super().recipients() if "example.org" not in one), "archive@example.com"]
+        """The recipients without those at example.org, and an archive."""
+        return [*(address for address in super().recipients() if "example.org" not in address), "archive@example.com"]
 
 
 def overriding(kind: type[EmailMultiAlternatives]) -> EmailMultiAlternatives:

@@ -1,4 +1,4 @@
-"""Accounts as a person sets them up: what can never send is refused in words before it is saved."""
+"""Validation of accounts: an account that can never send is refused in words before it is saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draft(**fields: Any) -> Account:
 
 
 def complaints(account: Account) -> dict[str, list[str]]:
-    """Field -> what is wrong with it."""
+    """Field -> error."""
     try:
         account.full_clean()
     except ValidationError as error:
@@ -49,7 +49,7 @@ def test_a_function_that_the_settings_do_not_list_is_refused_in_the_form(setting
     assert complaints(draft(**custom, oauth_callable="shop.mail.token")) == {}
 
 
-def test_a_provider_of_ones_own_that_nobody_could_ask_is_refused_in_the_form() -> None:
+def test_a_custom_provider_without_a_function_or_address_is_refused_in_the_form() -> None:
     custom = {"password": "", "oauth_provider": "custom"}
     assert list(complaints(draft(**custom))) == ["oauth_callable"]
     assert complaints(draft(**custom, oauth_token_url="https://token.example.com/x")) == {}
@@ -74,7 +74,7 @@ def test_a_sender_that_no_message_could_have_is_refused_in_the_form(email: str) 
 @pytest.mark.parametrize(
     "host", ["smtp example.com", "smtp.example.com\r\nX", "smtp.example.com\t", "smtp\u00a0x", "\x7f"]
 )
-def test_a_host_that_is_none_is_refused_in_the_form(host: str) -> None:
+def test_an_invalid_host_is_refused_in_the_form(host: str) -> None:
     assert list(complaints(draft(host=host))) == ["host"]
 
 
@@ -97,7 +97,7 @@ def test_a_secret_in_clear_text_is_refused_in_the_form_as_by_the_attempt(
 # Presets
 
 
-def test_a_preset_needs_only_a_way_to_log_in() -> None:
+def test_a_preset_needs_only_credentials() -> None:
     made = Account.objects.from_preset("gmail", name="one", user="ann@example.com", password="p")
     assert (made.host, made.email, made.auth_method) == ("smtp.gmail.com", "ann@example.com", "password")
     made = Account.objects.from_preset("yahoo", name="two", user="ann@example.com", oauth_token="t")
@@ -127,7 +127,7 @@ def test_a_preset_needs_only_a_way_to_log_in() -> None:
         ("fastmail", {"oauth_client_secret": "s"}, "oauth_client_secret"),
     ],
 )
-def test_a_preset_without_one_way_to_log_in_is_refused_in_words(
+def test_a_preset_without_exactly_one_kind_of_credentials_is_refused_in_words(
     preset: str, fields: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:

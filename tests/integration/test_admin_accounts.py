@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from prx_email_django.limits.pauses import account_state
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
-from prx_email_django.models.encrypted import Sealed, is_set
+from prx_email_django.models.encrypted import Ciphertext, is_set
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -258,7 +258,7 @@ def test_rules_of_an_account_are_told_at_the_field() -> None:
 
 def test_a_lost_key_leaves_the_form_open_for_a_new_secret() -> None:
     account = rows.make_account()
-    Account.objects.update(password=Sealed(label="prx_email_django.account.password", stored="v1:gAAAAA-not-ours"))
+    Account.objects.update(password=Ciphertext(label="prx_email_django.account.password", stored="v1:gAAAAA-not-ours"))
     client = rows.client_for("*")
     assert "decrypted" in str(errors_of(save(client, account, display_name="Shop"))["password"])
     assert save(client, account, password="pw-typed-2").status_code == 302

@@ -1,4 +1,4 @@
-"""What callers hand over is taken as it was meant, or refused in words at the call; nothing else is written."""
+"""Arguments of callers are accepted in every usual form, or refused in words before anything is written."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FILE = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=
 
 
 def refusal(**fields: Any) -> InvalidMessage:
-    """How ``enqueue`` refuses this; nothing is written."""
+    """The error of ``enqueue``; nothing is written."""
     with pytest.raises(InvalidMessage) as refused:
         prx.enqueue(**letter(account(), **fields))
     assert not OutboxMessage.objects.exists()
     return refused.value
 
 
-# None, and one for many
+# None, and a single value for a list
 
 
 @pytest.mark.parametrize("field", ["cc", "bcc", "reply_to", "attachment", "attachments", "headers", "body_html"])
@@ -114,7 +114,7 @@ def test_the_policy_holds_for_attachments_as_django_takes_them() -> None:
 
 @pytest.mark.parametrize("reason", [None, "", " ", 5])
 def test_a_pause_needs_a_reason(reason: Any) -> None:
-    with pytest.raises(InvalidMessage, match=r"^reason: ") as refused:
+    with pytest.raises(InvalidMessage, match=r"^reason must ") as refused:
         prx.pause_outbox(reason=reason)
     assert refused.value.code == "invalid_option"
 
@@ -141,7 +141,7 @@ def test_what_nobody_could_reply_to_is_refused_with_what_is_true_of_it(given: An
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_octets_of_any_kind_are_recorded(kind: Any) -> None:
+def test_bytes_of_any_type_are_recorded(kind: Any) -> None:
     recorded = prx.record_inbound(account(), kind(b"From: a@x.org\r\nMessage-ID: <1@x.org>\r\n\r\n"))
     assert recorded.message_id == "<1@x.org>"
 
@@ -158,16 +158,16 @@ def test_no_metadata_is_an_empty_dict() -> None:
     assert fresh(message(account(), metadata=None)).metadata == {}
 
 
-def test_one_dict_filled_again_for_each_message_is_not_shared() -> None:
+def test_a_dict_that_is_reused_for_each_message_is_not_shared() -> None:
     owner = account()
     notes: dict[str, Any] = {}
 
-    def letters() -> Iterator[dict[str, Any]]:
+    def arguments() -> Iterator[dict[str, Any]]:
         for number in range(3):
             notes["order"] = {"number": number}
             yield {"to": "ann@example.org", "subject": "Hello", "body_text": "Hi.", "metadata": notes}
 
-    rows = prx.enqueue_many(letters(), account=owner)
+    rows = prx.enqueue_many(arguments(), account=owner)
     assert [fresh(row).metadata["order"]["number"] for row in rows] == [0, 1, 2]
 
 

@@ -1,4 +1,4 @@
-"""What the email backend promises a host that switches by one setting."""
+"""What the email backend guarantees to a project that switches to it by a setting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prx_email_django.backends import OutboxEmailBackend, by_from_address
 from prx_email_django.errors import AccountUnavailable, AttachmentRejected, InvalidMessage
 from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.models.content import read_content
-from tests.integration.backend_messages import FromScratch, OldSigned, Signed, letter, overriding
+from tests.integration.backend_messages import FromScratch, OldSigned, Signed, make_email, overriding
 
 pytestmark = pytest.mark.django_db
 
@@ -50,19 +50,19 @@ def route_nowhere(message: EmailMessage) -> None:
 
 def test_mail_of_a_transaction_that_is_rolled_back_is_never_sent() -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
-        assert OutboxEmailBackend().send_messages([letter()]) == 1
+        assert OutboxEmailBackend().send_messages([make_email()]) == 1
         raise RuntimeError
     assert not OutboxMessage.objects.exists()
 
 
 def test_one_bad_message_of_many_queues_none() -> None:
     with pytest.raises(ValueError, match="to: Invalid address"):
-        OutboxEmailBackend().send_messages([letter(), letter(to=["nobody at all"])])
+        OutboxEmailBackend().send_messages([make_email(), make_email(to=["nobody at all"])])
     assert not OutboxMessage.objects.exists()
 
 
 def test_what_happens_to_the_message_later_changes_nothing() -> None:
-    message = letter()
+    message = make_email()
     message.attach("a.txt", "first", "text/plain")
     row = queued(message)
     message.body, message.to[:] = "changed", ["else@example.org"]
@@ -70,11 +70,11 @@ def test_what_happens_to_the_message_later_changes_nothing() -> None:
     sent = row.as_email()
     assert sent.get_body(("plain",)).get_content() == "Hi.\r\n"  # type: ignore[union-attr]
     assert [part.get_content().strip() for part in sent.iter_attachments()] == ["first"]
-    assert [one.address for one in row.recipients.all()] == ["ann@example.org"]
+    assert [recipient.address for recipient in row.recipients.all()] == ["ann@example.org"]
 
 
 def test_queueing_leaves_the_message_as_it_was() -> None:
-    message = letter(headers={"X-Outbox-Tag": "welcome", "X-Other": "1"})
+    message = make_email(headers={"X-Outbox-Tag": "welcome", "X-Other": "1"})
     before = copy.deepcopy(vars(message))
     queued(message)
     after = {name: value for name, value in vars(message).items() if name != "outbox_id"}
@@ -85,14 +85,14 @@ def test_queueing_leaves_the_message_as_it_was() -> None:
 
 
 def test_the_number_of_queued_messages_is_returned() -> None:
-    messages = [letter(to=[f"p{number}@example.org"]) for number in range(3)]
-    nobody = letter(to=[])
+    messages = [make_email(to=[f"p{number}@example.org"]) for number in range(3)]
+    nobody = make_email(to=[])
     assert OutboxEmailBackend().send_messages(iter([*messages, nobody])) == 3
     assert [message.outbox_id for message in messages] == [row.pk for row in OutboxMessage.objects.order_by("pk")]  # type: ignore[attr-defined]
     assert not hasattr(nobody, "outbox_id")
 
 
-@pytest.mark.parametrize("messages", [[], [letter(to=[])]], ids=["none", "to nobody"])
+@pytest.mark.parametrize("messages", [[], [make_email(to=[])]], ids=["none", "to nobody"])
 def test_nothing_to_send_is_no_error_and_needs_no_account(messages: list[EmailMessage]) -> None:
     Account.objects.all().delete()
     assert OutboxEmailBackend().send_messages(messages) == 0
@@ -115,7 +115,7 @@ def test_nothing_to_send_is_no_error_and_needs_no_account(messages: list[EmailMe
 def test_what_the_outbox_refuses_is_raised_or_silently_left_out(
     break_it: Callable[[Any], None], error: type[Exception], settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    message = letter()
+    message = make_email()
     message.attach("a.bin", b"12345678", "application/octet-stream")
     break_it(settings)
     with pytest.raises(error):
@@ -137,15 +137,15 @@ def test_a_silent_failure_leaves_the_others_and_the_callers_transaction_alive(
 
     monkeypatch.setattr(backends.api, "enqueue_drafts", refuse_one)
     with pytest.raises(DatabaseError), transaction.atomic():
-        OutboxEmailBackend().send_messages([letter("bad")])
-    assert OutboxEmailBackend(fail_silently=True).send_messages([letter("bad"), letter("good")]) == 1
+        OutboxEmailBackend().send_messages([make_email("bad")])
+    assert OutboxEmailBackend(fail_silently=True).send_messages([make_email("bad"), make_email("good")]) == 1
     assert [row.subject for row in OutboxMessage.objects.all()] == ["good"]
 
 
 @pytest.mark.parametrize("fields", [{"subject": "two\nlines"}, {"bcc": ["a@b@c"]}], ids=["header", "address"])
 def test_what_the_smtp_backend_raises_silently_or_not_is_raised(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        OutboxEmailBackend(fail_silently=True).send_messages([letter(**fields)])
+        OutboxEmailBackend(fail_silently=True).send_messages([make_email(**fields)])
 
 
 # What is refused
@@ -170,7 +170,7 @@ def test_what_the_smtp_backend_raises_silently_or_not_is_raised(fields: dict[str
 )
 def test_an_impossible_address_is_a_value_error_as_it_is_for_django(address: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
-        queued(letter(bcc=[address]))
+        queued(make_email(bcc=[address]))
     assert isinstance(refused.value, ValueError)
     assert refused.value.code == "invalid_address"
 
@@ -179,19 +179,19 @@ def test_an_impossible_address_is_a_value_error_as_it_is_for_django(address: str
 def test_a_line_end_in_an_address_injects_no_header(field: str) -> None:
     bad = "ann@example.org\r\nBcc: eve@example.org"
     with pytest.raises(ValueError):
-        queued(letter(**{field: bad if field == "from_email" else [bad]}))
+        queued(make_email(**{field: bad if field == "from_email" else [bad]}))
     assert not OutboxMessage.objects.exists()
 
 
 @pytest.mark.parametrize(("size", "fits"), [(1000, True), (1001, False)])
 @pytest.mark.parametrize("mimetype", ["application/octet-stream", "text/plain"])
-def test_only_the_size_of_an_attachment_is_judged(size: int, fits: bool, mimetype: str, settings: Any) -> None:
+def test_only_the_size_of_an_attachment_is_checked(size: int, fits: bool, mimetype: str, settings: Any) -> None:
     settings.PRX_EMAIL = {
         "DEFAULT_ACCOUNT": "main",
         "ATTACHMENT_MAX_SIZE": 1000,
         "ATTACHMENT_CONTENT_TYPES": ["application/pdf"],
     }
-    message = letter(body="long " * 1000)
+    message = make_email(body="long " * 1000)
     message.attach("a.exe", b"x" * size, mimetype)
     if fits:
         assert queued(message).pk
@@ -203,8 +203,8 @@ def test_only_the_size_of_an_attachment_is_judged(size: int, fits: bool, mimetyp
 
 def test_an_attached_message_is_held_to_the_size_too(settings: Any) -> None:
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "ATTACHMENT_MAX_SIZE": 1000}
-    message = letter()
-    message.attach("inner.eml", letter(body="long " * 1000), "message/rfc822")
+    message = make_email()
+    message.attach("inner.eml", make_email(body="long " * 1000), "message/rfc822")
     with pytest.raises(AttachmentRejected):
         queued(message)
 
@@ -212,8 +212,8 @@ def test_an_attached_message_is_held_to_the_size_too(settings: Any) -> None:
 # Columns
 
 
-def test_people_see_what_the_message_says() -> None:
-    message = letter(
+def test_the_columns_show_the_message() -> None:
+    message = make_email(
         "Grüße",
         "text",
         to=["Ann <ann@example.org>"],
@@ -245,14 +245,14 @@ def test_people_see_what_the_message_says() -> None:
     ]
 
 
-def test_people_see_an_html_body_as_such() -> None:
-    message = letter(body="<p>x</p>")
+def test_the_columns_show_an_html_body_as_html() -> None:
+    message = make_email(body="<p>x</p>")
     message.content_subtype = "html"
     row = queued(message)
     assert (row.body_text, row.body_html) == ("", "<p>x</p>")
 
 
-def test_people_see_what_an_overridden_message_says() -> None:
+def test_the_columns_show_an_overridden_message() -> None:
     row = queued(overriding(FromScratch))
     assert (row.subject, row.body_text, row.body_html) == (
         "Ganz ünders",
@@ -261,8 +261,8 @@ def test_people_see_what_an_overridden_message_says() -> None:
     )
 
 
-def test_what_no_database_holds_is_sent_all_the_same() -> None:
-    row = queued(letter(body="a\x00b"))
+def test_characters_that_no_database_holds_are_sent() -> None:
+    row = queued(make_email(body="a\x00b"))
     assert row.body_text == "a\N{REPLACEMENT CHARACTER}b"
     assert row.as_email().get_payload(decode=True) == b"a\x00b\r\n"
 
@@ -286,7 +286,7 @@ def test_a_name_that_an_overridden_message_chose_is_kept() -> None:
 
 
 class Remembering(EmailMultiAlternatives):
-    """Makes its id just as Django does, and remembers it."""
+    """Makes its id as Django does, and keeps it in an attribute."""
 
     def message(self, **kwargs: Any) -> Any:
         """Django's message, its id kept."""
@@ -302,17 +302,17 @@ def test_an_id_that_an_overridden_message_remembers_is_kept() -> None:
 
 
 class Leaking(EmailMultiAlternatives):
-    """Tells of its blind copies, as a header does on Django 5.2."""
+    """Names its blind copies in a header, as Django 5.2 can."""
 
     def message(self, **kwargs: Any) -> Any:
-        """Django's message and a header that must not leave."""
+        """Django's message with a header that must not be sent."""
         made = super().message(**kwargs)
         made["Bcc"] = "dee@example.org"
         made["Resent-Bcc"] = "dee@example.org"
         return made
 
 
-def test_what_is_stored_is_ready_for_the_wire_and_tells_of_no_blind_copy() -> None:
+def test_the_stored_message_is_in_wire_form_and_names_no_blind_copy() -> None:
     message = overriding(Leaking)
     message.body = "Zürich\n"
     row = queued(message)
@@ -328,14 +328,14 @@ def test_what_is_stored_is_ready_for_the_wire_and_tells_of_no_blind_copy() -> No
 
 def test_a_mailers_options_hold_for_its_messages() -> None:
     account("bulk", "news@example.com")
-    row = queued(letter(), account="bulk", priority=-5, expires_after="6h", on_unknown="hold")
+    row = queued(make_email(), account="bulk", priority=-5, expires_after="6h", on_unknown="hold")
     assert (row.account.name, row.priority, row.on_unknown) == ("bulk", -5, "hold")
     assert row.next_attempt_at is not None
     assert row.expires_at == row.next_attempt_at + timedelta(hours=6)
 
 
 def test_attributes_of_a_message_reach_its_row_and_not_the_wire() -> None:
-    message = letter()
+    message = make_email()
     due = datetime(2031, 1, 5, 12, 0, tzinfo=UTC)
     vars(message).update(
         outbox_tag="welcome",
@@ -358,15 +358,15 @@ def test_headers_of_a_message_reach_its_row_and_not_the_wire() -> None:
         "X-Outbox-Send-At": "2031-01-05T12:00:00+00:00",
         "X-Outbox-Priority": "3",
     }
-    row = queued(letter(headers=headers))
+    row = queued(make_email(headers=headers))
     assert (row.tag, row.idempotency_key, row.priority) == ("willkommen ü", "welcome-7", 3)
     assert row.metadata == {"user": 7, "long": "words and " * 20}
     assert row.next_attempt_at == datetime(2031, 1, 5, 12, 0, tzinfo=UTC)
     assert b"x-outbox" not in bytes(row.as_email()).lower()
 
 
-def test_the_same_key_queues_once_and_tells_the_same_id() -> None:
-    messages = [letter(headers={"X-Outbox-Idempotency-Key": "welcome-7"}) for _ in range(2)]
+def test_the_same_key_queues_once_and_returns_the_same_id() -> None:
+    messages = [make_email(headers={"X-Outbox-Idempotency-Key": "welcome-7"}) for _ in range(2)]
     assert OutboxEmailBackend().send_messages(messages) == 2
     assert OutboxMessage.objects.count() == 1
     assert messages[0].outbox_id == messages[1].outbox_id  # type: ignore[attr-defined]
@@ -383,9 +383,9 @@ def test_the_same_key_queues_once_and_tells_the_same_id() -> None:
         ({"X-Outbox-Tag": "t" * 101}, "invalid_option"),
     ],
 )
-def test_an_option_that_cannot_be_is_neither_lost_nor_sent(headers: dict[str, str], code: str) -> None:
+def test_an_invalid_option_is_neither_ignored_nor_sent(headers: dict[str, str], code: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
-        queued(letter(headers=headers))
+        queued(make_email(headers=headers))
     assert refused.value.code == code
     assert not OutboxMessage.objects.exists()
 
@@ -396,18 +396,18 @@ def test_an_option_that_cannot_be_is_neither_lost_nor_sent(headers: dict[str, st
 def test_the_account_is_the_mailers_else_the_routers_else_the_default_one(settings: Any) -> None:
     account("bulk", "news@example.com")
     account("other", "other@example.com")
-    assert queued(letter()).account.name == "main"
+    assert queued(make_email()).account.name == "main"
     settings.PRX_EMAIL = {**settings.PRX_EMAIL, "ACCOUNT_ROUTER": f"{__name__}.route_to_bulk"}
-    assert queued(letter()).account.name == "bulk"
-    assert queued(letter(), account="other").account.name == "other"
+    assert queued(make_email()).account.name == "bulk"
+    assert queued(make_email(), account="other").account.name == "other"
     settings.PRX_EMAIL = {**settings.PRX_EMAIL, "ACCOUNT_ROUTER": f"{__name__}.route_nowhere"}
-    assert queued(letter()).account.name == "main"
+    assert queued(make_email()).account.name == "main"
 
 
 def test_no_account_at_all_says_what_to_set(settings: Any) -> None:
     settings.PRX_EMAIL = {}
     with pytest.raises(AccountUnavailable, match="DEFAULT_ACCOUNT"):
-        queued(letter())
+        queued(make_email())
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_message_goes_out_by_the_account_that_may_say_so(
     account("net-b", "b@example.net")
     account("net-a", "a@example.net")
     account("off", "off@example.org", is_active=False)
-    assert by_from_address(letter(from_email=from_email, headers=headers)) == expected
+    assert by_from_address(make_email(from_email=from_email, headers=headers)) == expected
 
 
 def test_the_ready_made_router_works_as_the_setting(settings: Any) -> None:
@@ -441,15 +441,15 @@ def test_the_ready_made_router_works_as_the_setting(settings: Any) -> None:
         "DEFAULT_ACCOUNT": "main",
         "ACCOUNT_ROUTER": "prx_email_django.backends.by_from_address",
     }
-    assert queued(letter(from_email="news@example.com")).account.name == "bulk"
-    assert queued(letter(from_email="x@example.edu")).account.name == "main"
+    assert queued(make_email(from_email="news@example.com")).account.name == "bulk"
+    assert queued(make_email(from_email="x@example.edu")).account.name == "main"
 
 
 # enqueue_many
 
 
 def test_messages_of_django_can_be_queued_in_bulk(main: Account) -> None:
-    rows = prx.enqueue_many([letter(to=[f"p{number}@example.org"]) for number in range(3)], account=main)
+    rows = prx.enqueue_many([make_email(to=[f"p{number}@example.org"]) for number in range(3)], account=main)
     assert list(Recipient.objects.order_by("pk").values_list("address", flat=True)) == [
         "p0@example.org",
         "p1@example.org",
@@ -460,6 +460,6 @@ def test_messages_of_django_can_be_queued_in_bulk(main: Account) -> None:
 
 def test_a_message_to_nobody_is_refused_in_bulk(main: Account) -> None:
     with pytest.raises(InvalidMessage) as refused:
-        prx.enqueue_many([letter(), letter(to=[])], account=main)
+        prx.enqueue_many([make_email(), make_email(to=[])], account=main)
     assert refused.value.code == "empty_to"
     assert not OutboxMessage.objects.exists()

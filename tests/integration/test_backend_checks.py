@@ -1,4 +1,4 @@
-"""A mistake in MAILERS, or a handler that mails its own failures, is told by ``check``, not by the first mail."""
+"""``check`` reports a mistake in MAILERS, or a handler that mails its own failures, before the first mail does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HAS_MAILERS = hasattr(mail, "mailers")
 
 
 class WithMore(OutboxEmailBackend):
-    """A backend of the host's, with one option more."""
+    """A backend of the project, with a further option."""
 
     outbox_options = OutboxEmailBackend.outbox_options | {"list_name"}
 
@@ -46,7 +46,7 @@ def found(settings: Any, options: dict[str, Any], path: str = PATH) -> list[chec
         ({"on_unknown": "drop"}, "E034", "hold"),
     ],
 )
-def test_a_mistake_in_options_is_told_with_what_to_write(
+def test_a_mistake_in_options_is_reported_with_a_hint(
     options: dict[str, Any], expected: str, hint: str, settings: Any
 ) -> None:
     (problem,) = found(settings, options)
@@ -68,7 +68,7 @@ def test_options_that_are_right_are_left_alone(options: dict[str, Any], settings
     assert found(settings, options) == []
 
 
-def test_every_mistake_is_told_at_once(settings: Any) -> None:
+def test_every_mistake_is_reported_at_once(settings: Any) -> None:
     assert len(found(settings, {"acount": 1, "priority": 99, "on_unknown": "x", "expires_after": "y"})) == 4
 
 
@@ -104,7 +104,7 @@ def handler() -> Iterator[AdminEmailHandler]:
 
 
 def use(settings: Any, path: str) -> None:
-    """Mail goes through this backend by default."""
+    """Make the backend the default."""
     settings.ADMINS = ["admin@example.com"]
     if HAS_MAILERS:
         settings.MAILERS = {"default": {"BACKEND": path}, "direct": {"BACKEND": SMTP}}

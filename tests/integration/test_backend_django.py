@@ -1,4 +1,4 @@
-"""Every way by which Django sends mail leads into the outbox, without a warning, by the settings of each version."""
+"""Every function of Django that sends mail uses the outbox, without a warning, by the settings of each version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from django.utils.log import AdminEmailHandler
 
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.models import Account, OutboxMessage
-from tests.integration.backend_messages import letter
+from tests.integration.backend_messages import make_email
 
 pytestmark = pytest.mark.django_db
 
@@ -29,7 +29,7 @@ HAS_MAILERS = hasattr(mail, "mailers")
 
 @pytest.fixture(autouse=True)
 def host(settings: Any) -> None:
-    """A host that uses the outbox in the way of this Django; warnings are errors."""
+    """A project that uses the outbox by the settings of this Django; warnings are errors."""
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
     settings.ADMINS = settings.MANAGERS = (
         ["admin@example.com"] if django.VERSION >= (6, 0) else [("Admin", "admin@example.com")]
@@ -62,8 +62,8 @@ def test_send_mail() -> None:
 
 
 def test_send_mass_mail() -> None:
-    letters = [(f"n {number}", "text", None, [f"p{number}@example.org"]) for number in range(3)]
-    assert mail.send_mass_mail(letters) == 3
+    mails = [(f"n {number}", "text", None, [f"p{number}@example.org"]) for number in range(3)]
+    assert mail.send_mass_mail(mails) == 3
     assert OutboxMessage.objects.count() == 3
 
 
@@ -74,7 +74,7 @@ def test_mail_to_admins_and_managers() -> None:
     assert subjects == {"[Django] Down", "[Django] Broken link"}
 
 
-def test_a_message_tells_its_row() -> None:
+def test_a_message_has_the_id_of_its_row() -> None:
     message = EmailMessage("Hello", "text", "app@example.com", ["ann@example.org"])
     assert message.send() == 1
     assert message.outbox_id == the_row().pk  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def test_a_password_reset(settings: Any) -> None:
     form = PasswordResetForm({"email": "ann@example.org"})
     assert form.is_valid()
     form.save(domain_override="example.com", subject_template_name="subject.txt", email_template_name="body.html")
-    assert [one.address for one in the_row().recipients.all()] == ["ann@example.org"]
+    assert [recipient.address for recipient in the_row().recipients.all()] == ["ann@example.org"]
 
 
 def test_an_error_mail() -> None:
@@ -113,43 +113,43 @@ if HAS_MAILERS:
         assert row.expires_at is not None
 
     def test_a_silent_mailer_raises_nothing() -> None:
-        assert letter().send(using="quiet") == 0
+        assert make_email().send(using="quiet") == 0
         assert not OutboxMessage.objects.exists()
 
     @pytest.mark.parametrize("alias", ["wrong", "worse"])
     def test_a_wrong_option_names_its_mailer(alias: str) -> None:
         with pytest.raises(mail.InvalidMailer, match=f"MAILERS\\['{alias}'\\]"):
-            letter().send(using=alias)
+            make_email().send(using=alias)
 
-    def test_a_slip_in_an_option_of_a_mailer_names_the_known_ones() -> None:
+    def test_a_mistyped_option_of_a_mailer_names_the_known_options() -> None:
         with pytest.raises(mail.InvalidMailer, match="Unknown options 'acount'. Known are account, expires_after"):
-            letter().send(using="wrong")
+            make_email().send(using="wrong")
 
-    def test_the_old_settings_on_a_new_django_cause_no_warning_beside_djangos_own(settings: Any) -> None:
+    def test_the_old_settings_on_a_new_django_cause_no_warning_except_djangos_own(settings: Any) -> None:
         del settings.MAILERS
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             with override_settings(EMAIL_BACKEND=PATH):
-                assert letter().send() == 1
-                assert mail.get_connection(account="bulk", fail_silently=True).send_messages([letter()]) == 1
-        told = "\n".join(str(one.message) for one in seen)
-        assert "OutboxEmailBackend" not in told
-        assert "BaseEmailBackend" not in told
+                assert make_email().send() == 1
+                assert mail.get_connection(account="bulk", fail_silently=True).send_messages([make_email()]) == 1
+        warned = "\n".join(str(warning.message) for warning in seen)
+        assert "OutboxEmailBackend" not in warned
+        assert "BaseEmailBackend" not in warned
         assert OutboxMessage.objects.filter(account__name="bulk").count() == 1
 
 else:
 
     def test_a_connection_may_name_its_account() -> None:
         connection = mail.get_connection(account="bulk", priority=-5)
-        assert letter(connection=connection).send() == 1
+        assert make_email(connection=connection).send() == 1
         assert (the_row().account.name, the_row().priority) == ("bulk", -5)
 
-    def test_a_slip_in_the_options_of_a_connection_is_no_surprise_later() -> None:
+    def test_a_mistyped_option_of_a_connection_is_refused_at_once() -> None:
         with pytest.raises(ImproperlyConfigured, match="acount"):
             mail.get_connection(acount="bulk")
 
     def test_what_is_meant_for_another_backend_is_ignored_as_django_does() -> None:
-        assert letter(connection=mail.get_connection(host="mail.example.org", port=25, foo="bar")).send() == 1
+        assert make_email(connection=mail.get_connection(host="mail.example.org", port=25, foo="bar")).send() == 1
 
     def test_credentials_of_a_call_are_those_of_the_account_all_the_same() -> None:
         assert mail.send_mail("Hello", "text", None, ["ann@example.org"], auth_user="u", auth_password="p") == 1
@@ -165,7 +165,7 @@ def test_a_wrong_option_is_refused_at_once() -> None:
             OutboxEmailBackend(**options)  # type: ignore[arg-type]
 
 
-def test_a_slip_in_an_option_chooses_no_other_account() -> None:
+def test_a_mistyped_option_chooses_no_other_account() -> None:
     with pytest.raises(
         ImproperlyConfigured, match="Unknown options 'acount'. Known are account, expires_after, fail_silently"
     ):
@@ -181,6 +181,6 @@ def test_an_option_of_a_subclass_is_its_own() -> None:
             super().__init__(**kwargs)
             self.stamp = stamp
 
-    assert Stamping(stamp="blue", account="bulk").send_messages([letter()]) == 1
+    assert Stamping(stamp="blue", account="bulk").send_messages([make_email()]) == 1
     with pytest.raises(ImproperlyConfigured, match="Known are .*stamp"):
         Stamping(stmp="blue")

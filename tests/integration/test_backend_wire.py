@@ -1,4 +1,4 @@
-"""A switch to the outbox changes no message: the same octets' meaning reaches the same people under the same sender."""
+"""A switch to the outbox changes no message: content, recipients and sender stay the same."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from django.core.mail.backends import smtp
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.models import Account, OutboxMessage
-from tests.integration.backend_messages import MESSAGES, letter
+from tests.integration.backend_messages import MESSAGES, make_email
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: The outbox's own (Message-ID, Date), and what may differ while the meaning is the same.
+#: Headers that the outbox makes (Message-ID, Date), and those that may differ without a difference in meaning.
 OF_THE_OUTBOX = {"message-id", "date"}
 ENCODING = {"content-transfer-encoding", "content-type", "content-disposition", "mime-version"}
 
@@ -48,7 +48,7 @@ def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
 
 
 def by_smtp(message: EmailMessage, server: SmtpServer) -> Received:
-    """What Django's own SMTP backend sends."""
+    """The message as Django's own SMTP backend sends it."""
     alias: dict[str, Any] = {"alias": "reference"} if hasattr(mail, "mailers") else {}
     backend = smtp.EmailBackend(host=server.host, port=server.port, **alias)
     assert backend.send_messages([message]) == 1
@@ -56,7 +56,7 @@ def by_smtp(message: EmailMessage, server: SmtpServer) -> Received:
 
 
 def by_outbox(message: EmailMessage, server: SmtpServer) -> Received:
-    """What the outbox sends."""
+    """The message as the outbox sends it."""
     assert OutboxEmailBackend().send_messages([message]) == 1
     report = prx.drain()
     assert report.sent == 1, list(OutboxMessage.objects.values("last_error", "last_error_code"))
@@ -72,8 +72,8 @@ def header_of(part: ParsedMessage, left_out: set[str]) -> list[tuple[str, str]]:
 
 
 def tree(part: ParsedMessage, left_out: set[str]) -> Any:
-    """All that a reader can tell of a message; line ends of text are what transport makes of them."""
-    told: dict[str, Any] = {
+    """Everything that a mail program can read of a message; texts with the line ends that transport gives them."""
+    values: dict[str, Any] = {
         "header": header_of(part, left_out | ENCODING),
         "type": part.get_content_type(),
         "charset": (part.get_content_charset() or "us-ascii").lower(),
@@ -83,25 +83,25 @@ def tree(part: ParsedMessage, left_out: set[str]) -> Any:
     }
     if part.is_multipart():
         return (
-            told
-            | {"parts": [tree(cast(ParsedMessage, one), set()) for one in part.iter_parts()]}
+            values
+            | {"parts": [tree(cast(ParsedMessage, child), set()) for child in part.iter_parts()]}
             | (
-                {"message": [tree(cast(ParsedMessage, one), set()) for one in cast(Any, part.get_payload())]}
+                {"message": [tree(cast(ParsedMessage, attached), set()) for attached in cast(Any, part.get_payload())]}
                 if part.get_content_maintype() == "message"
                 else {}
             )
         )
-    octets = cast(bytes, part.get_payload(decode=True))
+    content = cast(bytes, part.get_payload(decode=True))
     if part.get_content_maintype() == "text":
-        octets = octets.replace(b"\r\n", b"\n").rstrip(b"\n")
-    return told | {"octets": octets}
+        content = content.replace(b"\r\n", b"\n").rstrip(b"\n")
+    return values | {"content": content}
 
 
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_the_message_on_the_wire_is_the_one_that_the_smtp_backend_sends(name: str, server: SmtpServer) -> None:
     expected = by_smtp(MESSAGES[name](), server)
     found = by_outbox(MESSAGES[name](), server)
-    given = {one.lower() for one in MESSAGES[name]().extra_headers} | (
+    given = {header.lower() for header in MESSAGES[name]().extra_headers} | (
         OF_THE_OUTBOX if name == "FromScratch" else set()
     )
     left_out = OF_THE_OUTBOX - given
@@ -125,7 +125,7 @@ def test_nobody_learns_of_a_blind_copy(name: str, server: SmtpServer) -> None:
     assert b"bcc" not in data.lower()
 
 
-def test_every_attempt_sends_the_same_octets(server: SmtpServer) -> None:
+def test_every_attempt_sends_the_same_bytes(server: SmtpServer) -> None:
     message = MESSAGES["attachments"]()
     OutboxEmailBackend().send_messages([message])
     row = OutboxMessage.objects.get()
@@ -157,18 +157,18 @@ def test_a_message_id_and_date_of_the_caller_outlive_a_failed_attempt(server: Sm
 
 
 def test_the_outbox_names_a_message_that_the_caller_left_unnamed(server: SmtpServer) -> None:
-    message = letter()
+    message = make_email()
     data = by_outbox(message, server).data
     assert parsed(data)["Message-ID"] == f"<outbox-{message.outbox_id}-0@prx-email.local>"  # type: ignore[attr-defined]
     assert len(parsed(data).get_all("Date", [])) == 1
 
 
 def test_text_beyond_ascii_stays_readable_in_its_source(server: SmtpServer) -> None:
-    data = by_outbox(letter(body="Viele herzliche Grüße aus dem Norden\n"), server).data
+    data = by_outbox(make_email(body="Viele herzliche Grüße aus dem Norden\n"), server).data
     assert b"Viele herzliche Gr=C3=BC=C3=9Fe aus dem Norden\r\n" in data
 
 
 def test_a_local_part_beyond_ascii_reaches_a_server_that_takes_it(server: SmtpServer) -> None:
-    found = by_outbox(letter(to=["Bjørn <bjørn@exämple.dk>"]), server)
+    found = by_outbox(make_email(to=["Bjørn <bjørn@exämple.dk>"]), server)
     assert found.recipients == ("bjørn@xn--exmple-cua.dk",)
     assert "<bjørn@xn--exmple-cua.dk>\r\n".encode() in found.data

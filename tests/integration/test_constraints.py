@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def refused(model: Any, pk: int, **columns: Any) -> bool:
-    """Whether the database refuses these columns of one row."""
+    """Whether the database refuses these values of a row."""
     connection = connections[outbox_alias()]
     quote = connection.ops.quote_name
     fields = {column: model._meta.get_field(column) for column in columns}
@@ -31,7 +31,7 @@ def refused(model: Any, pk: int, **columns: Any) -> bool:
     return False
 
 
-def test_a_status_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_status_is_refused() -> None:
     row = message(account())
     assert refused(OutboxMessage, row.pk, status="queued")
     assert refused(OutboxMessage, row.pk, status="")

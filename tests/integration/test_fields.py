@@ -1,4 +1,4 @@
-"""Encrypted columns in a real database: what is stored, what comes back, and what is left when a key is lost."""
+"""Encrypted columns in a real database: what is stored and read, and what works when a key is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from prx_email_django.models import Account
-from prx_email_django.models.encrypted import DecryptionFailed, Sealed, rotate
+from prx_email_django.models.encrypted import Ciphertext, DecryptionFailed, rotate
 
 pytestmark = pytest.mark.django_db
 
@@ -32,7 +32,7 @@ def make(name: str = "shop", password: str = "hunter2") -> Account:
 
 
 def column(account: Account, name: str = "password") -> str:
-    """Return what the table holds, past the ORM."""
+    """The value in the table, read without the ORM."""
     table, quote = Account._meta.db_table, connection.ops.quote_name
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {quote(name)} FROM {quote(table)} WHERE id = %s", [account.pk])
@@ -53,9 +53,9 @@ def test_the_table_holds_no_password_however_it_was_written() -> None:
     assert Account.objects.get(pk=account.pk).password == "correct horse"
     assert Account.objects.get(pk=other.pk).password == "battery staple"
     assert Account.objects.get(name="third").password == "open sesame"
-    told = " ".join(query["sql"] for query in queries)
+    statements = " ".join(query["sql"] for query in queries)
     for text in ("swordfish", "correct horse", "battery staple", "open sesame"):
-        assert text not in told
+        assert text not in statements
     for row in Account.objects.all():
         assert column(row).startswith("v1:")
 
@@ -73,21 +73,21 @@ def test_the_constraint_sees_through_the_encryption_whether_a_secret_is_set() ->
     with pytest.raises(IntegrityError), transaction.atomic():
         Account.objects.filter(pk=account.pk).update(password="")
     with pytest.raises(IntegrityError), transaction.atomic():
-        Account.objects.filter(pk=account.pk).update(oauth_token="a token beside the password")
+        Account.objects.filter(pk=account.pk).update(oauth_token="a token and a password")
     with pytest.raises(ValidationError):
         Account(name="none", host="smtp.example.com", user="ann", auth_method="password").full_clean()
     Account(name="one", host="smtp.example.com", user="ann", password="hunter2").full_clean()
 
 
-def test_a_preset_without_a_login_is_told_in_words() -> None:
-    """A CHECK constraint's name helps nobody who forgot the password."""
+def test_a_preset_without_credentials_is_refused_in_words() -> None:
+    """The name of a CHECK constraint does not say that the password is missing."""
     with pytest.raises(ValidationError, match="Set the password"):
         Account.objects.from_preset("gmail", name="news", user="news@example.com")
     assert not Account.objects.exists()
 
 
 @pytest.mark.parametrize("host", ["smtp.example.com:465", "smtps://smtp.example.com", "ann@smtp.example.com", "a host"])
-def test_a_host_with_something_beside_it_is_refused_at_its_field(host: str) -> None:
+def test_a_host_with_a_user_or_port_is_refused_at_its_field(host: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Account(name="one", host=host, user="ann", password="hunter2").full_clean()
     assert list(refused.value.message_dict) == ["host"]
@@ -117,12 +117,12 @@ def test_a_deferred_secret_is_fetched_when_it_is_read() -> None:
     assert account.password == "hunter2"
 
 
-def test_values_return_ciphertext_that_opens() -> None:
+def test_values_return_ciphertext_that_can_be_decrypted() -> None:
     make()
-    [sealed] = Account.objects.values_list("password", flat=True)
-    assert isinstance(sealed, Sealed)
-    assert "hunter2" not in repr(sealed)
-    assert sealed.open() == "hunter2"
+    [ciphertext] = Account.objects.values_list("password", flat=True)
+    assert isinstance(ciphertext, Ciphertext)
+    assert "hunter2" not in repr(ciphertext)
+    assert ciphertext.decrypt() == "hunter2"
 
 
 def test_saving_something_else_leaves_the_ciphertext_alone() -> None:
@@ -151,7 +151,7 @@ def test_a_lost_key_does_not_hide_the_accounts() -> None:
         assert Account.objects.get(pk=found.pk).password == "anew"
 
 
-def test_ciphertext_that_a_writer_of_the_table_moved_does_not_open() -> None:
+def test_ciphertext_that_was_moved_in_the_table_cannot_be_decrypted() -> None:
     account = make()
     Account.objects.filter(pk=account.pk).update(oauth_client_secret=F("password"))
     assert column(account, "oauth_client_secret") == column(account)

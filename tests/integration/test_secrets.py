@@ -1,4 +1,4 @@
-"""Planted passwords, tokens and client secrets are found nowhere but where they are used."""
+"""Passwords, tokens and client secrets of the tests appear only where they are used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ USER = "shop@example.com"
 
 
 def leaks(text: str) -> list[str]:
-    """The planted secrets that stand in ``text``: plain, or in base64 whatever comes before them."""
+    """The secrets in ``text``: plain, or in base64 at any offset."""
     text = unescape(text)
     return [name for name, secret in PLANTED.items() if any(form in text for form in _forms(secret))]
 
@@ -48,12 +48,12 @@ def _forms(secret: str) -> Iterator[str]:
     yield secret
     for shift in range(3):
         encoded = base64.b64encode(b"x" * shift + secret.encode()).decode()
-        # The first group mixes with what comes before, the last with what follows.
+        # The first group also encodes bytes before the secret, the last group bytes after it.
         yield encoded[4:-4]
 
 
 def plant(**fields: Any) -> tuple[Account, Account]:
-    """One account with a password, one with tokens, and what a worker learned with them."""
+    """An account with a password, an account with tokens, and their runtime state."""
     server = {"host": "127.0.0.1", "port": 2, "security": "none", "user": USER, "email": USER, **fields}
     oauth = {name: PLANTED[name] for name in ("oauth_token", "oauth_client_secret", "oauth_refresh_token")}
     first: Account = Account.objects.create(name="password", password=PLANTED["password"], **server)
@@ -71,7 +71,7 @@ def test_the_search_for_leaks_finds_what_it_looks_for() -> None:
 
 
 def everything_stored() -> str:
-    """All rows of all tables as text, and what waits in django-q2's queue, unpacked."""
+    """All rows of all tables as text, and the unpacked tasks in django-q2's queue."""
     parts = []
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
@@ -118,7 +118,7 @@ def test_no_secret_is_in_what_python_says_of_an_account() -> None:
 
 
 class ConnectionLost(Exception):
-    """What no code expects."""
+    """An exception that no code expects."""
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def reports() -> Iterator[list[str]]:
 
 
 def typed(account: Account) -> dict[str, str]:
-    """What a browser sends with new secrets typed in."""
+    """The form data that a browser sends with new secrets."""
     return {
         "name": account.name,
         "host": account.host,
@@ -226,7 +226,7 @@ def test_no_secret_is_in_the_error_report_of_a_login_that_broke(
         used = other if mechanism == "XOAUTH2" else account
         enqueue(account=used, to="ann@example.org", subject="x", body_text="x")
         with_locals = report_of_call(drain)
-    assert errors, "the login never came to the secret"
+    assert errors, "the login never used the secret"
     logged = [record.exc_info for record in caplog.records if record.exc_info and record.exc_info[0]]
     with_locals += [ExceptionReporter(None, *info).get_traceback_html() for info in logged]
     reporter = ExceptionReporter(None, type(errors[0]), errors[0], errors[0].__traceback__)
@@ -235,7 +235,7 @@ def test_no_secret_is_in_the_error_report_of_a_login_that_broke(
 
 
 def report_of_call(function: Any) -> list[str]:
-    """Django's report of what the call raises, with locals; none where it raises nothing."""
+    """Django's error report of the exception that the call raises, with locals; empty without an exception."""
     try:
         function()
     except ConnectionLost:
@@ -260,4 +260,4 @@ def test_no_page_of_the_admin_shows_a_secret() -> None:
             target = link.decode()
             if target not in seen and target not in waiting and "logout" not in target:
                 waiting.append(target)
-    assert len([one for one in seen if "/prx_email_django/" in one]) > 25
+    assert len([path for path in seen if "/prx_email_django/" in path]) > 25

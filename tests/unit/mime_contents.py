@@ -1,4 +1,4 @@
-"""Letters for the tests of rendering: by hand, by hypothesis, and what the standard library makes of them."""
+"""Content for the tests of rendering: by hand, by hypothesis, and rendered by the standard library."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any, cast
 from hypothesis import strategies as st
 
 from prx_email_django.mime.addresses import split_mailbox
-from prx_email_django.mime.content import MailContent, MailPart
+from prx_email_django.mime.bodies import MailPart
+from prx_email_django.mime.rendering import MailContent
 
 NOW = datetime(2026, 11, 24, 12, 30, 5, tzinfo=timezone(timedelta(hours=1)))
 
 
 def mail(**values: Any) -> MailContent:
-    """A small letter, with what a test cares about in its place."""
-    basics: dict[str, Any] = {
+    """The content of a small message, with ``values`` in place of its defaults."""
+    defaults: dict[str, Any] = {
         "from_email": "Ann <ann@example.com>",
         "to": ("bob@example.org",),
         "subject": "Hello",
@@ -28,29 +29,29 @@ def mail(**values: Any) -> MailContent:
         "date": NOW,
         "body_text": "Hello Bob.\n",
     }
-    return MailContent(**{**basics, **values})
+    return MailContent(**{**defaults, **values})
 
 
-def parsed(octets: bytes) -> EmailMessage:
-    """What a reader sees."""
-    return cast(EmailMessage, email.message_from_bytes(octets, policy=email.policy.default))
+def parsed(data: bytes) -> EmailMessage:
+    """The message as a mail program parses it."""
+    return cast(EmailMessage, email.message_from_bytes(data, policy=email.policy.default))
 
 
 def lines(text: str) -> list[str]:
-    """Text as its lines, whatever the line ends; a last line end makes no further line."""
+    """The lines of a text with any line ends; a line end at the end makes no further line."""
     found = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return found[:-1] if found[-1] == "" else found
 
 
 def by_stdlib(of: MailContent) -> EmailMessage:
-    """The same values as the standard library's ``EmailMessage``."""
+    """The same content as an ``EmailMessage`` of the standard library."""
     message = EmailMessage(policy=email.policy.SMTP.clone(cte_type="7bit"))
     message["Date"] = format_datetime(of.date)
     message["Message-ID"] = of.message_id
     message["From"] = _address(of.from_email)
     for name, addresses in (("To", of.to), ("Cc", of.cc), ("Reply-To", of.reply_to)):
         if addresses:
-            message[name] = [_address(one) for one in addresses]
+            message[name] = [_address(address) for address in addresses]
     message["Subject"] = of.subject.strip(" ")
     for name, value in of.headers:
         message[name] = value
@@ -73,7 +74,7 @@ def _address(text: str) -> Address:
 
 
 _plain = st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\u2028\u2029")
-#: Header text whose meaning is what it says: no encoded words of its own, no white space at its ends.
+#: Header text without encoded words, and without white space at its ends.
 header_texts = st.one_of(st.text(_plain, max_size=200), st.text('abc =?_("\\)<>,;:@.é漢😀', max_size=300)).map(
     lambda text: text.replace("=?", "=!").strip()
 )
@@ -83,7 +84,7 @@ bodies = st.one_of(
 )
 domains = st.sampled_from(["example.com", "Example.ORG", "localhost", "bücher.example", "[192.0.2.1]", "a-b.c.example"])
 locals_ = st.from_regex(r"[a-zA-Z0-9!#$%&'*+/=^_`{|}~-]{1,20}(\.[a-z0-9]{1,8}){0,2}", fullmatch=True)
-#: Of one encoded word at most: the standard library puts spaces between the words of a name (see test_mime_headers).
+#: At most one encoded word: the standard library puts spaces between the words of a name (see test_mime_headers).
 displays = (
     st.text(_plain, max_size=40)
     .map(lambda text: " ".join(text.replace("=?", "").split()))
@@ -102,7 +103,7 @@ def mailboxes(draw: st.DrawFn) -> str:
 
 @st.composite
 def parts(draw: st.DrawFn) -> MailPart:
-    """An attachment with a name that may hold anything but control characters."""
+    """An attachment whose name may hold anything except control characters."""
     return MailPart(
         kind="attachment",
         filename=draw(st.text(_plain, min_size=1, max_size=120).map(str.strip).filter(bool)),

@@ -24,7 +24,7 @@ POLICY = AttachmentPolicy(max_size=10, content_types=frozenset({"application/pdf
 
 
 def given_as(**values: Any) -> AttachmentInput:
-    """A small PDF by bytes, with what a test cares about in its place."""
+    """A small PDF, given as bytes, with ``values`` in place of its defaults."""
     return AttachmentInput(**{"filename": "a.pdf", "content_type": "application/pdf", "content": b"x", **values})
 
 
@@ -45,10 +45,10 @@ def test_an_attachment_of_exactly_the_limit_passes(source: dict[str, object]) ->
     [
         {"content": b"0123456789a"},
         {"content": None, "base64": base64.b64encode(b"0123456789a").decode()},
-        {"content": None, "base64": "!" * 10**6},  # judged by its length, before anything is decoded
+        {"content": None, "base64": "!" * 10**6},  # checked by its length, before it is decoded
     ],
 )
-def test_one_octet_more_is_refused_in_the_documented_words(source: dict[str, object]) -> None:
+def test_one_byte_more_is_refused_in_the_documented_words(source: dict[str, object]) -> None:
     error = refusal(given_as(**source))
     assert (str(error), error.code) == ("attachment exceeds size limit", "attachment_too_large")
 
@@ -77,7 +77,7 @@ def test_other_types_are_refused_in_the_documented_words(content_type: str) -> N
     assert (str(error), error.code) == ("attachment content type is not allowed", "attachment_type_not_allowed")
 
 
-def test_without_a_list_any_type_passes_that_is_one() -> None:
+def test_without_a_list_any_valid_type_passes() -> None:
     anything = dataclasses.replace(POLICY, content_types=None)
     assert load(given_as(content_type="application/vnd.ms-excel"), anything).content == b"x"
     for content_type in ("notamime", "multipart/mixed", "a/b\r\nc"):
@@ -96,11 +96,11 @@ def test_without_a_list_any_type_passes_that_is_one() -> None:
         {"content": None, "path": 7},
     ],
 )
-def test_a_source_that_is_not_exactly_one_is_refused(values: dict[str, object]) -> None:
+def test_other_than_exactly_one_source_is_refused(values: dict[str, object]) -> None:
     assert refusal(given_as(**values)).code == "attachment_source"
 
 
-def test_an_empty_attachment_is_one() -> None:
+def test_an_empty_attachment_is_accepted() -> None:
     assert load(given_as(content=b""), POLICY).content == b""
     assert load(given_as(content=None, base64=""), POLICY).content == b""
     assert load(given_as(content=bytearray(b"x")), POLICY).content == b"x"
@@ -109,12 +109,12 @@ def test_an_empty_attachment_is_one() -> None:
 @pytest.mark.parametrize(
     "text", ["eA", "eA=", "eA==\n", "e A==", "eA==eA==", "e=A=", "====", "eÄ==", "e-_=", "=", "eA==x"]
 )
-def test_base64_that_decoders_disagree_about_is_refused(text: str) -> None:
+def test_base64_that_decoders_read_differently_is_refused(text: str) -> None:
     assert refusal(given_as(content=None, base64=text)).code == "attachment_invalid_base64"
 
 
 @given(st.binary(max_size=10))
-def test_base64_says_what_it_says(content: bytes) -> None:
+def test_base64_is_decoded_unchanged(content: bytes) -> None:
     assert load(given_as(content=None, base64=base64.b64encode(content).decode()), POLICY).content == content
 
 
@@ -149,7 +149,7 @@ def test_contents_stay_out_of_repr_and_so_out_of_logs() -> None:
         (" a b.pdf", "a b.pdf"),
     ],
 )
-def test_file_names_are_names_everywhere(name: str, expected: str) -> None:
+def test_file_names_are_valid_on_every_system(name: str, expected: str) -> None:
     assert clean_filename(name) == expected
 
 
@@ -160,7 +160,7 @@ def test_no_file_name_hides_or_escapes(name: str) -> None:
     assert not set(cleaned) & {"/", "\\", "\x00", "\u202e"}
     assert not cleaned.startswith(".")
     assert len(cleaned.encode()) <= 150
-    assert not any(unicodedata.category(one) in {"Cc", "Cs", "Zl", "Zp"} for one in cleaned)
+    assert not any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in cleaned)
     assert clean_filename(cleaned) == cleaned
 
 

@@ -1,4 +1,4 @@
-"""The attachment store: whoever names a path, or changes directories meanwhile, never reads a file outside of it."""
+"""The attachment store: no path, and no change of its directories meanwhile, leads to a file outside of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prx_email_django.compose.attachments import AttachmentInput, AttachmentPolicy, load, read_stored
+from prx_email_django.compose.attachment_store import read_stored
+from prx_email_django.compose.attachments import AttachmentInput, AttachmentPolicy, load
 from prx_email_django.errors import AttachmentRejected
 
 SECRET = b"not for the mail"
@@ -27,7 +28,7 @@ UNTIMED = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store with files and with every kind of thing that leads out of it or never ends."""
+    """A store with files, and with links that lead out of it or nowhere."""
     root = tmp_path / "store"
     (root / "sub" / "deep").mkdir(parents=True)
     (root / "a.pdf").write_bytes(b"a")
@@ -91,11 +92,11 @@ def test_every_way_out_is_refused_in_the_documented_words(store: Path, path: str
 @pytest.mark.parametrize(
     "path", ["nothing.pdf", "nowhere/a.pdf", "a.pdf/b.pdf", "sub", "\ud800.pdf", "x" * 300, "..\\a.pdf"]
 )
-def test_what_is_not_there_is_said_to_be_missing(store: Path, path: str) -> None:
+def test_a_missing_file_is_reported_as_missing(store: Path, path: str) -> None:
     assert refusal(store, path)[1] == "attachment_not_found"
 
 
-def test_things_that_never_end_do_not_hold_the_caller(store: Path) -> None:
+def test_a_fifo_or_socket_does_not_block_the_caller(store: Path) -> None:
     os.mkfifo(store / "fifo.pdf")
     assert refusal(store, "fifo.pdf")[1] == "attachment_not_found"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -119,15 +120,15 @@ def test_the_size_is_judged_before_the_file_is_read(store: Path) -> None:
     assert refusal(store, "over.pdf")[1] == "attachment_too_large"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a file that is longer than it says")
-def test_a_file_that_is_longer_than_it_says_is_refused() -> None:
-    """Files of /proc tell a size of 0, as a file would that grows between the question and the reading."""
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a file that is longer than its size")
+def test_a_file_that_is_longer_than_its_size_is_refused() -> None:
+    """Files of /proc have the size 0, like a file that grows between ``fstat`` and reading."""
     with pytest.raises(AttachmentRejected) as refused:
         read_stored("/proc/sys/kernel/random", "uuid", 10)
     assert refused.value.code == "attachment_too_large"
 
 
-def test_a_store_that_is_missing_is_said_to_be_unconfigured(tmp_path: Path) -> None:
+def test_a_missing_store_is_reported_as_not_configured(tmp_path: Path) -> None:
     assert refusal(tmp_path / "missing", "a.pdf")[1] == "attachment_store_not_configured"
     (tmp_path / "file").write_bytes(b"")
     assert refusal(tmp_path / "file", "a.pdf")[1] == "attachment_store_not_configured"
@@ -187,7 +188,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 
 @pytest.fixture
 def swapped(store: Path) -> Iterator[Path]:
-    """The store while another process swaps ``flip`` as fast as it can."""
+    """The store while another process swaps ``flip`` as fast as possible."""
     (store / "real").mkdir()
     (store / "real" / "secret.pdf").write_bytes(b"harmless")
     command = [sys.executable, "-c", SWAPPER, str(store)]

@@ -20,7 +20,7 @@ from django.test.utils import isolate_apps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField, Sealed, is_set, rotate, seal
+from prx_email_django.models.encrypted import Ciphertext, DecryptionFailed, EncryptedTextField, encrypt, is_set, rotate
 
 LABEL = "prx_email_django.safe.secret"
 OLD, NEW = Fernet.generate_key(), Fernet.generate_key()
@@ -44,15 +44,15 @@ def keys(*given_keys: bytes) -> override_settings:
 
 def stored(instance: models.Model, name: str = "secret") -> str:
     value = instance.__dict__[name]
-    return value.stored if isinstance(value, Sealed) else value
+    return value.stored if isinstance(value, Ciphertext) else value
 
 
 @given(st.text(min_size=1))
 def test_every_text_comes_back_and_none_is_stored_as_it_is(text: str) -> None:
-    sealed = seal(text, label=LABEL)
-    assert sealed.open() == text
-    assert sealed.stored.startswith("v1:gAAAAA")
-    assert seal(text, label=LABEL).stored != sealed.stored
+    ciphertext = encrypt(text, label=LABEL)
+    assert ciphertext.decrypt() == text
+    assert ciphertext.stored.startswith("v1:gAAAAA")
+    assert encrypt(text, label=LABEL).stored != ciphertext.stored
 
 
 def test_the_empty_text_stays_empty_for_constraints_to_see() -> None:
@@ -74,8 +74,8 @@ def test_no_copy_dump_or_repr_of_an_instance_holds_the_text() -> None:
     safe = Safe(secret="hunter2")
     dumped = pickle.dumps(safe.__dict__["secret"])
     assert b"hunter2" not in dumped
-    assert pickle.loads(dumped).open() == "hunter2"
-    assert copy.deepcopy(safe.__dict__["secret"]).open() == "hunter2"
+    assert pickle.loads(dumped).decrypt() == "hunter2"
+    assert copy.deepcopy(safe.__dict__["secret"]).decrypt() == "hunter2"
     for shown in (repr(safe), repr(vars(safe)), str(safe.__dict__["secret"]), f"{safe.__dict__['secret']}"):
         assert "hunter2" not in shown
         assert stored(safe) not in shown
@@ -114,7 +114,7 @@ def test_code_that_moves_a_secret_takes_the_text_along() -> None:
 )
 def test_what_is_not_our_ciphertext_is_never_returned(value: str) -> None:
     with pytest.raises(DecryptionFailed) as caught:
-        Sealed(label=LABEL, stored=value).open()
+        Ciphertext(label=LABEL, stored=value).decrypt()
     assert value not in f"{caught.value} {caught.value!r} {caught.value.messages}"
     assert caught.value.__suppress_context__
 
@@ -124,7 +124,7 @@ def test_a_token_of_something_else_is_never_returned(content: object) -> None:
     with keys(OLD):
         token = Fernet(OLD).encrypt(json.dumps(content).encode()).decode()
         with pytest.raises(DecryptionFailed):
-            Sealed(label=LABEL, stored="v1:" + token).open()
+            Ciphertext(label=LABEL, stored="v1:" + token).decrypt()
 
 
 def test_a_lost_key_leaves_the_row_usable() -> None:
@@ -152,20 +152,20 @@ def test_a_form_says_at_the_field_that_the_key_is_lost() -> None:
 
 def test_rotation_ends_with_the_first_key_alone() -> None:
     with keys(OLD):
-        before = seal("hunter2", label=LABEL)
+        before = encrypt("hunter2", label=LABEL)
     with keys(NEW, OLD):
         after = rotate(before)
     with keys(NEW):
-        assert after.open() == "hunter2"
+        assert after.decrypt() == "hunter2"
         with pytest.raises(DecryptionFailed):
-            before.open()
+            before.decrypt()
         with pytest.raises(DecryptionFailed):
             rotate(before)
 
 
 def test_rotation_refuses_a_token_of_another_column() -> None:
     with pytest.raises(DecryptionFailed):
-        rotate(Sealed(label="prx_email_django.safe.other", stored=seal("hunter2", label=LABEL).stored))
+        rotate(Ciphertext(label="prx_email_django.safe.other", stored=encrypt("hunter2", label=LABEL).stored))
 
 
 # --- queries --------------------------------------------------------------------------------------------------------
@@ -183,10 +183,10 @@ def test_the_empty_text_can_be_asked_for_and_nothing_else() -> None:
     assert sql.strip().endswith("= %s")
     assert params == ("",)
     assert "IS NOT NULL" in where(Q(secret__isnull=False))[0]
-    sealed = seal("hunter2", label=LABEL)
-    assert where(Q(secret=sealed))[1] == (sealed.stored,)
+    ciphertext = encrypt("hunter2", label=LABEL)
+    assert where(Q(secret=ciphertext))[1] == (ciphertext.stored,)
     for wrong in (Q(secret="hunter2"), Q(secret=models.F("other"))):
-        with pytest.raises(FieldError, match="can't be searched"):
+        with pytest.raises(FieldError, match="cannot be searched"):
             where(wrong)
     for lookup in ("contains", "startswith", "in", "gt", "iexact", "regex"):
         with pytest.raises(FieldError):
@@ -196,10 +196,10 @@ def test_the_empty_text_can_be_asked_for_and_nothing_else() -> None:
 def test_every_way_of_writing_encrypts() -> None:
     field = Safe._meta.get_field("secret")
     for written in (field.get_prep_value("hunter2"), field.get_db_prep_save("hunter2", connection)):
-        assert field.from_db_value(written, None, connection).open() == "hunter2"
+        assert field.from_db_value(written, None, connection).decrypt() == "hunter2"
     assert field.get_prep_value(None) is None
     expression = models.F("other")
-    assert field.sealed(expression) is expression
+    assert field.encrypted(expression) is expression
 
 
 # --- migrations and forms -------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_no_key_gets_into_a_migration() -> None:
 
 
 def test_null_would_be_a_second_way_to_say_unset() -> None:
-    with pytest.raises(ValueError, match="never null"):
+    with pytest.raises(ValueError, match="must not be null"):
         EncryptedTextField(null=True)
 
 
@@ -249,8 +249,8 @@ def test_a_stolen_ciphertext_typed_into_a_form_is_not_put_to_use() -> None:
 def test_a_fixture_is_read_as_ciphertext_even_where_its_key_is_lost() -> None:
     field = Safe._meta.get_field("secret")
     dumped = stored(Safe(secret="hunter2"))
-    assert field.to_python(dumped).open() == "hunter2"
+    assert field.to_python(dumped).decrypt() == "hunter2"
     with keys(NEW), pytest.raises(DecryptionFailed):
-        field.to_python(dumped).open()
+        field.to_python(dumped).decrypt()
     assert field.to_python("hunter2") == "hunter2"
     assert field.to_python(None) == ""

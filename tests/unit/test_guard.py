@@ -26,5 +26,5 @@ def test_a_test_cannot_reach_another_machine() -> None:
         (("::ffff:192.0.2.1", 25, 0, 0), False),
     ],
 )
-def test_loopback_is_told_from_other_machines(address: object, expected: bool) -> None:
+def test_loopback_is_distinguished_from_other_machines(address: object, expected: bool) -> None:
     assert is_loopback(address) is expected

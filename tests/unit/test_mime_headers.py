@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.bodies import MailPart
 from prx_email_django.mime.encoded_words import decode_words, encode_words
 from prx_email_django.mime.headers import field, text_field
 from prx_email_django.mime.rendering import render
@@ -25,16 +25,16 @@ def test_long_headers_fold_without_losing_a_space() -> None:
     assert folded.replace("\r\n", "") == f"Subject: {value}"
 
 
-def test_a_long_link_is_not_torn_apart() -> None:
+def test_a_long_link_is_not_split() -> None:
     """The standard library encodes it, and List-Unsubscribe stops working."""
     link = f"<https://example.com/{'x' * 300}>, <mailto:out@example.com>"
     assert text_field("List-Unsubscribe", link).replace("\r\n", "") == f"List-Unsubscribe: {link}"
 
 
 def test_a_word_that_fits_on_no_line_is_encoded() -> None:
-    octets = render(mail(headers=(("X-Long", "x" * 5000),)))
-    assert max(map(len, octets.split(b"\r\n"))) <= 78
-    assert parsed(octets)["X-Long"] == "x" * 5000
+    data = render(mail(headers=(("X-Long", "x" * 5000),)))
+    assert max(map(len, data.split(b"\r\n"))) <= 78
+    assert parsed(data)["X-Long"] == "x" * 5000
 
 
 def test_encoded_lines_keep_to_76_characters() -> None:
@@ -80,7 +80,7 @@ def test_no_character_is_lost_or_split_between_encoded_words(text: str) -> None:
         ("=?\x00?q?a?=", "a"),
     ],
 )
-def test_decoding_survives_what_careless_senders_write(text: str, expected: str) -> None:
+def test_decoding_accepts_malformed_words(text: str, expected: str) -> None:
     assert decode_words(text) == expected
 
 
@@ -102,9 +102,9 @@ def test_decoding_never_fails(text: str) -> None:
     ],
 )
 def test_file_names_arrive_as_they_were_given(name: str) -> None:
-    octets = render(mail(parts=(MailPart("attachment", name, "application/pdf", b"x"),)))
-    assert max(map(len, octets.split(b"\r\n"))) <= 78
-    (attached,) = parsed(octets).iter_attachments()
+    data = render(mail(parts=(MailPart("attachment", name, "application/pdf", b"x"),)))
+    assert max(map(len, data.split(b"\r\n"))) <= 78
+    (attached,) = parsed(data).iter_attachments()
     assert attached.get_filename() == name
 
 
@@ -117,6 +117,6 @@ def test_a_name_longer_than_an_encoded_word_is_read_as_one_name() -> None:
 
 def test_many_recipients_fold_between_addresses() -> None:
     to = tuple(f"somebody.number{number}@example.com" for number in range(100))
-    octets = render(mail(to=to))
-    assert max(map(len, octets.split(b"\r\n"))) <= 78
-    assert tuple(one.addr_spec for one in parsed(octets)["To"].addresses) == to
+    data = render(mail(to=to))
+    assert max(map(len, data.split(b"\r\n"))) <= 78
+    assert tuple(address.addr_spec for address in parsed(data)["To"].addresses) == to

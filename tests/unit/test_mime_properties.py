@@ -1,4 +1,4 @@
-"""Rendering by hand is right only if every reader reads what the standard library would have said."""
+"""Rendered messages are read as those of the standard library are."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prx_email_django.mime.addresses import split_mailbox
-from prx_email_django.mime.content import MailContent, MailPart
-from prx_email_django.mime.rendering import render
+from prx_email_django.mime.bodies import MailPart
+from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.mime.transfer import _BLOCK, base64_lines, is_wire_form, with_crlf
 from tests.unit.mime_contents import bodies, by_stdlib, lines, mail, mails, parsed
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 57, 58, _BLOCK - 1, _BLOCK, _BLOCK + 1, 2 * _BLOCK + 57])
-def test_base64_in_blocks_is_what_the_standard_library_says(size: int) -> None:
+def test_base64_in_blocks_is_that_of_the_standard_library(size: int) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     content = content[:size]
     assert base64_lines(content) == base64.encodebytes(content).replace(b"\n", b"\r\n")
 
 
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b"a" * 997, b"a" * 998, b"a" * 999]), max_size=8))
-def test_a_line_is_too_long_where_taking_it_apart_says_so(pieces: list[bytes]) -> None:
+def test_a_line_is_too_long_exactly_if_one_of_the_split_lines_is(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     assert is_wire_form(data) == (max(map(len, data.split(b"\r\n"))) <= 998)
     ended = data if data.endswith((b"\r", b"\n")) or not data else data + b"\n"
@@ -35,11 +35,11 @@ def test_a_line_is_too_long_where_taking_it_apart_says_so(pieces: list[bytes]) -
 
 def addresses(message: EmailMessage, name: str) -> list[tuple[str, str]]:
     header = message[name]
-    return [(one.display_name, one.addr_spec) for one in header.addresses] if header else []
+    return [(address.display_name, address.addr_spec) for address in header.addresses] if header else []
 
 
 def given_addresses(mailboxes: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(one.display, one.addr_spec) for one in map(split_mailbox, mailboxes)]
+    return [(address.display, address.addr_spec) for address in map(split_mailbox, mailboxes)]
 
 
 def text_of(message: EmailMessage, kind: str) -> list[str]:
@@ -49,15 +49,15 @@ def text_of(message: EmailMessage, kind: str) -> list[str]:
 
 @given(mails)
 @settings(max_examples=60)
-def test_no_octet_leaves_that_a_seven_bit_server_would_mangle(of: MailContent) -> None:
-    octets = render(of)
-    assert octets.isascii()
-    assert b"\x00" not in octets
-    assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
-    assert octets.endswith(b"\r\n")
-    found = octets.split(b"\r\n")
+def test_no_byte_is_sent_that_a_seven_bit_server_would_change(of: MailContent) -> None:
+    data = render(of)
+    assert data.isascii()
+    assert b"\x00" not in data
+    assert data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n")
+    assert data.endswith(b"\r\n")
+    found = data.split(b"\r\n")
     assert max(map(len, found)) <= 998
-    header = octets.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    header = data.partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert all(line.strip() for line in header)
 
 
@@ -82,9 +82,9 @@ def test_no_body_or_attachment_is_altered_on_the_way(of: MailContent) -> None:
     assert text_of(message, "plain") == (lines(of.body_text) if of.body_text else [])
     assert text_of(message, "html") == (lines(of.body_html) if of.body_html else [])
     attachments = [
-        (one.get_filename(), one.get_content_type(), one.get_content()) for one in message.iter_attachments()
+        (part.get_filename(), part.get_content_type(), part.get_content()) for part in message.iter_attachments()
     ]
-    assert attachments == [(one.filename, one.content_type, one.content) for one in of.parts]
+    assert attachments == [(part.filename, part.content_type, part.content) for part in of.parts]
     assert not any(part.defects for part in message.walk())
 
 
@@ -100,14 +100,14 @@ def test_nothing_reads_differently_from_what_the_standard_library_makes(of: Mail
     theirs = parsed(built.as_bytes())
     for kind in ("plain", "html"):
         assert (text_of(ours, kind) or [""]) == (text_of(theirs, kind) or [""])
-    assert [one.get_content() for one in ours.iter_attachments()] == [
-        one.get_content() for one in theirs.iter_attachments()
+    assert [part.get_content() for part in ours.iter_attachments()] == [
+        part.get_content() for part in theirs.iter_attachments()
     ]
-    assert [one.get_content_type() for one in ours.walk()] == [one.get_content_type() for one in theirs.walk()]
+    assert [part.get_content_type() for part in ours.walk()] == [part.get_content_type() for part in theirs.walk()]
 
 
 @given(mails)
-def test_two_attempts_do_not_differ_in_a_single_octet(of: MailContent) -> None:
+def test_two_attempts_do_not_differ_in_a_single_byte(of: MailContent) -> None:
     assert render(of) == render(dataclasses.replace(of))
 
 

@@ -1,4 +1,4 @@
-"""Messages that are rendered already, as an email backend hands them over: sealed, and brought to the wire form."""
+"""Messages that are rendered already, as the email backend stores them: completed, and brought to wire form."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.unit.mime_contents import bodies, header_texts, mail, parsed
 
 
 def rendered(raw: bytes, **values: object) -> bytes:
-    octets = render(mail(raw=raw, **values))
-    assert octets.isascii()
-    assert b"\x00" not in octets
-    assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
-    assert max(map(len, octets.split(b"\r\n"))) <= 998
-    return octets
+    data = render(mail(raw=raw, **values))
+    assert data.isascii()
+    assert b"\x00" not in data
+    assert data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n")
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+    return data
 
 
 def leaves(message: EmailMessage) -> list[tuple[str, str | None, bytes]]:
-    """Type, file name and octets of every part that has content; texts by their lines."""
+    """Type, file name and bytes of every part with content; texts as their lines."""
     return [
         (part.get_content_type(), part.get_filename(), _content(part))
         for part in message.walk()
@@ -63,7 +63,7 @@ def test_what_another_renderer_said_is_said_still(subject: str, text: str, html:
     assert ours["From"] == theirs["From"]
 
 
-def test_seven_bit_messages_pass_octet_for_octet() -> None:
+def test_seven_bit_messages_are_not_changed() -> None:
     raw = (
         b"From: a@example.com\r\nMessage-ID: <own@example.com>\r\nDate: x\r\nX-Odd:  two\r\n\tspaces \r\n\r\nhello\r\n"
     )
@@ -77,14 +77,14 @@ def test_message_id_and_date_are_added_only_where_they_lack() -> None:
         b"Message-ID : <own@example.com>",
         b"MESSAGE-ID:\n <own@example.com>",
     ):
-        octets = rendered(b"Subject: x\n" + own + b"\n\nhello")
-        assert octets.lower().count(b"message-id") == 1
-        assert b"own@example.com" in octets
+        data = rendered(b"Subject: x\n" + own + b"\n\nhello")
+        assert data.lower().count(b"message-id") == 1
+        assert b"own@example.com" in data
 
 
 def test_extra_headers_stand_in_front() -> None:
-    octets = rendered(b"Date: x\n\nhello", headers=(("X-Original-To", "ann@example.com"),))
-    assert octets == (
+    data = rendered(b"Date: x\n\nhello", headers=(("X-Original-To", "ann@example.com"),))
+    assert data == (
         b"Message-ID: <outbox-7-0@mail.example.com>\r\nX-Original-To: ann@example.com\r\nDate: x\r\n\r\nhello\r\n"
     )
 
@@ -103,10 +103,10 @@ def test_extra_headers_stand_in_front() -> None:
     ],
 )
 def test_blind_copies_are_not_given_away(raw: bytes) -> None:
-    octets = rendered(raw)
-    assert b"cret" not in octets
-    assert b"\r\nSubject: x\r\n" in octets
-    assert octets.endswith(b"\r\n\r\nhello\r\n")
+    data = rendered(raw)
+    assert b"cret" not in data
+    assert b"\r\nSubject: x\r\n" in data
+    assert data.endswith(b"\r\n\r\nhello\r\n")
 
 
 def test_raw_utf8_headers_are_encoded_not_replaced() -> None:
@@ -119,7 +119,7 @@ def test_raw_utf8_headers_are_encoded_not_replaced() -> None:
     assert parsed(rendered("Subject: größer\n\nx".encode("latin-1")))["Subject"] == "größer"
 
 
-def test_parts_without_a_charset_keep_their_octets() -> None:
+def test_parts_without_a_charset_keep_their_bytes() -> None:
     raw = b"Content-Type: application/x-thing\nContent-Transfer-Encoding: 8bit\n\n\xff\xfe\x00abc\n"
     assert parsed(rendered(raw)).get_payload(decode=True) == b"\xff\xfe\x00abc\r\n"
 
@@ -164,18 +164,18 @@ def test_a_control_character_in_a_header_is_refused() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_garbage_is_rendered_or_refused_but_never_breaks_the_wire(raw: bytes) -> None:
+def test_malformed_messages_are_refused_or_rendered_in_wire_form(raw: bytes) -> None:
     try:
-        octets = render(mail(raw=raw))
+        data = render(mail(raw=raw))
     except ValueError:
         return
-    assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
-    assert b"\x00" not in octets
+    assert data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n")
+    assert b"\x00" not in data
 
 
 @given(st.lists(st.sampled_from([b"Subject: x", b"Bcc: y", b" ", b"z", b":", b"", b"\xff: q", b"From m"]), max_size=8))
 def test_splitting_loses_nothing(found: list[bytes]) -> None:
     data = b"".join(line + b"\r\n" for line in found)
     fields, body = split_fields(data)
-    header = b"".join(octets for _, octets in fields)
+    header = b"".join(encoded for _, encoded in fields)
     assert data.endswith((header + body, header + b"\r\n" + body))

@@ -1,4 +1,4 @@
-"""What is kept of received messages: strangers write them, so nothing they write may break or trick us."""
+"""Received messages come from anybody: nothing in them may raise, or inject a header into a reply."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EXPECTED = Inbound(
     ],
     ids=["lf", "crlf", "compat32", "default", "smtputf8"],
 )
-def test_every_way_of_handing_a_message_over_says_the_same(message: bytes | Message) -> None:
+def test_bytes_and_every_message_class_give_the_same_values(message: bytes | Message) -> None:
     assert parse_inbound(message) == EXPECTED
 
 
@@ -75,20 +75,20 @@ def test_raw_eight_bit_headers_are_read() -> None:
 
 
 class Hostile(Message):
-    """Its headers fail as the standard library's own parser fails on garbage."""
+    """A message whose headers raise, as the standard library's parser does for some malformed headers."""
 
     def get(self, name: str, failobj: object = None) -> object:  # type: ignore[override]
         raise IndexError(name)
 
 
-def test_a_header_that_the_standard_library_chokes_on_is_as_good_as_absent() -> None:
+def test_a_header_that_the_standard_library_cannot_parse_counts_as_absent() -> None:
     assert parse_inbound(Hostile()) == Inbound("", "", "", (), "", "")
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"From: ", b"Reply-To: ", b"Subject: ", b"References: ", b""]))
-def test_no_garbage_breaks_reading_or_replying(garbage: bytes, name: bytes) -> None:
-    found = parse_inbound(name + garbage)
-    assert parse_inbound(name + garbage) == found
+def test_no_malformed_header_breaks_reading_or_replying(value: bytes, name: bytes) -> None:
+    found = parse_inbound(name + value)
+    assert parse_inbound(name + value) == found
     if found.answer_to:
         assert normalise_recipients(found.answer_to)
     assert len(found.sender) <= 998

@@ -1,4 +1,4 @@
-"""The shapes of messages: what stands in what, and what the header says."""
+"""The structure of rendered messages, and their headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.message import EmailMessage
 import pytest
 
 from prx_email_django.mime import rendering
-from prx_email_django.mime.content import MailPart
+from prx_email_django.mime.bodies import MailPart
 from prx_email_django.mime.rendering import render
 from tests.unit.mime_contents import lines, mail, parsed
 
@@ -84,15 +84,15 @@ def test_text_beyond_ascii_is_not_read_as_ascii() -> None:
     attached = list(message.iter_attachments())
     assert amp.get_content().strip() == "<p>grüße"
     assert utf16.get_content() == "grüße"
-    assert [one.get_payload(decode=True) for one in attached] == [part.content for part in parts[:3]]
-    assert [one.get_content_charset() for one in attached] == ["utf-8", "latin-1", None]
+    assert [part.get_payload(decode=True) for part in attached] == [part.content for part in parts[:3]]
+    assert [part.get_content_charset() for part in attached] == ["utf-8", "latin-1", None]
 
 
-def test_long_lines_are_not_left_to_the_mercy_of_relays() -> None:
+def test_long_lines_are_encoded_before_a_relay_breaks_them() -> None:
     for text in ("word " * 100 + "\n.\n", "größe " * 100, "x" * 2000, "漢" * 500):
-        octets = render(mail(body_text=text))
-        assert max(map(len, octets.split(b"\r\n"))) <= 78
-        assert parsed(octets).get_content().splitlines() == text.splitlines()
+        data = render(mail(body_text=text))
+        assert max(map(len, data.split(b"\r\n"))) <= 78
+        assert parsed(data).get_content().splitlines() == text.splitlines()
 
 
 def test_a_text_that_holds_its_own_boundary_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_a_text_that_holds_its_own_boundary_is_not_cut(monkeypatch: pytest.Monke
 
 
 def test_blind_copies_stay_blind() -> None:
-    octets = render(mail(headers=(("Bcc", "secret@example.com"), ("Resent-Bcc", "secret@example.com"))))
-    assert b"secret" not in octets
+    data = render(mail(headers=(("Bcc", "secret@example.com"), ("Resent-Bcc", "secret@example.com"))))
+    assert b"secret" not in data
 
 
 def test_a_message_id_or_date_of_the_callers_own_is_kept_and_stands_once() -> None:
@@ -129,9 +129,9 @@ def test_a_reply_stays_in_its_thread() -> None:
 
 
 def test_a_thread_without_a_usable_id_makes_no_empty_header() -> None:
-    octets = render(mail(in_reply_to="ü", references="ü " + "x" * 1000))
-    assert b"In-Reply-To" not in octets
-    assert b"References" not in octets
+    data = render(mail(in_reply_to="ü", references="ü " + "x" * 1000))
+    assert b"In-Reply-To" not in data
+    assert b"References" not in data
 
 
 @pytest.mark.parametrize(
@@ -171,15 +171,15 @@ def test_a_thread_without_a_usable_id_makes_no_empty_header() -> None:
         {"parts": (MailPart("inline", "a", "image/png", b"", "lögo"),)},
     ],
 )
-def test_injection_and_nonsense_are_refused_not_rendered(values: dict[str, object]) -> None:
+def test_injection_and_malformed_values_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         render(mail(**values))
 
 
 def test_a_local_part_beyond_ascii_is_the_only_thing_beyond_seven_bits() -> None:
-    octets = render(mail(to=("jörg@example.com",), subject="größer", body_text="größer"))
-    assert octets.decode().encode("ascii", "ignore") == octets.replace("ö".encode(), b"")
-    assert "To: jörg@example.com\r\n".encode() in octets
+    data = render(mail(to=("jörg@example.com",), subject="größer", body_text="größer"))
+    assert data.decode().encode("ascii", "ignore") == data.replace("ö".encode(), b"")
+    assert "To: jörg@example.com\r\n".encode() in data
 
 
 @pytest.mark.parametrize("name", ["m.eml", "fwd.eml"])
@@ -195,10 +195,10 @@ def test_a_local_part_beyond_ascii_is_the_only_thing_beyond_seven_bits() -> None
 def test_an_attached_message_is_never_wrapped_in_an_encoding_that_readers_must_refuse(
     name: str, content: bytes
 ) -> None:
-    octets = render(mail(parts=(MailPart("attachment", name, "message/rfc822", content),)))
-    assert octets.isascii()
-    assert max(map(len, octets.split(b"\r\n"))) <= 998
-    (attached,) = parsed(octets).iter_attachments()
+    data = render(mail(parts=(MailPart("attachment", name, "message/rfc822", content),)))
+    assert data.isascii()
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+    (attached,) = parsed(data).iter_attachments()
     assert attached.get_content_type() == "message/rfc822"
     assert attached["Content-Transfer-Encoding"] == "7bit"
     assert attached.get_filename() == name
@@ -207,7 +207,7 @@ def test_an_attached_message_is_never_wrapped_in_an_encoding_that_readers_must_r
     assert str(inner["Subject"]) in {"inner", "grüße"}
 
 
-def test_a_delivery_report_that_cannot_travel_as_one_travels_as_octets() -> None:
+def test_a_delivery_report_that_is_not_seven_bit_becomes_octet_stream() -> None:
     (attached,) = parsed(
         render(mail(parts=(MailPart("attachment", "r", "message/delivery-status", b"\xff"),)))
     ).iter_attachments()
@@ -215,7 +215,7 @@ def test_a_delivery_report_that_cannot_travel_as_one_travels_as_octets() -> None
 
 
 def test_rendering_stays_far_below_what_the_standard_library_takes() -> None:
-    """About 25 µs here, where ``EmailMessage`` takes 2 ms; the bound only catches a fall back to such costs."""
+    """It takes about 25 µs, ``EmailMessage`` 2 ms; the bound only catches a rendering that is as slow."""
     of = mail(body_text="A line of plain text.\n" * 45, body_html="<p>A line of text, größer.</p>\n" * 30)
     took = min(_seconds(of) for _ in range(5))
     assert took < 400e-6

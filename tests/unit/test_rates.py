@@ -1,4 +1,4 @@
-"""A rate limit that is misread lets a provider lock the account; a window that forgets does too."""
+"""A rate limit that is misread, or a window that loses counts, makes a provider lock the account."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_an_impossible_option_is_refused_by_name(option: str, value: object) -> 
     with pytest.raises(InvalidMessage) as refused:
         check_options(**{option: value})  # type: ignore[arg-type]
     assert refused.value.code == "invalid_option"
-    assert str(refused.value).startswith(f"{option}: ")
+    assert str(refused.value).startswith(f"{option} must ")
 
 
 def test_a_message_cannot_expire_before_it_is_due() -> None:
@@ -103,7 +103,7 @@ def test_metadata_that_passes_fits_every_database(value: object) -> None:
 
 def _strings(value: object) -> list[str]:
     if isinstance(value, dict):
-        return [*value, *(one for inner in value.values() for one in _strings(inner))]
+        return [*value, *(text for inner in value.values() for text in _strings(inner))]
     if isinstance(value, list):
-        return [one for inner in value for one in _strings(inner)]
+        return [text for inner in value for text in _strings(inner)]
     return [value] if isinstance(value, str) else []

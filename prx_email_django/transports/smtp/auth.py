@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Protocol
 
+from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectionSettings
-from prx_email_django.transports.smtp.replies import clean
 
 #: Exchange Online: basic authentication is switched off for the tenant or the mailbox, whatever the password.
 DISABLED = frozenset({"5.7.30", "5.7.139"})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.text import CONTROL
 from prx_email_django.transports.base import OutgoingMessage
 
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"(?=@|$)')
 _UNQUOTED = re.compile("[ <>]")
 
@@ -79,20 +80,22 @@ def path(address: str) -> str:
     Raises:
         Unfit: it cannot stand there: control characters, blanks or brackets outside quotes, an impossible domain.
     """
-    written = address
-    if not address.isascii():
-        local, at, domain = address.rpartition("@")
-        try:
-            written = f"{local}{at}{domain.encode('idna').decode('ascii')}"
-        except UnicodeError as error:
-            raise UnsupportedMessage(
-                "the domain of an address cannot be written in ASCII", error_code="content"
-            ) from error
+    written = _with_ascii_domain(address)
     # Judged as it is written: IDNA turns a full-width bracket into a bracket.
     quoted = _QUOTED.match(written)
-    if _CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
+    if CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
         raise UnsupportedMessage("an address has characters that no envelope can carry", error_code="content")
     return written
+
+
+def _with_ascii_domain(address: str) -> str:
+    local, at, domain = address.rpartition("@")
+    if not at or domain.isascii():
+        return address
+    try:
+        return f"{local}@{ascii_domain(domain, underscores=True)}"
+    except ValueError as error:
+        raise UnsupportedMessage(f"the domain of an address is {error}", error_code="content") from error
 
 
 def body_size(body: bytes) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import re
 import socket
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
+
+from prx_email_django.rules import hosts
 
 #: Seconds for each address but the last: a dead IPv6 route must not use up the time of a working IPv4 address.
 _ONE_ADDRESS = 10.0
@@ -72,30 +73,15 @@ def local_name(sock: socket.socket) -> str:
 # Clear text
 
 
-def _address(sock: socket.socket) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    address = ipaddress.ip_address(str(sock.getpeername()[0]).partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
 def is_loopback(sock: socket.socket) -> bool:
-    """Whether the other end is this machine."""
-    return _address(sock).is_loopback
+    """Whether the connection has reached this machine, see ``rules.hosts``."""
+    address = str(sock.getpeername()[0])
+    return hosts.is_loopback(address, reached=address)
 
 
-def cleartext_allowed(sock: socket.socket, host: str, allowed: Iterable[str]) -> bool:
-    """Whether a host is named in ``allowed``, or the address that was reached lies in one of its networks."""
-    address = _address(sock)
-    for entry in allowed:
-        if entry.casefold() == host.casefold():
-            return True
-        try:
-            network = ipaddress.ip_network(entry, strict=False)
-        except ValueError:
-            continue
-        if address in network:
-            return True
-    return False
+def cleartext_allowed(sock: socket.socket, host: str, entries: Iterable[str]) -> bool:
+    """Whether clear text is allowed to the host under the address that the connection has reached."""
+    return hosts.cleartext_allowed(host, entries, reached=str(sock.getpeername()[0]))
 
 
 # TLS

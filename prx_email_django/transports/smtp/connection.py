@@ -16,7 +16,9 @@ from typing import cast
 
 import aiosmtplib
 
+from prx_email_django.rules.hosts import ascii_host
 from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp.commands import Extensions
@@ -29,7 +31,6 @@ from prx_email_django.transports.smtp.connect import (
     peer_name,
     tls_context,
 )
-from prx_email_django.transports.smtp.replies import clean
 from prx_email_django.transports.smtp.session import SmtpSession
 
 
@@ -94,12 +95,13 @@ class _Opening:
         context = None
         if settings.security != "none":
             context = await self._context()
-        self.sock = sock = await connect(settings.host, settings.port, timeout=settings.timeout)
+        host = ascii_host(settings.host)  # DNS and TLS see one name, and by IDNA 2008: Python's own codec has others
+        self.sock = sock = await connect(host, settings.port, timeout=settings.timeout)
         self.peer = peer_name(sock)
         if settings.security == "none":
             self._allow_cleartext(sock)
         self.client = client = _Client(
-            hostname=settings.host,
+            hostname=host,
             sock=sock,
             local_hostname=local_name(sock),
             timeout=settings.timeout,

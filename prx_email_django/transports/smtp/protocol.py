@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from prx_email_django.transports.smtp.replies import MalformedReply, Reply, ReplyParser, clean
+from prx_email_django.rules.text import clean
+from prx_email_django.transports.smtp.replies import MalformedReply, Reply, ReplyParser
 from prx_email_django.transports.smtp.reply_rules import Loss
 
 

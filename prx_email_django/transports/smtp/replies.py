@@ -7,31 +7,18 @@ from __future__ import annotations
 
 import re
 
+from prx_email_django.rules.text import clean
+
 #: Bytes of one reply line; RFC 5321 §4.5.3.1.5 says 512, servers send more.
 MAX_LINE = 8192
 #: Lines of one reply.
 MAX_LINES = 100
-#: Characters of a text that is stored, shown or logged.
-MAX_TEXT = 160
 
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
 class MalformedReply(ValueError):
     """What the server sent is not an SMTP reply, or exceeds the bounds; ``str()`` is shown to people."""
-
-
-def clean(text: str) -> str:
-    """Return the text as one line of at most 160 characters.
-
-    Each run of control, format and blank characters becomes one blank.
-    """
-    if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
-        return text
-    text = " ".join(
-        "".join(character if character.isprintable() else " " for character in text[: MAX_TEXT * 8]).split()
-    )
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 class Reply:

@@ -1,4 +1,4 @@
-"""An address is never more than an address in MAIL and RCPT."""
+"""No address adds a parameter to MAIL or RCPT."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_no_address_adds_a_parameter(address: str) -> None:
         path(address)
 
 
-def test_lone_surrogate_is_unfit_and_no_exception_of_another_kind() -> None:
+def test_lone_surrogate_is_refused_as_an_unsupported_message() -> None:
     with pytest.raises(UnsupportedMessage):
         envelope(outgoing(1, "b\udc80b@example.org"), ALL)
 
 
 def test_address_given_to_the_email_backend_adds_no_parameter() -> None:
-    """The whole way: as Django's email backend takes it, as RCPT has it."""
+    """From the argument of Django's email backend to RCPT."""
     given = '"a b"@ex_a.org\uff1eNOTIFY'
     try:
         address = envelope_address("to", given)

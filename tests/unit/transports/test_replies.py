@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prx_email_django.rules.text import MAX_TEXT, clean
 from prx_email_django.transports.smtp.replies import (
     MAX_LINE,
     MAX_LINES,
-    MAX_TEXT,
     MalformedReply,
     Reply,
     ReplyParser,
-    clean,
 )
 from tests.support.outgoing_messages import parse_reply
 

@@ -1,0 +1,60 @@
+"""Domain names in ASCII: the one form in which they are stored, compared, resolved and verified."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import idna
+
+#: Characters of a domain name in ASCII (RFC 1035 §2.3.4, without the length bytes and the root).
+MAX_DOMAIN = 253
+
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL_WITH_UNDERSCORES = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+#: The full stop and the ideographic ones that may stand for it (UTS 46).
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+
+
+@lru_cache(maxsize=4096)
+def ascii_domain(domain: str, *, underscores: bool = False) -> str:
+    """The domain in lower-case ASCII: UTS 46 mapping, then IDNA 2008, non-transitional as registries and browsers.
+
+    Python's own codec is IDNA 2003, which makes ``strasse.example`` of ``straße.example``: another domain, with
+    another owner.  What IDNA 2008 refuses (emoji, for example) is refused; its ASCII form ``xn--…`` is accepted.
+    ``underscores``: no host name may hold one, but names of private networks do.
+
+    Raises:
+        ValueError: it is no host name; the text goes on after "the domain is".
+    """
+    if len(domain) > MAX_DOMAIN:
+        raise ValueError("too long")
+    wanted = _LABEL_WITH_UNDERSCORES if underscores else _LABEL
+    labels = _ascii_labels(domain)
+    if not all(map(wanted.fullmatch, labels)):
+        raise ValueError("not a host name")
+    name = ".".join(labels)
+    if len(name) > MAX_DOMAIN:
+        raise ValueError("too long")
+    return name
+
+
+def ascii_domain_pattern(pattern: str) -> str:
+    """A pattern for domains (``fnmatch``) in lower-case ASCII; wildcards stand in labels of ASCII only.
+
+    Raises:
+        ValueError: a label beyond ASCII is no label of a host name, or has a wildcard in it.
+    """
+    labels = _DOTS.split(pattern)
+    return ".".join(label.lower() if label.isascii() else ascii_domain(label) for label in labels)
+
+
+def _ascii_labels(domain: str) -> list[str]:
+    if domain.isascii():
+        return domain.lower().split(".")
+    try:
+        labels = idna.uts46_remap(domain, std3_rules=False, transitional=False).split(".")
+        # ASCII labels are judged by the caller: IDNA has no underscore.
+        return [label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels]
+    except UnicodeError as error:  # idna.IDNAError is one
+        raise ValueError("not a host name") from error

@@ -1,0 +1,63 @@
+"""Text that other people wrote: which characters it may hold, and what of it is stored, shown or logged."""
+
+from __future__ import annotations
+
+import re
+
+#: Characters kept of a text that is stored, shown or logged: a reply of a server, an error.
+MAX_TEXT = 160
+#: Characters of the columns that hold a name or a reason: peer, worker, pause reason.
+MAX_COLUMN = 255
+#: Characters of the column that holds an enhanced status code, such as ``5.7.1`` (RFC 3463).
+MAX_ENHANCED_CODE = 15
+
+_ASCII_CONTROLS = "\x00-\x1f\x7f"
+_SURROGATES = "\ud800-\udfff"
+_CONTROLS = f"{_ASCII_CONTROLS}\x80-\x9f\u2028\u2029{_SURROGATES}"
+
+#: What no text may hold that a caller gives for a header, an address or a label: C0, DEL, C1, the line and paragraph
+#: separators (some readers break a line there) and lone surrogates.
+CONTROL = re.compile(f"[{_CONTROLS}]")
+#: What no text at all may hold: PostgreSQL stores no NUL, and no encoding has lone surrogates.  Line ends may stand in
+#: a body.
+NOT_TEXT = re.compile(f"[\x00{_SURROGATES}]")
+#: What breaks a header field that is written.  Tab is white space there, and what lies beyond ASCII is encoded: the
+#: headers of messages that others made hold C1 when Latin-1 was guessed.
+HEADER_BREAK = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+#: What is removed from a file name: ``CONTROL``, the bidirectional controls (they show ``gpj.exe`` as ``exe.jpg``) and
+#: the byte order mark.
+INVISIBLE = re.compile(f"[{_CONTROLS}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+#: What becomes one blank in a log line: ``CONTROL`` and blanks, the non-breaking one too.
+_BLANKS = re.compile(f"[{_CONTROLS} \xa0]+")
+
+#: Longer input is cut before addresses are searched, so that the search has a bound.
+_MAX_INPUT = 4096
+#: A local part has at most 64 bytes (RFC 5321 §4.5.3.1.1), but real ones are longer.
+_ADDRESS = re.compile(r"""("[^"@]{0,254}"|[^\s<>()\[\],;:@"]{1,254})@(\[[^\]\s]{1,64}\]|[^\s<>()\[\],;:@"']+)""")
+
+
+def cut(text: str, length: int = MAX_TEXT) -> str:
+    """The first ``length`` characters of the text."""
+    return text[:length]
+
+
+def clean(text: str) -> str:
+    """The text on one line: each run of blanks and unprintable characters is one blank, at most 160 characters."""
+    if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
+        return text
+    printable = "".join(character if character.isprintable() else " " for character in text[: MAX_TEXT * 8])
+    text = " ".join(printable.split())
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def redact_address(address: str) -> str:
+    """``ann@example.com`` becomes ``a***@example.com``, a text without ``@`` becomes ``***``."""
+    local, at, domain = address.rpartition("@")
+    first = local.lstrip('"')[:1]
+    return f"{first}***@{domain}" if at else "***"
+
+
+def redact(text: str) -> str:
+    """The text on one line with every address in it redacted, then cut at 160 characters."""
+    text = _BLANKS.sub(" ", text[:_MAX_INPUT]).strip()
+    return cut(_ADDRESS.sub(lambda match: redact_address(match[0]), text))

@@ -1,0 +1,114 @@
+"""A domain has one form in ASCII, so that mail and passwords go to the domain that was typed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from prx_email_django.conf import OutboxSettings, outbox_settings
+from prx_email_django.django_mail.envelope import envelope_address
+from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.rules.hosts import is_host
+from prx_email_django.rules.redirect import route
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp import connection
+from prx_email_django.transports.smtp.commands import UnsupportedMessage, path
+
+#: As typed, in ASCII.  IDNA 2003 would make ``strasse.example`` of the first, which is somebody else's.
+DOMAINS = [
+    ("stra\u00dfe.example", "xn--strae-oqa.example"),
+    ("STRA\u1e9eE.example", "xn--strae-oqa.example"),
+    ("\u03c2.example", "xn--3xa.example"),
+    ("b\u00fccher.example", "xn--bcher-kva.example"),
+    ("B\u00dcCHER\u3002example", "xn--bcher-kva.example"),
+    ("\u4f8b\u3048\uff0e\u30c6\u30b9\u30c8", "xn--r8jz45g.xn--zckzah"),
+    ("bu\u0308cher.example", "xn--bcher-kva.example"),
+    ("\uff26\uff21.example", "fa.example"),
+]
+
+
+def read(**values: object) -> OutboxSettings:
+    with override_settings(PRX_EMAIL=values):
+        return outbox_settings()
+
+
+@pytest.mark.parametrize(("typed", "expected"), DOMAINS)
+def test_every_address_goes_to_the_domain_that_was_typed(typed: str, expected: str) -> None:
+    address, wanted = f"me@{typed}", f"me@{expected}"
+    assert split_mailbox(address).addr_spec == wanted
+    assert envelope_address("to", address) == wanted
+    assert path(address) == wanted
+    assert read(REDIRECT_TO=address).redirect_to == (wanted,)
+    assert read(MESSAGE_ID_DOMAIN=typed).message_id_domain == expected
+
+
+def test_the_email_backend_reads_underscores_by_the_same_rule() -> None:
+    assert envelope_address("to", "me@a_b.stra\u00dfe.example") == "me@a_b.xn--strae-oqa.example"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*@stra\u00dfe.example", "*@STRA\u1e9eE.example", "*@*.example", "ann@*.example", "*@*example"]
+)
+def test_an_exempt_domain_is_exempt_however_it_is_typed(pattern: str) -> None:
+    settings = read(REDIRECT_TO="qa@example.com", REDIRECT_EXCEPT=[pattern])
+    address = split_mailbox("ann@stra\u00dfe.example").addr_spec
+    found = route([address], redirect_to=settings.redirect_to, passing=settings.redirect_except)
+    assert found.envelope == (address,)
+
+
+def test_a_pattern_that_could_never_match_is_refused() -> None:
+    """A wildcard inside a label beyond ASCII says nothing about the label's ASCII form."""
+    with pytest.raises(ImproperlyConfigured, match="REDIRECT_EXCEPT"):
+        read(REDIRECT_TO="qa@example.com", REDIRECT_EXCEPT=["*@stra\u00df*.example"])
+
+
+@pytest.mark.parametrize("domain", ["\U0001f4a9.example", "a\u200db.example", "\uff1e.example", "\u00df" * 60])
+def test_what_idna_2008_refuses_is_refused_everywhere(domain: str) -> None:
+    with pytest.raises(ValueError):
+        split_mailbox(f"me@{domain}")
+    with pytest.raises(ValueError):
+        envelope_address("to", f"me@{domain}")
+    with pytest.raises(UnsupportedMessage, match="not a host name"):
+        path(f"me@{domain}")
+    with pytest.raises(ImproperlyConfigured, match="REDIRECT_TO"):
+        read(REDIRECT_TO=f"me@{domain}")
+    assert not is_host(domain)
+
+
+def test_a_domain_that_idna_2008_refuses_may_be_given_in_ascii() -> None:
+    assert split_mailbox("me@xn--ls8h.example").addr_spec == "me@xn--ls8h.example"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [*DOMAINS, ("[::1]", "::1"), ("relay_1.internal", "relay_1.internal"), ("10.0.0.5",) * 2]
+)
+def test_dns_and_tls_see_the_host_that_was_typed(monkeypatch: pytest.MonkeyPatch, typed: str, expected: str) -> None:
+    """With ``fass.example`` for ``fa\u00df.example`` a stranger's good certificate would get the password."""
+    seen: list[object] = []
+
+    async def resolved(host: str, port: int, *, timeout: float) -> socket.socket:
+        seen.append(host)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+    class Client:
+        transport = None
+
+        def __init__(self, *, hostname: str, sock: socket.socket, **_options: object) -> None:
+            seen.append(hostname)
+            sock.close()
+            raise OSError("far enough")
+
+    monkeypatch.setattr(connection, "connect", resolved)
+    monkeypatch.setattr(connection, "peer_name", lambda _sock: "peer")
+    monkeypatch.setattr(connection, "local_name", lambda _sock: "here")
+    monkeypatch.setattr(connection, "_Client", Client)
+    settings = ConnectionSettings(host=typed, port=465, security="tls", auth_method="none")
+    with pytest.raises(ConnectError, match="far enough"):
+        asyncio.run(connection.SmtpTransport().open(settings))
+    assert seen == [expected, expected]
