@@ -75,13 +75,13 @@ def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, as
 
 
 def path(address: str) -> str:
-    """The address as it stands in MAIL and RCPT: its domain in ASCII (IDNA), its local part as it is.
+    """Return the address as MAIL and RCPT need it: its domain in ASCII (IDNA 2008), its local part unchanged.
 
     Raises:
-        Unfit: it cannot stand there: control characters, blanks or brackets outside quotes, an impossible domain.
+        UnsupportedMessage: the address has control characters, blanks or brackets outside quotes, or an invalid domain.
     """
     written = _with_ascii_domain(address)
-    # Judged as it is written: IDNA turns a full-width bracket into a bracket.
+    # Checked in the form that is written: IDNA turns a full-width bracket into a bracket.
     quoted = _QUOTED.match(written)
     if CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
         raise UnsupportedMessage("an address has characters that no envelope can carry", error_code="content")

@@ -13,7 +13,7 @@ from prx_email_django.models import Account, AccountState
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp.connection import SmtpTransport
-from prx_email_django.worker.tokens import login_for
+from prx_email_django.worker.tokens import connection_settings
 from tests.support.fake_clock import FakeClockLoop, run_jumping
 from tests.support.outgoing_messages import BODY, ListFeed, outgoing, settings_for
 from tests.support.smtp_server import SmtpServer
@@ -27,7 +27,7 @@ def default_settings(server: SmtpServer) -> ConnectionSettings:
 def account_settings(server: SmtpServer) -> ConnectionSettings:
     """Connection settings that a worker makes from an account."""
     account = Account(name="a", host=server.host, port=server.port, security="none", auth_method="none")
-    return login_for(account, AccountState(), token="", now=datetime.now(UTC))
+    return connection_settings(account, AccountState(), token="", now=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("settings", [default_settings, account_settings])
