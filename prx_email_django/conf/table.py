@@ -65,7 +65,5 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("TRANSPORT", "smtp", kinds.choice("smtp", "console", "memory"), "How messages are sent."),
     Setting("ACCOUNT_ROUTER", None, kinds.DOTTED, "f(message) -> account name, for the email backend."),
     Setting("AUTO_SCHEDULE", True, kinds.BOOLEAN, "migrate registers the schedule of django-q2, if installed."),
-    Setting(
-        "RETENTION", dict(kinds.RETENTION_DEFAULT), kinds.RETENTION, "How long sent and resting rows are kept."
-    ),
+    Setting("RETENTION", dict(kinds.RETENTION_DEFAULT), kinds.RETENTION, "How long sent and resting rows are kept."),
 )

@@ -7,10 +7,12 @@ import socket
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from prx_email_django.conf import OutboxSettings, outbox_settings
 from prx_email_django.django_mail.envelope import envelope_address
+from prx_email_django.django_mail.source import render_email
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.rules.hosts import is_host
 from prx_email_django.rules.redirect import route
@@ -48,6 +50,15 @@ def test_every_address_goes_to_the_domain_that_was_typed(typed: str, expected: s
 
 def test_the_email_backend_reads_underscores_by_the_same_rule() -> None:
     assert envelope_address("to", "me@a_b.stra\u00dfe.example") == "me@a_b.xn--strae-oqa.example"
+
+
+@pytest.mark.parametrize(("typed", "expected"), DOMAINS)
+def test_the_header_names_the_same_domain_as_the_envelope(typed: str, expected: str) -> None:
+    """Django writes domains by IDNA 2003: the answer to a message would go to another domain."""
+    message = EmailMessage("s", "b", f"me@{typed}", [f"Ann \u00dcnal <ann@{typed}>", "bob@example.org"])
+    header = render_email(message).raw.decode()
+    assert f"From: me@{expected}\r\n" in header
+    assert f"<ann@{expected}>, bob@example.org\r\n" in header
 
 
 @pytest.mark.parametrize(
