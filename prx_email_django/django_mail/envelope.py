@@ -71,7 +71,7 @@ def _leniently_read(text: str) -> str:
         if len(mailboxes) != 1 or {str(defect) for defect in parsed.all_defects} - {_NO_DOMAIN}:
             return ""
         domain = mailboxes[0].domain or ""
-        domain = domain and ascii_domain(domain, underscores=True)
+        domain = domain and ascii_domain(domain, lenient=True)
         return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
     except (HeaderParseError, IndexError, ValueError):
         return ""

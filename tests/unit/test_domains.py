@@ -48,8 +48,20 @@ def test_every_address_goes_to_the_domain_that_was_typed(typed: str, expected: s
     assert read(MESSAGE_ID_DOMAIN=typed).message_id_domain == expected
 
 
-def test_the_email_backend_reads_underscores_by_the_same_rule() -> None:
-    assert envelope_address("to", "me@a_b.stra\u00dfe.example") == "me@a_b.xn--strae-oqa.example"
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("a_b.stra\u00dfe.example", "a_b.xn--strae-oqa.example"),
+        ("Build_Host", "build_host"),
+        ("user-.example", "user-.example"),
+    ],
+)
+def test_names_that_no_host_may_have_but_private_networks_do_are_accepted(typed: str, expected: str) -> None:
+    assert envelope_address("to", f"me@{typed}") == f"me@{expected}"
+    assert read(REDIRECT_TO=f"me@{typed}").redirect_to == (f"me@{expected}",)
+    assert is_host(typed)
+    with pytest.raises(ValueError):
+        split_mailbox(f"me@{typed}")
 
 
 @pytest.mark.parametrize(("typed", "expected"), DOMAINS)
