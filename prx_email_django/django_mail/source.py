@@ -18,7 +18,8 @@ from django.core.mail import DNS_NAME, EmailMessage
 from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import is_misread_by_django
-from prx_email_django.mime.headers import HIDDEN_FIELDS, address_field
+from prx_email_django.mime.addresses import split_list
+from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, address_field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
 
@@ -129,14 +130,24 @@ def _is_between(value: str, earliest: datetime, latest: datetime) -> bool:
 
 def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     """The field, made again if it holds an address that Django writes differently."""
-    attribute = {"from": "from_email", "to": "to", "cc": "cc", "reply-to": "reply_to"}.get(name)
-    if attribute is None or any(given.lower() == name for given in message.extra_headers):
-        return encoded
-    given = getattr(message, attribute)
-    mailboxes = [str(address) for address in ([given] if attribute == "from_email" else given)]
+    mailboxes = _mailboxes(message, name)
     if not any(map(is_misread_by_django, mailboxes)):
         return encoded
-    return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()
+    try:
+        return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()
+    except ValueError:  # a header of the caller's own that holds more than addresses, such as groups
+        return encoded
+
+
+def _mailboxes(message: EmailMessage, name: str) -> list[str]:
+    """The addresses that the caller gave for the header field."""
+    for header, value in message.extra_headers.items():
+        if header.lower() == name:
+            return split_list(str(value)) if name in ADDRESS_FIELDS else []
+    if name == "from":
+        return [str(message.from_email)]
+    attribute = {"to": "to", "cc": "cc", "reply-to": "reply_to"}.get(name)
+    return [str(address) for address in getattr(message, attribute)] if attribute else []
 
 
 def _size(part: Message, limit: int) -> int:

@@ -73,6 +73,14 @@ def test_the_header_names_the_same_domain_as_the_envelope(typed: str, expected: 
     assert f"<ann@{expected}>, bob@example.org\r\n" in header
 
 
+def test_a_header_that_the_caller_overrides_keeps_its_domain() -> None:
+    headers = {"From": "Shop <shop@stra\u00dfe.example>", "To": "friends: a@example.org;, ann@stra\u00dfe.example"}
+    message = EmailMessage("s", "b", "me@example.org", ["ann@example.org"], headers=headers)
+    header = render_email(message).raw.decode()
+    assert "From: Shop <shop@xn--strae-oqa.example>\r\n" in header
+    assert "To: a@example.org, ann@" in header, "a header with a group stays as Django writes it"
+
+
 @pytest.mark.parametrize(
     "pattern", ["*@stra\u00dfe.example", "*@STRA\u1e9eE.example", "*@*.example", "ann@*.example", "*@*example"]
 )
