@@ -186,7 +186,7 @@ def _addresses(value: object) -> tuple[str, ...]:
 def _with_ascii_domain(address: str) -> str:
     local, _, domain = address.rpartition("@")
     try:
-        return f"{local}@{ascii_domain(domain, underscores=True)}"
+        return f"{local}@{ascii_domain(domain, lenient=True)}"
     except ValueError as error:
         raise ValueError(f"must hold bare addresses only; the domain of an address is {error}") from None
 

@@ -71,17 +71,21 @@ def _leniently_read(text: str) -> str:
         if len(mailboxes) != 1 or {str(defect) for defect in parsed.all_defects} - {_NO_DOMAIN}:
             return ""
         domain = mailboxes[0].domain or ""
-        domain = domain and ascii_domain(domain, underscores=True)
+        domain = domain and ascii_domain(domain, lenient=True)
         return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
     except (HeaderParseError, IndexError, ValueError):
         return ""
 
 
-def has_utf8_local_part(text: str) -> bool:
-    """Whether the text is an address that only SMTPUTF8 can carry (RFC 6531)."""
+def is_misread_by_django(text: str) -> bool:
+    """Whether Django writes another address into the header.
+
+    Django makes encoded words of a non-ASCII local part, and another domain of some non-ASCII domains (IDNA 2003).
+    """
     if text.isascii():
         return False
     try:
-        return not split_mailbox(text).addr_spec.isascii()
+        addr_spec = split_mailbox(text).addr_spec
     except ValueError:
         return False
+    return not addr_spec.isascii() or addr_spec.lower() not in text.lower()

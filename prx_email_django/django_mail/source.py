@@ -17,8 +17,9 @@ from django.core.mail import DNS_NAME, EmailMessage
 
 from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.conf import outbox_settings
-from prx_email_django.django_mail.envelope import has_utf8_local_part
-from prx_email_django.mime.headers import HIDDEN_FIELDS, address_field
+from prx_email_django.django_mail.envelope import is_misread_by_django
+from prx_email_django.mime.addresses import split_list
+from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, address_field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
 from prx_email_django.mime.transfer import is_wire_form, with_crlf
 
@@ -67,7 +68,7 @@ def render_email(message: EmailMessage) -> Rendered:
             if _is_chosen(message, name, value, made=_is_between(value, began, datetime.now(UTC))):
                 kept.append(encoded)
         elif name not in HIDDEN_FIELDS:
-            kept.append(_with_utf8_addresses(message, name, encoded))
+            kept.append(_with_own_addresses(message, name, encoded))
     raw = b"".join((*kept, b"\r\n", body))
     return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)
 
@@ -127,16 +128,26 @@ def _is_between(value: str, earliest: datetime, latest: datetime) -> bool:
     return earliest - timedelta(seconds=1) <= moment <= latest
 
 
-def _with_utf8_addresses(message: EmailMessage, name: str, encoded: bytes) -> bytes:
-    """The field, made again if an address has a non-ASCII local part: Django makes encoded words of it."""
-    attribute = {"from": "from_email", "to": "to", "cc": "cc", "reply-to": "reply_to"}.get(name)
-    if attribute is None or any(given.lower() == name for given in message.extra_headers):
+def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> bytes:
+    """The field, made again if it holds an address that Django writes differently."""
+    mailboxes = _mailboxes(message, name)
+    if not any(map(is_misread_by_django, mailboxes)):
         return encoded
-    given = getattr(message, attribute)
-    mailboxes = [str(address) for address in ([given] if attribute == "from_email" else given)]
-    if not any(map(has_utf8_local_part, mailboxes)):
+    try:
+        return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()
+    except ValueError:  # a header of the caller's own that holds more than addresses, such as groups
         return encoded
-    return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()
+
+
+def _mailboxes(message: EmailMessage, name: str) -> list[str]:
+    """The addresses that the caller gave for the header field."""
+    for header, value in message.extra_headers.items():
+        if header.lower() == name:
+            return split_list(str(value)) if name in ADDRESS_FIELDS else []
+    if name == "from":
+        return [str(message.from_email)]
+    attribute = {"to": "to", "cc": "cc", "reply-to": "reply_to"}.get(name)
+    return [str(address) for address in getattr(message, attribute)] if attribute else []
 
 
 def _size(part: Message, limit: int) -> int:

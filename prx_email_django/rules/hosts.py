@@ -26,7 +26,7 @@ def ascii_host(host: str) -> str:
     if _address(host) is not None:
         return _without_brackets(host)
     name = host.removesuffix(".")
-    return ascii_domain(name, underscores=True) + host[len(name) :]
+    return ascii_domain(name, lenient=True) + host[len(name) :]
 
 
 def is_host(host: str) -> bool:
@@ -71,7 +71,7 @@ def cleartext_entry(entry: str) -> str:
     except ValueError:
         if bare.replace(".", "").isdigit():  # a slip in an address, not a name
             raise
-        return ascii_domain(bare.removesuffix("."), underscores=True)
+        return ascii_domain(bare.removesuffix("."), lenient=True)
 
 
 def check_token_url(url: str) -> None:

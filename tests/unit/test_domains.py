@@ -7,10 +7,12 @@ import socket
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from prx_email_django.conf import OutboxSettings, outbox_settings
 from prx_email_django.django_mail.envelope import envelope_address
+from prx_email_django.django_mail.source import render_email
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.rules.hosts import is_host
 from prx_email_django.rules.redirect import route
@@ -46,8 +48,37 @@ def test_every_address_goes_to_the_domain_that_was_typed(typed: str, expected: s
     assert read(MESSAGE_ID_DOMAIN=typed).message_id_domain == expected
 
 
-def test_the_email_backend_reads_underscores_by_the_same_rule() -> None:
-    assert envelope_address("to", "me@a_b.stra\u00dfe.example") == "me@a_b.xn--strae-oqa.example"
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("a_b.stra\u00dfe.example", "a_b.xn--strae-oqa.example"),
+        ("Build_Host", "build_host"),
+        ("user-.example", "user-.example"),
+    ],
+)
+def test_names_that_no_host_may_have_but_private_networks_do_are_accepted(typed: str, expected: str) -> None:
+    assert envelope_address("to", f"me@{typed}") == f"me@{expected}"
+    assert read(REDIRECT_TO=f"me@{typed}").redirect_to == (f"me@{expected}",)
+    assert is_host(typed)
+    with pytest.raises(ValueError):
+        split_mailbox(f"me@{typed}")
+
+
+@pytest.mark.parametrize(("typed", "expected"), DOMAINS)
+def test_the_header_names_the_same_domain_as_the_envelope(typed: str, expected: str) -> None:
+    """Django writes domains by IDNA 2003: the answer to a message would go to another domain."""
+    message = EmailMessage("s", "b", f"me@{typed}", [f"Ann \u00dcnal <ann@{typed}>", "bob@example.org"])
+    header = render_email(message).raw.decode()
+    assert f"From: me@{expected}\r\n" in header
+    assert f"<ann@{expected}>, bob@example.org\r\n" in header
+
+
+def test_a_header_that_the_caller_overrides_keeps_its_domain() -> None:
+    headers = {"From": "Shop <shop@stra\u00dfe.example>", "To": "friends: a@example.org;, ann@stra\u00dfe.example"}
+    message = EmailMessage("s", "b", "me@example.org", ["ann@example.org"], headers=headers)
+    header = render_email(message).raw.decode()
+    assert "From: Shop <shop@xn--strae-oqa.example>\r\n" in header
+    assert "To: a@example.org, ann@" in header, "a header with a group stays as Django writes it"
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def _with_ascii_domain(address: str) -> str:
     if not at or domain.isascii():
         return address
     try:
-        return f"{local}@{ascii_domain(domain, underscores=True)}"
+        return f"{local}@{ascii_domain(domain, lenient=True)}"
     except ValueError as error:
         raise UnsupportedMessage(f"the domain of an address is {error}", error_code="content") from error
 
