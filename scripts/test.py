@@ -3,7 +3,7 @@
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` a missing
 database, Redis or browser is a failure.  A run in which no test passed is always a failure.  If no argument narrows the
 run, coverage is measured, on the first database only: it doubles the time.  Tests that do not depend on the database
-run once.
+run once, and the random exploration (``stateful``) runs on one database, another one each time.
 
 Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
 at once, the output of each other run when the runs before it have ended.
@@ -12,6 +12,7 @@ at once, the output of each other run when the runs before it have ended.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -104,10 +105,15 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     first, *others = engines
     if arguments:  # somebody waits for the output: the first run prints the results of all selected tests at once
         return [Run(first, marks()), *(Run(engine, marks("not engine_free"), may_be_empty=True) for engine in others)]
+    explored = random.choice(engines)  # noqa: S311  (not a secret)
+
+    def rows(engine: Finding) -> str:
+        return marks("not engine_free", "not acceptance", *([] if engine is explored else ["not stateful"]))
+
     return [
         *(Run(engine, marks("not engine_free", "acceptance"), measured=engine is first) for engine in engines),
         Run(first, marks("engine_free"), measured=True),
-        *(Run(engine, marks("not engine_free", "not acceptance"), measured=engine is first) for engine in engines),
+        *(Run(engine, rows(engine), measured=engine is first) for engine in engines),
     ]
 
 

@@ -1,7 +1,8 @@
 """Rules for every test: connections only to loopback, no hypothesis deadline, marks by folder, one database a worker.
 
-A test marked ``engine_free`` does not depend on the database, and ``make test`` runs it once.  A test marked ``long``
-takes long and has the same result on every Python and Django, and ``make matrix`` leaves it out.
+A test marked ``engine_free`` does not depend on the database, and ``make test`` runs it once.  A test marked
+``stateful`` tries other steps in every run, and ``make test`` runs it on one database, another one each time.  A test
+marked ``long`` takes long and has the same result on every Python and Django, and ``make matrix`` leaves it out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ hypothesis.settings.load_profile("outbox")
 MARKS = {
     "acceptance": ("acceptance",),
     "engine_free": ("unit", "acceptance/transports", "acceptance/test_demo.py", "integration/test_docs_run.py"),
+    "stateful": ("integration/test_stateful.py",),
     "long": ("integration/test_docs_run.py", "integration/test_stateful.py", "integration/test_claim_plan.py"),
 }
 
