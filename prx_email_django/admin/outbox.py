@@ -1,4 +1,4 @@
-"""The whole outbox: its state, and the buttons that pause and resume everything."""
+"""State of the whole outbox, and the buttons that pause and resume everything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ else:
 
 
 def everything_paused() -> OutboxState | None:
-    """The state of the outbox while everything is paused, else None."""
+    """Return the state of the outbox while everything is paused, else None."""
     state = OutboxState.objects.exclude(pause_reason="").first()
     if state is None or (state.paused_until is not None and state.paused_until <= timezone.now()):
         return None
@@ -32,12 +32,12 @@ def everything_paused() -> OutboxState | None:
 
 @admin.register(OutboxState)
 class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
-    """One row: whose database this is, when it was drained last, and whether everything is paused."""
+    """One row: the instance that owns the database, the last drain, and the pause of everything."""
 
     list_display = ("__str__", "instance", "pause_reason", "paused_until", "last_drain_at", "last_purge_at")
 
     def get_urls(self) -> list[URLPattern]:
-        """The two buttons."""
+        """Add the URLs of the two buttons."""
         guarded, name = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
         return [
             path("pause/", guarded(self.pause_view), name=f"{name}_pause"),
@@ -46,7 +46,7 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The row, and its buttons."""
+        """Show the row and its buttons."""
         context = {
             "title": _("State of the outbox"),
             "everything_paused": everything_paused(),
@@ -55,26 +55,26 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def pause_view(self, request: HttpRequest) -> HttpResponse:
-        """Pause everything, with a reason."""
+        """Pause everything; the form must contain a reason."""
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
         form = PauseForm(request.POST)
         if form.is_valid():
             api.pause_outbox(None, reason=form.cleaned_data["reason"], until=form.cleaned_data["until"])
-            messages.success(request, _("Everything is paused: messages are accepted and wait."))
+            messages.success(request, _("Everything is paused. New messages are queued and wait."))
         else:
             messages.error(request, form.first_error())
         return self._back()
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
-        """End that pause."""
+        """End the pause of everything."""
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
         was_paused = everything_paused() is not None
         api.resume_outbox(None)
-        messages.success(request, _("The outbox goes on.") if was_paused else _("The outbox was not paused."))
+        messages.success(request, _("The outbox is resumed.") if was_paused else _("The outbox was not paused."))
         return self._back()
 
     def _refusal(self, request: HttpRequest) -> HttpResponse | None:

@@ -1,4 +1,4 @@
-"""The options of the email backend: read once, by the backend and by the system check that looks at MAILERS."""
+"""Options of the email backend, read by the backend and by the system check of MAILERS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BackendOptions:
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """What is wrong with the option ``name``, and what to write instead; never its value."""
+    """An invalid option: ``message`` says what must be true, ``hint`` what to write.  Neither contains the value."""
 
     name: str
     message: str
@@ -37,13 +37,13 @@ class OptionProblem:
 def read_backend_options(
     account: object = None, priority: object = 0, expires_after: object = None, on_unknown: object = None
 ) -> BackendOptions:
-    """The options as they were given.
+    """Return the validated options.
 
     Raises:
-        ValueError: the first problem with them.
+        ValueError: an option is invalid; the text is its first problem.
     """
     for problem in option_problems(account, priority, expires_after, on_unknown):
-        raise ValueError(f"option {problem.name!r} {problem.message} {problem.hint}")
+        raise ValueError(f"option {problem.name!r} {problem.message}")
     return BackendOptions(
         account=str(account or ""),
         priority=int(str(priority)),
@@ -55,17 +55,20 @@ def read_backend_options(
 def option_problems(
     account: object = None, priority: object = 0, expires_after: object = None, on_unknown: object = None
 ) -> Iterator[OptionProblem]:
-    """Everything that is wrong with the values."""
+    """Yield every problem with the values."""
     if account is not None and (not isinstance(account, str) or not account):
-        yield OptionProblem("account", "is no name of an account.", "Write a name, or leave it out.")
+        yield OptionProblem("account", "must be the name of an account", "Write a name, or remove the option.")
     is_integer = isinstance(priority, int) and not isinstance(priority, bool)
     if not is_integer or not MIN_PRIORITY <= priority <= MAX_PRIORITY:  # type: ignore[operator]
-        yield OptionProblem("priority", "cannot be.", f"Write an integer from {MIN_PRIORITY} to {MAX_PRIORITY}.")
+        message = f"must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}"
+        yield OptionProblem("priority", message, "The default is 0; a higher priority is sent first.")
     if expires_after is not None and not _is_duration(expires_after):
-        hint = 'Write seconds, a timedelta, or text like "30s", "10m", "6h" or "5d".'
-        yield OptionProblem("expires_after", "is no duration.", hint)
+        message = 'must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"'
+        yield OptionProblem("expires_after", message, "Remove the option if messages must not expire.")
     if on_unknown not in (None, "", "retry", "hold"):
-        yield OptionProblem("on_unknown", "cannot be.", 'Write "retry" or "hold", or leave it out.')
+        yield OptionProblem(
+            "on_unknown", 'must be "retry" or "hold"', "Remove the option to use the setting ON_UNKNOWN."
+        )
 
 
 def _is_duration(value: object) -> bool:

@@ -150,7 +150,7 @@ def test_a_message_in_doubt_is_retried_only_after_the_box_is_ticked(page: Page) 
     page.get_by_role("button", name="Retry now").click()
     expect(page.get_by_role("button", name="Retry now")).to_be_visible()
     assert OutboxMessage.objects.get().is_at_rest
-    page.get_by_label("A second copy is all right").check()
+    page.get_by_label("I accept that a second copy may be sent").check()
     page.get_by_role("button", name="Retry now").click()
     expect(page.locator(".messagelist")).to_contain_text("due now")
     assert not OutboxMessage.objects.get().is_at_rest
@@ -176,7 +176,7 @@ def test_an_account_is_paused_and_resumed(page: Page) -> None:
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".outbox-why")).to_contain_text("moving house")
     page.get_by_role("button", name="Resume").click()
-    expect(page.locator(".messagelist")).to_contain_text("1 account goes on")
+    expect(page.locator(".messagelist")).to_contain_text("1 account is resumed")
     assert account.pause_reason == ""
 
 

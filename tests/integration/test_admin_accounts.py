@@ -76,7 +76,7 @@ def test_a_stored_secret_is_never_shown() -> None:
     page = rows.client_for("*").get(url_of(account)).content.decode()
     for secret in ("pw-stored-1", "rt-stored", "cs-stored", "v1:"):
         assert secret not in page
-    assert "A value is stored and never shown" in page
+    assert "A value is stored; it is never shown" in page
 
 
 def test_who_may_only_look_sees_whether_a_secret_is_set_and_no_more() -> None:
@@ -145,8 +145,8 @@ def test_a_new_destination_demands_every_stored_secret_anew(field: str, value: s
     account = rows.make_account(oauth_client_secret="cs-stored")
     client = rows.client_for("*")
     errors = errors_of(save(client, account, **{field: value}))
-    assert "type this anew" in str(errors["password"])
-    assert "type this anew" in str(errors["oauth_client_secret"])
+    assert "Enter this secret again" in str(errors["password"])
+    assert "Enter this secret again" in str(errors["oauth_client_secret"])
     assert getattr(Account.objects.get(), field) != value
     typed = {"password": "pw-typed-2", "clear_oauth_client_secret": "on"}
     assert save(client, account, **{field: value, **typed}).status_code == 302
@@ -206,7 +206,7 @@ def test_a_password_typed_for_one_server_is_not_saved_for_another() -> None:
     form = opened(client, account)
     Account.objects.filter(pk=account.pk).update(host="smtp.elsewhere.example")
     errors = errors_of(client.post(url_of(account), {**form, "password": "pw-typed-2"}))
-    assert "Somebody has changed Host" in str(errors["__all__"])
+    assert "Another person has changed Host" in str(errors["__all__"])
     assert Account.objects.get().password == "pw-stored-1"
 
 
@@ -285,7 +285,9 @@ def test_the_list_shows_the_pause_and_asks_the_same_queries_for_any_number() -> 
     assert count() == few
     page = unescape(client.get(rows.ACCOUNTS).content.decode())
     assert "authentication refused (535)" in page
-    assert "many providers want an app password" in client.get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
+    assert (
+        "many providers require an app password" in client.get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
+    )
     assert f'<a href="{rows.MESSAGES}?account__id__exact={first.pk}&status=at_rest">1</a>' in page
 
 
@@ -309,13 +311,13 @@ def test_pause_and_resume_by_button() -> None:
     url = f"{rows.ACCOUNTS}{account.pk}/"
     assert "Reason" in rows.told(client.post(f"{url}pause/", {"reason": ""}, follow=True))[0]
     past = {"reason": "x", "until": "2020-01-01T00:00"}
-    assert "past" in rows.told(client.post(f"{url}pause/", past, follow=True))[0]
+    assert "future" in rows.told(client.post(f"{url}pause/", past, follow=True))[0]
     until = {"reason": "moving", "until": "2199-01-01T10:30"}
     assert rows.told(client.post(f"{url}pause/", until, follow=True)) == ["1 account is paused."]
     assert account.pause_reason == "moving"
     assert account.paused_until is not None
     assert account.paused_until.year == 2199
-    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account goes on."]
+    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account is resumed."]
     assert account.pause_reason == ""
     assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account was not paused."]
     assert [one.change_message for one in LogEntry.objects.order_by("pk")] == ["Paused.", "Resumed."]
@@ -330,7 +332,7 @@ def test_pause_and_resume_in_bulk() -> None:
     done = client.post(rows.ACCOUNTS, {**data, "reason": "moving"}, follow=True)
     assert rows.told(done) == ["2 accounts are paused."]
     done = client.post(rows.ACCOUNTS, {**data, "action": "resume_selected"}, follow=True)
-    assert rows.told(done) == ["2 accounts go on."]
+    assert rows.told(done) == ["2 accounts are resumed."]
 
 
 def test_an_account_with_messages_is_kept_and_one_without_goes_with_what_it_owns() -> None:
@@ -358,6 +360,6 @@ def test_everything_is_paused_and_resumed_by_post_only() -> None:
     looker = rows.client_for("view_outboxstate")
     assert looker.post(f"{url}resume/").status_code == 403
     assert "Resume everything" not in looker.get(url).content.decode()
-    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox goes on."]
+    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox is resumed."]
     assert OutboxState.objects.get().pause_reason == ""
     assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox was not paused."]

@@ -88,7 +88,7 @@ def test_retry_makes_a_refused_message_due() -> None:
     assert message.next_attempt_at is not None
     assert message.next_attempt_at <= timezone.now()
     assert rows.told(response) == ["1 message is due now and will be sent by the next drain."]
-    assert LogEntry.objects.get().change_message == "Retry asked for."
+    assert LogEntry.objects.get().change_message == "Retry requested."
 
 
 def test_a_second_copy_is_made_only_by_who_says_so() -> None:
@@ -173,7 +173,7 @@ def test_a_bulk_action_over_too_many_changes_nothing(monkeypatch: pytest.MonkeyP
     account = rows.make_account()
     made = [rows.at_rest(account), rows.at_rest(account)]
     response = bulk(rows.client_for("*"), "retry_selected", made)
-    assert "More than 1 messages" in rows.told(response)[0]
+    assert "more than 1 messages" in rows.told(response)[0]
     assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
 
 
@@ -203,7 +203,7 @@ def test_the_buttons_are_those_that_make_sense() -> None:
     request.user = User.objects.create_superuser("root")
 
     def names(message: OutboxMessage) -> list[str]:
-        return [one["verb"].name for one in page.buttons_for(request, message)]
+        return [one["operation"].name for one in page.buttons_for(request, message)]
 
     later = timezone.now() + timedelta(days=1)
     assert names(rows.sent(account)) == []

@@ -59,7 +59,7 @@ def test_images_beyond_the_bound_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 def test_a_message_too_large_to_parse_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     message = rendered(text="x")
     monkeypatch.setattr(preview, "MAX_PARSED", 1)
-    assert "too large" in preview.bodies_of(message).trouble
+    assert "too large" in preview.bodies_of(message).error
 
 
 def test_altered_content_is_told_and_the_page_stays_readable() -> None:

@@ -32,28 +32,29 @@ def found(settings: Any, options: dict[str, Any], path: str = PATH) -> list[chec
 
 
 @pytest.mark.parametrize(
-    ("options", "expected", "hint"),
+    ("options", "expected", "text"),
     [
         ({"acount": "main"}, "E030", "account"),
         ({"something_else": 1}, "E030", "expires_after"),
-        ({"account": ""}, "E031", "name"),
-        ({"account": 7}, "E031", "name"),
-        ({"priority": 11}, "E032", "10"),
-        ({"priority": "1"}, "E032", "10"),
-        ({"priority": True}, "E032", "10"),
-        ({"expires_after": "soon"}, "E033", "6h"),
-        ({"expires_after": 0}, "E033", "6h"),
-        ({"on_unknown": "drop"}, "E034", "hold"),
+        ({"account": ""}, "E031", "'account' must be the name of an account."),
+        ({"account": 7}, "E031", "'account' must be the name of an account."),
+        ({"priority": 11}, "E032", "'priority' must be an integer from -10 to 10."),
+        ({"priority": "1"}, "E032", "'priority' must be an integer from -10 to 10."),
+        ({"priority": True}, "E032", "'priority' must be an integer from -10 to 10."),
+        ({"expires_after": "soon"}, "E033", "'expires_after' must be a duration: "),
+        ({"expires_after": 0}, "E033", "'expires_after' must be a duration: "),
+        ({"on_unknown": "drop"}, "E034", '\'on_unknown\' must be "retry" or "hold".'),
     ],
 )
 def test_a_mistake_in_options_is_told_with_what_to_write(
-    options: dict[str, Any], expected: str, hint: str, settings: Any
+    options: dict[str, Any], expected: str, text: str, settings: Any
 ) -> None:
     (problem,) = found(settings, options)
     assert problem.id == f"prx_email_django.{expected}"
     assert problem.level == checks.ERROR
     assert "bulk" in problem.msg
-    assert hint in str(problem.hint)
+    assert text in f"{problem.msg} {problem.hint}"
+    assert problem.hint
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from django.test import override_settings
 
 import prx_email_django as prx
 from prx_email_django import api, tasks
-from prx_email_django.management._loop import Stop, added
+from prx_email_django.management._loop import Stop, add_reports
 from prx_email_django.management.commands import flush_outbox
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import DrainReport
@@ -61,7 +61,7 @@ def test_a_program_reads_the_summary(server: SmtpServer, account: Account) -> No
 
 def test_a_dry_run_sends_nothing_and_tells_what_stops_it(server: SmtpServer, account: Account) -> None:
     queue(account, 2)
-    assert run("flush_outbox", "--dry-run") == "2 due\n  main: 2, may send"
+    assert run("flush_outbox", "--dry-run") == "2 due\n  main: 2 due, may send"
     prx.pause_outbox(account, reason="moving")
     told = json.loads(run("flush_outbox", "--dry-run", "--json"))
     assert told == {"due": 2, "accounts": {"main": {"due": 2, "why": "paused until a person resumes it: moving"}}}
@@ -75,7 +75,7 @@ def test_a_run_that_could_send_nothing_tells_what_stopped_it(server: SmtpServer,
     prx.pause_outbox(account, reason="moving")
     told = run("flush_outbox")
     assert told.startswith("0 sent in ")
-    assert told.endswith("\n  main: 2, paused until a person resumes it: moving")
+    assert told.endswith("\n  main: 2 due, paused until a person resumes it: moving")
     prx.resume_outbox(account)
     assert "main" not in run("flush_outbox")
 
@@ -84,7 +84,7 @@ def test_only_the_accounts_that_are_named_send(server: SmtpServer, account: Acco
     bulk = new_account("bulk", email="bulk@example.org", port=server.port)
     queue(account)
     queue(bulk)
-    assert run("flush_outbox", "--account", "bulk", "--dry-run") == "1 due\n  bulk: 1, may send"
+    assert run("flush_outbox", "--account", "bulk", "--dry-run") == "1 due\n  bulk: 1 due, may send"
     run("flush_outbox", account="bulk")
     assert OutboxMessage.objects.get(status="sent").account == bulk
 
@@ -273,4 +273,4 @@ def test_a_second_interrupt_ends_at_once() -> None:
 
 def test_reports_add_up() -> None:
     one, other = DrainReport(claimed=1, sent=1, seconds=0.5), DrainReport(claimed=2, failed=2, seconds=1)
-    assert added(one, other) == DrainReport(claimed=3, sent=1, failed=2, seconds=1.5)
+    assert add_reports(one, other) == DrainReport(claimed=3, sent=1, failed=2, seconds=1.5)

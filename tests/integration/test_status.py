@@ -122,7 +122,7 @@ def test_the_reasons_that_workers_share_are_read_from_their_rows(account: Accoun
     ConnectionSlot.objects.create(account=account, number=1, token=uuid.uuid4(), expires_at=NOW + MINUTE)
     assert account_reason(account, now=NOW) == "its 1 connection is in use"
     RateWindow.objects.create(account=account, limit_key="messages/60", bucket=int(NOW.timestamp() // 3), counts=[2])
-    assert account_reason(account, now=NOW).startswith("limit 2/minute reached, goes on at ")
+    assert account_reason(account, now=NOW).startswith("limit 2/minute reached, sending continues at ")
     AccountState.objects.create(account=account, pause_reason="refused", paused_by=PausedBy.WORKER)
     due = message(account)
     assert account_reason(account, now=NOW) == "paused until a person resumes it: refused"

@@ -125,15 +125,13 @@ def test_an_assertion_says_what_is_there_instead(outbox: TestOutbox) -> None:
         outbox.assert_queued()
     outbox.assert_not_queued()
     welcome()
-    with pytest.raises(
-        AssertionError, match=r"(?s)0 messages, not 1, have \{'to': 'bob@example.org'\}.*Welcome"
-    ) as told:
+    with pytest.raises(AssertionError, match=r"(?s)0 messages match \{'to': 'bob@example.org'\}.*Welcome") as told:
         outbox.assert_queued(to="bob@example.org")
     assert "ann@example.org" in str(told.value)
     welcome()
-    with pytest.raises(AssertionError, match="2 messages, not 1"):
+    with pytest.raises(AssertionError, match="2 messages match .*, but 1 should"):
         outbox.assert_queued(subject="Welcome")
-    with pytest.raises(AssertionError, match="2 messages have"):
+    with pytest.raises(AssertionError, match="2 messages match"):
         outbox.assert_not_queued(tag="")
     with pytest.raises(TypeError, match="subject"):
         outbox.assert_not_queued(subjekt="Welcome")
