@@ -97,7 +97,7 @@ class AccountForm(AccountFormBase):
             data[name] = stored
         if changed_elsewhere and any(data.get(name) for name in SECRETS):
             text = _(
-        """Set each field that this person did not change to its stored value, which may be newer than the page."""
+                "Another person has changed %(fields)s since this page was opened. Check the new values, then save."
             )
             labels = ", ".join(str(self.fields[name].label) for name in changed_elsewhere)
             self.add_error(None, text % {"fields": labels})
