@@ -156,7 +156,7 @@ def test_a_message_in_doubt_is_retried_only_after_the_box_is_ticked(page: Page) 
     assert not OutboxMessage.objects.get().is_at_rest
 
 
-def test_a_bulk_retry_asks_and_goes_on_with_the_same_selection(page: Page) -> None:
+def test_a_bulk_retry_asks_and_continues_with_the_same_selection(page: Page) -> None:
     account = rows.make_account()
     made = [rows.doubtful(account), rows.at_rest(account), rows.at_rest(account)]
     page.goto(rows.MESSAGES)
@@ -164,7 +164,7 @@ def test_a_bulk_retry_asks_and_goes_on_with_the_same_selection(page: Page) -> No
         page.locator(f"input[name=_selected_action][value='{message.pk}']").check()
     page.locator("select[name=action]").first.select_option("retry_selected")
     page.locator("button[name=index]").first.click()
-    page.get_by_role("button", name="Yes, retry them all").click()
+    page.get_by_role("button", name="Yes, retry all").click()
     expect(page.locator(".messagelist")).to_contain_text("2 messages are due now")
     assert OutboxMessage.objects.get(pk=made[2].pk).is_at_rest
 
