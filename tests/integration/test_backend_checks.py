@@ -1,4 +1,4 @@
-"""A mistake in MAILERS, or a handler that mails its own failures, is told by ``check``, not by the first mail."""
+"""``check`` reports mistakes in MAILERS and handlers that mail their own failures before the first message does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HAS_MAILERS = hasattr(mail, "mailers")
 
 
 class WithMore(OutboxEmailBackend):
-    """A backend of the host's, with one option more."""
+    """A backend of the host project with an additional option."""
 
     outbox_options = OutboxEmailBackend.outbox_options | {"list_name"}
 
@@ -46,7 +46,7 @@ def found(settings: Any, options: dict[str, Any], path: str = PATH) -> list[chec
         ({"on_unknown": "drop"}, "E034", '\'on_unknown\' must be "retry" or "hold".'),
     ],
 )
-def test_a_mistake_in_options_is_told_with_what_to_write(
+def test_a_mistake_in_options_says_what_must_be_true(
     options: dict[str, Any], expected: str, text: str, settings: Any
 ) -> None:
     (problem,) = found(settings, options)
@@ -69,7 +69,7 @@ def test_options_that_are_right_are_left_alone(options: dict[str, Any], settings
     assert found(settings, options) == []
 
 
-def test_every_mistake_is_told_at_once(settings: Any) -> None:
+def test_every_mistake_is_reported_at_once(settings: Any) -> None:
     assert len(found(settings, {"acount": 1, "priority": 99, "on_unknown": "x", "expires_after": "y"})) == 4
 
 
@@ -79,7 +79,7 @@ def test_a_backend_of_the_hosts_names_its_own_options(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("path", [SMTP, "no.such.Backend", "json.dumps", None])
-def test_other_backends_are_djangos_business(path: Any, settings: Any) -> None:
+def test_other_backends_are_not_checked(path: Any, settings: Any) -> None:
     assert found(settings, {"acount": 1}, path=path) == []
 
 
@@ -105,7 +105,7 @@ def handler() -> Iterator[AdminEmailHandler]:
 
 
 def use(settings: Any, path: str) -> None:
-    """Mail goes through this backend by default."""
+    """Make this backend the default."""
     settings.ADMINS = ["admin@example.com"]
     if HAS_MAILERS:
         settings.MAILERS = {"default": {"BACKEND": path}, "direct": {"BACKEND": SMTP}}
@@ -140,7 +140,7 @@ def test_a_root_handler_with_another_backend_is_fine(handler: AdminEmailHandler,
     assert check_admin_email_handler(None) == []
 
 
-def test_where_nobody_is_mailed_nothing_is_warned_of(handler: AdminEmailHandler, settings: Any) -> None:
+def test_without_admins_there_is_no_warning(handler: AdminEmailHandler, settings: Any) -> None:
     use(settings, PATH)
     settings.ADMINS = []
     assert check_admin_email_handler(None) == []

@@ -71,7 +71,7 @@ def plain_english() -> Iterator[None]:
         (replace(MAIN, connections=1, max_connections=1), "its 1 connection is in use"),
     ],
 )
-def test_an_account_that_sends_nothing_tells_why(facts: AccountFacts, sentence: str) -> None:
+def test_an_account_that_sends_nothing_says_why(facts: AccountFacts, sentence: str) -> None:
     assert account_sentence(facts, now=NOW) == sentence
 
 
@@ -130,7 +130,7 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
         (replace(DUE, gives_up_at=NOW - timedelta(days=1)), "expired: the next drain will put it at rest"),
     ],
 )
-def test_a_message_tells_where_it_stands(facts: MessageFacts, sentence: str) -> None:
+def test_a_message_says_what_its_state_is(facts: MessageFacts, sentence: str) -> None:
     assert message_sentence(facts, MAIN, now=NOW) == sentence
 
 
@@ -145,7 +145,7 @@ def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
     assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00"
 
 
-def test_times_are_told_in_the_zone_of_the_reader() -> None:
+def test_times_are_shown_in_the_zone_of_the_reader() -> None:
     with timezone.override("Asia/Tokyo"):
         assert account_sentence(replace(MAIN, pause=Pause("x", SOON)), now=NOW) == "paused by a person until 23:05: x"
 
@@ -154,7 +154,7 @@ def test_times_are_told_in_the_zone_of_the_reader() -> None:
     ("reason", "until", "is_paused"),
     [("", None, False), ("x", None, True), ("x", NOW, False), ("x", SOON, True), ("", SOON, False)],
 )
-def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, is_paused: bool) -> None:
+def test_a_pause_that_has_ended_is_not_shown(reason: str, until: datetime | None, is_paused: bool) -> None:
     assert (pause_in_force(reason, until, by_person=True, now=NOW) is not None) is is_paused
 
 
@@ -171,7 +171,7 @@ def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, i
         ("authentication refused (the server offers no usable authentication mechanism (it offers nothing))", "TLS"),
     ],
 )
-def test_a_pause_is_told_with_what_may_help(reason: str, word: str) -> None:
+def test_the_reason_of_a_pause_has_advice(reason: str, word: str) -> None:
     assert word in advice(reason)
 
 
@@ -186,8 +186,8 @@ def test_no_advice_is_made_up(reason: str) -> None:
     age=st.integers(-2, 2 * BUCKETS),
     seconds=st.integers(0, 59),
 )
-def test_the_time_told_is_when_a_permit_can_be_had(count: int, spent: list[int], age: int, seconds: int) -> None:
-    """Held against the code that gives permits out."""
+def test_the_time_shown_is_when_a_permit_is_free(count: int, spent: list[int], age: int, seconds: int) -> None:
+    """Compared with the code that takes permits."""
     limit = RateLimit(count, 60)
     now = NOW + timedelta(seconds=seconds)
     bucket = int(now.timestamp() // limit.bucket_seconds) - age
@@ -196,11 +196,11 @@ def test_the_time_told_is_when_a_permit_can_be_had(count: int, spent: list[int],
         newest, counts = rolled(bucket, spent, int(moment.timestamp() // limit.bucket_seconds))
         return sum(counts) < count
 
-    told = reached(limit, bucket=bucket, counts=spent, now=now)
-    if told is None:
+    result = reached(limit, bucket=bucket, counts=spent, now=now)
+    if result is None:
         assert free(now)
         return
-    assert told.limit == f"{count}/minute"
-    assert told.free_at > now
-    assert free(told.free_at)
-    assert not free(told.free_at - timedelta(seconds=limit.bucket_seconds))
+    assert result.limit == f"{count}/minute"
+    assert result.free_at > now
+    assert free(result.free_at)
+    assert not free(result.free_at - timedelta(seconds=limit.bucket_seconds))
