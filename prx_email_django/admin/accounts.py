@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -59,6 +59,17 @@ class AccountChangeList(ChangeList):
             account.shown_paused = bool(facts[account.pk].pause or facts[account.pk].outbox)
             account.shown_at_rest = at_rest.get(account.pk, 0)
         self.result_list = accounts
+
+
+def _is_set_column(name: str) -> Callable[[Any, Account], bool]:
+    """Return a column that shows whether a secret is stored, and never the secret."""
+    label = next(field.verbose_name for field in Account._meta.concrete_fields if field.name == name)
+
+    @admin.display(description=label, boolean=True)
+    def column(self: Any, account: Account) -> bool:
+        return is_set(account, name)
+
+    return column
 
 
 class AccountAdminMixin(PauseActionsMixin, FastListMixin):
@@ -188,25 +199,10 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         url = reverse(f"{self.admin_site.name}:{opts.app_label}_{opts.model_name}_changelist")
         return columns.link(f"{url}?{urlencode({'account__id__exact': account.pk, 'status': 'at_rest'})}", count)
 
-    @admin.display(description=gettext_lazy("password"), boolean=True)
-    def password_is_set(self, account: Account) -> bool:
-        """Show whether a password is stored."""
-        return is_set(account, "password")
-
-    @admin.display(description=gettext_lazy("OAuth access token"), boolean=True)
-    def oauth_token_is_set(self, account: Account) -> bool:
-        """Show whether an access token is stored."""
-        return is_set(account, "oauth_token")
-
-    @admin.display(description=gettext_lazy("OAuth client secret"), boolean=True)
-    def oauth_client_secret_is_set(self, account: Account) -> bool:
-        """Show whether a client secret is stored."""
-        return is_set(account, "oauth_client_secret")
-
-    @admin.display(description=gettext_lazy("OAuth refresh token"), boolean=True)
-    def oauth_refresh_token_is_set(self, account: Account) -> bool:
-        """Show whether a refresh token is stored."""
-        return is_set(account, "oauth_refresh_token")
+    password_is_set = _is_set_column("password")
+    oauth_token_is_set = _is_set_column("oauth_token")
+    oauth_client_secret_is_set = _is_set_column("oauth_client_secret")
+    oauth_refresh_token_is_set = _is_set_column("oauth_refresh_token")
 
 
 @admin.register(Account)

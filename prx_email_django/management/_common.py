@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -122,17 +122,6 @@ def _filters(options: dict[str, Any]) -> dict[str, Any]:
     return filters
 
 
-def count_eligible(chosen: QuerySet[OutboxMessage] | list[int], eligible: QuerySet[OutboxMessage]) -> int:
-    """Return the number of chosen messages that the operation would change now."""
-    return eligible.filter(pk__in=chosen).count() if isinstance(chosen, list) else chosen.count()
-
-
-def report_line(report: ChangeReport, done: str) -> str:
-    """Return a line like ``requeued 3; refused: 1 sent, 2 not_found``."""
-    refused = ", ".join(f"{count} {code}" for code, count in sorted(report.refused.items()))
-    return f"{done} {report.changed}" + (f"; refused: {refused}" if refused else "")
-
-
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn errors that a person can resolve into one line without a traceback.
@@ -154,3 +143,37 @@ def plain_errors() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """Return the text of an error without the SQL statement and values that some drivers append."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+class SelectionCommand(BaseCommand):
+    """A command that applies one operation to the selected messages.
+
+    Exit code 0, also if messages were refused; 1 for an error.
+    """
+
+    #: The operation as words: ``requeue`` and ``requeued``.
+    verb: str
+    done: str
+    #: The messages that the operation would change now.
+    eligible: Q
+
+    def operate(self, chosen: QuerySet[OutboxMessage] | list[int]) -> ChangeReport:
+        """Apply the operation."""
+        raise NotImplementedError
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the selection of messages."""
+        add_selection(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Apply the operation and print how many messages changed and how many were refused."""
+        with plain_errors():
+            eligible = OutboxMessage.objects.filter(self.eligible)
+            chosen = selection(options, eligible)
+            if options["dry_run"]:
+                found = eligible.filter(pk__in=chosen) if isinstance(chosen, list) else chosen
+                self.stdout.write(f"would {self.verb} {found.count()}")
+                return
+            report = self.operate(chosen)
+        refused = ", ".join(f"{count} {code}" for code, count in sorted(report.refused.items()))
+        self.stdout.write(f"{self.done} {report.changed}" + (f"; refused: {refused}" if refused else ""))

@@ -60,7 +60,7 @@ def ids_in_source() -> Counter[str]:
     sources = [path for path in (PACKAGE / "checks").glob("*.py") if path.name != "__init__.py"]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     direct = [number.rpartition(".")[2] for number in ID.findall(text)]
-    by_rule = re.findall(r'_run\(rule, "([EW]\d{3})"\)', text)
+    by_rule = re.findall(r'^@_rule\("([EW]\d{3})"', text, re.MULTILINE)
     return Counter([*direct, *by_rule])
 
 

@@ -1,4 +1,4 @@
-"""The sentences on why something waits: each containss cause, and when it goes on."""
+"""The sentences that say why something waits: each names the cause and when sending continues."""
 
 from __future__ import annotations
 
