@@ -11,12 +11,13 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.db.models import F, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_POST
 
 from prx_email_django.admin.base import OperatorMixin
 from prx_email_django.admin.operations import CANCEL, CONFIRM, OPERATIONS, REFUSALS, RETRY, Operation
@@ -40,7 +41,7 @@ class MessageActionsMixin(OperatorMixin):
         return [
             path(
                 f"<int:pk>/{operation.name}/",
-                self.admin_site.admin_view(self.operate_view),
+                self.admin_site.admin_view(require_POST(self.operate_view)),
                 {"name": operation.name},
                 name=f"{self.opts.app_label}_{self.opts.model_name}_{operation.name}",
             )
@@ -49,8 +50,6 @@ class MessageActionsMixin(OperatorMixin):
 
     def operate_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """Apply an operation to one message."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
         message = self.get_object(request, str(pk))
         if message is None:
             raise Http404

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
 
 from prx_email_django import api
 from prx_email_django.admin.base import FactsAdminMixin
@@ -40,8 +41,8 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
         """Add the URLs of the two buttons."""
         guarded, name = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
         return [
-            path("pause/", guarded(self.pause_view), name=f"{name}_pause"),
-            path("resume/", guarded(self.resume_view), name=f"{name}_resume"),
+            path("pause/", guarded(require_POST(self.pause_view)), name=f"{name}_pause"),
+            path("resume/", guarded(require_POST(self.resume_view)), name=f"{name}_resume"),
             *super().get_urls(),
         ]
 
@@ -56,9 +57,7 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
 
     def pause_view(self, request: HttpRequest) -> HttpResponse:
         """Pause everything; the form must contain a reason."""
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+        self._require_permission(request)
         form = PauseForm(request.POST)
         if form.is_valid():
             api.pause_outbox(None, reason=form.cleaned_data["reason"], until=form.cleaned_data["until"])
@@ -69,20 +68,15 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
         """End the pause of everything."""
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+        self._require_permission(request)
         was_paused = everything_paused() is not None
         api.resume_outbox(None)
         messages.success(request, _("The outbox is resumed.") if was_paused else _("The outbox was not paused."))
         return self._back()
 
-    def _refusal(self, request: HttpRequest) -> HttpResponse | None:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+    def _require_permission(self, request: HttpRequest) -> None:
         if not self.has_operate_permission(request):
             raise PermissionDenied
-        return None
 
     def _back(self) -> HttpResponse:
         name = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}_changelist"

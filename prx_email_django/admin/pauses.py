@@ -8,11 +8,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_POST
 
 from prx_email_django import api
 from prx_email_django.admin.actions import log
@@ -30,15 +31,13 @@ class PauseActionsMixin(OperatorMixin):
         """Return the URLs of the buttons before Django's own."""
         guarded, name = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
         return [
-            path("<int:pk>/pause/", guarded(self.pause_view), name=f"{name}_pause"),
-            path("<int:pk>/resume/", guarded(self.resume_view), name=f"{name}_resume"),
+            path("<int:pk>/pause/", guarded(require_POST(self.pause_view)), name=f"{name}_pause"),
+            path("<int:pk>/resume/", guarded(require_POST(self.resume_view)), name=f"{name}_resume"),
             *super().get_urls(),
         ]
 
     def pause_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Pause one account; the form must contain a reason."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
         account = self._operable(request, pk)
         form = PauseForm(request.POST)
         if form.is_valid():
@@ -49,8 +48,6 @@ class PauseActionsMixin(OperatorMixin):
 
     def resume_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """End the pause of one account, whether a person or a worker set it."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
         self._resume(request, [self._operable(request, pk)])
         return self._back(pk)
 
