@@ -163,7 +163,7 @@ class SingleSend:
         return 1.0 if self._is_past else max(0.0, self.deadline - monotonic())
 
     def _heed_deadline(self) -> None:
-        """After SEND_DEADLINE, end an attempt that has not reached its body; wait for one whose body is being written."""
+        """After SEND_DEADLINE, end an attempt that has not reached its body; wait for a body that is being written."""
         if self._is_past or monotonic() < self.deadline:
             return
         self._is_past, self.source.may_go_on = True, False
