@@ -143,7 +143,7 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
 
 
 def _limit_reached(reached: ReachedLimit, now: datetime) -> str:
-    return _("limit %(limit)s reached, goes on at %(time)s") % {
+    return _("limit %(limit)s reached, sending continues at %(time)s") % {
         "limit": reached.limit,
         "time": at(reached.free_at, now),
     }

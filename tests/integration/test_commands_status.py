@@ -109,7 +109,7 @@ def test_one_message_with_many_recipients_stays_on_a_page(settings: Any) -> None
     row = factories.message(factories.account(), to=[f"p{number}@x.org" for number in range(50)])
     prx.drain(now=factories.NOW)
     output = run("outbox_status", row.pk)
-    assert output.count("accepted") == 21, "twenty recipients, and the sentence"
+    assert output.count("@x.org  accepted\n") == 20
     assert "and 30 more" in output
     assert "sent at" in output
     assert f"<outbox-{row.pk}-0@prx-email.local>" in output
