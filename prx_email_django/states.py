@@ -20,7 +20,7 @@ class Status(TextChoices):
     #: Enters: enqueue, release of an untouched message.  Leaves: claim, retry, cancel, adopt, late result.
     #: A crash leaves it as it is; the next drain claims it when it is due.
     PENDING = "pending", _("pending")
-    #: Enters: claim and retry, with a token and a lease.  Leaves: finalize, release, recover, expire, adopt.
+    #: Enters: claim, retry and send, with a token and a lease.  Leaves: finalize, release, recover, expire, adopt.
     #: A crash leaves it here until the lease runs out; then any drain recovers it as ``lost_claim``.
     SENDING = "sending", _("sending")
     #: Enters: finalize (the server accepted it), confirm, and late result, recover and adopt where every recipient
@@ -98,6 +98,8 @@ WAITING = frozenset({Status.PENDING, Status.FAILED})
 #: row's lock).  A message that stays ``failed`` or ``pending`` is due at another time, or comes to rest.
 TRANSITIONS: dict[str, Transition] = {
     "enqueue": Transition(frozenset(), entry=_PENDING),
+    # Queued and claimed in one step, so that no drain takes the row in between.
+    "send": Transition(frozenset(), entry=_SENDING),
     "claim": _from({_PENDING: {_SENDING}, _FAILED: {_SENDING}}),
     "finalize": _from({_SENDING: {_SENT, _FAILED}}),
     "release": _from({_SENDING: {_PENDING, _FAILED}}),

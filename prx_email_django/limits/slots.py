@@ -35,7 +35,7 @@ class Slot:
         """Seconds until the slot runs out."""
         return self.deadline - uptime()
 
-    def holds(self) -> bool:
+    def has_time_left(self) -> bool:
         """Whether enough of the lease remains to write something."""
         return self.remaining() >= SLOT_MARGIN
 

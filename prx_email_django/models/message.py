@@ -23,7 +23,7 @@ from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.indexes import PartialIndex
 from prx_email_django.models.managers import OutboxManager
 from prx_email_django.rules.redirect import Route, route
-from prx_email_django.rules.sent import fixed_number
+from prx_email_django.rules.sent import message_id_number
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
 
@@ -146,7 +146,7 @@ class OutboxMessage(models.Model):
             return self.provider_message_id
         if self.fixed_message_id:
             return self.fixed_message_id
-        number = fixed_number(self.message_number, self.retries)
+        number = message_id_number(self.message_number, self.retries)
         return message_id(self.pk, number, outbox_settings().message_id_domain)
 
     @property

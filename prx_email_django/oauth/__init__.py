@@ -2,8 +2,9 @@
 
 How a token is refreshed, from the start:
 
-1. ``worker.tokens.TokenKeeper`` needs a token for a connection; ``limits.tokens.access_token`` finds no fresh one.
-2. The lease that lets one worker refresh at a time, and the storing of the new token: ``limits.tokens``.
+1. ``worker.token_keeper.TokenKeeper`` needs a token for a connection; ``limits.token_refresh.access_token`` finds no
+   fresh one.
+2. The lease that lets one worker refresh at a time, and the storing of the new token: ``limits.token_refresh``.
 3. ``token_request`` turns the account into a ``TokenRequest`` (defaults of Google and Microsoft).
 4. ``fetch.fetch_token`` runs on the event loop; it asks ``token_server`` or ``callables``, with a time limit.
 5. The result is a ``Token`` or the exception ``TokenRefused`` (``tokens``).

@@ -14,8 +14,8 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.oauth.daemon_thread import in_thread
+from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usable
 from prx_email_django.oauth.token_request import TokenRequest
-from prx_email_django.oauth.tokens import Token, TokenRefused, misconfigured, usable
 
 
 async def call(request: TokenRequest) -> Token:

@@ -6,9 +6,9 @@ import asyncio
 
 from prx_email_django.oauth.callables import call
 from prx_email_django.oauth.daemon_thread import in_thread
+from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import Grant, TokenRequest
 from prx_email_django.oauth.token_server import post
-from prx_email_django.oauth.tokens import Token, TokenRefused
 
 
 async def fetch_token(request: TokenRequest, *, timeout: float) -> Token:

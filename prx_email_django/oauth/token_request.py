@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.oauth.tokens import misconfigured
+from prx_email_django.oauth.token import misconfigured
 
 GOOGLE_URL = "https://oauth2.googleapis.com/token"
 MICROSOFT_URL = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"

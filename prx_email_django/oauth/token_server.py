@@ -17,8 +17,8 @@ from urllib.parse import urlencode, urlsplit
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usable
 from prx_email_django.oauth.token_request import Grant, TokenRequest
-from prx_email_django.oauth.tokens import Token, TokenRefused, misconfigured, usable
 from prx_email_django.rules.hosts import check_token_url, is_loopback
 
 #: Bytes of an answer; a usual answer has a few thousand.

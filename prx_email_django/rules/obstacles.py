@@ -23,7 +23,8 @@ class ObstacleKind(StrEnum):
     RECIPIENTS = "recipients"  #: a limit has too little left for all recipients of the message
     CONNECTIONS = "connections"  #: every connection of the account is in use
     PROBE = "probe"  #: after a pause one message is tried first
-    CONNECTION_LOST = "connection_lost"  #: the connection went, and others hold the rest
+    NO_PERMIT = "no_permit"  #: no permit was free at that moment
+    CONNECTION_LOST = "connection_lost"  #: the connection was lost, and other workers use all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,6 @@ class Obstacle:
         return cls(ObstacleKind.RECIPIENTS, limits=limits)
 
     @classmethod
-    def nothing_allowed(cls) -> Self:
+    def no_permit(cls) -> Self:
         """No permit was free at that moment."""
-        return cls(ObstacleKind.CONNECTION_LOST)
+        return cls(ObstacleKind.NO_PERMIT)

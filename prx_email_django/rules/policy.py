@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome
 from prx_email_django.rules.recipients import is_settled, settled_status
-from prx_email_django.rules.sent import fixed_number
+from prx_email_django.rules.sent import message_id_number
 from prx_email_django.states import AttemptOutcome, ErrorCode, Status
 
 
@@ -35,13 +35,13 @@ class MessageCounters:
     retries: int
     attempts: int
     message_number: int | None
-    #: The message must not be copied: after an unknown outcome it rests.
+    #: The message must not be sent twice: after an unknown outcome it rests.
     hold: bool
 
     @property
-    def fixed_number(self) -> int:
+    def message_id_number(self) -> int:
         """The number in the Message-ID of the attempt that is recorded now, fixed once a copy of it may exist."""
-        return fixed_number(self.message_number, self.retries)
+        return message_id_number(self.message_number, self.retries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,12 @@ def gave_up(  # noqa: PLR0913  (all by name)
     """Whether a claimed message is too old to be sent; ``due`` is its ``next_attempt_at``.
 
     A message whose ``next_attempt_at`` lies further ahead than any backoff can lead (a recovery's is up to twice the
-    longest) was put off by hand: its age counts from there.
+    longest) was postponed by a person: its age counts from there.
     """
     if expires_at is not None and expires_at <= now:
         return True
-    by_hand = due is not None and due > due_since + give_up_after + 2 * max_backoff
-    return now - (due if due is not None and by_hand else due_since) > give_up_after
+    is_postponed = due is not None and due > due_since + give_up_after + 2 * max_backoff
+    return now - (due if due is not None and is_postponed else due_since) > give_up_after
 
 
 def judge(
@@ -121,7 +121,7 @@ def lost(counters: MessageCounters, results: Collection[str] = (), *, now: datet
         status=Status.FAILED,
         retries=counters.retries,
         attempts=attempts,
-        message_number=counters.fixed_number,
+        message_number=counters.message_id_number,
         next_attempt_at=None if rests else now + recovery_backoff(counters.id, attempts, rules),
         error_code=ErrorCode.LOST_CLAIM,
         error="the worker that was sending this message was lost; it may have been delivered",
@@ -136,7 +136,7 @@ def _settled(verdict: Verdict, counters: MessageCounters, results: Collection[st
         return verdict
     if settled_status(results) is Status.FAILED:
         return replace(verdict, next_attempt_at=None)
-    number = counters.fixed_number
+    number = counters.message_id_number
     return replace(
         verdict,
         status=Status.SENT,
@@ -154,7 +154,7 @@ def _unknown(outcome: Outcome, counters: MessageCounters, *, now: datetime, rule
         status=Status.FAILED,
         retries=counters.retries,
         attempts=attempts,
-        message_number=counters.fixed_number,
+        message_number=counters.message_id_number,
         next_attempt_at=None if _rests_unknown(counters, rules) else now + backoff(attempts, rules),
         error_code=ErrorCode.UNKNOWN_OUTCOME,
         error=outcome.error,
@@ -169,7 +169,7 @@ def _accepted(
         status=Status.SENT,
         retries=counters.retries,
         attempts=counters.attempts,
-        message_number=counters.fixed_number,
+        message_number=counters.message_id_number,
         next_attempt_at=None,
         error_code="",
         error="",
@@ -180,7 +180,7 @@ def _accepted(
     if any(said.answer is Answer.TOO_MANY for said in outcome.recipients.values()):
         return replace(accepted, status=Status.FAILED, next_attempt_at=now, progress=True)
     failure = _known_failure(outcome, counters, now=now, rules=rules)
-    return replace(failure, message_number=counters.fixed_number)
+    return replace(failure, message_number=counters.message_id_number)
 
 
 def _failed(outcome: Outcome, counters: MessageCounters, *, now: datetime, rules: Rules) -> Verdict:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import ErrorCode, RecipientResult, Status
 
-#: ``fixed_number`` in SQL; ``row`` is the alias of the message's row with a dot, or empty.
+#: ``message_id_number`` in SQL; ``row`` is the alias of the message's row with a dot, or empty.
 FIXED_NUMBER_SQL = "COALESCE({row}message_number, {row}retries)"
 
 
@@ -31,10 +31,10 @@ class AnsweredRecipient(Protocol):
     def text(self) -> str: ...
 
 
-def fixed_number(message_number: int | None, retries: int) -> int:
+def message_id_number(message_number: int | None, retries: int) -> int:
     """The number in the Message-ID of the next attempt, and of every copy that may exist by now.
 
-    It counts the known failures until a copy may exist; from then on ``message_number`` holds it.
+    It is ``retries`` until the message may have been delivered; from then on it is the stored ``message_number``.
     """
     return retries if message_number is None else message_number
 

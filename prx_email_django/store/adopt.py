@@ -13,7 +13,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.states import TRANSITIONS, ErrorCode, Status
 from prx_email_django.store.db import atomic, retried
 from prx_email_django.store.outbox import outbox_state
-from prx_email_django.store.recover import BATCH, lose
+from prx_email_django.store.recover import BATCH, record_lost
 
 #: How far ids jump ahead, so that no Message-ID is used twice: mailboxes drop a message with a repeated one as a copy.
 ID_JUMP = 1_000_000
@@ -41,7 +41,7 @@ def _rest_sending(*, clock: Clock) -> int:
                 return total
             # A write first: it locks the rows.  It changes nothing: updated_at is still the instant of the claim.
             sending.filter(pk__in=ids).update(claim_token=F("claim_token"))
-            total += len(lose(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
+            total += len(record_lost(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
 
 
 @retried

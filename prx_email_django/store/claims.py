@@ -34,8 +34,8 @@ class Lease:
         # Read before the statement, so that it ends here no later than in the database.
         self.deadline = uptime() + self.length
 
-    def holds(self) -> bool:
-        """Whether a third of it remains: less, and nothing may be started any more."""
+    def has_time_left(self) -> bool:
+        """Whether at least a third of the lease remains; with less, no work may start."""
         return self.deadline - uptime() >= self.length / 3
 
 
@@ -77,7 +77,7 @@ class Claim:
 
 
 def is_hold(on_unknown: str) -> bool:
-    """Whether an unknown outcome rests: the message's choice, else the setting's."""
+    """Whether the message goes to rest after an unknown outcome: its own ``on_unknown``, else the setting."""
     return (on_unknown or outbox_settings().on_unknown) == "hold"
 
 
@@ -128,8 +128,8 @@ class ClaimBatch:
     """What one claim took."""
 
     claims: list[Claim]
-    #: It stopped at a message that waits for a free connection.
-    held: bool = False
+    #: The claim stopped at a message with ``on_unknown`` ``hold``, which needs a free connection.
+    stopped_at_hold: bool = False
     #: There is nothing more, although it took all that was asked for.
     is_last: bool = False
 
@@ -137,14 +137,14 @@ class ClaimBatch:
 def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock, head: RankHead | None = None) -> ClaimBatch:
     """Claim up to ``limit`` due messages of an account, best rank first; ``head`` is a result of ``due_head``.
 
-    A message that must not be copied (``hold``) is claimed only when a connection is free for it: the claim stops at
-    the first one, or takes at most ``hold_limit`` of them where it begins with them.  Other workers' rows are skipped,
-    so that zero rows do not mean that nothing is due.
+    A message that must not be sent twice (``hold``) is claimed only when a connection is free for it: the claim stops
+    at the first such message, or takes at most ``hold_limit`` of them if they come first.  The rows of other workers
+    are skipped, so zero rows do not mean that nothing is due.
     """
     lease = Lease(outbox_settings().lease)
     heads = _Heads(account_id, head)
-    ids, held = _take(heads, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
-    return ClaimBatch(load_claims(ids, lease=lease) if ids else [], held)
+    ids, stopped_at_hold = _take(heads, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
+    return ClaimBatch(load_claims(ids, lease=lease) if ids else [], stopped_at_hold)
 
 
 def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> int:
@@ -163,17 +163,17 @@ def _take(heads: _Heads, *, limit: int, hold_limit: int, lease: Lease, clock: Cl
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     if not connection.features.has_select_for_update_skip_locked:
         # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
-        ids, held = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
+        ids, stopped_at_hold = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
         if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
             ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
             taken = set(ours.values_list("pk", flat=True))
             ids = [pk for pk in ids if pk in taken]
-        return ids, held
+        return ids, stopped_at_hold
     with atomic():
-        ids, held = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
+        ids, stopped_at_hold = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
         if ids:
             claim_ids(ids, guard=due, lease=lease, clock=clock)
-    return ids, held
+    return ids, stopped_at_hold
 
 
 def _queued(account_id: int) -> QuerySet[OutboxMessage]:
@@ -182,7 +182,7 @@ def _queued(account_id: int) -> QuerySet[OutboxMessage]:
 
 
 def _candidates(heads: _Heads, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
-    """Ids of due rows in order, and whether it stopped at one that must not be copied."""
+    """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
     found: list[int] = []
     holding = False
     queued = _queued(heads.account_id)

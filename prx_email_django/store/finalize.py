@@ -12,21 +12,21 @@ from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.recipients import settled_status
 from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import AttemptOutcome, Status
-from prx_email_django.store.claims import Claim, counters_of
-from prx_email_django.store.db import atomic, retried, rules
-from prx_email_django.store.late_results import record_late
-from prx_email_django.store.results import (
+from prx_email_django.store.attempts import (
     FinishedAttempt,
     RecordedAttempt,
     attempt_columns,
     becomes_sent,
     merged,
     recorded,
-    take_over,
+    update_instance,
     verdict_columns,
     write_last_answers,
     write_recipients,
 )
+from prx_email_django.store.claims import Claim, counters_of
+from prx_email_django.store.db import atomic, retried, rules
+from prx_email_django.store.late_results import record_late
 from prx_email_django.store.sent_group import record_sent
 
 #: What a verdict needs of a row as it is now.
@@ -67,7 +67,7 @@ def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
 def _sent(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     message = finished.claim.message
     values = becomes_sent(message, (), now=clock.now)
-    take_over(message, values | {"provider_response": finished.outcome.response[:MAX_TEXT]})
+    update_instance(message, values | {"provider_response": finished.outcome.response[:MAX_TEXT]})
     return recorded(finished, Status.SENT)
 
 
@@ -96,7 +96,7 @@ def _record_one(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
         if not ours.update(**values):
             raise AssertionError("the row was locked")  # pragma: no cover
         DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**attempt_columns(finished, verdict.outcome))])
-    take_over(message, {"provider_message_id": current.provider_message_id} | values)
+    update_instance(message, {"provider_message_id": current.provider_message_id} | values)
     return recorded(
         finished,
         verdict.status,
@@ -120,6 +120,6 @@ def settle(claim: Claim, *, clock: Clock) -> list[RecordedAttempt]:
     ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
     if not ours.update(**values):
         return []
-    take_over(message, values)
+    update_instance(message, values)
     ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT
     return [recorded(FinishedAttempt(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]

@@ -11,10 +11,10 @@ from prx_email_django.models.history import next_numbers
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.rules.recipients import is_settled
-from prx_email_django.rules.sent import fixed_number, refusal, sent_columns
+from prx_email_django.rules.sent import message_id_number, refusal, sent_columns
 from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import TRANSITIONS, AttemptOutcome, RecipientResult, Status
-from prx_email_django.store.results import (
+from prx_email_django.store.attempts import (
     FinishedAttempt,
     RecordedAttempt,
     attempt_columns,
@@ -69,7 +69,7 @@ def _write_attempt(finished: FinishedAttempt) -> bool:
 
 def _number(finished: FinishedAttempt, message: OutboxMessage) -> int:
     """The number of the message's copies: as it is fixed, else as it was in this attempt's Message-ID."""
-    return fixed_number(message.message_number, finished.claim.counters.fixed_number)
+    return message_id_number(message.message_number, finished.claim.counters.message_id_number)
 
 
 def _mark_doubt(finished: FinishedAttempt, message: OutboxMessage) -> None:

@@ -18,9 +18,9 @@ from prx_email_django.results import ChangeReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import is_settled, settled_status
 from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Status
+from prx_email_django.store.attempts import becomes_sent
 from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
 from prx_email_django.store.db import atomic, retried
-from prx_email_django.store.results import becomes_sent
 
 Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
 

@@ -14,9 +14,9 @@ from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
+from prx_email_django.store.attempts import RecordedAttempt, update_instance, verdict_columns
 from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
-from prx_email_django.store.results import RecordedAttempt, take_over, verdict_columns
 
 #: Messages recovered in one transaction.
 BATCH = 100
@@ -44,11 +44,11 @@ def _recover(ids: Sequence[int], *, clock: Clock) -> list[RecordedAttempt]:
         # It changes nothing, so that updated_at is still the instant of the claim.
         if not expired.update(claim_token=F("claim_token")):
             return []
-        return lose(list(expired.order_by("pk")), clock=clock)
+        return record_lost(list(expired.order_by("pk")), clock=clock)
 
 
-def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list[RecordedAttempt]:
-    """Record ``lost`` for locked ``sending`` rows; with ``code`` they rest under it, whatever the counters say."""
+def record_lost(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list[RecordedAttempt]:
+    """Record ``lost`` for locked ``sending`` rows; with ``code`` they get this error code and rest: no further try."""
     ids = [row.pk for row in rows]
     numbers = next_numbers(ids)
     recipients = _in_doubt(ids)
@@ -62,7 +62,7 @@ def lose(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list
             verdict = replace(verdict, error_code=code, next_attempt_at=None)
         values = verdict_columns(verdict, recipients[row.pk], message_id=row.message_id, now=clock.now)
         OutboxMessage.objects.filter(pk=row.pk, status=Status.SENDING, claim_token=row.claim_token).update(**values)
-        take_over(row, values)
+        update_instance(row, values)
         recorded.append(_recorded(row, numbers[row.pk]))
     DeliveryAttempt.objects.bulk_create(attempts)
     return recorded
@@ -120,6 +120,6 @@ def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
         }
         ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
         if ours.update(**values):
-            take_over(claim.message, values)
+            update_instance(claim.message, values)
             recorded.append(_recorded(claim.message, claim.number, ending=Ending.PERMANENT))
     return recorded

@@ -132,7 +132,7 @@ class Connection:
 
     def take(self) -> ClaimedMessage | None:
         """The next message, if the slot still holds."""
-        if self.stopping or not self.slot.holds():
+        if self.stopping or not self.slot.has_time_left():
             return None
         message = self.ready.take()
         if message is not None:

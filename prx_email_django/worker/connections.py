@@ -8,7 +8,7 @@ from time import monotonic
 
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models.encrypted import DecryptionFailed
-from prx_email_django.oauth.tokens import TokenRefused
+from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Phase, Trouble
@@ -19,7 +19,7 @@ from prx_email_django.worker.connection import Connection, Listener
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.queues import ReadyQueue, ResultQueue
-from prx_email_django.worker.tokens import TokenKeeper, connection_settings
+from prx_email_django.worker.token_keeper import TokenKeeper, connection_settings
 
 #: Seconds between two looks at a token that another worker is fetching.
 TOKEN_POLL = 0.25
@@ -134,7 +134,7 @@ class Connections:
     def _slot(self) -> Slot | None:
         account = self.current.account
         for slot in self._spare():
-            if slot.holds() and slot.number <= account.max_connections:
+            if slot.has_time_left() and slot.number <= account.max_connections:
                 return slot
             self._release([slot])
         heeding = self.current.state if self.current.heeds_pause else None
@@ -160,7 +160,7 @@ class Connections:
     def goes_on(self, connection: Connection, error: ConnectError) -> bool:
         """Whether the account goes on although an opening failed: with a fresh token, or with its other connections."""
         refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
-        if refused and self.tokens.renew(connection.token):
+        if refused and self.tokens.discard(connection.token):
             return True
         if self.greeted and error.trouble is Trouble.CONNECTION:
             # The server accepts no further connection.

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from django.db import DatabaseError
 
 from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
-from prx_email_django.limits.windows import has_permits
+from prx_email_django.limits.rate_windows import has_permits
 from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
@@ -36,7 +36,7 @@ from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
-from prx_email_django.worker.tokens import transport
+from prx_email_django.worker.token_keeper import transport
 
 logger = logging.getLogger("prx_email_django")
 

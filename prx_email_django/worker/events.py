@@ -14,7 +14,7 @@ from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.rules.text import redact
 from prx_email_django.states import Status
-from prx_email_django.store.results import RecordedAttempt
+from prx_email_django.store.attempts import RecordedAttempt
 
 logger = logging.getLogger("prx_email_django")
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
+from prx_email_django.limits.rate_windows import Permits
 from prx_email_django.limits.slots import Slot
-from prx_email_django.limits.windows import Permits
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import ContentAltered
@@ -19,8 +19,8 @@ from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, Reci
 from prx_email_django.rules.redirect import Route
 from prx_email_django.rules.text import cut
 from prx_email_django.states import ErrorCode
+from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim
-from prx_email_django.store.results import FinishedAttempt
 from prx_email_django.transports.base import OutgoingMessage
 
 #: The null sender, as ``envelope_from`` (RFC 5321 §4.5.5).
@@ -80,7 +80,12 @@ class ClaimedMessage(OutgoingMessage):
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
         connection = self.connection
-        return not self._cancelled and self.claim.lease.holds() and connection is not None and connection.slot.holds()
+        return (
+            not self._cancelled
+            and self.claim.lease.has_time_left()
+            and connection is not None
+            and connection.slot.has_time_left()
+        )
 
     def may_write(self) -> bool:
         """Whether MAIL, and later the body, may be written at this instant."""

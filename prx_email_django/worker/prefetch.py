@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from prx_email_django.limits.windows import Permits, give_back, take_permits, take_recipients
+from prx_email_django.limits.rate_windows import Permits, give_back, take_permits, take_recipients
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Ending, Outcome
@@ -39,7 +39,7 @@ class ClaimSource(Protocol):
         """How many of the wanted messages may be claimed."""
 
     def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
-        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be copied."""
+        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be sent twice."""
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
         """Claims that may be sent, and those that are too old."""
@@ -73,8 +73,8 @@ class ClaimPrefetch:
         self.after_pause = False
         #: The last claim found less than it asked for.
         self.exhausted = False
-        #: The last claim stopped at a message that waits for a free connection.
-        self.held = False
+        #: The last claim stopped at a message with ``on_unknown`` ``hold``, which needs a free connection.
+        self.stopped_at_hold = False
         #: A limit is reached: nothing more is claimed, what is claimed goes on.
         self.limited_by: Obstacle | None = None
         self.lookahead = 4 * current.account.max_connections
@@ -95,7 +95,7 @@ class ClaimPrefetch:
 
     def wants_connection(self, open_now: int) -> bool:
         """Whether one more connection would have something to do."""
-        return len(self.claims) > open_now or self.held
+        return len(self.claims) > open_now or self.stopped_at_hold
 
     def look_again(self) -> None:
         """Ask the source again: something may have become due, or was released."""
@@ -120,7 +120,7 @@ class ClaimPrefetch:
 
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
-        if not connections or self.is_empty() or (self.held and not self._free(connections)):
+        if not connections or self.is_empty() or (self.stopped_at_hold and not self._free(connections)):
             return True
         wanted = self._wanted()
         if wanted <= 0:
@@ -132,7 +132,7 @@ class ClaimPrefetch:
         if permits.count > 0:
             self._claim(permits, hold_limit=self._free(connections))
         else:
-            self.limited_by = permits.obstacle or Obstacle.nothing_allowed()
+            self.limited_by = permits.obstacle or Obstacle.no_permit()
         return True
 
     def note_completed(self) -> None:
@@ -143,7 +143,7 @@ class ClaimPrefetch:
         if self.probing:
             return 0 if self.claims else 1
         ahead = len(self.ready.ready) + len(self.unrendered)
-        if ahead < self.current.account.max_connections and self._completed and not self.held:
+        if ahead < self.current.account.max_connections and self._completed and not self.stopped_at_hold:
             self._look_further()
         return self.lookahead - ahead if ahead <= self.lookahead // 4 else 0
 
@@ -160,9 +160,9 @@ class ClaimPrefetch:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
         batch = self.source.claim(limit=permits.count, hold_limit=hold_limit)
-        self.held = batch.held
+        self.stopped_at_hold = batch.stopped_at_hold
         self._found_some = bool(batch.claims)
-        self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.held)
+        self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
         self.recorder.counts.claimed += len(batch.claims)
         self._admit(batch.claims, permits)
@@ -203,7 +203,7 @@ class ClaimPrefetch:
             self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits))
         if fitting < len(claims):
             self.release(ClaimedMessage(claim, clock=self.clock, permits=(single,)) for claim in claims[fitting:])
-            self.limited_by = recipients.obstacle or Obstacle.nothing_allowed()
+            self.limited_by = recipients.obstacle or Obstacle.no_permit()
 
     # Rendering and giving back
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from prx_email_django.limits.windows import Permits, give_back
+from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.states import AttemptOutcome, Status
+from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claims import Claim, release
 from prx_email_django.store.finalize import finalize, settle
 from prx_email_django.store.recover import expire, recover
-from prx_email_django.store.results import FinishedAttempt, RecordedAttempt
 from prx_email_django.worker.events import announce
 from prx_email_django.worker.outgoing import ClaimedMessage
 

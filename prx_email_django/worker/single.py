@@ -15,8 +15,8 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode
+from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim, ClaimBatch, Lease, claim_ids, load_claims, split_expired
-from prx_email_django.store.results import FinishedAttempt
 from prx_email_django.worker.account import LIMITED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop
@@ -24,7 +24,7 @@ from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
-from prx_email_django.worker.tokens import transport
+from prx_email_django.worker.token_keeper import transport
 
 TOO_LATE = "not done within SEND_DEADLINE"
 #: The connection ended, and no reply said why.
@@ -76,7 +76,7 @@ class OneMessage:
 
     def keeps(self, message: ClaimedMessage) -> bool:
         """Keep an untouched message, since its caller waits for a result, unless its lease was lost."""
-        if not message.claim.lease.holds():
+        if not message.claim.lease.has_time_left():
             return False
         if message.permit_ended and not self.time_is_over:
             self._waits = True  # it takes other permits

@@ -226,13 +226,13 @@ def test_nothing_is_written_when_time_has_jumped_past_the_lease(monkeypatch: pyt
         real = claims.uptime
         slept: list[Lease] = []
 
-        def holds(self: Lease) -> bool:
+        def has_time_left(self: Lease) -> bool:
             if not slept or slept[0] is self:
                 slept[:] = [self]
                 return False
             return self.deadline - real() >= self.length / 3
 
-        monkeypatch.setattr(Lease, "holds", holds)
+        monkeypatch.setattr(Lease, "has_time_left", has_time_left)
         server.release(stalled)
         thread.join(60)
         assert not thread.is_alive()

@@ -15,8 +15,8 @@ from django.test.utils import CaptureQueriesContext
 import prx_email_django as prx
 from prx_email_django.limits import slots
 from prx_email_django.limits.pauses import account_state
+from prx_email_django.limits.rate_windows import take_recipients
 from prx_email_django.limits.slots import Slot
-from prx_email_django.limits.windows import take_recipients
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, Recipient
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base

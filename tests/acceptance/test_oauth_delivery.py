@@ -18,7 +18,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
-from prx_email_django.worker import tokens as worker_tokens
+from prx_email_django.worker import token_keeper
 from tests.acceptance.drainer import drainers
 from tests.support.smtp_server import SmtpServer
 
@@ -139,7 +139,7 @@ def test_an_expired_token_is_refreshed_before_connecting_by_one_of_many_workers(
 
 def test_a_token_that_another_worker_stored_a_moment_ago_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking with the refresh token that it replaced would be refused, and pause the account."""
-    take = worker_tokens.take_refresh_lease
+    take = token_keeper.take_refresh_lease
 
     def take_after_another(account: Account, **options: Any) -> Any:
         AccountState.objects.filter(account=account).update(
@@ -149,7 +149,7 @@ def test_a_token_that_another_worker_stored_a_moment_ago_is_not_fetched_again(mo
         )
         return take(account, **options)
 
-    monkeypatch.setattr(worker_tokens, "take_refresh_lease", take_after_another)
+    monkeypatch.setattr(token_keeper, "take_refresh_lease", take_after_another)
     with outbox() as (mail, tokens, account):
         mail.tokens[USER] = "token-9"
         tokens.refresh_token = "refresh-9"

@@ -146,17 +146,19 @@ def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machi
     (claim,) = take(owner, now=clock.now)
     before = clock.running
     assert slot is not None
-    assert slot.holds() and claim.lease.holds()
+    assert slot.has_time_left() and claim.lease.has_time_left()
     machine.slept = 50.0
-    assert not slot.holds() and claim.lease.holds(), "ten of its sixty seconds, and two thirds of three minutes"
+    assert not slot.has_time_left() and claim.lease.has_time_left(), (
+        "ten of its sixty seconds, and two thirds of three minutes"
+    )
     machine.slept = 130.0
-    assert not slot.holds() and not claim.lease.holds(), "less than a third remains"
+    assert not slot.has_time_left() and not claim.lease.has_time_left(), "less than a third remains"
     assert timedelta(seconds=130) <= clock.running - before < timedelta(seconds=150)
     store.claims.renew([claim.lease], clock=clock)
-    assert claim.lease.holds()
+    assert claim.lease.has_time_left()
     machine.slept += 181.0
     store.claims.renew([claim.lease], clock=clock)
-    assert not claim.lease.holds(), "others may have its messages by now"
+    assert not claim.lease.has_time_left(), "others may have its messages by now"
 
 
 def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machine: Machine) -> None:

@@ -75,15 +75,15 @@ def test_two_workers_that_saw_the_same_free_slot_do_not_both_get_it() -> None:
 @pytest.mark.django_db
 def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     slot = acquire_slot(account(), noted=set(), clock=at())
-    assert slot and slot.holds()
+    assert slot and slot.has_time_left()
     awake = slots.uptime
     monkeypatch.setattr(slots, "uptime", lambda: awake() + 41)
-    assert not slot.holds(), "twenty seconds must remain"
+    assert not slot.has_time_left(), "twenty seconds must remain"
     renew_slots([slot], clock=at())
-    assert slot.holds()
+    assert slot.has_time_left()
     monkeypatch.setattr(slots, "uptime", lambda: awake() + 200)
     renew_slots([slot], clock=at())
-    assert not slot.holds()
+    assert not slot.has_time_left()
 
 
 @pytest.mark.django_db

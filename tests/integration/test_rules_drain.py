@@ -81,7 +81,7 @@ def test_a_claim_and_a_group_cost_the_same_however_many_messages(django_assert_m
     assert len(claims) == 50
     said = [outcome(Ending.ACCEPTED, one) for one in claims]
     group = [
-        store.results.FinishedAttempt(one, words, words.recipients, started_at=clock.now, finished_at=clock.now)
+        store.attempts.FinishedAttempt(one, words, words.recipients, started_at=clock.now, finished_at=clock.now)
         for one, words in zip(claims, said, strict=True)
     ]
     with django_assert_max_num_queries(4):

@@ -36,8 +36,8 @@ from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage, Rec
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
+from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim
-from prx_email_django.store.results import FinishedAttempt
 from tests.support.factories import MEMORY, NOW, account, message, outcome
 
 ADDRESSES = ("a@x.org", "b@x.org", "c@x.org")

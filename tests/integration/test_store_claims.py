@@ -121,16 +121,18 @@ def test_a_claim_stops_at_the_first_message_that_must_not_be_copied() -> None:
     owner = account()
     usual, hold, _ = message(owner), message(owner, on_unknown="hold"), message(owner)
     taken = store.claims.claim(owner.pk, limit=10, hold_limit=3, clock=at())
-    assert ([claim.id for claim in taken.claims], taken.held) == ([usual.pk], True)
+    assert ([claim.id for claim in taken.claims], taken.stopped_at_hold) == ([usual.pk], True)
     assert fresh(hold).status == "pending"
 
 
 def test_messages_that_must_not_be_copied_are_claimed_only_for_free_connections() -> None:
     owner = account()
     on_hold = [message(owner, on_unknown="hold") for _ in range(4)]
-    assert store.claims.claim(owner.pk, limit=10, hold_limit=0, clock=at()) == store.claims.ClaimBatch([], held=True)
+    assert store.claims.claim(owner.pk, limit=10, hold_limit=0, clock=at()) == store.claims.ClaimBatch(
+        [], stopped_at_hold=True
+    )
     taken = store.claims.claim(owner.pk, limit=10, hold_limit=2, clock=at())
-    assert ([claim.id for claim in taken.claims], taken.held) == ([row.pk for row in on_hold[:2]], True)
+    assert ([claim.id for claim in taken.claims], taken.stopped_at_hold) == ([row.pk for row in on_hold[:2]], True)
 
 
 def test_the_setting_holds_where_the_message_says_nothing(settings: Any) -> None:
@@ -139,7 +141,7 @@ def test_the_setting_holds_where_the_message_says_nothing(settings: Any) -> None
     message(owner, on_unknown="retry")
     message(owner)
     taken = store.claims.claim(owner.pk, limit=10, hold_limit=3, clock=at())
-    assert (len(taken.claims), taken.held) == (1, True)
+    assert (len(taken.claims), taken.stopped_at_hold) == (1, True)
 
 
 def test_the_earliest_due_instant_is_found_over_all_ranks_and_accounts() -> None:
@@ -197,21 +199,21 @@ def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:
 def test_a_lease_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine slept: others may have the message by now, and a body written then is a copy."""
     claim = take_one(message(account()))
-    assert claim.lease.holds()
+    assert claim.lease.has_time_left()
     awake = claims_module.uptime
     monkeypatch.setattr(claims_module, "uptime", lambda: awake() + 181)
-    assert not claim.lease.holds()
+    assert not claim.lease.has_time_left()
     store.claims.renew([claim.lease], clock=at())
-    assert not claim.lease.holds()
+    assert not claim.lease.has_time_left()
 
 
 def test_a_lease_does_not_hold_in_its_last_third(monkeypatch: pytest.MonkeyPatch) -> None:
     lease = take_one(message(account())).lease
     start = lease.deadline - 180
     monkeypatch.setattr(claims_module, "uptime", lambda: start + 119)
-    assert lease.holds()
+    assert lease.has_time_left()
     monkeypatch.setattr(claims_module, "uptime", lambda: start + 121)
-    assert not lease.holds()
+    assert not lease.has_time_left()
 
 
 # release

@@ -9,7 +9,7 @@ import pytest
 from prx_email_django import store
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.rules.outcomes import Answer, Ending
-from prx_email_django.store.results import FinishedAttempt
+from prx_email_django.store.attempts import FinishedAttempt
 from tests.support.factories import (
     NOW,
     SECOND,

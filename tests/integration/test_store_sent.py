@@ -11,10 +11,10 @@ from prx_email_django import store
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Answer, Ending
-from prx_email_django.rules.sent import fixed_number, sent_columns
+from prx_email_django.rules.sent import message_id_number, sent_columns
 from prx_email_django.states import AttemptOutcome
 from prx_email_django.store import sent_group
-from prx_email_django.store.results import FinishedAttempt, attempt_columns
+from prx_email_django.store.attempts import FinishedAttempt, attempt_columns
 from tests.support.factories import (
     NOW,
     SECOND,
@@ -225,7 +225,7 @@ def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., objec
     expected = {}
     for row in OutboxMessage.objects.all():
         before = {column: getattr(row, column) for column in columns}
-        number = fixed_number(row.message_number, row.retries)
+        number = message_id_number(row.message_number, row.retries)
         expected[row.pk] = before | {"provider_response": f"250 as {row.pk}"}
         expected[row.pk] |= sent_columns((), number=number, message_id=row.message_id, now=LATER)
     attempts = [

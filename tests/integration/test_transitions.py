@@ -19,6 +19,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
+from prx_email_django.store.insert import Draft, insert_claimed
 from tests.support.factories import NOW, SECOND, account, at, finish, fresh, lapse, lose, make_due, message, take_one
 
 pytestmark = pytest.mark.django_db
@@ -176,7 +177,11 @@ def moves(verb: str) -> set[tuple[str, str]]:
 
 def test_a_message_enters_as_the_table_says() -> None:
     assert {message(account()).status} == TRANSITIONS["enqueue"].targets
-    assert VERBS.keys() | {"enqueue"} == TRANSITIONS.keys()
+    draft = Draft(account=account(name="send"), due_at=NOW, fields={"to": [A]}, recipients=(("to", A),))
+    claim = insert_claimed(draft, clock=at())
+    assert isinstance(claim, Claim)
+    assert {fresh(claim.message).status} == TRANSITIONS["send"].targets
+    assert VERBS.keys() | {"enqueue", "send"} == TRANSITIONS.keys()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -14,8 +14,8 @@ from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
+from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claims import Claim
-from prx_email_django.store.results import FinishedAttempt, RecordedAttempt
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

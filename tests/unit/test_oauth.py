@@ -22,8 +22,8 @@ import trustme
 from django.test import override_settings
 
 from prx_email_django.oauth.fetch import fetch_token
+from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import Grant, TokenRequest, token_request
-from prx_email_django.oauth.tokens import Token, TokenRefused
 from prx_email_django.rules.hosts import check_token_url
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")

@@ -200,7 +200,7 @@ def test_every_possible_copy_of_a_message_bears_one_message_id() -> None:
     for names in SEQUENCES:
         counters, copies, known, used = FRESH, set(), [], []
         for name in names:
-            number = counters.fixed_number
+            number = counters.message_id_number
             verdict, copy = STEPS[name](counters)
             used.append(number)
             (copies.add if copy else known.append)(number)
@@ -238,7 +238,7 @@ def test_a_message_is_given_up_only_after_its_time() -> None:
 def test_a_message_that_was_put_off_by_hand_is_due_since_then() -> None:
     days, hour = timedelta(days=5), timedelta(hours=1)
     given = {"due_since": NOW, "expires_at": None, "give_up_after": days, "max_backoff": hour}
-    by_itself, by_hand = NOW + days + 2 * hour, NOW + days + 3 * hour
+    by_itself, postponed = NOW + days + 2 * hour, NOW + days + 3 * hour
     assert policy.gave_up(now=by_itself, due=by_itself, **given)  # type: ignore[arg-type]
-    assert not policy.gave_up(now=by_hand + days, due=by_hand, **given)  # type: ignore[arg-type]
-    assert policy.gave_up(now=by_hand + days + hour, due=by_hand, **given)  # type: ignore[arg-type]
+    assert not policy.gave_up(now=postponed + days, due=postponed, **given)  # type: ignore[arg-type]
+    assert policy.gave_up(now=postponed + days + hour, due=postponed, **given)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.limits.windows import rolled
+from prx_email_django.limits.rate_windows import rolled
 from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
 
 

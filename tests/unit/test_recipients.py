@@ -8,7 +8,7 @@ import pytest
 
 from prx_email_django.rules import recipients
 from prx_email_django.rules.outcomes import Answer, RecipientOutcome
-from prx_email_django.rules.sent import fixed_number, refusal, sent_columns
+from prx_email_django.rules.sent import message_id_number, refusal, sent_columns
 from prx_email_django.states import RecipientResult, Status
 from prx_email_django.store.claims import ClaimedRecipient
 
@@ -66,5 +66,5 @@ def test_a_sent_message_keeps_no_error_but_a_refusal() -> None:
 
 
 def test_the_number_of_a_message_id_stays_once_it_is_fixed() -> None:
-    assert [fixed_number(None, retries) for retries in range(3)] == [0, 1, 2]
-    assert [fixed_number(0, retries) for retries in range(3)] == [0, 0, 0]
+    assert [message_id_number(None, retries) for retries in range(3)] == [0, 1, 2]
+    assert [message_id_number(0, retries) for retries in range(3)] == [0, 0, 0]

@@ -9,6 +9,7 @@ LETTERS = {"P": P, "S": S, "T": T, "F": F}
 #: Verb -> pairs of the letters of the status before and after.
 EXPECTED = {
     "enqueue": "",
+    "send": "",
     "claim": "PS FS",
     "finalize": "ST SF",
     "release": "SP SF",
@@ -28,7 +29,10 @@ def test_every_verb_moves_only_where_it_may() -> None:
         verb: {(LETTERS[pair[0]], LETTERS[pair[1]]) for pair in pairs.split()} for verb, pairs in EXPECTED.items()
     }
     assert {verb: transition.moves for verb, transition in TRANSITIONS.items()} == expected
-    assert {verb: transition.entry for verb, transition in TRANSITIONS.items() if transition.entry} == {"enqueue": P}
+    assert {verb: transition.entry for verb, transition in TRANSITIONS.items() if transition.entry} == {
+        "enqueue": P,
+        "send": S,
+    }
 
 
 def test_nothing_leaves_sent() -> None:

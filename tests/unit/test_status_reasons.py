@@ -11,7 +11,7 @@ from django.utils import timezone, translation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.limits.windows import rolled
+from prx_email_django.limits.rate_windows import rolled
 from prx_email_django.rules.rates import BUCKETS, RateLimit, reached
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.status.reasons import (

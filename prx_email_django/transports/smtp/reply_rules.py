@@ -126,7 +126,7 @@ def meaning_of(phase: Phase, reply: Reply) -> ReplyMeaning:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReplyVerdict:
     """What a reply or a lost connection means for the message, for the account and for the session."""
 
     ending: Ending
@@ -145,34 +145,34 @@ class Verdict:
         )
 
 
-def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> Verdict:
+def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> ReplyVerdict:
     """Judge a reply that ends the attempt: any but the success of its phase, at RCPT only one about the session.
 
     ``completed``: this connection has completed a transaction before.
     """
     meaning = meaning_of(phase, reply)
     if meaning is ReplyMeaning.QUOTA:
-        return Verdict(Ending.TEMPORARY, Trouble.QUOTA, ends_session=True)
+        return ReplyVerdict(Ending.TEMPORARY, Trouble.QUOTA, ends_session=True)
     if meaning is ReplyMeaning.NOT_AUTHENTICATED:
-        return Verdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
+        return ReplyVerdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
     if completed and (meaning is ReplyMeaning.SESSION_LIMIT or (reply.code == 421 and phase is Phase.MAIL)):
-        return Verdict(Ending.UNTOUCHED, ends_session=True)
+        return ReplyVerdict(Ending.UNTOUCHED, ends_session=True)
     if reply.code == 421:
-        return Verdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
+        return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
     if reply.code < 400:
         return _judge_unexpected(phase)
     if meaning is ReplyMeaning.BAD_SEQUENCE:
-        return Verdict(Ending.TEMPORARY, ends_session=True)
+        return ReplyVerdict(Ending.TEMPORARY, ends_session=True)
     if reply.code < 500 or meaning in (ReplyMeaning.TEMPORARY, ReplyMeaning.SESSION_LIMIT):
-        return Verdict(Ending.TEMPORARY, ends_session=meaning is ReplyMeaning.SESSION_LIMIT)
-    return Verdict(Ending.PERMANENT)
+        return ReplyVerdict(Ending.TEMPORARY, ends_session=meaning is ReplyMeaning.SESSION_LIMIT)
+    return ReplyVerdict(Ending.PERMANENT)
 
 
-def _judge_unexpected(phase: Phase) -> Verdict:
+def _judge_unexpected(phase: Phase) -> ReplyVerdict:
     """Judge a positive reply of the wrong kind: it belongs to another command than the one that was written."""
     if phase is Phase.BODY:
-        return Verdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code="unknown_outcome", ends_session=True)
-    return Verdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
+        return ReplyVerdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code="unknown_outcome", ends_session=True)
+    return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
 
 
 def is_about_session(reply: Reply) -> bool:
@@ -208,15 +208,17 @@ class Loss:
     closed_by_us: bool = False
 
 
-def judge_loss(phase: Phase, loss: Loss, *, completed: bool, dot_written: bool, behind: bool = False) -> Verdict:
+def judge_loss(
+    phase: Phase, loss: Loss, *, completed: bool, dot_written: bool, overlapped: bool = False
+) -> ReplyVerdict:
     """Judge a connection that ended while this message's transaction was open.
 
     ``dot_written``: the final dot was handed to the operating system, so the server may have the whole body (RFC 1047).
-    ``behind``: the envelope was written behind the unanswered body of another message.
+    ``overlapped``: the envelope was written after the body of another message whose reply is missing.
     """
     if phase is Phase.BODY and dot_written:
         trouble = Trouble.NONE if loss.closed_by_us else Trouble.CONNECTION
-        return Verdict(Ending.UNKNOWN, trouble, error_code="unknown_outcome", ends_session=True)
-    if behind or loss.closed_by_us or (phase is Phase.MAIL and completed and loss.closed_by_server):
-        return Verdict(Ending.UNTOUCHED, error_code=loss.error_code, ends_session=True)
-    return Verdict(Ending.TEMPORARY, Trouble.CONNECTION, error_code=loss.error_code, ends_session=True)
+        return ReplyVerdict(Ending.UNKNOWN, trouble, error_code="unknown_outcome", ends_session=True)
+    if overlapped or loss.closed_by_us or (phase is Phase.MAIL and completed and loss.closed_by_server):
+        return ReplyVerdict(Ending.UNTOUCHED, error_code=loss.error_code, ends_session=True)
+    return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, error_code=loss.error_code, ends_session=True)

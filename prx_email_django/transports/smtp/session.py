@@ -12,7 +12,7 @@ from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
-from prx_email_django.transports.smtp.reply_rules import Loss, Verdict, judge_loss
+from prx_email_django.transports.smtp.reply_rules import Loss, ReplyVerdict, judge_loss
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction import transact
 from prx_email_django.transports.smtp.transaction_state import MailTransaction, next_message
@@ -122,7 +122,7 @@ class SmtpSession:
                 loss,
                 completed=completed,
                 dot_written=self._dot_may_have_left(transaction),
-                behind=not transaction.mail_written,
+                overlapped=not transaction.mail_written,
             )
             state.report(transaction, transaction.lost(verdict, loss.text))
             if verdict.trouble is not Trouble.NONE:
@@ -146,7 +146,7 @@ class SmtpSession:
         """
         current, ahead = self._state.current, self._state.ahead
         if current is not None and self._dot_may_have_left(current):
-            verdict = Verdict(Ending.UNKNOWN, error_code="unknown_outcome")
+            verdict = ReplyVerdict(Ending.UNKNOWN, error_code="unknown_outcome")
             self._state.report(current, current.lost(verdict, "cut off by us"))
         elif current is not None:
             self._state.report(current, current.untouched("cut off by us"))

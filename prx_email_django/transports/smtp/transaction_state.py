@@ -13,7 +13,7 @@ from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, Reci
 from prx_email_django.transports.base import Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.smtp.commands import UnsupportedMessage
 from prx_email_django.transports.smtp.replies import Reply
-from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, Verdict, meaning_of, recipient_answer
+from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerdict, meaning_of, recipient_answer
 
 # Outcomes of recipients that had no negative answer; shared, since nearly all recipients have one of these.
 _OPEN = RecipientOutcome(Answer.OPEN)
@@ -119,11 +119,11 @@ class MailTransaction:
             mail_written=True,
         )
 
-    def failed(self, verdict: Verdict, reply: Reply) -> Outcome:
+    def failed(self, verdict: ReplyVerdict, reply: Reply) -> Outcome:
         """Outcome of a message that a reply ended."""
         return replace(self.lost(verdict, str(reply)), smtp_code=reply.code, enhanced=reply.enhanced)
 
-    def lost(self, verdict: Verdict, error: str) -> Outcome:
+    def lost(self, verdict: ReplyVerdict, error: str) -> Outcome:
         """Outcome of a message that ended without a reply."""
         return Outcome(
             verdict.ending,
@@ -138,11 +138,11 @@ class MailTransaction:
 
     def untouched(self, error: str = "") -> Outcome:
         """Outcome of a message that is released as it was."""
-        return self.lost(Verdict(Ending.UNTOUCHED, error_code=""), error)
+        return self.lost(ReplyVerdict(Ending.UNTOUCHED, error_code=""), error)
 
     def unsupported(self, problem: UnsupportedMessage) -> Outcome:
         """Outcome of a message that was not written because this server cannot take it."""
-        outcome = self.lost(Verdict(Ending.PERMANENT, error_code=problem.error_code), str(problem))
+        outcome = self.lost(ReplyVerdict(Ending.PERMANENT, error_code=problem.error_code), str(problem))
         return replace(outcome, smtp_code=problem.smtp_code, enhanced=problem.enhanced)
 
     def _unfinished_recipients(self, ending: Ending) -> dict[str, RecipientOutcome]:
@@ -166,7 +166,7 @@ class MailTransaction:
         return result
 
 
-def session_end(verdict: Verdict, error: str) -> SessionEnd:
+def session_end(verdict: ReplyVerdict, error: str) -> SessionEnd:
     """The end of a session that a verdict ended: a new connection may follow where the account has no trouble."""
     return SessionEnd(
         reconnect=verdict.trouble is Trouble.NONE,

@@ -13,7 +13,7 @@ from prx_email_django.models import Account, AccountState
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp.connection import SmtpTransport
-from prx_email_django.worker.tokens import connection_settings
+from prx_email_django.worker.token_keeper import connection_settings
 from tests.support.fake_clock import FakeClockLoop, run_jumping
 from tests.support.outgoing_messages import BODY, ListFeed, outgoing, settings_for
 from tests.support.smtp_server import SmtpServer

@@ -172,7 +172,7 @@ CLOSED_BY_US = Loss("cut", "network", closed_by_us=True)
 
 
 @pytest.mark.parametrize(
-    ("phase", "loss", "completed", "dot", "behind", "ending", "trouble"),
+    ("phase", "loss", "completed", "dot", "overlapped", "ending", "trouble"),
     [
         (Phase.MAIL, CLOSED_BY_SERVER, True, False, False, Ending.UNTOUCHED, Trouble.NONE),
         (Phase.MAIL, CLOSED_BY_SERVER, False, False, False, Ending.TEMPORARY, Trouble.CONNECTION),
@@ -190,8 +190,8 @@ CLOSED_BY_US = Loss("cut", "network", closed_by_us=True)
     ],
 )
 def test_where_a_connection_was_lost_decides(
-    phase: Phase, loss: Loss, *, completed: bool, dot: bool, behind: bool, ending: Ending, trouble: Trouble
+    phase: Phase, loss: Loss, *, completed: bool, dot: bool, overlapped: bool, ending: Ending, trouble: Trouble
 ) -> None:
-    verdict = judge_loss(phase, loss, completed=completed, dot_written=dot, behind=behind)
+    verdict = judge_loss(phase, loss, completed=completed, dot_written=dot, overlapped=overlapped)
     assert (verdict.ending, verdict.trouble, verdict.ends_session) == (ending, trouble, True)
     assert verdict.error_code == ("unknown_outcome" if ending is Ending.UNKNOWN else loss.error_code)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from prx_email_django.limits.windows import give_back, take_permits, take_recipients
+from prx_email_django.limits.rate_windows import give_back, take_permits, take_recipients
 from prx_email_django.models import RateWindow
 from tests.support.factories import NOW, SECOND, account, at, in_threads
 

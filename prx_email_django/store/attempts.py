@@ -11,7 +11,7 @@ from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.rules.policy import Verdict
 from prx_email_django.rules.recipients import effective_result, merge_result
-from prx_email_django.rules.sent import AnsweredRecipient, fixed_number, sent_columns
+from prx_email_django.rules.sent import AnsweredRecipient, message_id_number, sent_columns
 from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claims import Claim
@@ -104,7 +104,7 @@ def outcome_columns(said: Outcome, outcome: AttemptOutcome) -> dict[str, Any]:
 
 def becomes_sent(message: OutboxMessage, recipients: Iterable[AnsweredRecipient], *, now: datetime) -> dict[str, Any]:
     """``sent_columns`` of a row that was read under its lock."""
-    number = fixed_number(message.message_number, message.retries)
+    number = message_id_number(message.message_number, message.retries)
     return sent_columns(recipients, number=number, message_id=message.message_id, now=now)
 
 
@@ -114,7 +114,7 @@ def verdict_columns(
     """The columns that a verdict sets; ``message_id`` is the Message-ID of the first accepted copy, if there is one."""
     counters = {"retries": verdict.retries, "attempts": verdict.attempts}
     if verdict.status is Status.SENT:
-        number = fixed_number(verdict.message_number, verdict.retries)
+        number = message_id_number(verdict.message_number, verdict.retries)
         return counters | sent_columns(recipients, number=number, message_id=message_id, now=now)
     return counters | {
         "status": verdict.status,
@@ -127,7 +127,7 @@ def verdict_columns(
     }
 
 
-def take_over(message: OutboxMessage, values: Mapping[str, Any]) -> None:
+def update_instance(message: OutboxMessage, values: Mapping[str, Any]) -> None:
     """Give the instance the columns that its row has now."""
     for name, value in values.items():
         setattr(message, name, value)

@@ -12,12 +12,12 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.pauses import account_state
-from prx_email_django.limits.tokens import access_token, drop_token, may_refresh, store_token, take_refresh_lease
+from prx_email_django.limits.token_refresh import access_token, drop_token, may_refresh, store_token, take_refresh_lease
 from prx_email_django.models import Account, AccountState
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.fetch import fetch_token
+from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import token_request
-from prx_email_django.oauth.tokens import Token, TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.transports.base import ConnectionSettings, Transport
 from prx_email_django.transports.console import ConsoleTransport
@@ -69,7 +69,7 @@ class TokenKeeper:
     """The access token of one account within one drain: fetched by one worker at a time, stored for all.
 
     A refresh goes: ``current`` finds no fresh token, takes the refresh lease, starts ``oauth.fetch`` on the network,
-    and stores what comes back (``limits.tokens``) when it is asked again.
+    and stores what comes back (``limits.token_refresh``) when it is asked again.
     """
 
     def __init__(self, current: CurrentAccount, *, clock: Clock, network: Network) -> None:
@@ -127,7 +127,7 @@ class TokenKeeper:
         self._fetch(lease, state, done)
         return None
 
-    def renew(self, refused: str) -> bool:
+    def discard(self, refused: str) -> bool:
         """Forget a token that the server refused; True: a fresh token may be tried (once in a drain)."""
         if not self.needed or not may_refresh(self.account) or self.renewed:
             return False
