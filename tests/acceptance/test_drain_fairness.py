@@ -1,4 +1,4 @@
-"""One account's trouble is its own: it pauses, grows its pauses, recovers, and never holds up another."""
+"""The trouble of one account stays with it: it pauses, longer each time, recovers, and never delays another account."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def account_on(server: SmtpServer, name: str = "main", **fields: Any) -> Account
 
 
 def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
-    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
-    return prx.enqueue_many(some, account=account)
+    mails = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
+    return prx.enqueue_many(mails, account=account)
 
 
 def state_of(account: Account) -> AccountState:
@@ -46,15 +46,15 @@ def untouched(rows: list[OutboxMessage]) -> bool:
 
 @contextmanager
 def two_servers() -> Iterator[tuple[SmtpServer, SmtpServer]]:
-    with SmtpServer() as one, SmtpServer() as other:
-        yield one, other
+    with SmtpServer() as first, SmtpServer() as second:
+        yield first, second
 
 
 @pytest.mark.parametrize("stage", ["greeting", "mail", "final"])
 def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
     with two_servers() as (slow, quick):
         stalled = slow.on(stage, stall=True)
-        enqueue(account_on(slow, "a slow one"), 20)
+        enqueue(account_on(slow, "a slow account"), 20)
         enqueue(account_on(quick, "healthy"), 200)
         draining = Draining()
         assert stalled.reached.wait(60)
@@ -65,7 +65,7 @@ def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
         assert draining.outcome().sent == 220
 
 
-def test_a_dead_account_pauses_after_three_connections_a_second_apart_untouched() -> None:
+def test_a_dead_account_pauses_after_three_connections_a_second_apart_and_its_messages_stay_unchanged() -> None:
     with SmtpServer() as gone:
         pass
     with SmtpServer() as quick:
@@ -98,7 +98,7 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
             assert account.paused_until == now + timedelta(seconds=pause)
             attempts = len(server.auth_attempts)
             prx.drain(now=now + timedelta(seconds=pause - 1))
-            assert len(server.auth_attempts) == attempts, "a paused account is left alone"
+            assert len(server.auth_attempts) == attempts, "a paused account opens no connection"
             now += timedelta(seconds=pause)
         assert untouched(rows)
         server.clear()
@@ -139,7 +139,7 @@ def test_a_reply_that_names_the_quota_pauses_the_account_and_backs_the_message_o
         assert untouched(rows[3:])
 
 
-def test_a_message_that_gets_the_server_to_hang_up_does_not_stop_its_account() -> None:
+def test_a_message_at_which_the_server_hangs_up_does_not_stop_its_account() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
         dead = [f"dead{number}@example.org" for number in range(25)]
@@ -153,7 +153,7 @@ def test_a_message_that_gets_the_server_to_hang_up_does_not_stop_its_account() -
         bad = OutboxMessage.objects.get(priority=5)
         assert (bad.status, bad.retries, bad.last_error_code) == ("failed", 1, "network")
         assert account.pause_reason == ""
-        assert len(bad.refused_recipients) == 9, "those already answered keep their result"
+        assert len(bad.refused_recipients) == 9, "the recipients that were refused before keep their result"
         now = timezone.now()
         for _ in range(6):
             now += timedelta(hours=1)
@@ -172,7 +172,7 @@ def test_one_lost_connection_is_one_failure() -> None:
         assert state_of(account).connection_failures == 1
 
 
-def test_successes_reported_before_a_loss_end_the_failures_before_them() -> None:
+def test_successes_before_a_lost_connection_reset_the_failures_counted_before() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
         AccountState.objects.update_or_create(account=account, defaults={"connection_failures": 2})
@@ -189,7 +189,7 @@ def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None
         enqueue(account, 30)
         stalled = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
-        assert all(one.reached.wait(60) for one in stalled)
+        assert all(reply.reached.wait(60) for reply in stalled)
         server.hang_up()
         report = draining.outcome()
         assert account.pause_reason == ""
@@ -197,7 +197,7 @@ def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None
         assert OutboxMessage.objects.exclude(status="sent").count() == 3
 
 
-def test_a_server_that_takes_fewer_connections_than_the_account_has_is_used_as_it_is() -> None:
+def test_a_server_that_accepts_fewer_connections_than_the_account_allows_pauses_nothing() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=4)
         for number in (2, 3, 4):
@@ -223,62 +223,62 @@ def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
         draining = Draining()
         assert stalled.reached.wait(60)
         prx.pause_outbox(account, reason="stop")
-        threading.Event().wait(1.1)  # a drain looks once a second
+        threading.Event().wait(1.1)  # a drain reads the pauses once a second
         server.release(stalled)
         report = draining.outcome()
         assert report.sent < 60
         assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
         assert untouched(rows[-1:])
-        assert account.pause_reason == "stop", "no success ends it"
+        assert account.pause_reason == "stop", "a success does not end a pause that a person set"
 
 
-def test_a_failure_in_one_account_leaves_the_others_their_drain() -> None:
-    with two_servers() as (one, other):
-        unreadable = account_on(one, "unreadable")
+def test_an_account_that_cannot_be_drained_does_not_stop_the_others() -> None:
+    with two_servers() as (first, second):
+        unreadable = account_on(first, "unreadable")
         enqueue(unreadable, 5)
         Account.objects.filter(pk=unreadable.pk).update(rate_limits="no limit at all")
-        enqueue(account_on(other, "healthy"), 50)
+        enqueue(account_on(second, "healthy"), 50)
         assert prx.drain().sent == 50
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_an_account_that_breaks_midway_gives_back_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    with two_servers() as (one, other):
-        broken = account_on(one, "broken", max_connections=1)
+def test_an_account_whose_worker_crashes_releases_its_messages_and_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_servers() as (first, second):
+        broken = account_on(first, "broken", max_connections=1)
         rows = enqueue(broken, 20)
-        enqueue(account_on(other, "healthy"), 50)
+        enqueue(account_on(second, "healthy"), 50)
         learn = AccountWorker._learn
 
-        def breaks(self: AccountWorker, results: Any) -> None:
+        def crash(self: AccountWorker, results: Any) -> None:
             if self.account_id == broken.pk:
-                raise RuntimeError("something nobody thought of")
+                raise RuntimeError("an unexpected error")
             learn(self, results)
 
-        monkeypatch.setattr(AccountWorker, "_learn", breaks)
+        monkeypatch.setattr(AccountWorker, "_learn", crash)
         prx.drain()
-        assert len(other.messages) == 50
-        assert one.wait_closed()
+        assert len(second.messages) == 50
+        assert first.wait_closed()
         sent = OutboxMessage.objects.filter(account=broken, status="sent")
-        assert set(sent.values_list("pk", flat=True)) == {rows[number].pk for number in range(len(one.messages))}
+        assert set(sent.values_list("pk", flat=True)) == {rows[number].pk for number in range(len(first.messages))}
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert OutboxMessage.objects.filter(account=broken, attempts__gt=0).count() <= 2, (
-            "only what was cut is in doubt"
+            "only a message that was being sent has an unknown outcome"
         )
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_waiting_drains_wait_for_others_than_the_paused() -> None:
-    with two_servers() as (one, other):
-        paused, healthy = account_on(one, "a paused one"), account_on(other, "healthy")
+def test_a_drain_with_wait_does_not_wait_for_a_paused_account() -> None:
+    with two_servers() as (first, second):
+        paused, healthy = account_on(first, "a paused account"), account_on(second, "healthy")
         enqueue(paused, 1)
         prx.pause_outbox(paused, reason="holiday")
         enqueue(healthy, 1, send_at=timezone.now() + timedelta(seconds=1.5))
         assert prx.drain(wait=True, time_budget=60).sent == 1
-        assert not one.connections
+        assert not first.connections
 
 
-def test_a_time_budget_gives_up_a_connection_that_never_stands() -> None:
+def test_a_time_budget_ends_the_wait_for_a_server_that_never_greets() -> None:
     with SmtpServer() as server:
         stalled = server.on("greeting", stall=True)
         rows = enqueue(account_on(server), 3)
@@ -295,8 +295,8 @@ def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
         enqueue(account, 400)
-        for asked in (*range(1, 24), 30, 40, 60):
-            answers = iter([False] * asked)
+        for calls in (*range(1, 24), 30, 40, 60):
+            answers = iter([False] * calls)
             begun = monotonic()
             prx.drain(stop=lambda answers=answers: next(answers, True))
             assert monotonic() - begun < 60
@@ -311,15 +311,15 @@ def test_stopped_and_limited_drains_leak_no_permit() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3, rate_limits="500/hour, 1000 recipients/hour")
         enqueue(account, 120, cc="copy@example.org")
-        for asked in (2, 3, 4, 5, 6, 8, 10, 12):
-            answers = iter([False] * asked)
+        for calls in (2, 3, 4, 5, 6, 8, 10, 12):
+            answers = iter([False] * calls)
             prx.drain(stop=lambda answers=answers: next(answers, True))
         spent = {window.limit_key: sum(window.counts) for window in RateWindow.objects.all()}
-        mails = len(server.lines("MAIL"))
-        assert spent == {"messages/3600": mails, "recipients/3600": 2 * mails}
+        written = len(server.lines("MAIL"))
+        assert spent == {"messages/3600": written, "recipients/3600": 2 * written}
 
 
-def test_a_password_that_a_person_mends_during_a_drain_is_used_at_once() -> None:
+def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> None:
     with SmtpServer(users={"ann": "old"}) as server:
         account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
         enqueue(account, 10)
@@ -327,9 +327,9 @@ def test_a_password_that_a_person_mends_during_a_drain_is_used_at_once() -> None
         draining = Draining()
         assert stalled.reached.wait(60)
         server.users = {"ann": "new"}
-        mended = Account.objects.get()
-        mended.password = "new"
-        mended.save()
+        corrected = Account.objects.get()
+        corrected.password = "new"
+        corrected.save()
         server.say(b"421 4.3.2 restarting\r\n", close=True)
         draining.outcome()
         assert account.pause_reason == ""

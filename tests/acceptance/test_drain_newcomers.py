@@ -1,4 +1,4 @@
-"""An account that waits for its server holds up no other, not even one that was idle when the drain began."""
+"""An account that waits for its server delays no other account, also none that had no mail when the drain began."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def account_on(name: str, server: SmtpServer) -> Account:
     )
 
 
-def test_mail_for_an_idle_account_goes_while_another_waits_for_a_final_reply() -> None:
+def test_mail_for_an_idle_account_is_sent_while_another_account_waits_for_a_final_reply() -> None:
     with SmtpServer() as slow, SmtpServer() as quick:
         stalled = slow.on("final", stall=True)
         account_on("slow", slow)
@@ -49,7 +49,7 @@ def test_mail_for_an_idle_account_goes_while_another_waits_for_a_final_reply() -
 @pytest.mark.parametrize(
     ("limits", "to"), [("1/hour", ["a@example.org"]), ("3 recipients/hour", ["a@example.org", "b@example.org"])]
 )
-def test_an_account_at_its_limit_is_not_logged_in_to_only_to_learn_that(limits: str, to: list[str]) -> None:
+def test_an_account_at_its_limit_opens_no_connection(limits: str, to: list[str]) -> None:
     with SmtpServer() as server:
         account = account_on("limited", server)
         Account.objects.filter(pk=account.pk).update(rate_limits=limits)

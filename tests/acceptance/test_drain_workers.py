@@ -1,4 +1,4 @@
-"""Many workers on one queue: each message goes out once, and what an account allows is never exceeded."""
+"""Several workers on one outbox: each message is sent once, and the limits of an account are never exceeded."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def account_on(server: SmtpServer, **fields: Any) -> Account:
 
 
 def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
-    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
-    return prx.enqueue_many(some, account=account)
+    mails = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
+    return prx.enqueue_many(mails, account=account)
 
 
 def workers() -> int:
-    """SQLite has one writer at a time: two show all that four would."""
+    """Number of workers: SQLite has one writer at a time, so that two workers show the same as four."""
     return 2 if connection.vendor == "sqlite" else 4
 
 
@@ -59,10 +59,10 @@ def test_many_workers_send_each_message_once_over_the_accounts_connections() -> 
         with drainers(workers()) as running:
             assert stalled.reached.wait(60)
             server.release(stalled)
-            reports = [one.report() for one in running]
-        left = prx.drain()
-        assert sum(one["sent"] for one in reports) + left.sent == 600
-        assert sum(one["failed"] + one["deferred"] for one in reports) == 0
+            reports = [drainer.report() for drainer in running]
+        last = prx.drain()
+        assert sum(report["sent"] for report in reports) + last.sent == 600
+        assert sum(report["failed"] + report["deferred"] for report in reports) == 0
         assert server.max_open_connections <= 3
         assert_each_once(server, 600)
 
@@ -73,10 +73,10 @@ def test_workers_share_connections_and_the_queue() -> None:
         account = account_on(server, max_connections=8)
         enqueue(account, 400, priority=3)
         with drainers(workers()) as running:
-            reports = [one.report() for one in running]
+            reports = [drainer.report() for drainer in running]
         prx.drain()
         assert server.max_open_connections <= 8
-        assert sum(one["claimed"] for one in reports) >= 400
+        assert sum(report["claimed"] for report in reports) >= 400
         assert_each_once(server, 400)
 
 
@@ -85,21 +85,21 @@ def test_a_rate_limit_holds_over_all_workers() -> None:
         account = account_on(server, max_connections=8, rate_limits="50/hour")
         enqueue(account, 200)
         with drainers(workers()) as running:
-            reports = [one.report() for one in running]
+            reports = [drainer.report() for drainer in running]
         assert len(server.lines("MAIL")) <= 50
-        assert len(server.messages) == sum(one["sent"] for one in reports)
+        assert len(server.messages) == sum(report["sent"] for report in reports)
         for _ in range(3):
             prx.drain()
-        assert len(server.lines("MAIL")) == 50, "what was not used is given back"
+        assert len(server.lines("MAIL")) == 50, "permits that were not used are released"
         assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 150
         later = timezone.now() + timedelta(hours=2)
         assert prx.drain(now=later).sent == 50
 
 
-def test_a_permit_that_ends_before_mail_in_a_drain_is_given_back_and_taken_anew(
+def test_a_permit_that_ends_before_mail_in_a_drain_is_released_and_taken_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two seconds of a bucket are left, and the first message holds the only connection for longer."""
+    """The bucket has two seconds left, and the first message occupies the only connection for longer."""
     bucket = 3  # seconds: a twentieth of the minute
     end = datetime(2026, 1, 5, 12, 0, bucket, tzinfo=UTC)
     with SmtpServer() as server:
@@ -127,8 +127,8 @@ def test_a_limit_of_recipients_holds_over_all_workers() -> None:
         account = account_on(server, max_connections=8, rate_limits="40 recipients/hour")
         enqueue(account, 60, cc=["a@example.org", "b@example.org"])
         with drainers(workers()) as running:
-            for one in running:
-                one.report()
+            for drainer in running:
+                drainer.report()
         for _ in range(3):
             prx.drain()
         assert len(server.lines("RCPT")) == 39, "thirteen messages of three"
@@ -136,14 +136,14 @@ def test_a_limit_of_recipients_holds_over_all_workers() -> None:
 
 
 def test_a_tight_limit_is_never_exceeded_in_any_span() -> None:
-    """Real time: at most N MAILs in every span of a minute, and so in this test's ten seconds."""
+    """In real time: at most 20 MAIL commands in any minute, and therefore in the ten seconds of this test."""
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, rate_limits="20/minute")
         enqueue(account, 60)
         until = time() + 6
         with drainers(2) as running:
-            for one in running:
-                one.report()
+            for drainer in running:
+                drainer.report()
         while time() < until:
             prx.drain()
             threading.Event().wait(0.3)
@@ -154,12 +154,12 @@ def test_a_tight_limit_is_never_exceeded_in_any_span() -> None:
 
 
 def expiries() -> list[datetime]:
-    """When the claims that are held run out."""
+    """When the leases of the claimed messages end."""
     return list(OutboxMessage.objects.filter(status="sending").values_list("claim_expires_at", flat=True))
 
 
 def test_a_lease_is_renewed_while_the_server_takes_its_time(settings: Any) -> None:
-    """Longer than a busy machine may hold the worker up; another one looks when it would have run out."""
+    """The lease outlasts the delays of a busy machine; after its first end another drain recovers nothing."""
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
         enqueue(account, 3)
@@ -177,7 +177,7 @@ def test_a_lease_is_renewed_while_the_server_takes_its_time(settings: Any) -> No
 
 
 def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still_count(settings: Any) -> None:
-    """SIGSTOP is what a frozen machine looks like: another worker recovers, then the first one wakes."""
+    """SIGSTOP stands for a machine that is frozen: another worker recovers, then the first worker continues."""
     settings.PRX_EMAIL = {"LEASE": 1.0, "BASE_BACKOFF": 0.2}
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, pipelining="off")
@@ -208,8 +208,8 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still
             assert row.attempts > row.retries, address
 
 
-def test_nothing_is_written_when_time_has_jumped_past_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that slept: CLOCK_BOOTTIME has gone on, and nothing else tells the worker."""
+def test_nothing_is_written_when_the_clock_has_jumped_past_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine slept: only CLOCK_BOOTTIME shows it to the worker."""
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
         enqueue(account, 3)
@@ -239,10 +239,10 @@ def test_nothing_is_written_when_time_has_jumped_past_the_lease(monkeypatch: pyt
         assert slept, "the lease was asked before the body"
         assert_each_once(server, 3)
         assert result[0].released >= 1
-        assert len(server.lines("DATA")) == 3, "the body of the second was not begun under the lost lease"
+        assert len(server.lines("DATA")) == 3, "the second body was not begun under the lost lease"
 
 
-def test_a_late_acceptance_is_recorded_though_another_took_the_message(settings: Any) -> None:
+def test_a_late_acceptance_is_recorded_although_another_worker_recovered_the_message(settings: Any) -> None:
     settings.PRX_EMAIL = {"LEASE": 600}
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
@@ -258,15 +258,15 @@ def test_a_late_acceptance_is_recorded_though_another_took_the_message(settings:
             drainer.report()
         row.refresh_from_db()
         assert (row.status, row.next_attempt_at) == ("sent", None)
-        assert [(one.number, one.outcome) for one in row.delivery_attempts.all()] == [(1, "sent")]
+        assert [(attempt.number, attempt.outcome) for attempt in row.delivery_attempts.all()] == [(1, "sent")]
         assert prx.drain(now=timezone.now() + timedelta(hours=3)).claimed == 0
         assert len(server.messages) == 1
 
 
 @pytest.mark.parametrize("accounts", [1, 2])
-def test_a_database_that_goes_away_leaves_results_to_be_recorded_or_known_as_lost(accounts: int) -> None:
+def test_a_lost_database_connection_loses_no_message_and_copies_few(accounts: int) -> None:
     if connection.vendor == "sqlite":
-        cut = None  # no server that could go away: the file is there or it is not
+        cut = None  # SQLite has no server whose connection could be lost
     else:
         cut = {
             "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -303,7 +303,7 @@ def test_a_database_that_goes_away_leaves_results_to_be_recorded_or_known_as_los
             now += timedelta(hours=1)
             prx.drain(now=now)
         twice = {address for address, count in Counter(server.recipients).items() if count > 1}
-        assert len(twice) <= (10 if cut is None else 4), "only what was on its way"
+        assert len(twice) <= (10 if cut is None else 4), "only messages that were being sent"
         for address in twice:
             row = OutboxMessage.objects.get(recipients__address=address)
             assert row.attempts > row.retries, address

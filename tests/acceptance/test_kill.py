@@ -1,4 +1,4 @@
-"""A drain is killed in the middle: nothing is lost, and what may be copied is bounded and bears the same Message-ID."""
+"""A killed drain loses no message; possible copies are few and have the same Message-ID."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, Ou
 from prx_email_django.worker.drain import Drain
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import eventually
-from tests.support.fake_clock import Ahead
+from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -37,7 +37,7 @@ def account_on(server: SmtpServer, **fields: Any) -> Account:
     return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
 
 
-def letters(count: int, **fields: Any) -> list[dict[str, Any]]:
+def mails(count: int, **fields: Any) -> list[dict[str, Any]]:
     return [
         {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text", **fields}
         for number in range(count)
@@ -45,7 +45,7 @@ def letters(count: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def finish(now: datetime | None = None) -> datetime:
-    """Drain again, each time an hour later, until nothing waits; returns the last hour."""
+    """Drain again, each time an hour later, until no message waits; return the time of the last drain."""
     now = now or timezone.now() + LATER
     for _ in range(12):
         prx.drain(now=now)
@@ -56,20 +56,20 @@ def finish(now: datetime | None = None) -> datetime:
 
 
 def copies(server: SmtpServer) -> dict[str, int]:
-    """Recipients that were served more than once, and how often more."""
+    """Number of copies for each recipient that got more than one."""
     return {address: count - 1 for address, count in Counter(server.recipients).items() if count > 1}
 
 
 def assert_known_copies(server: SmtpServer, bound: int) -> None:
-    """Copies are few, only of messages whose outcome was in doubt, and each bears its message's one Message-ID."""
+    """Copies are few, only of messages whose outcome was unknown, and all copies of a message have one Message-ID."""
     twice = copies(server)
     assert sum(twice.values()) <= bound, twice
     for address in twice:
         row = OutboxMessage.objects.get(recipients__address=address)
-        assert row.attempts > row.retries, f"{address}: a copy of a message whose outcome was never in doubt"
+        assert row.attempts > row.retries, f"{address}: a copy of a message whose outcome was never unknown"
     headers: dict[str, set[str]] = {}
-    for one in server.messages:
-        headers.setdefault(one.recipients[0], set()).add(message_from_bytes(one.data)["Message-ID"])
+    for received in server.messages:
+        headers.setdefault(received.recipients[0], set()).add(message_from_bytes(received.data)["Message-ID"])
     assert all(len(ids) == 1 for ids in headers.values()), headers
 
 
@@ -83,7 +83,7 @@ def assert_all_sent(count: int) -> None:
 def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, pipelining=pipelining)
-        prx.enqueue_many(letters(12), account=account)
+        prx.enqueue_many(mails(12), account=account)
         stalled = server.on(stage, stall=True, nth=None if stage in {"greeting", "ehlo"} else 4)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -100,9 +100,9 @@ def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
 def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        # Larger than what the system's buffers take: the rest is still with the killed process.
+        # Larger than the buffers of the system: the killed process still has the rest.
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(15_000_000))
-        prx.enqueue_many(letters(2, attachment=large), account=account)
+        prx.enqueue_many(mails(2, attachment=large), account=account)
         stalled = server.on("body", stall=True, after=200_000, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -118,17 +118,17 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
 def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
-        prx.enqueue_many(letters(60), account=account)
+        prx.enqueue_many(mails(60), account=account)
         stalled = server.on("final", stall=True, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
             with transaction.atomic():
-                # Nobody else can write these rows now: whatever the server accepts stays unrecorded.
+                # The drain cannot write these rows now: what the server accepts is not recorded.
                 list(OutboxMessage.objects.select_for_update())
                 server.release(stalled)
                 assert server.wait_for(8)
                 before = len(server.messages)
-                assert not server.wait_for(11, timeout=0.5), "accepted and unrecorded without bound"
+                assert not server.wait_for(11, timeout=0.5), "too many messages were accepted and not recorded"
                 drainer.kill()
         server.clear()
         assert server.wait_closed()
@@ -139,11 +139,11 @@ def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() ->
 
 
 def test_random_kills_lose_nothing_and_copy_little() -> None:
-    """None may send more than its share before it is killed, however late that comes: something is left for each."""
+    """``limit`` leaves messages for every drain, also when a drain is killed late."""
     chance = random.Random()
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(900), account=account)
+        prx.enqueue_many(mails(900), account=account)
         now = timezone.now()
         kills = 0
         while kills < 6:
@@ -165,7 +165,7 @@ def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
     chance = random.Random()
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(150, on_unknown="hold"), account=account)
+        prx.enqueue_many(mails(150, on_unknown="hold"), account=account)
         now = timezone.now()
         for _ in range(4):
             before = len(server.messages)
@@ -180,7 +180,7 @@ def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
         resting = OutboxMessage.objects.filter(status="failed", next_attempt_at__isnull=True)
         assert all(code == "lost_claim" for code in resting.values_list("last_error_code", flat=True))
         assert OutboxMessage.objects.filter(status="sent").count() == 150 - resting.count()
-        assert resting.count() <= 4 * 15, "a crash leaves few that may have been delivered"
+        assert resting.count() <= 4 * 15, "a crash leaves few messages that may have been delivered"
 
 
 def counters(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
@@ -189,10 +189,10 @@ def counters(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
 
 
 class Budgeted(Draining):
-    """A drain whose time budget is over when the test says so."""
+    """A drain whose time budget ends when the test calls ``stop``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._clock = Ahead()
+        self._clock = MovableClock()
         monkeypatch.setattr(sys.modules[Drain.__module__], "monotonic", self._clock)
         super().__init__(time_budget=600)
 
@@ -201,15 +201,15 @@ class Budgeted(Draining):
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "budget"])
-def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_untouched(
+def test_a_stopped_drain_finishes_the_messages_in_flight_and_releases_the_others_unchanged(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
         now = timezone.now()
-        failed = [prx.send(account=account, **one, now=now, failure_mode="provider") for one in letters(5)]
-        fresh = prx.enqueue_many(letters(40), account=account)
-        OutboxMessage.objects.filter(pk__in=[one.outbox_id for one in failed]).update(next_attempt_at=now)
+        failed = [prx.send(account=account, **mail, now=now, failure_mode="provider") for mail in mails(5)]
+        fresh = prx.enqueue_many(mails(40), account=account)
+        OutboxMessage.objects.filter(pk__in=[result.outbox_id for result in failed]).update(next_attempt_at=now)
         before = counters(OutboxMessage.objects.all())
         stalled = server.on("final", stall=True)
         claimed = OutboxMessage.objects.filter(status="sending")
@@ -218,41 +218,43 @@ def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_unto
             assert stalled.reached.wait(60)
             assert claimed.count() > 4
             drain.stop() if isinstance(drain, Budgeted) else drain.terminate()
-            assert eventually(lambda: claimed.count() <= 4), "what no connection took is given back at once"
+            assert eventually(lambda: claimed.count() <= 4), (
+                "messages that no connection has taken are released at once"
+            )
             server.release(stalled)
-            told = drain.outcome().sent if isinstance(drain, Budgeted) else drain.report()["sent"]
+            reported = drain.outcome().sent if isinstance(drain, Budgeted) else drain.report()["sent"]
         sent = set(OutboxMessage.objects.filter(status="sent").values_list("pk", flat=True))
-        assert told == len(sent) == len(server.messages)
-        assert 1 <= len(sent) <= 4, "only what was in flight was finished"
+        assert reported == len(sent) == len(server.messages)
+        assert 1 <= len(sent) <= 4, "only messages in flight were finished"
         left = OutboxMessage.objects.exclude(pk__in=sent)
-        assert counters(left) == {pk: one for pk, one in before.items() if pk not in sent}
+        assert counters(left) == {pk: values for pk, values in before.items() if pk not in sent}
         assert len(left) == len(failed) + len(fresh) - len(sent)
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
 @pytest.mark.parametrize("after", [0.05, 0.15, 0.25, 0.4])
-def test_a_task_that_is_ended_by_system_exit_records_what_came_back(after: float) -> None:
+def test_a_task_that_is_ended_by_system_exit_records_the_results_that_it_has(after: float) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(4000), account=account)
+        prx.enqueue_many(mails(4000), account=account)
         with Drainer(alarm=after) as drainer:
             code = drainer.exit_code()
         assert server.wait_closed()
         assert code == 1
         sent = OutboxMessage.objects.filter(status="sent").count()
-        doubtful = OutboxMessage.objects.filter(last_error_code="unknown_outcome").count()
-        # What was on its way when it was cut is unknown; a claim that was just being read is left to its lease.
-        assert sent <= len(server.messages) <= sent + doubtful
-        assert doubtful <= 6
+        unknown = OutboxMessage.objects.filter(last_error_code="unknown_outcome").count()
+        # A message that was being sent has an unknown outcome; a claim that was just being read waits for its lease.
+        assert sent <= len(server.messages) <= sent + unknown
+        assert unknown <= 6
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
         assert OutboxMessage.objects.filter(status="pending").exists()
         assert DeliveryAttempt.objects.filter(outcome="sent").count() == sent
 
 
-def test_system_exit_with_a_stalled_server_gives_back_what_no_connection_took() -> None:
+def test_system_exit_with_a_stalled_server_releases_messages_that_no_connection_has_taken() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
-        prx.enqueue_many(letters(10), account=account)
+        prx.enqueue_many(mails(10), account=account)
         stalled = server.on("final", stall=True)
         with Drainer(alarm=600.0) as drainer:
             assert stalled.reached.wait(60)
@@ -264,48 +266,48 @@ def test_system_exit_with_a_stalled_server_gives_back_what_no_connection_took() 
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-class Exit:
-    """SystemExit at a moment of a slot, raised in the main thread as the handler of a signal raises it; once."""
+class ExitOnce:
+    """Raises SystemExit once, in the main thread, at a moment in the life of a slot, as a signal handler does."""
 
     def __init__(self, moment: str) -> None:
         self.moment = moment
-        self.struck = False
+        self.raised = False
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
         writes = sql.startswith(("INSERT", "UPDATE")) and ConnectionSlot._meta.db_table in sql
-        if self.struck or not writes:
+        if self.raised or not writes:
             return execute(sql, params, many, context)
-        if self.moment == "before it is given back":
-            self.struck = OutboxMessage.objects.filter(status="sent").exists()
-            if self.struck:
+        if self.moment == "before it is released":
+            self.raised = OutboxMessage.objects.filter(status="sent").exists()
+            if self.raised:
                 raise SystemExit("timed out")
             return execute(sql, params, many, context)
-        self.struck = True
+        self.raised = True
         if self.moment == "once it is taken":
             execute(sql, params, many, context)
             assert ConnectionSlot.objects.filter(token__isnull=False).exists()
         raise SystemExit("timed out")
 
 
-@pytest.mark.parametrize("moment", ["before it is taken", "once it is taken", "before it is given back"])
+@pytest.mark.parametrize("moment", ["before it is taken", "once it is taken", "before it is released"])
 @pytest.mark.parametrize("verb", ["drain", "send", "retry_outbox"])
 def test_system_exit_at_any_moment_of_a_slot_leaves_none_taken(verb: str, moment: str) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        (letter,) = letters(1)
-        rows = [] if verb == "send" else prx.enqueue_many([letter], account=account)
+        (mail,) = mails(1)
+        rows = [] if verb == "send" else prx.enqueue_many([mail], account=account)
         calls: dict[str, Callable[[], object]] = {
             "drain": prx.drain,
-            "send": lambda: prx.send(account=account, **letter),
+            "send": lambda: prx.send(account=account, **mail),
             "retry_outbox": lambda: prx.retry_outbox(rows[0].pk),
         }
-        strike = Exit(moment)
-        with connection.execute_wrapper(strike), pytest.raises(SystemExit):
+        wrapper = ExitOnce(moment)
+        with connection.execute_wrapper(wrapper), pytest.raises(SystemExit):
             calls[verb]()
-        assert strike.struck
+        assert wrapper.raised
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        # A send that got no slot has written nothing.
-        count = 0 if verb == "send" and moment != "before it is given back" else 1
+        # A send without a slot has written nothing.
+        count = 0 if verb == "send" and moment != "before it is released" else 1
         finish()
         assert_all_sent(count)
         assert len(server.messages) == count

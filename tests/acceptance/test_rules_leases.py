@@ -1,4 +1,4 @@
-"""What must remain of slot and claim when something is written, and on which clock: one that goes on in sleep."""
+"""Time that slot and claim must have left before a write, on a clock that also runs while the machine sleeps."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account, at, backlog, fresh, take
 from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import Beside
+from tests.support.threads import CallInThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def drain_until_released() -> prx.DrainReport:
-    """With its slot all but gone, a connection is of no use before the slot is renewed: the test needn't wait."""
+    """Drain until a message is released: a connection whose slot is almost over sends nothing more before a renewal."""
     enough = threading.Event()
 
     def progress(report: prx.DrainReport) -> None:
@@ -38,18 +38,18 @@ def drain_until_released() -> prx.DrainReport:
     return prx.drain(progress=progress, stop=enough.is_set)
 
 
-# What must remain of the slot
+# Time left on the slot
 
 
 class SlotTime:
-    """Moves the time by which slots are judged; claims and all else go by the real one."""
+    """The clock of the slots, which the test moves; claims and everything else use the real clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = FrozenClock()
         monkeypatch.setattr(slots, "uptime", self.clock)
 
     def leave(self, seconds: float) -> None:
-        """Let so much remain of a slot that was taken, and not renewed."""
+        """Leave so many seconds on a slot that was taken and not renewed."""
         self.clock.seconds = slots.SLOT_LEASE.total_seconds() - seconds
 
 
@@ -64,7 +64,7 @@ def assert_untouched(row: OutboxMessage) -> None:
 def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
     left: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They run out when the connection has taken a message already: judged at that instant, not before."""
+    """They end when the connection has already taken a message: the slot is checked at that instant, not before."""
     slot_time = SlotTime(monkeypatch)
     real = Connection.take
 
@@ -90,13 +90,13 @@ def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
 def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
     left: float, pipelining: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They run out while the server thinks about the envelope."""
+    """They end while the client waits for the reply to the envelope."""
     slot_time = SlotTime(monkeypatch)
     with SmtpServer() as server:
         owner = account(host=server.host, port=server.port, max_connections=1, pipelining=pipelining)
         (row,) = backlog(owner, 1)
         thinking = server.on("rcpt", stall=True)
-        draining = Beside(drain_until_released)
+        draining = CallInThread(drain_until_released)
         assert thinking.reached.wait(60)
         slot_time.leave(left)
         server.release(thinking)
@@ -112,19 +112,19 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
 
 
 class Machine:
-    """The clocks of this machine as ``prx_email_django.rules.clock`` reads them, which it may sleep through.
+    """The clocks of a machine that can sleep, as ``prx_email_django.rules.clock`` reads them.
 
-    While it sleeps ``time.monotonic`` stands still, as on Linux; CLOCK_BOOTTIME and the wall clock go on.
+    ``time.monotonic`` stands still during the sleep, as on Linux; CLOCK_BOOTTIME and the wall clock run.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, boottime: bool) -> None:
         self.slept = 0.0
-        read = SimpleNamespace(
-            clock_gettime=lambda which: time.clock_gettime(which) + self.slept,
+        clock_functions = SimpleNamespace(
+            clock_gettime=lambda clock: time.clock_gettime(clock) + self.slept,
             time=lambda: time.time() + self.slept,
             monotonic=time.monotonic,
         )
-        monkeypatch.setattr(clocks, "time", read)
+        monkeypatch.setattr(clocks, "time", clock_functions)
         if not boottime:
             monkeypatch.setattr(clocks, "_BOOTTIME", None)
 
@@ -133,11 +133,11 @@ class Machine:
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
     boottime = request.param == "CLOCK_BOOTTIME"
     if boottime and not hasattr(time, "CLOCK_BOOTTIME"):
-        pytest.skip("this system has no such clock")
+        pytest.skip("this system has no CLOCK_BOOTTIME")
     return Machine(monkeypatch, boottime=boottime)
 
 
-def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machine: Machine, settings: Any) -> None:
+def test_leases_slots_and_the_running_clock_run_while_the_machine_sleeps(machine: Machine, settings: Any) -> None:
     settings.PRX_EMAIL = {"LEASE": 180}
     owner = account()
     backlog(owner, 1)
@@ -148,7 +148,9 @@ def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machi
     assert slot is not None
     assert slot.holds() and claim.lease.holds()
     machine.slept = 50.0
-    assert not slot.holds() and claim.lease.holds(), "ten of its sixty seconds, and two thirds of three minutes"
+    assert not slot.holds() and claim.lease.holds(), (
+        "ten of the slot's sixty seconds are left, and more than a third of the claim's three minutes"
+    )
     machine.slept = 130.0
     assert not slot.holds() and not claim.lease.holds(), "less than a third remains"
     assert timedelta(seconds=130) <= clock.running - before < timedelta(seconds=150)
@@ -156,11 +158,11 @@ def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machi
     assert claim.lease.holds()
     machine.slept += 181.0
     store.claims.renew([claim.lease], clock=clock)
-    assert not claim.lease.holds(), "others may have its messages by now"
+    assert not claim.lease.holds(), "another worker may have claimed its message by now"
 
 
 def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machine: Machine) -> None:
-    """It goes on with a new claim and a new slot, on another connection."""
+    """The worker sends the message with a new claim and a new slot, on another connection."""
     with SmtpServer() as server:
         owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
         (row,) = backlog(owner, 1)
@@ -181,5 +183,5 @@ def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machin
         thread.join(60)
         assert not thread.is_alive()
         assert [line for number, line in server.commands if number == 1 and line.startswith("DATA")] == []
-        assert [one.sent for one in reports] == [1]
+        assert [report.sent for report in reports] == [1]
         assert (len(server.messages), fresh(row).attempts) == (1, 0)

@@ -1,4 +1,4 @@
-"""Real worker processes on the database of the test: started in a session of their own, ended by their pid."""
+"""Real worker processes on the database of the test: each in a session of its own, ended by its pid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 60.0
 def environment(
     *, prx_email: Mapping[str, Any] | None = None, q_cluster: Mapping[str, Any] | None = None, **more: str
 ) -> dict[str, str]:
-    """What a worker is told; the database comes from ``tests.settings``, which has put it into the environment."""
+    """Environment of a worker; ``tests.settings`` has already put the name of the database into this one."""
     return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": SETTINGS,
@@ -34,7 +34,7 @@ def environment(
 
 
 class Worker:
-    """One ``manage.py`` command that runs beside the test."""
+    """A ``manage.py`` command that runs at the same time as the test."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
         self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by close)
@@ -45,24 +45,24 @@ class Worker:
 
     @property
     def output(self) -> str:
-        """All that it has printed so far."""
+        """Everything that the command has printed until now."""
         self._out.seek(0)
         return self._out.read()
 
     def terminate(self) -> None:
-        """SIGTERM to the main process alone, as systemd does with KillMode=mixed."""
+        """Send SIGTERM to the main process only, as systemd does with KillMode=mixed."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the main process alone."""
+        """Send SIGKILL to the main process only."""
         self.process.kill()
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit code."""
+        """Wait for the end of the process; return its exit code."""
         return self.process.wait(timeout)
 
     def close(self) -> None:
-        """End whatever of it is left: its session is its own."""
+        """End every process of the worker's session that still runs."""
         if self.process.poll() is None:
             self.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -83,14 +83,14 @@ class Worker:
 
 @contextmanager
 def outbox(**fields: Any) -> Iterator[tuple[SmtpServer, Account]]:
-    """A server and an account on it."""
+    """Start an SMTP server and create an account that uses it."""
     with SmtpServer() as server:
         values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
         yield server, Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
 
 
 def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) -> bool:
-    """Whether a condition in the database, or in another process, comes true in time: nobody tells of it."""
+    """Poll a condition in the database or another process; return whether it became true within ``timeout`` seconds."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:
         if condition():
@@ -99,6 +99,6 @@ def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) ->
     return bool(condition())
 
 
-def message_id(octets: bytes) -> bytes:
-    """The line of a message's header."""
-    return next(line for line in octets.splitlines() if line.lower().startswith(b"message-id:"))
+def message_id(data: bytes) -> bytes:
+    """The Message-ID line of a message's header."""
+    return next(line for line in data.splitlines() if line.lower().startswith(b"message-id:"))
