@@ -21,7 +21,7 @@ from prx_email_django.transports.memory import shared
 from prx_email_django.worker import current
 from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually
-from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, mail, message
+from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
 
@@ -35,10 +35,6 @@ def memory(settings: Any) -> Any:
     shared.reset()
     yield
     shared.reset()
-
-
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    return account(host=server.host, port=server.port, **fields)
 
 
 def test_an_expired_message_is_not_logged_as_an_unknown_outcome(memory: None, caplog: Any) -> None:

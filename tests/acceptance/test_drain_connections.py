@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from datetime import timedelta
 from time import monotonic
-from typing import Any
 
 import pytest
 
-import prx_email_django as prx
 from prx_email_django.limits import slots
-from prx_email_django.models import Account, ConnectionSlot
+from prx_email_django.models import ConnectionSlot
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def backlog_on(server: SmtpServer, count: int, **fields: Any) -> Account:
-    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-    account: Account = Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-    mails = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text"} for number in range(count)]
-    prx.enqueue_many(mails, account=account)
-    return account
-
-
 def test_a_slot_is_released_within_two_seconds_of_a_quit_that_is_not_answered() -> None:
     with SmtpServer() as server:
-        backlog_on(server, 1, max_connections=1)
+        backlog(account_on(server, max_connections=1), 1)
         leaving = server.on("quit", stall=True)
         draining = Draining()
         assert leaving.reached.wait(60)
@@ -40,7 +31,7 @@ def test_a_slot_is_released_within_two_seconds_of_a_quit_that_is_not_answered() 
 def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> None:
     """Also after a lost connection, when there is work for all connections: a server that is down gets one attempt."""
     with SmtpServer() as server:
-        backlog_on(server, 30, max_connections=3)
+        backlog(account_on(server, max_connections=3), 30)
         bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
         assert all(body.reached.wait(60) for body in bodies)
@@ -60,7 +51,7 @@ def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest
     monkeypatch.setattr(slots, "SLOT_LEASE", timedelta(seconds=2))
     monkeypatch.setattr(slots, "SLOT_MARGIN", 0.2)
     with SmtpServer() as server:
-        backlog_on(server, 2, max_connections=2, pipelining="off")
+        backlog(account_on(server, max_connections=2, pipelining="off"), 2)
         body = server.on("final", stall=True, nth=1)
         leaving = server.on("quit", reply="221 2.0.0 bye")
         draining = Draining()

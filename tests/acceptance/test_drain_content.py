@@ -9,18 +9,13 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.worker.prefetch import RENDER_AHEAD
 from tests.acceptance.drainer import Drainer
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
-    values = {"name": "main", "email": "app@example.org", "host": "localhost", "port": server.port}
-    return Account.objects.create(**{**values, "security": security, "auth_method": "none", **fields})
 
 
 def sign(data: bytes, message: OutboxMessage) -> bytes:
@@ -129,8 +124,7 @@ def test_large_attachments_arrive_whole() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=content)
-        mails = [{"to": f"p{n}@example.org", "subject": "n", "body_text": "x", "attachment": large} for n in range(3)]
-        prx.enqueue_many(mails, account=account)
+        backlog(account, 3, attachment=large)
         assert prx.drain().sent == 3
         for received in server.messages:
             (part,) = message_from_bytes(received.data, policy=policy.default).iter_attachments()
@@ -175,8 +169,7 @@ def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=connections)
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(size))
-        mails = [{"to": f"p{n}@example.org", "subject": "n", "body_text": "x", "attachment": large} for n in range(60)]
-        prx.enqueue_many(mails, account=account)
+        backlog(account, 60, attachment=large)
         with Drainer(collect=False) as drainer:
             report = drainer.report()
         assert report["sent"] == 60
@@ -188,8 +181,7 @@ def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
 def test_a_backlog_of_three_thousand_goes_out_once_each() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=8)
-        mails = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(3000)]
-        prx.enqueue_many(mails, account=account)
+        backlog(account, 3000)
         report = prx.drain()
         assert (report.claimed, report.sent, report.released) == (3000, 3000, 0)
         assert Counter(server.recipients) == Counter({f"p{n}@example.org": 1 for n in range(3000)})

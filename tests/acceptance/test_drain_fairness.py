@@ -15,20 +15,11 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
 from prx_email_django.worker.account import AccountWorker
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def account_on(server: SmtpServer, name: str = "main", **fields: Any) -> Account:
-    values = {"name": name, "email": "app@example.org", "host": server.host, "port": server.port}
-    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-
-
-def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
-    mails = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
-    return prx.enqueue_many(mails, account=account)
 
 
 def state_of(account: Account) -> AccountState:
@@ -54,8 +45,8 @@ def two_servers() -> Iterator[tuple[SmtpServer, SmtpServer]]:
 def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
     with two_servers() as (slow, quick):
         stalled = slow.on(stage, stall=True)
-        enqueue(account_on(slow, "a slow account"), 20)
-        enqueue(account_on(quick, "healthy"), 200)
+        backlog(account_on(slow, "a slow account"), 20)
+        backlog(account_on(quick, "healthy"), 200)
         draining = Draining()
         assert stalled.reached.wait(60)
         assert quick.wait_for(200)
@@ -70,8 +61,8 @@ def test_a_dead_account_pauses_after_three_connections_a_second_apart_and_its_me
         pass
     with SmtpServer() as quick:
         dead = account_on(gone, "dead")
-        rows = enqueue(dead, 5)
-        enqueue(account_on(quick, "healthy"), 50)
+        rows = backlog(dead, 5)
+        backlog(account_on(quick, "healthy"), 50)
         begun = monotonic()
         draining = Draining()
         assert quick.wait_for(50)
@@ -91,7 +82,7 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
         server.on("auth", reply="535 5.7.8 no")
         server.users = {"ann": "right"}
         account = account_on(server, auth_method="password", user="ann", password="wrong")
-        rows = enqueue(account, 30)
+        rows = backlog(account, 30)
         now = timezone.now() + timedelta(minutes=1)
         for pause in (30, 60, 120, 240):
             assert prx.drain(now=now).claimed == 0
@@ -118,7 +109,7 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
 def test_refused_credentials_pause_at_once_and_touch_no_message() -> None:
     with SmtpServer(users={"ann": "right"}) as server:
         account = account_on(server, auth_method="password", user="ann", password="wrong")
-        rows = enqueue(account, 3)
+        rows = backlog(account, 3)
         prx.drain()
         assert len(server.auth_attempts) == 1
         assert state_of(account).pause_code == "auth"
@@ -128,7 +119,7 @@ def test_refused_credentials_pause_at_once_and_touch_no_message() -> None:
 def test_a_reply_that_names_the_quota_pauses_the_account_and_backs_the_message_off() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
-        rows = enqueue(account, 5)
+        rows = backlog(account, 5)
         server.on("mail", nth=3, reply="550 5.4.5 Daily user sending limit exceeded")
         report = prx.drain()
         assert (report.sent, report.deferred) == (2, 1)
@@ -143,8 +134,8 @@ def test_a_message_at_which_the_server_hangs_up_does_not_stop_its_account() -> N
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
         dead = [f"dead{number}@example.org" for number in range(25)]
-        enqueue(account, 1, to=dead, priority=5)
-        enqueue(account, 20)
+        backlog(account, 1, to=dead, priority=5)
+        backlog(account, 20)
         server.on("rcpt", drop=True, address="dead9@example.org")
         for address in dead[:9]:
             server.refuse(address)
@@ -157,7 +148,7 @@ def test_a_message_at_which_the_server_hangs_up_does_not_stop_its_account() -> N
         now = timezone.now()
         for _ in range(6):
             now += timedelta(hours=1)
-            enqueue(account, 2)
+            backlog(account, 2)
             OutboxMessage.objects.filter(status="pending").update(next_attempt_at=now)
             assert prx.drain(now=now).sent == 2
         assert account.pause_reason == ""
@@ -166,7 +157,7 @@ def test_a_message_at_which_the_server_hangs_up_does_not_stop_its_account() -> N
 def test_one_lost_connection_is_one_failure() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        enqueue(account, 1)
+        backlog(account, 1)
         server.on("mail", drop=True, times=1)
         assert prx.drain().deferred == 1
         assert state_of(account).connection_failures == 1
@@ -176,7 +167,7 @@ def test_successes_before_a_lost_connection_reset_the_failures_counted_before() 
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
         AccountState.objects.update_or_create(account=account, defaults={"connection_failures": 2})
-        enqueue(account, 3)
+        backlog(account, 3)
         server.on("rcpt", nth=3, drop=True)
         report = prx.drain()
         assert (report.sent, report.deferred) == (2, 1)
@@ -186,7 +177,7 @@ def test_successes_before_a_lost_connection_reset_the_failures_counted_before() 
 def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        enqueue(account, 30)
+        backlog(account, 30)
         stalled = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
         assert all(reply.reached.wait(60) for reply in stalled)
@@ -202,7 +193,7 @@ def test_a_server_that_accepts_fewer_connections_than_the_account_allows_pauses_
         account = account_on(server, max_connections=4)
         for number in (2, 3, 4):
             server.on("greeting", reply="421 4.7.0 too many connections", connection=number)
-        enqueue(account, 100)
+        backlog(account, 100)
         assert prx.drain().sent == 100
         assert account.pause_reason == ""
 
@@ -210,7 +201,7 @@ def test_a_server_that_accepts_fewer_connections_than_the_account_allows_pauses_
 def test_a_connection_is_not_opened_only_to_find_the_queue_empty() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_messages_per_connection=1, max_connections=1)
-        enqueue(account, 3)
+        backlog(account, 3)
         assert prx.drain().sent == 3
         assert server.connections == 3
 
@@ -218,7 +209,7 @@ def test_a_connection_is_not_opened_only_to_find_the_queue_empty() -> None:
 def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        rows = enqueue(account, 60)
+        rows = backlog(account, 60)
         stalled = server.on("final", stall=True, nth=2)
         draining = Draining()
         assert stalled.reached.wait(60)
@@ -235,9 +226,9 @@ def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
 def test_an_account_that_cannot_be_drained_does_not_stop_the_others() -> None:
     with two_servers() as (first, second):
         unreadable = account_on(first, "unreadable")
-        enqueue(unreadable, 5)
+        backlog(unreadable, 5)
         Account.objects.filter(pk=unreadable.pk).update(rate_limits="no limit at all")
-        enqueue(account_on(second, "healthy"), 50)
+        backlog(account_on(second, "healthy"), 50)
         assert prx.drain().sent == 50
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
@@ -246,8 +237,8 @@ def test_an_account_that_cannot_be_drained_does_not_stop_the_others() -> None:
 def test_an_account_whose_worker_crashes_releases_its_messages_and_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     with two_servers() as (first, second):
         broken = account_on(first, "broken", max_connections=1)
-        rows = enqueue(broken, 20)
-        enqueue(account_on(second, "healthy"), 50)
+        rows = backlog(broken, 20)
+        backlog(account_on(second, "healthy"), 50)
         learn = AccountWorker._learn
 
         def crash(self: AccountWorker, results: Any) -> None:
@@ -271,9 +262,9 @@ def test_an_account_whose_worker_crashes_releases_its_messages_and_slots(monkeyp
 def test_a_drain_with_wait_does_not_wait_for_a_paused_account() -> None:
     with two_servers() as (first, second):
         paused, healthy = account_on(first, "a paused account"), account_on(second, "healthy")
-        enqueue(paused, 1)
+        backlog(paused, 1)
         prx.pause_outbox(paused, reason="holiday")
-        enqueue(healthy, 1, send_at=timezone.now() + timedelta(seconds=1.5))
+        backlog(healthy, 1, send_at=timezone.now() + timedelta(seconds=1.5))
         assert prx.drain(wait=True, time_budget=60).sent == 1
         assert not first.connections
 
@@ -281,7 +272,7 @@ def test_a_drain_with_wait_does_not_wait_for_a_paused_account() -> None:
 def test_a_time_budget_ends_the_wait_for_a_server_that_never_greets() -> None:
     with SmtpServer() as server:
         stalled = server.on("greeting", stall=True)
-        rows = enqueue(account_on(server), 3)
+        rows = backlog(account_on(server), 3)
         begun = monotonic()
         report = prx.drain(time_budget=0.5)
         assert monotonic() - begun < 30
@@ -294,7 +285,7 @@ def test_a_time_budget_ends_the_wait_for_a_server_that_never_greets() -> None:
 def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        enqueue(account, 400)
+        backlog(account, 400)
         for calls in (*range(1, 24), 30, 40, 60):
             answers = iter([False] * calls)
             begun = monotonic()
@@ -310,7 +301,7 @@ def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
 def test_stopped_and_limited_drains_leak_no_permit() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3, rate_limits="500/hour, 1000 recipients/hour")
-        enqueue(account, 120, cc="copy@example.org")
+        backlog(account, 120, cc="copy@example.org")
         for calls in (2, 3, 4, 5, 6, 8, 10, 12):
             answers = iter([False] * calls)
             prx.drain(stop=lambda answers=answers: next(answers, True))
@@ -322,7 +313,7 @@ def test_stopped_and_limited_drains_leak_no_permit() -> None:
 def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> None:
     with SmtpServer(users={"ann": "old"}) as server:
         account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
-        enqueue(account, 10)
+        backlog(account, 10)
         stalled = server.on("final", stall=True, nth=3)
         draining = Draining()
         assert stalled.reached.wait(60)

@@ -8,23 +8,17 @@ import pytest
 from django.db import connection
 
 import prx_email_django as prx
-from prx_email_django.models import Account
+from tests.support.factories import account_on
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def account_on(name: str, server: SmtpServer) -> Account:
-    return Account.objects.create(
-        name=name, email="a@example.com", host=server.host, port=server.port, security="none", auth_method="none"
-    )
-
-
 def test_mail_for_an_idle_account_is_sent_while_another_account_waits_for_a_final_reply() -> None:
     with SmtpServer() as slow, SmtpServer() as quick:
         stalled = slow.on("final", stall=True)
-        account_on("slow", slow)
-        account_on("quick", quick)
+        account_on(slow, "slow")
+        account_on(quick, "quick")
         prx.enqueue(account="slow", to="a@example.org", subject="s", body_text="b")
         reports: list[prx.DrainReport] = []
 
@@ -51,8 +45,7 @@ def test_mail_for_an_idle_account_is_sent_while_another_account_waits_for_a_fina
 )
 def test_an_account_at_its_limit_opens_no_connection(limits: str, to: list[str]) -> None:
     with SmtpServer() as server:
-        account = account_on("limited", server)
-        Account.objects.filter(pk=account.pk).update(rate_limits=limits)
+        account_on(server, "limited", rate_limits=limits)
         for _ in range(2):
             prx.enqueue(account="limited", to=to, subject="s", body_text="b")
         assert prx.drain().sent == 1

@@ -15,27 +15,18 @@ from django.db import connection, connections
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
 from prx_email_django.rules import clock as clocks
 from prx_email_django.store import claims
 from prx_email_django.store.claims import Lease
 from tests.acceptance.drainer import Drainer, drainers
 from tests.acceptance.workers import eventually
+from tests.support.factories import account_on, backlog
 from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-
-
-def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
-    mails = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
-    return prx.enqueue_many(mails, account=account)
 
 
 def workers() -> int:
@@ -54,7 +45,7 @@ def assert_each_once(server: SmtpServer, count: int) -> None:
 def test_many_workers_send_each_message_once_over_the_accounts_connections() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        enqueue(account, 600)
+        backlog(account, 600)
         stalled = server.on("final", stall=True, times=3)
         with drainers(workers()) as running:
             assert stalled.reached.wait(60)
@@ -71,7 +62,7 @@ def test_workers_share_connections_and_the_queue() -> None:
     with SmtpServer() as server:
         server.on("final", delay=0.01)
         account = account_on(server, max_connections=8)
-        enqueue(account, 400, priority=3)
+        backlog(account, 400, priority=3)
         with drainers(workers()) as running:
             reports = [drainer.report() for drainer in running]
         prx.drain()
@@ -83,7 +74,7 @@ def test_workers_share_connections_and_the_queue() -> None:
 def test_a_rate_limit_holds_over_all_workers() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=8, rate_limits="50/hour")
-        enqueue(account, 200)
+        backlog(account, 200)
         with drainers(workers()) as running:
             reports = [drainer.report() for drainer in running]
         assert len(server.lines("MAIL")) <= 50
@@ -104,7 +95,7 @@ def test_a_permit_that_ends_before_mail_in_a_drain_is_released_and_taken_again(
     end = datetime(2026, 1, 5, 12, 0, bucket, tzinfo=UTC)
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, rate_limits="20/minute", pipelining="off")
-        enqueue(account, 3, now=end - timedelta(seconds=2))
+        backlog(account, 3, now=end - timedelta(seconds=2))
         thinking = server.on("final", stall=True, times=1)
         time_of_drains = FrozenClock()
         monkeypatch.setattr(clocks, "uptime", time_of_drains)
@@ -125,7 +116,7 @@ def test_a_permit_that_ends_before_mail_in_a_drain_is_released_and_taken_again(
 def test_a_limit_of_recipients_holds_over_all_workers() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=8, rate_limits="40 recipients/hour")
-        enqueue(account, 60, cc=["a@example.org", "b@example.org"])
+        backlog(account, 60, cc=["a@example.org", "b@example.org"])
         with drainers(workers()) as running:
             for drainer in running:
                 drainer.report()
@@ -139,7 +130,7 @@ def test_a_tight_limit_is_never_exceeded_in_any_span() -> None:
     """In real time: at most 20 MAIL commands in any minute, and therefore in the ten seconds of this test."""
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, rate_limits="20/minute")
-        enqueue(account, 60)
+        backlog(account, 60)
         until = time() + 6
         with drainers(2) as running:
             for drainer in running:
@@ -162,7 +153,7 @@ def test_a_lease_is_renewed_while_the_server_takes_its_time(settings: Any) -> No
     """The lease outlasts the delays of a busy machine; after its first end another drain recovers nothing."""
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        enqueue(account, 3)
+        backlog(account, 3)
         stalled = server.on("final", stall=True, times=1)
         with Drainer(settings={"LEASE": 15}) as drainer:
             assert stalled.reached.wait(60)
@@ -181,7 +172,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still
     settings.PRX_EMAIL = {"LEASE": 1.0, "BASE_BACKOFF": 0.2}
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, pipelining="off")
-        enqueue(account, 12)
+        backlog(account, 12)
         stalled = server.on("final", stall=True, times=1)
         with Drainer(settings={"LEASE": 1.0}) as drainer:
             assert stalled.reached.wait(60)
@@ -212,7 +203,7 @@ def test_nothing_is_written_when_the_clock_has_jumped_past_the_lease(monkeypatch
     """The machine slept: only CLOCK_BOOTTIME shows it to the worker."""
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
-        enqueue(account, 3)
+        backlog(account, 3)
         stalled = server.on("mail", stall=True, nth=2)
         result: list[Any] = []
 
@@ -246,7 +237,7 @@ def test_a_late_acceptance_is_recorded_although_another_worker_recovered_the_mes
     settings.PRX_EMAIL = {"LEASE": 600}
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
-        (row,) = enqueue(account, 1)
+        (row,) = backlog(account, 1)
         stalled = server.on("final", stall=True, times=1)
         with Drainer(settings={"LEASE": 600}) as drainer:
             assert stalled.reached.wait(60)
@@ -276,7 +267,7 @@ def test_a_lost_database_connection_loses_no_message_and_copies_few(accounts: in
         }[connection.vendor]
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
-        enqueue(account, 40)
+        backlog(account, 40)
         if accounts == 2:
             server.on("greeting", stall=True, connection=2)
             server.on("greeting", stall=True, connection=3)

@@ -19,10 +19,11 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.worker.drain import Drain
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import eventually
+from tests.support.factories import account_on, backlog, mail
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
@@ -30,18 +31,6 @@ from tests.support.threads import Draining
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LATER = timedelta(hours=1)
-
-
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-
-
-def mails(count: int, **fields: Any) -> list[dict[str, Any]]:
-    return [
-        {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text", **fields}
-        for number in range(count)
-    ]
 
 
 def finish(now: datetime | None = None) -> datetime:
@@ -83,7 +72,7 @@ def assert_all_sent(count: int) -> None:
 def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, pipelining=pipelining)
-        prx.enqueue_many(mails(12), account=account)
+        backlog(account, 12)
         stalled = server.on(stage, stall=True, nth=None if stage in {"greeting", "ehlo"} else 4)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -102,7 +91,7 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
         account = account_on(server, max_connections=1)
         # Larger than the buffers of the system: the killed process still has the rest.
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(15_000_000))
-        prx.enqueue_many(mails(2, attachment=large), account=account)
+        backlog(account, 2, attachment=large)
         stalled = server.on("body", stall=True, after=200_000, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -118,7 +107,7 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
 def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
-        prx.enqueue_many(mails(60), account=account)
+        backlog(account, 60)
         stalled = server.on("final", stall=True, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -143,7 +132,7 @@ def test_random_kills_lose_nothing_and_copy_little() -> None:
     chance = random.Random()
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(mails(900), account=account)
+        backlog(account, 900)
         now = timezone.now()
         kills = 0
         while kills < 6:
@@ -165,7 +154,7 @@ def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
     chance = random.Random()
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(mails(150, on_unknown="hold"), account=account)
+        backlog(account, 150, on_unknown="hold")
         now = timezone.now()
         for _ in range(4):
             before = len(server.messages)
@@ -207,8 +196,8 @@ def test_a_stopped_drain_finishes_the_messages_in_flight_and_releases_the_others
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
         now = timezone.now()
-        failed = [prx.send(account=account, **mail, now=now, failure_mode="provider") for mail in mails(5)]
-        fresh = prx.enqueue_many(mails(40), account=account)
+        failed = [prx.send(**mail(account), now=now, failure_mode="provider") for _ in range(5)]
+        fresh = backlog(account, 40)
         OutboxMessage.objects.filter(pk__in=[result.outbox_id for result in failed]).update(next_attempt_at=now)
         before = counters(OutboxMessage.objects.all())
         stalled = server.on("final", stall=True)
@@ -236,7 +225,7 @@ def test_a_stopped_drain_finishes_the_messages_in_flight_and_releases_the_others
 def test_a_task_that_is_ended_by_system_exit_records_the_results_that_it_has(after: float) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(mails(4000), account=account)
+        backlog(account, 4000)
         with Drainer(alarm=after) as drainer:
             code = drainer.exit_code()
         assert server.wait_closed()
@@ -254,7 +243,7 @@ def test_a_task_that_is_ended_by_system_exit_records_the_results_that_it_has(aft
 def test_system_exit_with_a_stalled_server_releases_messages_that_no_connection_has_taken() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
-        prx.enqueue_many(mails(10), account=account)
+        backlog(account, 10)
         stalled = server.on("final", stall=True)
         with Drainer(alarm=600.0) as drainer:
             assert stalled.reached.wait(60)
@@ -294,11 +283,10 @@ class ExitOnce:
 def test_system_exit_at_any_moment_of_a_slot_leaves_none_taken(verb: str, moment: str) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        (mail,) = mails(1)
-        rows = [] if verb == "send" else prx.enqueue_many([mail], account=account)
+        rows = [] if verb == "send" else backlog(account, 1)
         calls: dict[str, Callable[[], object]] = {
             "drain": prx.drain,
-            "send": lambda: prx.send(account=account, **mail),
+            "send": lambda: prx.send(**mail(account)),
             "retry_outbox": lambda: prx.retry_outbox(rows[0].pk),
         }
         wrapper = ExitOnce(moment)

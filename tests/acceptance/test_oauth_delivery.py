@@ -20,7 +20,7 @@ import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.worker import tokens as worker_tokens
 from tests.acceptance.drainer import drainers
-from tests.support.factories import mail
+from tests.support.factories import account_on, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -110,15 +110,10 @@ def outbox(**fields: Any) -> Iterator[tuple[SmtpServer, TokenServer, Account]]:
             tokens.thread.join(60)
 
 
-def enqueue(account: Account, count: int) -> list[OutboxMessage]:
-    mails = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text"} for number in range(count)]
-    return prx.enqueue_many(mails, account=account)
-
-
 def test_an_expired_token_is_refreshed_before_connecting_by_one_of_many_workers() -> None:
     expired = timezone.now() - timedelta(minutes=1)
     with outbox(oauth_token="old", oauth_token_expires_at=expired, max_connections=4) as (server, tokens, account):
-        enqueue(account, 80)
+        backlog(account, 80)
         tokens.gate.clear()
         with drainers(3) as running:
             assert tokens.reached.wait(60)
@@ -168,7 +163,7 @@ def test_a_rotated_refresh_token_is_the_one_that_is_used_next() -> None:
 
 def test_a_refused_token_is_refreshed_once_and_tried_again() -> None:
     with outbox(oauth_token="revoked") as (server, tokens, account):
-        enqueue(account, 5)
+        backlog(account, 5)
         assert prx.drain().sent == 5
         assert len(tokens.requests) == 1
         assert server.auth_attempts[:2] == ["XOAUTH2", "XOAUTH2"]
@@ -180,7 +175,7 @@ def test_a_token_that_stays_refused_pauses_after_one_refresh(way: str) -> None:
     with outbox(oauth_token="revoked") as (server, tokens, account):
         tokens.worthless = True
         if way == "drain":
-            (row,) = enqueue(account, 1)
+            (row,) = backlog(account, 1)
             prx.drain()
             row.refresh_from_db()
             assert (row.status, row.attempts) == ("pending", 0)
@@ -196,7 +191,7 @@ def test_a_server_without_a_token_mechanism_does_not_cause_a_token_refresh() -> 
     """The token was not refused: a new token would not help, and providers limit how many tokens are fetched."""
     with outbox() as (server, tokens, account):
         server.mechanisms = ("PLAIN",)
-        enqueue(account, 1)
+        backlog(account, 1)
         prx.drain()
         assert len(tokens.requests) == 1
         assert "no usable authentication mechanism" in account.pause_reason
@@ -205,7 +200,7 @@ def test_a_server_without_a_token_mechanism_does_not_cause_a_token_refresh() -> 
 
 def test_a_dead_refresh_token_pauses_without_connecting() -> None:
     with outbox(oauth_refresh_token="dead") as (server, tokens, account):
-        (row,) = enqueue(account, 1)
+        (row,) = backlog(account, 1)
         prx.drain()
         row.refresh_from_db()
         assert (row.status, row.attempts) == ("pending", 0)
@@ -217,11 +212,9 @@ def test_a_dead_refresh_token_pauses_without_connecting() -> None:
 
 def test_a_token_server_that_hangs_does_not_delay_another_account() -> None:
     with outbox() as (_mail, tokens, account), SmtpServer() as other:
-        enqueue(account, 1)
-        healthy = Account.objects.create(
-            name="healthy", email=USER, host=other.host, port=other.port, security="none", auth_method="none"
-        )
-        enqueue(healthy, 100)
+        backlog(account, 1)
+        healthy = account_on(other, "healthy")
+        backlog(healthy, 100)
         tokens.gate.clear()
         thread = threading.Thread(target=lambda: (other.wait_for(100), tokens.gate.set()), daemon=True)
         thread.start()
@@ -233,7 +226,7 @@ def test_a_token_server_that_hangs_does_not_delay_another_account() -> None:
 def test_a_token_that_comes_after_the_drain_was_stopped_is_kept() -> None:
     """The provider has revoked the old refresh token: without the answer the account could never send again."""
     with outbox() as (_mail, tokens, account):
-        enqueue(account, 1)
+        backlog(account, 1)
         tokens.gate.clear()
         stopped = threading.Event()
 
@@ -276,7 +269,7 @@ def test_secrets_are_in_no_log_line_and_no_row(caplog: pytest.LogCaptureFixture)
     with outbox(oauth_token="revoked-token-value") as (_mail, tokens, account):
         tokens.worthless = True
         prx.send(**mail(account))
-        enqueue(account, 1)
+        backlog(account, 1)
         prx.resume_outbox(account)
         prx.drain()
         written = caplog.text + repr(list(OutboxMessage.objects.values())) + account.pause_reason

@@ -9,22 +9,10 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage, RetryRejected
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
-from tests.support.factories import NOW, mail
+from tests.support.factories import NOW, account_on, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def account_on(server: SmtpServer, **fields: object) -> Account:
-    values = {
-        "name": "main",
-        "email": "app@example.com",
-        "host": server.host,
-        "port": server.port,
-        "security": "none",
-        "auth_method": "none",
-    }
-    return Account.objects.create(**{**values, **fields})
 
 
 def test_send_delivers_and_returns_the_message_id() -> None:
@@ -43,10 +31,7 @@ def test_send_delivers_and_returns_the_message_id() -> None:
 def test_a_drain_empties_a_backlog_over_several_connections() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=4)
-        prx.enqueue_many(
-            [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(300)],
-            account=account,
-        )
+        backlog(account, 300)
         report = prx.drain()
         assert (report.sent, report.failed, report.deferred) == (300, 0, 0), report
         assert len({tuple(received.recipients) for received in server.messages}) == 300
