@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.models import Account, DeliveryAttempt
+from prx_email_django.models import DeliveryAttempt
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.connection import Opened
-from tests.support.factories import account, mail
+from tests.support.factories import account, account_on, mail
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Sending
@@ -35,11 +35,6 @@ def accept(silent: socket.socket) -> socket.socket:
     return connection
 
 
-def account_at(server: SmtpServer, security: str, **fields: Any) -> Account:
-    password = {"auth_method": "password", "user": "ann", "password": "s3cret-pass"}
-    return account(host="localhost", port=server.port, security=security, **password, **fields)
-
-
 @pytest.mark.parametrize(
     ("stage", "phase"), [("greeting", "connect"), ("ehlo", "connect"), ("starttls", "tls"), ("auth", "auth")]
 )
@@ -49,7 +44,7 @@ def test_deadline_does_not_blame_the_network_for_a_server_that_falls_silent_late
     with SmtpServer(tls="starttls", users={"ann": "s3cret-pass"}) as server:
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on(stage, stall=True)
-        sending = Sending(**mail(account_at(server, "starttls")))
+        sending = Sending(**mail(account_on(server, auth_method="password", user="ann", password="s3cret-pass")))
         assert stalled.reached.wait(60)
         attempt = attempt_after_deadline(sending, sends_clock)
         peer = f"127.0.0.1:{server.port}" + (" TLSv1.3" if stage == "auth" else "")
@@ -68,7 +63,7 @@ def test_deadline_does_not_blame_a_handshake_for_a_silent_greeting(settings: Any
     with SmtpServer(tls="implicit") as server:
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on("greeting", stall=True)
-        sending = Sending(**mail(account(host="localhost", port=server.port, security="tls")))
+        sending = Sending(**mail(account_on(server)))
         assert stalled.reached.wait(60)
         assert attempt_after_deadline(sending, sends_clock).phase == "connect"
         server.release(stalled)
@@ -86,7 +81,7 @@ def test_deadline_does_not_blame_the_connection_for_a_late_token(sends_clock: Mo
 
 def test_hang_up_before_the_message_is_taken_has_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         real = AccountWorker._opened
 
         def opened_and_lost(self: AccountWorker, event: Opened) -> None:

@@ -20,10 +20,11 @@ from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.transports.memory import shared
 from prx_email_django.worker import current
 from prx_email_django.worker.loop import WorkerLoop
-from tests.acceptance.workers import eventually
+from tests.acceptance.workers import eventually, untouched
 from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
@@ -173,3 +174,37 @@ def test_a_running_drain_stops_claiming_a_second_after_a_person_stops_the_accoun
         undo(owner)
         assert prx.drain().sent == count - sent
         assert Counter(server.recipients) == Counter({f"p{n}@example.org": 1 for n in range(count)})
+
+
+def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        rows = backlog(account, 60)
+        stalled = server.on("final", stall=True, nth=2)
+        draining = Draining()
+        assert stalled.reached.wait(60)
+        prx.pause_outbox(account, reason="stop")
+        threading.Event().wait(1.1)  # a drain reads the pauses once a second
+        server.release(stalled)
+        report = draining.outcome()
+        assert report.sent < 60
+        assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
+        assert untouched(rows[-1:])
+        assert account.pause_reason == "stop", "a success does not end a pause that a person set"
+
+
+def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> None:
+    with SmtpServer(users={"ann": "old"}) as server:
+        account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
+        backlog(account, 10)
+        stalled = server.on("final", stall=True, nth=3)
+        draining = Draining()
+        assert stalled.reached.wait(60)
+        server.users = {"ann": "new"}
+        corrected = Account.objects.get()
+        corrected.password = "new"
+        corrected.save()
+        server.say(b"421 4.3.2 restarting\r\n", close=True)
+        draining.outcome()
+        assert account.pause_reason == ""
+        assert OutboxMessage.objects.filter(status="sent").count() == 9

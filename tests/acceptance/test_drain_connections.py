@@ -19,9 +19,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_a_slot_is_released_within_two_seconds_of_a_quit_that_is_not_answered() -> None:
     with SmtpServer() as server:
         backlog(account_on(server, max_connections=1), 1)
-        leaving = server.on("quit", stall=True)
+        closing = server.on("quit", stall=True)
         draining = Draining()
-        assert leaving.reached.wait(60)
+        assert closing.reached.wait(60)
         since = monotonic()
         assert draining.outcome().sent == 1
         assert monotonic() - since < 30, "the drain waited for the reply to QUIT, which has a minute"
@@ -53,10 +53,10 @@ def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest
     with SmtpServer() as server:
         backlog(account_on(server, max_connections=2, pipelining="off"), 2)
         body = server.on("final", stall=True, nth=1)
-        leaving = server.on("quit", reply="221 2.0.0 bye")
+        closing = server.on("quit", reply="221 2.0.0 bye")
         draining = Draining()
         assert body.reached.wait(60) and server.wait_for(1)
-        assert leaving.reached.wait(60), "the idle connection was not closed"
+        assert closing.reached.wait(60), "the idle connection was not closed"
         assert draining.is_alive() and server.open_connections >= 1
         server.release(body)
         assert draining.outcome().sent == 2

@@ -1,8 +1,7 @@
-"""The trouble of one account stays with it: it pauses, longer each time, recovers, and never delays another account."""
+"""The trouble of an account stays with it: it pauses, longer each time, recovers, and never delays other accounts."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,8 +12,9 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
+from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.worker.account import AccountWorker
+from tests.acceptance.workers import untouched
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
@@ -24,15 +24,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def state_of(account: Account) -> AccountState:
     return AccountState.objects.get(account=account)
-
-
-def untouched(rows: list[OutboxMessage]) -> bool:
-    found = OutboxMessage.objects.filter(pk__in=[row.pk for row in rows])
-    return all(
-        (row.status, row.retries, row.attempts, row.last_error, row.next_attempt_at)
-        == ("pending", 0, 0, "", row.due_since)
-        for row in found
-    )
 
 
 @contextmanager
@@ -206,23 +197,6 @@ def test_a_connection_is_not_opened_only_to_find_the_queue_empty() -> None:
         assert server.connections == 3
 
 
-def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=1)
-        rows = backlog(account, 60)
-        stalled = server.on("final", stall=True, nth=2)
-        draining = Draining()
-        assert stalled.reached.wait(60)
-        prx.pause_outbox(account, reason="stop")
-        threading.Event().wait(1.1)  # a drain reads the pauses once a second
-        server.release(stalled)
-        report = draining.outcome()
-        assert report.sent < 60
-        assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
-        assert untouched(rows[-1:])
-        assert account.pause_reason == "stop", "a success does not end a pause that a person set"
-
-
 def test_an_account_that_cannot_be_drained_does_not_stop_the_others() -> None:
     with two_servers() as (first, second):
         unreadable = account_on(first, "unreadable")
@@ -269,59 +243,30 @@ def test_a_drain_with_wait_does_not_wait_for_a_paused_account() -> None:
         assert not first.connections
 
 
-def test_a_time_budget_ends_the_wait_for_a_server_that_never_greets() -> None:
-    with SmtpServer() as server:
-        stalled = server.on("greeting", stall=True)
-        rows = backlog(account_on(server), 3)
-        begun = monotonic()
-        report = prx.drain(time_budget=0.5)
-        assert monotonic() - begun < 30
-        assert (report.claimed, report.sent) == (0, 0)
-        assert untouched(rows)
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        server.release(stalled)
-
-
-def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=3)
-        backlog(account, 400)
-        for calls in (*range(1, 24), 30, 40, 60):
-            answers = iter([False] * calls)
-            begun = monotonic()
-            prx.drain(stop=lambda answers=answers: next(answers, True))
-            assert monotonic() - begun < 60
-            assert not OutboxMessage.objects.filter(status="sending").exists()
-            assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        prx.drain()
-        assert sorted(server.recipients) == sorted(f"p{number}@example.org" for number in range(400))
-        assert DeliveryAttempt.objects.exclude(outcome="sent").count() == 0
-
-
-def test_stopped_and_limited_drains_leak_no_permit() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=3, rate_limits="500/hour, 1000 recipients/hour")
-        backlog(account, 120, cc="copy@example.org")
-        for calls in (2, 3, 4, 5, 6, 8, 10, 12):
-            answers = iter([False] * calls)
-            prx.drain(stop=lambda answers=answers: next(answers, True))
-        spent = {window.limit_key: sum(window.counts) for window in RateWindow.objects.all()}
-        written = len(server.lines("MAIL"))
-        assert spent == {"messages/3600": written, "recipients/3600": 2 * written}
-
-
-def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> None:
-    with SmtpServer(users={"ann": "old"}) as server:
-        account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
-        backlog(account, 10)
-        stalled = server.on("final", stall=True, nth=3)
+def test_mail_for_an_idle_account_is_sent_while_another_account_waits_for_a_final_reply() -> None:
+    with SmtpServer() as slow, SmtpServer() as quick:
+        stalled = slow.on("final", stall=True)
+        account_on(slow, "slow")
+        account_on(quick, "quick")
+        prx.enqueue(account="slow", to="a@example.org", subject="s", body_text="b")
         draining = Draining()
-        assert stalled.reached.wait(60)
-        server.users = {"ann": "new"}
-        corrected = Account.objects.get()
-        corrected.password = "new"
-        corrected.save()
-        server.say(b"421 4.3.2 restarting\r\n", close=True)
-        draining.outcome()
-        assert account.pause_reason == ""
-        assert OutboxMessage.objects.filter(status="sent").count() == 9
+        try:
+            assert stalled.reached.wait(60)
+            prx.enqueue(account="quick", to="b@example.org", subject="s", body_text="b")
+            assert quick.wait_for(1)
+        finally:
+            slow.release(stalled)
+        assert draining.outcome().sent == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "to"), [("1/hour", ["a@example.org"]), ("3 recipients/hour", ["a@example.org", "b@example.org"])]
+)
+def test_an_account_at_its_limit_opens_no_connection(limits: str, to: list[str]) -> None:
+    with SmtpServer() as server:
+        account_on(server, "limited", rate_limits=limits)
+        for _ in range(2):
+            prx.enqueue(account="limited", to=to, subject="s", body_text="b")
+        assert prx.drain().sent == 1
+        assert prx.drain().claimed == 0
+        assert (len(server.messages), server.connections) == (1, 1)

@@ -6,7 +6,7 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.worker import prefetch
-from tests.support.factories import account, backlog
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -43,7 +43,7 @@ def test_claims_ahead_double_while_a_connection_is_idle_and_are_at_most_a_second
     seconds: float, grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
+        owner = account_on(server, max_connections=1, pipelining="off")
         backlog(owner, 90)
         pace = Pace(server, seconds)
         monkeypatch.setattr(prefetch, "monotonic", pace.monotonic)

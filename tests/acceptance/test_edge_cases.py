@@ -24,7 +24,7 @@ from prx_email_django.store.insert import Draft, insert_many
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually
-from tests.support.factories import SECOND, account, at, backlog, mail
+from tests.support.factories import SECOND, account, account_on, at, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,10 +68,8 @@ def test_a_drain_does_not_wait_for_a_connection_whose_end_could_not_be_logged(
     log = logging.getLogger("prx_email_django")
     with SmtpServer(users={"ann": "right"}) as refusing, SmtpServer() as fine:
         password = "wrong" if stage == "auth" else "right"
-        first = account(
-            "first", host=refusing.host, port=refusing.port, auth_method="password", user="ann", password=password
-        )
-        second = account("second", host=fine.host, port=fine.port)
+        first = account_on(refusing, "first", auth_method="password", user="ann", password=password)
+        second = account_on(fine, "second")
         backlog(first, 3)
         backlog(second, 3)
         if stage == "idle":  # the server greets, and hangs up before a message is assigned
@@ -99,7 +97,7 @@ def test_a_drain_does_not_wait_for_a_connection_whose_end_could_not_be_logged(
 
 def test_a_message_above_a_lowered_limit_does_not_delay_others_while_part_of_the_limit_is_used() -> None:
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         prx.enqueue(**mail(owner, to=[f"r{n}@example.org" for n in range(10)]))
         small = prx.enqueue(**mail(owner))
         Account.objects.filter(pk=owner.pk).update(rate_limits="5 recipients/day")
@@ -113,7 +111,7 @@ def test_a_message_above_a_lowered_limit_does_not_delay_others_while_part_of_the
 def test_a_healthy_drain_ends_a_pause_that_began_and_ended_while_it_ran() -> None:
     """Otherwise its slot would keep every other worker out until the drain ends."""
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=2)
+        owner = account_on(server, max_connections=2)
         server.on("greeting", reply="421 4.7.0 too many connections", connection=2)
         server.on("final", delay=0.25)  # a drain reads the pause of an account once a second
         first = server.on("final", stall=True, nth=1)
@@ -187,7 +185,7 @@ def test_a_greylisted_backlog_is_also_recorded_in_groups() -> None:
     """Some providers defer most first attempts: the second attempts must not cost eight statements a message."""
     count = 60
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=2)
+        owner = account_on(server, max_connections=2)
         backlog(owner, count)
         server.on("rcpt", reply="450 4.2.0 greylisted", times=count)
         while OutboxMessage.objects.filter(attempts=0).exists():
@@ -205,7 +203,7 @@ def test_a_send_that_misses_its_deadline_pauses_before_it_releases_its_slot(
 ) -> None:
     settings.PRX_EMAIL = {**settings.PRX_EMAIL, "SEND_DEADLINE": 1}
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         account_state(owner)
         AccountState.objects.filter(account=owner).update(connection_failures=2)
         stalled = server.on("greeting", stall=True)
@@ -232,7 +230,7 @@ def test_a_slot_whose_commit_raised_after_it_was_made_is_released(verb: str, mon
         raise ProgrammingError("can't change 'autocommit' now")
 
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         backlog(owner, 1)
         monkeypatch.setattr(slots, "_make", made_and_raised)
         with pytest.raises(ProgrammingError):

@@ -10,8 +10,8 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, AccountState
-from tests.support.factories import account, backlog
+from prx_email_django.models import AccountState
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_connection import Connection
 from tests.support.smtp_server import SmtpServer
 
@@ -42,26 +42,15 @@ def test_account_whose_first_overlapped_write_was_lost_does_not_overlap_for_seve
     level: str, caplog: pytest.LogCaptureFixture, cut_first_overlap: list[int]
 ) -> None:
     with SmtpServer() as server, caplog.at_level(logging.WARNING, "prx_email_django"):
-        Account.objects.create(
-            name="main",
-            email="a@example.com",
-            host=server.host,
-            port=server.port,
-            security="none",
-            auth_method="none",
-            max_connections=1,
-            pipelining=level,
-        )
-        for number in range(60):
-            prx.enqueue(account="main", to=f"r{number}@example.org", subject="s", body_text="b")
+        owner = account_on(server, max_connections=1, pipelining=level)
+        backlog(owner, 60)
         began = timezone.now()
         prx.drain()
         state = AccountState.objects.get()
         assert state.envelope_until is not None
         assert timedelta(days=6, hours=23) < state.envelope_until - began < timedelta(days=7, hours=1)
         assert "envelope pipelining for a week" in caplog.text
-        for number in range(60):
-            prx.enqueue(account="main", to=f"s{number}@example.org", subject="s", body_text="b")
+        backlog(owner, 60)
         prx.drain()
         assert len(cut_first_overlap) == 1, "an envelope was written directly after a body again"
 
@@ -93,7 +82,7 @@ def test_connections_of_the_same_drain_stop_overlapping_at_once(
 ) -> None:
     """Each overlap would cost a message an attempt: dozens in the second before the drain reads the account again."""
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining=level)
+        owner = account_on(server, max_connections=1, pipelining=level)
         backlog(owner, 60)
         report = prx.drain()
         assert len(refuse_mail_behind_a_body) == 1

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import connections
 
 import prx_email_django as prx
 from prx_email_django import store
@@ -19,10 +18,10 @@ from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessa
 from prx_email_django.rules import clock as clocks
 from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.outgoing import ClaimedMessage
-from tests.support.factories import account, at, backlog, fresh, take
+from tests.support.factories import account, account_on, at, backlog, fresh, take
 from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import CallInThread
+from tests.support.threads import CallInThread, Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,7 +75,7 @@ def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
 
     monkeypatch.setattr(Connection, "take", take_and_linger)
     with SmtpServer() as server:
-        (row,) = backlog(account(host=server.host, port=server.port, max_connections=1, pipelining="off"), 1)
+        (row,) = backlog(account_on(server, max_connections=1, pipelining="off"), 1)
         report = drain_until_released()
         if left < 20:
             assert (report.sent, server.lines("MAIL")) == (0, [])
@@ -93,13 +92,13 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
     """They end while the client waits for the reply to the envelope."""
     slot_time = SlotTime(monkeypatch)
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining=pipelining)
+        owner = account_on(server, max_connections=1, pipelining=pipelining)
         (row,) = backlog(owner, 1)
-        thinking = server.on("rcpt", stall=True)
+        stalled = server.on("rcpt", stall=True)
         draining = CallInThread(drain_until_released)
-        assert thinking.reached.wait(60)
+        assert stalled.reached.wait(60)
         slot_time.leave(left)
-        server.release(thinking)
+        server.release(stalled)
         report = draining.outcome()
         if left < 20:
             assert (report.sent, server.messages) == (0, [])
@@ -164,24 +163,14 @@ def test_leases_slots_and_the_running_clock_run_while_the_machine_sleeps(machine
 def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machine: Machine) -> None:
     """The worker sends the message with a new claim and a new slot, on another connection."""
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
+        owner = account_on(server, max_connections=1, pipelining="off")
         (row,) = backlog(owner, 1)
-        thinking = server.on("rcpt", stall=True, times=1)
-        reports: list[prx.DrainReport] = []
-
-        def drain() -> None:
-            try:
-                reports.append(prx.drain())
-            finally:
-                connections.close_all()
-
-        thread = threading.Thread(target=drain, daemon=True)
-        thread.start()
-        assert thinking.reached.wait(60)
+        stalled = server.on("rcpt", stall=True, times=1)
+        draining = Draining()
+        assert stalled.reached.wait(60)
         machine.slept = 3600.0
-        server.release(thinking)
-        thread.join(60)
-        assert not thread.is_alive()
+        server.release(stalled)
+        report = draining.outcome()
         assert [line for number, line in server.commands if number == 1 and line.startswith("DATA")] == []
-        assert [report.sent for report in reports] == [1]
+        assert report.sent == 1
         assert (len(server.messages), fresh(row).attempts) == (1, 0)

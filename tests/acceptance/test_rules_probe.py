@@ -20,7 +20,7 @@ from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
-from tests.support.factories import SECOND, account, at, backlog, in_threads, mail
+from tests.support.factories import SECOND, account_on, at, backlog, in_threads, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,7 +30,7 @@ COUNT = 30
 
 def account_whose_pause_is_over(server: SmtpServer, **fields: Any) -> Account:
     """An account that a worker paused for thirty seconds, until a second ago; it has enough mail for several drains."""
-    owner = account(host=server.host, port=server.port, **{"max_connections": 5, **fields})
+    owner = account_on(server, **{"max_connections": 5, **fields})
     backlog(owner, COUNT)
     state, now = account_state(owner), base.database_now()
     AccountState.objects.filter(pk=state.pk).update(
@@ -76,15 +76,15 @@ def assert_all_sent_once(server: SmtpServer) -> None:
 def test_three_drains_at_once_probe_with_one_message(stage: str) -> None:
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
-        thinking = server.on(stage, stall=True, times=1)
+        stalled = server.on(stage, stall=True, times=1)
         running = drains(3)
-        assert thinking.reached.wait(60)
+        assert stalled.reached.wait(60)
         assert all(running[0].ended.acquire(timeout=60) for _ in range(2)), (
             "no other message may be sent now: these drains return at once"
         )
         assert (server.connections, len(server.lines("MAIL"))) == (1, 0 if stage == "greeting" else 1)
         assert OutboxMessage.objects.filter(status="sending").count() == (0 if stage == "greeting" else 1)
-        server.release(thinking)
+        server.release(stalled)
         for draining in running:
             draining.join(60)
         prx.drain()
@@ -149,14 +149,14 @@ def test_a_drain_that_gets_the_slot_of_a_failed_probe_releases_it(monkeypatch: p
 def test_a_send_does_not_become_a_second_probe() -> None:
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
-        thinking = server.on("final", stall=True, times=1)
+        stalled = server.on("final", stall=True, times=1)
         (draining,) = drains(1)
-        assert thinking.reached.wait(60)
+        assert stalled.reached.wait(60)
         result = prx.send(**mail(owner))
         assert (result.status, result.error_code) == ("pending", "limited")
         assert result.error == "one message is being tried first, after a pause"
         assert server.connections == 1
-        server.release(thinking)
+        server.release(stalled)
         draining.join(60)
         prx.drain()
         assert len(server.messages) == COUNT + 1
@@ -166,7 +166,7 @@ def test_a_send_can_be_the_probe_and_a_retry_by_a_person_does_not_wait_for_it() 
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
         row = OutboxMessage.objects.earliest("pk")
-        thinking = server.on("final", stall=True, times=1)
+        stalled = server.on("final", stall=True, times=1)
         results: list[prx.SendResult] = []
 
         def send() -> None:
@@ -177,11 +177,11 @@ def test_a_send_can_be_the_probe_and_a_retry_by_a_person_does_not_wait_for_it() 
 
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
-        assert thinking.reached.wait(60)
+        assert stalled.reached.wait(60)
         assert in_threads(prx.drain)[0].claimed == 0
         assert account_state(owner).pause_count == 1
         assert prx.retry_outbox(row.pk).status == "sent", "a retry by a person ignores pauses"
-        server.release(thinking)
+        server.release(stalled)
         sending.join(60)
         assert [result.status for result in results] == ["sent"]
         assert prx.drain().sent == COUNT - 1
@@ -202,7 +202,7 @@ def test_a_lost_probe_delays_the_next_at_most_until_its_slot_expires() -> None:
 def test_message_that_the_server_never_saw_ends_no_pause() -> None:
     """The message is too large for the server and never written: nothing shows that the quota is free again."""
     with SmtpServer(size=2000) as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         state, now = account_state(owner), base.database_now()
         AccountState.objects.filter(pk=state.pk).update(
             paused_by="worker",
@@ -213,4 +213,4 @@ def test_message_that_the_server_never_saw_ends_no_pause() -> None:
         )
         prx.enqueue(**mail(owner, body_text="too large " * 1000))
         assert prx.drain().failed == 1 and server.lines("MAIL") == []
-        assert account_state(owner).pause_count == 4, "otherwise the next pause would begin with half a minute again"
+        assert account_state(owner).pause_count == 4, "otherwise the next pause would last only half a minute again"

@@ -1,4 +1,4 @@
-"""Real worker processes on the database of the test: each in a session of its own, ended by its pid."""
+"""Real worker processes on the database of the test, and checks of what workers have sent and left behind."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any, Self
 
-from prx_email_django.models import Account
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from tests.support.factories import account_on
 from tests.support.smtp_server import SmtpServer
 
 SETTINGS = "tests.acceptance.worker_settings"
 PATIENCE = 60.0
+LATER = timedelta(hours=1)
 
 
 def environment(
@@ -82,11 +89,10 @@ class Worker:
 
 
 @contextmanager
-def outbox(**fields: Any) -> Iterator[tuple[SmtpServer, Account]]:
+def outbox(tls: str | None = None, **fields: Any) -> Iterator[tuple[SmtpServer, Account]]:
     """Start an SMTP server and create an account that uses it."""
-    with SmtpServer() as server:
-        values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-        yield server, Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
+    with SmtpServer(tls=tls) as server:
+        yield server, account_on(server, **fields)
 
 
 def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) -> bool:
@@ -102,3 +108,45 @@ def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) ->
 def message_id(data: bytes) -> bytes:
     """The Message-ID line of a message's header."""
     return next(line for line in data.splitlines() if line.lower().startswith(b"message-id:"))
+
+
+def finish(now: datetime | None = None) -> datetime:
+    """Drain again, each time an hour later, until no message waits; return the time of the last drain."""
+    now = now or timezone.now() + LATER
+    for _ in range(12):
+        prx.drain(now=now)
+        if not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists():
+            return now
+        now += LATER
+    raise AssertionError(list(OutboxMessage.objects.exclude(status="sent").values("id", "status", "last_error_code")))
+
+
+def assert_all_sent(count: int) -> None:
+    """All messages are sent, and no slot is taken."""
+    assert OutboxMessage.objects.filter(status="sent").count() == count
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def assert_each_once(server: SmtpServer, count: int) -> None:
+    """Each message of a backlog was sent once, at the first attempt, and no slot is taken."""
+    assert Counter(server.recipients) == Counter({f"p{number}@example.org": 1 for number in range(count)})
+    assert OutboxMessage.objects.filter(status="sent", attempts=0, retries=0).count() == count
+    assert DeliveryAttempt.objects.filter(outcome="sent", number=1).count() == count
+    assert DeliveryAttempt.objects.count() == count
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def assert_all_released() -> None:
+    """No slot is taken and no message is claimed."""
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+    assert not OutboxMessage.objects.filter(status="sending").exists()
+
+
+def untouched(rows: list[OutboxMessage]) -> bool:
+    """Whether these messages are as ``enqueue`` wrote them."""
+    found = OutboxMessage.objects.filter(pk__in=[row.pk for row in rows])
+    return all(
+        (row.status, row.retries, row.attempts, row.last_error, row.next_attempt_at)
+        == ("pending", 0, 0, "", row.due_since)
+        for row in found
+    )

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
-from prx_email_django.transports.memory import shared
 from tests.support.factories import account, mail
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
 
 #: PostgreSQL needs one statement to record an acceptance and a transaction to claim; other databases the reverse.
 SEND = {"postgresql": 10}.get(connection.vendor, 13)
 DRAIN = {"sqlite": 18, "postgresql": 17}.get(connection.vendor, 20)
-
-
-@pytest.fixture(autouse=True)
-def memory(settings: Any) -> Iterator[None]:
-    settings.PRX_EMAIL = {"TRANSPORT": "memory", "WAKE": ""}
-    shared.reset()
-    yield
-    shared.reset()
 
 
 def test_a_send_does_not_read_the_same_rows_twice() -> None:

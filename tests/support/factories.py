@@ -45,7 +45,8 @@ def account(name: str = "main", **fields: Any) -> Account:
 def account_on(server: SmtpServer, name: str = "main", **fields: Any) -> Account:
     """An account without authentication on this server; with TLS if the server has TLS."""
     security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
-    return account(name, **{"host": "localhost", "port": server.port, "security": security, **fields})
+    host = "localhost" if server.tls else server.host
+    return account(name, **{"host": host, "port": server.port, "security": security, **fields})
 
 
 def mail(owner: Account, **fields: Any) -> dict[str, Any]:
