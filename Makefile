@@ -3,7 +3,7 @@
 # make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
 # make check    formatting, lint, layers, types, missing migrations
 # make matrix   unit and integration tests on every supported Python and Django
-# make demo     a demonstration that ends by itself; make serve runs until it is interrupted
+# make demo     sends messages through a local mail server and prints what happens; make serve runs the example shop
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
@@ -35,7 +35,7 @@ matrix: .venv/.ready
 	$(BIN)/nox $(ARGS)
 
 demo: .venv/.ready
-	$(BIN)/python example_project/demo.py $(ARGS)
+	$(BIN)/python example_project/run_demo.py $(ARGS)
 
 serve: .venv/.ready
 	$(BIN)/python example_project/serve.py $(ARGS)

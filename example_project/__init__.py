@@ -1,1 +1,1 @@
-"""A small shop that mails through the outbox, with a mail server of its own: ``make demo`` and ``make serve``."""
+"""A small shop that sends email through the outbox, with its own mail server: ``make demo`` and ``make serve``."""

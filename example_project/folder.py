@@ -1,4 +1,4 @@
-"""The one folder that the example writes to, used by one of ``make demo`` and ``make serve`` at a time."""
+"""The folder that the example writes to; only one ``make demo`` or ``make serve`` may use it at a time."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 
 class InUse(Exception):
-    """Another one works in the folder."""
+    """Another process uses the folder."""
 
 
 @contextmanager
 def occupied(folder: Path) -> Iterator[None]:
-    """Keep others out for the length of the block, even if it ends by a kill.  Raises ``InUse``."""
+    """Lock the folder for the length of the block; a killed process leaves no lock.  Raises ``InUse``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InUse(f"{folder} is in use by another make demo or make serve: end that one first") from error
+            raise InUse(f"{folder} is in use by another make demo or make serve: stop the other first") from error
         yield
 
 
 def empty(folder: Path) -> None:
-    """Remove what an earlier run has left, but not the lock."""
-    for one in folder.iterdir():
-        if one.is_dir():
-            shutil.rmtree(one)
-        elif one.name != "lock":
-            one.unlink()
+    """Delete the files of an earlier run, but not the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()

@@ -1,4 +1,4 @@
-"""Django's commands on the example: ``.venv/bin/python example_project/manage.py outbox_status``."""
+"""Django's commands for the example: ``.venv/bin/python example_project/manage.py outbox_status``."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Ports of this machine."""
+"""Free ports on loopback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def free_port(*, prefer: int | None = None) -> int:
-    """A port of loopback on which nobody listens: the preferred one if it can be had."""
+    """Return a free port on loopback: the preferred port if it is free."""
     if prefer is not None and is_free(prefer):
         return prefer
     with socket.socket() as probe:
@@ -16,7 +16,7 @@ def free_port(*, prefer: int | None = None) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody answers on a port of loopback."""
+    """Return whether no process listens on this port of loopback."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) != 0

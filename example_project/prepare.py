@@ -1,4 +1,4 @@
-"""A database ready to use: tables, accounts whose servers are the example's own, and somebody who may see the admin."""
+"""Prepares the database: tables, accounts that use the example's mail servers, and a user for the admin."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 
-from example_project.catcher.logins import CLIENT_ID, CLIENT_SECRET, PASSWORDS, TOKEN_USER
+from example_project.catcher.credentials import CLIENT_ID, CLIENT_SECRET, PASSWORDS, TOKEN_USER
 from prx_email_django.models import Account
 
 ADMIN, ADMIN_PASSWORD = "admin", "admin"
 
 
 def prepare(ports: Mapping[str, int]) -> None:
-    """Migrate, and make or mend accounts and user; ``ports`` are those of ``Catcher``, and ``reports`` of its own."""
+    """Migrate, then create or update accounts and user; ``ports`` are those of ``Catcher`` and ``reports``."""
     call_command("migrate", verbosity=0, interactive=False)
     for account in accounts(ports):
         name = account.pop("name")
         Account.objects.update_or_create(name=name, defaults=account)
-    people = get_user_model().objects
-    if not people.filter(username=ADMIN).exists():
-        people.create_superuser(ADMIN, "admin@shop.example", ADMIN_PASSWORD)
+    users = get_user_model().objects
+    if not users.filter(username=ADMIN).exists():
+        users.create_superuser(ADMIN, "admin@shop.example", ADMIN_PASSWORD)
 
 
 def accounts(ports: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The three accounts of the shop."""
+    """Return the fields of the three accounts of the shop."""
     return [
         {
             "name": "orders",

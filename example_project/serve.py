@@ -1,6 +1,6 @@
-"""``make serve``: the shop's page and admin, its mail server, and a django-q2 cluster, until Ctrl-C.
+"""``make serve``: runs the shop and the admin, the mail server, and a django-q2 cluster until Ctrl-C.
 
-``make serve ARGS="--port 8080"`` chooses the port of the page.
+``make serve ARGS="--port 8080"`` chooses the port of the web page.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Keeps the web page, the mail server and the cluster up, and ends all three, by their process ids."""
+"""Starts the web server, the mail server and the cluster, and stops all three by their process ids."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from django.conf import settings
 from example_project.catcher.authority import make_authority
 from example_project.catcher.process import Catcher, CatcherDied
 from example_project.folder import InUse, occupied
+from example_project.output import console, print_pairs
 from example_project.ports import free_port, is_free
-from example_project.tour.table import pairs, say
 
 USUAL_PORT = 8000
-#: Seconds: for the page to answer its first call, and for a process to end before it is killed.
+#: Seconds until the web server must answer, and until a stopped process is killed.
 START_LIMIT, STOP_LIMIT = 30.0, 15.0
 #: The exit code of a process, None while it runs.
 Poll = Callable[[], int | None]
-#: Seconds between two looks at the processes.
+#: Seconds between two checks of the processes.
 POLL = 0.5
 
 
-class Ended(Exception):
-    """A process has ended that should not have."""
+class ProcessFailed(Exception):
+    """A process ended unexpectedly, or did not start."""
 
 
 def main() -> int:
-    """0 where a person has ended it."""
+    """Run until a signal; return 0 if no process failed."""
     options = _options()
     stop = _stop_on_signals()
     var: Path = settings.VAR
@@ -51,23 +51,23 @@ def main() -> int:
             runserver = [*manage, "runserver", "--noreload", f"127.0.0.1:{port}"]
             web = stack.enter_context(_running(runserver, var / "web.log"))
             cluster = stack.enter_context(_running([*manage, "qcluster"], var / "qcluster.log"))
-            everyone = {"web": web.poll, "catcher": catcher.poll, "qcluster": cluster.poll}
-            _await_page(port, everyone, stop)
-            _tell(port, catcher.ports, {"web": web.pid, "catcher": catcher.pid, "qcluster": cluster.pid})
+            processes = {"web": web.poll, "catcher": catcher.poll, "qcluster": cluster.poll}
+            _await_page(port, processes, stop)
+            _print_addresses(port, catcher.ports, {"web": web.pid, "catcher": catcher.pid, "qcluster": cluster.pid})
             while not stop.wait(POLL):
-                _check(everyone)
-            say("stopping …")
-    except (InUse, CatcherDied, Ended) as problem:
+                _check(processes)
+            console.print("Stopping …")
+    except (InUse, CatcherDied, ProcessFailed) as problem:
         print(f"serve: {problem}", file=sys.stderr)
         return 1
-    say("stopped")
+    console.print("Stopped.")
     return 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="serve", description="The example, until Ctrl-C.")
+    parser = argparse.ArgumentParser(prog="serve", description="Runs the example until Ctrl-C.")
     parser.add_argument(
-        "--port", type=int, help=f"of the web page; 0: a free one; left out: {USUAL_PORT} if it is free"
+        "--port", type=int, help=f"port of the web page; 0: any free port; default: {USUAL_PORT} if free"
     )
     return parser.parse_args()
 
@@ -91,7 +91,7 @@ def _prepare(ports: Mapping[str, int]) -> None:
 
 @contextmanager
 def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, so that Ctrl-C reaches only us, who then end it gently."""
+    """Run a process in its own session, so that Ctrl-C reaches only this process, which then stops the other."""
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
@@ -104,7 +104,7 @@ def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
     try:
         yield process
     finally:
-        # The main process alone: a cluster whose whole group is told to end may hang.
+        # Only the main process: a cluster may hang if its whole process group is terminated.
         process.terminate()
         try:
             process.wait(STOP_LIMIT)
@@ -113,35 +113,35 @@ def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
             process.wait()
 
 
-def _check(everyone: Mapping[str, Poll]) -> None:
-    for name, poll in everyone.items():
+def _check(processes: Mapping[str, Poll]) -> None:
+    for name, poll in processes.items():
         if poll() is not None:
-            raise Ended(f"{name} has ended by itself; see {settings.VAR / name}.log")
+            raise ProcessFailed(f"{name} ended unexpectedly; see {settings.VAR / name}.log")
 
 
-def _await_page(port: int, everyone: Mapping[str, Poll], stop: threading.Event) -> None:
-    """Until the page's port answers.  Raises ``Ended`` where a process does before, or half a minute is over."""
+def _await_page(port: int, processes: Mapping[str, Poll], stop: threading.Event) -> None:
+    """Wait until the web server answers.  Raises ``ProcessFailed`` if a process ends or ``START_LIMIT`` is over."""
     deadline = time.monotonic() + START_LIMIT
     while is_free(port) and not stop.wait(0.1):
-        _check(everyone)
+        _check(processes)
         if time.monotonic() > deadline:
-            raise Ended(f"the web page does not answer; see {settings.VAR / 'web.log'}")
+            raise ProcessFailed(f"the web page does not answer; see {settings.VAR / 'web.log'}")
 
 
-def _tell(port: int, ports: Mapping[str, int], pids: Mapping[str, int]) -> None:
+def _print_addresses(port: int, ports: Mapping[str, int], pids: Mapping[str, int]) -> None:
     from example_project.prepare import ADMIN, ADMIN_PASSWORD
 
-    say("The example is up. No mail leaves this machine.")
-    say()
-    pairs(
-        [
-            ("shop", f"http://127.0.0.1:{port}/"),
-            ("inbox", f"http://127.0.0.1:{port}/inbox/"),
-            ("admin", f"http://127.0.0.1:{port}/admin/  (user {ADMIN}, password {ADMIN_PASSWORD})"),
-            ("catcher", f"127.0.0.1:{ports['tls']} (TLS), 127.0.0.1:{ports['starttls']} (STARTTLS)"),
-            ("logs", f"{settings.VAR}: outbox.log, web.log, qcluster.log, catcher.log"),
-            ("processes", ", ".join(f"{name} {pid}" for name, pid in pids.items())),
-        ]
+    console.print("The example is running. No message leaves this machine.")
+    console.print()
+    print_pairs(
+        {
+            "shop": f"http://127.0.0.1:{port}/",
+            "inbox": f"http://127.0.0.1:{port}/inbox/",
+            "admin": f"http://127.0.0.1:{port}/admin/  (user {ADMIN}, password {ADMIN_PASSWORD})",
+            "mail server": f"127.0.0.1:{ports['tls']} (TLS), 127.0.0.1:{ports['starttls']} (STARTTLS)",
+            "logs": f"{settings.VAR}: outbox.log, web.log, qcluster.log, catcher.log",
+            "processes": ", ".join(f"{name} {pid}" for name, pid in pids.items()),
+        }
     )
-    say()
-    say("Ctrl-C ends all of it.")
+    console.print()
+    console.print("Ctrl-C stops everything.")

@@ -1,6 +1,6 @@
 """Email over your own SMTP accounts, through an outbox in your database.
 
-Importing this package never touches models: each name is loaded when it is first used.
+Importing this package does not import models: each name is loaded when it is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The email backend: what Django would send is queued instead, in the caller's transaction.
+"""The email backend: queues messages in the caller's transaction instead of sending them.
 
 Django 5.2 and 6.0::
 
@@ -15,12 +15,15 @@ Django 6.1 and later::
         },
     }
 
-The account is the mailer's, else the one that ``PRX_EMAIL["ACCOUNT_ROUTER"]`` names, else the default one.
+The account is that of the mailer, else that of ``PRX_EMAIL["ACCOUNT_ROUTER"]``, else the default account.
 
-Three things to know.  A mail about an error goes into the database like any other: one about a dead database cannot,
-and errors of delivery that are mailed so make more mail; give ``AdminEmailHandler`` a plain SMTP mailer (``using``; on
-5.2 and 6.0 ``email_backend``).  What counts as sent is queued: ``sendtestemail`` succeeds although nothing has left
-yet.  Django's test runner puts its own backend in the place of this one; ``prx_email_django.testing`` puts it back.
+Three limits:
+
+- An error report is queued in the database like every message.  It is lost if the database is unavailable, and a
+  report about a failed delivery causes more mail.  Give ``AdminEmailHandler`` a plain SMTP mailer (``using``; on
+  Django 5.2 and 6.0 ``email_backend``).
+- A return value of 1 means queued: ``sendtestemail`` succeeds before the message is sent.
+- Django's test runner replaces this backend by its own; ``prx_email_django.testing`` restores it.
 """
 
 from __future__ import annotations
@@ -56,15 +59,15 @@ logger = logging.getLogger("prx_email_django")
 class OutboxEmailBackend(BaseEmailBackend):
     """Queues messages; a drain sends them.
 
-    ``account``, ``priority``, ``expires_after`` (a duration) and ``on_unknown`` hold for every message that does not
-    say otherwise (``snapshot.options``).  Wrong and misspelt ones raise ``ImproperlyConfigured`` (from Django 6.1 on
-    its subclass ``InvalidMailer``), and are found by a system check before.
+    ``account``, ``priority``, ``expires_after`` (a duration) and ``on_unknown`` apply to every message of the mailer
+    (``django_mail.backend_options``).  An invalid or misspelt option raises ``ImproperlyConfigured`` (from Django 6.1
+    on its subclass ``InvalidMailer``); a system check reports it earlier.
     """
 
-    #: What OPTIONS may name; the system check reads it, so a subclass with options of its own adds them.
+    #: Names that OPTIONS may contain.  The system check reads them; a subclass with its own options adds their names.
     outbox_options: frozenset[str] = frozenset(OPTION_NAMES)
 
-    def __init__(  # noqa: PLR0913  (the options of a mailer)
+    def __init__(  # noqa: PLR0913  (each option of a mailer is an argument)
         self,
         fail_silently: bool = False,
         *,
@@ -74,50 +77,51 @@ class OutboxEmailBackend(BaseEmailBackend):
         on_unknown: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self._refuse_slips(kwargs)
+        self._refuse_misspelt(kwargs)
         super().__init__(**kwargs)
-        # After the base class, which from Django 6.1 on warns where this is read and not set.
+        # Set after super().__init__(): from Django 6.1 on the base class warns if it is read before it is set.
         self.fail_silently = fail_silently
         try:
             self.options = read_backend_options(account, priority, expires_after, on_unknown)
         except ValueError as error:
             raise _misconfigured(str(error), getattr(self, "alias", None)) from error
 
-    def _refuse_slips(self, options: Mapping[str, Any]) -> None:
-        """``acount`` would choose another account without a word.  What is unlike ours is left to the base class.
+    def _refuse_misspelt(self, options: Mapping[str, Any]) -> None:
+        """Raise for a misspelt option: ``acount`` would silently select the default account.
 
-        Django's code hands any backend the options of another (``get_connection(host=…)``), and Django ignores them.
+        Other names are passed to the base class: Django passes the options of one backend to another
+        (``get_connection(host=…)``) and ignores them.
         """
         for name in options:
             if name not in self.outbox_options and get_close_matches(name, self.outbox_options, cutoff=0.85):
                 known = ", ".join(sorted(self.outbox_options))
-                # The first sentence is Django's own.
-                raise _misconfigured(f"Unknown options {name!r}. Known are {known}.", options.get("alias"))
+                # The first sentence is Django's.
+                raise _misconfigured(f"Unknown options {name!r}. Known options: {known}.", options.get("alias"))
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Queue the messages that have recipients and return how many; each gets its row's id as ``outbox_id``.
+        """Queue the messages that have recipients and return their number; set ``outbox_id`` on each.
 
-        All of them or, where one raises, none.  With ``fail_silently`` each one by itself: what the outbox refuses and
-        what the database cannot take is logged and not counted; a message that cannot be rendered raises all the same,
-        as with Django's SMTP backend.
+        Queues all messages, or none if one of them raises.  With ``fail_silently`` each message is queued separately:
+        a message that the outbox or the database refuses is logged and not counted.  A message that cannot be rendered
+        raises also with ``fail_silently``, as in Django's SMTP backend.
 
         Raises:
             OutboxError: ``InvalidMessage``, ``AttachmentRejected``, ``AccountUnavailable``.
-            ValueError: a bad header or address.
+            ValueError: an invalid header or address.
         """
-        messages = [one for one in email_messages if one.recipients()]
+        messages = [message for message in email_messages if message.recipients()]
         if self.fail_silently:
-            return sum(self._queue_silently(one) for one in messages)
+            return sum(self._queue_silently(message) for message in messages)
         return self._queue(messages)
 
     def _queue(self, messages: Sequence[EmailMessage]) -> int:
-        """All of them or none."""
+        """Queue all messages or none."""
         if not messages:
             return 0
         accounts: dict[str | None, Account] = {}
         now = clock_for(None).now
         with atomic():
-            rows = api.enqueue_drafts([self._draft(one, now, accounts) for one in messages], now=now)
+            rows = api.enqueue_drafts([self._draft(message, now, accounts) for message in messages], now=now)
         for message, row in zip(messages, rows, strict=True):
             message.outbox_id = row.pk  # type: ignore[attr-defined]
         return len(rows)
@@ -142,7 +146,7 @@ class OutboxEmailBackend(BaseEmailBackend):
         )
 
     def _account(self, message: EmailMessage, accounts: dict[str | None, Account]) -> Account:
-        """The account of a message; each name is looked up once in one ``send_messages``."""
+        """Return the account of a message; each name is looked up once per ``send_messages``."""
         router = outbox_settings().account_router
         name = self.options.account or (import_string(router)(message) if router else None) or None
         if isinstance(name, Account):
@@ -153,11 +157,11 @@ class OutboxEmailBackend(BaseEmailBackend):
 
 
 def by_from_address(message: EmailMessage) -> str:
-    """For ``ACCOUNT_ROUTER``: the account whose ``email`` is the From address, else one of its domain, or the default.
+    """For ``ACCOUNT_ROUTER``: name the account whose ``email`` is the From address, else an account of its domain.
 
-    So the visible sender and the account that authenticates agree, which DMARC asks for.  The From header decides,
-    where ``headers`` overrides ``from_email``.  Case does not matter, and switched-off accounts do not count.  Of
-    several accounts the default one is taken, else the first by name.  Returns its name; empty: the default account.
+    Then the visible sender and the authenticated account agree, as DMARC requires.  A From header in ``headers``
+    overrides ``from_email``.  Case is ignored, and so are inactive accounts.  If several accounts match, the default
+    account is used, else the first by name.  Returns a name; empty for the default account.
     """
     _, address = parseaddr(str(message.extra_headers.get("From", message.from_email)))
     address = address.lower()

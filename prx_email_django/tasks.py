@@ -1,9 +1,9 @@
-"""django-q2's face: the scheduled drain, the one that a wake-up starts, and the wake-up itself.
+"""Tasks for django-q2: the scheduled drain, the drain that a wake-up starts, and the wake-up itself.
 
-django-q2 delivers at least once, and in parallel when a task outlives the cluster's ``retry``: a drain is safe under
-any number of copies, since every message is claimed under a lease of its own.  Nothing here raises and nothing is
-handed over but small numbers: django-q2 delivers a task that failed again and again, and keeps the text of whatever
-reached it.  ``django_q`` is imported inside functions only, so that this module can be imported without it.
+django-q2 runs a task at least once, and twice in parallel when a task runs longer than the cluster's ``retry``.  Any
+number of drains may run at the same time, because every message is claimed under its own lease.  A drain task catches
+every exception and returns only a number, because django-q2 repeats a failed task without end and stores the text of
+its exception.  ``django_q`` is imported inside functions only, so that this module can be imported without it.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ SCHEDULED = "prx_email_django.tasks.drain_outbox"
 SCHEDULE_NAME = "prx-email: drain outbox"
 #: What a wake-up starts.
 WOKEN = "prx_email_django.tasks.drain_due"
-#: Seconds for what is neither budget nor body: an envelope under way, closing connections, recording results.
+#: Seconds beyond budget and body: for a started envelope, closing connections, and recording results.
 MARGIN = 120
-#: Seconds that a server has for its final reply, beside what the size needs (``ConnectionSettings.final_timeout``).
+#: Seconds that a server has for its final reply, plus time for the size (``ConnectionSettings.final_timeout``).
 FINAL_REPLY = 600
-#: Octets on the wire for one octet of an attachment: base64 with its line ends.
+#: Bytes on the wire for each byte of an attachment: base64 with line ends.
 BASE64 = 78 / 57
 
 
 def drain_outbox() -> int | None:
-    """The scheduled drain: what is due, and within ``DRAIN_TIME_BUDGET`` what becomes due.
+    """The scheduled drain: send due messages, and wait within ``DRAIN_TIME_BUDGET`` for messages that become due.
 
-    Returns the number of messages sent, None where nothing could be done (the log tells why).
+    Returns the number of messages sent, or None if the drain failed (the log says why).
     """
     return _drain(wait=True)
 
 
 def drain_due() -> int | None:
-    """What a wake-up starts: as ``drain_outbox``, but it never waits for a message to become due."""
+    """The drain that a wake-up starts: like ``drain_outbox``, without waiting for messages to become due."""
     return _drain(wait=False)
 
 
 def wake() -> None:
-    """Start a drain in the cluster, now: what ``WAKE`` stands for where django-q2 is installed.
+    """Start a drain in the cluster now.  The default of the setting ``WAKE`` if django-q2 is installed.
 
-    Raises whatever the broker raises; the caller logs it, and the schedule catches up.
+    Exceptions of the broker are raised; the caller logs them, and the scheduled drain sends the messages.
     """
     from django_q.tasks import async_task
 
@@ -63,24 +63,24 @@ def wake() -> None:
 
 
 def q_options() -> dict[str, Any]:
-    """How django-q2 should handle our tasks.
+    """Return the options by which django-q2 runs the drain tasks.
 
-    ``ack_failure``: a worker that was stopped is not run again for ever.  ``save`` and ``cached``: a success leaves
-    nothing behind, or a drain a minute would push the host's own results out.  ``timeout`` (seconds) never fires in a
-    healthy drain: the budget, and the longest body that may still be on its way when it ends.
+    ``ack_failure``: a task whose worker was stopped is not repeated without end.  ``save`` and ``cached``: a success
+    is not stored, because a drain each minute would displace the host's own results.  ``timeout`` (seconds) is longer
+    than a healthy drain: the budget, and the longest body that may still be in transmission when the budget ends.
     """
     return {"ack_failure": True, "save": False, "cached": False, "timeout": task_timeout()}
 
 
 def task_timeout() -> int:
-    """Seconds after which django-q2 may take a drain for dead; whole, since it sets an alarm."""
+    """Return the seconds after which django-q2 stops a drain; an integer, because django-q2 sets an alarm."""
     settings = outbox_settings()
     longest_body = FINAL_REPLY + settings.attachment_max_size * BASE64 / MIN_RATE
     return math.ceil(settings.drain_time_budget.total_seconds() + longest_body) + MARGIN
 
 
 def purge_if_time() -> PurgeReport | None:
-    """Purge one bounded batch by ``RETENTION``, at most once an hour over all workers; None: not now."""
+    """Purge one bounded batch by ``RETENTION``, at most once an hour over all workers; None if it is not time."""
     clock = clock_for(None)
     return purge_idle(clock=clock) if claim_purge(clock=clock) else None
 
@@ -95,7 +95,7 @@ def _drain(*, wait: bool) -> int | None:
         logger.error("nothing is sent: %s", error)
     except OperationalError:
         logger.error("the database cannot be used; the next drain tries again")
-    except Exception as error:  # noqa: BLE001  (django-q2 would store its text, which may quote an address)
+    except Exception as error:  # noqa: BLE001  (django-q2 would store the text, which may quote an address)
         stack = "".join(traceback.format_tb(error.__traceback__))
         logger.error("a drain ended with %s:\n%s", type(error).__name__, stack)
     else:
@@ -104,5 +104,5 @@ def _drain(*, wait: bool) -> int | None:
 
 
 def _is_idle(report: DrainReport, budget: float) -> bool:
-    """Whether the drain ended because there was nothing left, not because its time was over."""
+    """Return whether the drain ended because no message was left, not because its budget ended."""
     return report.seconds < budget

@@ -75,7 +75,8 @@ start_postgresql() {
     POSTGRES_PORT=$(free_port)
     export POSTGRES_PORT
     start postgresql "$POSTGRES_PORT" setpriv --reuid=postgres --regid=postgres --init-groups \
-        "$bin/postgres" -D "$data" -p "$POSTGRES_PORT" -k "$data" -c listen_addresses=127.0.0.1
+        "$bin/postgres" -D "$data" -p "$POSTGRES_PORT" -k "$data" -c listen_addresses=127.0.0.1 \
+        -c fsync=off -c full_page_writes=off # emptying all tables after a test would wait for the disk
 }
 
 start_mariadb() {
@@ -87,7 +88,8 @@ start_mariadb() {
     MARIADB_PORT=$(free_port)
     export MARIADB_PORT
     start mariadb "$MARIADB_PORT" mariadbd --no-defaults --user=mysql --datadir="$data" --port="$MARIADB_PORT" \
-        --bind-address=127.0.0.1 --socket="$data/socket" --pid-file="$data/pid" --skip-name-resolve
+        --bind-address=127.0.0.1 --socket="$data/socket" --pid-file="$data/pid" --skip-name-resolve \
+        --skip-log-bin --innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=0 # nothing must survive this run
 }
 
 start_redis() {

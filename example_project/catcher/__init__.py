@@ -1,8 +1,8 @@
-"""A mail server on this machine that keeps what it takes and delivers nowhere.
+"""A mail server on this machine that stores every message and delivers none.
 
-It speaks TLS, demands a login, and plays a part for three recipients:
+It requires TLS and authentication, and handles three recipients in a special way:
 
-    nobody@…   is refused for good
-    busy@…     is told to come later, and taken at the next attempt
-    silent@…   is taken, but the first time the connection breaks before the server says so
+    nobody@…   is always refused
+    busy@…     is refused temporarily, and accepted at the next attempt
+    silent@…   is accepted, but at the first attempt the connection is lost before the server's reply
 """

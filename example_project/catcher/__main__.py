@@ -1,4 +1,4 @@
-"""The mail server as a process of its own; it ends when its standard input does, so it never outlives who started it.
+"""The mail server as a separate process.  It ends when its standard input is closed, and so with its parent process.
 
 Its first line on standard output is JSON: the ports on which it listens.
 """
@@ -19,7 +19,7 @@ from example_project.catcher.tokens import TokenServer
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Listen where the options say, tell the ports, wait for the end of standard input."""
+    """Listen on the ports of the options, print all ports, wait for the end of standard input."""
     tokens = TokenServer(0)
     handler = Handler(Inbox(options.var / "inbox"), tokens.issued.__contains__)
     ports = {"token": tokens.start()}
@@ -38,9 +38,9 @@ async def serve(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="catcher")
     parser.add_argument("--var", type=Path, required=True, help="folder of the certificate and the inbox")
-    parser.add_argument("--tls", type=int, help="port of implicit TLS; 0: a free one; left out: none")
-    parser.add_argument("--starttls", type=int, help="port of STARTTLS; 0: a free one; left out: none")
-    # aiosmtpd warns of logins without TLS, once a connection: it cannot see that the listener has it.
+    parser.add_argument("--tls", type=int, help="port with implicit TLS; 0: any free port; default: none")
+    parser.add_argument("--starttls", type=int, help="port with STARTTLS; 0: any free port; default: none")
+    # aiosmtpd warns about authentication without TLS on each connection: it does not know that the socket uses TLS.
     warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS")
     logging.getLogger("mail.log").setLevel(logging.ERROR)
     asyncio.run(serve(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""A private certificate authority, as companies have one; ``TLS_CA_FILE`` makes the outbox trust it."""
+"""A private certificate authority, as companies use it; the outbox trusts it because of ``TLS_CA_FILE``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import trustme
 
 
 def make_authority(folder: Path) -> None:
-    """Write ``ca.pem`` (to trust) and ``server.pem`` (key and certificate of the mail server)."""
+    """Write ``ca.pem`` (the certificate to trust) and ``server.pem`` (key and certificate of the mail server)."""
     authority = trustme.CA(organization_name="Lantern Books private CA")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     server = folder / "server.pem"

@@ -1,4 +1,4 @@
-"""Starting and ending the mail server from another process."""
+"""Starts and stops the mail server from another process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class CatcherDied(Exception):
-    """It did not start; its log says why."""
+    """The mail server did not start; its log says why."""
 
 
 class Catcher:
-    """The mail server, from ``with`` to the end of its block.
+    """The mail server as a context manager.
 
-    ``tls`` and ``starttls`` are ports: 0 for a free one, None for none.  ``ports`` says which they are, by name, and
-    ``token`` is that of the token server.
+    ``tls`` and ``starttls`` are ports: 0 for any free port, None for no listener.  ``ports`` contains the actual ports
+    by name; ``token`` is the port of the token server.
     """
 
     def __init__(self, var: Path, *, tls: int | None = None, starttls: int | None = None) -> None:
@@ -32,7 +32,7 @@ class Catcher:
 
     def __enter__(self) -> Self:
         with self.log.open("a") as log:
-            # A session of its own: Ctrl-C is for who started it, who then ends it.
+            # Its own session: Ctrl-C reaches only the parent process, which then stops the mail server.
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -42,7 +42,7 @@ class Catcher:
                 text=True,
                 start_new_session=True,
             )
-        assert self._process.stdout is not None  # noqa: S101  (it is a pipe)
+        assert self._process.stdout is not None  # noqa: S101  (stdout is a pipe)
         line = self._process.stdout.readline()
         if not line:
             self.stop()
@@ -57,14 +57,14 @@ class Catcher:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Return the exit code; None while it runs."""
         return self._process.poll()
 
     def stop(self) -> None:
-        """End it, and wait until it has."""
+        """Stop the mail server and wait for its end."""
         self._process.terminate()
         self._process.communicate()

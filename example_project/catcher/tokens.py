@@ -8,11 +8,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
-from example_project.catcher.logins import CLIENT_ID, CLIENT_SECRET
+from example_project.catcher.credentials import CLIENT_ID, CLIENT_SECRET
 
 
 class TokenServer(ThreadingHTTPServer):
-    """Gives out access tokens, and knows which are good."""
+    """Issues access tokens; ``issued`` contains the valid tokens."""
 
     daemon_threads = True
 
@@ -21,7 +21,7 @@ class TokenServer(ThreadingHTTPServer):
         self.issued: set[str] = set()
 
     def start(self) -> int:
-        """Serve in a thread; returns the port."""
+        """Serve in a thread; return the port."""
         threading.Thread(target=self.serve_forever, name="token-server", daemon=True).start()
         return self.server_port
 
@@ -29,16 +29,16 @@ class TokenServer(ThreadingHTTPServer):
 class _Answer(BaseHTTPRequestHandler):
     server: TokenServer
 
-    def do_POST(self) -> None:  # noqa: N802  (the name that http.server calls)
+    def do_POST(self) -> None:  # noqa: N802  (http.server calls this name)
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         if form.get("client_id") != [CLIENT_ID] or form.get("client_secret") != [CLIENT_SECRET]:
-            self._say(401, {"error": "invalid_client"})
+            self._reply(401, {"error": "invalid_client"})
             return
         token = secrets.token_urlsafe(24)
         self.server.issued.add(token)
-        self._say(200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600})
+        self._reply(200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600})
 
-    def _say(self, code: int, answer: dict[str, object]) -> None:
+    def _reply(self, code: int, answer: dict[str, object]) -> None:
         body = json.dumps(answer).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")

@@ -1,1 +1,1 @@
-"""Settings and addresses of the example."""
+"""Settings and URLs of the example."""

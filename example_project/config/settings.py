@@ -1,6 +1,6 @@
-"""Settings of the example: what a project writes to use the outbox, on SQLite.
+"""Settings of the example: the settings that a project needs to use the outbox, on SQLite.
 
-Everything that the example writes is in ``example_project/var``, or where ``EXAMPLE_VAR`` says.
+The example writes files only to ``example_project/var``, or to the folder that ``EXAMPLE_VAR`` names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import django
 
 ROOT = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("EXAMPLE_VAR", ROOT / "var")).resolve()
-#: Every message that the mail server of the example has taken: a maildir.
+#: Maildir with every message that the example's mail server accepted.
 INBOX = VAR / "inbox"
 
 INSTALLED_APPS = [
@@ -27,7 +27,7 @@ INSTALLED_APPS = [
     "example_project.shop",
 ]
 
-# Without WAL and IMMEDIATE, workers beside web processes meet "database is locked".
+# Without WAL and IMMEDIATE, workers and web processes block each other ("database is locked").
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
@@ -44,12 +44,12 @@ PRX_EMAIL = {
     "INSTANCE": "example",
     "DEFAULT_ACCOUNT": "orders",
     "MESSAGE_ID_DOMAIN": "shop.example",
-    # The first retry after 2 s instead of 10, so that nobody has to wait for the demo.
+    # The first retry is due after 2 s instead of 10, to make the demo shorter.
     "BASE_BACKOFF": "1s",
     "TLS_CA_FILE": VAR / "ca.pem",
 }
 
-# What Django itself sends (password resets, send_mail) is queued as well.
+# Mail that Django itself sends (password resets, send_mail) is queued too.
 if django.VERSION >= (6, 1):
     MAILERS = {
         "default": {"BACKEND": "prx_email_django.backends.OutboxEmailBackend", "OPTIONS": {"account": "orders"}},
@@ -58,10 +58,10 @@ else:
     EMAIL_BACKEND = "prx_email_django.backends.OutboxEmailBackend"
 DEFAULT_FROM_EMAIL = "Lantern Books <orders@shop.example>"
 
-# A drain takes at most PRX_EMAIL["DRAIN_TIME_BUDGET"]; `retry` is long so that the cluster starts no second one beside.
+# A drain takes at most PRX_EMAIL["DRAIN_TIME_BUDGET"]; `retry` is longer, so that no second drain is started meanwhile.
 Q_CLUSTER = {"name": "example", "orm": "default", "workers": 2, "timeout": 90, "retry": 1200, "poll": 0.5}
 
-# The log is a file: terminal output is for people.
+# The log goes to a file, to keep the terminal readable.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -104,4 +104,4 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 DEBUG = True
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
-SECRET_KEY = "the key of the example, secret to nobody"
+SECRET_KEY = "the key of the example, not a secret"

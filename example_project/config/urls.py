@@ -1,4 +1,4 @@
-"""The shop at the root, the admin beside it."""
+"""URLs of the shop and the admin."""
 
 from __future__ import annotations
 

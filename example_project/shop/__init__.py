@@ -1,1 +1,1 @@
-"""A bookshop of one page: an order and its receipt are committed together, or neither is."""
+"""A small bookshop: an order and its receipt are committed in one transaction."""

@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class ShopConfig(AppConfig):
-    """Registered as ``example_project.shop`` in INSTALLED_APPS."""
+    """App configuration of the shop."""
 
     name = "example_project.shop"
     label = "shop"

@@ -6,9 +6,9 @@ from django import forms
 
 
 class OrderForm(forms.Form):
-    """What ``place_order`` takes."""
+    """The arguments of ``place_order``."""
 
     name = forms.CharField(max_length=100, initial="Ann")
     email = forms.EmailField(initial="ann@example.org")
     book = forms.CharField(max_length=100, initial="The Lighthouse")
-    fail = forms.BooleanField(required=False, label="let the payment fail after the receipt was queued")
+    fail = forms.BooleanField(required=False, label="make the payment fail after the receipt was queued")

@@ -1,4 +1,4 @@
-"""What the shop keeps."""
+"""Models of the shop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """One book for one reader."""
+    """An order of one book."""
 
     name = models.CharField(max_length=100)
     email = models.EmailField()

@@ -1,4 +1,4 @@
-"""The point of the example: the order and its receipt in one transaction."""
+"""The purpose of the example: an order and its receipt in one transaction."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from prx_email_django.models import OutboxMessage
 
 
 class PaymentFailed(Exception):
-    """The shop found out late that nobody pays."""
+    """The payment failed after the receipt was queued."""
 
 
 def place_order(*, name: str, email: str, book: str, fail: bool = False) -> tuple[Order, OutboxMessage]:
-    """Keep the order and queue its receipt; no mail server is asked, so it is quick and works while none answers.
+    """Save the order and queue its receipt.  This is fast and also works while no mail server answers.
 
-    With ``fail`` something goes wrong at the very end: neither order nor receipt has ever existed.
+    With ``fail`` the payment fails at the end, and the rollback removes both the order and the receipt.
+
+    Raises:
+        PaymentFailed: ``fail`` is set.
     """
     with transaction.atomic():
         order = Order.objects.create(name=name, email=email, book=book)
@@ -26,7 +29,7 @@ def place_order(*, name: str, email: str, book: str, fail: bool = False) -> tupl
             account="orders",
             to=formataddr((name, email)),
             subject=f"Your order {order.pk}: {book}",
-            body_text=f"Dear {name},\n\nwe have put {book} aside for you.\n\nLantern Books\n",
+            body_text=f"Dear {name},\n\nwe have reserved {book} for you.\n\nLantern Books\n",
             idempotency_key=f"receipt-{order.pk}",
             tag="receipt",
         )

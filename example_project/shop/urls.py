@@ -1,4 +1,4 @@
-"""Addresses of the shop."""
+"""URLs of the shop."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from example_project.shop import views
 urlpatterns = [
     path("", views.shop, name="shop"),
     path("inbox/", views.inbox, name="inbox"),
-    path("inbox/<str:name>/", views.letter, name="letter"),
+    path("inbox/<str:name>/", views.message, name="message"),
 ]

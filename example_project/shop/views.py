@@ -1,4 +1,4 @@
-"""The shop's page, and the inbox of the mail server of the example."""
+"""The shop's page, and the inbox of the example's mail server."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ SHOWN = 25
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def shop(request: HttpRequest) -> HttpResponse:
-    """The order form, and where the last messages stand."""
+    """Show the order form, and the latest messages with their status."""
     form = OrderForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            order, message = place_order(**form.cleaned_data)
+            order, receipt = place_order(**form.cleaned_data)
         except PaymentFailed:
-            messages.error(request, "The payment failed: no order was kept, and no receipt was queued.")
+            messages.error(request, "The payment failed: no order was saved, and no receipt was queued.")
         else:
-            messages.success(request, f"Order {order.pk} is kept, and message {message.pk} is queued.")
+            messages.success(request, f"Order {order.pk} is saved, and message {receipt.pk} is queued.")
         return redirect("shop")
-    return render(request, "shop/shop.html", {"form": form, "rows": _last_messages()})
+    return render(request, "shop/shop.html", {"form": form, "rows": _latest_messages()})
 
 
-def _last_messages() -> list[dict[str, Any]]:
+def _latest_messages() -> list[dict[str, Any]]:
     now = timezone.now()
     facts = account_facts(now=now)
-    last = OutboxMessage.objects.select_related("account").prefetch_related("recipients").order_by("-pk")[:SHOWN]
-    return [{"message": one, "why": message_reason(one, account=facts[one.account_id], now=now)} for one in last]
+    latest = OutboxMessage.objects.select_related("account").prefetch_related("recipients").order_by("-pk")[:SHOWN]
+    return [{"message": row, "reason": message_reason(row, account=facts[row.account_id], now=now)} for row in latest]
 
 
 @require_safe
 def inbox(request: HttpRequest) -> HttpResponse:
-    """The last messages that the mail server has taken."""
-    letters = [
+    """Show the latest messages that the mail server accepted."""
+    rows = [
         {
             "name": name,
             "subject": header["Subject"],
             "sender": header["From"],
             "recipients": header["X-Envelope-To"],
-            "login": header["X-Logged-In"],
+            "authenticated": header["X-Authenticated"],
         }
         for name, header in Inbox(settings.INBOX).headers(SHOWN)
     ]
-    return render(request, "shop/inbox.html", {"letters": letters})
+    return render(request, "shop/inbox.html", {"inbox": rows})
 
 
 @require_safe
-def letter(request: HttpRequest, name: str) -> HttpResponse:
-    """One of them, as it came over the wire."""
+def message(request: HttpRequest, name: str) -> HttpResponse:
+    """Show one message of the inbox."""
     try:
-        message = Inbox(settings.INBOX).read(name)
+        email = Inbox(settings.INBOX).read(name)
     except KeyError as error:
         raise Http404 from error
-    text = message.get_body(("plain", "html"))
-    files = [(part.get_filename(), part.get_content_type()) for part in message.iter_attachments()]
+    text = email.get_body(("plain", "html"))
+    files = [(part.get_filename(), part.get_content_type()) for part in email.iter_attachments()]
     context = {
-        "subject": message["Subject"],
-        "header": message.items(),
+        "subject": email["Subject"],
+        "header": email.items(),
         "text": text.get_content() if text else "",
         "files": files,
     }
-    return render(request, "shop/letter.html", context)
+    return render(request, "shop/message.html", context)

@@ -1,11 +1,11 @@
-"""The admin: what people see of the outbox, and the buttons by which they act on it.
+"""The admin of the outbox: lists, one page per message, the account form, and buttons.
 
-Rows are facts and cannot be edited; only the account form can.  A button is a POST that calls ``api``, needs the change
-permission, and tells how many messages changed and how many were refused.  No page speaks SMTP, and no GET changes
-anything.
+Only accounts can be edited; every other row is read-only.  A button is a POST request that calls ``api``, needs the
+change permission, and shows how many messages changed and how many were refused.  No page speaks SMTP, and a GET
+request changes nothing.
 
-To grow a page, derive from its mixin (``OutboxMessageAdminMixin``, ``AccountAdminMixin``), unregister ours and register
-your own; the templates are blocks over Django's own, so that themes keep working.
+To extend a page, derive from its mixin (``OutboxMessageAdminMixin``, ``AccountAdminMixin``), unregister the class of
+this package and register your own.  The templates override blocks of Django's templates, so themes keep working.
 """
 
 from prx_email_django.admin.accounts import AccountAdmin, AccountAdminMixin

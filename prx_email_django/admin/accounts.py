@@ -1,8 +1,8 @@
-"""Accounts: the one form of this admin, with secrets that are never shown, and the pause buttons."""
+"""Accounts: list and form.  Secrets are never shown; buttons pause and resume an account."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -34,35 +34,46 @@ if TYPE_CHECKING:
 else:
     AccountAdminBase = admin.ModelAdmin
 
-#: What goes with its account, without a permission of its own: nothing of it was made by a person.
+#: Deleted with their account without a permission of their own, because no person created these rows.
 OWNED = (AccountState, ConnectionSlot, RateWindow, InboundMessage)
 
-#: Providers that take no password from a new account.
+#: Providers that accept OAuth only.
 OAUTH_ONLY = frozenset({"outlook"})
 
 
 class AccountChangeList(ChangeList):
-    """Puts sentences and counts beside the accounts of a page, in the same few queries for any number."""
+    """Adds state and counts to the accounts of a page; the number of queries is fixed."""
 
     def get_results(self, request: HttpRequest) -> None:
-        """As Django's, then ``why``, ``now`` and ``at_rest`` on each account."""
+        """Set ``shown_reason``, ``shown_paused`` and ``shown_at_rest`` on each account."""
         super().get_results(request)
         accounts = list(self.result_list)
         now = clock_for(None).running
         facts = account_facts(accounts, now=now)
         failed = OutboxMessage.objects.filter(
-            account_id__in=[one.pk for one in accounts], status=Status.FAILED, next_attempt_at__isnull=True
+            account_id__in=[account.pk for account in accounts], status=Status.FAILED, next_attempt_at__isnull=True
         )
         at_rest = dict(failed.order_by().values_list("account_id").annotate(Count("pk")))
         for account in accounts:
-            account.shown_why = account_reason(account, facts=facts[account.pk], now=now)
+            account.shown_reason = account_reason(account, facts=facts[account.pk], now=now)
             account.shown_paused = bool(facts[account.pk].pause or facts[account.pk].outbox)
             account.shown_at_rest = at_rest.get(account.pk, 0)
         self.result_list = accounts
 
 
+def _is_set_column(name: str) -> Callable[[Any, Account], bool]:
+    """Return a column that shows whether a secret is stored, and never the secret."""
+    label = next(field.verbose_name for field in Account._meta.concrete_fields if field.name == name)
+
+    @admin.display(description=label, boolean=True)
+    def column(self: Any, account: Account) -> bool:
+        return is_set(account, name)
+
+    return column
+
+
 class AccountAdminMixin(PauseActionsMixin, FastListMixin):
-    """The pages of accounts; derive from it to add fields and columns."""
+    """List and form of accounts; derive from this class to add fields and columns."""
 
     form = AccountForm
     list_display = ("name", "state", "at_rest", "server", "user")
@@ -100,11 +111,11 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
     )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        """Ours."""
+        """Return the list that adds state and counts."""
         return AccountChangeList
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Without boxes that have nothing to clear; who may only look sees whether a secret is set, not the secret."""
+        """Hide checkboxes of unset secrets; with view permission only, show whether a secret is set."""
         if obj is not None and not self.has_change_permission(request, obj):
             replaced = {name: f"{name}_is_set" for name in SECRETS}
             return _with_fields(super().get_fieldsets(request, obj), replaced, {clear_box(name) for name in SECRETS})
@@ -112,7 +123,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         return _with_fields(super().get_fieldsets(request, obj), {}, unset)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Includes what stands in for secrets."""
+        """Include the read-only fields that replace secrets."""
         return [*super().get_readonly_fields(request, obj), *(f"{name}_is_set" for name in SECRETS)]
 
     @method_decorator(sensitive_post_parameters())
@@ -124,10 +135,10 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Django's; what was typed stays out of error reports."""
+        """Keep the submitted values out of error reports."""
         return super().changeform_view(request, object_id, form_url, extra_context)
 
-    def render_change_form(  # noqa: PLR0913  (Django's)
+    def render_change_form(  # noqa: PLR0913  (Django's signature)
         self,
         request: HttpRequest,
         context: dict[str, Any],
@@ -136,97 +147,82 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         form_url: str = "",
         obj: Any = None,
     ) -> HttpResponse:
-        """The form, with the account's state and buttons, or with the presets."""
+        """Show the form with the account's state and buttons, or with the presets for a new account."""
         if obj is None:
             context.update(presets=list(_presets()))
         else:
-            why = account_reason(obj)
+            reason = account_reason(obj)
             context.update(
-                why=why,
-                advice=advice(why),
+                why=reason,
+                advice=advice(reason),
                 is_paused=bool(obj.pause_reason),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Write the columns that this form changes and no others."""
+        """Write only the columns that this form changes."""
         if change:
             obj.save(update_fields=form.changed_columns)
         else:
             super().save_model(request, obj, form, change)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """An account with messages is kept, which is said without loading them; what it owns goes with it."""
-        kept = [one for one in objs if OutboxMessage.objects.filter(account_id=one.pk).exists()]
+        """Protect an account that has messages, without loading them; delete the rows that the account owns with it."""
+        kept = [account.name for account in objs if OutboxMessage.objects.filter(account_id=account.pk).exists()]
         if kept:
-            return [], {}, set(), [_("messages of the account %(name)s") % {"name": one.name} for one in kept]
+            return [], {}, set(), [_("messages of the account %(name)s") % {"name": name} for name in kept]
         deleted, counts, perms_needed, protected = super().get_deleted_objects(objs, request)
         owned = {str(model._meta.verbose_name) for model in OWNED}
-        return deleted, counts, {one for one in perms_needed if str(one) not in owned}, protected
+        return deleted, counts, {name for name in perms_needed if str(name) not in owned}, protected
 
     @admin.display(description=gettext_lazy("state"))
     def state(self, account: Any) -> SafeString:
-        """Whether it may send, and why not."""
+        """Show whether the account may send, and why not."""
         if account.is_active and not account.shown_paused:
-            return columns.badge_and_words("sent", _("active"), account.shown_why)
-        label = _("paused") if account.is_active else _("off")
-        return columns.badge_and_words("failed" if account.is_active else "rest", label, account.shown_why)
+            return columns.badge_and_text("sent", _("active"), account.shown_reason)
+        label = _("paused") if account.is_active else _("inactive")
+        return columns.badge_and_text("failed" if account.is_active else "rest", label, account.shown_reason)
 
     @admin.display(description=gettext_lazy("server"))
     def server(self, account: Account) -> str:
-        """Host and port."""
+        """Show host and port."""
         return f"{account.host}:{account.port}"
 
     @admin.display(description=gettext_lazy("at rest"))
     def at_rest(self, account: Any) -> SafeString | int:
-        """Messages that wait for a person, and the way to them."""
+        """Show the number of messages at rest, with a link to their list."""
         count: int = account.shown_at_rest
         if not count:
             return count
-        name = OutboxMessage._meta
-        url = reverse(f"{self.admin_site.name}:{name.app_label}_{name.model_name}_changelist")
+        opts = OutboxMessage._meta
+        url = reverse(f"{self.admin_site.name}:{opts.app_label}_{opts.model_name}_changelist")
         return columns.link(f"{url}?{urlencode({'account__id__exact': account.pk, 'status': 'at_rest'})}", count)
 
-    @admin.display(description=gettext_lazy("password"), boolean=True)
-    def password_is_set(self, account: Account) -> bool:
-        """Whether there is one."""
-        return is_set(account, "password")
-
-    @admin.display(description=gettext_lazy("OAuth access token"), boolean=True)
-    def oauth_token_is_set(self, account: Account) -> bool:
-        """Whether there is one."""
-        return is_set(account, "oauth_token")
-
-    @admin.display(description=gettext_lazy("OAuth client secret"), boolean=True)
-    def oauth_client_secret_is_set(self, account: Account) -> bool:
-        """Whether there is one."""
-        return is_set(account, "oauth_client_secret")
-
-    @admin.display(description=gettext_lazy("OAuth refresh token"), boolean=True)
-    def oauth_refresh_token_is_set(self, account: Account) -> bool:
-        """Whether there is one."""
-        return is_set(account, "oauth_refresh_token")
+    password_is_set = _is_set_column("password")
+    oauth_token_is_set = _is_set_column("oauth_token")
+    oauth_client_secret_is_set = _is_set_column("oauth_client_secret")
+    oauth_refresh_token_is_set = _is_set_column("oauth_refresh_token")
 
 
 @admin.register(Account)
 class AccountAdmin(AccountAdminMixin, AccountAdminBase):
-    """Accounts in the host's admin."""
+    """Registers accounts in the admin site."""
 
 
 def _presets() -> Iterator[dict[str, Any]]:
-    """The providers by how one logs in, each with the query that fills the form in."""
+    """Return each provider and authentication method with the query string that fills in the form."""
     for name, values in PRESETS.items():
-        plain = {"host": values["host"], "port": values["port"]}
+        server = {"host": values["host"], "port": values["port"]}
         if name not in OAUTH_ONLY:
-            yield {"name": name.capitalize(), "how": _("app password"), "query": urlencode(plain), **plain}
+            yield {"name": name.capitalize(), "how": _("app password"), "query": urlencode(server), **server}
         if "oauth_provider" in values:
-            yield {"name": name.capitalize(), "how": _("OAuth"), "query": urlencode(values), **plain}
+            yield {"name": name.capitalize(), "how": _("OAuth"), "query": urlencode(values), **server}
 
 
 def _with_fields(fieldsets: Any, replaced: dict[str, str], removed: set[str]) -> list[tuple[Any, dict[str, Any]]]:
     def names(fields: Iterable[Any]) -> list[Any]:
-        flat = [names(one) if isinstance(one, (list, tuple)) else replaced.get(one, one) for one in fields]
-        return [one for one in flat if not isinstance(one, str) or one not in removed]
+        flat = [names(name) if isinstance(name, (list, tuple)) else replaced.get(name, name) for name in fields]
+        return [name for name in flat if not isinstance(name, str) or name not in removed]
 
     return [(title, {**options, "fields": names(options["fields"])}) for title, options in fieldsets]

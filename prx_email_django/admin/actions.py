@@ -1,4 +1,4 @@
-"""Buttons and bulk actions of messages: POST only, with a permission, and told in numbers."""
+"""Buttons and bulk actions of messages: POST only, with a permission, and with the number of changed messages."""
 
 from __future__ import annotations
 
@@ -11,108 +11,110 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.db.models import F, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_POST
 
 from prx_email_django.admin.base import OperatorMixin
-from prx_email_django.admin.verbs import CANCEL, CONFIRM, REFUSALS, RETRY, VERBS, Verb
+from prx_email_django.admin.operations import CANCEL, CONFIRM, OPERATIONS, REFUSALS, RETRY, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.results import ChangeReport
 from prx_email_django.states import Status
 
-#: Rows of one bulk action: more would outlive the request.  The commands have no such limit.
+#: Most rows of one bulk action: more could take longer than the request may.  The commands have no such limit.
 MAX_BULK = 10_000
+#: POST field by which a person accepts that a second copy may be sent.
 UNDERSTOOD = "understood"
 
 
 class MessageActionsMixin(OperatorMixin):
-    """``/<id>/retry/``, ``/<id>/cancel/`` and so on, and the same for many."""
+    """Views ``/<id>/retry/``, ``/<id>/cancel/`` and so on, and bulk actions for the same operations."""
 
     actions = ("retry_selected", "confirm_selected", "cancel_selected")
 
     def get_urls(self) -> list[URLPattern]:
-        """The buttons' addresses before Django's own."""
+        """Return the URLs of the buttons before Django's own."""
         return [
             path(
-                f"<int:pk>/{verb.name}/",
-                self.admin_site.admin_view(self.operate_view),
-                {"name": verb.name},
-                name=f"{self.opts.app_label}_{self.opts.model_name}_{verb.name}",
+                f"<int:pk>/{operation.name}/",
+                self.admin_site.admin_view(require_POST(self.operate_view)),
+                {"name": operation.name},
+                name=f"{self.opts.app_label}_{self.opts.model_name}_{operation.name}",
             )
-            for verb in VERBS.values()
+            for operation in OPERATIONS.values()
         ] + super().get_urls()
 
     def operate_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
-        """One button of one message."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+        """Apply an operation to one message."""
         message = self.get_object(request, str(pk))
         if message is None:
             raise Http404
         if not self.has_operate_permission(request, message):
             raise PermissionDenied
-        verb = VERBS[name]
-        if verb.doubtful(message) and UNDERSTOOD not in request.POST:
-            text = _("Nothing was changed: it may have arrived already, so say first that a second copy is all right.")
+        operation = OPERATIONS[name]
+        if operation.may_duplicate(message) and UNDERSTOOD not in request.POST:
+            text = _("Nothing was changed. The message may have been delivered: first accept a second copy.")
             messages.warning(request, text)
         else:
-            self._apply(request, verb, [message])
+            self._apply(request, operation, [message])
         return HttpResponseRedirect(reverse(f"{self.admin_site.name}:{_change(self.opts)}", args=[pk]))
 
     def buttons_for(self, request: HttpRequest, message: OutboxMessage) -> list[dict[str, Any]]:
-        """The verbs that make sense for this message, if this person may press them."""
+        """Return the operations that apply to this message, if this person may use them."""
         if not self.has_operate_permission(request, message):
             return []
         now, prefix = timezone.now(), f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}"
         return [
             {
-                "verb": verb,
-                "url": reverse(f"{prefix}_{verb.name}", args=[message.pk]),
-                "doubtful": verb.doubtful(message),
+                "operation": operation,
+                "url": reverse(f"{prefix}_{operation.name}", args=[message.pk]),
+                "may_duplicate": operation.may_duplicate(message),
             }
-            for verb in VERBS.values()
-            if verb.offered(message, now)
+            for operation in OPERATIONS.values()
+            if operation.is_offered(message, now)
         ]
 
     @admin.action(description=gettext_lazy("Retry the selected messages now"), permissions=["operate"])
     def retry_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse | None:
-        """Due now; asks first where a second copy may come of it."""
+        """Make the messages due now; ask first if recipients may receive a second copy."""
         return self._bulk(request, queryset, RETRY, action="retry_selected")
 
     @admin.action(description=gettext_lazy("Cancel the selected messages"), permissions=["operate"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse | None:
-        """At rest."""
+        """Cancel the messages that wait for an attempt."""
         return self._bulk(request, queryset, CANCEL, action="cancel_selected")
 
     @admin.action(description=gettext_lazy("Confirm that the selected messages arrived"), permissions=["operate"])
     def confirm_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> HttpResponse | None:
-        """Sent, where the outcome was unknown."""
+        """Confirm that messages whose outcome is unknown arrived."""
         return self._bulk(request, queryset, CONFIRM, action="confirm_selected")
 
     def _bulk(
-        self, request: HttpRequest, queryset: QuerySet[OutboxMessage], verb: Verb, *, action: str
+        self, request: HttpRequest, queryset: QuerySet[OutboxMessage], operation: Operation, *, action: str
     ) -> HttpResponse | None:
         if queryset.order_by()[: MAX_BULK + 1].count() > MAX_BULK:
-            text = _("More than %(most)d messages: narrow the list, or use a management command. Nothing was changed.")
+            text = _("Nothing was changed: more than %(most)d messages are selected. Use a filter or a command.")
             messages.error(request, text % {"most": MAX_BULK})
             return None
-        doubtful = queryset.filter(status=Status.FAILED, attempts__gt=F("retries")).count() if verb.copies else 0
-        if doubtful and UNDERSTOOD not in request.POST:
-            return self._ask(request, verb, action, doubtful)
-        self._apply(request, verb, list(queryset))
+        uncertain = (
+            queryset.filter(status=Status.FAILED, attempts__gt=F("retries")).count() if operation.sends_again else 0
+        )
+        if uncertain and UNDERSTOOD not in request.POST:
+            return self._ask(request, operation, action, uncertain)
+        self._apply(request, operation, list(queryset))
         return None
 
-    def _ask(self, request: HttpRequest, verb: Verb, action: str, doubtful: int) -> HttpResponse:
+    def _ask(self, request: HttpRequest, operation: Operation, action: str, uncertain: int) -> HttpResponse:
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "media": self.media,
-            "title": verb.label,
-            "doubtful": doubtful,
+            "title": operation.label,
+            "uncertain": uncertain,
             "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
             "select_across": request.POST.get("select_across", "0"),
             "action": action,
@@ -121,19 +123,19 @@ class MessageActionsMixin(OperatorMixin):
         }
         return TemplateResponse(request, "admin/prx_email_django/confirm_copies.html", context)
 
-    def _apply(self, request: HttpRequest, verb: Verb, rows: Sequence[OutboxMessage]) -> None:
+    def _apply(self, request: HttpRequest, operation: Operation, rows: Sequence[OutboxMessage]) -> None:
         permitted = [row for row in rows if self.has_operate_permission(request, row)]
-        report = verb.apply([row.pk for row in permitted])
+        report = operation.apply([row.pk for row in permitted])
         if len(permitted) < len(rows):
             refused = {**report.refused, "forbidden": len(rows) - len(permitted)}
             report = ChangeReport(changed=report.changed, refused=refused)
         if report.changed:
-            log(request, permitted, str(verb.log))
-        tell(request, str(verb.done % {"count": report.changed}), report)
+            log(request, permitted, str(operation.log))
+        show_report(request, str(operation.done % {"count": report.changed}), report)
 
 
-def tell(request: HttpRequest, done: str, report: ChangeReport) -> None:
-    """Say how many changed, and how many were refused and why."""
+def show_report(request: HttpRequest, done: str, report: ChangeReport) -> None:
+    """Show how many messages changed, and how many were refused and why."""
     if report.changed:
         messages.success(request, done)
     refused = Counter(report.refused)
@@ -144,7 +146,7 @@ def tell(request: HttpRequest, done: str, report: ChangeReport) -> None:
 
 
 def log(request: HttpRequest, rows: Sequence[Any], text: str) -> None:
-    """Write who asked for it into the history of each row."""
+    """Record the operation and its user in the history of each row."""
     person = cast(int, request.user.pk)
     LogEntry.objects.log_actions(user_id=person, queryset=rows, action_flag=CHANGE, change_message=text)
 

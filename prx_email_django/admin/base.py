@@ -1,4 +1,4 @@
-"""What all pages share: facts that nobody edits, lists that stay fast, a permission for the buttons."""
+"""Base classes: read-only rows, lists that stay fast in large tables, and the permission for buttons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ else:
 
 
 class FastListMixin(ModelAdminBase):
-    """A list that counts no more rows than it can show, however many there are."""
+    """A list that never counts more rows than it can show."""
 
     paginator = CappedPaginator
     show_full_result_count = False
@@ -27,54 +27,54 @@ class FastListMixin(ModelAdminBase):
     list_per_page = 50
 
     class Media:
-        """Colours for states, and little else; dark mode follows Django's own variables."""
+        """Colours of states; dark mode uses Django's variables."""
 
         css = {"all": ("prx_email_django/admin.css",)}
 
 
 class OperatorMixin(ModelAdminBase):
-    """The permission of buttons and bulk actions."""
+    """Permission for buttons and bulk actions."""
 
     def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether this person may press buttons (on ``obj``): who may change the model, by Django's own rule."""
+        """Return whether this person may use buttons (on ``obj``): requires the change permission for the model."""
         return super().has_change_permission(request, obj)
 
 
 class FactsAdminMixin(FastListMixin, OperatorMixin):
-    """Rows that are read and never edited; encrypted fields are not shown at all."""
+    """Read-only rows; encrypted fields are not shown."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds facts by hand."""
+        """Return False: rows are created by the outbox only."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody edits them."""
+        """Return False: rows are read-only."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Retention deletes, by rules that never lose an unsent message."""
+        """Return False: rows are deleted by ``RETENTION``, whose rules never delete an unsent message."""
         return False
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Who may see or operate them."""
+        """Return whether this person may view the rows or use their buttons."""
         return super().has_view_permission(request, obj) or self.has_operate_permission(request, obj)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """All that the row says, but no secret."""
+        """Return all columns but encrypted ones."""
         return shown_fields(self.model)
 
 
 def without_fields(fieldsets: Any, removed: Collection[str]) -> list[tuple[Any, dict[str, Any]]]:
-    """Fieldsets without some of their fields, and without lines and sets that have none left."""
+    """Remove fields from fieldsets, and lines and fieldsets that are empty then."""
 
     def names(fields: Iterable[Any]) -> list[Any]:
-        kept = [names(one) if isinstance(one, (list, tuple)) else one for one in fields]
-        return [one for one in kept if one and (not isinstance(one, str) or one not in removed)]
+        kept = [names(name) if isinstance(name, (list, tuple)) else name for name in fields]
+        return [name for name in kept if name and (not isinstance(name, str) or name not in removed)]
 
     left = [(title, {**options, "fields": names(options["fields"])}) for title, options in fieldsets]
-    return [one for one in left if one[1]["fields"]]
+    return [(title, options) for title, options in left if options["fields"]]
 
 
 def shown_fields(model: type[Model]) -> list[str]:
-    """The names of a model's own columns, without encrypted ones."""
+    """Return the names of a model's columns, without encrypted ones."""
     return [field.name for field in model._meta.concrete_fields if not isinstance(field, EncryptedTextField)]

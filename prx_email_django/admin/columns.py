@@ -1,4 +1,4 @@
-"""How rows are put into words and colours; pure."""
+"""Texts and colours for columns of lists and pages.  Pure functions of a row."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from prx_email_django.rules.recipients import effective_result
 from prx_email_django.states import WAITING, ErrorCode, Status
 from prx_email_django.status.reasons import at
 
-#: Addresses of a list's line.
+#: Addresses shown in one line of a list.
 SHOWN = 2
-#: Replies below this code accept.
+#: SMTP replies below this code accept (RFC 5321 §4.2.1).
 FIRST_REFUSAL = 400
 
 
 def badge(state: str, label: object) -> SafeString:
-    """A word in the colour of its state."""
+    """Return a label in the colour of a state."""
     return format_html('<span class="outbox-badge outbox-{}">{}</span>', state, label)
 
 
-def badge_and_words(state: str, label: object, words: object) -> SafeString:
-    """A word in the colour of its state, and what there is to say about it."""
-    return format_html('{} <span class="outbox-reason">{}</span>', badge(state, label), words)
+def badge_and_text(state: str, label: object, text: object) -> SafeString:
+    """Return a label in the colour of a state, followed by a text."""
+    return format_html('{} <span class="outbox-reason">{}</span>', badge(state, label), text)
 
 
 def below(first: SafeString, second: SafeString) -> SafeString:
-    """One above the other, in one cell."""
+    """Put two texts into one cell, the second below the first."""
     return format_html("{}<div>{}</div>", first, second) if second else first
 
 
 def link(url: str, label: object) -> SafeString:
-    """A link to another page of the admin."""
+    """Return a link to another page of the admin."""
     return format_html('<a href="{}">{}</a>', url, label)
 
 
 def message_state(message: OutboxMessage) -> tuple[str, str]:
-    """The colour and the words of a message's status."""
+    """Return the state (which sets the colour) and the label of a message."""
     if message.status == Status.FAILED:
         if message.next_attempt_at is not None:
             return "deferred", _("will be tried again")
@@ -56,7 +56,7 @@ def message_state(message: OutboxMessage) -> tuple[str, str]:
 
 
 def status_badges(message: OutboxMessage) -> SafeString:
-    """The status, and a mark where nobody knows whether it arrived."""
+    """Return the status label, with a second label if the message may have been delivered."""
     state = badge(*message_state(message))
     if not message.may_have_been_delivered:
         return state
@@ -64,72 +64,72 @@ def status_badges(message: OutboxMessage) -> SafeString:
 
 
 def status_and_time(message: OutboxMessage) -> SafeString:
-    """The status, and when the next attempt is due."""
+    """Return the status label and the time of the next attempt."""
     if message.next_attempt_at is None or message.status not in WAITING:
         return status_badges(message)
     now = timezone.now()
-    words = _("at %(time)s") if message.next_attempt_at > now else _("due since %(time)s")
-    told = words % {"time": at(message.next_attempt_at, now)}
-    return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), told)
+    text = _("at %(time)s") if message.next_attempt_at > now else _("due since %(time)s")
+    time = text % {"time": at(message.next_attempt_at, now)}
+    return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), time)
 
 
 def failures(message: OutboxMessage) -> str:
-    """How many attempts failed, and of how many nobody knows whether they did."""
+    """Return the number of attempts that did not succeed, and how many of them have an unknown outcome."""
     unknown = message.attempts - message.retries
     if unknown <= 0:
         return str(message.attempts)
-    return _("%(count)d, with an outcome that nobody knows: %(unknown)d") % {
+    return _("%(count)d, of which %(unknown)d with unknown outcome") % {
         "count": message.attempts,
         "unknown": unknown,
     }
 
 
 def recipient_result(recipient: Recipient, message: OutboxMessage) -> tuple[str, str]:
-    """The colour and the words of a recipient's result."""
+    """Return the state and the label of a recipient's result; an empty result follows the message's status."""
     result = effective_result(recipient.result, message.status)
     return (result.value, str(result.label)) if result else ("open", _("open"))
 
 
 def recipient_answer(recipient: Recipient, message: OutboxMessage) -> str:
-    """The server's last answer to a recipient; one that was given before it accepted is told as such."""
-    words = f"{recipient.code or ''} {recipient.text}".strip()
+    """Return the server's last reply about a recipient; a refusal from before its acceptance is marked as such."""
+    reply = f"{recipient.code or ''} {recipient.text}".strip()
     state, _label = recipient_result(recipient, message)
     if state == "accepted" and recipient.code is not None and recipient.code >= FIRST_REFUSAL:
-        return _("before it was accepted: %(answer)s") % {"answer": words}
-    return words
+        return _("before it was accepted: %(answer)s") % {"answer": reply}
+    return reply
 
 
 def answer(attempt: DeliveryAttempt) -> str:
-    """What came of an attempt, each code told once; beside an acceptance: what was not accepted."""
+    """Return code and error of an attempt, each code once; after an acceptance: which recipients were refused."""
     code = f"{attempt.smtp_code or ''} {attempt.enhanced_code}".strip()
     if not attempt.error:
         return code
     if attempt.smtp_code is None or str(attempt.smtp_code) in attempt.error:
         return attempt.error
     if attempt.smtp_code < FIRST_REFUSAL:
-        return _("%(code)s, but not for everybody: %(error)s") % {"code": code, "error": attempt.error}
+        return _("%(code)s, but not for every recipient: %(error)s") % {"code": code, "error": attempt.error}
     return f"{code} {attempt.error}"
 
 
 def what_happened(attempt: DeliveryAttempt) -> SafeString:
-    """The kind of the error, and the answer."""
+    """Return the kind of error and the server's reply."""
     if not attempt.error_code:
         return format_html("{}", answer(attempt))
     return format_html("<strong>{}</strong> {}", attempt.get_error_code_display(), answer(attempt))
 
 
 def addresses(message: OutboxMessage) -> str:
-    """The first recipients, and how many more there are."""
-    everybody: Sequence[str] = [*message.to, *message.cc, *message.bcc]
-    shown = ", ".join(str(one) for one in everybody[:SHOWN])
-    more = len(everybody) - SHOWN
+    """Return the first addresses, and how many more there are."""
+    everyone: Sequence[str] = [*message.to, *message.cc, *message.bcc]
+    shown = ", ".join(str(address) for address in everyone[:SHOWN])
+    more = len(everyone) - SHOWN
     if more <= 0:
         return shown
     return ngettext("%(shown)s and %(more)d more", "%(shown)s and %(more)d more", more) % {"shown": shown, "more": more}
 
 
 def reason(message: OutboxMessage) -> SafeString:
-    """The last error: what kind, and what was said."""
+    """Return kind and text of the last error."""
     if not message.last_error and message.last_error_code in ("", ErrorCode.CANCELLED):
         return SafeString("")
     text = Truncator(message.last_error).chars(120)

@@ -1,4 +1,4 @@
-"""What the page of one message shows beside its columns: recipients, attempts, attachments, bodies."""
+"""Recipients, attempts, attachments and bodies for the page of one message."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from prx_email_django.admin.preview import bodies_of
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.status.figures import message_reason
 
-#: Rows of a kind that the page shows; the lists have all of them.
+#: Most recipients and most attempts that the page shows; the lists show all of them.
 MAX_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientLine:
-    """One recipient with its result in words."""
+    """One recipient with its result as text."""
 
     recipient: Recipient
     state: str
@@ -30,22 +30,22 @@ class RecipientLine:
 
 @dataclass(frozen=True, slots=True)
 class AttemptLine:
-    """One attempt, how long it took, and what came of it."""
+    """One attempt with its duration and its result."""
 
     attempt: DeliveryAttempt
     seconds: str
-    told: SafeString
+    result: SafeString
 
 
 def message_details(message: OutboxMessage) -> dict[str, Any]:
-    """The context of the message's page, in a fixed number of queries."""
+    """Return the template context of the message's page; the number of queries is fixed."""
     recipients, more_recipients = _first(message.recipients.order_by("pk"))
     attempts, more_attempts = _first(message.delivery_attempts.order_by("-number"))
     return {
         "why": message_reason(message),
-        "recipients": [_recipient_line(one, message) for one in recipients],
+        "recipients": [_recipient_line(recipient, message) for recipient in recipients],
         "more_recipients": more_recipients,
-        "delivery_attempts": [AttemptLine(one, _took(one), what_happened(one)) for one in attempts],
+        "delivery_attempts": [AttemptLine(attempt, _duration(attempt), what_happened(attempt)) for attempt in attempts],
         "more_attempts": more_attempts,
         "attachments": message.attachments.order_by("position"),
         "bodies": bodies_of(message),
@@ -56,7 +56,7 @@ def _recipient_line(recipient: Recipient, message: OutboxMessage) -> RecipientLi
     return RecipientLine(recipient, *recipient_result(recipient, message), recipient_answer(recipient, message))
 
 
-def _took(attempt: DeliveryAttempt) -> str:
+def _duration(attempt: DeliveryAttempt) -> str:
     return f"{(attempt.finished_at - attempt.started_at).total_seconds():.2f} s"
 
 

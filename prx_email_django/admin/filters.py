@@ -1,7 +1,7 @@
 """Filters of the message list.
 
-Each one is written so that an index narrows it, since the table is mostly sent messages: unsent ones are failed (a
-partial index), pending (they have a next attempt) or sending (they have a lease).
+Each filter uses an index, because most rows of the table are sent messages: unsent messages are failed (a partial
+index), pending (they have a next attempt) or sending (they have a lease).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Messages = QuerySet[OutboxMessage]
 FAILED = Q(status=Status.FAILED)
 SENDING = Q(status=Status.SENDING, claim_expires_at__isnull=False)
 AT_REST = FAILED & Q(next_attempt_at__isnull=True)
-#: A released message that was attempted is failed, so a pending one has no attempts.
-DOUBTFUL = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
+#: A message that was attempted and released is failed, so a pending message has no attempts.
+UNKNOWN = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
 
 
 class StatusFilter(admin.SimpleListFilter):
-    """Where the message stands."""
+    """Filter by status."""
 
     title = _("status")
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """The four statuses, and what a person looks for among the failed ones."""
+        """Return the four statuses, and the two kinds of failed messages."""
         return [*Status.choices, ("at_rest", _("failed, at rest")), ("waiting", _("failed, will be tried again"))]
 
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """The messages in that status."""
+        """Return the messages with the chosen status."""
         match self.value():
             case None:
                 return queryset
@@ -51,38 +51,38 @@ class StatusFilter(admin.SimpleListFilter):
                 return queryset.filter(status=status)
 
 
-class DoubtFilter(admin.SimpleListFilter):
-    """Messages of which nobody knows whether they arrived."""
+class UnknownOutcomeFilter(admin.SimpleListFilter):
+    """Filter for messages that may have been delivered."""
 
     title = _("outcome")
     parameter_name = "doubt"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Those in doubt, and those of them that wait for a person."""
+        """Return all of them, or those at rest."""
         return [("yes", _("may have been delivered")), ("held", _("may have been delivered, at rest"))]
 
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Messages with more attempts than known failures."""
+        """Return messages with more attempts than known failures."""
         match self.value():
             case "yes":
-                return queryset.filter(DOUBTFUL)
+                return queryset.filter(UNKNOWN)
             case "held":
                 return queryset.filter(AT_REST, attempts__gt=F("retries"))
         return queryset
 
 
 class ErrorCodeFilter(admin.SimpleListFilter):
-    """Why the last attempt failed."""
+    """Filter by the error code of the last attempt."""
 
     title = _("error")
     parameter_name = "error"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """All error codes."""
+        """Return all error codes."""
         return ErrorCode.choices
 
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Messages whose last error has this code; a sent one has none but refused recipients."""
+        """Return messages whose last error has this code; on sent messages the only code is refused recipients."""
         code = self.value()
         if code is None:
             return queryset
@@ -91,17 +91,17 @@ class ErrorCodeFilter(admin.SimpleListFilter):
 
 
 class PriorityFilter(admin.SimpleListFilter):
-    """How urgent it is."""
+    """Filter by priority."""
 
     title = _("priority")
     parameter_name = "priority"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Three classes of the scale from −10 to 10."""
+        """Return three ranges of the scale from −10 to 10."""
         return [("high", _("high (above 0)")), ("normal", _("normal (0)")), ("low", _("low (below 0)"))]
 
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Messages of that class."""
+        """Return messages in the chosen range."""
         match self.value():
             case "high":
                 return queryset.filter(priority__gt=0)

@@ -1,4 +1,4 @@
-"""The account form, in which secrets are write-only, and the form of a pause."""
+"""The account form, in which secrets are write-only, and the pause form."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ else:
 
 #: The secrets of an account, in the order of the form.
 SECRETS = tuple(field.name for field in Account._meta.concrete_fields if isinstance(field, EncryptedTextField))
-#: Where secrets, or tokens that were had with them, are sent: a change of one demands them anew.
+#: Fields that decide where secrets and tokens are sent: if one changes, the secrets must be entered again.
 DESTINATION = ("host", "port", "security", "user", "oauth_provider", "oauth_tenant", "oauth_token_url")
 
 
 def clear_box(name: str) -> str:
-    """The name of the box that clears a secret."""
+    """Return the name of the checkbox that clears a secret."""
     return f"clear_{name}"
 
 
 class AccountForm(AccountFormBase):
-    """Nothing typed into a secret keeps it; a box clears it; a new destination demands it anew.
+    """Account form: an empty secret field keeps the secret, a checkbox clears it, a new destination requires it again.
 
-    Every field carries the value that the page was opened with, so that what somebody else, or a script, has written
-    meanwhile is neither taken for a change nor written back.
+    Every field carries the value that the page was opened with.  A value that another person or a script has written
+    since then is not taken for a change and not overwritten.
     """
 
     clear_password = forms.BooleanField(label=gettext_lazy("Clear the password"), required=False)
@@ -47,7 +47,7 @@ class AccountForm(AccountFormBase):
 
     class Meta:
         model = Account
-        fields = "__all__"  # noqa: DJ007  (the admin names them)
+        fields = "__all__"  # noqa: DJ007  (the admin's fieldsets name them)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,14 +59,14 @@ class AccountForm(AccountFormBase):
 
     @property
     def changed_columns(self) -> list[str]:
-        """The columns that this form changes: those edited, typed or cleared."""
+        """Return the columns that this form changes: edited, entered or cleared."""
         names = {name.removeprefix("clear_") for name in self.changed_data}
         changed = [field.name for field in Account._meta.concrete_fields if field.name in names]
         return [*changed, "updated_at"] if changed else []
 
     @sensitive_variables()
     def clean(self) -> dict[str, Any]:
-        """Take over what others changed meanwhile, clear what is to be cleared, demand what must be typed anew."""
+        """Keep changes that others made meanwhile, clear the chosen secrets, require secrets for a new destination."""
         data = super().clean() or self.cleaned_data
         if not self.instance._state.adding:
             self._keep_unchanged(data)
@@ -75,7 +75,7 @@ class AccountForm(AccountFormBase):
             if not data.get(clear_box(name)):
                 continue
             if data.get(name):
-                self.add_error(name, _("Either type a new one or clear it, not both."))
+                self.add_error(name, _("Enter a new value or clear the stored value, not both."))
             setattr(self.instance, name, "")
         return data
 
@@ -84,22 +84,24 @@ class AccountForm(AccountFormBase):
             self.fields.pop(clear_box(name), None)
             return
         if is_set(self.instance, name):
-            field.help_text = _("A value is stored and never shown. Leave it empty to keep it.")
+            field.help_text = _("A value is stored; it is never shown. Leave the field empty to keep it.")
         else:
             field.help_text = _("Not set.")
             self.fields.pop(clear_box(name), None)
 
     def _keep_unchanged(self, data: dict[str, Any]) -> None:
-        """A field that this person left alone has the stored value, whatever the page was opened with."""
-        moved = []
+        """Set each field that this person did not change to its stored value, not the opened page's."""
+        changed_elsewhere = []
         for name in [name for name in data if name not in self.changed_data and name in self._stored_names]:
             stored = getattr(self.instance, name)
             if name in DESTINATION and data[name] != stored and (data[name] or name != "security"):
-                moved.append(name)
+                changed_elsewhere.append(name)
             data[name] = stored
-        if moved and any(data.get(name) for name in SECRETS):
-            text = _("Somebody has changed %(fields)s since this page was opened: look at it again before you save.")
-            labels = ", ".join(str(self.fields[name].label) for name in moved)
+        if changed_elsewhere and any(data.get(name) for name in SECRETS):
+            text = _(
+                "Another person has changed %(fields)s since this page was opened. Check the new values, then save."
+            )
+            labels = ", ".join(str(self.fields[name].label) for name in changed_elsewhere)
             self.add_error(None, text % {"fields": labels})
 
     @property
@@ -111,9 +113,11 @@ class AccountForm(AccountFormBase):
         changed = [str(self.fields[name].label) for name in self._changed_destinations(data)]
         if not changed:
             return
-        for name in [one for one in SECRETS if one in self.fields and is_set(self.instance, one)]:
+        for name in [secret for secret in SECRETS if secret in self.fields and is_set(self.instance, secret)]:
             if not data.get(name) and not data.get(clear_box(name)):
-                text = _("%(fields)s changed: type this anew, or the stored value would go to another server.")
+                text = _(
+                    "%(fields)s changed. Enter this secret again: the stored value must not be sent to another server."
+                )
                 self.add_error(name, text % {"fields": ", ".join(changed)})
 
     def _changed_destinations(self, data: dict[str, Any]) -> Iterator[str]:
@@ -128,27 +132,27 @@ class AccountForm(AccountFormBase):
 
 
 class PauseForm(forms.Form):
-    """Why, and until when."""
+    """Reason and end of a pause."""
 
     reason = forms.CharField(label=gettext_lazy("Reason"), max_length=MAX_COLUMN)
     until = forms.DateTimeField(
         label=gettext_lazy("Until"),
         required=False,
-        help_text=gettext_lazy("Empty: until somebody resumes it."),
+        help_text=gettext_lazy("Leave empty to pause until a person resumes."),
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
     )
 
     def clean_until(self) -> datetime | None:
-        """An aware instant in the future, or none."""
+        """Return an aware instant in the future, or None."""
         until: datetime | None = self.cleaned_data["until"]
         if until is None:
             return None
         aware = timezone.make_aware(until) if timezone.is_naive(until) else until
         if aware <= timezone.now():
-            raise forms.ValidationError(_("The end of the pause is in the past."))
+            raise forms.ValidationError(_("The end of the pause must be in the future."))
         return aware
 
     def first_error(self) -> str:
-        """The first thing that is wrong, with its field."""
+        """Return the first error, with the label of its field."""
         name, errors = next(iter(self.errors.items()))
         return f"{self.fields[name].label}: {errors[0]}"

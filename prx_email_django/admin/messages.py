@@ -1,4 +1,4 @@
-"""Messages: the list, one message with all that is known of it, its source and its files."""
+"""Messages: the list, the page of one message, its source and its attachments."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 else:
     MessageAdminBase = admin.ModelAdmin
 
-#: Columns that a list's line does not need; some are large.
-HEAVY = ("body_text", "body_html", "headers", "metadata", "references")
+#: Columns that the list does not show; some are large.
+DEFERRED = ("body_text", "body_html", "headers", "metadata", "references")
 
-
-#: Lines of the page that are left out where there is nothing to say, and the columns that they show.
+#: Lines of the page that are hidden if they are empty, and the columns that they show.
 OPTIONAL = {
     "cc_line": "cc",
     "bcc_line": "bcc",
@@ -58,34 +57,34 @@ OPTIONAL = {
 
 
 class MessageChangeList(ChangeList):
-    """Leaves bodies in the database."""
+    """A list that does not load bodies."""
 
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
-        """As Django's, without the heavy columns."""
-        return super().get_queryset(*args, **kwargs).defer(*HEAVY)
+        """Return Django's queryset without the large columns."""
+        return super().get_queryset(*args, **kwargs).defer(*DEFERRED)
 
 
 class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
-    """The pages of messages; derive from it to add columns, filters and fieldsets."""
+    """List and page of messages; derive from this class to add columns, filters and fieldsets."""
 
     list_display = ("number", "status_and_reason", "recipients_short", "account", "created_at", "tag")
     list_display_links = ("number",)
     list_filter = (
         filters.StatusFilter,
-        filters.DoubtFilter,
+        filters.UnknownOutcomeFilter,
         filters.ErrorCodeFilter,
         "account",
         filters.PriorityFilter,
         "created_at",
     )
     list_select_related = ("account",)
-    #: Only what an index sorts.
+    #: Only columns that an index sorts.
     sortable_by = ("created_at",)
     ordering = ("-id",)
     search_fields = ("tag",)
     search_help_text = _(
-        "Number, recipient’s address or its beginning, tag or Message-ID; words of the subject and ends of "
-        "addresses (@example.com) among the newest 100 000 messages."
+        "Finds the message number, the start of a recipient’s address, tags and Message-IDs. The subject and domains "
+        "(@example.com) are searched in the newest 100 000 messages only."
     )
     fieldsets = (
         (
@@ -103,7 +102,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             },
         ),
         (
-            _("Course"),
+            _("Delivery"),
             {"fields": (("created_at", "next_attempt_at", "sent_at"), ("failures", "expires_at"))},
         ),
         (_("Identity"), {"fields": (("tag", "priority", "idempotency_key"), ("message_id", "provider_response"))}),
@@ -140,7 +139,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     )
 
     def get_urls(self) -> list[URLPattern]:
-        """Source and files, beside the buttons."""
+        """Add the URLs of source and attachments."""
         name = f"{self.opts.app_label}_{self.opts.model_name}"
         guarded = self.admin_site.admin_view
         return [
@@ -151,7 +150,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         ]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Without lines that say nothing."""
+        """Hide empty lines."""
         fieldsets = super().get_fieldsets(request, obj)
         if obj is None:
             return fieldsets
@@ -161,20 +160,20 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         return without_fields(fieldsets, empty)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        """Ours."""
+        """Return the list that does not load bodies."""
         return MessageChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """By index where there is one (``search``)."""
+        """Search by index where there is an index (``search``)."""
         return search(queryset, search_term), False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The list, which says when everything is paused."""
+        """Show the list, with a notice while everything is paused."""
         return super().changelist_view(request, {"everything_paused": everything_paused(), **(extra_context or {})})
 
-    def render_change_form(  # noqa: PLR0913  (Django's)
+    def render_change_form(  # noqa: PLR0913  (Django's signature)
         self,
         request: HttpRequest,
         context: dict[str, Any],
@@ -183,17 +182,17 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         form_url: str = "",
         obj: Any = None,
     ) -> HttpResponse:
-        """One message, with what its columns do not say."""
+        """Show one message with its recipients, attempts, attachments, bodies and buttons."""
         context.update(message_details(obj), buttons=self.buttons_for(request, obj), understood=UNDERSTOOD)
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     def source_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """The message as it goes over the wire, as text; nothing of it is interpreted."""
+        """Show the message as it goes over the wire, as plain text."""
         message = self._readable(request, pk)
         try:
-            source, trouble = message.as_sent(), ""
+            source, error_text = message.as_sent(), ""
         except (ContentAltered, ValueError) as error:
-            source, trouble = b"", str(error)
+            source, error_text = b"", str(error)
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -203,12 +202,12 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             "original": message,
             "source": source[:MAX_SOURCE].decode("utf-8", "replace"),
             "is_cut": len(source) > MAX_SOURCE,
-            "trouble": trouble,
+            "error_text": error_text,
         }
         return TemplateResponse(request, "admin/prx_email_django/outboxmessage/source.html", context)
 
     def download_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """The whole source, to be saved: a browser is given no type that it would open."""
+        """Download the whole source, with a content type that no browser opens."""
         try:
             source = self._readable(request, pk).as_sent()
         except (ContentAltered, ValueError) as error:
@@ -216,15 +215,15 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         return _download(source, f"message-{pk}.eml")
 
     def file_view(self, request: HttpRequest, pk: int, file: int) -> HttpResponse:
-        """One attachment, to be saved."""
+        """Download one attachment."""
         attachment = self._readable(request, pk).attachments.filter(pk=file).first()
         if attachment is None:
             raise Http404
         try:
-            octets = attachment.open().read()
+            content = attachment.open().read()
         except ContentAltered as error:
             raise Http404(str(error)) from error
-        return _download(octets, attachment.filename or f"part-{attachment.position}")
+        return _download(content, attachment.filename or f"part-{attachment.position}")
 
     def _readable(self, request: HttpRequest, pk: int) -> OutboxMessage:
         message: OutboxMessage | None = self.get_object(request, str(pk))
@@ -236,67 +235,67 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
 
     @admin.display(description=_("message"), ordering="id")
     def number(self, message: OutboxMessage) -> str:
-        """What the list is read by."""
+        """Show number and subject."""
         return f"{message.pk}: {Truncator(message.subject).chars(70) or '–'}"
 
     @admin.display(description=_("status"))
     def status_now(self, message: OutboxMessage) -> SafeString:
-        """The status in words and colour."""
+        """Show the status."""
         return columns.status_badges(message)
 
     @admin.display(description=_("status and reason"))
     def status_and_reason(self, message: OutboxMessage) -> SafeString:
-        """The status, when it is tried, and the last error below it."""
+        """Show the status, the time of the next attempt, and the last error."""
         return columns.below(columns.status_and_time(message), columns.reason(message))
 
     @admin.display(description=_("recipients"))
     def recipients_short(self, message: OutboxMessage) -> str:
-        """The first ones."""
+        """Show the first recipients."""
         return columns.addresses(message)
 
     @admin.display(description=_("reason"))
     def reason(self, message: OutboxMessage) -> SafeString:
-        """The last error."""
+        """Show the last error."""
         return columns.reason(message)
 
     @admin.display(description=_("failed attempts"))
     def failures(self, message: OutboxMessage) -> str:
-        """How many, and how many of them nobody knows to have failed."""
+        """Show the number of failed attempts, and how many have an unknown outcome."""
         return columns.failures(message)
 
     @admin.display(description=_("to"))
     def to_line(self, message: OutboxMessage) -> str:
-        """As given."""
+        """Show the To addresses as the caller gave them."""
         return ", ".join(message.to)
 
     @admin.display(description=_("cc"))
     def cc_line(self, message: OutboxMessage) -> str:
-        """As given."""
+        """Show the Cc addresses as the caller gave them."""
         return ", ".join(message.cc)
 
     @admin.display(description=_("bcc"))
     def bcc_line(self, message: OutboxMessage) -> str:
-        """As given."""
+        """Show the Bcc addresses as the caller gave them."""
         return ", ".join(message.bcc)
 
     @admin.display(description=_("reply to"))
     def reply_to_line(self, message: OutboxMessage) -> str:
-        """As given."""
+        """Show the Reply-To addresses as the caller gave them."""
         return ", ".join(message.reply_to)
 
     @admin.display(description=_("Message-ID"))
     def message_id(self, message: OutboxMessage) -> str:
-        """Of the accepted attempt, else of the next one."""
+        """Show the Message-ID of the accepted attempt, else of the next attempt."""
         return message.message_id
 
 
 @admin.register(OutboxMessage)
 class OutboxMessageAdmin(OutboxMessageAdminMixin, MessageAdminBase):
-    """Messages in the host's admin."""
+    """Registers messages in the admin site."""
 
 
-def _download(octets: bytes, filename: str) -> HttpResponse:
-    response = HttpResponse(octets, content_type="application/octet-stream")
+def _download(content: bytes, filename: str) -> HttpResponse:
+    response = HttpResponse(content, content_type="application/octet-stream")
     response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=filename) or "attachment"
     response["X-Content-Type-Options"] = "nosniff"
     response["Content-Security-Policy"] = "sandbox; default-src 'none'"

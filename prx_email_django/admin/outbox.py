@@ -1,4 +1,4 @@
-"""The whole outbox: its state, and the buttons that pause and resume everything."""
+"""State of the whole outbox, and the buttons that pause and resume everything."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
 
 from prx_email_django import api
 from prx_email_django.admin.base import FactsAdminMixin
@@ -24,27 +25,27 @@ else:
 
 
 def everything_paused() -> OutboxState | None:
-    """The state of the outbox while everything is paused, else None."""
+    """Return the state of the outbox while everything is paused, else None."""
     return OutboxState.objects.filter(in_force(timezone.now())).first()
 
 
 @admin.register(OutboxState)
 class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
-    """One row: whose database this is, when it was drained last, and whether everything is paused."""
+    """One row: the instance that owns the database, the last drain, and the pause of everything."""
 
     list_display = ("__str__", "instance", "pause_reason", "paused_until", "last_drain_at", "last_purge_at")
 
     def get_urls(self) -> list[URLPattern]:
-        """The two buttons."""
+        """Add the URLs of the two buttons."""
         guarded, name = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
         return [
-            path("pause/", guarded(self.pause_view), name=f"{name}_pause"),
-            path("resume/", guarded(self.resume_view), name=f"{name}_resume"),
+            path("pause/", guarded(require_POST(self.pause_view)), name=f"{name}_pause"),
+            path("resume/", guarded(require_POST(self.resume_view)), name=f"{name}_resume"),
             *super().get_urls(),
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """The row, and its buttons."""
+        """Show the row and its buttons."""
         context = {
             "title": _("State of the outbox"),
             "everything_paused": everything_paused(),
@@ -53,34 +54,27 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def pause_view(self, request: HttpRequest) -> HttpResponse:
-        """Pause everything, with a reason."""
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+        """Pause everything; the form must contain a reason."""
+        self._require_permission(request)
         form = PauseForm(request.POST)
         if form.is_valid():
             api.pause_outbox(None, reason=form.cleaned_data["reason"], until=form.cleaned_data["until"])
-            messages.success(request, _("Everything is paused: messages are accepted and wait."))
+            messages.success(request, _("Everything is paused. New messages are queued and wait."))
         else:
             messages.error(request, form.first_error())
         return self._back()
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
-        """End that pause."""
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+        """End the pause of everything."""
+        self._require_permission(request)
         was_paused = everything_paused() is not None
         api.resume_outbox(None)
-        messages.success(request, _("The outbox goes on.") if was_paused else _("The outbox was not paused."))
+        messages.success(request, _("The outbox is resumed.") if was_paused else _("The outbox was not paused."))
         return self._back()
 
-    def _refusal(self, request: HttpRequest) -> HttpResponse | None:
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+    def _require_permission(self, request: HttpRequest) -> None:
         if not self.has_operate_permission(request):
             raise PermissionDenied
-        return None
 
     def _back(self) -> HttpResponse:
         name = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}_changelist"

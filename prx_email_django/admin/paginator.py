@@ -15,13 +15,13 @@ else:
 
 
 class CappedPaginator(PaginatorBase):
-    """Counts at most ``cap`` rows: pages beyond them are reached by filters and search, not by leafing."""
+    """Counts at most ``cap`` rows; older rows are found by filters and search."""
 
     cap = 10_000
 
     @cached_property
     def count(self) -> int:
-        """Rows found, at most ``cap``."""
+        """Number of rows, at most ``cap``."""
         rows = self.object_list
         if not isinstance(rows, QuerySet):
             return min(len(rows), self.cap)

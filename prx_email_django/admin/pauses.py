@@ -1,4 +1,4 @@
-"""Pause and resume of accounts: buttons, and the same for many."""
+"""Buttons and bulk actions that pause and resume accounts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_POST
 
 from prx_email_django import api
 from prx_email_django.admin.actions import log
@@ -22,23 +23,21 @@ from prx_email_django.models import Account, AccountState
 
 
 class PauseActionsMixin(OperatorMixin):
-    """``/<id>/pause/`` and ``/<id>/resume/``, and the bulk actions of the same names."""
+    """Views ``/<id>/pause/`` and ``/<id>/resume/``, and bulk actions for the same operations."""
 
     actions = ("pause_selected", "resume_selected")
 
     def get_urls(self) -> list[URLPattern]:
-        """The buttons' addresses before Django's own."""
+        """Return the URLs of the buttons before Django's own."""
         guarded, name = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
         return [
-            path("<int:pk>/pause/", guarded(self.pause_view), name=f"{name}_pause"),
-            path("<int:pk>/resume/", guarded(self.resume_view), name=f"{name}_resume"),
+            path("<int:pk>/pause/", guarded(require_POST(self.pause_view)), name=f"{name}_pause"),
+            path("<int:pk>/resume/", guarded(require_POST(self.resume_view)), name=f"{name}_resume"),
             *super().get_urls(),
         ]
 
     def pause_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Pause one account, with a reason."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+        """Pause one account; the form must contain a reason."""
         account = self._operable(request, pk)
         form = PauseForm(request.POST)
         if form.is_valid():
@@ -48,15 +47,13 @@ class PauseActionsMixin(OperatorMixin):
         return self._back(pk)
 
     def resume_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """End the pause of one account, whoever set it."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
+        """End the pause of one account, whether a person or a worker set it."""
         self._resume(request, [self._operable(request, pk)])
         return self._back(pk)
 
     @admin.action(description=gettext_lazy("Pause the selected accounts"), permissions=["operate"])
     def pause_selected(self, request: HttpRequest, queryset: QuerySet[Account]) -> HttpResponse | None:
-        """Asks for the reason first."""
+        """Ask for the reason, then pause the accounts."""
         form = PauseForm(request.POST if "reason" in request.POST else None)
         if form.is_valid():
             self._pause(request, list(queryset), form)
@@ -76,7 +73,7 @@ class PauseActionsMixin(OperatorMixin):
 
     @admin.action(description=gettext_lazy("Resume the selected accounts"), permissions=["operate"])
     def resume_selected(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
-        """Whoever paused them."""
+        """End the pauses of the accounts, whether a person or a worker set them."""
         self._resume(request, list(queryset))
 
     def _operable(self, request: HttpRequest, pk: int) -> Account:
@@ -88,27 +85,35 @@ class PauseActionsMixin(OperatorMixin):
         return account
 
     def _pause(self, request: HttpRequest, accounts: Sequence[Account], form: PauseForm) -> None:
-        permitted = [one for one in accounts if self.has_operate_permission(request, one)]
+        permitted = [account for account in accounts if self.has_operate_permission(request, account)]
         for account in permitted:
             api.pause_outbox(account, reason=form.cleaned_data["reason"], until=form.cleaned_data["until"])
         text = ngettext("%(count)d account is paused.", "%(count)d accounts are paused.", len(permitted))
-        self._told(request, permitted, text % {"count": len(permitted)}, _("Paused."), len(accounts) - len(permitted))
+        self._show_result(
+            request, permitted, text % {"count": len(permitted)}, _("Paused."), len(accounts) - len(permitted)
+        )
 
     def _resume(self, request: HttpRequest, accounts: Sequence[Account]) -> None:
-        permitted = [one for one in accounts if self.has_operate_permission(request, one)]
-        states = AccountState.objects.filter(account_id__in=[one.pk for one in permitted]).exclude(pause_reason="")
+        permitted = [account for account in accounts if self.has_operate_permission(request, account)]
+        states = AccountState.objects.filter(account_id__in=[account.pk for account in permitted]).exclude(
+            pause_reason=""
+        )
         paused = set(states.values_list("account_id", flat=True))
-        resumed = [one for one in permitted if one.pk in paused]
+        resumed = [account for account in permitted if account.pk in paused]
         for account in resumed:
             api.resume_outbox(account)
-        text = ngettext("%(count)d account goes on.", "%(count)d accounts go on.", len(resumed))
-        self._told(request, resumed, text % {"count": len(resumed)}, _("Resumed."), len(accounts) - len(permitted))
+        text = ngettext("%(count)d account is resumed.", "%(count)d accounts are resumed.", len(resumed))
+        self._show_result(
+            request, resumed, text % {"count": len(resumed)}, _("Resumed."), len(accounts) - len(permitted)
+        )
         if len(resumed) < len(permitted):
             idle = len(permitted) - len(resumed)
             text = ngettext("%(count)d account was not paused.", "%(count)d accounts were not paused.", idle)
             messages.warning(request, text % {"count": idle})
 
-    def _told(self, request: HttpRequest, changed: Sequence[Account], done: str, logged: str, forbidden: int) -> None:
+    def _show_result(
+        self, request: HttpRequest, changed: Sequence[Account], done: str, logged: str, forbidden: int
+    ) -> None:
         if changed:
             log(request, changed, logged)
             messages.success(request, done)

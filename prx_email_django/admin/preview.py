@@ -1,7 +1,7 @@
-"""The bodies of a message, shown so that nothing in them can act.
+"""Safe preview of a message's bodies: no script runs, and no request is made.
 
-HTML goes into a sandboxed frame that allows nothing, with a policy of its own that blocks every request and script;
-``cid:`` images are put in as data.  Tracking pixels stay silent.
+HTML is shown in a sandboxed frame without any permission, under a content security policy that blocks requests and
+scripts, so a tracking pixel is not loaded.  ``cid:`` images are inserted as data URLs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _HEAD = (
     '<meta name="referrer" content="no-referrer"><meta http-equiv="x-dns-prefetch-control" content="off">'
     '<base target="_blank">'
 )
-#: For these a browser connects ahead, whatever a policy forbids later (tried with Chromium: ``link rel=preconnect``,
-#: ``iframe``): they become elements that mean nothing.
+#: For these elements a browser opens connections before it applies the policy (tried with Chromium:
+#: ``link rel=preconnect``, ``iframe``): they are renamed to unknown elements.
 _CONNECTING = re.compile(r"<(link|i?frame|frameset|object|embed|applet|portal|fencedframe)\b", re.IGNORECASE)
-#: Without a target of its own a link opens a window, which the sandbox refuses; another would move the frame.
+#: ``base`` makes links open a window, which the sandbox refuses.  A ``target`` of its own could navigate the frame.
 _TARGET = re.compile(r"(?<=[\s\"'/])target(?=\s*=)", re.IGNORECASE)
 _CID = re.compile(r"cid:([^\s\"'<>)]{1,255})", re.IGNORECASE)
 _IMAGES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-#: Octets of inline images put into a preview, together.
+#: Most bytes of inline images in one preview, in total.
 MAX_IMAGES = 2 * 1024 * 1024
-#: A message that was rendered by its caller is parsed for its bodies up to this many octets.
+#: A message that its caller rendered is parsed for its bodies up to this many bytes.
 MAX_PARSED = 10 * 1024 * 1024
 #: Characters of the source that are shown; the download has all of them.
 MAX_SOURCE = 200_000
@@ -39,28 +39,28 @@ MAX_SOURCE = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Bodies:
-    """What a person reads of a message; ``trouble`` says why there is less than was sent."""
+    """The bodies for the page; ``error`` says why they are not shown."""
 
     text: str = ""
     srcdoc: str = ""
-    trouble: str = ""
+    error: str = ""
 
 
 def bodies_of(message: OutboxMessage) -> Bodies:
-    """The text, and the HTML made safe for an ``iframe``'s ``srcdoc`` (still to be escaped as an attribute)."""
+    """Return the text, and HTML that is safe in an ``iframe``'s ``srcdoc`` (once escaped as an attribute)."""
     if message.raw_id is None or message.body_text or message.body_html:
         html = message.body_html
         return Bodies(message.body_text, safe_document(html, _stored_images(message)) if html else "")
     if message.size > MAX_PARSED:
-        return Bodies(trouble="too large to be shown here: download it instead")
+        return Bodies(error="The message is too large to be shown here: download it.")
     try:
         return _parsed(message.as_email())
     except (ContentAltered, ValueError) as error:
-        return Bodies(trouble=str(error))
+        return Bodies(error=str(error))
 
 
 def safe_document(html: str, images: dict[str, str]) -> str:
-    """The document with its policy in front: what comes later cannot loosen it."""
+    """Return the document with the policy before everything else, so that the document cannot relax it."""
     html = _TARGET.sub("x-target", _CONNECTING.sub(r"<x-\1", html))
     return _HEAD + _CID.sub(lambda match: images.get(match[1], match[0]), html)
 
@@ -79,27 +79,27 @@ def _parsed_images(email: EmailMessage) -> Iterator[tuple[str, str]]:
         name, kind = str(part.get("Content-ID", "")).strip("<> "), part.get_content_type()
         if not name or kind not in _IMAGES:
             continue
-        octets = cast(bytes, part.get_payload(decode=True))
-        left -= len(octets)
+        content = cast(bytes, part.get_payload(decode=True))
+        left -= len(content)
         if left >= 0:
-            yield name, _data_url(kind, octets)
+            yield name, _data_url(kind, content)
 
 
 def _stored_images(message: OutboxMessage) -> dict[str, str]:
     if "cid:" not in message.body_html.lower():
         return {}
     images, left = {}, MAX_IMAGES
-    for one in message.attachments.filter(kind=Attachment.Kind.INLINE).exclude(content=None):
-        kind = one.content_type.partition(";")[0].strip().lower()
-        left -= one.size
+    for attachment in message.attachments.filter(kind=Attachment.Kind.INLINE).exclude(content=None):
+        kind = attachment.content_type.partition(";")[0].strip().lower()
+        left -= attachment.size
         if kind not in _IMAGES or left < 0:
             continue
         try:
-            images[one.inline_id] = _data_url(kind, read_content(one.content_id, one.sha256))
+            images[attachment.inline_id] = _data_url(kind, read_content(attachment.content_id, attachment.sha256))
         except ContentAltered:
             continue
     return images
 
 
-def _data_url(kind: str, octets: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(octets).decode('ascii')}"
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Read-only lists of what hangs on messages and accounts."""
+"""Read-only lists of rows that belong to messages and accounts."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ else:
 
 
 class RecordAdmin(FactsAdminMixin, RecordAdminBase):
-    """Newest first, nothing sorted that no index sorts."""
+    """A list with the newest row first; no other sort order, because no index supports one."""
 
     ordering = ("-pk",)
     sortable_by = ()
 
     @admin.display(description=_("message"))
     def message_page(self, row: Any) -> SafeString:
-        """The number of the message that the row belongs to, and its page."""
-        name = OutboxMessage._meta
-        url = reverse(f"{self.admin_site.name}:{name.app_label}_{name.model_name}_change", args=[row.message_id])
+        """Show the number of the row's message, with a link to its page."""
+        opts = OutboxMessage._meta
+        url = reverse(f"{self.admin_site.name}:{opts.app_label}_{opts.model_name}_change", args=[row.message_id])
         return columns.link(url, row.message_id)
 
 
 @admin.register(Recipient)
 class RecipientAdmin(RecordAdmin):
-    """Who was written to, and what the server said to it."""
+    """Recipients, with the server's last reply."""
 
     list_display = ("address", "kind", "result_now", "last_answer", "message_page")
     list_select_related = ("message",)
     search_fields = ("address",)
-    search_help_text = _("The address or its beginning.")
+    search_help_text = _("Finds the start of an address.")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Without the messages' bodies."""
+        """Leave out the messages' bodies."""
         return super().get_queryset(request).defer("message__body_text", "message__body_html")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """By index."""
+        """Search by index."""
         term = search_term.strip()
         found = (
             queryset.filter(begins_with("address", term) | begins_with("address", term.lower())) if term else queryset
@@ -72,44 +72,44 @@ class RecipientAdmin(RecordAdmin):
 
     @admin.display(description=_("result"))
     def result_now(self, recipient: Recipient) -> SafeString:
-        """Its result, by its message where it has none of its own."""
+        """Show the result; an empty result follows the message's status."""
         return columns.badge(*columns.recipient_result(recipient, recipient.message))
 
-    @admin.display(description=_("the server’s last answer"))
+    @admin.display(description=_("the server’s last reply"))
     def last_answer(self, recipient: Recipient) -> str:
-        """Code and text."""
+        """Show code and text of the reply."""
         return columns.recipient_answer(recipient, recipient.message)
 
 
 @admin.register(DeliveryAttempt)
 class DeliveryAttemptAdmin(RecordAdmin):
-    """Each attempt, with the server's answer."""
+    """Attempts, with the server's reply."""
 
     list_display = ("started_at", "message_page", "outcome_now", "what_happened", "phase", "peer")
     list_filter = ("outcome", "error_code")
 
     @admin.display(description=_("outcome"))
     def outcome_now(self, attempt: DeliveryAttempt) -> SafeString:
-        """In colour."""
+        """Show the outcome."""
         label = AttemptOutcome(attempt.outcome).label if attempt.outcome in AttemptOutcome.values else attempt.outcome
         return columns.badge(attempt.outcome, label)
 
     @admin.display(description=_("what happened"))
     def what_happened(self, attempt: DeliveryAttempt) -> SafeString:
-        """The error and the server's answer."""
+        """Show the error and the server's reply."""
         return columns.what_happened(attempt)
 
 
 @admin.register(Attachment)
 class AttachmentAdmin(RecordAdmin):
-    """Files of messages; they are downloaded from the message's page."""
+    """Attachments of messages; their content is downloaded from the message's page."""
 
     list_display = ("filename", "kind", "content_type", "size", "message_page")
 
 
 @admin.register(InboundMessage)
 class InboundMessageAdmin(RecordAdmin):
-    """Messages that were received, as far as replies need them."""
+    """Received messages: the headers that replies need."""
 
     list_display = ("subject", "sender", "account", "received_at")
     list_filter = ("account",)
@@ -118,7 +118,7 @@ class InboundMessageAdmin(RecordAdmin):
 
 @admin.register(AccountState)
 class AccountStateAdmin(RecordAdmin):
-    """What workers learned of an account; tokens are never shown."""
+    """Runtime state of accounts, written by workers; tokens are never shown."""
 
     list_display = (
         "account",
@@ -133,13 +133,13 @@ class AccountStateAdmin(RecordAdmin):
 
     @admin.display(description=_("access token"), boolean=True)
     def has_token(self, state: AccountState) -> bool:
-        """Whether one was fetched."""
+        """Show whether an access token is stored."""
         return is_set(state, "access_token")
 
 
 @admin.register(ConnectionSlot)
 class ConnectionSlotAdmin(RecordAdmin):
-    """Who holds which connection."""
+    """Connection slots and their holders."""
 
     list_display = ("account", "number", "holder", "expires_at")
     list_select_related = ("account",)
@@ -147,12 +147,12 @@ class ConnectionSlotAdmin(RecordAdmin):
 
 @admin.register(RateWindow)
 class RateWindowAdmin(RecordAdmin):
-    """What was spent of each limit."""
+    """Permits spent of each rate limit."""
 
     list_display = ("account", "limit_key", "spent")
     list_select_related = ("account",)
 
     @admin.display(description=_("spent"))
     def spent(self, window: RateWindow) -> int:
-        """Of the buckets that are kept."""
+        """Show the sum of the stored buckets."""
         return sum(window.counts)

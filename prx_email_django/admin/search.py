@@ -1,7 +1,7 @@
 """Search that stays fast among millions of messages.
 
-Numbers, addresses, tags and our own Message-IDs are found by index, among all messages.  Subjects, other Message-IDs
-and parts of an address have none: they are looked for among the newest ``RECENT`` messages.
+Numbers, addresses, tags and Message-IDs of this app are found by index among all messages.  Subjects, other Message-IDs
+and domains have no index: they are searched in the newest ``RECENT`` messages.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from django.db.models import Max, Q, QuerySet
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 
-#: Messages among which a scan looks.
+#: Newest messages that a search without an index reads.
 RECENT = 100_000
-#: Messages that each kind of search may bring.
+#: Most messages that each kind of search returns.
 LIMIT = 500
 
-_OUR_MESSAGE_ID = re.compile(r"<?outbox-(\d{1,18})-\d+@\S+")
+_OUTBOX_MESSAGE_ID = re.compile(r"<?outbox-(\d{1,18})-\d+@\S+")
 _LAST = "\U0010ffff"
 
 Messages = QuerySet[OutboxMessage]
 
 
 def search(messages: Messages, term: str) -> Messages:
-    """The messages that ``term`` finds, among those given (which may be filtered already)."""
+    """Return those of ``messages`` (which may be filtered already) that match ``term``."""
     term = term.strip()
     if not term:
         return messages
@@ -38,9 +38,9 @@ def search(messages: Messages, term: str) -> Messages:
 
 
 def _conditions(term: str) -> list[Q]:
-    ours = _OUR_MESSAGE_ID.fullmatch(term)
-    if ours:
-        return [Q(pk=int(ours[1]))]
+    own = _OUTBOX_MESSAGE_ID.fullmatch(term)
+    if own:
+        return [Q(pk=int(own[1]))]
     if term.startswith("<") and term.endswith(">"):
         return [_recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
     if "@" in term:
@@ -59,17 +59,17 @@ def _by_number(term: str) -> list[Q]:
 
 
 def _by_address(term: str) -> list[Q]:
-    """An address as it is stored, with the case that it was given in or in small letters; its beginning; its end."""
+    """Match an address as given or in lower case, the start of an address, or (from ``@``) its domain."""
     if term.startswith("@"):
         return [_recent() & Q(pk__in=Recipient.objects.filter(address__iendswith=term).values("message_id"))]
     spellings = {term, term.lower()}
     exact = Q(pk__in=Recipient.objects.filter(address__in=spellings).values("message_id"))
-    begins = [begins_with("address", one) for one in sorted(spellings)]
-    return [exact, *(Q(pk__in=Recipient.objects.filter(one).values("message_id")) for one in begins)]
+    starts = [begins_with("address", spelling) for spelling in sorted(spellings)]
+    return [exact, *(Q(pk__in=Recipient.objects.filter(start).values("message_id")) for start in starts)]
 
 
 def begins_with(field: str, term: str) -> Q:
-    """``term`` and whatever follows, in the form that this database answers from an index."""
+    """Match values that start with ``term``, in the form that this database answers from an index."""
     vendor = connections[outbox_alias()].vendor
     if vendor == "sqlite":
         return Q(**{f"{field}__gte": term, f"{field}__lt": term + _LAST})

@@ -1,4 +1,4 @@
-"""The awaitable twins: the same functions on Django's thread for synchronous code."""
+"""The awaitable functions ``asend``, ``aenqueue``, …: each runs its synchronous function on Django's thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def _closing(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call it, and close the database connection if this call opened it: no request will end on this thread."""
+    """Call ``function``, and close the database connection if the call opened it: no request ends on this thread."""
     connection = connections[outbox_alias()]
     was_open = connection.connection is not None
     try:
@@ -30,16 +30,16 @@ def _closing(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 def _awaitable(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Make the twin of ``function``, with its very signature, for people, editors and type checkers."""
+    """Make an awaitable version of ``function`` with the same signature, for people, editors and type checkers."""
 
     @functools.wraps(function)
-    async def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+    async def awaitable(*args: P.args, **kwargs: P.kwargs) -> R:
         return await sync_to_async(_closing)(function, *args, **kwargs)
 
-    twin.__module__ = __name__
-    twin.__name__ = twin.__qualname__ = f"a{function.__name__}"
-    twin.__doc__ = f"``{function.__name__}``, awaitable.\n\n{function.__doc__}"
-    return twin
+    awaitable.__module__ = __name__
+    awaitable.__name__ = awaitable.__qualname__ = f"a{function.__name__}"
+    awaitable.__doc__ = f"``{function.__name__}``, awaitable.\n\n{function.__doc__}"
+    return awaitable
 
 
 asend = _awaitable(send)

@@ -1,4 +1,4 @@
-"""What people ask for: fine inside ``atomic()``, none of it speaks SMTP."""
+"""Operations on messages and accounts: requeue, cancel, confirm, pause, resume, adopt, purge; ``atomic()`` is fine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def requeue_outbox(ids_or_queryset: Rows, *, now: datetime | None = None, force:
 
 
 def cancel_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:
-    """Bring waiting messages to rest."""
+    """Put waiting messages at rest."""
     check_instant("now", now)
     return cancel(ids_or_queryset, clock=clock_for(now))
 
 
 def confirm_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:
-    """Say that messages of unknown outcome have arrived."""
+    """Record that messages of unknown outcome have arrived."""
     check_instant("now", now)
     report = confirm(ids_or_queryset, clock=clock_for(now))
     if report.changed:
@@ -43,7 +43,7 @@ def confirm_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> Cha
 
 
 def pause_outbox(account: AccountRef | None = None, *, reason: str, until: datetime | None = None) -> None:
-    """Send nothing over one account, or (None) nothing at all, until somebody resumes or ``until`` has come.
+    """Send nothing over one account, or (None) nothing at all, until it is resumed or ``until`` has passed.
 
     Raises:
         InvalidMessage: ``invalid_option`` where the reason is empty or ``until`` has no time zone.
@@ -68,12 +68,12 @@ def resume_outbox(account: AccountRef | None = None) -> None:
 
 
 def adopt_outbox(*, now: datetime | None = None) -> int:
-    """Make a copied database a life of its own: everything unsent rests as ``adopted``; how many that were."""
+    """Take over a copied database: put everything unsent at rest as ``adopted``, and return the number of messages."""
     return adopt(outbox_settings().instance, clock=clock_for(now))
 
 
 def purge_outbox(
     *, older_than: timedelta | None = None, dry_run: bool = False, now: datetime | None = None
 ) -> PurgeReport:
-    """Delete one bounded batch of what is done and old, by ``RETENTION`` or ``older_than``; 0 in all: nothing left."""
+    """Delete one bounded batch of old finished messages, by ``RETENTION`` or ``older_than``; total 0: none is left."""
     return purge(clock=clock_for(now), older_than=older_than, dry_run=dry_run)

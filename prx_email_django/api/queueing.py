@@ -1,4 +1,4 @@
-"""enqueue: the message commits or vanishes with the caller's work."""
+"""enqueue: the message is committed or rolled back with the caller's work."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, accoun
     clock = clock_for(None)
     largest = largest_size(found)
     drafts: list[Draft] = []
-    for number, one in enumerate(messages):
+    for number, message in enumerate(messages):
         try:
-            drafts.append(_draft(one, account=found, now=clock.now, largest=largest))
+            drafts.append(_draft(message, account=found, now=clock.now, largest=largest))
         except OutboxError as error:
             error.add_note(f"enqueue_many: message {number}, counted from 0; none of them has been queued")
             raise
@@ -142,13 +142,13 @@ def _write(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage
         return insert_many(drafts, clock=clock)
 
 
-def _draft(one: Mapping[str, Any] | EmailMessage, *, account: Account, now: datetime, largest: int) -> Draft:
-    if not isinstance(one, Mapping):
-        draft = draft_from_email(one, account=account, now=now)
+def _draft(given: Mapping[str, Any] | EmailMessage, *, account: Account, now: datetime, largest: int) -> Draft:
+    if not isinstance(given, Mapping):
+        draft = draft_from_email(given, account=account, now=now)
         check_limits(draft, largest=largest)
         return draft
     try:
-        message = MessageArguments(**one)
+        message = MessageArguments(**given)
     except TypeError as error:
         raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
     return compose(message, account=account, now=message.now or now, largest=largest)

@@ -99,7 +99,7 @@ def send(
 def send_message(
     message: MessageArguments, *, account: AccountRef, now: datetime | None, failure_mode: FailureMode | str | None
 ) -> SendResult:
-    """``send``, once its arguments are in one value."""
+    """Do the work of ``send``, with its arguments in one value."""
     mode = _mode(failure_mode)
     found = account_to_send(account)
     check_instant("now", now)
@@ -124,7 +124,7 @@ def _simulated(draft: Draft, mode: FailureMode, *, clock: Clock) -> SendResult:
 def _with_slot(
     account: Account, attempt: Callable[[Slot | Obstacle], SendResult], *, heed_pause: bool, clock: Clock
 ) -> SendResult:
-    """Make an attempt with a slot, or without one where none is free; the slot is released whatever happens."""
+    """Call ``attempt`` with a slot or the reason why there is none; the slot is released whatever happens."""
     noted: set[Slot] = set()
     try:
         heeding = known_state(account) if heed_pause else None
@@ -135,7 +135,7 @@ def _with_slot(
                 fresh_connection()
             release_slots(noted)  # once more does no harm: each has a token of its own
         except DatabaseError:
-            logger.exception("account %s: a slot could not be released; its lease will tell", account)
+            logger.exception("account %s: a slot could not be released; it is free when its lease ends", account)
         raise
 
 
@@ -166,9 +166,9 @@ def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendR
 def retry_outbox(
     outbox_id: int, *, now: datetime | None = None, force: bool = False, failure_mode: FailureMode | str | None = None
 ) -> SendResult:
-    """Make one attempt at a message now, because somebody asked; a pause is ignored.
+    """Make one attempt at a message now, because a person asked; a pause is ignored.
 
-    A message at rest needs no ``force``; one that is not due yet does.  Without a free connection or permit it is
+    A message at rest needs no ``force``, a message that is not due yet does.  Without a free connection or permit it is
     requeued, and the result has its status and the code ``limited``.
 
     Raises:
@@ -200,7 +200,7 @@ def retry_outbox(
 def _row(outbox_id: int) -> OutboxMessage | None:
     try:
         return OutboxMessage.objects.filter(pk=outbox_id).first()
-    except (TypeError, ValueError):  # a value that no id can have is the id of nothing
+    except (TypeError, ValueError):  # no message has such an id
         return None
 
 
@@ -257,7 +257,7 @@ def _accounts(accounts: AccountRef | Iterable[AccountRef] | None) -> list[Accoun
     if accounts is None:
         return None
     many = [accounts] if isinstance(accounts, (Account, int, str)) else list(accounts)
-    return [resolve_account(one, active=False) for one in many]
+    return [resolve_account(account, active=False) for account in many]
 
 
 def _seconds(time_budget: float | str | timedelta | None) -> float | None:
@@ -273,5 +273,5 @@ def _mode(mode: FailureMode | str | None) -> FailureMode | None:
     try:
         return FailureMode(mode)
     except ValueError as error:
-        known = ", ".join(one.value for one in FailureMode)
-        raise InvalidMessage(f"failure_mode: write one of {known}", code="invalid_option") from error
+        known = ", ".join(mode.value for mode in FailureMode)
+        raise InvalidMessage(f"failure_mode must be one of {known}", code="invalid_option") from error

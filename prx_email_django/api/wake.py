@@ -1,4 +1,4 @@
-"""Waking a drain: after commit, once, and never a failure of the caller's."""
+"""Wakes a drain after the commit, once for many messages; a failure never reaches the caller."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ logger = logging.getLogger("prx_email_django")
 
 
 def wake_on_commit() -> None:
-    """Ask for a drain when the caller's transaction is committed; many messages, one wake-up.
+    """Ask for a drain when the caller's transaction is committed; many messages need one wake-up.
 
-    With autocommit off nobody tells when that is: the next scheduled drain sends what is due.
+    With autocommit off there is no hook for the commit: the next scheduled drain sends what is due.
     """
     alias = outbox_alias()
     connection = connections[alias]

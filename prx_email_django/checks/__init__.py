@@ -1,7 +1,7 @@
-"""System checks: one id a rule, each with a hint.  Importing this package registers them.
+"""System checks: one id for each rule, each with a hint.  Importing this package registers the checks.
 
-E001–E005 and W001–W005 are the rules of ``conf.problems``, from E030 and W030 on they are those of ``checks_mailers``;
-the others stand beside their check.
+``conf.problems`` defines the rules E001–E005 and W001–W005, ``checks.mailers`` those from E030 and W030 on.  The id of
+every other rule is in the docstring of its check.
 """
 
 from django.core.checks import register

@@ -1,4 +1,4 @@
-"""What ``Q_CLUSTER`` says, where django-q2 is installed: traps that show in its settings."""
+"""Checks of ``Q_CLUSTER`` if django-q2 is installed: settings under which mail would be late or sent twice."""
 
 from __future__ import annotations
 
@@ -13,140 +13,127 @@ from prx_email_django.checks.project import TAG, settings_in_force
 from prx_email_django.models.managers import outbox_alias
 
 NAME = "Q_CLUSTER"
-#: django-q2's own, in seconds.
+#: Default of django-q2, in seconds.
 DEFAULT_RETRY = 60
-#: What chooses a broker other than Redis, or none.
+#: Settings that choose a broker other than Redis, or none.
 OTHER_BROKERS = ("orm", "mongo", "sqs", "iron_mq", "disque_nodes", "broker_class", "sync")
 
-Rule = Callable[[Mapping[str, Any], conf.OutboxSettings], tuple[str, str] | None]
+#: Message and hint of what a rule found, or None.
+Finding = tuple[str, str] | None
+Rule = Callable[[Mapping[str, Any], conf.OutboxSettings], Finding]
 
 
-def _run(rule: Rule, rule_id: str) -> list[checks.CheckMessage]:
-    """Judge ``Q_CLUSTER`` by one rule, where it steers our drains at all."""
-    settings = settings_in_force()
-    if settings is None or not conf.django_q_installed():
-        return []
-    if settings.wake != conf.DJANGO_Q_WAKE and not settings.auto_schedule:
-        return []
-    found = rule(conf.q_cluster(), settings)
-    return [checks.Warning(found[0], hint=found[1], obj=NAME, id=f"prx_email_django.{rule_id}")] if found else []
+def _rule(rule_id: str, *, deploy: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule as a system check that applies it to ``Q_CLUSTER`` if the cluster runs drains of this app."""
+
+    def register(rule: Rule) -> Rule:
+        def check(**_: Any) -> list[checks.CheckMessage]:
+            settings = settings_in_force()
+            if settings is None or not conf.django_q_installed():
+                return []
+            if settings.wake != conf.DJANGO_Q_WAKE and not settings.auto_schedule:
+                return []
+            found = rule(conf.q_cluster(), settings)
+            return (
+                [checks.Warning(found[0], hint=found[1], obj=NAME, id=f"prx_email_django.{rule_id}")] if found else []
+            )
+
+        checks.register(check, TAG, deploy=deploy)
+        return rule
+
+    return register
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-@checks.register(TAG)
-def check_retry(**_: Any) -> list[checks.CheckMessage]:
-    """W010: django-q2 starts a task again, beside the first, when it has run for longer than ``retry``."""
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        retry, budget = cluster.get("retry", DEFAULT_RETRY), settings.drain_time_budget.total_seconds()
-        if not _is_number(retry) or retry >= budget:
-            return None
-        message = f'Q_CLUSTER["retry"] ({retry:g} s) is shorter than DRAIN_TIME_BUDGET ({budget:g} s).'
-        return message, f"Every drain is started again while it runs. Write {budget:g} or more, better 600."
-
-    return _run(rule, "W010")
-
-
-@checks.register(TAG)
-def check_timeout(**_: Any) -> list[checks.CheckMessage]:
-    """W011: with a ``timeout`` of ``retry`` or more, the cluster repeats tasks that it has not given up."""
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        retry, timeout = cluster.get("retry", DEFAULT_RETRY), cluster.get("timeout")
-        if not _is_number(retry) or not _is_number(timeout) or timeout < retry:
-            return None
-        message = f'Q_CLUSTER["timeout"] ({timeout:g} s) is not shorter than its "retry" ({retry:g} s).'
-        return message, "Tasks are repeated while they run. Write a retry that is longer than the timeout."
-
-    return _run(rule, "W011")
+@_rule("W010")
+def check_retry(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W010: django-q2 starts a second run of a task that has run for longer than ``retry``."""
+    retry, budget = cluster.get("retry", DEFAULT_RETRY), settings.drain_time_budget.total_seconds()
+    if not _is_number(retry) or retry >= budget:
+        return None
+    message = f'Q_CLUSTER["retry"] ({retry:g} s) is shorter than DRAIN_TIME_BUDGET ({budget:g} s).'
+    return (
+        message,
+        f"django-q2 starts a second drain while the first runs. Set retry to at least {budget:g}, better 600.",
+    )
 
 
-@checks.register(TAG, deploy=True)
-def check_attempts(**_: Any) -> list[checks.CheckMessage]:
-    """W012: without ``ack_failures`` or ``max_attempts`` a task of the host that raises is repeated for ever.
+@_rule("W011")
+def check_timeout(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W011: if ``timeout`` is not shorter than ``retry``, the cluster repeats tasks that still run."""
+    retry, timeout = cluster.get("retry", DEFAULT_RETRY), cluster.get("timeout")
+    if not _is_number(retry) or not _is_number(timeout) or timeout < retry:
+        return None
+    message = f'Q_CLUSTER["timeout"] ({timeout:g} s) is not shorter than its "retry" ({retry:g} s).'
+    return message, "django-q2 repeats tasks while they run. Set retry to more than timeout."
 
-    Ours acknowledge their failures themselves, but they wait behind those of the host in the same cluster.
+
+@_rule("W012", deploy=True)
+def check_attempts(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W012: without ``ack_failures`` or ``max_attempts`` a task of the host that raises is repeated without end.
+
+    The drain tasks acknowledge their failures themselves, but wait behind the host's tasks in the same cluster.
     """
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        if cluster.get("ack_failures") or cluster.get("max_attempts"):
-            return None
-        message = 'Q_CLUSTER has neither "ack_failures" nor "max_attempts": a task that raises is repeated for ever.'
-        return message, 'Such tasks take the workers from the drains. Write "max_attempts": 5, or "ack_failures": True.'
-
-    return _run(rule, "W012")
-
-
-@checks.register(TAG)
-def check_alias(**_: Any) -> list[checks.CheckMessage]:
-    """W013: a broker in another database has other failures than the outbox, and other backups."""
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        alias, ours = cluster.get("orm"), outbox_alias()
-        if not alias or alias == ours:
-            return None
-        message = f'Q_CLUSTER["orm"] is the database "{alias}", the outbox is in "{ours}".'
-        return message, f'Mail may be committed and its wake-up lost. Write "orm": "{ours}".'
-
-    return _run(rule, "W013")
+    if cluster.get("ack_failures") or cluster.get("max_attempts"):
+        return None
+    message = 'Q_CLUSTER has neither "ack_failures" nor "max_attempts": a task that raises is repeated without end.'
+    return (
+        message,
+        'Such tasks occupy the workers that drains need. Set "max_attempts": 5, or "ack_failures": True.',
+    )
 
 
-@checks.register(TAG, deploy=True)
-def check_sync(**_: Any) -> list[checks.CheckMessage]:
-    """W014: in sync mode a wake-up drains inside the request that queued the mail, and no schedule is run."""
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        if not cluster.get("sync"):
-            return None
-        message = 'Q_CLUSTER["sync"] is on: mail is sent inside the request that queues it, and no schedule is run.'
-        return message, "Leave it to tests; in production run qcluster."
-
-    return _run(rule, "W014")
+@_rule("W013")
+def check_alias(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W013: a broker in another database can fail or be restored separately from the outbox."""
+    alias, own = cluster.get("orm"), outbox_alias()
+    if not alias or alias == own:
+        return None
+    message = f'Q_CLUSTER["orm"] is the database "{alias}", but the outbox is in "{own}".'
+    return message, f'A message may be committed while its wake-up is lost. Set "orm": "{own}".'
 
 
-@checks.register(TAG)
-def check_cluster_name(**_: Any) -> list[checks.CheckMessage]:
-    """W015: a schedule without a cluster's name is run only by the cluster whose name is ``Q_CLUSTER["name"]``."""
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        name, own = cluster.get("name", "default"), cluster.get("cluster_name")
-        if not settings.auto_schedule or not own or own == name:
-            return None
-        message = f'Q_CLUSTER["cluster_name"] is "{own}" and its "name" is "{name}": this cluster skips our schedule.'
-        return message, f'Leave "cluster_name" out, or write "{own}" into the schedule\'s cluster in the admin.'
-
-    return _run(rule, "W015")
+@_rule("W014", deploy=True)
+def check_sync(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W014: in sync mode a wake-up drains inside the request that queued the message, and no schedule runs."""
+    if not cluster.get("sync"):
+        return None
+    message = 'Q_CLUSTER["sync"] is on: mail is sent inside the request that queues it, and no schedule runs.'
+    return message, "Use sync mode in tests only; in production run qcluster."
 
 
-@checks.register(TAG)
-def check_scheduler(**_: Any) -> list[checks.CheckMessage]:
-    """W016: without the scheduler only wake-ups drain, and what becomes due later waits for the next one."""
-
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        if not settings.auto_schedule or cluster.get("scheduler", True):
-            return None
-        message = 'Q_CLUSTER["scheduler"] is off: retries and mail for later wait until something else is queued.'
-        return message, "Switch it on for one cluster, or run flush_outbox --loop and set AUTO_SCHEDULE to False."
-
-    return _run(rule, "W016")
+@_rule("W015")
+def check_cluster_name(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W015: a schedule without a cluster name runs only in the cluster whose name is ``Q_CLUSTER["name"]``."""
+    name, own = cluster.get("name", "default"), cluster.get("cluster_name")
+    if not settings.auto_schedule or not own or own == name:
+        return None
+    message = f'Q_CLUSTER["cluster_name"] is "{own}" but its "name" is "{name}": this cluster runs no drains.'
+    return message, f'Remove "cluster_name", or set the cluster of the schedule to "{own}" in the admin.'
 
 
-@checks.register(TAG)
-def check_broker(**_: Any) -> list[checks.CheckMessage]:
-    """W017: django-q2 takes Redis where nothing else is named, and does not bring its client along."""
+@_rule("W016")
+def check_scheduler(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W016: without the scheduler only wake-ups start drains, so retries wait for the next queued message."""
+    if not settings.auto_schedule or cluster.get("scheduler", True):
+        return None
+    message = 'Q_CLUSTER["scheduler"] is off: retries and planned messages wait until another message is queued.'
+    return (
+        message,
+        "Switch the scheduler on in one cluster, or run flush_outbox --loop and set AUTO_SCHEDULE to False.",
+    )
 
-    def rule(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> tuple[str, str] | None:
-        if any(cluster.get(name) for name in OTHER_BROKERS) or find_spec("redis") is not None:
-            return None
-        message = (
-            "Q_CLUSTER names no broker, so django-q2 wants Redis, whose client is not installed: no worker is woken."
-        )
-        return (
-            message,
-            'Write Q_CLUSTER = {"orm": "default", …}, install redis, or take django_q out of INSTALLED_APPS.',
-        )
 
-    return _run(rule, "W017")
+@_rule("W017")
+def check_broker(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+    """W017: django-q2 uses Redis by default, but does not install the Redis client."""
+    if any(cluster.get(name) for name in OTHER_BROKERS) or find_spec("redis") is not None:
+        return None
+    message = "Q_CLUSTER names no broker, so django-q2 uses Redis, but the Redis client is not installed."
+    return (
+        message,
+        'Set Q_CLUSTER = {"orm": "default", …}, install redis, or remove django_q from INSTALLED_APPS.',
+    )

@@ -1,4 +1,4 @@
-"""System checks of what Django's own settings say about mail: MAILERS, and handlers that mail log records."""
+"""Checks of Django's own mail settings: MAILERS, and logging handlers that send mail."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from prx_email_django.conf import admins, email_backend, mailers
 from prx_email_django.conf.kinds import closest
 from prx_email_django.django_mail.backend_options import option_problems
 
-#: Beside its values, an option of ours has one id for each way to be wrong.
+#: The id that reports an invalid value of an option.
 _OPTION_IDS = {"account": "E031", "priority": "E032", "expires_after": "E033", "on_unknown": "E034"}
 _VALUES = tuple(_OPTION_IDS)
-#: Loggers whose handlers see what this app logs.
+#: Loggers whose handlers receive the log records of this app.
 _LOGGERS = ("", "prx_email_django")
 
 
 def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """The OPTIONS of every MAILERS entry of this app's backend: known names (E030) and possible values (E031 to E034).
+    """E030: MAILERS names an unknown option of this app's backend.  E031 to E034: an option has an invalid value.
 
-    Django finds them at the first mail only.
+    Django itself reports both only when the first message is sent.
     """
     found: list[checks.CheckMessage] = []
     for alias, entry in (mailers() or {}).items():
@@ -38,14 +38,14 @@ def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
 
 def check_admin_email_handler(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """A handler that mails this app's own errors through its own backend (W030); only where ADMINS names anybody."""
+    """W030: ADMINS is set, and a logging handler mails the errors of this app through this app's own backend."""
     handlers = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
     if not admins() or not any(_mails_through_outbox(handler) for handler in handlers):
         return []
     return [
         checks.Warning(
-            "A logging handler mails this app's errors through this app: a failing delivery makes more mail, and an "
-            "error of the database cannot be queued in it.",
+            "A logging handler mails this app's errors through this app: a failed delivery causes more mail, and an "
+            "error of the database cannot be queued in that database.",
             hint="Give AdminEmailHandler a plain SMTP mailer: 'using' (from Django 6.1 on), else 'email_backend'.",
             id="prx_email_django.W030",
         )
@@ -53,7 +53,7 @@ def check_admin_email_handler(app_configs: Sequence[AppConfig] | None, **kwargs:
 
 
 def _outbox_options(path: object) -> frozenset[str]:
-    """What OPTIONS of this backend may name; empty where it is not ours (or cannot be imported: Django says so)."""
+    """Return the names that OPTIONS may contain; empty for other backends and those that cannot be imported."""
     try:
         backend = import_string(path) if isinstance(path, str) else None
     except ImportError:
@@ -66,14 +66,14 @@ def _unknown_options(alias: object, options: Mapping[str, Any], known: frozenset
     for name in options:
         if name not in known:
             meant = closest(str(name), sorted(known))
-            hint = f"Did you mean {meant!r}?" if meant else f"Known are {', '.join(sorted(known))}."
+            hint = f"Did you mean {meant!r}?" if meant else f"Known options: {', '.join(sorted(known))}."
             yield _error(alias, f"{str(name)!r} is not an option of the outbox backend.", hint, "E030")
 
 
 def _bad_values(alias: object, options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     values = {name: options[name] for name in _VALUES if name in options}
     for problem in option_problems(**values):
-        yield _error(alias, f"{problem.name!r} {problem.message}", problem.hint, _OPTION_IDS[problem.name])
+        yield _error(alias, f"{problem.name!r} {problem.message}.", problem.hint, _OPTION_IDS[problem.name])
 
 
 def _error(alias: object, message: str, hint: str, rule: str) -> checks.Error:

@@ -1,1 +1,1 @@
-"""Optional integrations: each module needs what it is named for, and is loaded only by who names it."""
+"""Optional integrations.  Each module imports the package that it is named for; the app itself imports none of them."""

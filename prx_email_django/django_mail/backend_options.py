@@ -1,4 +1,4 @@
-"""The OPTIONS of the email backend in MAILERS, read by the backend and by its system check."""
+"""Options of the email backend, read by the backend and by the system check of MAILERS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BackendOptions:
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """What the option ``name`` must be (``message``) and what to write (``hint``); never its value."""
+    """An invalid option: ``message`` says what must be true, ``hint`` what to write.  Neither contains the value."""
 
     name: str
     message: str
@@ -37,13 +37,13 @@ class OptionProblem:
 def read_backend_options(
     account: object = None, priority: object = 0, expires_after: object = None, on_unknown: object = None
 ) -> BackendOptions:
-    """The options, validated.
+    """Return the validated options.
 
     Raises:
-        ValueError: the first of ``option_problems``.
+        ValueError: an option is invalid; the text is its first problem.
     """
     for problem in option_problems(account, priority, expires_after, on_unknown):
-        raise ValueError(f"option {problem.name!r} {problem.message} {problem.hint}")
+        raise ValueError(f"option {problem.name!r} {problem.message}")
     return BackendOptions(
         account=str(account or ""),
         priority=int(str(priority)),
@@ -55,19 +55,20 @@ def read_backend_options(
 def option_problems(
     account: object = None, priority: object = 0, expires_after: object = None, on_unknown: object = None
 ) -> Iterator[OptionProblem]:
-    """All problems with the values."""
+    """Yield every problem with the values."""
     if account is not None and (not isinstance(account, str) or not account):
-        yield OptionProblem("account", "must be the name of an account.", "Write a name, or leave the option out.")
+        yield OptionProblem("account", "must be the name of an account", "Write a name, or remove the option.")
     is_integer = isinstance(priority, int) and not isinstance(priority, bool)
     if not is_integer or not MIN_PRIORITY <= priority <= MAX_PRIORITY:  # type: ignore[operator]
-        wanted = f"an integer from {MIN_PRIORITY} to {MAX_PRIORITY}"
-        yield OptionProblem("priority", f"must be {wanted}.", f"Write {wanted}, or leave the option out.")
+        message = f"must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}"
+        yield OptionProblem("priority", message, "The default is 0; a higher priority is sent first.")
     if expires_after is not None and not _is_duration(expires_after):
-        hint = 'Write seconds, a timedelta, or text like "30s", "10m", "6h" or "5d".'
-        yield OptionProblem("expires_after", "must be a duration longer than 0 seconds.", hint)
+        message = 'must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"'
+        yield OptionProblem("expires_after", message, "Remove the option if messages must not expire.")
     if on_unknown not in (None, "", "retry", "hold"):
-        hint = 'Write "retry" or "hold", or leave the option out.'
-        yield OptionProblem("on_unknown", 'must be "retry" or "hold".', hint)
+        yield OptionProblem(
+            "on_unknown", 'must be "retry" or "hold"', "Remove the option to use the setting ON_UNKNOWN."
+        )
 
 
 def _is_duration(value: object) -> bool:

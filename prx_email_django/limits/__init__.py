@@ -1,4 +1,4 @@
-"""Slots, rate windows, pauses and learned tokens: the rows beside the account, shared by all workers on all machines.
+"""Slots, rate windows, pauses and fetched tokens: rows that all workers on all machines share.
 
 No worker writes an ``Account`` row.
 """

@@ -1,4 +1,4 @@
-"""Pauses, failures in a row, and what else workers learn of an account's server."""
+"""Pauses, failures in a row, and other runtime state of an account."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from prx_email_django.rules.pauses import in_force, pause_length, pauses_account
 from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.db import retried
 
-#: An account whose first overlapped write was lost does without for so long.
+#: How long an account uses no overlapped writes after the first one was lost.
 ENVELOPE_ONLY_FOR = timedelta(days=7)
 
 
 def account_state(account: Account) -> AccountState:
-    """What is known of the account; the row is made where it is missing."""
+    """The runtime state of the account; the row is made if it is missing."""
     state, _ = AccountState.objects.get_or_create(account_id=account.pk)
     return state
 
 
 def with_state() -> QuerySet[Account]:
-    """Accounts, each with what workers learned of it, in one query."""
+    """Accounts with their runtime state, in one query."""
     accounts: QuerySet[Account] = Account.objects.select_related("runtime_state")
     return accounts
 
 
 def known_state(account: Account) -> AccountState:
-    """What was read with the account (see ``with_state``); an empty one where nothing has been learned yet."""
+    """The runtime state that was read with the account (see ``with_state``); an empty one if there is no row yet."""
     try:
         return account.runtime_state
     except AccountState.DoesNotExist:
@@ -40,7 +40,7 @@ def known_state(account: Account) -> AccountState:
 
 @retried
 def end_expired_pause(state: AccountState, *, now: datetime) -> None:
-    """A person's pause whose date has come is over, and is not shown any more."""
+    """Clear a person's pause whose end has passed, so that it is not shown any more."""
     if state.paused_by == PausedBy.PERSON and state.paused_until is not None and state.paused_until <= now:
         over = AccountState.objects.filter(pk=state.pk, paused_by=PausedBy.PERSON, paused_until__lte=now)
         over.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code="")
@@ -48,7 +48,7 @@ def end_expired_pause(state: AccountState, *, now: datetime) -> None:
 
 @retried
 def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Clock) -> datetime | None:
-    """A worker met trouble with the account; return the end of the pause if that sets one.
+    """Count trouble that a worker met with the account; return the end of the pause if this sets one.
 
     A pause that a person set stays as it is.
     """
@@ -75,7 +75,7 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
 
 @retried
 def note_success(account: Account) -> bool:
-    """A transaction was completed: failures in a row and a worker's pause are over (a person's is not)."""
+    """Clear failures in a row and a worker's pause after a completed transaction; a person's pause stays."""
     rows = AccountState.objects.filter(account_id=account.pk)
     rows.filter(Q(connection_failures__gt=0) | Q(pause_count__gt=0)).update(connection_failures=0, pause_count=0)
     cleared = {"paused_by": "", "paused_at": None, "paused_until": None, "pause_reason": "", "pause_code": ""}
@@ -84,21 +84,21 @@ def note_success(account: Account) -> bool:
 
 @retried
 def note_overlap_lost(account: Account, *, clock: Clock) -> None:
-    """The first overlapped write of a connection was lost: a middlebox may not like it."""
+    """Use no overlapped writes for a week: the first one of a connection was lost, perhaps by a middlebox."""
     account_state(account)
     AccountState.objects.filter(account_id=account.pk).update(envelope_until=clock.now + ENVELOPE_ONLY_FOR)
 
 
 @retried
 def note_size(account: Account, size: int) -> None:
-    """The SIZE that the server announced, where it differs from what is known."""
+    """Store the SIZE that the server announced."""
     account_state(account)
     AccountState.objects.filter(account_id=account.pk).exclude(size_limit=size).update(size_limit=size)
 
 
 @retried
 def pause_by_person(account: Account, *, reason: str, until: datetime | None, clock: Clock) -> None:
-    """A person pauses the account, over any pause that a worker set."""
+    """Pause the account for a person, in place of a worker's pause."""
     account_state(account)
     AccountState.objects.filter(account_id=account.pk).update(
         paused_by=PausedBy.PERSON,
@@ -111,7 +111,7 @@ def pause_by_person(account: Account, *, reason: str, until: datetime | None, cl
 
 @retried
 def resume_by_person(account: Account) -> bool:
-    """A person ends whatever pause there is; failures are counted anew."""
+    """End any pause of the account for a person, and count failures from 0."""
     rows = AccountState.objects.filter(account_id=account.pk)
     paused = rows.exclude(pause_reason="")
     was_paused = bool(paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code=""))

@@ -36,18 +36,18 @@ class Slot:
         return self.deadline - uptime()
 
     def holds(self) -> bool:
-        """Whether enough of it remains to start something."""
+        """Whether enough of the lease remains to write something."""
         return self.remaining() >= SLOT_MARGIN
 
 
 def slot_or_obstacle(
     account: Account, *, noted: set[Slot], clock: Clock, heeding: AccountState | None
 ) -> Slot | Obstacle:
-    """A free slot, or one whose holder was lost; an ``Obstacle`` where there is none.
+    """Take a free slot, or the slot of a lost holder; returns an ``Obstacle`` if there is none.
 
-    ``heeding`` is the account's state as it was read last: from a pause that a worker set until the next success, the
-    first slot is to be had and no other.  So one connection at a time probes, over all workers; one whose worker was
-    lost holds up the next for no longer than its slot's lease.  None: pauses are ignored.
+    ``heeding`` is the account's state as it was read last.  From a worker's pause until the next success only the first
+    slot can be taken, so one connection at a time probes, over all workers; a lost prober delays the next one for no
+    longer than the lease of its slot.  None: pauses are ignored.
     """
     probing = heeding is not None and heeding.pause_count > 0
     slot = acquire_slot(account, noted=noted, clock=clock, first_only=probing)
@@ -55,7 +55,7 @@ def slot_or_obstacle(
         kind = ObstacleKind.PROBE if probing else ObstacleKind.CONNECTIONS
         return Obstacle(kind, max_connections=account.max_connections)
     if probing and is_paused(account_state(account), now=clock.now):
-        # The probe before this one has failed meanwhile: its pause was written before its slot was released.
+        # The probe of another worker has failed meanwhile: its pause was written before its slot was released.
         release_slots([slot])
         noted.discard(slot)
         return Obstacle(ObstacleKind.PROBE)
@@ -64,12 +64,12 @@ def slot_or_obstacle(
 
 @retried
 def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only: bool = False) -> Slot | None:
-    """A free slot, or one whose holder was lost; None: all are taken (``first_only``: number 1 is).
+    """Take a free slot, or the slot of a lost holder; None: all are taken (``first_only``: number 1 is).
 
     Each try is one compare-and-set on a row, or one insert that a unique constraint guards.
 
-    The slot stands in ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: who is
-    ended at any moment releases what stands there (a commit may have been made although it raised).
+    The slot stands in ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: a
+    caller that is ended at any moment releases what stands there (a commit may have succeeded although it raised).
     """
     rows = {row.number: row for row in _rows(account)}
     if _live(rows.values(), clock) >= account.max_connections:
@@ -128,7 +128,7 @@ def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
 
 @retried
 def renew_slots(slots: Iterable[Slot], *, clock: Clock) -> None:
-    """Renew all slots in one statement; one that has run out is not brought back: another worker may have it."""
+    """Renew all slots in one statement; a slot whose lease has ended is not renewed: another worker may have it."""
     live = list(slots)
     if not live:
         return
@@ -143,7 +143,7 @@ def renew_slots(slots: Iterable[Slot], *, clock: Clock) -> None:
 
 @retried
 def release_slots(slots: Iterable[Slot]) -> None:
-    """Give slots back, once their connections are closed."""
+    """Release slots, once their connections are closed."""
     tokens = [slot.token for slot in slots]
     if tokens:
         ConnectionSlot.objects.filter(token__in=tokens).update(token=None, expires_at=None, holder="")

@@ -1,4 +1,4 @@
-"""Access tokens that workers fetched: stored beside the account, refreshed by one worker at a time."""
+"""Access tokens that workers fetched: stored in the runtime state, refreshed by one worker at a time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from prx_email_django.models import Account, AccountState
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import lease_until, retried
 
-#: A token is refreshed at the latest so long before it ends.
+#: A token is refreshed at the latest this long before it ends.
 REFRESH_MARGIN = timedelta(seconds=60)
 REFRESH_LEASE = timedelta(seconds=60)
 
 
 def may_refresh(account: Account) -> bool:
-    """Whether a fresh token can be had: a provider is set."""
+    """Whether a fresh token can be fetched: a provider is set."""
     return bool(account.oauth_provider)
 
 
 def access_token(account: Account, state: AccountState, *, clock: Clock) -> str:
-    """The token to use now; empty where one must be fetched first.
+    """The token to use now; empty if a token must be fetched first.
 
     A fixed token without a provider is used as it is, whatever its expiry says.
     """
@@ -53,9 +53,9 @@ def take_refresh_lease(account: Account, *, clock: Clock) -> uuid.UUID | None:
 def store_token(
     account: Account, lease: uuid.UUID, *, access: str, expires_at: datetime | None, refresh: str | None
 ) -> bool:
-    """Store what the provider gave, if the lease is still ours, and end the lease.
+    """Store the provider's tokens and end the lease, if the lease is still ours.
 
-    A refresh token that was rotated replaces the last one: providers may give out a new one with every refresh.
+    A new refresh token replaces the last one: some providers issue a new refresh token with every refresh.
     """
     fields: dict[str, object] = {
         "access_token": access,
@@ -70,7 +70,7 @@ def store_token(
 
 @retried
 def drop_token(account: Account, refused: str, *, lease: uuid.UUID | None = None) -> None:
-    """Forget a token that the server refused (if it is still the stored one), and end a lease that came to nothing."""
+    """Forget a token that the server refused, if it is the stored token, and end a lease without a result."""
     rows = AccountState.objects.filter(account_id=account.pk)
     if lease is not None:
         rows.filter(refresh_lease=lease).update(refresh_lease=None, refresh_lease_expires_at=None)

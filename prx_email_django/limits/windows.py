@@ -1,4 +1,4 @@
-"""Rate windows: "N per P" as twenty-one buckets of P/20 in one row, changed by compare-and-set.
+"""Rate windows: a limit of N in a period P, as twenty-one buckets of P/20 in one row, changed by compare-and-set.
 
 The current bucket and the twenty before it together never exceed N, so neither does any span of P, provided that what
 a permit was taken for reaches the server before its bucket ends.
@@ -21,7 +21,7 @@ from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, reached, recipients_ceiling
 from prx_email_django.store.db import atomic, database_now, retried
 
-#: Tries of one compare-and-set before the call does without: other workers are taking permits.
+#: Tries of one compare-and-set; after these the call takes no permits, since other workers are taking them.
 TRIES = 20
 
 
@@ -47,7 +47,7 @@ class Permits:
 def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock) -> bool:
     """Whether every limit of the account would let its next message go now; takes nothing.
 
-    ``recipients`` tells how many that message has, and is asked only where they are limited.
+    ``recipients`` returns how many that message has; it is called only if recipients are limited.
     """
     limits = parse_rate_limits(account.rate_limits)
     if not limits:
@@ -69,12 +69,14 @@ def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock
 
 
 def take_permits(account: Account, wanted: int, *, clock: Clock) -> Permits:
-    """Up to ``wanted`` permits for messages: as many as every limit allows now."""
+    """Take up to ``wanted`` permits for messages: as many as every limit allows now."""
     return _take(account, "messages", wanted, clock=clock)
 
 
 def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) -> tuple[Permits, int]:
-    """Permits for the recipients of as many of these messages, in order, as every limit allows; and how many those are.
+    """Take permits for the recipients of as many of these messages, in order, as every limit allows.
+
+    Returns the permits and the number of messages that they are enough for.
 
     ``counts`` are the envelope recipients of each message.
     """
@@ -95,7 +97,7 @@ def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) ->
 
 
 def give_back(permits: Permits, count: int, *, clock: Clock) -> None:
-    """Return permits that were not used; those of a bucket that has fallen out of the window are void anyway."""
+    """Return permits that were not used; permits of a bucket that has left the window are void."""
     if count > 0:
         for key, bucket in permits.buckets.items():
             _give_back(permits.account_id, key, bucket, count)
@@ -138,7 +140,7 @@ def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> _S
     for _ in range(TRIES):
         window = _window(account_id, limit.key)
         if window.bucket - bucket >= BUCKETS:
-            # An old ``now`` must not move the window back: the next real one would forget what was spent.
+            # A ``now`` in the past must not move the window back: the next real time would forget what was spent.
             present = int(database_now().timestamp() // limit.bucket_seconds)
             bucket = max(bucket, min(window.bucket, present))
         newest, counts = rolled(window.bucket, window.counts, bucket)
@@ -168,9 +170,9 @@ def _give_back(account_id: int, key: str, bucket: int, count: int) -> None:
 
 
 def rolled(newest: int, counts: Sequence[int], bucket: int) -> tuple[int, list[int]]:
-    """The window moved on so that ``bucket`` is in it: its newest bucket, and twenty-one counts, newest first.
+    """Move the window on so that ``bucket`` is in it: returns its newest bucket, and twenty-one counts, newest first.
 
-    A bucket older than the whole window cannot be entered: the oldest one takes its place in time by standing still.
+    If ``bucket`` is older than the whole window, the window starts at ``bucket``, and its first count is the sum.
     """
     ahead = bucket - newest
     padded = [*counts, *([0] * BUCKETS)][:BUCKETS]

@@ -1,4 +1,4 @@
-"""What the commands share: how arguments are read, which messages are meant, how a report is told."""
+"""Shared by the commands: parsing of arguments, selection of messages, text of a report, text of errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -22,14 +22,17 @@ from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import ChangeReport
 from prx_email_django.states import ErrorCode
 
-#: SQLite, PostgreSQL, MariaDB and MySQL on a table that is not there.
+#: Error texts of SQLite, PostgreSQL, MariaDB and MySQL for a missing table.
 _MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|Table .* doesn't exist")
 
 
 def duration(value: str | float | timedelta) -> timedelta:
-    """An argument like ``30``, ``30s``, ``10m``, ``6h`` or ``5d``; without a unit: seconds.
+    """Parse an argument like ``30``, ``30s``, ``10m``, ``6h`` or ``5d``; a number without a unit is seconds.
 
-    ``call_command`` hands options over as they are, so commands read them once more; a value is left as it is.
+    ``call_command`` does not parse options, so commands call this function again; a timedelta is returned unchanged.
+
+    Raises:
+        ArgumentTypeError: the text is not a duration.
     """
     is_number = isinstance(value, str) and value.replace(".", "", 1).isdigit()
     try:
@@ -39,12 +42,12 @@ def duration(value: str | float | timedelta) -> timedelta:
 
 
 def past(value: str | datetime) -> datetime:
-    """An argument that names an instant: an ISO 8601 date and time, or how long ago (``2h``)."""
+    """Parse an ISO 8601 date and time, or a duration before now (``2h``: two hours ago)."""
     return _instant(value, -1)
 
 
 def future(value: str | datetime) -> datetime:
-    """An argument that names an instant: an ISO 8601 date and time, or in how long (``2h``)."""
+    """Parse an ISO 8601 date and time, or a duration from now (``2h``: in two hours)."""
     return _instant(value, 1)
 
 
@@ -57,17 +60,17 @@ def _instant(value: str | datetime, direction: int) -> datetime:
         try:
             return datetime.now(UTC) + direction * duration(str(value))
         except ArgumentTypeError:
-            span = "how long ago" if direction < 0 else "in how long"
-            text = f"{value!r}: write an ISO 8601 date and time, as 2026-11-25T14:00, or {span}, as 30m, 2h or 5d"
+            span = "a duration before now" if direction < 0 else "a duration from now"
+            text = f"{value!r} must be an ISO 8601 date and time (2026-11-25T14:00) or {span} (30m, 2h, 5d)"
             raise ArgumentTypeError(text) from None
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
 
 def account_named(name: str) -> Account:
-    """The account of that name.
+    """Return the account with this name.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is no such account.
     """
     account: Account | None = Account.objects.filter(name=name).first()
     if account is None:
@@ -76,8 +79,8 @@ def account_named(name: str) -> Account:
 
 
 def add_selection(parser: CommandParser) -> None:
-    """Arguments that say which messages are meant: ids, or filters that must all hold."""
-    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="messages, by id")
+    """Add the arguments that select messages: ids, or filters that must all match."""
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="ids of messages")
     parser.add_argument("--account", metavar="NAME", help="messages of this account")
     parser.add_argument("--error-code", choices=ErrorCode.values, help="messages whose last error has this code")
     parser.add_argument("--tag", help="messages with this tag")
@@ -85,16 +88,16 @@ def add_selection(parser: CommandParser) -> None:
         "--since",
         type=past,
         metavar="WHEN",
-        help="messages queued at or after this instant: ISO 8601, or how long ago (2h)",
+        help="messages queued at or after this time: ISO 8601, or a duration before now (2h)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only tell how many it would be")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, only print the number of messages")
 
 
 def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> QuerySet[OutboxMessage] | list[int]:
-    """The messages that the arguments name: the ids as they are, or those of ``eligible`` that pass the filters.
+    """Return the ids of the arguments, or the messages of ``eligible`` that match all filters.
 
     Raises:
-        CommandError: neither ids nor a filter, or both, or no such account.
+        CommandError: neither ids nor a filter is given, or both are, or the account does not exist.
     """
     filters = _filters(options)
     if options["ids"] and filters:
@@ -102,7 +105,7 @@ def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> Que
     if options["ids"]:
         return list(options["ids"])
     if not filters:
-        raise CommandError("Name the messages: ids, or --account, --error-code, --tag or --since.")
+        raise CommandError("Select messages by ids, or by --account, --error-code, --tag or --since.")
     return eligible.filter(**filters)
 
 
@@ -119,23 +122,12 @@ def _filters(options: dict[str, Any]) -> dict[str, Any]:
     return filters
 
 
-def count_eligible(chosen: QuerySet[OutboxMessage] | list[int], eligible: QuerySet[OutboxMessage]) -> int:
-    """How many of the chosen messages the verb would change now."""
-    return eligible.filter(pk__in=chosen).count() if isinstance(chosen, list) else chosen.count()
-
-
-def told(report: ChangeReport, verb: str) -> str:
-    """``requeued 3; refused: 1 sent, 2 not_found``."""
-    refused = ", ".join(f"{count} {code}" for code, count in sorted(report.refused.items()))
-    return f"{verb} {report.changed}" + (f"; refused: {refused}" if refused else "")
-
-
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Errors that a person can act on become a line instead of a traceback.
+    """Turn errors that a person can resolve into one line without a traceback.
 
     Raises:
-        CommandError: what was wrong, in words.
+        CommandError: the text says what is wrong.
     """
     try:
         yield
@@ -144,10 +136,44 @@ def plain_errors() -> Iterator[None]:
     except (ImproperlyConfigured, ArgumentTypeError) as error:
         raise CommandError(str(error)) from error
     except DatabaseError as error:
-        hint = " (has “manage.py migrate” been run?)" if _MISSING_TABLE.search(str(error)) else ""
+        hint = " (run “manage.py migrate”)" if _MISSING_TABLE.search(str(error)) else ""
         raise CommandError(f"The database cannot be used: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the statement and the values that some drivers append."""
+    """Return the text of an error without the SQL statement and values that some drivers append."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+class SelectionCommand(BaseCommand):
+    """A command that applies one operation to the selected messages.
+
+    Exit code 0, also if messages were refused; 1 for an error.
+    """
+
+    #: The operation as words: ``requeue`` and ``requeued``.
+    verb: str
+    done: str
+    #: The messages that the operation would change now.
+    eligible: Q
+
+    def operate(self, chosen: QuerySet[OutboxMessage] | list[int]) -> ChangeReport:
+        """Apply the operation."""
+        raise NotImplementedError
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the selection of messages."""
+        add_selection(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Apply the operation and print how many messages changed and how many were refused."""
+        with plain_errors():
+            eligible = OutboxMessage.objects.filter(self.eligible)
+            chosen = selection(options, eligible)
+            if options["dry_run"]:
+                found = eligible.filter(pk__in=chosen) if isinstance(chosen, list) else chosen
+                self.stdout.write(f"would {self.verb} {found.count()}")
+                return
+            report = self.operate(chosen)
+        refused = ", ".join(f"{count} {code}" for code, count in sorted(report.refused.items()))
+        self.stdout.write(f"{self.done} {report.changed}" + (f"; refused: {refused}" if refused else ""))

@@ -1,4 +1,4 @@
-"""What keeps ``flush_outbox`` running: signals that ask it to end, a heartbeat for a probe, a sum of its drains."""
+"""The run of ``flush_outbox``: stop signals, time budget, and heartbeat file for a liveness probe."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from django.core.management.base import CommandError
 
 from prx_email_django.results import DrainReport
 
-#: Seconds between two looks at the queue, and between two touches of the heartbeat file.
+#: Seconds between two drains of ``--loop``, and between two updates of the heartbeat file.
 POLL = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether the run should end: a signal came, or its time is over; asking touches the heartbeat.
+    """Says whether the run should end, because of a signal or the time budget.  Each call updates the heartbeat file.
 
-    A drain asks many times a second while it works, so that the heartbeat goes on while a server is slow, and stands
-    still when the process does.
+    A drain calls it many times a second, so the heartbeat continues while a server is slow and stops when the process
+    hangs.
     """
 
     def __init__(self, *, seconds: float | None = None, heartbeat: Path | None = None) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._deadline = None if seconds is None else monotonic() + seconds
         self._heartbeat = heartbeat
         self._beat_at = 0.0
 
     def __call__(self) -> bool:
-        """True: finish what is in flight and give the rest back."""
+        """Return True if started messages should be finished and the others released."""
         self.beat()
-        return self._asked.is_set() or self.remaining() == 0
+        return self._requested.is_set() or self.remaining() == 0
 
     def remaining(self) -> float | None:
-        """Seconds that are left; None: no end is set."""
+        """Return the remaining seconds of the time budget; None if there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - monotonic())
 
-    def ask(self) -> None:
-        """End the run soon."""
-        self._asked.set()
+    def request(self) -> None:
+        """Request the end of the run."""
+        self._requested.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until the run should end."""
+        """Wait for ``seconds``, or until the run should end."""
         until = monotonic() + seconds
         while not self() and (left := until - monotonic()) > 0:
-            self._asked.wait(min(left, POLL, *(() if self._deadline is None else (self._deadline - monotonic(),))))
+            self._requested.wait(min(left, POLL, *(() if self._deadline is None else (self._deadline - monotonic(),))))
 
     def beat(self) -> None:
-        """Touch the heartbeat file, at most once a second.
+        """Update the heartbeat file, at most once a second.
 
         Raises:
-            CommandError: it cannot be written; a probe would take the worker for dead.
+            CommandError: the file cannot be written, so a probe would restart the worker.
         """
         if self._heartbeat is None or monotonic() - self._beat_at < POLL:
             return
@@ -64,23 +64,23 @@ class Stop:
         try:
             self._heartbeat.touch()
         except OSError as error:
-            raise CommandError(f"The heartbeat file cannot be touched: {error}") from error
+            raise CommandError(f"The heartbeat file cannot be written: {error}") from error
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for the end; a second one ends at once, as if nobody listened."""
+        """SIGTERM and SIGINT request the end of the run; a second signal has its default effect and ends it at once."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may listen
+            yield  # Python allows signal handlers in the main thread only
             return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-        def listen(number: int, frame: FrameType | None) -> None:
-            self.ask()
-            for one in _SIGNALS:
-                signal.signal(one, signal.SIG_DFL if one is signal.SIGTERM else signal.default_int_handler)
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.request()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
         for number in _SIGNALS:
-            signal.signal(number, listen)
+            signal.signal(number, handle)
         try:
             yield
         finally:
@@ -88,6 +88,8 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def added(one: DrainReport, other: DrainReport) -> DrainReport:
-    """Two reports as one."""
-    return DrainReport(**{field.name: getattr(one, field.name) + getattr(other, field.name) for field in fields(one)})
+def add_reports(first: DrainReport, second: DrainReport) -> DrainReport:
+    """Return the sums of all fields."""
+    return DrainReport(
+        **{field.name: getattr(first, field.name) + getattr(second, field.name) for field in fields(DrainReport)}
+    )

@@ -1,4 +1,4 @@
-"""One message in lines of text, for ``outbox_status ID``: what it is, when, to whom, and what was tried."""
+"""The lines of ``outbox_status ID``: columns, recipients and attempts of one message."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from django.utils import timezone
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
 
-#: Lines of each kind: a newsletter may have hundreds of recipients, a dead server thousands of attempts.
-MOST_LINES = 20
+#: Most recipients and attempts that are printed: a newsletter may have hundreds, a dead server causes thousands.
+MAX_LINES = 20
 
 
 def message_lines(message: OutboxMessage) -> Iterator[str]:
-    """Everything but its text; control characters of strangers do not reach the terminal."""
+    """Yield everything but the body; control characters, which could control the terminal, are replaced."""
     for name, value in _facts(message):
         if value:
             yield f"{name:<16}{_printable(value)}"
     recipients = message.recipients.order_by("pk")
     yield from _shortened(
-        "recipients", [_recipient(one, message) for one in recipients[:MOST_LINES]], recipients.count()
+        "recipients", [_recipient(recipient, message) for recipient in recipients[:MAX_LINES]], recipients.count()
     )
     attempts = message.delivery_attempts.order_by("-number")
-    lines = [_attempt(one) for one in attempts[:MOST_LINES]]
+    lines = [_attempt(attempt) for attempt in attempts[:MAX_LINES]]
     yield from _shortened("attempts", lines[::-1], attempts.count())
 
 
@@ -38,23 +38,24 @@ def _facts(message: OutboxMessage) -> Iterator[tuple[str, str]]:
     yield "expires at", at(message.expires_at)
     yield "sent at", at(message.sent_at)
     yield "Message-ID", message.provider_message_id or ""
-    yield "server said", message.provider_response
+    yield "server reply", message.provider_response
 
 
 def _recipient(recipient: Recipient, message: OutboxMessage) -> str:
-    said = f": {recipient.text}" if recipient.text else ""
-    return f"{recipient.kind:<4}{recipient.address}  {_result(recipient, message)}{said}"
+    reply = f": {recipient.text}" if recipient.text else ""
+    return f"{recipient.kind:<4}{recipient.address}  {_result(recipient, message)}{reply}"
 
 
 def _result(recipient: Recipient, message: OutboxMessage) -> str:
+    """Return the result; an empty result means accepted if the message is sent, else open."""
     return effective_result(recipient.result, message.status) or "open"
 
 
 def _attempt(attempt: DeliveryAttempt) -> str:
-    where = f" ({attempt.phase})" if attempt.phase else ""
-    said = f": {attempt.error}" if attempt.error else ""
+    phase = f" ({attempt.phase})" if attempt.phase else ""
+    error = f": {attempt.error}" if attempt.error else ""
     code = f" {attempt.error_code}" if attempt.error_code else ""
-    return f"{attempt.number:<4}{at(attempt.finished_at)}  {attempt.outcome}{code}{where}{said}"
+    return f"{attempt.number:<4}{at(attempt.finished_at)}  {attempt.outcome}{code}{phase}{error}"
 
 
 def _shortened(name: str, lines: list[str], count: int) -> Iterator[str]:
@@ -65,9 +66,9 @@ def _shortened(name: str, lines: list[str], count: int) -> Iterator[str]:
 
 
 def at(moment: datetime | None) -> str:
-    """Date, time and zone, in the active time zone."""
+    """Return date, time and zone in the active time zone; empty for None."""
     return f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}" if moment else ""
 
 
 def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,1 +1,1 @@
-"""How the outbox stands: figures, and sentences that say why something waits.  Reads only."""
+"""Figures about the outbox, and sentences that say why something waits.  Reads only; writes nothing."""

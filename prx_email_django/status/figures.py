@@ -1,7 +1,7 @@
-"""The status page as data, and the facts behind its sentences.
+"""The state of the outbox as data, and the reasons why messages and accounts wait.
 
-``outbox_status`` is what ``outbox_status --json`` prints and what a monitoring endpoint may serve; ``why_message`` and
-``why_account`` are the sentences that the command and the admin show.  Reads only.
+``outbox_status`` is printed by ``outbox_status --json`` and can be served by a monitoring endpoint.  The command and
+the admin show the sentences of ``message_reason`` and ``account_reason``.  Reads only.
 """
 
 from __future__ import annotations
@@ -19,40 +19,48 @@ from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.rates import parse_rate_limits, reached
 from prx_email_django.states import WAITING, Status
-from prx_email_django.status import reasons as why
-from prx_email_django.status.reasons import AccountFacts, MessageFacts
+from prx_email_django.status.reasons import (
+    AccountFacts,
+    MessageFacts,
+    Pause,
+    account_sentence,
+    message_sentence,
+    pause_in_force,
+)
 from prx_email_django.store.db import clock_for
 
 
 class Health(IntEnum):
-    """How the outbox stands; the exit code of ``outbox_status --check``."""
+    """Health of the outbox; the value is the exit code of ``outbox_status --check``."""
 
     WELL = 0
     LATE = 1
     BROKEN = 2
 
 
-#: Rises when a key of ``outbox_status`` goes or changes its meaning; new keys do not raise it.
+#: Increased when a key of ``outbox_status`` is removed or changes its meaning, not when a key is added.
 VERSION = 1
 
 
 def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
-    """The whole outbox in figures that JSON can hold; instants are ISO 8601, in UTC.
+    """Return the figures of the whole outbox as JSON-serializable values; instants are ISO 8601 in UTC.
 
-    ``due`` (may be sent now), ``oldest_due_seconds`` (since the oldest of these became due; None: none is),
-    ``waiting`` (due later), ``sending``, ``at_rest``, ``unknown`` (may have been delivered, not known to be sent),
-    ``expired_leases`` (their workers were lost), ``accounts_paused``, ``paused`` (the whole outbox: a reason and an
-    end, else None), ``instance_matches`` (False: a copied database, nothing is sent until it is adopted),
-    ``last_drain_at``, ``last_purge_at``, and the same for each account with a sentence, ``why``.
+    ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None if
+    no message is due), ``waiting`` (due later), ``sending``, ``at_rest``, ``unknown`` (failed messages that may have
+    been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
+    end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
+    until it is adopted), ``last_drain_at``, ``last_purge_at``, and ``accounts``: figures for each account, with the
+    sentence ``why``.
 
-    Raises ``ImproperlyConfigured`` where the settings cannot be used, as everything else does.
+    Raises:
+        ImproperlyConfigured: the settings are invalid.
     """
-    ours = outbox_settings().instance
+    instance = outbox_settings().instance
     moment = now or clock_for(None).running
     state = OutboxState.objects.filter(pk=1).first() or OutboxState()
     facts = account_facts(now=moment, state=state)
-    accounts = [_account_figures(pk, one, now=moment) for pk, one in facts.items()]
-    ages = [one["oldest_due_seconds"] for one in accounts if one["oldest_due_seconds"] is not None]
+    accounts = [_account_figures(pk, account, now=moment) for pk, account in facts.items()]
+    ages = [account["oldest_due_seconds"] for account in accounts if account["oldest_due_seconds"] is not None]
     failed = OutboxMessage.objects.filter(status=Status.FAILED)
     sending = OutboxMessage.objects.filter(claim_expires_at__isnull=False, status=Status.SENDING)
     is_expired = Q(claim_expires_at__lte=moment)
@@ -64,16 +72,16 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "version": VERSION,
         "at": _text(moment),
         "instance": state.instance,
-        "instance_matches": state.instance in ("", ours),
-        "due": sum(one["due"] for one in accounts),
+        "instance_matches": state.instance in ("", instance),
+        "due": sum(account["due"] for account in accounts),
         "oldest_due_seconds": max(ages, default=None),
-        "waiting": sum(one["waiting"] for one in accounts),
+        "waiting": sum(account["waiting"] for account in accounts),
         "sending": leases["all"],
         "at_rest": failed.filter(next_attempt_at__isnull=True).count(),
         "unknown": failed.filter(attempts__gt=F("retries")).count(),
         "expired_leases": leases["expired"],
         "oldest_expired_lease_seconds": _age(leases["oldest"], moment),
-        "accounts_paused": sum(one.pause is not None for one in facts.values()),
+        "accounts_paused": sum(account.pause is not None for account in facts.values()),
         "paused": {"reason": everything.reason, "until": _text(everything.until)} if everything else None,
         "last_drain_at": _text(state.last_drain_at),
         "last_purge_at": _text(state.last_purge_at),
@@ -82,10 +90,10 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
 
 
 def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, str]:
-    """What a monitor should make of ``outbox_status``: how it stands, and the reason in words.
+    """Return the health that a monitor should report for the figures of ``outbox_status``, and the reason.
 
-    Late: due mail, or mail of a lost worker, has waited for longer than ``max_age``, whatever the cause.  Broken:
-    nothing can be sent until a person acts.
+    Late: a due message, or a message of a lost worker, has waited for longer than ``max_age``, whatever the cause.
+    Broken: nothing can be sent until a person acts.
     """
     if not figures["instance_matches"]:
         return Health.BROKEN, f"the database belongs to another instance, “{figures['instance']}”: run outbox_adopt"
@@ -100,14 +108,14 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
 def account_facts(
     accounts: Iterable[Account] | None = None, *, now: datetime, state: OutboxState | None = None
 ) -> dict[int, AccountFacts]:
-    """What the sentences need to know of these accounts (None: all), by key, in the same few queries for any number."""
+    """Return the facts about these accounts (None: all), by primary key; the number of queries is fixed."""
     rows = list(Account.objects.all() if accounts is None else accounts)
     keys = [account.pk for account in rows]
     outbox = state or OutboxState.objects.filter(pk=1).first() or OutboxState()
     runtime_state = AccountState.objects.defer("access_token", "refresh_token").in_bulk(keys)
     live = ConnectionSlot.objects.filter(account_id__in=keys, token__isnull=False, expires_at__gt=now)
     slots = dict(live.values_list("account_id").annotate(Count("pk")))
-    windows = {(one.account_id, one.limit_key): one for one in RateWindow.objects.filter(account_id__in=keys)}
+    windows = {(row.account_id, row.limit_key): row for row in RateWindow.objects.filter(account_id__in=keys)}
     everything = _outbox_pause(outbox, now)
     return {
         account.pk: AccountFacts(
@@ -125,15 +133,13 @@ def account_facts(
     }
 
 
-def pause_facts(
-    outbox: OutboxState, state: AccountState, *, now: datetime
-) -> tuple[why.Pause | None, why.Pause | None]:
-    """The pause of the whole outbox and that of an account, where they are in force; no query."""
+def pause_facts(outbox: OutboxState, state: AccountState, *, now: datetime) -> tuple[Pause | None, Pause | None]:
+    """Return the pause of the whole outbox and that of an account, each None unless in force; makes no query."""
     return _outbox_pause(outbox, now), _pause(state, now)
 
 
 def message_facts(message: OutboxMessage) -> MessageFacts:
-    """What the sentences need to know of a message; no query."""
+    """Return the facts about a message; makes no query."""
     return MessageFacts(
         status=message.status,
         next_attempt_at=message.next_attempt_at,
@@ -149,21 +155,21 @@ def message_facts(message: OutboxMessage) -> MessageFacts:
 
 
 def message_reason(message: OutboxMessage, *, account: AccountFacts | None = None, now: datetime | None = None) -> str:
-    """Why a message waits, and when it goes on; with ``account`` (of ``account_facts``) and ``now`` without a query."""
+    """Say why a message waits and when the next attempt is; makes no query if ``account`` and ``now`` are given."""
     moment = now or clock_for(None).running
     facts = account or account_facts([message.account], now=moment)[message.account_id]
-    return why.message_sentence(message_facts(message), facts, now=moment)
+    return message_sentence(message_facts(message), facts, now=moment)
 
 
 def account_reason(account: Account, *, facts: AccountFacts | None = None, now: datetime | None = None) -> str:
-    """Why nothing of an account goes out, and when it does; with ``facts`` and ``now`` without a query."""
+    """Say why an account sends nothing and when it continues; makes no query if ``facts`` and ``now`` are given."""
     moment = now or clock_for(None).running
     known = facts or account_facts([account], now=moment)[account.pk]
-    return why.account_sentence(known, now=moment)
+    return account_sentence(known, now=moment)
 
 
 def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str, Any]:
-    """The queue of one account, by the claim's index: all rows of the queue are read once, and no others."""
+    """Count the queue of one account by the claim's index, which reads each queued row once and no other row."""
     queued = OutboxMessage.objects.filter(
         account_id=pk, claim_rank__isnull=False, next_attempt_at__isnull=False, status__in=WAITING
     )
@@ -180,19 +186,19 @@ def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str
         "connections": facts.connections,
         "paused_until": _text(facts.pause.until) if facts.pause else None,
         "pause_reason": facts.pause.reason if facts.pause else "",
-        "why": why.account_sentence(facts, now=now),
+        "why": account_sentence(facts, now=now),
     }
 
 
-def _outbox_pause(outbox: OutboxState, now: datetime) -> why.Pause | None:
-    return why.pause_in_force(outbox.pause_reason, outbox.paused_until, by_person=True, now=now)
+def _outbox_pause(outbox: OutboxState, now: datetime) -> Pause | None:
+    return pause_in_force(outbox.pause_reason, outbox.paused_until, by_person=True, now=now)
 
 
-def _pause(runtime_state: AccountState | None, now: datetime) -> why.Pause | None:
+def _pause(runtime_state: AccountState | None, now: datetime) -> Pause | None:
     if runtime_state is None:
         return None
     by_person = runtime_state.paused_by == PausedBy.PERSON
-    return why.pause_in_force(runtime_state.pause_reason, runtime_state.paused_until, by_person=by_person, now=now)
+    return pause_in_force(runtime_state.pause_reason, runtime_state.paused_until, by_person=by_person, now=now)
 
 
 def _reached(
@@ -200,11 +206,11 @@ def _reached(
 ) -> tuple[ReachedLimit, ...]:
     try:
         limits = parse_rate_limits(account.rate_limits)
-    except ValueError:  # written behind the model's back: the page must show the rest all the same
+    except ValueError:  # written without the model's validation: the other figures must still be shown
         return ()
     spent = [(limit, windows[account.pk, limit.key]) for limit in limits if (account.pk, limit.key) in windows]
     found = (reached(limit, bucket=row.bucket, counts=row.counts, now=now) for limit, row in spent)
-    return tuple(one for one in found if one is not None)
+    return tuple(limit for limit in found if limit is not None)
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -1,7 +1,7 @@
-"""Why a message or an account waits, and when it goes on: one sentence each, for the status page and the admin.
+"""Sentences that say why a message or an account waits, and when sending continues.  Commands and the admin show them.
 
-Pure: what is known is handed in as values (``status`` reads them), and so is the time.  Sentences are translated when
-they are made, in the language and the time zone that are active then.
+Pure functions: ``status.figures`` reads the database and passes the facts and the time as values.  A sentence is
+translated when it is made, in the language and the time zone that are active at that moment.
 """
 
 from __future__ import annotations
@@ -18,51 +18,60 @@ from prx_email_django.rules.obstacles import Obstacle, ObstacleKind, ReachedLimi
 from prx_email_django.rules.pauses import is_in_force
 from prx_email_django.states import ErrorCode, Status
 
-#: What is read in the words of servers, of OpenSSL and of the operating system, and what may help.
+#: Patterns in the error text of servers, OpenSSL and the operating system, each with advice that may help.
 _ADVICE = (
     (
         "WRONG_VERSION_NUMBER",
-        gettext_lazy("This port does not begin with TLS: choose STARTTLS, or the server’s port for TLS (465)."),
+        gettext_lazy("This port does not start with TLS: choose STARTTLS, or the server’s TLS port (465)."),
     ),
     (
         "local issuer certificate|self.signed",
-        gettext_lazy("This machine does not know who signed the certificate: name the authority in TLS_CA_FILE."),
+        gettext_lazy("This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."),
     ),
     (
         "(hostname|address) mismatch",
-        gettext_lazy("The certificate is another host’s: write the host as the certificate names it."),
+        gettext_lazy("The certificate is for another host: enter the host name that the certificate contains."),
     ),
     (
         "certificate has expired",
-        gettext_lazy("The server’s certificate is out of date: tell whoever keeps the server."),
+        gettext_lazy("The server’s certificate has expired: the administrator of the server must renew it."),
     ),
     (
         "name or service not known|nodename nor servname|name resolution|no address associated",
-        gettext_lazy("There is no such host in DNS: look for a typing mistake."),
+        gettext_lazy("DNS does not know this host: check the spelling of the host name."),
     ),
     (
         "connection (refused|reset)|unreachable|no route",
-        gettext_lazy("No mail server answers at this host and port, or a firewall is between."),
+        gettext_lazy("No mail server answers at this host and port, or a firewall blocks the connection."),
     ),
     (
         "no answer in time|not done within",
-        gettext_lazy("The server stays silent: a port for TLS (465) does so where STARTTLS is chosen, a firewall too."),
+        gettext_lazy(
+            "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
+        ),
     ),
-    ("invalid_grant", gettext_lazy("The refresh token is dead: somebody must sign in again and store a new one.")),
+    (
+        "invalid_grant",
+        gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
+    ),
     (
         "no usable authentication",
-        gettext_lazy("The server wants no login here, or only after TLS: look at security and authentication."),
+        gettext_lazy(
+            "The server offers no authentication, or only after TLS: check security and authentication method."
+        ),
     ),
     (
         "authentication refused",
-        gettext_lazy("Type user and password (or token) anew; many providers want an app password or OAuth."),
+        gettext_lazy(
+            "Enter the user and the password (or token) again; many providers require an app password or OAuth."
+        ),
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A pause in force; ``until`` None: until somebody resumes."""
+    """A pause that is in force; ``until`` None: until a person resumes."""
 
     reason: str
     until: datetime | None = None
@@ -77,14 +86,14 @@ class AccountFacts:
     is_active: bool = True
     #: The pause of the whole outbox.
     outbox: Pause | None = None
-    #: The account's own.
+    #: The pause of this account.
     pause: Pause | None = None
     reached: tuple[ReachedLimit, ...] = ()
     connections: int = 0
     max_connections: int = 1
-    #: The worker's last trouble in a row without a pause yet.
+    #: Consecutive failed connections that have not caused a pause yet.
     connection_failures: int = 0
-    #: A worker's pause is over, and nothing has gone since: one message tries before the others.
+    #: A pause that a worker set has ended and nothing has been sent since: one message is tried before the others.
     probing: bool = False
 
 
@@ -106,25 +115,25 @@ class MessageFacts:
 
 
 def pause_in_force(reason: str, until: datetime | None, *, by_person: bool, now: datetime) -> Pause | None:
-    """The pause that these columns mean, None where there is none or it is over."""
+    """Return the pause that these columns describe, or None if there is no pause or it has ended."""
     return Pause(reason, until, by_person) if is_in_force(reason, until, now=now) else None
 
 
 def account_sentence(account: AccountFacts, *, now: datetime) -> str:
-    """Why nothing of this account goes out now, and when it does; or that it may send."""
+    """Say why the account sends nothing now and when it continues, or that it may send."""
     return obstacle(account, now=now) or _ready(account)
 
 
 def obstacle(account: AccountFacts, *, now: datetime) -> str:
-    """What keeps an account from sending, the most lasting first; empty where nothing does."""
+    """Say what keeps an account from sending, the longest-lasting reason first; empty if nothing does."""
     if not account.is_active:
-        return _("the account is switched off, until a person switches it on")
+        return _("the account is inactive, until a person activates it")
     if account.outbox is not None:
         return _("everything is %(paused)s") % {"paused": _paused(account.outbox, now)}
     if account.pause is not None:
         return _paused(account.pause, now)
     if account.reached:
-        last = max(account.reached, key=lambda one: one.free_at)
+        last = max(account.reached, key=lambda limit: limit.free_at)
         return _limit_reached(last, now)
     if account.probing and account.connections:
         return _("one message is being tried first, after a pause")
@@ -134,7 +143,7 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
 
 
 def _limit_reached(reached: ReachedLimit, now: datetime) -> str:
-    return _("limit %(limit)s reached, goes on at %(time)s") % {
+    return _("limit %(limit)s reached, sending continues at %(time)s") % {
         "limit": reached.limit,
         "time": at(reached.free_at, now),
     }
@@ -161,15 +170,15 @@ def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
 
 
 def advice(reason: str) -> str:
-    """What may help against the reason of a pause; empty: nothing is known."""
-    for pattern, words in _ADVICE:
+    """Return advice for the reason of a pause; empty if there is none."""
+    for pattern, text in _ADVICE:
         if re.search(pattern, reason, re.IGNORECASE):
-            return str(words)
+            return str(text)
     return ""
 
 
 def message_sentence(message: MessageFacts, account: AccountFacts, *, now: datetime) -> str:
-    """Where a message stands, why it waits, and when it goes on."""
+    """Say what the state of a message is, why it waits, and when the next attempt is."""
     if message.status == Status.SENT:
         return _sent(message, now)
     if message.status == Status.SENDING:
@@ -186,7 +195,7 @@ def message_sentence(message: MessageFacts, account: AccountFacts, *, now: datet
 
 
 def at(moment: datetime, now: datetime) -> str:
-    """An instant in the active time zone: the time alone where it is today, to the second where it is that close."""
+    """Format an instant in the active time zone: without the date if it is today, with seconds within two minutes."""
     local = timezone.localtime(moment)
     precise = abs(moment - now) < timedelta(minutes=2)
     time = formats.date_format(local, "H:i:s" if precise else "H:i")
@@ -215,7 +224,7 @@ def _paused(pause: Pause, now: datetime) -> str:
 def _sent(message: MessageFacts, now: datetime) -> str:
     words = {"when": _when(message.sent_at, now), "answer": message.error}
     if message.error_code == ErrorCode.RECIPIENTS_REFUSED and message.error:
-        return _("accepted by the server%(when)s, but not for everybody: %(answer)s") % words
+        return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
     return _("accepted by the server%(when)s") % words
 
 
@@ -225,12 +234,12 @@ def _when(moment: datetime | None, now: datetime) -> str:
 
 def _sending(message: MessageFacts, now: datetime) -> str:
     if message.claim_expires_at is not None and message.claim_expires_at <= now:
-        return _("its worker was lost while sending: the next drain tries it again or puts it at rest")
+        return _("the worker was lost while it was sending: the next drain will try again or put the message at rest")
     return _("being sent")
 
 
 def _reason(message: MessageFacts) -> str:
-    """The error in words: its code's label, and what was said."""
+    """Return the label of the error code, and the error text."""
     if not message.error_code:
         return message.error
     label = str(ErrorCode(message.error_code).label) if message.error_code in ErrorCode.values else message.error_code
@@ -239,7 +248,7 @@ def _reason(message: MessageFacts) -> str:
 
 def _at_rest(message: MessageFacts) -> str:
     if message.status == Status.PENDING:
-        return _("not due by itself, until a person retries it")
+        return _("no attempt is planned, until a person retries it")
     reason = _reason(message)
     if not reason:
         return _("at rest, until a person retries it")
@@ -256,7 +265,7 @@ def _not_due(message: MessageFacts, due: datetime, now: datetime) -> str:
 def _due(message: MessageFacts, account: AccountFacts, now: datetime) -> str:
     ends = [moment for moment in (message.expires_at, message.gives_up_at) if moment is not None]
     if ends and min(ends) <= now:
-        return _("too old: the next drain puts it at rest")
+        return _("expired: the next drain will put it at rest")
     if account.is_active and account.outbox is None and account.pause is not None:
         return _("its account is %(paused)s") % {"paused": _paused(account.pause, now)}
     return obstacle(account, now=now) or _("due, waiting for a worker")

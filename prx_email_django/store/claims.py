@@ -63,7 +63,7 @@ class Claim:
     open_addresses: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.open_addresses = tuple(one.address for one in self.recipients if is_open(one.result))
+        self.open_addresses = tuple(recipient.address for recipient in self.recipients if is_open(recipient.result))
 
     @property
     def id(self) -> int:
@@ -167,7 +167,7 @@ def _take(heads: _Heads, *, limit: int, hold_limit: int, lease: Lease, clock: Cl
         if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
             ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
             taken = set(ours.values_list("pk", flat=True))
-            ids = [one for one in ids if one in taken]
+            ids = [pk for pk in ids if pk in taken]
         return ids, held
     with atomic():
         ids, held = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
@@ -217,7 +217,7 @@ def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
     for row in found.values_list(*ClaimedRecipient._fields):
         recipients[row[0]].append(ClaimedRecipient(*row))
     claims = {pk: Claim(message=message, lease=lease, recipients=recipients[pk]) for pk, message in messages.items()}
-    with_parts = [one.id for one in claims.values() if one.message.size != _text_size(one.message)]
+    with_parts = [pk for pk, claim in claims.items() if claim.message.size != _text_size(claim.message)]
     if with_parts:
         for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):
             claims[part.message_id].attachments.append(part)
@@ -230,11 +230,11 @@ def _text_size(message: OutboxMessage) -> int:
 
 
 def _number(claims: dict[int, Claim]) -> None:
-    """The number of the next attempt: 1 for those that cannot have had one, without a query."""
+    """Set the number of the next attempt: 1 without a query for messages that cannot have had an attempt."""
     tried = [
         pk
-        for pk, one in claims.items()
-        if one.message.attempts or one.message.last_error_code or one.message.provider_message_id
+        for pk, claim in claims.items()
+        if claim.message.attempts or claim.message.last_error_code or claim.message.provider_message_id
     ]
     for pk, number in (next_numbers(tried) if tried else {}).items():
         claims[pk].number = number
@@ -242,12 +242,12 @@ def _number(claims: dict[int, Claim]) -> None:
 
 @retried
 def renew(leases: Iterable[Lease], *, clock: Clock) -> None:
-    """Renew all leases in one statement; one that has run out is not brought back: others may have its messages."""
+    """Renew all leases in one statement; a lease that has ended is not renewed: others may have its messages."""
     live = list(leases)
     if not live:
         return
     begun = uptime()
-    OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[one.token for one in live]).update(
+    OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[lease.token for lease in live]).update(
         claim_expires_at=lease_until(clock, outbox_settings().lease)
     )
     done = uptime()
@@ -258,10 +258,10 @@ def renew(leases: Iterable[Lease], *, clock: Clock) -> None:
 
 @retried
 def release(claims: Iterable[Claim]) -> int:
-    """Give messages back untouched: as they were before the claim."""
+    """Release messages untouched: they become as they were before the claim."""
     by_lease: dict[uuid.UUID, list[int]] = {}
-    for one in claims:
-        by_lease.setdefault(one.lease.token, []).append(one.id)
+    for claim in claims:
+        by_lease.setdefault(claim.lease.token, []).append(claim.id)
     was_failed = Q(next_attempt_at__isnull=True) | ~Q(last_error_code="") | Q(attempts__gt=0)
     return sum(
         OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=token).update(
@@ -277,8 +277,8 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
     settings = outbox_settings()
     fresh: list[Claim] = []
     old: list[Claim] = []
-    for one in claims:
-        message = one.message
+    for claim in claims:
+        message = claim.message
         is_old = gave_up(
             now=clock.now,
             due_since=message.due_since,
@@ -287,7 +287,7 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
             give_up_after=settings.give_up_after,
             max_backoff=settings.max_backoff,
         )
-        (old if is_old else fresh).append(one)
+        (old if is_old else fresh).append(claim)
     return fresh, old
 
 

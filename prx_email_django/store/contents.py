@@ -1,4 +1,4 @@
-"""Writes content: one copy per octets and day, in chunks, in the caller's transaction."""
+"""Writes content: one copy per content and day, in chunks, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ KEPT_FOR = timedelta(hours=48)
 
 
 def store_contents(many: Sequence[bytes], *, clock: Clock) -> list[Content]:
-    """The stored contents with these octets, in order; three statements for any number of them."""
+    """The stored rows of these contents, in order; three statements for any number of them."""
     if not many:
         return []
     now = clock.running
     # By the real time too: a purge does not know of the caller's old ``now``, and would take what this one refers to.
     since = max(now, datetime.now(UTC)) - REUSED_FOR
-    keys = [hashlib.sha256(octets).hexdigest() for octets in many]
+    keys = [hashlib.sha256(data).hexdigest() for data in many]
     recent = Content.objects.filter(sha256__in=set(keys), stored_at__gt=since).order_by("stored_at")
     known = {content.sha256: content for content in recent}
-    missing = {key: octets for key, octets in zip(keys, many, strict=True) if key not in known}
-    new = [Content(sha256=key, size=len(octets), stored_at=now) for key, octets in missing.items()]
+    missing = {key: data for key, data in zip(keys, many, strict=True) if key not in known}
+    new = [Content(sha256=key, size=len(data), stored_at=now) for key, data in missing.items()]
     for content in _inserted(new):
         known[content.sha256] = content
-    # Octets may take two each in a statement, and MariaDB takes no statement beyond 16 MiB by default.
+    # An escaped byte takes two in a statement, and MariaDB refuses statements beyond 16 MiB by default.
     ContentChunk.objects.bulk_create(_chunks(missing, known), batch_size=4)
     return [known[key] for key in keys]
 
@@ -46,6 +46,6 @@ def _inserted(new: list[Content]) -> list[Content]:
 
 
 def _chunks(missing: Mapping[str, bytes], known: Mapping[str, Content]) -> Iterator[ContentChunk]:
-    for key, octets in missing.items():
-        for number, start in enumerate(range(0, len(octets), CHUNK_SIZE)):
-            yield ContentChunk(content=known[key], position=number, data=octets[start : start + CHUNK_SIZE])
+    for key, data in missing.items():
+        for number, start in enumerate(range(0, len(data), CHUNK_SIZE)):
+            yield ContentChunk(content=known[key], position=number, data=data[start : start + CHUNK_SIZE])

@@ -25,7 +25,7 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class DraftPart:
-    """An attachment of a draft, with its octets."""
+    """An attachment of a draft, with its content."""
 
     kind: str
     filename: str
@@ -97,7 +97,7 @@ def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
 
 
 def insert_many(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
-    """Write many drafts, in order, and tell how many are new; keys are honoured among them too."""
+    """Write many drafts, in order, and return how many are new; keys are honoured among them too."""
     plain = [draft for draft in drafts if draft.idempotency_key is None]
     batches = (plain[start : start + BATCH] for start in range(0, len(plain), BATCH))
     bulk = iter([message for batch in batches for message in _insert_all(batch, clock=clock).messages])
@@ -127,9 +127,9 @@ class _Written(NamedTuple):
 
 
 def _insert_all(drafts: Sequence[Draft], *, clock: Clock, lease: Lease | None = None) -> _Written:
-    octets = [draft.raw for draft in drafts if draft.raw is not None]
-    octets += [part.content for draft in drafts for part in draft.parts]
-    contents = iter(store_contents(octets, clock=clock))
+    bodies = [draft.raw for draft in drafts if draft.raw is not None]
+    bodies += [part.content for draft in drafts for part in draft.parts]
+    contents = iter(store_contents(bodies, clock=clock))
     raws = [None if draft.raw is None else next(contents) for draft in drafts]
     messages = [_message(draft, raw, clock=clock, lease=lease) for draft, raw in zip(drafts, raws, strict=True)]
     if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:
@@ -157,7 +157,7 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock, lease: Lease | None = 
 
 
 def _message(draft: Draft, raw: Content | None, *, clock: Clock, lease: Lease | None) -> OutboxMessage:
-    # An empty part counts too: the claim asks for parts only where the size tells of some.
+    # An empty part counts 1: the claim reads parts only if the size says that there are some.
     size = len(draft.raw or b"") + sum(max(1, len(part.content)) for part in draft.parts)
     size += len(draft.fields.get("body_text", "")) + len(draft.fields.get("body_html", ""))
     return OutboxMessage(

@@ -1,4 +1,4 @@
-"""The one row about the whole outbox: whose database this is, whether it is paused, whether a drain was asked for."""
+"""The row about the whole outbox: its instance, its pause, and whether a drain was asked for."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def request_wake(*, clock: Clock) -> bool:
 
 @retried
 def begin_drain(*, clock: Clock) -> None:
-    """A drain has begun: what is enqueued from now on asks anew."""
+    """Note that a drain has begun: messages that are enqueued from now on ask for another one."""
     OutboxState.objects.filter(pk=1).update(wake_requested_at=None, last_drain_at=clock.now)
 
 
 @retried
 def claim_purge(*, clock: Clock) -> bool:
-    """At most once an hour, True for one caller: purge a batch now."""
+    """Return True for one caller at most once an hour: that caller purges a batch."""
     rested = Q(last_purge_at__isnull=True) | Q(last_purge_at__lte=clock.running - PURGE_EVERY)
     return bool(OutboxState.objects.filter(rested, pk=1).update(last_purge_at=clock.running))

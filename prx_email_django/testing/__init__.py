@@ -1,7 +1,7 @@
-"""The kit for tests of a project that uses the outbox.
+"""Test kit for projects that use the outbox.
 
-Django's test runner puts a backend of its own in the place of every mailer, so what the project sends through Django
-never reaches the outbox in a test.  The kit puts it back, keeps what is delivered in memory, and speaks to no server.
+Django's test runner replaces every mail backend by its own, so in a test no message reaches the outbox.  The kit
+restores the outbox backend, keeps delivered messages in memory, and connects to no server.
 
 With ``unittest``::
 
@@ -31,9 +31,9 @@ With pytest, in ``conftest.py``: ``pytest_plugins = ["prx_email_django.testing.p
         assert outbox.delivered[0].recipients == ("ann@example.org",)
 
 ``OutboxMixin`` does the same for any Django test case with a database; everything works inside the transaction that a
-``TestCase`` opens.  ``django.core.mail.outbox`` goes on holding what was sent through Django, as with Django's own
-backend.  The account is ``PRX_EMAIL["DEFAULT_ACCOUNT"]``, else one named ``test``; it is created where it is missing.
-Without the kit a project's tests run as before, and see ``mail.outbox`` alone.
+``TestCase`` opens.  ``django.core.mail.outbox`` still contains the messages that were sent through Django, as with
+Django's own backend.  The account is ``PRX_EMAIL["DEFAULT_ACCOUNT"]``, else an account named ``test``; it is created if
+it does not exist.  Without the kit a project's tests run unchanged, and only ``mail.outbox`` contains messages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The backend of the kit: into the outbox, and into ``mail.outbox`` too."""
+"""Email backend of the test kit: queues messages and appends copies to ``mail.outbox``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from prx_email_django.backends import OutboxEmailBackend
 
 
 class EmailBackend(OutboxEmailBackend):
-    """Queues as ``OutboxEmailBackend`` does, and then keeps a copy where Django's test backend would."""
+    """Queues like ``OutboxEmailBackend``, then appends copies to ``mail.outbox`` like Django's test backend."""
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Queue the messages; those that were queued are in ``mail.outbox`` afterwards."""
+        """Queue the messages, and append those that were queued to ``mail.outbox``."""
         messages = list(email_messages)
         for message in messages:
             message.__dict__.pop("outbox_id", None)
@@ -24,7 +24,7 @@ class EmailBackend(OutboxEmailBackend):
             mail.outbox = []
         for message in messages:
             if hasattr(message, "outbox_id"):
-                kept = copy.deepcopy(message)
-                kept.sent_using = getattr(self, "alias", None)  # type: ignore[attr-defined]
-                mail.outbox.append(kept)
+                sent = copy.deepcopy(message)
+                sent.sent_using = getattr(self, "alias", None)  # type: ignore[attr-defined]
+                mail.outbox.append(sent)
         return queued

@@ -1,4 +1,4 @@
-"""The kit for Django's test cases."""
+"""Test kit for Django's test cases."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from prx_email_django.testing.outbox import TestOutbox, kit_settings
 
 
 class OutboxMixin:
-    """In front of any Django test case with a database: ``class MyTest(OutboxMixin, TransactionTestCase)``."""
+    """Put before any Django test case with a database: ``class MyTest(OutboxMixin, TransactionTestCase)``."""
 
-    #: The messages of this test, and what was delivered.
+    #: The queued and the delivered messages of this test.
     outbox: TestOutbox
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Let mail go through the outbox, into memory, from here to the end of the class."""
+        """Route mail through the outbox into memory until the end of the class."""
         cls.enterClassContext(kit_settings())  # type: ignore[attr-defined]
         super().setUpClass()  # type: ignore[misc]
 
     def setUp(self) -> None:
-        """Begin with nothing delivered and the default account there."""
+        """Clear the delivered messages, and create the default account if it does not exist."""
         self.outbox = TestOutbox()
         self.outbox.prepare()
         super().setUp()  # type: ignore[misc]
 
     def deliver(self, *, now: datetime | None = None) -> DrainReport:
-        """Send what is due, into memory."""
+        """Send due messages into memory."""
         return self.outbox.deliver(now=now)
 
     def fail_next(self, phase: str = "connect", reply: str = "", **options: Any) -> None:
-        """Let the next attempt fail: see ``TestOutbox.fail_next``."""
+        """Make the next attempts fail: see ``TestOutbox.fail_next``."""
         self.outbox.fail_next(phase, reply, **options)
 
-    def assert_queued(self, *, count: int = 1, **wanted: str) -> OutboxMessage:
-        """Assert what is queued: see ``TestOutbox.assert_queued``."""
-        return self.outbox.assert_queued(count=count, **wanted)
+    def assert_queued(self, *, count: int = 1, **expected: str) -> OutboxMessage:
+        """Assert that messages are queued: see ``TestOutbox.assert_queued``."""
+        return self.outbox.assert_queued(count=count, **expected)
 
-    def assert_not_queued(self, **wanted: str) -> None:
-        """Assert what is not queued: see ``TestOutbox.assert_not_queued``."""
-        self.outbox.assert_not_queued(**wanted)
+    def assert_not_queued(self, **expected: str) -> None:
+        """Assert that no message is queued: see ``TestOutbox.assert_not_queued``."""
+        self.outbox.assert_not_queued(**expected)
 
 
 class OutboxTestCase(OutboxMixin, TestCase):

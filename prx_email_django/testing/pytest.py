@@ -11,8 +11,8 @@ from prx_email_django.testing.outbox import TestOutbox, kit_settings
 
 @pytest.fixture
 def outbox(db: None) -> Iterator[TestOutbox]:
-    """The outbox of this test: mail sent through Django is queued, ``outbox.deliver()`` sends it into memory."""
+    """The outbox of this test: mail sent through Django is queued; ``outbox.deliver()`` sends it into memory."""
     with kit_settings():
-        prepared = TestOutbox()
-        prepared.prepare()
-        yield prepared
+        test_outbox = TestOutbox()
+        test_outbox.prepare()
+        yield test_outbox

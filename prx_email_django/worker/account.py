@@ -1,7 +1,7 @@
 """One account within a drain: connects, claims, records, and decides what to do when something is wrong.
 
-Order: slot, connection, permits, claim.  Everything here runs on the calling thread; what connections tell is heard in
-``advance``, after the results that they left before have been recorded.
+The order is: slot, connection, permits, claim.  Everything here runs on the calling thread.  ``advance`` handles the
+events of connections, after the results that they reported before have been recorded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LIMITED, FAILED = "limited", "failed"
 
 
 class AccountWorker:
-    """Works for one account until nothing of it can go now."""
+    """Sends the messages of one account until nothing more can be sent now."""
 
     def __init__(  # noqa: PLR0913  (what a drain shares with its accounts)
         self,
@@ -60,7 +60,7 @@ class AccountWorker:
         self.connections = Connections(
             current, ready=self.ready, clock=clock, network=network, results=results, transport=transport
         )
-        #: What connections have told (the network's thread appends), and what of it is due to be heard.
+        #: Events of connections: those that have arrived (the network's thread appends), and those to handle next.
         self._events: deque[ConnectionEvent] = deque()
         self._heard: deque[ConnectionEvent] = deque()
         #: Why nothing more is claimed: ``paused``, ``limited``, ``stopped``; empty while the account goes on.
@@ -79,13 +79,13 @@ class AccountWorker:
     # What the worker's loop calls
 
     def collect(self) -> bool:
-        """Take note of what connections have told; whether there is any: then the results that they left come first."""
+        """Collect the events that have arrived; True: there are some, and results reported before them come first."""
         while self._events:
             self._heard.append(self._events.popleft())
         return bool(self._heard)
 
     def advance(self) -> None:
-        """One step: listen, claim, connect, render, close; never waits."""
+        """Take one step: handle events, claim, connect, render, close.  Never waits."""
         while self._heard:
             self._hear(self._heard.popleft())
         self.connections.look_at_clock()
@@ -100,11 +100,11 @@ class AccountWorker:
         self._finish_if_idle()
 
     def wake_in(self) -> float | None:
-        """Seconds after which ``advance`` has something to do by itself; None: only an event can bring that."""
+        """Seconds until ``advance`` has something to do without an event; None: it needs an event."""
         return None if self.finished else self.connections.wake_in()
 
     def stop(self, reason: str) -> None:
-        """Claim nothing more, give back what no connection has taken, let the rest end."""
+        """Claim nothing more, release the messages that no connection has taken, and let the others end."""
         self.stop_reason = self.stop_reason or reason
         self.connections.retry_at = 0.0
         self._give_back(self.prefetch.withdraw())
@@ -116,14 +116,17 @@ class AccountWorker:
         self.connections.abort()
 
     def leave(self, doubtful: Collection[int] = ()) -> None:
-        """The network is closed: give back slots and what no connection took; ``doubtful`` is left to its lease."""
+        """Release slots and messages after the network was closed.
+
+        Messages that a connection had taken, and ``doubtful`` ones, are left to their leases.
+        """
         try:
             self.prefetch.leave(self.connections.taken_ids().union(doubtful))
         finally:
             self.connections.leave()
 
     def fail(self) -> None:
-        """Something unexpected: cut the connections, hear them out; what is not recorded is left to its lease."""
+        """End after an unexpected error: cut the connections and handle their events; the leases cover the rest."""
         if self.stop_reason == FAILED:
             self.finished = True
         self.stop_reason, self.connections.retry_at = FAILED, 0.0
@@ -134,7 +137,10 @@ class AccountWorker:
         try:
             self.recorder.release(untaken)
         except DatabaseError:
-            logger.exception("account %s: its messages could not be released; leases will tell", self.current.account)
+            logger.exception(
+                "account %s: its messages could not be released; they are recovered when their leases end",
+                self.current.account,
+            )
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
@@ -152,7 +158,7 @@ class AccountWorker:
         self._wake_connections()
 
     def _give_back(self, messages: Sequence[ClaimedMessage]) -> None:
-        """Messages come back untouched: release them, but for those that their source keeps for its caller."""
+        """Release untouched messages, except those that the source keeps for its caller."""
         kept = [message for message in messages if self.source.keeps(message)]
         for message in kept:
             self.prefetch.claims.pop(message.id, None)
@@ -161,14 +167,14 @@ class AccountWorker:
         self.prefetch.release([message for message in messages if message not in kept])
 
     def _wake_connections(self) -> None:
-        """Connections that wait look again; the others will before they do."""
+        """Let waiting connections look again; the others look before they wait."""
         if self.ready.waiting:
             self.network.call(self.ready.wake_connections)
 
-    # What connections tell
+    # Events of connections
 
     def listen(self, event: ConnectionEvent) -> None:
-        """Take an event, on the network's thread; ``advance`` hears it."""
+        """Receive an event, on the network's thread; ``advance`` handles it."""
         self._events.append(event)
         self.results.wake()
 
@@ -190,7 +196,7 @@ class AccountWorker:
             note_size(self.current.account, self._size)
 
     def _opening_cancelled(self, connection: Connection, reached: ConnectError | None) -> None:
-        """A connection is not needed any more, unless the source's time was over: then it has failed."""
+        """Drop a connection that is not needed any more; after the caller's deadline it counts as failed."""
         if self.source.time_is_over:
             phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
             self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer))
@@ -204,7 +210,7 @@ class AccountWorker:
         self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
     def _connect_refused(self, error: ConnectError) -> None:
-        """No connection is to be had: the account's trouble, whatever the message."""
+        """Note that no connection can be opened: trouble of the account, not of a message."""
         self.source.fail(error.as_outcome())
         self.trouble(error.trouble, pause_reason(error))
 
@@ -231,9 +237,9 @@ class AccountWorker:
     # Trouble, and what is learned
 
     def trouble(self, trouble: Trouble, reason: str) -> None:
-        """Count it, pause the account where the policy says so, or try again in a second.
+        """Count the trouble, and pause the account if the policy says so; else try again in a second.
 
-        Connections that fail within a second of each other are one failure: a server that restarts drops them all.
+        Connections that fail within a second of each other count as one failure: a restarting server drops all of them.
         """
         if trouble is Trouble.CONNECTION:
             if monotonic() < self._failed_at + RECONNECT_AFTER:
@@ -275,13 +281,13 @@ class AccountWorker:
                 return
 
     def _wants_connection(self) -> bool:
-        """One to begin with; the others once it has greeted, where there is work for them."""
+        """Whether to open a connection: the first at once, the others once it has greeted and while there is work."""
         count = len(self.connections)
         if not count:
             return bool(self.prefetch.claims) or self.prefetch.may_find_some()
         if self.prefetch.probing or not self.connections.greeted or count >= self.connections.most:
             return False
-        return self.prefetch.wants_connection(beside=count)
+        return self.prefetch.wants_connection(open_now=count)
 
     def _open_connection(self) -> bool:
         try:
@@ -313,8 +319,10 @@ class AccountWorker:
 
 
 def is_completed(outcome: Outcome) -> bool:
-    """Whether the server went through a transaction with us, whatever it said."""
+    """Whether the server answered a whole transaction, with whatever reply."""
     if outcome.ending is Ending.ACCEPTED:
         return True
-    answered = outcome.mail_written and outcome.smtp_code  # one that is too large has a code and was never written
+    answered = (
+        outcome.mail_written and outcome.smtp_code
+    )  # a message that is too large has a code and was never written
     return bool(answered) and outcome.ending in (Ending.TEMPORARY, Ending.PERMANENT)

@@ -1,4 +1,4 @@
-"""One connection of an account, from opening to its end: it takes messages, reports outcomes and tells its events."""
+"""One connection of an account, from opening to its end: it takes messages, reports outcomes and sends events."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OpeningFailed:
 
 @dataclass(frozen=True, slots=True)
 class OpeningCancelled:
-    """An opening was given up; ``reached`` tells how far it had come."""
+    """An opening was given up; ``reached`` says how far it had come."""
 
     connection: Connection
     reached: ConnectError | None
@@ -58,7 +58,7 @@ class Ended:
 
 
 ConnectionEvent: TypeAlias = Opened | OpeningFailed | OpeningCancelled | Ended
-#: Takes an event, on the network's thread.
+#: Called with an event, on the network's thread.
 Listener: TypeAlias = Callable[[ConnectionEvent], None]
 
 
@@ -83,7 +83,7 @@ class Connection:
         self._opening: asyncio.Task[Any] | None = None
 
     async def run(self, transport: Transport, settings: ConnectionSettings) -> None:
-        """Open a session, run it to its end, and tell the listener of each step."""
+        """Open a session and run it to its end; the listener gets an event for each step."""
         session = await self._open(transport, settings)
         if session is None:
             return
@@ -106,7 +106,7 @@ class Connection:
 
     async def _open(self, transport: Transport, settings: ConnectionSettings) -> Session | None:
         self._opening = asyncio.current_task()
-        if self.stopping:  # given up before it began
+        if self.stopping:  # it was given up before it began
             self.listener(OpeningCancelled(self, None))
             return None
         try:

@@ -1,4 +1,4 @@
-"""The connections of one account within a drain: slots, tokens, settings, and when the next try may be made."""
+"""The connections of one account within a drain: slots, tokens, settings, and the time of the next try."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Connections:
         #: When the next connection may be tried, on the monotonic clock; 0: at once.
         self.retry_at = 0.0
         self._all: set[Connection] = set()
-        #: Every slot that is ours; one without a connection waits for the next connection.
+        #: The slots that this worker holds; a slot without a connection waits for the next connection.
         self._slots: set[Slot] = set()
-        #: Slots that were asked for: ours too, where the drain ended while one was being taken.
+        #: Slots that were asked for.  They may be held too, if the drain ended while it took them.
         self._noted: set[Slot] = set()
 
     def __len__(self) -> int:
@@ -72,11 +72,11 @@ class Connections:
     # When to try
 
     def retry_in(self, seconds: float) -> None:
-        """Try no connection before that."""
+        """Try no connection for so many seconds."""
         self.retry_at = monotonic() + seconds
 
     def look_at_clock(self) -> None:
-        """End a wait whose time has come."""
+        """End a wait whose time has passed."""
         if self.retry_at and monotonic() >= self.retry_at:
             self.retry_at = 0.0
 
@@ -105,7 +105,7 @@ class Connections:
             raise _unable(cut(str(error)), Trouble.AUTH) from error
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
-        """Open one more connection, which tells ``listener`` its events; False: there is no slot for it."""
+        """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""
         slot = self._slot()
         if slot is None:
             self.most = len(self) or self.most
@@ -158,28 +158,28 @@ class Connections:
     # Closing
 
     def goes_on(self, connection: Connection, error: ConnectError) -> bool:
-        """Whether the account goes on although one opening failed: with a fresh token, or the other connections."""
+        """Whether the account goes on although an opening failed: with a fresh token, or with its other connections."""
         refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
         if refused and self.tokens.renew(connection.token):
             return True
         if self.greeted and error.trouble is Trouble.CONNECTION:
-            # The server takes no further connection beside those that it has.
+            # The server accepts no further connection.
             self.most = max(1, len(self) - 1)
             return True
         return False
 
     def drop(self, connection: Connection) -> None:
-        """A connection is closed: its slot is free for anybody."""
+        """Forget a closed connection, and release its slot."""
         self._all.discard(connection)
         self._release([connection.slot])
 
     def retire(self, connection: Connection) -> None:
-        """A connection has ended in good order: its slot stays for the connection that takes its place."""
+        """Forget a connection that ended in good order, and keep its slot for the next connection."""
         self._all.discard(connection)
 
     @contextmanager
     def retired_on_error(self, connection: Connection) -> Iterator[None]:
-        """Nobody waits for a dead connection whose event could not be handled; the end of the work frees its slot."""
+        """Forget a connection whose event cannot be handled: nothing waits for it, and ``leave`` releases its slot."""
         try:
             yield
         except Exception:
@@ -187,7 +187,7 @@ class Connections:
             raise
 
     def give_up_opening(self) -> None:
-        """Connections that do not stand yet are not needed any more."""
+        """Give up the connections that are not open yet."""
         for connection in self._all:
             if connection.session is None:
                 self.network.call(connection.give_up)
@@ -203,7 +203,7 @@ class Connections:
         self._release(self._spare())
 
     def leave(self) -> None:
-        """The network is closed: release everything that others may wait for."""
+        """Release everything that other workers may wait for, after the network was closed."""
         try:
             self.tokens.abandon()
         finally:

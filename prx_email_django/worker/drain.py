@@ -84,14 +84,14 @@ class DueMessages:
         return split_expired(claims, clock=self._clock)
 
     def keeps(self, message: ClaimedMessage) -> bool:
-        """No caller waits for one message: an untouched message is released."""
+        """Return False: no caller waits for a single message."""
         return False
 
     def go_on(self) -> None:
-        """The row is due now: the next claim finds it."""
+        """Do nothing: the row is due now, and the next claim finds it."""
 
     def fail(self, outcome: Outcome) -> None:
-        """No caller waits for one message."""
+        """Do nothing: no caller waits for a single message."""
 
 
 class Drain:
@@ -120,7 +120,7 @@ class Drain:
         self.begun = monotonic()
         self.recorder = Recorder(clock)
         self._look_at = 0.0
-        #: Accounts that something unexpected has ended: not again in this drain.
+        #: Accounts whose work ended by an unexpected error: they are left out for the rest of the drain.
         self._barred: set[int] = set()
 
     def run(self) -> DrainReport:
@@ -174,7 +174,7 @@ class Drain:
             raise
 
     def _newcomers(self, loop: WorkerLoop) -> list[Ready]:
-        """Once a second: accounts that have become ready, since one that waits for its server holds up no other."""
+        """Accounts that have become ready, looked up once a second: an account that waits delays no other."""
         self._barred |= {worker.account_id for worker in loop.workers if worker.stop_reason == FAILED}
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
             return []
@@ -226,7 +226,7 @@ class Drain:
         if is_paused(state, now=self.clock.now):
             return None
         head = due_head(account.pk, clock=self.clock)
-        # Asked before connecting: a login a second, only to learn that nothing may go, would annoy any provider.
+        # Checked before connecting: otherwise a reached limit would cost a login a second.
         if head is None or not has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock):
             return None
         return head

@@ -1,4 +1,4 @@
-"""Signals and log lines, from this one place, after the change has been committed."""
+"""Signals and log lines: the only place that makes them, after the change has been committed."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ logger = logging.getLogger("prx_email_django")
 
 
 def announce(recorded: Iterable[RecordedAttempt], *, names: dict[int, str] | None = None) -> None:
-    """One log line and the signals of each recorded result."""
-    for one in recorded:
-        _log(one, (names or {}).get(one.message.account_id, ""))
-        if one.refused:
-            _send(signals.recipients_refused, message=one.message, recipients=one.refused)
-        if one.status is Status.SENT:
-            _send(signals.message_sent, message=one.message)
-        elif one.status is Status.FAILED and one.next_attempt_at is None and not one.late:
-            _send(signals.message_failed, message=one.message, error_code=one.error_code)
-        elif one.status is Status.FAILED and not one.late and not one.progress:
-            _send(signals.message_deferred, message=one.message, next_attempt_at=one.next_attempt_at)
+    """Write one log line and send the signals of each recorded attempt."""
+    for attempt in recorded:
+        _log(attempt, (names or {}).get(attempt.message.account_id, ""))
+        if attempt.refused:
+            _send(signals.recipients_refused, message=attempt.message, recipients=attempt.refused)
+        if attempt.status is Status.SENT:
+            _send(signals.message_sent, message=attempt.message)
+        elif attempt.status is Status.FAILED and attempt.next_attempt_at is None and not attempt.late:
+            _send(signals.message_failed, message=attempt.message, error_code=attempt.error_code)
+        elif attempt.status is Status.FAILED and not attempt.late and not attempt.progress:
+            _send(signals.message_deferred, message=attempt.message, next_attempt_at=attempt.next_attempt_at)
 
 
 def announce_pause(account: Account, *, reason: str, until: datetime) -> None:
-    """A worker has paused an account."""
+    """Log and signal that a worker has paused an account."""
     logger.error(
         "account %s paused until %s: %s",
         account.name,
@@ -46,42 +46,42 @@ def announce_pause(account: Account, *, reason: str, until: datetime) -> None:
 
 
 def _send(signal: Signal, **values: Any) -> None:
-    """``send_robust``: Django logs a receiver that raises, and delivery goes on."""
+    """Send with ``send_robust``: Django logs an exception of a receiver, and delivery goes on."""
     sender: type[Any] = OutboxMessage if "message" in values else Account
     if signal.has_listeners(sender):
         signal.send_robust(sender=sender, **values)
 
 
-def _log(one: RecordedAttempt, account: str) -> None:
-    level, word = _severity(one)
+def _log(attempt: RecordedAttempt, account: str) -> None:
+    level, word = _severity(attempt)
     if not logger.isEnabledFor(level):
         return
     logger.log(
         level,
         "message %s attempt %s: %s%s",
-        one.message.pk,
-        one.attempt,
+        attempt.message.pk,
+        attempt.attempt,
         word,
-        f" ({one.error_code}: {redact(one.error)})" if one.error_code else "",
+        f" ({attempt.error_code}: {redact(attempt.error)})" if attempt.error_code else "",
         extra={
-            "outbox_id": one.message.pk,
+            "outbox_id": attempt.message.pk,
             "account": account,
-            "attempt": one.attempt,
+            "attempt": attempt.attempt,
             "outcome": word,
-            "error_code": one.error_code,
-            "smtp_code": one.outcome.smtp_code,
-            "duration_ms": round(one.duration * 1000),
+            "error_code": attempt.error_code,
+            "smtp_code": attempt.outcome.smtp_code,
+            "duration_ms": round(attempt.duration * 1000),
         },
     )
 
 
-def _severity(one: RecordedAttempt) -> tuple[int, str]:
-    if one.late:
+def _severity(attempt: RecordedAttempt) -> tuple[int, str]:
+    if attempt.late:
         return logging.WARNING, "late result"
-    if one.status is Status.SENT:
+    if attempt.status is Status.SENT:
         return logging.INFO, "sent"
-    if one.outcome.ending is Ending.UNKNOWN:
+    if attempt.outcome.ending is Ending.UNKNOWN:
         return logging.ERROR, "outcome unknown"
-    if one.next_attempt_at is None:
+    if attempt.next_attempt_at is None:
         return logging.WARNING, "at rest"
     return logging.INFO, "deferred"

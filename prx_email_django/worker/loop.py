@@ -22,14 +22,14 @@ from prx_email_django.worker.recorder import Recorder
 
 logger = logging.getLogger("prx_email_django")
 
-#: Seconds for which a result may wait for company while connections are busy.
+#: Seconds for which a result may wait for further results while connections are busy.
 GROUP_WAIT = 0.1
 #: All leases are renewed at least so often, in seconds.
 RENEW_EVERY = 20.0
 
 
 class WorkerLoop:
-    """Runs the workers of accounts side by side; a slow or dead account never holds up another."""
+    """Runs the workers of accounts side by side; a slow or failing account never delays another."""
 
     def __init__(self, *, clock: Clock, results: ResultQueue, recorder: Recorder) -> None:
         self.clock = clock
@@ -46,7 +46,7 @@ class WorkerLoop:
         self._unrecorded: dict[AccountWorker, list[ClaimedMessage]] = {}
 
     def add(self, worker: AccountWorker) -> None:
-        """Run one more account."""
+        """Add the worker of an account."""
         self.workers.append(worker)
         self._by_account[worker.account_id] = worker
 
@@ -92,7 +92,7 @@ class WorkerLoop:
         del self._unrecorded[worker]
 
     def _sort(self) -> None:
-        """Results by account; each is always in one place or the other, whenever a signal strikes."""
+        """Sort the results by account; whenever a signal interrupts, each result is in exactly one place."""
         results = self.results.results
         for _ in range(len(results)):
             worker = self._by_account[results[0].claim.message.account_id]
@@ -100,7 +100,7 @@ class WorkerLoop:
             results.popleft()
 
     def leave(self) -> None:
-        """Ended by an exception or a SystemExit: cut the connections, record what came back, release the rest."""
+        """Clean up after an exception or a SystemExit: cut the connections, record the results, release the rest."""
         for worker in self.workers:
             worker.abort()
         for worker in self.workers:
@@ -112,16 +112,21 @@ class WorkerLoop:
                 worker.leave(self._rescue(worker))
             except Exception:
                 account = worker.current.account
-                logger.exception("account %s: a drain could not release everything; leases will tell", account)
+                logger.exception(
+                    "account %s: a drain could not release everything; the rest is recovered when its leases end",
+                    account,
+                )
 
     def _rescue(self, worker: AccountWorker) -> set[int]:
-        """Record results one by one, as far as that goes; returns the messages of those that could not be."""
+        """Record each result by itself; returns the messages whose results could not be recorded."""
         lost: set[int] = set()
         for message in self._unrecorded.pop(worker, []):
             try:
                 self.recorder.rescue(message)
             except Exception:
-                logger.exception("message %s: its result could not be recorded; its lease will tell", message.id)
+                logger.exception(
+                    "message %s: its result could not be recorded; it is recovered when its lease ends", message.id
+                )
                 lost.add(message.id)
             else:
                 worker.prefetch.claims.pop(message.id, None)
@@ -151,7 +156,7 @@ class WorkerLoop:
         return min(waits)
 
     def _guarded(self, worker: AccountWorker, step: Callable[[AccountWorker], object]) -> None:
-        """An account's unexpected error ends that account's work, never the others'; the database's is everybody's."""
+        """Run a step of one account: an unexpected error ends that account's work only, a database error all work."""
         try:
             step(worker)
         except (OperationalError, InterfaceError):

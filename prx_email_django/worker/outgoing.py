@@ -1,4 +1,4 @@
-"""A claimed message on its way through the network, and what must still hold when it is written."""
+"""A claimed message on its way through the network, and the conditions under which it may be written."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class ClaimedMessage(OutgoingMessage):
         self.body_written = False
         #: Nothing of it was written, only because its permits ended before its MAIL.
         self.permit_ended = False
-        #: What came of it, and when; set by the connection.
+        #: The outcome and its time; set by the connection.
         self.outcome = Outcome(Ending.UNTOUCHED)
         self.finished_at: datetime | None = None
         self._cancelled = False
         self._lock = threading.Lock()
 
     def render(self) -> Outcome | None:
-        """Fill in envelope and body; returns the failure of a message that cannot be rendered: it fails alone."""
+        """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone."""
         claim, self.route = self.claim, envelope_route(self.claim.open_addresses)
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
@@ -69,7 +69,7 @@ class ClaimedMessage(OutgoingMessage):
             self.sender = envelope_sender(claim.message)
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
-        except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is the host's code, and anybody writes content)
+        except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is code of the host, and content may be anything)
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
         # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) has other bytes.
@@ -107,11 +107,11 @@ class ClaimedMessage(OutgoingMessage):
             return self._cancelled
 
     def drop_body(self) -> None:
-        """Free the body now: messages wait for their record, and for other releases."""
+        """Free the body now: the message still waits until its result is recorded."""
         self.body = b""
 
     def finish(self, outcome: Outcome) -> None:
-        """Note what came of it; called on the network's thread."""
+        """Note the outcome; called on the network's thread."""
         self.outcome, self.finished_at = outcome, self.clock.now
         self.drop_body()
 

@@ -1,4 +1,4 @@
-"""What is claimed for one account within a drain: permits, claims, how far ahead, rendering, giving back."""
+"""Claims of one account within a drain: permits, how far ahead to claim, rendering and releasing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ReadyQueue
 from prx_email_django.worker.recorder import Recorder
 
-#: Bytes that may be rendered ahead; one message more than that, however large, never waits for room.
+#: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
 RENDER_AHEAD = 4 * 1024 * 1024
 
 
 class ClaimSource(Protocol):
-    """Where the claims of one account come from: everything due (a drain), or one message (``send``)."""
+    """Where the claims of one account come from: all due messages (a drain), or one message (``send``)."""
 
-    #: A caller waits for one attempt: trouble ends it, and no further connection is tried.
+    #: A caller waits for one attempt: after trouble no further connection is tried.
     tries_once: bool
     #: The caller's deadline has passed before the body was written, and the words for that.
     time_is_over: bool
@@ -51,11 +51,11 @@ class ClaimSource(Protocol):
         """A message was accepted for some of its recipients: its row is due now, for the rest."""
 
     def fail(self, outcome: Outcome) -> None:
-        """No attempt could be made: what a caller who waits is told."""
+        """Note why no attempt could be made, for a caller who waits."""
 
 
 class ClaimPrefetch:
-    """Claims for the connections of one account, as far ahead as they need and limits allow, and renders."""
+    """Claims and renders for the connections of one account, as far ahead as they need and as limits allow."""
 
     def __init__(self, current: CurrentAccount, *, source: ClaimSource, clock: Clock, recorder: Recorder) -> None:
         self.current = current
@@ -67,9 +67,9 @@ class ClaimPrefetch:
         self.claims: dict[int, Claim] = {}
         #: Of these, what is not rendered yet.
         self.unrendered: deque[ClaimedMessage] = deque()
-        #: One message only until a transaction has been completed: the last thing known is trouble.
+        #: After trouble: one message only, until a transaction has been completed.
         self.probing = False
-        #: Another worker's pause has come and gone since the last transaction; the next one tells that it is over.
+        #: Another worker's pause began and ended since the last transaction: the next transaction clears it.
         self.after_pause = False
         #: The last claim found less than it asked for.
         self.exhausted = False
@@ -78,7 +78,7 @@ class ClaimPrefetch:
         #: A limit is reached: nothing more is claimed, what is claimed goes on.
         self.limited_by: Obstacle | None = None
         self.lookahead = 4 * current.account.max_connections
-        #: The source was asked a moment ago, and has something.
+        #: The source was asked a moment ago, and has due messages.
         self._known_due = True
         self._found_some = False
         self._completed = 0
@@ -87,18 +87,18 @@ class ClaimPrefetch:
     # Whether there is more
 
     def may_find_some(self) -> bool:
-        """Whether a connection is worth opening: not only to find the queue empty."""
+        """Whether a connection is worth opening: something is due."""
         if not self.is_empty() and not self._known_due:
             self.exhausted = not self.source.has_due()
         self._known_due = False
         return not self.is_empty()
 
-    def wants_connection(self, beside: int) -> bool:
-        """Whether one more than these would have something to do."""
-        return len(self.claims) > beside or self.held
+    def wants_connection(self, open_now: int) -> bool:
+        """Whether one more connection would have something to do."""
+        return len(self.claims) > open_now or self.held
 
     def look_again(self) -> None:
-        """Something may have become due, or has been released."""
+        """Ask the source again: something may have become due, or was released."""
         self.exhausted = False
 
     def is_empty(self) -> bool:
@@ -119,7 +119,7 @@ class ClaimPrefetch:
     # Claiming
 
     def claim_more(self, connections: int) -> bool:
-        """Permits, then claims, for so many open connections; False: the account is paused, nothing more may go."""
+        """Take permits, then claims, for so many open connections; False: the account is paused."""
         if not connections or self.is_empty() or (self.held and not self._free(connections)):
             return True
         wanted = self._wanted()
@@ -136,7 +136,7 @@ class ClaimPrefetch:
         return True
 
     def note_completed(self) -> None:
-        """A transaction has been completed: claims ahead are measured by them."""
+        """Count a completed transaction; the rate of these decides how far ahead to claim."""
         self._completed += 1
 
     def _wanted(self) -> int:
@@ -148,7 +148,7 @@ class ClaimPrefetch:
         return self.lookahead - ahead if ahead <= self.lookahead // 4 else 0
 
     def _look_further(self) -> None:
-        """A connection starves: claim twice as far ahead, at most one second's measured rate."""
+        """Claim twice as far ahead, since a connection has nothing to do; at most one second's measured rate."""
         seconds = max(monotonic() - self._claiming_since, 0.05)
         least = 4 * self.current.account.max_connections
         self.lookahead = max(least, min(2 * self.lookahead, int(self._completed / seconds)))
@@ -183,7 +183,7 @@ class ClaimPrefetch:
         self._admit_recipients(self._within_ceiling(fresh, single), single)
 
     def _within_ceiling(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
-        """Those above a limit that was lowered since rest: they would never go, and hold up the others."""
+        """Fail the messages with more recipients than a limit that was lowered: they could never be sent."""
         ceiling = recipients_ceiling(self.current.account.rate_limits)
         within = [claim for claim in claims if ceiling is None or len(claim.open_addresses) <= ceiling]
         for claim in claims:
@@ -194,7 +194,7 @@ class ClaimPrefetch:
         return within
 
     def _admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
-        """Take the permits of their recipients; ``single`` was taken for each of them.  What exceeds is released."""
+        """Take permits for their recipients (``single`` was taken for each message); release those without permits."""
         counts = [len(claim.open_addresses) for claim in claims]
         recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
         for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
@@ -208,7 +208,7 @@ class ClaimPrefetch:
     # Rendering and giving back
 
     def render(self) -> bool:
-        """Render ahead; whether the ready queue has something new."""
+        """Render ahead; True: the ready queue has a new message."""
         rendered: list[ClaimedMessage] = []
         size = self.ready.ready_bytes
         while self.unrendered and (size < RENDER_AHEAD or not (self.ready.ready or rendered)):
@@ -225,7 +225,7 @@ class ClaimPrefetch:
         return bool(rendered)
 
     def withdraw(self) -> list[ClaimedMessage]:
-        """Take back what no connection has taken; it stays claimed."""
+        """Take the messages back that no connection has taken; they stay claimed."""
         waiting = [*self.ready.withdraw(), *self.unrendered]
         self.unrendered.clear()
         return waiting
@@ -238,7 +238,7 @@ class ClaimPrefetch:
         self.recorder.release(released)
 
     def leave(self, on_its_way: Collection[int]) -> None:
-        """The network is closed: release all but these, which are left to their leases."""
+        """Release all messages but these, which are left to their leases; the network is closed."""
         waiting = {message.id: message for message in self.withdraw()}
         self.release(
             waiting.get(pk) or ClaimedMessage(claim, clock=self.clock)

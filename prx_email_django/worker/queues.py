@@ -1,6 +1,6 @@
 """Where the two threads meet: messages go out through a ready queue, results come back through a result queue.
 
-Each counter here is written by one thread: the caller's, or the network's.
+Each counter is written by one thread only: the caller's, or the network's.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class ReadyQueue:
         self.taken_bytes = 0  # network
         self.reported = 0  # network
         self.accepted = 0  # network
-        #: Connections that wait: raised before such a connection looks for the last time, so that a caller who has
-        #: pushed something and sees none here need wake nobody (waking was a tenth of its time).
+        #: Connections that wait.  A connection is counted before it looks for the last time, so a caller that has
+        #: pushed a message and sees 0 here does not need to wake any (waking took a tenth of its time).
         self.waiting = 0  # network
 
     @property

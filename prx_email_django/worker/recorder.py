@@ -1,4 +1,4 @@
-"""Writes what comes back: results in groups, releases, and what they say about accounts."""
+"""Writes results in groups, releases, recoveries and expiries; counts and announces them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Counts:
 
 
 class Recorder:
-    """The only way from a drain to ``store``'s results; counts and announces what it wrote."""
+    """Writes the results of a drain by ``store``; counts and announces what was written."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -45,13 +45,13 @@ class Recorder:
         self.names: dict[int, str] = {}
 
     def recover(self) -> None:
-        """Take back what lost workers held."""
+        """Recover the messages of lost workers."""
         recorded = recover(clock=self.clock)
         self.counts.recovered += len(recorded)
         announce(recorded, names=self.names)
 
     def expire(self, claims: Sequence[Claim]) -> None:
-        """Bring to rest what is too old."""
+        """Put messages that are too old at rest."""
         recorded = expire(claims, clock=self.clock)
         self.counts.expired += len(recorded)
         announce(recorded, names=self.names)
@@ -63,11 +63,11 @@ class Recorder:
         return recorded
 
     def settle(self, claim: Claim) -> None:
-        """Record a message of which nothing is left to send."""
+        """Record a message that has no open recipient."""
         self._announce(settle(claim, clock=self.clock))
 
     def rescue(self, message: ClaimedMessage) -> None:
-        """Record one result of a group that failed midway, unless it was recorded before that."""
+        """Record one result of a group that failed midway, unless the group recorded it."""
         claim = message.claim
         known = DeliveryAttempt.objects.filter(message_id=claim.id, claim_token=claim.lease.token)
         if not message.is_touched:
@@ -78,7 +78,7 @@ class Recorder:
             self.finished([message.attempt()])
 
     def failed(self, claim: Claim, outcome: Outcome) -> None:
-        """Record a failure that no connection had a part in."""
+        """Record a failure without a connection."""
         now = self.clock.now
         self.finished([FinishedAttempt(claim, outcome, {}, started_at=now, finished_at=now)])
 

@@ -27,7 +27,7 @@ from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.tokens import transport
 
 TOO_LATE = "not done within SEND_DEADLINE"
-#: Nobody knows more: the connection went, and no reply told why.
+#: The connection ended, and no reply said why.
 CUT_SHORT = "the connection ended before the message was sent"
 
 
@@ -54,7 +54,7 @@ class OneMessage:
         return self._waits or self._has_more
 
     def budget(self, wanted: int) -> int:
-        """One message."""
+        """Return at most one."""
         return min(wanted, 1)
 
     def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
@@ -71,11 +71,11 @@ class OneMessage:
         return ClaimBatch([self.claim_now], is_last=True)
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
-        """Nothing is too old: the caller has looked, or a person asked."""
+        """Return all claims: the caller checked the age, or a person asked for the attempt."""
         return list(claims), []
 
     def keeps(self, message: ClaimedMessage) -> bool:
-        """An untouched message was still an attempt that its caller waits for, unless its lease was lost."""
+        """Keep an untouched message, since its caller waits for a result, unless its lease was lost."""
         if not message.claim.lease.holds():
             return False
         if message.permit_ended and not self.time_is_over:
@@ -87,11 +87,11 @@ class OneMessage:
         return True
 
     def go_on(self) -> None:
-        """Recipients that did not fit go on at once, under the same Message-ID."""
+        """Go on with the recipients that did not fit, under the same Message-ID."""
         self._has_more = self.may_go_on
 
     def fail(self, outcome: Outcome) -> None:
-        """The first reason counts."""
+        """Note the reason; the first one counts."""
         self._failure = self._failure or outcome
 
     @property
@@ -100,7 +100,7 @@ class OneMessage:
         return self._waits or self.returned is not None
 
     def failure(self) -> FinishedAttempt:
-        """The known failure that the caller is told: trouble with the account is one of the message here."""
+        """The failure to record: for a caller who waits, trouble of the account is a failure of the message."""
         message = self.returned or ClaimedMessage(self.claim_now, clock=self.clock)
         found = self._failure or Outcome(Ending.TEMPORARY, phase=Phase.AUTH if self.time_is_over else "")
         code, text = found.error_code or ErrorCode.NETWORK, found.error or CUT_SHORT
@@ -148,7 +148,7 @@ class SingleSend:
         self.recorder.release([ClaimedMessage(self.source.claim_now, clock=self.worker.clock)])
 
     def _settle(self) -> Obstacle | None:
-        """Release the message where a limit was in the way, else record the failure of one that has no result."""
+        """Release a message without a result if a limit was reached, else record its failure."""
         worker = self.worker
         limited_by = worker.prefetch.limited_by
         if limited_by is None and worker.stop_reason == LIMITED:
@@ -163,13 +163,13 @@ class SingleSend:
         return 1.0 if self._is_past else max(0.0, self.deadline - monotonic())
 
     def _heed_deadline(self) -> None:
-        """Once SEND_DEADLINE has passed, what has not reached its body fails; a body on its way is waited for."""
+        """After SEND_DEADLINE, end an attempt that has not reached its body; wait for a body that is being written."""
         if self._is_past or monotonic() < self.deadline:
             return
         self._is_past, self.source.may_go_on = True, False
         worker = self.worker
         if not worker.prefetch.claims and not self.source.is_unresolved:
-            worker.abort()  # it is decided: what its connection still waits for is nobody's matter
+            worker.abort()  # it has its result: no reply that the connection still waits for matters
             return
         taken = [message for connection in worker.connections for message in list(connection.taken)]
         if all(message.cancel() for message in taken):

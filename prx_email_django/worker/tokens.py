@@ -76,7 +76,7 @@ class TokenKeeper:
         self._current = current
         self.clock = clock
         self.network = network
-        #: Set when the server refused a token and a fresh one has been asked for: only once.
+        #: A fresh token was asked for after a refusal; this is done once in a drain.
         self.renewed = False
         self.refused = ""
         #: The refresh lease that we hold, and the token that is being fetched under it.
@@ -128,7 +128,7 @@ class TokenKeeper:
         return None
 
     def renew(self, refused: str) -> bool:
-        """The server refused this token: whether a fresh one may be tried (once in a drain)."""
+        """Forget a token that the server refused; True: a fresh token may be tried (once in a drain)."""
         if not self.needed or not may_refresh(self.account) or self.renewed:
             return False
         self.renewed, self.refused = True, refused
@@ -136,9 +136,10 @@ class TokenKeeper:
         return True
 
     def is_settled(self) -> bool:
-        """Whether no token is being fetched here; one that has come is stored, whoever waits: it may be the only one.
+        """Whether no token is being fetched here; a token that has arrived is stored.
 
-        (Providers that rotate refresh tokens take the old one back.)  What went wrong with it matters no more.
+        It is stored although nothing waits for it: a provider that rotates refresh tokens has revoked the old one.
+        An error of the request is ignored.
         """
         if self._fetching is None:
             return True

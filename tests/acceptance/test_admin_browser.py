@@ -1,4 +1,4 @@
-"""The admin in a real browser: from the list to the retry, and a preview in which nothing of the mail acts."""
+"""The admin in a real browser: from the list to the retry, and a preview in which no content of the message runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: All ways that we know of in which mail makes a program fetch something, or act.
+#: All known ways in which a message makes a program load a URL or run code.
 ATTACK = """<!doctype html><html><head>
 <meta http-equiv="refresh" content="0; url={url}/refresh">
 <link rel="stylesheet" href="{url}/sheet.css"><link rel="preconnect" href="{url}">
@@ -51,12 +51,12 @@ onerror="document.body.append('acted')">
 
 
 class Canary:
-    """A port of this machine that nobody should ever connect to."""
+    """A port of this machine that no test may connect to."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        #: The first line of each, ``(connected)`` as long as none has come.
+        #: The request line of each connection; ``(connected)`` until it has arrived.
         self.requests: list[str] = []
         self._seen = threading.Condition()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -91,9 +91,9 @@ class Canary:
             connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
     def wait_for(self, path: str) -> bool:
-        """Whether a request for this path comes."""
+        """Wait for a request for this path; return whether it arrived."""
         with self._seen:
-            return self._seen.wait_for(lambda: any(path in one for one in self.requests), timeout=60)
+            return self._seen.wait_for(lambda: any(path in line for line in self.requests), timeout=60)
 
 
 @pytest.fixture
@@ -120,13 +120,13 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
         page.wait_for_url("**/admin/")
         yield page
         browser.close()
-        # Where a loop runs, Django has connections of their own.
+        # Django opens separate connections where an event loop runs.
         connections.close_all()
     wait_for_request_threads()
 
 
 def wait_for_request_threads() -> None:
-    """The server's threads end, and close their database connections, once the browser has gone."""
+    """Wait for the server's threads, which close their database connections when the browser has ended."""
     for thread in threading.enumerate():
         if "process_request_thread" in thread.name:
             thread.join(60)
@@ -144,27 +144,27 @@ def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:
     assert message.next_attempt_at <= timezone.now()
 
 
-def test_a_message_in_doubt_is_retried_only_after_the_box_is_ticked(page: Page) -> None:
-    message = rows.doubtful(rows.make_account())
+def test_a_message_of_unknown_outcome_is_retried_only_after_consent(page: Page) -> None:
+    message = rows.unknown(rows.make_account())
     page.goto(f"{rows.MESSAGES}{message.pk}/change/")
     page.get_by_role("button", name="Retry now").click()
     expect(page.get_by_role("button", name="Retry now")).to_be_visible()
     assert OutboxMessage.objects.get().is_at_rest
-    page.get_by_label("A second copy is all right").check()
+    page.get_by_label("I accept that a second copy may be sent").check()
     page.get_by_role("button", name="Retry now").click()
     expect(page.locator(".messagelist")).to_contain_text("due now")
     assert not OutboxMessage.objects.get().is_at_rest
 
 
-def test_a_bulk_retry_asks_and_goes_on_with_the_same_selection(page: Page) -> None:
+def test_a_bulk_retry_asks_and_continues_with_the_same_selection(page: Page) -> None:
     account = rows.make_account()
-    made = [rows.doubtful(account), rows.at_rest(account), rows.at_rest(account)]
+    made = [rows.unknown(account), rows.at_rest(account), rows.at_rest(account)]
     page.goto(rows.MESSAGES)
     for message in made[:2]:
         page.locator(f"input[name=_selected_action][value='{message.pk}']").check()
     page.locator("select[name=action]").first.select_option("retry_selected")
     page.locator("button[name=index]").first.click()
-    page.get_by_role("button", name="Yes, retry them all").click()
+    page.get_by_role("button", name="Yes, retry all").click()
     expect(page.locator(".messagelist")).to_contain_text("2 messages are due now")
     assert OutboxMessage.objects.get(pk=made[2].pk).is_at_rest
 
@@ -176,7 +176,7 @@ def test_an_account_is_paused_and_resumed(page: Page) -> None:
     page.get_by_role("button", name="Pause").click()
     expect(page.locator(".outbox-why")).to_contain_text("moving house")
     page.get_by_role("button", name="Resume").click()
-    expect(page.locator(".messagelist")).to_contain_text("1 account goes on")
+    expect(page.locator(".messagelist")).to_contain_text("1 account is resumed")
     assert account.pause_reason == ""
 
 
@@ -195,10 +195,10 @@ def test_nothing_in_a_preview_acts_or_calls_home(page: Page, canary: Canary) -> 
     for what in ("#form input", "#top", "#link"):
         click(page, frame.locator(what))
     page.wait_for_load_state("networkidle")
-    # Whatever the mail asked for was asked before this, so it would have been seen before it.
+    # Every request of the message is older than this request, so it would have been recorded before.
     page.evaluate("url => fetch(url, {mode: 'no-cors'})", f"{canary.url}/last")
     assert canary.wait_for("/last")
-    assert [one for one in canary.requests if "/last" not in one] == []
+    assert [line for line in canary.requests if "/last" not in line] == []
     assert "acted" not in page.title()
     assert page.url.endswith(f"{message.pk}/change/")
 

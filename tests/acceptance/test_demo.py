@@ -1,4 +1,4 @@
-"""The example project as a newcomer runs it: ``make demo`` and ``make serve`` in processes of their own."""
+"""The example project as a new user runs it: ``make demo`` and ``make serve`` in separate processes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from email.message import EmailMessage
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from example_project.catcher.inbox import Inbox
-from example_project.tour import table
-from example_project.tour.run import play
-from example_project.tour.telling import Scene, Step, Surprise, Told, expect
+from example_project.demo.runner import run_steps
+from example_project.demo.steps import DemoContext, Step, StepResult, UnexpectedResult, expect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLE = ROOT / "example_project"
@@ -30,60 +28,61 @@ LIMIT = 200
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Without the settings of the tests, which pytest has put there."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DATABASE")}
-    return {**kept, "DJANGO_SETTINGS_MODULE": "tests.settings", "EXAMPLE_VAR": str(folder), "PYTHONWARNINGS": "error"}
+    """Return the environment without the test settings that pytest has set."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DATABASE")}
+    return {
+        **inherited,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "EXAMPLE_VAR": str(folder),
+        "PYTHONWARNINGS": "error",
+    }
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One run of the demo, and its folder."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, str(EXAMPLE / "demo.py")]
+    command = [sys.executable, str(EXAMPLE / "run_demo.py")]
     run = subprocess.run(
         command, env=environment(folder), cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     return run, folder
 
 
-def rows(output: str) -> dict[str, str]:
-    """Number of a step -> its row, columns one below the other in one text."""
-    middle = output.split("-" * table.WIDTH)[1]
-    found = {}
-    for block in middle.strip("\n").split("\n\n"):
-        lines = block.splitlines()
-        edges = [0, 4, 39, 50, None]
-        cells = [" ".join(line[a:b].strip() for line in lines).strip() for a, b in pairwise(edges)]
-        found[cells[0]] = " | ".join(cells[1:])
-    return found
+def printed_steps(output: str) -> dict[str, str]:
+    """Return the panel of each step as one line of text, by the number of the step."""
+    panels = re.findall(r"^╭─ (\d+)\. (.*?)╰", output, re.DOTALL | re.MULTILINE)
+    return {number: " ".join(re.sub("[╭─╮│]", " ", panel).split()) for number, panel in panels}
 
 
-def test_a_newcomer_is_not_told_a_tale(demo: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_every_step_prints_what_really_happened(demo: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     run, folder = demo
     assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
-    told = rows(run.stdout)
+    steps = printed_steps(run.stdout)
     expected = {
-        "1": r"\| sent \|.*TLSv1\.[23], password.*<outbox-1-0@shop\.example>",
-        "2": r"one transaction \| sent \| payment failed: no order, no message",
-        "3": r"send_mail.*\| sent \|.*from Lantern Books <orders@shop\.example>",
-        "4": r"OAuth.*\| sent \|.*XOAUTH2",
-        "5": r"PDF.*\| sent \|.*invoice\.pdf.*unchanged.*terms\.txt.*unchanged",
-        "6": r"\| sent, 1 refused \|.*nobody@: refused, 550 5\.1\.1",
-        "7": r"\| failed, then sent \| the server: 450 4\.2\.1.*waits 2 s",
-        "8": r"\| sent \| “Re: Is it signed\?”",
-        "9": r"\| held, then sent \|.*may have been delivered.*confirms it: sent",
-        "10": r"\| paused, then sent \|.*connection failed.*sends both reports",
-        "11": r"1000 newsletters \| sent \| 1000 sent in .* messages a second.*none of them twice",
+        "1": r": sent .*TLSv1\.[23], authenticated with a password.*<outbox-1-0@shop\.example>",
+        "2": r"one transaction: sent .*neither order nor message exists.*committed together",
+        "3": r"send_mail.*: sent .*From: Lantern Books <orders@shop\.example>",
+        "4": r"OAuth token: sent .*XOAUTH2",
+        "5": r"PDF.*: sent .*invoice\.pdf.*unchanged.*terms\.txt.*unchanged",
+        "6": r": sent, 1 recipient refused .*nobody@example\.org: refused with “550 5\.1\.1",
+        "7": r": failed, then sent .*“450 4\.2\.1.*due after 2 s",
+        "8": r": sent “Re: Is it signed\?”",
+        "9": r": held, then confirmed as sent .*may have been delivered.*its status is now “sent”",
+        "10": r": paused, then sent .*connection failed.*sent both messages",
+        "11": r"1000 newsletters: sent 1000 messages in .* messages a second.*no message twice",
     }
-    assert list(told) == list(expected)
+    assert list(steps) == list(expected)
     for number, pattern in expected.items():
-        assert re.search(pattern, told[number]), told[number]
+        assert re.search(pattern, steps[number]), steps[number]
     assert "make serve" in run.stdout
     assert "user admin, password admin" in run.stdout
     assert len(list((folder / "inbox" / "new").iterdir())) == 1012
 
 
-def test_the_table_fits_a_terminal(demo: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_the_output_fits_a_terminal_and_has_no_escapes_in_a_pipe(
+    demo: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
     run, _ = demo
     lines = run.stdout.splitlines()
     assert max(map(len, lines)) <= 100, max(lines, key=len)
@@ -97,37 +96,37 @@ def test_no_secret_is_printed_or_logged(demo: tuple[subprocess.CompletedProcess[
         assert secret not in run.stdout + logged
 
 
-def test_a_step_that_ends_otherwise_ends_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    def lie(scene: Scene) -> Told:
-        expect("copies", len(scene.inbox.find("<nowhere@example.org>")), 1)
-        return Told("sent", ("all is well",))
+def test_an_unexpected_result_ends_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def fail(context: DemoContext) -> StepResult:
+        expect("copies", len(context.inbox.find("<nowhere@example.org>")), 1)
+        return StepResult("sent", ("a copy arrived",))
 
-    scene = Scene(var=tmp_path, inbox=Inbox(tmp_path / "inbox"), ports={})
-    with pytest.raises(Surprise, match="step 1 did not end as told: copies: 0, but 1 was expected"):
-        play([Step("Send", lie)], scene)
-    told = capsys.readouterr().out
-    assert "SURPRISE" in told
-    assert "all is well" not in told
+    context = DemoContext(var=tmp_path, inbox=Inbox(tmp_path / "inbox"), ports={})
+    with pytest.raises(UnexpectedResult, match="step 1 did not end as expected: copies: 0, but 1 was expected"):
+        run_steps([Step("Send", fail)], context)
+    output = capsys.readouterr().out
+    assert "UNEXPECTED" in output
+    assert "a copy arrived" not in output
 
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``make serve``, and what it prints until it is up."""
+    """Run ``make serve``; yield the process and its output until it is ready."""
     command = [sys.executable, str(EXAMPLE / "serve.py"), "--port", "0"]
     process = subprocess.Popen(
         command, env=environment(folder), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    # A start that hangs ends here; the end of its output then ends the loop.
+    # The timer ends a start that hangs; the end of the output then ends the loop.
     guard = threading.Timer(LIMIT, process.kill)
     guard.start()
     try:
         assert process.stdout is not None
-        told = ""
+        output = ""
         for line in process.stdout:
-            told += line
+            output += line
             if line.startswith("Ctrl-C"):
                 break
-        yield process, told
+        yield process, output
     finally:
         process.terminate()
         process.communicate()
@@ -135,22 +134,22 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def wait_for_mail(inbox: Inbox, subject: str) -> EmailMessage:
-    """The first message of that subject, looked for as long as it may take."""
-    over = threading.Event()
-    timer = threading.Timer(100, over.set)
+    """Wait for a message with this subject, and return it."""
+    timed_out = threading.Event()
+    timer = threading.Timer(100, timed_out.set)
     timer.start()
     try:
-        while not over.wait(0.1):
+        while not timed_out.wait(0.1):
             for name, header in inbox.headers():
                 if header["Subject"] == subject:
                     return inbox.read(name)
-        pytest.fail(f"no mail “{subject}” has come")
+        pytest.fail(f"no message “{subject}” arrived")
     finally:
         timer.cancel()
 
 
 def is_alive(leader: int) -> bool:
-    """Whether anybody is left of the group of processes that began with this one (a cluster has workers)."""
+    """Return whether a process is left in the process group of ``leader`` (a cluster has workers)."""
     try:
         os.killpg(leader, 0)
     except ProcessLookupError:
@@ -158,11 +157,11 @@ def is_alive(leader: int) -> bool:
     return True
 
 
-def test_an_order_on_the_page_is_mailed_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
-    with serving(tmp_path) as (process, told):
-        page = re.search(r"shop +(http://127\.0\.0\.1:\d+/)", told)
-        pids = [int(pid) for pid in re.findall(r"(?:web|catcher|qcluster) (\d+)", told)]
-        assert page and len(pids) == 3, told
+def test_an_order_on_the_page_is_sent_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, output):
+        page = re.search(r"shop +(http://127\.0\.0\.1:\d+/)", output)
+        pids = [int(pid) for pid in re.findall(r"(?:web|catcher|qcluster) (\d+)", output)]
+        assert page and len(pids) == 3, output
         browser = urllib.request.build_opener(
             urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()), urllib.request.ProxyHandler({})
         )
@@ -177,8 +176,8 @@ def test_an_order_on_the_page_is_mailed_and_ctrl_c_leaves_no_process(tmp_path: P
         assert "The payment failed" in get(**order, book="Never", fail="on")
         assert "message 1 is queued" in get(**order, book="Moby Dick")
 
-        letter = wait_for_mail(Inbox(tmp_path / "inbox"), "Your order 1: Moby Dick")
-        assert letter["To"] == "Zoë <zoe@example.org>"
+        receipt = wait_for_mail(Inbox(tmp_path / "inbox"), "Your order 1: Moby Dick")
+        assert receipt["To"] == "Zoë <zoe@example.org>"
         assert "Your order 1: Moby Dick" in get("inbox/")
         assert "Never" not in get("inbox/") + get()
         assert "Log in" in get("admin/")
@@ -189,10 +188,10 @@ def test_an_order_on_the_page_is_mailed_and_ctrl_c_leaves_no_process(tmp_path: P
 
 
 def test_two_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
-    with serving(tmp_path) as (process, told):
-        assert process.poll() is None, told
+    with serving(tmp_path) as (process, output):
+        assert process.poll() is None, output
         before = sorted(tmp_path.iterdir())
-        command = [sys.executable, str(EXAMPLE / "demo.py")]
+        command = [sys.executable, str(EXAMPLE / "run_demo.py")]
         run = subprocess.run(
             command, env=environment(tmp_path), capture_output=True, text=True, timeout=LIMIT, check=False
         )

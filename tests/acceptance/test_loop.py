@@ -1,4 +1,4 @@
-"""``flush_outbox --loop`` as a process of its own: it starts, is asked to end, is killed, and has company."""
+"""``flush_outbox --loop`` as a separate process: start, stop, kill, and several loops in parallel."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def loop(*arguments: str, **settings: Any) -> Worker:
     return Worker("flush_outbox", "--loop", "--json", *arguments, env=environment(prx_email=settings))
 
 
-def letter(number: int = 0) -> dict[str, str]:
+def fields(number: int = 0) -> dict[str, str]:
     return {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text"}
 
 
 def lose_lease(message: OutboxMessage) -> None:
-    """It has run out: a real one, short enough to be waited for, could be lost by a machine that is merely busy."""
+    """Expire the lease.  A real lease that is short enough for a test could expire on a busy machine."""
     OutboxMessage.objects.filter(pk=message.pk).update(claim_expires_at=base.database_now() - timedelta(seconds=1))
 
 
 def summary(worker: Worker) -> dict[str, Any]:
-    """What it printed last."""
-    told: dict[str, Any] = json.loads(worker.output.strip().splitlines()[-1])
-    return told
+    """Return the summary that the worker printed last."""
+    report: dict[str, Any] = json.loads(worker.output.strip().splitlines()[-1])
+    return report
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_mail_is_on_its_way_within_seconds_and_the_end_is_clean(tmp_path: Path, number: signal.Signals) -> None:
+def test_mail_is_sent_within_seconds_and_the_stop_is_clean(tmp_path: Path, number: signal.Signals) -> None:
     beat = tmp_path / "beat"
     with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
         assert eventually(beat.exists)
-        prx.enqueue(account=account, **letter())
+        prx.enqueue(account=account, **fields())
         assert server.wait_for(1, timeout=30)
         beat.unlink()
         assert eventually(beat.exists, timeout=30)
@@ -55,32 +55,32 @@ def test_mail_is_on_its_way_within_seconds_and_the_end_is_clean(tmp_path: Path, 
     assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_a_worker_that_is_asked_to_end_finishes_what_is_in_flight_and_gives_the_rest_back() -> None:
+def test_a_stopped_worker_finishes_started_messages_and_releases_the_others() -> None:
     with outbox(max_connections=1) as (server, account):
         stalled = server.on("final", stall=True, nth=1)
-        prx.enqueue_many([letter(number) for number in range(50)], account=account)
+        prx.enqueue_many([fields(number) for number in range(50)], account=account)
         with loop() as worker:
             assert stalled.reached.wait(60)
             worker.terminate()
             server.release(stalled)
             assert worker.wait() == 0
-            told = summary(worker)
+            report = summary(worker)
         assert 1 <= len(server.messages) < 50
-        assert told["sent"] == len(server.messages) == OutboxMessage.objects.filter(status="sent").count()
+        assert report["sent"] == len(server.messages) == OutboxMessage.objects.filter(status="sent").count()
     untouched = OutboxMessage.objects.filter(status="pending", attempts=0, last_error_code="", retries=0)
-    assert untouched.count() == 50 - told["sent"]
+    assert untouched.count() == 50 - report["sent"]
 
 
 def test_loops_side_by_side_send_each_message_once() -> None:
     with outbox(max_connections=4) as (server, account):
-        prx.enqueue_many([letter(number) for number in range(400)], account=account)
-        with loop() as one, loop() as other:
+        prx.enqueue_many([fields(number) for number in range(400)], account=account)
+        with loop() as first, loop() as second:
             assert server.wait_for(400)
             assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == 400)
-            for worker in (one, other):
+            for worker in (first, second):
                 worker.terminate()
-            assert [one.wait(), other.wait()] == [0, 0]
-            assert summary(one)["sent"] + summary(other)["sent"] == 400
+            assert [first.wait(), second.wait()] == [0, 0]
+            assert summary(first)["sent"] + summary(second)["sent"] == 400
         assert set(Counter(server.recipients).values()) == {1}
         assert server.max_open_connections <= 4
 
@@ -89,30 +89,30 @@ def test_another_loop_takes_over_from_one_that_was_killed() -> None:
     settings = {"BASE_BACKOFF": 0.5}
     with outbox(max_connections=2) as (server, account):
         stalled = server.on("final", stall=True, nth=1)
-        message = prx.enqueue(account=account, **letter())
+        message = prx.enqueue(account=account, **fields())
         with loop(**settings) as victim:
             assert stalled.reached.wait(60)
             victim.kill()
             victim.wait()
         server.release(stalled)
         lose_lease(message)
-        with loop(**settings) as heir:
+        with loop(**settings) as successor:
             assert eventually(lambda: OutboxMessage.objects.filter(pk=message.pk, status="sent").exists())
-            heir.terminate()
-            assert heir.wait() == 0
-        assert len({message_id(one.data) for one in server.messages}) == 1
+            successor.terminate()
+            assert successor.wait() == 0
+        assert len({message_id(received.data) for received in server.messages}) == 1
     message.refresh_from_db()
     assert (message.attempts, message.retries) == (1, 0)
 
 
 def test_a_copied_database_ends_the_worker_with_an_error() -> None:
     with outbox() as (server, account):
-        prx.enqueue(account=account, **letter())
+        prx.enqueue(account=account, **fields())
         with loop(INSTANCE="production") as first:
             assert server.wait_for(1)
             first.terminate()
             assert first.wait() == 0
-        prx.enqueue(account=account, **letter(1))
+        prx.enqueue(account=account, **fields(1))
         with loop(INSTANCE="staging") as copy:
             assert copy.wait() == 1
             assert "outbox_adopt" in copy.output
@@ -120,7 +120,7 @@ def test_a_copied_database_ends_the_worker_with_an_error() -> None:
 
 
 def cut_all_connections() -> None:
-    """What a restart of the database server does to workers; SQLite has no connection to lose."""
+    """Close all connections like a restart of the database server; SQLite has no connections to close."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(
@@ -139,10 +139,10 @@ def test_a_loop_outlives_a_restart_of_the_database(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
         assert eventually(beat.exists)
-        prx.enqueue(account=account, **letter())
+        prx.enqueue(account=account, **fields())
         assert server.wait_for(1)
         cut_all_connections()
-        prx.enqueue(account=account, **letter(1))
+        prx.enqueue(account=account, **fields(1))
         assert server.wait_for(2), worker.output
         worker.terminate()
         assert worker.wait() == 0

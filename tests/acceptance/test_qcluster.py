@@ -1,4 +1,4 @@
-"""A real django-q2 cluster: a wake-up travels through the broker, a worker drains, mail arrives."""
+"""A real django-q2 cluster: a wake-up passes the broker, a worker drains, and the message arrives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.acceptance.workers import Worker, environment, eventually, message_id
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: A web process: it queues mail, and knows nothing of who sends it.
+#: A web process that queues messages and does not send them.
 QUEUE = """
 import json, sys
 import django
@@ -38,7 +38,7 @@ prx.enqueue_many(
 
 
 def site(*, broker: str = "orm", prx_email: Mapping[str, Any] | None = None, **q_cluster: Any) -> dict[str, str]:
-    """The settings of one site, whose cluster has a name of its own on a shared broker."""
+    """The environment of one site; its cluster has a unique name on a shared broker."""
     names = {"name": f"prx_test_{uuid.uuid4().hex}", **q_cluster}
     return environment(prx_email=prx_email, q_cluster=names, Q_BROKER=broker)
 
@@ -50,7 +50,7 @@ def queue(env: Mapping[str, str], count: int, *, first: int = 0) -> None:
 
 @contextmanager
 def cluster(env: Mapping[str, str]) -> Iterator[Worker]:
-    """A running ``qcluster``, which is asked to end by its main pid alone (a signal to the group hangs it)."""
+    """A running ``qcluster``, which is stopped by its main process id only (a signal to the group hangs it)."""
     with Worker("qcluster", env=env) as worker:
         assert eventually(lambda: "running." in worker.output), worker.output
         yield worker
@@ -60,7 +60,7 @@ def ended(worker: Worker) -> bool:
     worker.terminate()
     try:
         worker.wait(20)
-    except subprocess.TimeoutExpired:  # django-q2's own shutdown may hang; what was in flight is what matters here
+    except subprocess.TimeoutExpired:  # django-q2's own shutdown may hang; only the messages matter here
         return False
     return True
 
@@ -70,7 +70,7 @@ def test_queued_mail_arrives_within_seconds(broker: str) -> None:
     env = site(broker=broker)
     with outbox() as (server, _), cluster(env) as worker:
         queue(env, 1)
-        # By the wake-up, that is: the scheduler looks every thirty seconds.
+        # This is the wake-up: the scheduler runs only every thirty seconds.
         assert server.wait_for(1, timeout=25), worker.output
         queue(env, 20, first=1)
         assert server.wait_for(21, timeout=25), worker.output
@@ -91,32 +91,32 @@ def test_mail_outlives_a_worker_that_is_killed_while_sending() -> None:
         assert stalled.reached.wait(60), worker.output
         slot = ConnectionSlot.objects.get(token__isnull=False)
         os.kill(int(slot.holder.rpartition(":")[2]), signal.SIGKILL)
-        # Its lease is over: a real one that is short enough to be waited for is lost where the machine is busy.
+        # Expire the lease: a real lease that is short enough for a test could expire on a busy machine.
         OutboxMessage.objects.update(claim_expires_at=base.database_now() - timedelta(seconds=1))
         server.release(stalled)
         assert eventually(lambda: OutboxMessage.objects.filter(status="sent").exists(), timeout=90), worker.output
         assert "reincarnated worker" in worker.output
-        assert len({message_id(one.data) for one in server.messages}) == 1
+        assert len({message_id(received.data) for received in server.messages}) == 1
     message = OutboxMessage.objects.get()
     assert (message.attempts, message.retries) == (1, 0)
 
 
 def test_two_clusters_send_each_message_once() -> None:
     env = site(workers=2)
-    with outbox(max_connections=3) as (server, _), cluster(env) as one, cluster(env) as other:
+    with outbox(max_connections=3) as (server, _), cluster(env) as first_cluster, cluster(env) as second_cluster:
         for first in range(0, 120, 30):
             queue(env, 30, first=first)
-        assert server.wait_for(120), one.output + other.output
+        assert server.wait_for(120), first_cluster.output + second_cluster.output
         assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == 120)
-        ended(one)
-        ended(other)
+        ended(first_cluster)
+        ended(second_cluster)
         assert set(Counter(server.recipients).values()) == {1}
         assert len(server.recipients) == 120
         assert server.max_open_connections <= 3
 
 
 def test_the_schedule_sends_what_no_wake_up_announced() -> None:
-    """A row that became due by itself, as after a lost wake-up: the scheduler looks every thirty seconds."""
+    """A message that becomes due without a wake-up is sent by the schedule, which runs every thirty seconds."""
     env = site()
     with outbox() as (server, _):
         queue({**env, "PRX_EMAIL": json.dumps({"WAKE": ""})}, 1)

@@ -1,4 +1,4 @@
-"""Rows and people for the tests of the admin."""
+"""Rows and users for the tests of the admin."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ACCOUNTS = f"{ADMIN}account/"
 
 
 def make_account(name: str = "main", **fields: Any) -> Account:
-    """An account that logs in with a password."""
+    """An account that authenticates with a password."""
     values = {"host": "smtp.example.com", "port": 465, "user": "shop@example.com", "password": "pw-stored-1"}
     account: Account = Account.objects.create(name=name, email="shop@example.com", **{**values, **fields})
     return account
 
 
 def make_message(account: Account, *, columns: dict[str, Any] | None = None, **fields: Any) -> OutboxMessage:
-    """A queued message; ``columns`` are written behind the app's back."""
+    """A queued message; ``columns`` are then written directly to the row."""
     values = {"to": "ann@example.org", "subject": "Your order", "body_text": "It is on its way."}
     message = enqueue(account=account, **{**values, **fields})
     if columns:
@@ -36,13 +36,13 @@ def make_message(account: Account, *, columns: dict[str, Any] | None = None, **f
 
 
 def sent(account: Account, **fields: Any) -> OutboxMessage:
-    """Accepted by the server."""
+    """A message that the server accepted."""
     columns = {"status": "sent", "sent_at": timezone.now(), "next_attempt_at": None}
     return make_message(account, columns=columns, **fields)
 
 
 def at_rest(account: Account, **fields: Any) -> OutboxMessage:
-    """Refused for good."""
+    """A message that the server refused permanently."""
     columns = {
         "status": "failed",
         "next_attempt_at": None,
@@ -54,8 +54,8 @@ def at_rest(account: Account, **fields: Any) -> OutboxMessage:
     return make_message(account, columns=columns, **fields)
 
 
-def doubtful(account: Account, **fields: Any) -> OutboxMessage:
-    """Held, because nobody knows whether it arrived."""
+def unknown(account: Account, **fields: Any) -> OutboxMessage:
+    """A message at rest whose outcome is unknown."""
     columns = {
         "status": "failed",
         "next_attempt_at": None,
@@ -70,7 +70,7 @@ def doubtful(account: Account, **fields: Any) -> OutboxMessage:
 
 
 def deferred(account: Account, **fields: Any) -> OutboxMessage:
-    """Waits for its next attempt."""
+    """A message that waits for its next attempt."""
     columns = {
         "status": "failed",
         "next_attempt_at": timezone.now() + timedelta(hours=1),
@@ -83,14 +83,14 @@ def deferred(account: Account, **fields: Any) -> OutboxMessage:
 
 
 def sending(account: Account, **fields: Any) -> OutboxMessage:
-    """In the hands of a worker."""
+    """A message that a worker has claimed."""
     lease = timezone.now() + timedelta(minutes=2)
     columns = {"status": "sending", "claim_token": uuid.uuid4(), "claim_expires_at": lease}
     return make_message(account, columns=columns, **fields)
 
 
 def client_for(*permissions: str) -> Client:
-    """The browser of a member of staff with these permissions on our models; ``*``: a superuser."""
+    """A client logged in as staff with these permissions on the models of this app; ``*``: a superuser."""
     name = "-".join(permissions) or "nobody"
     user = User.objects.create_user(name[:150], password="pw", is_staff=True, is_superuser="*" in permissions)
     user.user_permissions.set(
@@ -101,6 +101,6 @@ def client_for(*permissions: str) -> Client:
     return client
 
 
-def told(response: Any) -> list[str]:
-    """What the page tells the person on top."""
-    return [str(one) for one in response.context["messages"]]
+def notices(response: Any) -> list[str]:
+    """Return the notices at the top of the page."""
+    return [str(notice) for notice in response.context["messages"]]

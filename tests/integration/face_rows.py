@@ -1,4 +1,4 @@
-"""Rows for the tests of the faces, and what a command prints."""
+"""Rows for the tests of commands and tasks, and the output of a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOUR = timedelta(hours=1)
 
 
 def run(*arguments: object, **options: Any) -> str:
-    """What a command prints."""
+    """Return the output of a command."""
     out = io.StringIO()
     call_command(*map(str, arguments), stdout=out, **options)
     return out.getvalue().strip()
@@ -34,6 +34,6 @@ def message(account: Account, **fields: Any) -> OutboxMessage:
 
 
 def at_rest(account: Account, **fields: Any) -> OutboxMessage:
-    """A message that the server refused for good."""
+    """A message that the server refused permanently."""
     values = {"status": "failed", "next_attempt_at": None, "last_error_code": "provider", "retries": 1, "attempts": 1}
     return message(account, **{**values, **fields})

@@ -1,4 +1,4 @@
-"""The account form: secrets go in and never come out, and a save writes only what this person changed."""
+"""The account form: it never shows a secret, and a save writes only the fields that this person changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 
 class Fields(HTMLParser):
-    """The values that a browser would send back from the account form."""
+    """Return the values that a browser submits from the account form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Fields(HTMLParser):
 
 
 def opened(client: Client, account: Account) -> dict[str, str]:
-    """The form as the browser has it after opening the page."""
+    """Return the form data after opening the page."""
     parser = Fields()
     parser.feed(client.get(url_of(account)).content.decode())
     return parser.data
@@ -76,7 +76,7 @@ def test_a_stored_secret_is_never_shown() -> None:
     page = rows.client_for("*").get(url_of(account)).content.decode()
     for secret in ("pw-stored-1", "rt-stored", "cs-stored", "v1:"):
         assert secret not in page
-    assert "A value is stored and never shown" in page
+    assert "A value is stored; it is never shown" in page
 
 
 def test_who_may_only_look_sees_whether_a_secret_is_set_and_no_more() -> None:
@@ -141,12 +141,12 @@ def test_from_password_to_token_in_one_step() -> None:
         ("oauth_tenant", "evil"),
     ],
 )
-def test_a_new_destination_demands_every_stored_secret_anew(field: str, value: str) -> None:
+def test_a_new_destination_requires_every_stored_secret_again(field: str, value: str) -> None:
     account = rows.make_account(oauth_client_secret="cs-stored")
     client = rows.client_for("*")
     errors = errors_of(save(client, account, **{field: value}))
-    assert "type this anew" in str(errors["password"])
-    assert "type this anew" in str(errors["oauth_client_secret"])
+    assert "Enter this secret again" in str(errors["password"])
+    assert "Enter this secret again" in str(errors["oauth_client_secret"])
     assert getattr(Account.objects.get(), field) != value
     typed = {"password": "pw-typed-2", "clear_oauth_client_secret": "on"}
     assert save(client, account, **{field: value, **typed}).status_code == 302
@@ -183,7 +183,7 @@ def test_a_save_writes_only_the_columns_that_changed() -> None:
     form = opened(client, account)
     with CaptureQueriesContext(connection) as captured:
         client.post(url_of(account), {**form, "display_name": "Shop"})
-    updates = [one["sql"] for one in captured.captured_queries if one["sql"].startswith("UPDATE")]
+    updates = [query["sql"] for query in captured.captured_queries if query["sql"].startswith("UPDATE")]
     written = [sql for sql in updates if "_account" in sql]
     assert len(written) == 1
     assert "display_name" in written[0]
@@ -197,7 +197,7 @@ def test_a_save_without_a_change_writes_nothing() -> None:
     form = opened(client, account)
     with CaptureQueriesContext(connection) as captured:
         client.post(url_of(account), form)
-    assert not [one for one in captured.captured_queries if "UPDATE" in one["sql"] and "_account" in one["sql"]]
+    assert not [query for query in captured.captured_queries if "UPDATE" in query["sql"] and "_account" in query["sql"]]
 
 
 def test_a_password_typed_for_one_server_is_not_saved_for_another() -> None:
@@ -206,7 +206,7 @@ def test_a_password_typed_for_one_server_is_not_saved_for_another() -> None:
     form = opened(client, account)
     Account.objects.filter(pk=account.pk).update(host="smtp.elsewhere.example")
     errors = errors_of(client.post(url_of(account), {**form, "password": "pw-typed-2"}))
-    assert "Somebody has changed Host" in str(errors["__all__"])
+    assert "Another person has changed Host" in str(errors["__all__"])
     assert Account.objects.get().password == "pw-stored-1"
 
 
@@ -251,7 +251,7 @@ def test_an_account_is_added_with_the_presets_at_hand() -> None:
     assert (account.security, account.auth_method, account.password) == ("tls", "password", "pw-typed-2")
 
 
-def test_rules_of_an_account_are_told_at_the_field() -> None:
+def test_rules_of_an_account_are_reported_at_the_field() -> None:
     errors = errors_of(save(rows.client_for("*"), rows.make_account(), rate_limits="often"))
     assert "rate_limits" in errors
 
@@ -285,7 +285,9 @@ def test_the_list_shows_the_pause_and_asks_the_same_queries_for_any_number() -> 
     assert count() == few
     page = unescape(client.get(rows.ACCOUNTS).content.decode())
     assert "authentication refused (535)" in page
-    assert "many providers want an app password" in client.get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
+    assert (
+        "many providers require an app password" in client.get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
+    )
     assert f'<a href="{rows.MESSAGES}?account__id__exact={first.pk}&status=at_rest">1</a>' in page
 
 
@@ -307,30 +309,30 @@ def test_pause_and_resume_by_button() -> None:
     account = rows.make_account()
     client = rows.client_for("change_account")
     url = f"{rows.ACCOUNTS}{account.pk}/"
-    assert "Reason" in rows.told(client.post(f"{url}pause/", {"reason": ""}, follow=True))[0]
+    assert "Reason" in rows.notices(client.post(f"{url}pause/", {"reason": ""}, follow=True))[0]
     past = {"reason": "x", "until": "2020-01-01T00:00"}
-    assert "past" in rows.told(client.post(f"{url}pause/", past, follow=True))[0]
+    assert "future" in rows.notices(client.post(f"{url}pause/", past, follow=True))[0]
     until = {"reason": "moving", "until": "2199-01-01T10:30"}
-    assert rows.told(client.post(f"{url}pause/", until, follow=True)) == ["1 account is paused."]
+    assert rows.notices(client.post(f"{url}pause/", until, follow=True)) == ["1 account is paused."]
     assert account.pause_reason == "moving"
     assert account.paused_until is not None
     assert account.paused_until.year == 2199
-    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account goes on."]
+    assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["1 account is resumed."]
     assert account.pause_reason == ""
-    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["1 account was not paused."]
-    assert [one.change_message for one in LogEntry.objects.order_by("pk")] == ["Paused.", "Resumed."]
+    assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["1 account was not paused."]
+    assert [entry.change_message for entry in LogEntry.objects.order_by("pk")] == ["Paused.", "Resumed."]
 
 
 def test_pause_and_resume_in_bulk() -> None:
     accounts = [rows.make_account(name) for name in ("one", "two")]
     client = rows.client_for("change_account")
-    data = {"action": "pause_selected", "_selected_action": [one.pk for one in accounts]}
+    data = {"action": "pause_selected", "_selected_action": [account.pk for account in accounts]}
     assert "Reason" in client.post(rows.ACCOUNTS, data).content.decode()
     assert not AccountState.objects.exclude(pause_reason="").exists()
     done = client.post(rows.ACCOUNTS, {**data, "reason": "moving"}, follow=True)
-    assert rows.told(done) == ["2 accounts are paused."]
+    assert rows.notices(done) == ["2 accounts are paused."]
     done = client.post(rows.ACCOUNTS, {**data, "action": "resume_selected"}, follow=True)
-    assert rows.told(done) == ["2 accounts go on."]
+    assert rows.notices(done) == ["2 accounts are resumed."]
 
 
 def test_an_account_with_messages_is_kept_and_one_without_goes_with_what_it_owns() -> None:
@@ -341,7 +343,7 @@ def test_an_account_with_messages_is_kept_and_one_without_goes_with_what_it_owns
     page = client.post(f"{rows.ACCOUNTS}{kept.pk}/delete/", {"post": "yes"})
     assert "messages of the account kept" in page.content.decode()
     assert client.post(f"{rows.ACCOUNTS}{gone.pk}/delete/", {"post": "yes"}).status_code == 302
-    assert [one.name for one in Account.objects.all()] == ["kept"]
+    assert [account.name for account in Account.objects.all()] == ["kept"]
     assert OutboxMessage.objects.count() == 1
 
 
@@ -351,13 +353,13 @@ def test_everything_is_paused_and_resumed_by_post_only() -> None:
     assert client.get(f"{url}pause/").status_code == 405
     assert client.get(f"{url}resume/").status_code == 405
     assert not OutboxState.objects.exclude(pause_reason="").exists()
-    assert "Reason" in rows.told(client.post(f"{url}pause/", {}, follow=True))[0]
+    assert "Reason" in rows.notices(client.post(f"{url}pause/", {}, follow=True))[0]
     client.post(f"{url}pause/", {"reason": "moving house"})
     assert OutboxState.objects.get().pause_reason == "moving house"
     assert "moving house" in client.get(rows.MESSAGES).content.decode()
     looker = rows.client_for("view_outboxstate")
     assert looker.post(f"{url}resume/").status_code == 403
     assert "Resume everything" not in looker.get(url).content.decode()
-    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox goes on."]
+    assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["The outbox is resumed."]
     assert OutboxState.objects.get().pause_reason == ""
-    assert rows.told(client.post(f"{url}resume/", follow=True)) == ["The outbox was not paused."]
+    assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["The outbox was not paused."]

@@ -1,4 +1,4 @@
-"""Buttons and bulk actions: nobody presses one without the permission, and no GET changes anything."""
+"""Buttons and bulk actions: they need the permission, and no GET request changes anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.integration import admin_rows as rows
 pytestmark = pytest.mark.django_db
 
 VERBS = ["retry", "send-now", "cancel", "confirm"]
-MAKERS = [rows.sent, rows.at_rest, rows.doubtful, rows.deferred, rows.sending, rows.make_message]
+MAKERS = [rows.sent, rows.at_rest, rows.unknown, rows.deferred, rows.sending, rows.make_message]
 
 
 def everything() -> list[dict[str, Any]]:
@@ -87,15 +87,15 @@ def test_retry_makes_a_refused_message_due() -> None:
     assert message.status == Status.FAILED
     assert message.next_attempt_at is not None
     assert message.next_attempt_at <= timezone.now()
-    assert rows.told(response) == ["1 message is due now and will be sent by the next drain."]
-    assert LogEntry.objects.get().change_message == "Retry asked for."
+    assert rows.notices(response) == ["1 message is due now and will be sent by the next drain."]
+    assert LogEntry.objects.get().change_message == "Retry requested."
 
 
-def test_a_second_copy_is_made_only_by_who_says_so() -> None:
-    message = rows.doubtful(rows.make_account())
+def test_a_second_copy_needs_the_consent_of_a_person() -> None:
+    message = rows.unknown(rows.make_account())
     client = rows.client_for("change_outboxmessage")
     url = f"{rows.MESSAGES}{message.pk}/retry/"
-    assert "Nothing was changed" in rows.told(client.post(url, follow=True))[0]
+    assert "Nothing was changed" in rows.notices(client.post(url, follow=True))[0]
     message.refresh_from_db()
     assert message.is_at_rest
     client.post(url, {"understood": "yes"})
@@ -103,8 +103,8 @@ def test_a_second_copy_is_made_only_by_who_says_so() -> None:
     assert not message.is_at_rest
 
 
-def test_confirm_ends_the_doubt() -> None:
-    message = rows.doubtful(rows.make_account())
+def test_a_confirmed_message_is_sent() -> None:
+    message = rows.unknown(rows.make_account())
     rows.client_for("change_outboxmessage").post(f"{rows.MESSAGES}{message.pk}/confirm/")
     message.refresh_from_db()
     assert message.status == Status.SENT
@@ -113,23 +113,23 @@ def test_confirm_ends_the_doubt() -> None:
 def test_cancel_and_send_now_act_on_a_message_that_waits() -> None:
     later = timezone.now() + timedelta(days=1)
     account = rows.make_account()
-    one, other = rows.make_message(account, send_at=later), rows.make_message(account, send_at=later)
+    message, other = rows.make_message(account, send_at=later), rows.make_message(account, send_at=later)
     client = rows.client_for("change_outboxmessage")
-    client.post(f"{rows.MESSAGES}{one.pk}/send-now/")
+    client.post(f"{rows.MESSAGES}{message.pk}/send-now/")
     client.post(f"{rows.MESSAGES}{other.pk}/cancel/")
-    one.refresh_from_db()
+    message.refresh_from_db()
     other.refresh_from_db()
-    assert one.status == Status.PENDING
-    assert one.next_attempt_at is not None
-    assert one.next_attempt_at <= timezone.now()
+    assert message.status == Status.PENDING
+    assert message.next_attempt_at is not None
+    assert message.next_attempt_at <= timezone.now()
     assert other.last_error_code == "cancelled"
 
 
-def test_a_refusal_is_told_with_its_reason() -> None:
+def test_a_refusal_is_shown_with_its_reason() -> None:
     message = rows.sent(rows.make_account())
     client = rows.client_for("change_outboxmessage")
     response = client.post(f"{rows.MESSAGES}{message.pk}/cancel/", follow=True)
-    assert rows.told(response) == ["1 refused: 1 already sent."]
+    assert rows.notices(response) == ["1 refused: 1 already sent."]
     assert not LogEntry.objects.exists()
 
 
@@ -138,34 +138,34 @@ def test_a_button_of_a_missing_message_is_not_found() -> None:
 
 
 def bulk(client: Client, action: str, messages: list[OutboxMessage], **extra: Any) -> Any:
-    data = {"action": action, "_selected_action": [one.pk for one in messages], **extra}
+    data = {"action": action, "_selected_action": [message.pk for message in messages], **extra}
     return client.post(rows.MESSAGES, data, follow=True)
 
 
-def test_bulk_actions_tell_how_many_changed_and_why_others_did_not() -> None:
+def test_bulk_actions_show_how_many_changed_and_why_others_did_not() -> None:
     account = rows.make_account()
     made = [rows.sent(account), rows.at_rest(account), rows.sending(account), rows.make_message(account)]
     client = rows.client_for("change_outboxmessage")
-    assert rows.told(bulk(client, "retry_selected", made)) == [
+    assert rows.notices(bulk(client, "retry_selected", made)) == [
         "1 message is due now and will be sent by the next drain.",
         "3 refused: 1 being sent right now, 1 already sent, 1 waiting for its first attempt.",
     ]
-    assert rows.told(bulk(client, "cancel_selected", made)) == [
+    assert rows.notices(bulk(client, "cancel_selected", made)) == [
         "2 messages are cancelled and will not be sent.",
         "2 refused: 1 being sent right now, 1 already sent.",
     ]
-    assert rows.told(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
+    assert rows.notices(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
 
 
 def test_a_bulk_retry_asks_before_it_makes_second_copies() -> None:
     account = rows.make_account()
-    made = [rows.doubtful(account), rows.at_rest(account)]
+    made = [rows.unknown(account), rows.at_rest(account)]
     client = rows.client_for("change_outboxmessage")
     asked = bulk(client, "retry_selected", made)
     assert "1 of the selected messages may have been delivered" in asked.content.decode()
     assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
     done = bulk(client, "retry_selected", made, understood="yes")
-    assert rows.told(done) == ["2 messages are due now and will be sent by the next drain."]
+    assert rows.notices(done) == ["2 messages are due now and will be sent by the next drain."]
 
 
 def test_a_bulk_action_over_too_many_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_a_bulk_action_over_too_many_changes_nothing(monkeypatch: pytest.MonkeyP
     account = rows.make_account()
     made = [rows.at_rest(account), rows.at_rest(account)]
     response = bulk(rows.client_for("*"), "retry_selected", made)
-    assert "More than 1 messages" in rows.told(response)[0]
+    assert "more than 1 messages" in rows.notices(response)[0]
     assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
 
 
@@ -186,12 +186,12 @@ def denies_account_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_a_permission_on_one_object_holds_for_buttons_and_bulk_actions(denies_account_two: Callable[[], None]) -> None:
-    one, two = rows.at_rest(rows.make_account()), rows.at_rest(rows.make_account("two"))
+    first, two = rows.at_rest(rows.make_account()), rows.at_rest(rows.make_account("two"))
     denies_account_two()
     client = rows.client_for("*")
     assert client.post(f"{rows.MESSAGES}{two.pk}/retry/").status_code == 403
-    response = bulk(client, "retry_selected", [one, two])
-    assert rows.told(response)[1] == "1 refused: 1 not permitted."
+    response = bulk(client, "retry_selected", [first, two])
+    assert rows.notices(response)[1] == "1 refused: 1 not permitted."
     two.refresh_from_db()
     assert two.is_at_rest
 
@@ -203,13 +203,13 @@ def test_the_buttons_are_those_that_make_sense() -> None:
     request.user = User.objects.create_superuser("root")
 
     def names(message: OutboxMessage) -> list[str]:
-        return [one["verb"].name for one in page.buttons_for(request, message)]
+        return [button["operation"].name for button in page.buttons_for(request, message)]
 
     later = timezone.now() + timedelta(days=1)
     assert names(rows.sent(account)) == []
     assert names(rows.sending(account)) == []
     assert names(rows.at_rest(account)) == ["retry"]
     assert names(rows.deferred(account)) == ["retry", "cancel"]
-    assert names(rows.doubtful(account)) == ["retry", "confirm"]
+    assert names(rows.unknown(account)) == ["retry", "confirm"]
     assert names(rows.make_message(account)) == ["cancel"]
     assert names(rows.make_message(account, send_at=later)) == ["send-now", "cancel"]

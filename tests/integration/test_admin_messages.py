@@ -1,4 +1,4 @@
-"""The message list and the message page: what a person must be able to see, at any size of the table."""
+"""Message list and message page: what a person must see, in tables of any size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PNG = base64.b64decode(
 def listed(client: Any, query: str = "") -> list[int]:
     response = client.get(f"{rows.MESSAGES}{query}")
     assert response.status_code == 200
-    return sorted(one.pk for one in response.context["cl"].result_list)
+    return sorted(row.pk for row in response.context["cl"].result_list)
 
 
 def page_of(message: OutboxMessage, *permissions: str) -> str:
@@ -46,7 +46,7 @@ def queries_of(client: Any, url: str) -> list[str]:
     client.get(url)
     with CaptureQueriesContext(connection) as captured:
         assert client.get(url).status_code == 200
-    return [one["sql"] for one in captured.captured_queries]
+    return [query["sql"] for query in captured.captured_queries]
 
 
 def test_the_list_says_status_reason_account_recipients_and_tag() -> None:
@@ -71,8 +71,8 @@ def test_a_page_says_nothing_of_what_is_not_there() -> None:
     assert "field-failures" in page
 
 
-def test_failed_attempts_are_told_with_those_that_nobody_knows() -> None:
-    assert "1, with an outcome that nobody knows: 1" in page_of(rows.doubtful(rows.make_account()))
+def test_failed_attempts_are_shown_with_unknown_outcomes() -> None:
+    assert "1, of which 1 with unknown outcome" in page_of(rows.unknown(rows.make_account()))
 
 
 def test_the_list_asks_as_many_queries_for_fifty_messages_as_for_two() -> None:
@@ -104,7 +104,7 @@ def test_a_list_longer_than_the_cap_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         rows.sent(account)
     response = rows.client_for("*").get(rows.MESSAGES)
     assert response.context["cl"].result_count == 2
-    assert "There are more" in response.content.decode()
+    assert "are counted and shown" in response.content.decode()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_filters_find_what_they_name(query: str, expected: list[str]) -> None:
         "sent": rows.sent(account),
         "at_rest": rows.at_rest(account),
         "deferred": rows.deferred(account),
-        "doubtful": rows.doubtful(account),
+        "doubtful": rows.unknown(account),
         "sending": rows.sending(account),
         "pending": rows.make_message(account, priority=3),
     }
@@ -140,10 +140,10 @@ def test_filters_find_what_they_name(query: str, expected: list[str]) -> None:
 
 
 def test_a_filter_by_account_finds_its_messages() -> None:
-    one, other = rows.make_account("one"), rows.make_account("other")
-    message = rows.sent(one)
+    main, other = rows.make_account("one"), rows.make_account("other")
+    message = rows.sent(main)
     rows.sent(other)
-    assert listed(rows.client_for("*"), f"?account__id__exact={one.pk}") == [message.pk]
+    assert listed(rows.client_for("*"), f"?account__id__exact={main.pk}") == [message.pk]
 
 
 def test_search_finds_by_address_number_message_id_subject_and_tag() -> None:
@@ -155,7 +155,7 @@ def test_search_finds_by_address_number_message_id_subject_and_tag() -> None:
 
     def found(term: str, **extra: str) -> list[int]:
         response = client.get(rows.MESSAGES, {"q": term, **extra})
-        return sorted(one.pk for one in response.context["cl"].result_list)
+        return sorted(row.pk for row in response.context["cl"].result_list)
 
     assert found("Ann@example.org") == [ann.pk]
     assert found("Ann@") == [ann.pk]
@@ -218,7 +218,7 @@ def test_the_page_shows_attempts_in_a_fixed_number_of_queries() -> None:
         ({"outcome": "sent", "smtp_code": 250, "enhanced_code": "2.6.0"}, "250 2.6.0"),
         (
             {"outcome": "sent", "smtp_code": 250, "enhanced_code": "2.6.0", "error": "550 5.1.1 nobody"},
-            "250 2.6.0, but not for everybody: 550 5.1.1 nobody",
+            "250 2.6.0, but not for every recipient: 550 5.1.1 nobody",
         ),
         (
             {"outcome": "failed", "smtp_code": 450, "enhanced_code": "4.2.1", "error": "450 4.2.1 busy"},
@@ -232,8 +232,8 @@ def test_the_page_shows_attempts_in_a_fixed_number_of_queries() -> None:
         ({"outcome": "unknown", "error": "the server closed the connection"}, "the server closed the connection"),
     ],
 )
-def test_an_attempt_tells_each_code_once_and_whose_refusal_it_was(attempt: dict[str, Any], told: str) -> None:
-    """ "250 2.6.0 550 5.1.1 nobody" was read as a message that had been accepted and refused at once."""
+def test_an_attempt_shows_each_code_once_and_whose_refusal_it_was(attempt: dict[str, Any], told: str) -> None:
+    """Users read "250 2.6.0 550 5.1.1 nobody" as a message that was accepted and refused at the same time."""
     assert columns.answer(DeliveryAttempt(**attempt)) == told
 
 

@@ -1,4 +1,4 @@
-"""Messages that their caller rendered: their bodies are parsed for the preview, and what cannot be is said."""
+"""Preview of messages that their caller rendered: bodies are parsed, and errors are shown."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_images_beyond_the_bound_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 def test_a_message_too_large_to_parse_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     message = rendered(text="x")
     monkeypatch.setattr(preview, "MAX_PARSED", 1)
-    assert "too large" in preview.bodies_of(message).trouble
+    assert "too large" in preview.bodies_of(message).error
 
 
-def test_altered_content_is_told_and_the_page_stays_readable() -> None:
+def test_altered_content_is_reported_and_the_page_stays_readable() -> None:
     message = rendered(text="x")
     ContentChunk.objects.all().delete()
     response = rows.client_for("*").get(f"{rows.MESSAGES}{message.pk}/change/")

@@ -44,7 +44,7 @@ FACTS = [
 def one_of_each() -> None:
     now = timezone.now()
     account = rows.make_account()
-    message = rows.doubtful(account)
+    message = rows.unknown(account)
     AccountState.objects.create(account=account, access_token="at-learned", refresh_token="rt-learned")
     Attachment.objects.create(
         message=message, filename="a.pdf", content_type="application/pdf", size=1, sha256="0" * 64
@@ -105,5 +105,5 @@ def test_no_list_counts_its_table_or_sorts_without_an_index(model: type[Model]) 
 def test_recipients_are_found_by_the_beginning_of_an_address() -> None:
     client = rows.client_for("*")
     found = client.get(f"{rows.ADMIN}recipient/", {"q": "ann@"})
-    assert [one.address for one in found.context["cl"].result_list] == ["ann@example.org"]
+    assert [recipient.address for recipient in found.context["cl"].result_list] == ["ann@example.org"]
     assert not client.get(f"{rows.ADMIN}recipient/", {"q": "example"}).context["cl"].result_list

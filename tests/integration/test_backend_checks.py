@@ -1,4 +1,4 @@
-"""``check`` reports a mistake in MAILERS, or a handler that mails its own failures, before the first mail does."""
+"""``check`` reports mistakes in MAILERS and handlers that mail their own failures before the first message does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HAS_MAILERS = hasattr(mail, "mailers")
 
 
 class WithMore(OutboxEmailBackend):
-    """A backend of the project, with a further option."""
+    """A backend of the host project with an additional option."""
 
     outbox_options = OutboxEmailBackend.outbox_options | {"list_name"}
 
@@ -32,28 +32,29 @@ def found(settings: Any, options: dict[str, Any], path: str = PATH) -> list[chec
 
 
 @pytest.mark.parametrize(
-    ("options", "expected", "hint"),
+    ("options", "expected", "text"),
     [
         ({"acount": "main"}, "E030", "account"),
         ({"something_else": 1}, "E030", "expires_after"),
-        ({"account": ""}, "E031", "name"),
-        ({"account": 7}, "E031", "name"),
-        ({"priority": 11}, "E032", "10"),
-        ({"priority": "1"}, "E032", "10"),
-        ({"priority": True}, "E032", "10"),
-        ({"expires_after": "soon"}, "E033", "6h"),
-        ({"expires_after": 0}, "E033", "6h"),
-        ({"on_unknown": "drop"}, "E034", "hold"),
+        ({"account": ""}, "E031", "'account' must be the name of an account."),
+        ({"account": 7}, "E031", "'account' must be the name of an account."),
+        ({"priority": 11}, "E032", "'priority' must be an integer from -10 to 10."),
+        ({"priority": "1"}, "E032", "'priority' must be an integer from -10 to 10."),
+        ({"priority": True}, "E032", "'priority' must be an integer from -10 to 10."),
+        ({"expires_after": "soon"}, "E033", "'expires_after' must be a duration: "),
+        ({"expires_after": 0}, "E033", "'expires_after' must be a duration: "),
+        ({"on_unknown": "drop"}, "E034", '\'on_unknown\' must be "retry" or "hold".'),
     ],
 )
-def test_a_mistake_in_options_is_reported_with_a_hint(
-    options: dict[str, Any], expected: str, hint: str, settings: Any
+def test_a_mistake_in_options_says_what_must_be_true(
+    options: dict[str, Any], expected: str, text: str, settings: Any
 ) -> None:
     (problem,) = found(settings, options)
     assert problem.id == f"prx_email_django.{expected}"
     assert problem.level == checks.ERROR
     assert "bulk" in problem.msg
-    assert hint in str(problem.hint)
+    assert text in f"{problem.msg} {problem.hint}"
+    assert problem.hint
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_backend_of_the_hosts_names_its_own_options(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("path", [SMTP, "no.such.Backend", "json.dumps", None])
-def test_other_backends_are_djangos_business(path: Any, settings: Any) -> None:
+def test_other_backends_are_not_checked(path: Any, settings: Any) -> None:
     assert found(settings, {"acount": 1}, path=path) == []
 
 
@@ -104,7 +105,7 @@ def handler() -> Iterator[AdminEmailHandler]:
 
 
 def use(settings: Any, path: str) -> None:
-    """Make the backend the default."""
+    """Make this backend the default."""
     settings.ADMINS = ["admin@example.com"]
     if HAS_MAILERS:
         settings.MAILERS = {"default": {"BACKEND": path}, "direct": {"BACKEND": SMTP}}
@@ -139,7 +140,7 @@ def test_a_root_handler_with_another_backend_is_fine(handler: AdminEmailHandler,
     assert check_admin_email_handler(None) == []
 
 
-def test_where_nobody_is_mailed_nothing_is_warned_of(handler: AdminEmailHandler, settings: Any) -> None:
+def test_without_admins_there_is_no_warning(handler: AdminEmailHandler, settings: Any) -> None:
     use(settings, PATH)
     settings.ADMINS = []
     assert check_admin_email_handler(None) == []

@@ -122,7 +122,7 @@ if HAS_MAILERS:
             make_email().send(using=alias)
 
     def test_a_mistyped_option_of_a_mailer_names_the_known_options() -> None:
-        with pytest.raises(mail.InvalidMailer, match="Unknown options 'acount'. Known are account, expires_after"):
+        with pytest.raises(mail.InvalidMailer, match="Unknown options 'acount'. Known options: account, expires_after"):
             make_email().send(using="wrong")
 
     def test_the_old_settings_on_a_new_django_cause_no_warning_except_djangos_own(settings: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_wrong_option_is_refused_at_once() -> None:
 
 def test_a_mistyped_option_chooses_no_other_account() -> None:
     with pytest.raises(
-        ImproperlyConfigured, match="Unknown options 'acount'. Known are account, expires_after, fail_silently"
+        ImproperlyConfigured, match="Unknown options 'acount'. Known options: account, expires_after, fail_silently"
     ):
         OutboxEmailBackend(acount="bulk")
     assert not OutboxMessage.objects.exists()
@@ -182,5 +182,5 @@ def test_an_option_of_a_subclass_is_its_own() -> None:
             self.stamp = stamp
 
     assert Stamping(stamp="blue", account="bulk").send_messages([make_email()]) == 1
-    with pytest.raises(ImproperlyConfigured, match="Known are .*stamp"):
+    with pytest.raises(ImproperlyConfigured, match="Known options: .*stamp"):
         Stamping(stmp="blue")

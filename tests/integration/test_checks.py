@@ -1,4 +1,4 @@
-"""System checks: what is misconfigured is named before it costs mail."""
+"""System checks: wrong settings are reported before messages are lost or late."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGE = Path(prx_email_django.__file__).parent
 ID = re.compile(r"prx_email_django\.[EW]\d{3}")
 CLUSTER = {"name": "host", "timeout": 90, "retry": 1200, "orm": "default", "ack_failures": True}
 
-#: id → the settings that make it fire.  The rules of conf and of mailers are held by tests of their own.
+#: Id of a check → settings that make it report.  Other tests cover the rules of conf and of mailers.
 FIRING: dict[str, dict[str, Any]] = {
     "E006": {"USE_TZ": False},
     "E007": {"PRX_EMAIL": {}},
@@ -48,19 +48,19 @@ WELL: dict[str, Any] = {
 def found(*, deploy: bool, **overrides: Any) -> list[checks.CheckMessage]:
     with override_settings(**{**WELL, **overrides}):
         messages = checks.run_checks(tags=[TAG], include_deployment_checks=deploy)
-    return [one for one in messages if str(one.id).startswith("prx_email_django.")]
+    return [message for message in messages if str(message.id).startswith("prx_email_django.")]
 
 
 def numbers(messages: list[checks.CheckMessage]) -> set[str]:
-    return {str(one.id).rpartition(".")[2] for one in messages}
+    return {str(message.id).rpartition(".")[2] for message in messages}
 
 
 def ids_in_source() -> Counter[str]:
-    """Every id that a check of this package gives out, by the number of places that do."""
+    """Return every id in the source of the checks, with the number of its uses."""
     sources = [path for path in (PACKAGE / "checks").glob("*.py") if path.name != "__init__.py"]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
-    direct = [one.rpartition(".")[2] for one in ID.findall(text)]
-    by_rule = re.findall(r'_run\(rule, "([EW]\d{3})"\)', text)
+    direct = [number.rpartition(".")[2] for number in ID.findall(text)]
+    by_rule = re.findall(r'^@_rule\("([EW]\d{3})"', text, re.MULTILINE)
     return Counter([*direct, *by_rule])
 
 
@@ -70,7 +70,7 @@ def test_a_well_kept_project_is_not_bothered() -> None:
 
 @pytest.mark.parametrize("number", sorted(FIRING))
 def test_a_misconfiguration_is_named_with_a_way_out(number: str) -> None:
-    fired = [one for one in found(deploy=True, **FIRING[number]) if one.id == f"prx_email_django.{number}"]
+    fired = [message for message in found(deploy=True, **FIRING[number]) if message.id == f"prx_email_django.{number}"]
     assert len(fired) == 1
     assert fired[0].hint
     assert fired[0].level == (checks.ERROR if number.startswith("E") else checks.WARNING)
@@ -90,7 +90,7 @@ def test_no_rule_is_left_without_a_test_and_no_id_means_two_things() -> None:
 def test_the_problems_of_the_settings_reach_the_command_line() -> None:
     fired = found(deploy=False, PRX_EMAIL={"RETENTON": {}})
     assert numbers(fired) == {"E002"}
-    assert all(one.hint for one in fired)
+    assert all(message.hint for message in fired)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_django_qs_own_defaults_pass(cluster: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("cluster", [{}, {"name": "shop", "workers": 2}, {"redis": "redis://127.0.0.1"}])
 def test_a_default_broker_that_cannot_work_is_named(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first message of a newcomer would end in a traceback about a module that nobody told of."""
+    """Without this check the first message of a new user fails with a traceback about a missing module."""
     monkeypatch.setitem(sys.modules, "redis", None)
     assert numbers(found(deploy=False, Q_CLUSTER=cluster)) == {"W017"}
 
@@ -136,7 +136,7 @@ class ToTheFile:
 
 @contextmanager
 def sqlite_file(path: Path, options: dict[str, Any]) -> Iterator[None]:
-    """The outbox in an SQLite file with these OPTIONS, as a further database."""
+    """Put the outbox into an additional SQLite database with these OPTIONS."""
     settings = connections.configure_settings({"default": {}, "file": {"ENGINE": "django.db.backends.sqlite3"}})
     wrapper = DatabaseWrapper({**settings["file"], "NAME": str(path), "OPTIONS": options}, "file")
     connections["file"] = wrapper
@@ -164,11 +164,11 @@ def test_an_sqlite_file_that_locks_workers_out_is_named(
     tmp_path: Path, django_db_blocker: Any, options: dict[str, Any], numbers_expected: set[str]
 ) -> None:
     with django_db_blocker.unblock(), sqlite_file(tmp_path / "outbox.sqlite3", options):
-        # In this order: the second one must not need the connection that the first one opens.
+        # In this order: the second check must not depend on the connection that the first check opens.
         fired = database.check_immediate(databases=["file"]) + database.check_write_ahead_log(databases=["file"])
         unasked = database.check_write_ahead_log(databases=None) + database.check_immediate(databases=["default"])
     assert numbers(fired) == numbers_expected
-    assert all(one.hint for one in fired)
+    assert all(message.hint for message in fired)
     assert unasked == []
 
 

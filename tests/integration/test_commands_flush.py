@@ -19,7 +19,7 @@ from django.test import override_settings
 
 import prx_email_django as prx
 from prx_email_django import api, tasks
-from prx_email_django.management._loop import Stop, added
+from prx_email_django.management._loop import Stop, add_reports
 from prx_email_django.management.commands import flush_outbox
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import DrainReport
@@ -41,11 +41,11 @@ def account(server: SmtpServer) -> Account:
 
 
 def queue(account: Account, count: int = 1, **fields: Any) -> list[OutboxMessage]:
-    letters = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text", **fields} for n in range(count)]
-    return prx.enqueue_many(letters, account=account)
+    messages = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text", **fields} for n in range(count)]
+    return prx.enqueue_many(messages, account=account)
 
 
-def test_what_is_due_goes_out_and_the_summary_tells(server: SmtpServer, account: Account) -> None:
+def test_due_messages_are_sent_and_the_summary_counts_them(server: SmtpServer, account: Account) -> None:
     server.refuse("p1@example.org")
     queue(account, 3)
     assert run("flush_outbox").startswith("3 claimed, 2 sent, 1 failed in ")
@@ -54,28 +54,28 @@ def test_what_is_due_goes_out_and_the_summary_tells(server: SmtpServer, account:
 
 def test_a_program_reads_the_summary(server: SmtpServer, account: Account) -> None:
     queue(account, 2)
-    told = json.loads(run("flush_outbox", "--json"))
-    assert (told["claimed"], told["sent"], told["deferred"]) == (2, 2, 0)
-    assert told["seconds"] >= 0
+    output = json.loads(run("flush_outbox", "--json"))
+    assert (output["claimed"], output["sent"], output["deferred"]) == (2, 2, 0)
+    assert output["seconds"] >= 0
 
 
-def test_a_dry_run_sends_nothing_and_tells_what_stops_it(server: SmtpServer, account: Account) -> None:
+def test_a_dry_run_sends_nothing_and_says_what_prevents_sending(server: SmtpServer, account: Account) -> None:
     queue(account, 2)
-    assert run("flush_outbox", "--dry-run") == "2 due\n  main: 2, may send"
+    assert run("flush_outbox", "--dry-run") == "2 due\n  main: 2 due, may send"
     prx.pause_outbox(account, reason="moving")
-    told = json.loads(run("flush_outbox", "--dry-run", "--json"))
-    assert told == {"due": 2, "accounts": {"main": {"due": 2, "why": "paused until a person resumes it: moving"}}}
+    output = json.loads(run("flush_outbox", "--dry-run", "--json"))
+    assert output == {"due": 2, "accounts": {"main": {"due": 2, "why": "paused until a person resumes it: moving"}}}
     assert server.connections == 0
     assert OutboxMessage.objects.filter(status="pending").count() == 2
 
 
-def test_a_run_that_could_send_nothing_tells_what_stopped_it(server: SmtpServer, account: Account) -> None:
+def test_a_run_that_sends_nothing_says_what_prevented_it(server: SmtpServer, account: Account) -> None:
     """ "0 sent" alone would read as an empty outbox."""
     queue(account, 2)
     prx.pause_outbox(account, reason="moving")
-    told = run("flush_outbox")
-    assert told.startswith("0 sent in ")
-    assert told.endswith("\n  main: 2, paused until a person resumes it: moving")
+    output = run("flush_outbox")
+    assert output.startswith("0 sent in ")
+    assert output.endswith("\n  main: 2 due, paused until a person resumes it: moving")
     prx.resume_outbox(account)
     assert "main" not in run("flush_outbox")
 
@@ -84,7 +84,7 @@ def test_only_the_accounts_that_are_named_send(server: SmtpServer, account: Acco
     bulk = new_account("bulk", email="bulk@example.org", port=server.port)
     queue(account)
     queue(bulk)
-    assert run("flush_outbox", "--account", "bulk", "--dry-run") == "1 due\n  bulk: 1, may send"
+    assert run("flush_outbox", "--account", "bulk", "--dry-run") == "1 due\n  bulk: 1 due, may send"
     run("flush_outbox", account="bulk")
     assert OutboxMessage.objects.get(status="sent").account == bulk
 
@@ -103,7 +103,7 @@ def test_a_spent_time_budget_starts_nothing(server: SmtpServer, account: Account
 
 
 @pytest.mark.parametrize("loop", [(), ("--loop",)])
-def test_a_copied_database_mails_nobody_and_tells_what_to_do(
+def test_a_copied_database_sends_nothing_and_says_what_to_do(
     server: SmtpServer, account: Account, loop: tuple[str, ...]
 ) -> None:
     queue(account)
@@ -120,7 +120,9 @@ def test_a_copied_database_mails_nobody_and_tells_what_to_do(
     ("arguments", "complaint"),
     [(("--account", "nobody"), "There is no account"), (("--limit", "-1"), "limit"), (("--time-budget", "x"), "'x'")],
 )
-def test_a_slip_sends_nothing(server: SmtpServer, account: Account, arguments: tuple[str, ...], complaint: str) -> None:
+def test_a_wrong_argument_sends_nothing(
+    server: SmtpServer, account: Account, arguments: tuple[str, ...], complaint: str
+) -> None:
     queue(account)
     with pytest.raises(CommandError, match=complaint):
         run("flush_outbox", *arguments)
@@ -128,7 +130,7 @@ def test_a_slip_sends_nothing(server: SmtpServer, account: Account, arguments: t
 
 
 class Terminal(io.StringIO):
-    """Standard error that says it is a terminal."""
+    """Standard error that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -167,9 +169,9 @@ def test_a_loop_sends_what_is_queued_meanwhile(server: SmtpServer, account: Acco
 
     other = threading.Thread(target=later)
     other.start()
-    told = json.loads(run("flush_outbox", "--loop", "--limit", 2, "--time-budget", "100", "--json"))
+    output = json.loads(run("flush_outbox", "--loop", "--limit", 2, "--time-budget", "100", "--json"))
     other.join()
-    assert (told["claimed"], told["sent"]) == (2, 2)
+    assert (output["claimed"], output["sent"]) == (2, 2)
 
 
 def test_a_loop_outlives_a_database_that_is_away(
@@ -215,7 +217,7 @@ def test_an_idle_loop_purges(monkeypatch: pytest.MonkeyPatch, server: SmtpServer
     assert OutboxState.objects.get().last_purge_at is not None
 
 
-def test_a_worker_that_cannot_show_its_heart_says_so(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_write_its_heartbeat_says_so(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="heartbeat"):
         run("flush_outbox", "--loop", "--heartbeat", tmp_path / "no" / "beat")
 
@@ -253,7 +255,7 @@ def test_the_heart_beats_while_a_server_is_slow(server: SmtpServer, account: Acc
     assert len(server.messages) == 1
 
 
-def test_signals_are_given_back_to_whom_they_belonged() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     stop = Stop()
     with stop.on_signals():
@@ -272,5 +274,5 @@ def test_a_second_interrupt_ends_at_once() -> None:
 
 
 def test_reports_add_up() -> None:
-    one, other = DrainReport(claimed=1, sent=1, seconds=0.5), DrainReport(claimed=2, failed=2, seconds=1)
-    assert added(one, other) == DrainReport(claimed=3, sent=1, failed=2, seconds=1.5)
+    first, second = DrainReport(claimed=1, sent=1, seconds=0.5), DrainReport(claimed=2, failed=2, seconds=1)
+    assert add_reports(first, second) == DrainReport(claimed=3, sent=1, failed=2, seconds=1.5)

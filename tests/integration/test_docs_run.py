@@ -1,4 +1,4 @@
-"""Everything that the documents tell a reader to type works: it is typed here, in temporary projects."""
+"""Every command and every block of code in the documents works: it is run here, in temporary projects."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_send_without_a_permit_releases_its_message() -> None:
     assert prx.send(**mail(owner)).status == "sent"
     result = prx.send(**mail(owner))
     assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
-    assert result.error.startswith("limit 1/day reached, goes on at ")
+    assert result.error.startswith("limit 1/day reached, sending continues at ")
     assert fresh(OutboxMessage.objects.get(pk=result.outbox_id)).status == "pending"
     assert len(shared.delivered) == 1
     assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

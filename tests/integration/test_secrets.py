@@ -247,7 +247,7 @@ def report_of_call(function: Any) -> list[str]:
 def test_no_page_of_the_admin_shows_a_secret() -> None:
     for account in plant():
         rows.at_rest(account)
-        rows.doubtful(account)
+        rows.unknown(account)
     client = rows.client_for("*")
     waiting, seen = ["/admin/"], set[str]()
     while waiting:

@@ -1,4 +1,4 @@
-"""The status page as data: figures that a monitor can trust."""
+"""The figures of the outbox: a monitor can rely on them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_message_is_counted_where_it_stands(account: Account) -> None:
     assert json.loads(json.dumps(figures)) == figures
 
 
-def test_each_account_is_told_apart(account: Account) -> None:
+def test_each_account_has_its_own_figures(account: Account) -> None:
     other = Account.objects.create(name="bulk", host="127.0.0.1", port=25, security="none", auth_method="none")
     message(other)
     AccountState.objects.create(
@@ -80,7 +80,7 @@ def test_each_account_is_told_apart(account: Account) -> None:
     )
     figures = outbox_status(now=NOW)
     assert figures["accounts_paused"] == 1
-    by_name = {one["name"]: one for one in figures["accounts"]}
+    by_name = {account["name"]: account for account in figures["accounts"]}
     assert (by_name["bulk"]["due"], by_name["main"]["due"]) == (1, 0)
     assert by_name["bulk"]["pause_reason"] == "quota"
     assert by_name["main"]["why"] == "may send"
@@ -95,7 +95,9 @@ def test_a_pause_that_is_over_is_no_pause(account: Account) -> None:
     ("due", "lease", "health"),
     [(9, None, Health.WELL), (11, None, Health.LATE), (None, -9, Health.WELL), (None, -11, Health.LATE)],
 )
-def test_mail_that_nobody_sends_is_late(account: Account, due: int | None, lease: int | None, health: Health) -> None:
+def test_mail_that_no_worker_sends_is_late(
+    account: Account, due: int | None, lease: int | None, health: Health
+) -> None:
     if due is not None:
         message(account, next_attempt_at=NOW - due * MINUTE)
     if lease is not None:
@@ -122,7 +124,7 @@ def test_the_reasons_that_workers_share_are_read_from_their_rows(account: Accoun
     ConnectionSlot.objects.create(account=account, number=1, token=uuid.uuid4(), expires_at=NOW + MINUTE)
     assert account_reason(account, now=NOW) == "its 1 connection is in use"
     RateWindow.objects.create(account=account, limit_key="messages/60", bucket=int(NOW.timestamp() // 3), counts=[2])
-    assert account_reason(account, now=NOW).startswith("limit 2/minute reached, goes on at ")
+    assert account_reason(account, now=NOW).startswith("limit 2/minute reached, sending continues at ")
     AccountState.objects.create(account=account, pause_reason="refused", paused_by=PausedBy.WORKER)
     due = message(account)
     assert account_reason(account, now=NOW) == "paused until a person resumes it: refused"
@@ -146,7 +148,7 @@ def test_a_list_of_messages_needs_no_query_for_each(account: Account, django_ass
     messages = [message(account) for _ in range(5)]
     facts = account_facts(now=NOW)
     with django_assert_num_queries(0):
-        assert {message_reason(one, account=facts[account.pk], now=NOW) for one in messages} == {
+        assert {message_reason(row, account=facts[account.pk], now=NOW) for row in messages} == {
             "due, waiting for a worker"
         }
         assert account_reason(account, facts=facts[account.pk], now=NOW) == "may send"

@@ -1,4 +1,4 @@
-"""django-q2's face: tasks that never raise, leave nothing behind, and one schedule."""
+"""Tasks for django-q2: they never raise and store no result, and there is one schedule."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def queue(account: Account, **fields: Any) -> OutboxMessage:
 
 
 def payload() -> dict[str, Any]:
-    """The one task in the broker's table."""
+    """Return the only task in the broker's table."""
     task: dict[str, Any] = SignedPackage.loads(OrmQ.objects.get().payload)
     return task
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_tells_how_many_it_sent(server: SmtpServer, account: Account, task: Any) -> None:
+def test_a_task_returns_how_many_it_sent(server: SmtpServer, account: Account, task: Any) -> None:
     queue(account)
     assert task() == 1
     assert task() == 0
@@ -133,7 +133,7 @@ def test_the_clusters_alarm_never_cuts_a_body() -> None:
 
 
 def test_the_schedule_drains_and_leaves_nothing_behind(server: SmtpServer, account: Account) -> None:
-    """As the cluster does it: the schedule makes a task, a worker runs it, the monitor saves what is to be saved."""
+    """Run the schedule like a cluster: the scheduler creates a task, a worker runs it, the monitor saves its result."""
     register_schedule(using="default")
     queue(account)
     OrmQ.objects.all().delete()
@@ -266,6 +266,6 @@ def test_everything_works_where_django_q_is_not_installed(server: SmtpServer, tm
 
 
 def test_the_app_listens_to_migrations_once() -> None:
-    # Tests that override INSTALLED_APPS leave listeners to app configs that are gone.
+    # Tests that override INSTALLED_APPS leave signal receivers of app configs that no longer exist.
     ours = ("prx_email_django.schedule", id(apps.get_app_config("prx_email_django")))
     assert [key for key, *_ in post_migrate.receivers].count(ours) == 1

@@ -1,4 +1,4 @@
-"""The ``django.tasks`` wrapper hands over one drain and never runs it in a request."""
+"""The ``django.tasks`` wrapper enqueues one drain and never runs it inside a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if HAS_TASKS:
 
     @pytest.fixture
     def drains(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """One entry for each drain that was run."""
+        """Record one entry for each drain."""
         seen: list[str] = []
         monkeypatch.setattr(tasks, "drain_due", lambda: seen.append("drain") or 3)
         return seen
@@ -39,7 +39,7 @@ if HAS_TASKS:
             django_tasks.wake()
         assert drains == []
 
-    def test_the_task_drains_and_tells_how_many_were_sent(settings: Any, drains: list[str]) -> None:
+    def test_the_task_drains_and_returns_how_many_were_sent(settings: Any, drains: list[str]) -> None:
         settings.TASKS = {"default": {"BACKEND": f"{BACKENDS}.immediate.ImmediateBackend"}}
         assert django_tasks.drain_outbox.enqueue().return_value == 3
         assert drains == ["drain"]

@@ -7,7 +7,7 @@ import functools
 import io
 import re
 import tokenize
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,8 +58,6 @@ OLD_WORDS = {
     "twin",
 }
 OLD_CLASSES = {"Broken", "Dial", "Flight", "Held", "Job", "Login", "Mailbox", "Over", "Pool", "Wire"}
-#: Old words that the package still uses.  Delete each of them with its last use.
-NOT_YET = {"beside", "octet", "told", "twin"}
 
 
 def name_of(path: Path) -> str:
@@ -151,16 +149,15 @@ def account_writes(tree: ast.AST) -> Iterator[int]:
                 yield node.lineno
 
 
-def old_names(source: str, allowed: Set[str] = frozenset()) -> set[str]:
+def old_names(source: str) -> set[str]:
     """Names in the code that contain an old word."""
-    words = {form for word in OLD_WORDS - allowed for form in (word, f"{word}s")}
+    words = {form for word in OLD_WORDS for form in (word, f"{word}s")}
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     names = {token.string for token in tokens if token.type == tokenize.NAME}
     return {
         name
         for name in names
-        if name.strip("_") in OLD_CLASSES - allowed
-        or words & {part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+        if name.strip("_") in OLD_CLASSES or words & {part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
     }
 
 
@@ -253,7 +250,7 @@ def test_an_integration_is_loaded_by_its_name_and_never_tried(path: Path) -> Non
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_no_name_uses_an_old_word(path: Path) -> None:
     """Two names for one thing make a reader look for the difference."""
-    assert old_names(path.read_text(encoding="utf-8"), NOT_YET) == set()
+    assert old_names(path.read_text(encoding="utf-8")) == set()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What reaches those who install the package: all of it, nothing else, under the terms that it states."""
+"""The built package: it contains all its files and nothing else, with its licence and dependencies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def own_files() -> set[str]:
-    """The files of the package in the checkout, without what Python and editors leave behind."""
+    """Return the files of the package in the checkout, without caches and editor files."""
     files = (path for path in (ROOT / "prx_email_django").rglob("*") if path.is_file())
     return {
         path.relative_to(ROOT).as_posix()
@@ -29,7 +29,7 @@ def own_files() -> set[str]:
 
 
 def canonical(requirement: str) -> str:
-    """The name alone, as package indexes compare it."""
+    """Return the normalized name of a requirement (PEP 503)."""
     name = re.match(r"[A-Za-z0-9._-]+", requirement)
     assert name is not None
     return re.sub(r"[-_.]+", "-", name.group()).lower()
@@ -76,7 +76,7 @@ def test_a_database_driver_comes_only_when_asked_for(metadata: Message) -> None:
 
 
 def test_pins_name_versions_and_no_addresses() -> None:
-    """An address would tie everyone's installation to one place."""
+    """A URL in a pin would make every installation depend on one server."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     pin = re.compile(
@@ -86,7 +86,7 @@ def test_pins_name_versions_and_no_addresses() -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    """An unpinned tool makes the same commit pass today and fail tomorrow."""
+    """With an unpinned tool the same commit can pass today and fail tomorrow."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = {canonical(line) for line in text.splitlines() if line and not line.startswith("#")}
     project, groups = PROJECT["project"], PROJECT["dependency-groups"]

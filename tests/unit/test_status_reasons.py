@@ -1,4 +1,4 @@
-"""The sentences on why something waits: each names its cause, and when it goes on."""
+"""The sentences that say why something waits: each names the cause and when sending continues."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def plain_english() -> Iterator[None]:
         (MAIN, "may send"),
         (replace(MAIN, connection_failures=1), "may send; the last connection failed"),
         (replace(MAIN, connection_failures=2), "may send; the last 2 connections failed"),
-        (replace(MAIN, is_active=False), "the account is switched off, until a person switches it on"),
+        (replace(MAIN, is_active=False), "the account is inactive, until a person activates it"),
         (
             replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False)),
             "paused until 14:05: authentication refused (535 5.7.8)",
@@ -58,11 +58,11 @@ def plain_english() -> Iterator[None]:
             replace(
                 MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)), ReachedLimit("90/hour", SOON))
             ),
-            "limit 90/hour reached, goes on at 14:05",
+            "limit 90/hour reached, sending continues at 14:05",
         ),
         (
             replace(MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)),)),
-            "limit 30/minute reached, goes on at 14:00:03",
+            "limit 30/minute reached, sending continues at 14:00:03",
         ),
         (replace(MAIN, connections=3), "all 3 connections are in use"),
         (replace(MAIN, connections=1, probing=True), "one message is being tried first, after a pause"),
@@ -70,13 +70,13 @@ def plain_english() -> Iterator[None]:
         (replace(MAIN, connections=1, max_connections=1), "its 1 connection is in use"),
     ],
 )
-def test_an_account_that_sends_nothing_tells_why(facts: AccountFacts, sentence: str) -> None:
+def test_an_account_that_sends_nothing_says_why(facts: AccountFacts, sentence: str) -> None:
     assert account_sentence(facts, now=NOW) == sentence
 
 
 def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
     facts = replace(MAIN, connections=3, reached=(ReachedLimit("1/day", SOON),), pause=Pause("x"), outbox=Pause("y"))
-    assert account_sentence(replace(facts, is_active=False), now=NOW).startswith("the account is switched off")
+    assert account_sentence(replace(facts, is_active=False), now=NOW).startswith("the account is inactive")
     assert "y" in account_sentence(facts, now=NOW)
     assert "x" in account_sentence(replace(facts, outbox=None), now=NOW)
     assert "1/day" in account_sentence(replace(facts, outbox=None, pause=None), now=NOW)
@@ -99,7 +99,7 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
         ),
         (MessageFacts(Status.FAILED, error_code=ErrorCode.CANCELLED), "at rest: cancelled, until a person retries it"),
         (MessageFacts(Status.FAILED), "at rest, until a person retries it"),
-        (MessageFacts(Status.PENDING), "not due by itself, until a person retries it"),
+        (MessageFacts(Status.PENDING), "no attempt is planned, until a person retries it"),
         (
             MessageFacts(Status.FAILED, error_code=ErrorCode.LOST_CLAIM, attempts=1),
             "at rest: worker lost, until a person retries it; it may have been delivered",
@@ -115,7 +115,7 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
         (MessageFacts(Status.SENDING, claim_expires_at=SOON), "being sent"),
         (
             MessageFacts(Status.SENDING, claim_expires_at=NOW),
-            "its worker was lost while sending: the next drain tries it again or puts it at rest",
+            "the worker was lost while it was sending: the next drain will try again or put the message at rest",
         ),
         (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00"),
         (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00"),
@@ -123,13 +123,13 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
             MessageFacts(
                 Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"
             ),
-            "accepted by the server at 14:00:00, but not for everybody: 550 5.1.1 nobody lives here",
+            "accepted by the server at 14:00:00, but not for every recipient: 550 5.1.1 nobody lives here",
         ),
-        (replace(DUE, expires_at=NOW), "too old: the next drain puts it at rest"),
-        (replace(DUE, gives_up_at=NOW - timedelta(days=1)), "too old: the next drain puts it at rest"),
+        (replace(DUE, expires_at=NOW), "expired: the next drain will put it at rest"),
+        (replace(DUE, gives_up_at=NOW - timedelta(days=1)), "expired: the next drain will put it at rest"),
     ],
 )
-def test_a_message_tells_where_it_stands(facts: MessageFacts, sentence: str) -> None:
+def test_a_message_says_what_its_state_is(facts: MessageFacts, sentence: str) -> None:
     assert message_sentence(facts, MAIN, now=NOW) == sentence
 
 
@@ -139,12 +139,12 @@ def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
         "its account is paused until 14:05: authentication refused (535 5.7.8)"
     )
     switched_off = replace(paused, is_active=False)
-    assert message_sentence(DUE, switched_off, now=NOW) == "the account is switched off, until a person switches it on"
+    assert message_sentence(DUE, switched_off, now=NOW) == "the account is inactive, until a person activates it"
     later = replace(DUE, next_attempt_at=NOW + timedelta(hours=1))
     assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00"
 
 
-def test_times_are_told_in_the_zone_of_the_reader() -> None:
+def test_times_are_shown_in_the_zone_of_the_reader() -> None:
     with timezone.override("Asia/Tokyo"):
         assert account_sentence(replace(MAIN, pause=Pause("x", SOON)), now=NOW) == "paused by a person until 23:05: x"
 
@@ -153,7 +153,7 @@ def test_times_are_told_in_the_zone_of_the_reader() -> None:
     ("reason", "until", "is_paused"),
     [("", None, False), ("x", None, True), ("x", NOW, False), ("x", SOON, True), ("", SOON, False)],
 )
-def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, is_paused: bool) -> None:
+def test_a_pause_that_has_ended_is_not_shown(reason: str, until: datetime | None, is_paused: bool) -> None:
     assert (pause_in_force(reason, until, by_person=True, now=NOW) is not None) is is_paused
 
 
@@ -162,7 +162,7 @@ def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, i
     [
         ("TLS failed (TLS: WRONG_VERSION_NUMBER)", "STARTTLS"),
         ("TLS failed (TLS: unable to get local issuer certificate)", "TLS_CA_FILE"),
-        ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "names it"),
+        ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "contains"),
         ("connection failed: smtp.exmaple.com:465: Name or service not known", "DNS"),
         ("connection failed: 127.0.0.1:1: Connection refused", "firewall"),
         ("no answer in time from smtp.example.com:465", "STARTTLS"),
@@ -170,7 +170,7 @@ def test_a_pause_that_is_over_is_not_told(reason: str, until: datetime | None, i
         ("authentication refused (the server offers no usable authentication mechanism (it offers nothing))", "TLS"),
     ],
 )
-def test_a_pause_is_told_with_what_may_help(reason: str, word: str) -> None:
+def test_the_reason_of_a_pause_has_advice(reason: str, word: str) -> None:
     assert word in advice(reason)
 
 
@@ -185,8 +185,8 @@ def test_no_advice_is_made_up(reason: str) -> None:
     age=st.integers(-2, 2 * BUCKETS),
     seconds=st.integers(0, 59),
 )
-def test_the_time_told_is_when_a_permit_can_be_had(count: int, spent: list[int], age: int, seconds: int) -> None:
-    """Held against the code that gives permits out."""
+def test_the_time_shown_is_when_a_permit_is_free(count: int, spent: list[int], age: int, seconds: int) -> None:
+    """Compared with the code that takes permits."""
     limit = RateLimit(count, 60)
     now = NOW + timedelta(seconds=seconds)
     bucket = int(now.timestamp() // limit.bucket_seconds) - age
@@ -195,11 +195,11 @@ def test_the_time_told_is_when_a_permit_can_be_had(count: int, spent: list[int],
         newest, counts = rolled(bucket, spent, int(moment.timestamp() // limit.bucket_seconds))
         return sum(counts) < count
 
-    told = reached(limit, bucket=bucket, counts=spent, now=now)
-    if told is None:
+    result = reached(limit, bucket=bucket, counts=spent, now=now)
+    if result is None:
         assert free(now)
         return
-    assert told.limit == f"{count}/minute"
-    assert told.free_at > now
-    assert free(told.free_at)
-    assert not free(told.free_at - timedelta(seconds=limit.bucket_seconds))
+    assert result.limit == f"{count}/minute"
+    assert result.free_at > now
+    assert free(result.free_at)
+    assert not free(result.free_at - timedelta(seconds=limit.bucket_seconds))

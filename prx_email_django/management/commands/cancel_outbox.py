@@ -1,35 +1,26 @@
-"""``manage.py cancel_outbox``: waiting messages come to rest."""
+"""``manage.py cancel_outbox``: cancels messages that wait for an attempt."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from django.core.management.base import BaseCommand, CommandParser
+from django.db.models import Q, QuerySet
 
 from prx_email_django import api
-from prx_email_django.management._common import add_selection, count_eligible, plain_errors, selection, told
+from prx_email_django.management._common import SelectionCommand
 from prx_email_django.models import OutboxMessage
+from prx_email_django.results import ChangeReport
 from prx_email_django.states import WAITING
 
 
-class Command(BaseCommand):
-    """See ``help``."""
+class Command(SelectionCommand):
+    """Calls ``api.cancel_outbox``."""
 
     help = (
-        "Puts messages that wait for an attempt at rest, as cancelled; what is being sent or sent stays as it is. "
-        "Exit code 0 whatever was refused, 1 for an error."
+        "Cancels messages that wait for an attempt: they are not sent. Messages that are being sent or are sent do not "
+        "change. Exit code: 0, also if messages were refused; 1 for an error."
     )
+    verb, done = "cancel", "cancelled"
+    eligible = Q(status__in=WAITING, next_attempt_at__isnull=False)
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        """Which messages."""
-        add_selection(parser)
-
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Cancel them and tell how many."""
-        with plain_errors():
-            eligible = OutboxMessage.objects.filter(status__in=WAITING, next_attempt_at__isnull=False)
-            chosen = selection(options, eligible)
-            if options["dry_run"]:
-                self.stdout.write(f"would cancel {count_eligible(chosen, eligible)}")
-                return
-            self.stdout.write(told(api.cancel_outbox(chosen), "cancelled"))
+    def operate(self, chosen: QuerySet[OutboxMessage] | list[int]) -> ChangeReport:
+        """Cancel the messages."""
+        return api.cancel_outbox(chosen)

@@ -1,4 +1,4 @@
-"""``manage.py flush_outbox``: sends what is due, once or for ever."""
+"""``manage.py flush_outbox``: sends due messages, once or in a loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from prx_email_django import api
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
-from prx_email_django.management._loop import POLL, Stop, added
+from prx_email_django.management._loop import POLL, Stop, add_reports
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
@@ -25,34 +25,41 @@ from prx_email_django.tasks import purge_if_time
 
 logger = logging.getLogger("prx_email_django")
 
-#: Longest wait for a database that is away, in seconds.
+#: Longest wait between two tries while the database is unavailable, in seconds.
 LONGEST_WAIT = 30.0
 
 
 class Command(BaseCommand):
-    """See ``help``."""
+    """Calls ``api.drain``."""
 
     help = (
-        "Sends what is due and returns; with --loop it stays, looks once a second, and purges by RETENTION when idle. "
-        "SIGTERM or SIGINT ends it cleanly: what is in flight is finished, the rest is given back. Any number may run "
-        "side by side, on any number of machines. Exit code 0: done or asked to end, whatever became of the messages "
-        "(see outbox_status --check); 1: nothing could be done (the text tells what to do)."
+        "Sends due messages and returns. With --loop it keeps running, drains once a second, and purges by RETENTION "
+        "when idle. SIGTERM or SIGINT ends it cleanly: started messages are finished, the others are released. Any "
+        "number of processes may run in parallel, on any number of machines. Exit code: 0 if it finished or was "
+        "stopped, whatever happened to the messages (see outbox_status --check); 1 if it could not work (the error "
+        "text says why)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """What to send, for how long, and how to tell of it."""
-        parser.add_argument("--account", action="append", metavar="NAME", help="only this account; may be repeated")
-        parser.add_argument("--limit", type=int, metavar="N", help="end after N messages")
+        """Add accounts, limits, loop and output options."""
         parser.add_argument(
-            "--time-budget", type=duration, metavar="S", help="start nothing new after S seconds (or 10m, 2h), and end"
+            "--account", action="append", metavar="NAME", help="send only messages of this account; repeatable"
         )
-        parser.add_argument("--loop", action="store_true", help="stay, and look for due messages once a second")
+        parser.add_argument("--limit", type=int, metavar="N", help="stop after N messages")
         parser.add_argument(
-            "--heartbeat", type=Path, metavar="FILE", help="touch this file once a second, for a liveness probe"
+            "--time-budget", type=duration, metavar="S", help="start no message after S seconds (or 10m, 2h), and stop"
         )
-        parser.add_argument("--dry-run", action="store_true", help="send nothing, tell what is due and what stops it")
-        parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
-        parser.add_argument("--no-progress", action="store_true", help="no progress bar; there is none off a terminal")
+        parser.add_argument("--loop", action="store_true", help="keep running and drain once a second")
+        parser.add_argument(
+            "--heartbeat", type=Path, metavar="FILE", help="update this file once a second, for a liveness probe"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="send nothing, print what is due and what prevents sending"
+        )
+        parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+        parser.add_argument(
+            "--no-progress", action="store_true", help="show no progress bar; it is shown only in a terminal"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Drain, then print a summary."""
@@ -60,7 +67,7 @@ class Command(BaseCommand):
             names = [options["account"]] if isinstance(options["account"], str) else options["account"]
             accounts = None if names is None else [account_named(name) for name in names]
             if options["dry_run"]:
-                self._tell_due(names, as_json=options["json"])
+                self._print_due(names, as_json=options["json"])
                 return
             seconds = options["time_budget"]
             stop = Stop(
@@ -72,7 +79,7 @@ class Command(BaseCommand):
                 report = run(stop, accounts, options)
             self._summary(report, as_json=options["json"])
             if not report.claimed and not options["loop"] and not options["json"]:
-                self._tell_waiting(_accounts(names))
+                self._print_waiting(_accounts(names))
 
     def _once(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
         with _progress(accounts, limit=options["limit"], hidden=options["no_progress"]) as progress:
@@ -86,7 +93,7 @@ class Command(BaseCommand):
             try:
                 close_old_connections()
                 report = _drain(stop, accounts, left)
-                total = added(total, report)
+                total = add_reports(total, report)
                 if not report.claimed and not stop():
                     purge_if_time()
                 wait = POLL
@@ -95,35 +102,35 @@ class Command(BaseCommand):
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
                 connections.close_all()
             stop.wait(wait)
-        return added(total, DrainReport(seconds=monotonic() - begun - total.seconds))
+        return add_reports(total, DrainReport(seconds=monotonic() - begun - total.seconds))
 
-    def _tell_due(self, names: Sequence[str] | None, *, as_json: bool) -> None:
+    def _print_due(self, names: Sequence[str] | None, *, as_json: bool) -> None:
         figures = _accounts(names)
-        due = sum(one["due"] for one in figures)
+        due = sum(account["due"] for account in figures)
         if as_json:
-            accounts = {one["name"]: {"due": one["due"], "why": one["why"]} for one in figures}
+            accounts = {account["name"]: {"due": account["due"], "why": account["why"]} for account in figures}
             self.stdout.write(json.dumps({"due": due, "accounts": accounts}, ensure_ascii=False))
             return
         self.stdout.write(f"{due} due")
-        self._tell_waiting(figures)
+        self._print_waiting(figures)
 
-    def _tell_waiting(self, figures: Sequence[dict[str, Any]]) -> None:
-        """What is due and what stops it, account by account: silence would read as an empty outbox."""
-        for one in figures:
-            if one["due"]:
-                self.stdout.write(f"  {one['name']}: {one['due']}, {one['why']}")
+    def _print_waiting(self, figures: Sequence[dict[str, Any]]) -> None:
+        """Print what is due and what prevents sending, for each account; no output would look like an empty outbox."""
+        for account in figures:
+            if account["due"]:
+                self.stdout.write(f"  {account['name']}: {account['due']} due, {account['why']}")
 
     def _summary(self, report: DrainReport, *, as_json: bool) -> None:
         counts = {name: value for name, value in asdict(report).items() if name != "seconds"}
         if as_json:
             self.stdout.write(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
             return
-        told = ", ".join(f"{value} {name}" for name, value in counts.items() if value or name == "sent")
-        self.stdout.write(f"{told} in {report.seconds:.1f} s")
+        text = ", ".join(f"{value} {name}" for name, value in counts.items() if value or name == "sent")
+        self.stdout.write(f"{text} in {report.seconds:.1f} s")
 
 
 def _accounts(names: Collection[str] | None) -> list[dict[str, Any]]:
-    return [one for one in outbox_status()["accounts"] if names is None or one["name"] in names]
+    return [account for account in outbox_status()["accounts"] if names is None or account["name"] in names]
 
 
 def _drain(
@@ -139,15 +146,15 @@ def _drain(
 def _progress(
     accounts: Sequence[Account] | None, *, limit: int | None, hidden: bool
 ) -> Iterator[Callable[[DrainReport], None]]:
-    """A bar on standard error where that is a terminal, and the function that moves it."""
+    """Show a progress bar on standard error if it is a terminal; yield the function that updates the bar."""
     bar: tqdm[Any] = tqdm(total=0, unit=" messages", disable=True if hidden else None, leave=False)
     if not bar.disable:
         names = None if accounts is None else {account.name for account in accounts}
-        due = sum(one["due"] for one in _accounts(names))
+        due = sum(account["due"] for account in _accounts(names))
         bar.reset(total=due if limit is None else min(due, limit))
 
-    def move(report: DrainReport) -> None:
+    def update(report: DrainReport) -> None:
         bar.update(report.sent + report.deferred + report.failed - bar.n)
 
     with bar:
-        yield move
+        yield update

@@ -1,4 +1,4 @@
-"""``manage.py outbox_pause``: an account, or everything, sends nothing until it is resumed."""
+"""``manage.py outbox_pause``: pauses an account or the whole outbox."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from prx_email_django.management._common import account_named, future, plain_err
 
 
 class Command(BaseCommand):
-    """See ``help``."""
+    """Calls ``api.pause_outbox``."""
 
-    help = "Pauses an account, or everything: messages are queued and wait. What is on its way is finished."
+    help = "Pauses an account or the whole outbox: new messages are queued and wait. Started messages are finished."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """What to pause, why, and until when."""
-        parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; none: everything")
-        parser.add_argument("--reason", required=True, help="shown wherever somebody asks why nothing goes out")
+        """Add account, reason and end of the pause."""
+        parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
+        parser.add_argument("--reason", required=True, help="shown where the outbox says why messages wait")
         parser.add_argument(
             "--until",
             type=future,
             metavar="WHEN",
-            help="when it goes on by itself: ISO 8601, or in how long (2h); none: when somebody resumes it",
+            help="end of the pause: ISO 8601, or a duration from now (2h); if omitted, until a person resumes",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Pause and say so."""
+        """Pause, and print what is paused."""
         with plain_errors():
             account = account_named(options["account"]) if options["account"] is not None else None
             until = None if options["until"] is None else future(options["until"])
             if until is not None and until <= timezone.now():
                 raise CommandError(
-                    f"--until is in the past: {until.isoformat(timespec='seconds')}. Nothing was paused."
+                    f"Nothing was paused: --until must be in the future, not {until.isoformat(timespec='seconds')}."
                 )
             api.pause_outbox(account, reason=options["reason"], until=until)
             end = f" until {until.isoformat(timespec='seconds')}" if until else ""

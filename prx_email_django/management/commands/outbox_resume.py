@@ -12,19 +12,19 @@ from prx_email_django.models import OutboxState
 
 
 class Command(BaseCommand):
-    """See ``help``."""
+    """Calls ``api.resume_outbox``."""
 
     help = (
-        "Ends the pause of an account, whoever set it, or the pause of everything (accounts that are paused for "
-        "themselves stay so)."
+        "Ends the pause of an account, whether a person or a worker set it, or the pause of the whole outbox. Pauses "
+        "of single accounts then stay in force."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """What to resume."""
-        parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; none: everything")
+        """Add the account."""
+        parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Resume and say so."""
+        """Resume, and print what was resumed."""
         with plain_errors():
             account = account_named(options["account"]) if options["account"] is not None else None
             was_paused = account.pause_reason if account else OutboxState.objects.exclude(pause_reason="").exists()

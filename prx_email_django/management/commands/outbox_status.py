@@ -1,4 +1,4 @@
-"""``manage.py outbox_status``: how the outbox stands, and why something waits."""
+"""``manage.py outbox_status``: prints the state of the outbox, and why messages wait."""
 
 from __future__ import annotations
 
@@ -23,31 +23,35 @@ DEFAULT_MAX_AGE = "10m"
 
 
 class Command(BaseCommand):
-    """See ``help``."""
+    """Calls ``status.figures``."""
 
     help = (
-        "Tells how the outbox stands; of one message or account, why it waits and when it goes on. With --check the "
-        "exit code is for a monitor: 0 well; 1 late (something has been due for longer than --max-age, or a lost "
-        "worker's messages wait for so long); 2 broken (the database or the settings cannot be used, or the database "
+        "Prints the state of the outbox; for one message or account, why it waits and when sending continues. With "
+        "--check the exit code is for a monitor: 0 well; 1 late (a message has been due, or a message of a lost worker "
+        "has waited, for longer than --max-age); 2 broken (database or settings cannot be used, or the database "
         "belongs to another INSTANCE). Without --check: 0, or 1 for an error."
     )
-    # A probe must answer, and with its own code, where the settings are wrong.
+    # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Of what, and how."""
-        parser.add_argument("id", nargs="?", type=int, metavar="ID", help="one message")
-        parser.add_argument("--account", metavar="NAME", help="one account")
-        parser.add_argument("--json", action="store_true", help="as one JSON object, with a version")
-        parser.add_argument("--check", action="store_true", help="judge it by the exit code")
+        """Add message, account and output options."""
+        parser.add_argument("id", nargs="?", type=int, metavar="ID", help="show only this message")
+        parser.add_argument("--account", metavar="NAME", help="show only this account")
+        parser.add_argument("--json", action="store_true", help="print one JSON object, with a version")
+        parser.add_argument("--check", action="store_true", help="report the health by the exit code")
         parser.add_argument(
-            "--max-age", type=duration, default=DEFAULT_MAX_AGE, metavar="AGE", help="what late means (10m)"
+            "--max-age",
+            type=duration,
+            default=DEFAULT_MAX_AGE,
+            metavar="AGE",
+            help="with --check: late after this time (default: 10m)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print it, and exit with the verdict where that was asked for."""
+        """Print the figures; with ``--check`` exit with the health as code."""
         if options["id"] is not None and (options["account"] is not None or options["check"]):
-            raise CommandError("A message has neither --account nor --check.")
+            raise CommandError("ID cannot be combined with --account or --check.")
         if options["check"]:
             self._check(options)
             return
@@ -80,17 +84,19 @@ class Command(BaseCommand):
             self._dump(figures)
             return
         oldest = figures["oldest_due_seconds"]
-        told = {
+        lines = {
             "due": f"{figures['due']}" if oldest is None else f"{figures['due']}, the oldest for {_span(oldest)}",
             **{key: figures[key] for key in ("waiting", "sending", "at_rest", "unknown", "expired_leases")},
             "last_drain": _ago(figures["last_drain_at"], figures["at"]),
         }
-        for key, value in told.items():
+        for key, value in lines.items():
             self.stdout.write(f"{key.replace('_', ' '):<16}{value}")
-        for one in figures["accounts"]:
-            self.stdout.write(_account_line(one))
+        for account in figures["accounts"]:
+            self.stdout.write(_account_line(account))
         if not figures["accounts"]:
-            self.stdout.write("There is no account yet: add one in the admin, or with Account.objects.from_preset().")
+            self.stdout.write(
+                "There is no account. Add an account in the admin, or with Account.objects.from_preset()."
+            )
         if figures["paused"]:
             self.stdout.write(self.style.WARNING(_paused_line(figures["paused"])))
         if not figures["instance_matches"]:
@@ -98,13 +104,13 @@ class Command(BaseCommand):
 
     def _account(self, name: str, *, as_json: bool) -> None:
         account_named(name)
-        figures = next(one for one in outbox_status()["accounts"] if one["name"] == name)
+        figures = next(account for account in outbox_status()["accounts"] if account["name"] == name)
         if as_json:
             self._dump(figures)
         else:
             self.stdout.write(_account_line(figures))
-            if help_ := advice(figures["why"]):
-                self.stdout.write(help_)
+            if hint := advice(figures["why"]):
+                self.stdout.write(hint)
 
     def _message(self, pk: int, *, as_json: bool) -> None:
         message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
@@ -140,7 +146,7 @@ def _account_line(figures: dict[str, Any]) -> str:
 
 
 def _paused_line(paused: dict[str, Any]) -> str:
-    until = f"until {paused['until']}" if paused["until"] else "until somebody resumes it"
+    until = f"until {paused['until']}" if paused["until"] else "until a person resumes it"
     return f"everything is paused {until}: {paused['reason']}"
 
 
@@ -153,7 +159,7 @@ def _ago(moment: str | None, now: str) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A span in its nearest unit: 95 s, 4 min, 30 h, 3 days."""
+    """Return a duration in one suitable unit: 95 s, 4 min, 30 h, 3 days."""
     for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -161,9 +167,9 @@ def _span(seconds: float) -> str:
 
 
 def _narrowed(figures: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The figures with the age of one account's oldest due message in the place of all accounts'."""
+    """Return the figures, with ``oldest_due_seconds`` of the named account instead of all accounts."""
     if name is None:
         return figures
     account_named(name)
-    one = next(one for one in figures["accounts"] if one["name"] == name)
-    return {**figures, "oldest_due_seconds": one["oldest_due_seconds"]}
+    ages = {account["name"]: account["oldest_due_seconds"] for account in figures["accounts"]}
+    return {**figures, "oldest_due_seconds": ages[name]}

@@ -1,4 +1,4 @@
-"""``manage.py purge_outbox``: what is done and old goes."""
+"""``manage.py purge_outbox``: deletes old messages."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from prx_email_django.store.purge import PurgeReport
 
 
 class Command(BaseCommand):
-    """See ``help``."""
+    """Calls ``api.purge_outbox``."""
 
     help = (
-        "Deletes what is done and old, by the setting RETENTION: sent messages, messages at rest, received ones, and "
-        "content that nothing refers to; never a message that may still be sent. Without it, the scheduled drain and "
-        "flush_outbox --loop purge a batch an hour by themselves."
+        "Deletes old rows by the setting RETENTION: sent messages, messages at rest, received messages, and content "
+        "without a reference; never a message that may still be sent. The scheduled drain and flush_outbox --loop also "
+        "purge one batch an hour."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """How old."""
+        """Add the age and --dry-run."""
         parser.add_argument(
             "--older-than",
             type=duration,
             metavar="AGE",
-            help="purge all kinds at this age, whatever RETENTION says: 30d, 12h; a number alone is seconds",
+            help="purge rows of every kind from this age on, instead of by RETENTION: 30d, 12h; a number is seconds",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only tell how many it would be")
+        parser.add_argument("--dry-run", action="store_true", help="delete nothing, only print the numbers")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Purge and tell how many of each."""
+        """Purge, and print the number of rows of each kind."""
         with plain_errors():
             age = None if options["older_than"] is None else duration(options["older_than"])
             report = _purge(age, dry_run=options["dry_run"])
@@ -42,7 +42,7 @@ class Command(BaseCommand):
 
 
 def _purge(age: timedelta | None, *, dry_run: bool) -> PurgeReport:
-    """Batch by batch, so that no transaction holds many rows."""
+    """Purge batch by batch, so that no transaction locks many rows."""
     total = batch = api.purge_outbox(older_than=age, dry_run=dry_run)
     while batch.total and not dry_run:
         batch = api.purge_outbox(older_than=age)

@@ -1,4 +1,4 @@
-"""``make demo``: a tour of the outbox that ends by itself; exit code 0 only if everything ended as it told."""
+"""``make demo``: runs the demo; exit code 0 only if every step ended as expected."""
 
 import os
 import sys
@@ -8,6 +8,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.config.settings"
 
-    from example_project.tour import main
+    from example_project.demo.runner import main
 
     sys.exit(main())

@@ -1,4 +1,7 @@
-"""What a person may ask of a message: the verbs behind buttons and bulk actions."""
+"""The operations behind the buttons and bulk actions of messages.  Each calls one function of ``api``.
+
+"Retry" and "Send now" call ``api.requeue_outbox``, "Cancel" ``api.cancel_outbox``, "Confirm" ``api.confirm_outbox``.
+"""
 
 from __future__ import annotations
 
@@ -20,45 +23,45 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = str | _StrPromise
 
-#: ``ChangeReport.refused``'s codes in words; ``forbidden`` is the admin's own.
+#: Text for each code of ``ChangeReport.refused``; ``forbidden`` exists only in the admin.
 REFUSALS: Mapping[str, Text] = {
-    "not_found": _("gone"),
+    "not_found": _("deleted"),
     "sent": _("already sent"),
     "sending": _("being sent right now"),
     "waiting": _("waiting for its first attempt"),
     "at_rest": _("at rest already"),
-    "not_unknown": _("its outcome is known"),
+    "not_unknown": _("their outcome is known"),
     "forbidden": _("not permitted"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
-    """One verb: its words, whether it is offered for a message, and what it calls."""
+class Operation:
+    """One operation: its texts, the function that it calls, and the messages for which it is offered."""
 
     name: str
     label: Text
-    #: What it will do, beside the button.
+    #: Shown beside the button: what the operation does.
     help: Text
-    #: ``%(count)d`` messages, when it is done.
+    #: Shown after the operation; ``%(count)d`` is the number of changed messages.
     done: Text
-    #: What the history says.
+    #: Entry in the message's history.
     log: Text
     apply: Callable[[Sequence[int]], ChangeReport]
-    offered: Callable[[OutboxMessage, datetime], bool]
-    #: May make a second copy where an outcome is unknown.
-    copies: bool = False
+    is_offered: Callable[[OutboxMessage, datetime], bool]
+    #: The operation may send a second copy of a message whose outcome is unknown.
+    sends_again: bool = False
 
-    def doubtful(self, message: OutboxMessage) -> bool:
-        """Whether the person must first say that a second copy is all right."""
-        return self.copies and message.may_have_been_delivered
+    def may_duplicate(self, message: OutboxMessage) -> bool:
+        """Whether the person must first accept that the recipients may receive a second copy."""
+        return self.sends_again and message.may_have_been_delivered
 
 
 def _is_failed(message: OutboxMessage, now: datetime) -> bool:
     return message.status == Status.FAILED
 
 
-def _waits(message: OutboxMessage, now: datetime) -> bool:
+def _is_waiting(message: OutboxMessage, now: datetime) -> bool:
     return message.status in WAITING and message.next_attempt_at is not None
 
 
@@ -67,59 +70,62 @@ def _is_delayed(message: OutboxMessage, now: datetime) -> bool:
     return message.status == Status.PENDING and due is not None and due > now
 
 
-def _is_doubtful(message: OutboxMessage, now: datetime) -> bool:
+def _is_unknown(message: OutboxMessage, now: datetime) -> bool:
     return message.status == Status.FAILED and message.may_have_been_delivered
 
 
-RETRY = Verb(
+RETRY = Operation(
     name="retry",
     label=_("Retry now"),
-    help=_("It becomes due at once, and the next drain sends it."),
+    help=_("The message becomes due now; the next drain sends it."),
     done=ngettext_lazy(
         "%(count)d message is due now and will be sent by the next drain.",
         "%(count)d messages are due now and will be sent by the next drain.",
         "count",
     ),
-    log=_("Retry asked for."),
-    apply=lambda ids: api.requeue_outbox(ids),
-    offered=_is_failed,
-    copies=True,
+    log=_("Retry requested."),
+    apply=api.requeue_outbox,
+    is_offered=_is_failed,
+    sends_again=True,
 )
-SEND_NOW = Verb(
+SEND_NOW = Operation(
     name="send-now",
     label=_("Send now"),
-    help=_("It does not wait for its time: the next drain sends it."),
+    help=_("The message becomes due now, before its planned time; the next drain sends it."),
     done=RETRY.done,
-    log=_("Sending asked for before its time."),
+    log=_("Sending before the planned time requested."),
     apply=lambda ids: api.requeue_outbox(ids, force=True),
-    offered=_is_delayed,
-    copies=True,
+    is_offered=_is_delayed,
+    sends_again=True,
 )
-CANCEL = Verb(
+CANCEL = Operation(
     name="cancel",
     label=_("Cancel"),
-    help=_("It comes to rest and is not sent, unless somebody retries it."),
+    help=_("The message is not sent, unless a person retries it."),
     done=ngettext_lazy(
         "%(count)d message is cancelled and will not be sent.",
         "%(count)d messages are cancelled and will not be sent.",
         "count",
     ),
     log=_("Cancelled."),
-    apply=lambda ids: api.cancel_outbox(ids),
-    offered=_waits,
+    apply=api.cancel_outbox,
+    is_offered=_is_waiting,
 )
-CONFIRM = Verb(
+CONFIRM = Operation(
     name="confirm",
     label=_("Confirm: it arrived"),
-    help=_("You know that it arrived: recipients in doubt count as served, and nothing goes to them again."),
+    help=_(
+        "You know that the message arrived. Recipients with an unknown outcome count as accepted; nothing is sent to "
+        "them again."
+    ),
     done=ngettext_lazy(
         "%(count)d message is confirmed to have arrived.",
         "%(count)d messages are confirmed to have arrived.",
         "count",
     ),
     log=_("Confirmed to have arrived."),
-    apply=lambda ids: api.confirm_outbox(ids),
-    offered=_is_doubtful,
+    apply=api.confirm_outbox,
+    is_offered=_is_unknown,
 )
 
-VERBS: Mapping[str, Verb] = {verb.name: verb for verb in (RETRY, SEND_NOW, CONFIRM, CANCEL)}
+OPERATIONS: Mapping[str, Operation] = {operation.name: operation for operation in (RETRY, SEND_NOW, CONFIRM, CANCEL)}
