@@ -1,12 +1,14 @@
-"""One drain in a process of its own, on the database of the test: to be killed, stopped, or run beside others.
+"""A drain in a separate process, on the database of the test: a test can kill it, stop it, or run several at once.
 
     python -m tests.acceptance.drainer '{"settings": {"LEASE": 3}, "drain": {"limit": 5}}'
 
-Prints ``ready`` when Django is up, and the report as JSON when the drain has returned.  SIGTERM ends the drain as the
-time budget does.  ``alarm`` (seconds): SystemExit is raised in the main thread then, as django-q2 ends a task.
-``collect`` false: without the garbage collector, and with an allocator that keeps nothing, so that what is measured
-hangs neither on when the one comes by nor on what the other keeps.
-``wait_for_line``: begins only when a line has come on the standard input, so that many begin at once.
+The process prints ``ready`` when Django is up, and the report as JSON when the drain has returned.  SIGTERM ends the
+drain in the same way as the time budget.  Options besides ``settings`` and ``drain``:
+
+- ``alarm``: after so many seconds SystemExit is raised in the main thread, as django-q2 ends a task.
+- ``collect``: false switches the garbage collector off and makes the allocator return memory at once, so that the
+  measured memory depends neither on the moment of a collection nor on memory that the allocator keeps.
+- ``wait_for_line``: the drain begins when a line arrives on standard input, so that several drains begin together.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PATIENCE = 60.0
 
 
 class Drainer:
-    """The process, as the test sees it."""
+    """Starts the process and controls it from the test."""
 
     def __init__(self, **options: Any) -> None:
         command = [sys.executable, "-m", "tests.acceptance.drainer", json.dumps(options, default=str)]
@@ -54,24 +56,24 @@ class Drainer:
         self.process.stdin.flush()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL and wait for the end of the process."""
         self.process.kill()
         self.process.wait(PATIENCE)
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def report(self) -> dict[str, Any]:
-        """What it printed, once it has ended."""
+        """Wait for the end of the process; return the report that it printed."""
         out, _ = self.process.communicate(timeout=PATIENCE)
         lines = out.strip().splitlines()
         assert lines, f"the drainer ended with {self.process.returncode} and without a report"
-        told: dict[str, Any] = json.loads(lines[-1])
-        return told
+        report: dict[str, Any] = json.loads(lines[-1])
+        return report
 
     def exit_code(self) -> int:
-        """Wait for its end."""
+        """Wait for the end of the process; return its exit code."""
         self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
@@ -87,10 +89,10 @@ class Drainer:
 
 
 def _environment(*, steady: bool) -> dict[str, str]:
-    """``steady``: what is freed goes back to the system at once.
+    """Environment of the process; ``steady`` makes the allocator return freed memory to the system at once.
 
-    Else glibc keeps large blocks, once some were freed, in heaps that grow with the order in which threads happen to
-    run: 40 MB more where the machine is busy.
+    Otherwise glibc keeps large blocks in heaps after the first ones were freed, and the size of these heaps depends on
+    the order in which threads run: 40 MB more on a busy machine.
     """
     allocator = {"MALLOC_MMAP_THRESHOLD_": "131072"} if steady else {}
     return {**os.environ, **allocator, "DJANGO_SETTINGS_MODULE": "tests.settings"}
@@ -98,15 +100,15 @@ def _environment(*, steady: bool) -> dict[str, str]:
 
 @contextmanager
 def drainers(count: int, **options: Any) -> Iterator[list[Drainer]]:
-    """So many at once: all are up before the first begins."""
+    """Run ``count`` drains at the same time: all processes are ready before the first drain begins."""
     started = [Drainer(**options, wait_for_line=True) for _ in range(count)]
     try:
-        for one in started:
-            one.begin()
+        for drainer in started:
+            drainer.begin()
         yield started
     finally:
-        for one in started:
-            one.__exit__()
+        for drainer in started:
+            drainer.__exit__()
 
 
 def _raise_exit(_signal: int, _frame: object) -> None:
@@ -114,7 +116,7 @@ def _raise_exit(_signal: int, _frame: object) -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops what is raised inside a ``__del__``: strike again a moment later, so that the drain does end."""
+    """Set the alarm again: Python drops an exception raised inside a ``__del__``, and the drain would not end."""
     if isinstance(dropped.exc_value, SystemExit):
         signal.setitimer(signal.ITIMER_REAL, 0.001)
     else:
@@ -122,9 +124,10 @@ def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
 
 
 def _memory() -> int:
-    """Peak memory of this process so far, in KiB.
+    """Peak memory of this process until now, in KiB.
 
-    Linux's ``ru_maxrss`` begins with what the parent had when it forked, and so hides that much: not used there.
+    Linux does not use ``ru_maxrss`` here: there it starts at the memory that the parent had at the fork, and hides as
+    much of the child's own.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -134,12 +137,12 @@ def _memory() -> int:
 
 
 def main(options: dict[str, Any]) -> None:
-    """In the process."""
+    """Run one drain in this process, with the options that the test gave."""
     import django
 
     from tests import settings
 
-    faulthandler.dump_traceback_later(PATIENCE - 10)  # a drain that hangs says where
+    faulthandler.dump_traceback_later(PATIENCE - 10)  # a drain that hangs shows where
 
     settings.PRX_EMAIL.update(options.get("settings", {}))
     django.setup()

@@ -1,4 +1,4 @@
-"""``DeliveryAttempt`` names the place of a failure: a person looks there first, so a wrong one costs hours."""
+"""``DeliveryAttempt.phase`` names the place of a failure: a wrong name misleads the person who looks for the cause."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.models import Account, DeliveryAttempt
+from prx_email_django.models import DeliveryAttempt
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.connection import Opened
-from tests.support.factories import account, mail
-from tests.support.fake_clock import Ahead
+from tests.support.factories import account, account_on, mail
+from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def fails_late(sending: Sending, clock: Ahead) -> DeliveryAttempt:
-    """The attempt, once SEND_DEADLINE has passed."""
+def attempt_after_deadline(sending: Sending, clock: MovableClock) -> DeliveryAttempt:
+    """Let SEND_DEADLINE pass; return the attempt."""
     clock.seconds = 40
     assert sending.outcome().error_code == "timeout"
     return DeliveryAttempt.objects.get()
 
 
-def heard(silent: socket.socket) -> socket.socket:
-    """The connection of a client that has begun to speak."""
+def accept(silent: socket.socket) -> socket.socket:
+    """Accept a connection, and wait for the first byte of the client."""
     silent.settimeout(60)
     connection, _ = silent.accept()
     connection.settimeout(60)
@@ -35,64 +35,59 @@ def heard(silent: socket.socket) -> socket.socket:
     return connection
 
 
-def account_at(server: SmtpServer, security: str, **fields: Any) -> Account:
-    login = {"auth_method": "password", "user": "ann", "password": "s3cret-pass"}
-    return account(host="localhost", port=server.port, security=security, **login, **fields)
-
-
 @pytest.mark.parametrize(
     ("stage", "phase"), [("greeting", "connect"), ("ehlo", "connect"), ("starttls", "tls"), ("auth", "auth")]
 )
 def test_deadline_does_not_blame_the_network_for_a_server_that_falls_silent_later(
-    settings: Any, sends_clock: Ahead, stage: str, phase: str
+    settings: Any, sends_clock: MovableClock, stage: str, phase: str
 ) -> None:
     with SmtpServer(tls="starttls", users={"ann": "s3cret-pass"}) as server:
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on(stage, stall=True)
-        sending = Sending(**mail(account_at(server, "starttls")))
+        sending = Sending(**mail(account_on(server, auth_method="password", user="ann", password="s3cret-pass")))
         assert stalled.reached.wait(60)
-        attempt = fails_late(sending, sends_clock)
+        attempt = attempt_after_deadline(sending, sends_clock)
         peer = f"127.0.0.1:{server.port}" + (" TLSv1.3" if stage == "auth" else "")
         assert (attempt.phase, attempt.peer) == (phase, peer)
         server.release(stalled)
 
 
-def test_deadline_tells_a_silent_handshake(sends_clock: Ahead) -> None:
+def test_deadline_does_not_blame_the_connection_for_a_silent_handshake(sends_clock: MovableClock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sending = Sending(**mail(account(host="localhost", port=silent.getsockname()[1], security="tls")))
-        with heard(silent):
-            assert fails_late(sending, sends_clock).phase == "tls"
+        with accept(silent):
+            assert attempt_after_deadline(sending, sends_clock).phase == "tls"
 
 
-def test_deadline_does_not_blame_a_handshake_for_a_silent_greeting(settings: Any, sends_clock: Ahead) -> None:
+def test_deadline_does_not_blame_a_handshake_for_a_silent_greeting(settings: Any, sends_clock: MovableClock) -> None:
     with SmtpServer(tls="implicit") as server:
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on("greeting", stall=True)
-        sending = Sending(**mail(account(host="localhost", port=server.port, security="tls")))
+        sending = Sending(**mail(account_on(server)))
         assert stalled.reached.wait(60)
-        assert fails_late(sending, sends_clock).phase == "connect"
+        assert attempt_after_deadline(sending, sends_clock).phase == "connect"
         server.release(stalled)
 
 
-def test_token_that_does_not_come_in_time_is_a_matter_of_authentication(sends_clock: Ahead) -> None:
+def test_deadline_does_not_blame_the_connection_for_a_late_token(sends_clock: MovableClock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         token = {"oauth_provider": "google", "oauth_client_id": "i", "oauth_client_secret": "s"}
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/token"
         owner = account(auth_method="xoauth2", user="ann", oauth_refresh_token="r", oauth_token_url=url, **token)
         sending = Sending(**mail(owner))
-        with heard(silent):
-            assert fails_late(sending, sends_clock).phase == "auth"
+        with accept(silent):
+            assert attempt_after_deadline(sending, sends_clock).phase == "auth"
 
 
-def test_hang_up_before_the_message_was_taken_has_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hang_up_before_the_message_is_taken_has_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
-        usual = AccountWorker._opened
+        owner = account_on(server)
+        real = AccountWorker._opened
 
         def opened_and_lost(self: AccountWorker, event: Opened) -> None:
             server.hang_up()
             self.network.start(lost(event.session)).result(10)
-            usual(self, event)
+            real(self, event)
 
         async def lost(session: Any) -> None:
             await session._protocol.ended

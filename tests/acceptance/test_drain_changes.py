@@ -1,4 +1,4 @@
-"""What a person decides while the machine runs: confirming, lowering a limit, an expiry that has passed."""
+"""A drain heeds what a person changes: confirmations, lowered limits, pauses, switched-off accounts, expiry times."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.transports.memory import shared
 from prx_email_django.worker import current
 from prx_email_django.worker.loop import WorkerLoop
-from tests.acceptance.workers import eventually
-from tests.support.factories import MEMORY, NOW, account, backlog, fresh, in_threads, mail, message
-from tests.support.fake_clock import Ahead
+from tests.acceptance.workers import eventually, untouched
+from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
+from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
@@ -37,21 +38,17 @@ def memory(settings: Any) -> Any:
     shared.reset()
 
 
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    return account(host=server.host, port=server.port, **fields)
-
-
-def test_an_expired_message_is_not_told_as_an_unknown_outcome(memory: None, caplog: Any) -> None:
+def test_an_expired_message_is_not_logged_as_an_unknown_outcome(memory: None, caplog: Any) -> None:
     row = message(account(), now=NOW)
     with caplog.at_level(logging.INFO, "prx_email_django"):
         prx.drain(now=NOW + 10 * DAY)
     assert fresh(row).last_error_code == "expired"
-    (said,) = [one for one in caplog.records if getattr(one, "outbox_id", None) == row.pk]
-    assert (said.levelname, said.outcome) == ("WARNING", "at rest"), (said.levelname, said.outcome)
+    (record,) = [record for record in caplog.records if getattr(record, "outbox_id", None) == row.pk]
+    assert (record.levelname, record.outcome) == ("WARNING", "at rest"), (record.levelname, record.outcome)
 
 
-def test_what_a_person_confirms_is_not_sent_again(memory: None) -> None:
-    """hold: delivered once in doubt; a person retries (451), then hears that it had arrived, and confirms."""
+def test_a_confirmed_message_is_not_sent_again(memory: None) -> None:
+    """hold: the first outcome is unknown, a person's retry fails (451), and then the person confirms the arrival."""
     owner = account()
     shared.fail_next("body", timeout=True, accept=True)
     result = prx.send(**mail(owner, on_unknown="hold"))
@@ -68,17 +65,17 @@ def fresh_id(pk: int) -> OutboxMessage:
     return OutboxMessage.objects.get(pk=pk)
 
 
-def test_a_retry_that_never_left_leaves_a_row_that_can_be_confirmed(memory: None, monkeypatch: Any) -> None:
-    """hold; the retry ends by SystemExit before MAIL and is released; a person confirms: no second copy."""
+def test_a_retry_that_ended_before_mail_leaves_a_row_that_can_be_confirmed(memory: None, monkeypatch: Any) -> None:
+    """hold: SystemExit ends the retry before MAIL, the message is released, a person confirms: no second copy."""
     owner = account()
     shared.fail_next("body", timeout=True, accept=True)
     result = prx.send(**mail(owner, on_unknown="hold"))
 
-    def strike(self: Any) -> None:
+    def end(self: Any) -> None:
         raise SystemExit(1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(WorkerLoop, "_renew", strike)
+        patch.setattr(WorkerLoop, "_renew", end)
         with pytest.raises(SystemExit):
             prx.retry_outbox(result.outbox_id)
     assert fresh_id(result.outbox_id).is_at_rest
@@ -87,7 +84,7 @@ def test_a_retry_that_never_left_leaves_a_row_that_can_be_confirmed(memory: None
     assert len(shared.delivered) == 1, len(shared.delivered)
 
 
-def test_a_retry_without_a_slot_of_a_row_sent_meanwhile(memory: None) -> None:
+def test_a_retry_without_a_slot_returns_sent_for_a_row_that_was_sent_meanwhile(memory: None) -> None:
     owner = account(max_connections=1)
     row = prx.enqueue(**mail(owner))
     real = sending.slot_or_obstacle
@@ -104,7 +101,7 @@ def test_a_retry_without_a_slot_of_a_row_sent_meanwhile(memory: None) -> None:
     assert (result.status, result.error_code) == ("sent", ""), result
 
 
-def test_a_send_after_its_expiry(memory: None) -> None:
+def test_a_send_after_its_expiry_delivers_nothing(memory: None) -> None:
     result = prx.send(**mail(account(), expires_at=store.db.clock_for(None).now - DAY))
     assert not shared.delivered, result
 
@@ -115,16 +112,16 @@ def test_a_running_drain_heeds_a_lowered_number_of_connections(monkeypatch: pyte
         backlog(owner, 60)
         beginning = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         middle = server.on("final", stall=True, nth=20)
-        clock = Ahead()
+        clock = MovableClock()
         monkeypatch.setattr(current, "monotonic", clock)
         drain = threading.Thread(target=lambda: (prx.drain(), connections["default"].close()), daemon=True)
         drain.start()
-        assert all(one.reached.wait(60) for one in beginning)
+        assert all(reply.reached.wait(60) for reply in beginning)
         assert server.max_open_connections == 3
         Account.objects.filter(pk=owner.pk).update(max_connections=1)
-        clock.seconds = 1.1  # the account is looked up again within a second, at the next connection
-        for one in beginning:
-            server.release(one)
+        clock.seconds = 1.1  # a drain reads the account again after a second, at the next connection
+        for reply in beginning:
+            server.release(reply)
         assert middle.reached.wait(60)
         assert eventually(lambda: server.open_connections == 1)
         server.max_open_connections = server.open_connections
@@ -135,22 +132,25 @@ def test_a_running_drain_heeds_a_lowered_number_of_connections(monkeypatch: pyte
         assert server.connections >= before + 15
 
 
-def switch(owner: Account, *, on: bool) -> None:
-    Account.objects.filter(pk=owner.pk).update(is_active=on)
+def set_active(owner: Account, *, active: bool) -> None:
+    Account.objects.filter(pk=owner.pk).update(is_active=active)
 
 
-#: What a person does, and what undoes it.
+#: Ways in which a person stops an account, and how each is undone.
 HALTS: dict[str, tuple[Callable[[Account], object], Callable[[Account], object]]] = {
-    "switches the account off": (lambda owner: switch(owner, on=False), lambda owner: switch(owner, on=True)),
+    "switches the account off": (
+        lambda owner: set_active(owner, active=False),
+        lambda owner: set_active(owner, active=True),
+    ),
     "pauses the account": (lambda owner: prx.pause_outbox(owner, reason="r"), prx.resume_outbox),
     "pauses everything": (lambda owner: prx.pause_outbox(reason="r"), lambda owner: prx.resume_outbox()),
 }
 
 
-@pytest.mark.parametrize("who", HALTS)
-def test_a_running_drain_claims_nothing_more_about_a_second_after_a_person(who: str) -> None:
-    """The server takes at most twenty a second, so that about two seconds' messages may still go."""
-    halt, undo = HALTS[who]
+@pytest.mark.parametrize("stop", HALTS)
+def test_a_running_drain_stops_claiming_a_second_after_a_person_stops_the_account(stop: str) -> None:
+    """The server accepts at most twenty messages a second: the messages of about two seconds may still be sent."""
+    halt, undo = HALTS[stop]
     count = 160
     with SmtpServer() as server:
         owner = account_on(server, max_connections=1, max_messages_per_connection=count, pipelining="off")
@@ -168,9 +168,43 @@ def test_a_running_drain_claims_nothing_more_about_a_second_after_a_person(who: 
         assert before <= sent < before + 60
         assert reports[0].sent == sent
         waiting = OutboxMessage.objects.filter(status="pending", attempts=0, next_attempt_at__isnull=False)
-        assert waiting.count() == count - sent, "given back as they were"
+        assert waiting.count() == count - sent, "released unchanged"
         assert prx.drain().claimed == 0
         server.clear()
         undo(owner)
         assert prx.drain().sent == count - sent
         assert Counter(server.recipients) == Counter({f"p{n}@example.org": 1 for n in range(count)})
+
+
+def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        rows = backlog(account, 60)
+        stalled = server.on("final", stall=True, nth=2)
+        draining = Draining()
+        assert stalled.reached.wait(60)
+        prx.pause_outbox(account, reason="stop")
+        threading.Event().wait(1.1)  # a drain reads the pauses once a second
+        server.release(stalled)
+        report = draining.outcome()
+        assert report.sent < 60
+        assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
+        assert untouched(rows[-1:])
+        assert account.pause_reason == "stop", "a success does not end a pause that a person set"
+
+
+def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> None:
+    with SmtpServer(users={"ann": "old"}) as server:
+        account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
+        backlog(account, 10)
+        stalled = server.on("final", stall=True, nth=3)
+        draining = Draining()
+        assert stalled.reached.wait(60)
+        server.users = {"ann": "new"}
+        corrected = Account.objects.get()
+        corrected.password = "new"
+        corrected.save()
+        server.say(b"421 4.3.2 restarting\r\n", close=True)
+        draining.outcome()
+        assert account.pause_reason == ""
+        assert OutboxMessage.objects.filter(status="sent").count() == 9

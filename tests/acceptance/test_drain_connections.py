@@ -1,49 +1,40 @@
-"""The connections of an account in a drain: one first, no longer held than their slot, given back soon."""
+"""Connections of an account in a drain: opened one first, closed before their slot ends, their slots released soon."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from time import monotonic
-from typing import Any
 
 import pytest
 
-import prx_email_django as prx
 from prx_email_django.limits import slots
-from prx_email_django.models import Account, ConnectionSlot
+from prx_email_django.models import ConnectionSlot
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def backlog_on(server: SmtpServer, count: int, **fields: Any) -> Account:
-    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-    account: Account = Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text"} for number in range(count)]
-    prx.enqueue_many(some, account=account)
-    return account
-
-
-def test_a_slot_is_given_back_within_two_seconds_of_a_quit_that_is_not_answered() -> None:
+def test_a_slot_is_released_within_two_seconds_of_a_quit_that_is_not_answered() -> None:
     with SmtpServer() as server:
-        backlog_on(server, 1, max_connections=1)
-        leaving = server.on("quit", stall=True)
+        backlog(account_on(server, max_connections=1), 1)
+        closing = server.on("quit", stall=True)
         draining = Draining()
-        assert leaving.reached.wait(60)
+        assert closing.reached.wait(60)
         since = monotonic()
         assert draining.outcome().sent == 1
-        assert monotonic() - since < 30, "it waited for the reply, which has a minute"
+        assert monotonic() - since < 30, "the drain waited for the reply to QUIT, which has a minute"
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
 def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> None:
-    """After a loss too, when there is enough work for all of them: a server that is down is dialled once."""
+    """Also after a lost connection, when there is work for all connections: a server that is down gets one attempt."""
     with SmtpServer() as server:
-        backlog_on(server, 30, max_connections=3)
+        backlog(account_on(server, max_connections=3), 30)
         bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
-        assert all(one.reached.wait(60) for one in bodies)
+        assert all(body.reached.wait(60) for body in bodies)
         greeting = server.on("greeting", stall=True)
         body = server.on("final", stall=True, connection=4, times=1)
         server.hang_up()
@@ -56,16 +47,16 @@ def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> N
 
 
 def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody renews these: a worker that is stuck must not hold more connections than the account has."""
+    """Idle slots are not renewed: a worker that is stuck must not keep more connections than the account allows."""
     monkeypatch.setattr(slots, "SLOT_LEASE", timedelta(seconds=2))
     monkeypatch.setattr(slots, "SLOT_MARGIN", 0.2)
     with SmtpServer() as server:
-        backlog_on(server, 2, max_connections=2, pipelining="off")
+        backlog(account_on(server, max_connections=2, pipelining="off"), 2)
         body = server.on("final", stall=True, nth=1)
-        leaving = server.on("quit", reply="221 2.0.0 bye")
+        closing = server.on("quit", reply="221 2.0.0 bye")
         draining = Draining()
         assert body.reached.wait(60) and server.wait_for(1)
-        assert leaving.reached.wait(60), "the idle connection stays open"
+        assert closing.reached.wait(60), "the idle connection was not closed"
         assert draining.is_alive() and server.open_connections >= 1
         server.release(body)
         assert draining.outcome().sent == 2

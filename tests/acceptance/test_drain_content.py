@@ -1,4 +1,4 @@
-"""What is drained arrives as it was written: over TLS, in bulk, large, redirected, signed."""
+"""A drain delivers messages unchanged: over TLS, many, large, redirected, signed."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.worker.prefetch import RENDER_AHEAD
 from tests.acceptance.drainer import Drainer
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
-    values = {"name": "main", "email": "app@example.org", "host": "localhost", "port": server.port}
-    return Account.objects.create(**{**values, "security": security, "auth_method": "none", **fields})
+def sign(data: bytes, message: OutboxMessage) -> bytes:
+    """A function that a project names in TRANSFORM_MIME."""
+    return f"X-Signed: message {message.pk}\r\n".encode() + data
 
 
-def sign(octets: bytes, message: OutboxMessage) -> bytes:
-    """What a host puts into TRANSFORM_MIME."""
-    return f"X-Signed: message {message.pk}\r\n".encode() + octets
-
-
-def refuse_to_sign(octets: bytes, message: OutboxMessage) -> bytes:
+def refuse_to_sign(data: bytes, message: OutboxMessage) -> bytes:
     if "bad" in message.subject:
         raise ValueError("no key")
-    return octets
+    return data
 
 
-def test_a_redirected_message_reaches_nobody_that_it_is_addressed_to(settings: Any) -> None:
+def test_a_redirected_message_does_not_reach_its_real_recipients(settings: Any) -> None:
     settings.PRX_EMAIL = {"REDIRECT_TO": ["stage@example.net", "qa@example.net"], "REDIRECT_EXCEPT": ["*@ours.example"]}
     with SmtpServer() as server:
         account = account_on(server)
@@ -62,7 +57,7 @@ def test_a_redirected_message_reaches_nobody_that_it_is_addressed_to(settings: A
         assert not row.recipients.exclude(result="").exists()
 
 
-def test_results_of_a_redirected_message_are_the_real_recipients(settings: Any) -> None:
+def test_results_of_a_redirected_message_are_recorded_at_its_real_recipients(settings: Any) -> None:
     settings.PRX_EMAIL = {"REDIRECT_TO": "stage@example.net"}
     with SmtpServer() as server:
         server.refuse("stage@example.net", "550 5.1.1 nobody here")
@@ -76,14 +71,14 @@ def test_results_of_a_redirected_message_are_the_real_recipients(settings: Any) 
         deferred = server.defer("stage@example.net")
         again = prx.retry_outbox(row.pk)
         assert (again.status, again.error_code) == ("failed", "provider")
-        assert {one.result for one in row.recipients.all()} == {""}, "reopened, and open still"
+        assert {recipient.result for recipient in row.recipients.all()} == {""}, "reopened, and still open"
         deferred.times = 0
         server.clear()
         assert prx.retry_outbox(row.pk, force=True).status == "sent"
         assert server.recipients == ["stage@example.net"]
 
 
-def test_transformed_octets_are_what_goes_over_the_wire_and_what_is_shown(settings: Any) -> None:
+def test_transformed_bytes_are_sent_and_shown(settings: Any) -> None:
     settings.PRX_EMAIL = {"TRANSFORM_MIME": f"{__name__}.sign"}
     with SmtpServer() as server:
         account = account_on(server)
@@ -97,8 +92,10 @@ def test_a_message_that_cannot_be_transformed_fails_alone(settings: Any) -> None
     settings.PRX_EMAIL = {"TRANSFORM_MIME": f"{__name__}.refuse_to_sign"}
     with SmtpServer() as server:
         account = account_on(server)
-        some = [{"to": f"p{n}@example.org", "subject": "bad" if n == 3 else "good", "body_text": "x"} for n in range(8)]
-        prx.enqueue_many(some, account=account)
+        mails = [
+            {"to": f"p{n}@example.org", "subject": "bad" if n == 3 else "good", "body_text": "x"} for n in range(8)
+        ]
+        prx.enqueue_many(mails, account=account)
         report = prx.drain()
         assert (report.sent, report.failed) == (7, 1)
         bad = OutboxMessage.objects.get(subject="bad")
@@ -127,8 +124,7 @@ def test_large_attachments_arrive_whole() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=content)
-        some = [{"to": f"p{n}@example.org", "subject": "n", "body_text": "x", "attachment": large} for n in range(3)]
-        prx.enqueue_many(some, account=account)
+        backlog(account, 3, attachment=large)
         assert prx.drain().sent == 3
         for received in server.messages:
             (part,) = message_from_bytes(received.data, policy=policy.default).iter_attachments()
@@ -147,20 +143,33 @@ def test_recipients_that_do_not_fit_are_served_in_the_same_drain_without_a_failu
         assert (row.status, row.retries, row.attempts, row.last_error_code) == ("sent", 0, 0, "")
         assert sorted(server.recipients) == everybody
         assert len(server.messages) == 3
-        assert len({one.data for one in server.messages}) == 1, "one Message-ID, one message"
+        assert len({received.data for received in server.messages}) == 1, "one Message-ID, one message"
+
+
+def test_delivered_message_does_not_rest_as_failed() -> None:
+    """One recipient is refused with words about the whole session; the server accepts the other one."""
+    with SmtpServer() as server:
+        server.refuse("trap@example.org", "550 5.7.1 too many messages in this session")
+        account = account_on(server)
+        prx.enqueue(account=account, to=["trap@example.org", "bob@example.org"], subject="s", body_text="b")
+        prx.drain()
+        row = OutboxMessage.objects.get()
+        results = dict(Recipient.objects.values_list("address", "result"))
+        delivered = [received.recipients for received in server.messages]
+        at_rest = row.next_attempt_at is None and row.status == "failed"
+        assert not (delivered and at_rest), (row.last_error, results, delivered)
 
 
 def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
     size, connections = 10_000_000, 3
-    wire = size * 78 // 57  # base64, in lines of 76 characters
-    # A body under way on each connection, small ones ahead, and one in the making: content, lines, and all of it.
-    bound = connections * wire + RENDER_AHEAD + (size + 2 * wire)
-    rest = 8_000_000  # rows, statements, what the allocator keeps
+    encoded = size * 78 // 57  # base64, in lines of 76 characters
+    # One body being sent on each connection, small bodies ahead, and one being rendered: content, lines, whole body.
+    bound = connections * encoded + RENDER_AHEAD + (size + 2 * encoded)
+    rest = 8_000_000  # rows, statements, memory that the allocator keeps
     with SmtpServer() as server:
         account = account_on(server, max_connections=connections)
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(size))
-        some = [{"to": f"p{n}@example.org", "subject": "n", "body_text": "x", "attachment": large} for n in range(60)]
-        prx.enqueue_many(some, account=account)
+        backlog(account, 60, attachment=large)
         with Drainer(collect=False) as drainer:
             report = drainer.report()
         assert report["sent"] == 60
@@ -172,12 +181,11 @@ def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
 def test_a_backlog_of_three_thousand_goes_out_once_each() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=8)
-        some = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(3000)]
-        prx.enqueue_many(some, account=account)
+        backlog(account, 3000)
         report = prx.drain()
         assert (report.claimed, report.sent, report.released) == (3000, 3000, 0)
         assert Counter(server.recipients) == Counter({f"p{n}@example.org": 1 for n in range(3000)})
-        assert len({message_from_bytes(one.data)["Message-ID"] for one in server.messages}) == 3000
+        assert len({message_from_bytes(received.data)["Message-ID"] for received in server.messages}) == 3000
         assert server.max_open_connections <= 8
         assert OutboxMessage.objects.filter(status="sent", attempts=0).count() == 3000
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

@@ -1,8 +1,7 @@
-"""One account's trouble is its own: it pauses, grows its pauses, recovers, and never holds up another."""
+"""The trouble of an account stays with it: it pauses, longer each time, recovers, and never delays other accounts."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,49 +12,32 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
+from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.worker.account import AccountWorker
+from tests.acceptance.workers import untouched
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def account_on(server: SmtpServer, name: str = "main", **fields: Any) -> Account:
-    values = {"name": name, "email": "app@example.org", "host": server.host, "port": server.port}
-    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-
-
-def enqueue(account: Account, count: int, **fields: Any) -> list[OutboxMessage]:
-    some = [{"to": f"p{number}@example.org", "subject": "n", "body_text": "text", **fields} for number in range(count)]
-    return prx.enqueue_many(some, account=account)
-
-
 def state_of(account: Account) -> AccountState:
     return AccountState.objects.get(account=account)
 
 
-def untouched(rows: list[OutboxMessage]) -> bool:
-    found = OutboxMessage.objects.filter(pk__in=[row.pk for row in rows])
-    return all(
-        (row.status, row.retries, row.attempts, row.last_error, row.next_attempt_at)
-        == ("pending", 0, 0, "", row.due_since)
-        for row in found
-    )
-
-
 @contextmanager
 def two_servers() -> Iterator[tuple[SmtpServer, SmtpServer]]:
-    with SmtpServer() as one, SmtpServer() as other:
-        yield one, other
+    with SmtpServer() as first, SmtpServer() as second:
+        yield first, second
 
 
 @pytest.mark.parametrize("stage", ["greeting", "mail", "final"])
 def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
     with two_servers() as (slow, quick):
         stalled = slow.on(stage, stall=True)
-        enqueue(account_on(slow, "a slow one"), 20)
-        enqueue(account_on(quick, "healthy"), 200)
+        backlog(account_on(slow, "a slow account"), 20)
+        backlog(account_on(quick, "healthy"), 200)
         draining = Draining()
         assert stalled.reached.wait(60)
         assert quick.wait_for(200)
@@ -65,13 +47,13 @@ def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
         assert draining.outcome().sent == 220
 
 
-def test_a_dead_account_pauses_after_three_connections_a_second_apart_untouched() -> None:
+def test_a_dead_account_pauses_after_three_connections_a_second_apart_and_its_messages_stay_unchanged() -> None:
     with SmtpServer() as gone:
         pass
     with SmtpServer() as quick:
         dead = account_on(gone, "dead")
-        rows = enqueue(dead, 5)
-        enqueue(account_on(quick, "healthy"), 50)
+        rows = backlog(dead, 5)
+        backlog(account_on(quick, "healthy"), 50)
         begun = monotonic()
         draining = Draining()
         assert quick.wait_for(50)
@@ -91,14 +73,14 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
         server.on("auth", reply="535 5.7.8 no")
         server.users = {"ann": "right"}
         account = account_on(server, auth_method="password", user="ann", password="wrong")
-        rows = enqueue(account, 30)
+        rows = backlog(account, 30)
         now = timezone.now() + timedelta(minutes=1)
         for pause in (30, 60, 120, 240):
             assert prx.drain(now=now).claimed == 0
             assert account.paused_until == now + timedelta(seconds=pause)
             attempts = len(server.auth_attempts)
             prx.drain(now=now + timedelta(seconds=pause - 1))
-            assert len(server.auth_attempts) == attempts, "a paused account is left alone"
+            assert len(server.auth_attempts) == attempts, "a paused account opens no connection"
             now += timedelta(seconds=pause)
         assert untouched(rows)
         server.clear()
@@ -118,7 +100,7 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
 def test_refused_credentials_pause_at_once_and_touch_no_message() -> None:
     with SmtpServer(users={"ann": "right"}) as server:
         account = account_on(server, auth_method="password", user="ann", password="wrong")
-        rows = enqueue(account, 3)
+        rows = backlog(account, 3)
         prx.drain()
         assert len(server.auth_attempts) == 1
         assert state_of(account).pause_code == "auth"
@@ -128,7 +110,7 @@ def test_refused_credentials_pause_at_once_and_touch_no_message() -> None:
 def test_a_reply_that_names_the_quota_pauses_the_account_and_backs_the_message_off() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
-        rows = enqueue(account, 5)
+        rows = backlog(account, 5)
         server.on("mail", nth=3, reply="550 5.4.5 Daily user sending limit exceeded")
         report = prx.drain()
         assert (report.sent, report.deferred) == (2, 1)
@@ -139,12 +121,12 @@ def test_a_reply_that_names_the_quota_pauses_the_account_and_backs_the_message_o
         assert untouched(rows[3:])
 
 
-def test_a_message_that_gets_the_server_to_hang_up_does_not_stop_its_account() -> None:
+def test_a_message_at_which_the_server_hangs_up_does_not_stop_its_account() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
         dead = [f"dead{number}@example.org" for number in range(25)]
-        enqueue(account, 1, to=dead, priority=5)
-        enqueue(account, 20)
+        backlog(account, 1, to=dead, priority=5)
+        backlog(account, 20)
         server.on("rcpt", drop=True, address="dead9@example.org")
         for address in dead[:9]:
             server.refuse(address)
@@ -153,11 +135,11 @@ def test_a_message_that_gets_the_server_to_hang_up_does_not_stop_its_account() -
         bad = OutboxMessage.objects.get(priority=5)
         assert (bad.status, bad.retries, bad.last_error_code) == ("failed", 1, "network")
         assert account.pause_reason == ""
-        assert len(bad.refused_recipients) == 9, "those already answered keep their result"
+        assert len(bad.refused_recipients) == 9, "the recipients that were refused before keep their result"
         now = timezone.now()
         for _ in range(6):
             now += timedelta(hours=1)
-            enqueue(account, 2)
+            backlog(account, 2)
             OutboxMessage.objects.filter(status="pending").update(next_attempt_at=now)
             assert prx.drain(now=now).sent == 2
         assert account.pause_reason == ""
@@ -166,17 +148,17 @@ def test_a_message_that_gets_the_server_to_hang_up_does_not_stop_its_account() -
 def test_one_lost_connection_is_one_failure() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        enqueue(account, 1)
+        backlog(account, 1)
         server.on("mail", drop=True, times=1)
         assert prx.drain().deferred == 1
         assert state_of(account).connection_failures == 1
 
 
-def test_successes_reported_before_a_loss_end_the_failures_before_them() -> None:
+def test_successes_before_a_lost_connection_reset_the_failures_counted_before() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1, pipelining="off")
         AccountState.objects.update_or_create(account=account, defaults={"connection_failures": 2})
-        enqueue(account, 3)
+        backlog(account, 3)
         server.on("rcpt", nth=3, drop=True)
         report = prx.drain()
         assert (report.sent, report.deferred) == (2, 1)
@@ -186,10 +168,10 @@ def test_successes_reported_before_a_loss_end_the_failures_before_them() -> None
 def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        enqueue(account, 30)
+        backlog(account, 30)
         stalled = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
-        assert all(one.reached.wait(60) for one in stalled)
+        assert all(reply.reached.wait(60) for reply in stalled)
         server.hang_up()
         report = draining.outcome()
         assert account.pause_reason == ""
@@ -197,12 +179,12 @@ def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None
         assert OutboxMessage.objects.exclude(status="sent").count() == 3
 
 
-def test_a_server_that_takes_fewer_connections_than_the_account_has_is_used_as_it_is() -> None:
+def test_a_server_that_accepts_fewer_connections_than_the_account_allows_pauses_nothing() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=4)
         for number in (2, 3, 4):
             server.on("greeting", reply="421 4.7.0 too many connections", connection=number)
-        enqueue(account, 100)
+        backlog(account, 100)
         assert prx.drain().sent == 100
         assert account.pause_reason == ""
 
@@ -210,127 +192,81 @@ def test_a_server_that_takes_fewer_connections_than_the_account_has_is_used_as_i
 def test_a_connection_is_not_opened_only_to_find_the_queue_empty() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_messages_per_connection=1, max_connections=1)
-        enqueue(account, 3)
+        backlog(account, 3)
         assert prx.drain().sent == 3
         assert server.connections == 3
 
 
-def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=1)
-        rows = enqueue(account, 60)
-        stalled = server.on("final", stall=True, nth=2)
-        draining = Draining()
-        assert stalled.reached.wait(60)
-        prx.pause_outbox(account, reason="stop")
-        threading.Event().wait(1.1)  # a drain looks once a second
-        server.release(stalled)
-        report = draining.outcome()
-        assert report.sent < 60
-        assert OutboxMessage.objects.filter(status="pending").count() == 60 - report.sent
-        assert untouched(rows[-1:])
-        assert account.pause_reason == "stop", "no success ends it"
-
-
-def test_a_failure_in_one_account_leaves_the_others_their_drain() -> None:
-    with two_servers() as (one, other):
-        unreadable = account_on(one, "unreadable")
-        enqueue(unreadable, 5)
+def test_an_account_that_cannot_be_drained_does_not_stop_the_others() -> None:
+    with two_servers() as (first, second):
+        unreadable = account_on(first, "unreadable")
+        backlog(unreadable, 5)
         Account.objects.filter(pk=unreadable.pk).update(rate_limits="no limit at all")
-        enqueue(account_on(other, "healthy"), 50)
+        backlog(account_on(second, "healthy"), 50)
         assert prx.drain().sent == 50
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_an_account_that_breaks_midway_gives_back_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    with two_servers() as (one, other):
-        broken = account_on(one, "broken", max_connections=1)
-        rows = enqueue(broken, 20)
-        enqueue(account_on(other, "healthy"), 50)
+def test_an_account_whose_worker_crashes_releases_its_messages_and_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_servers() as (first, second):
+        broken = account_on(first, "broken", max_connections=1)
+        rows = backlog(broken, 20)
+        backlog(account_on(second, "healthy"), 50)
         learn = AccountWorker._learn
 
-        def breaks(self: AccountWorker, results: Any) -> None:
+        def crash(self: AccountWorker, results: Any) -> None:
             if self.account_id == broken.pk:
-                raise RuntimeError("something nobody thought of")
+                raise RuntimeError("an unexpected error")
             learn(self, results)
 
-        monkeypatch.setattr(AccountWorker, "_learn", breaks)
+        monkeypatch.setattr(AccountWorker, "_learn", crash)
         prx.drain()
-        assert len(other.messages) == 50
-        assert one.wait_closed()
+        assert len(second.messages) == 50
+        assert first.wait_closed()
         sent = OutboxMessage.objects.filter(account=broken, status="sent")
-        assert set(sent.values_list("pk", flat=True)) == {rows[number].pk for number in range(len(one.messages))}
+        assert set(sent.values_list("pk", flat=True)) == {rows[number].pk for number in range(len(first.messages))}
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert OutboxMessage.objects.filter(account=broken, attempts__gt=0).count() <= 2, (
-            "only what was cut is in doubt"
+            "only a message that was being sent has an unknown outcome"
         )
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_waiting_drains_wait_for_others_than_the_paused() -> None:
-    with two_servers() as (one, other):
-        paused, healthy = account_on(one, "a paused one"), account_on(other, "healthy")
-        enqueue(paused, 1)
+def test_a_drain_with_wait_does_not_wait_for_a_paused_account() -> None:
+    with two_servers() as (first, second):
+        paused, healthy = account_on(first, "a paused account"), account_on(second, "healthy")
+        backlog(paused, 1)
         prx.pause_outbox(paused, reason="holiday")
-        enqueue(healthy, 1, send_at=timezone.now() + timedelta(seconds=1.5))
+        backlog(healthy, 1, send_at=timezone.now() + timedelta(seconds=1.5))
         assert prx.drain(wait=True, time_budget=60).sent == 1
-        assert not one.connections
+        assert not first.connections
 
 
-def test_a_time_budget_gives_up_a_connection_that_never_stands() -> None:
-    with SmtpServer() as server:
-        stalled = server.on("greeting", stall=True)
-        rows = enqueue(account_on(server), 3)
-        begun = monotonic()
-        report = prx.drain(time_budget=0.5)
-        assert monotonic() - begun < 30
-        assert (report.claimed, report.sent) == (0, 0)
-        assert untouched(rows)
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        server.release(stalled)
-
-
-def test_a_drain_that_is_stopped_at_any_instant_returns() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=3)
-        enqueue(account, 400)
-        for asked in (*range(1, 24), 30, 40, 60):
-            answers = iter([False] * asked)
-            begun = monotonic()
-            prx.drain(stop=lambda answers=answers: next(answers, True))
-            assert monotonic() - begun < 60
-            assert not OutboxMessage.objects.filter(status="sending").exists()
-            assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        prx.drain()
-        assert sorted(server.recipients) == sorted(f"p{number}@example.org" for number in range(400))
-        assert DeliveryAttempt.objects.exclude(outcome="sent").count() == 0
-
-
-def test_stopped_and_limited_drains_leak_no_permit() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=3, rate_limits="500/hour, 1000 recipients/hour")
-        enqueue(account, 120, cc="copy@example.org")
-        for asked in (2, 3, 4, 5, 6, 8, 10, 12):
-            answers = iter([False] * asked)
-            prx.drain(stop=lambda answers=answers: next(answers, True))
-        spent = {window.limit_key: sum(window.counts) for window in RateWindow.objects.all()}
-        mails = len(server.lines("MAIL"))
-        assert spent == {"messages/3600": mails, "recipients/3600": 2 * mails}
-
-
-def test_a_password_that_a_person_mends_during_a_drain_is_used_at_once() -> None:
-    with SmtpServer(users={"ann": "old"}) as server:
-        account = account_on(server, auth_method="password", user="ann", password="old", max_connections=1)
-        enqueue(account, 10)
-        stalled = server.on("final", stall=True, nth=3)
+def test_mail_for_an_idle_account_is_sent_while_another_account_waits_for_a_final_reply() -> None:
+    with SmtpServer() as slow, SmtpServer() as quick:
+        stalled = slow.on("final", stall=True)
+        account_on(slow, "slow")
+        account_on(quick, "quick")
+        prx.enqueue(account="slow", to="a@example.org", subject="s", body_text="b")
         draining = Draining()
-        assert stalled.reached.wait(60)
-        server.users = {"ann": "new"}
-        mended = Account.objects.get()
-        mended.password = "new"
-        mended.save()
-        server.say(b"421 4.3.2 restarting\r\n", close=True)
-        draining.outcome()
-        assert account.pause_reason == ""
-        assert OutboxMessage.objects.filter(status="sent").count() == 9
+        try:
+            assert stalled.reached.wait(60)
+            prx.enqueue(account="quick", to="b@example.org", subject="s", body_text="b")
+            assert quick.wait_for(1)
+        finally:
+            slow.release(stalled)
+        assert draining.outcome().sent == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "to"), [("1/hour", ["a@example.org"]), ("3 recipients/hour", ["a@example.org", "b@example.org"])]
+)
+def test_an_account_at_its_limit_opens_no_connection(limits: str, to: list[str]) -> None:
+    with SmtpServer() as server:
+        account_on(server, "limited", rate_limits=limits)
+        for _ in range(2):
+            prx.enqueue(account="limited", to=to, subject="s", body_text="b")
+        assert prx.drain().sent == 1
+        assert prx.drain().claimed == 0
+        assert (len(server.messages), server.connections) == (1, 1)

@@ -1,4 +1,4 @@
-"""How far a drain claims ahead: what a kill loses and what another worker waits for."""
+"""How many messages a drain claims ahead: a killed worker delays them, and no other worker can send them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.worker import prefetch
-from tests.support.factories import account, backlog
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Pace:
-    """Lets the only connection run dry in every step of the drain, and tells the intake that the step took so long.
+    """Makes the only connection idle in every step of the drain, and each step last ``seconds`` for the prefetch.
 
-    A step sends four messages: more may not be accepted and unrecorded.
+    A step sends four messages: at most four may be accepted by the server and not yet recorded.
     """
 
     def __init__(self, server: SmtpServer, seconds: float) -> None:
         self.server, self.seconds = server, seconds
         self.passed = 0.0
         self.claimed = 0
-        #: Messages of each claim, and what was sent in a second until then.
+        #: For each claim: its number of messages, and the messages sent per second until then.
         self.claims: list[tuple[int, float]] = []
 
     def monotonic(self) -> float:
-        """No time passes but what is told: a machine that stands still would lower the measured rate."""
+        """A clock that runs only by the steps: a busy machine would lower the measured rate."""
         return 1000.0 + self.passed
 
     def __call__(self, report: prx.DrainReport) -> None:
@@ -39,11 +39,11 @@ class Pace:
 
 
 @pytest.mark.parametrize(("seconds", "grows"), [(2.0, False), (0.05, True)])
-def test_claims_ahead_double_while_a_lane_starves_and_are_at_most_a_seconds_measured_rate(
+def test_claims_ahead_double_while_a_connection_is_idle_and_are_at_most_a_seconds_measured_rate(
     seconds: float, grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
+        owner = account_on(server, max_connections=1, pipelining="off")
         backlog(owner, 90)
         pace = Pace(server, seconds)
         monkeypatch.setattr(prefetch, "monotonic", pace.monotonic)

@@ -1,4 +1,4 @@
-"""Ends of a connection that go wrong themselves, limits that were lowered, and the price of what is not usual."""
+"""Rare cases: errors while a connection ends, lowered limits, pauses that end during a drain, costs of deferrals."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from prx_email_django.store.insert import Draft, insert_many
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually
-from tests.support.factories import SECOND, account, at, backlog, mail
+from tests.support.factories import SECOND, account, account_on, at, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Hung(Exception):
-    """The drain would never have returned."""
+    """The drain did not return in time."""
 
 
 def within(seconds: float) -> Any:
-    """As ``stop`` of a drain: ends one that hangs."""
+    """A ``stop`` function for ``drain``: raises ``Hung`` when the drain has not returned after so many seconds."""
     end = monotonic() + seconds
 
     def stop() -> bool:
@@ -46,60 +46,58 @@ def within(seconds: float) -> Any:
     return stop
 
 
-class Faulty(logging.Filter):
-    """A host's own filter, with a mistake in it, which ``struck`` is told of just before."""
+class FaultyFilter(logging.Filter):
+    """A logging filter of the project that raises at the log line of a pause; calls ``before_error`` just before."""
 
-    def __init__(self, struck: Callable[[], None]) -> None:
+    def __init__(self, before_error: Callable[[], None]) -> None:
         super().__init__()
-        self.struck = struck
+        self.before_error = before_error
 
     def filter(self, record: logging.LogRecord) -> bool:
         if "paused until" in str(record.msg):
-            self.struck()
-            raise ValueError("the host's mistake")
+            self.before_error()
+            raise ValueError("a mistake in the project's filter")
         return True
 
 
 @pytest.mark.parametrize("stage", ["auth", "idle"])
-def test_a_drain_does_not_wait_for_a_lane_whose_end_could_not_be_told(
+def test_a_drain_does_not_wait_for_a_connection_whose_end_could_not_be_logged(
     stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What goes wrong while a pause is announced ends that account's run, and its slot is given back."""
+    """An error while a pause is logged ends the drain of that account only, and its slot is released."""
     log = logging.getLogger("prx_email_django")
     with SmtpServer(users={"ann": "right"}) as refusing, SmtpServer() as fine:
         password = "wrong" if stage == "auth" else "right"
-        one = account(
-            "one", host=refusing.host, port=refusing.port, auth_method="password", user="ann", password=password
-        )
-        two = account("two", host=fine.host, port=fine.port)
-        backlog(one, 3)
-        backlog(two, 3)
-        if stage == "idle":  # it has greeted, and goes before it is given a message
-            account_state(one)
-            AccountState.objects.filter(account=one).update(connection_failures=2)
+        first = account_on(refusing, "first", auth_method="password", user="ann", password=password)
+        second = account_on(fine, "second")
+        backlog(first, 3)
+        backlog(second, 3)
+        if stage == "idle":  # the server greets, and hangs up before a message is assigned
+            account_state(first)
+            AccountState.objects.filter(account=first).update(connection_failures=2)
             claim_more = ClaimPrefetch.claim_more
             monkeypatch.setattr(
                 ClaimPrefetch,
                 "claim_more",
                 lambda self, connections: (
-                    bool(refusing.hang_up()) or True if self.current.account == one else claim_more(self, connections)
+                    bool(refusing.hang_up()) or True if self.current.account == first else claim_more(self, connections)
                 ),
             )
-        # The other account is still at it then, however long either takes.
+        # The other account still waits for a reply at the error, however fast either account is.
         busy = fine.on("final", stall=True, nth=1)
-        faulty = Faulty(lambda: fine.release(busy))
+        faulty = FaultyFilter(lambda: fine.release(busy))
         log.addFilter(faulty)
         try:
             prx.drain(stop=within(60))
         finally:
             log.removeFilter(faulty)
-        assert OutboxMessage.objects.filter(account=two, status="sent").count() == 3
+        assert OutboxMessage.objects.filter(account=second, status="sent").count() == 3
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_a_message_above_a_lowered_limit_holds_up_nobody_while_some_of_the_limit_is_spent() -> None:
+def test_a_message_above_a_lowered_limit_does_not_delay_others_while_part_of_the_limit_is_used() -> None:
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         prx.enqueue(**mail(owner, to=[f"r{n}@example.org" for n in range(10)]))
         small = prx.enqueue(**mail(owner))
         Account.objects.filter(pk=owner.pk).update(rate_limits="5 recipients/day")
@@ -107,15 +105,15 @@ def test_a_message_above_a_lowered_limit_holds_up_nobody_while_some_of_the_limit
         assert take_recipients(owner, [1], clock=at(None))[1] == 1
         prx.drain()
         small.refresh_from_db()
-        assert small.status == "sent", "four recipients a day were left, and it has one"
+        assert small.status == "sent", "four recipients were left for the day, and this message has one"
 
 
-def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
-    """Else its slot would keep everybody else out as long as it goes on."""
+def test_a_healthy_drain_ends_a_pause_that_began_and_ended_while_it_ran() -> None:
+    """Otherwise its slot would keep every other worker out until the drain ends."""
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=2)
+        owner = account_on(server, max_connections=2)
         server.on("greeting", reply="421 4.7.0 too many connections", connection=2)
-        server.on("final", delay=0.25)  # an account's pause is looked up once a second
+        server.on("final", delay=0.25)  # a drain reads the pause of an account once a second
         first = server.on("final", stall=True, nth=1)
         last = server.on("final", stall=True, nth=15)
         backlog(owner, 20)
@@ -129,14 +127,16 @@ def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
                 paused_by="worker",
                 paused_at=now - 31 * SECOND,
                 paused_until=now - SECOND,
-                pause_reason="another worker's trouble, while this one waited for a reply",
+                pause_reason="a failure of another worker, while this drain waited for a reply",
                 pause_code="connection",
                 pause_count=1,
             )
             server.release(first)
             assert last.reached.wait(60)
             assert server.open_connections == 1
-            assert eventually(lambda: account_state(owner).pause_count == 0), "as soon as it has recorded one"
+            assert eventually(lambda: account_state(owner).pause_count == 0), (
+                "as soon as the drain has recorded an acceptance"
+            )
             result = prx.send(**mail(owner))
             assert result.status == "sent", (result.error_code, result.error, account_state(owner).pause_count)
         finally:
@@ -145,19 +145,19 @@ def test_a_healthy_run_ends_a_pause_that_came_and_went_beside_it() -> None:
             draining.join(60)
 
 
-class Counted(str):
-    """Text that counts how often it is compared."""
+class CountedText(str):
+    """Text that counts its comparisons."""
 
     compared = 0
 
     def __eq__(self, other: object) -> bool:
-        Counted.compared += 1
+        CountedText.compared += 1
         return str.__eq__(self, other)
 
     __hash__ = str.__hash__
 
 
-def test_many_messages_with_keys_are_sorted_without_comparing_each_to_each() -> None:
+def test_many_messages_with_keys_are_inserted_without_comparing_each_pair() -> None:
     owner, count = account(), 300
     drafts = [
         Draft(
@@ -165,14 +165,14 @@ def test_many_messages_with_keys_are_sorted_without_comparing_each_to_each() -> 
             fields={"to": ["a@example.org"], "subject": "s", "body_text": "t"},
             recipients=[("to", "a@example.org")],
             due_at=at().now,
-            idempotency_key=Counted(f"key {number}"),
+            idempotency_key=CountedText(f"key {number}"),
         )
         for number in range(count)
     ]
-    Counted.compared = 0
+    CountedText.compared = 0
     with base.atomic():
         insert_many(drafts, clock=at())
-    assert Counted.compared < 20 * count
+    assert CountedText.compared < 20 * count
 
 
 def queries_of_a_drain() -> int:
@@ -181,11 +181,11 @@ def queries_of_a_drain() -> int:
     return len(captured)
 
 
-def test_a_greylisted_backlog_is_recorded_in_groups_too() -> None:
-    """Most first attempts at some providers are deferred: what follows must not cost eight statements a message."""
+def test_a_greylisted_backlog_is_also_recorded_in_groups() -> None:
+    """Some providers defer most first attempts: the second attempts must not cost eight statements a message."""
     count = 60
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=2)
+        owner = account_on(server, max_connections=2)
         backlog(owner, count)
         server.on("rcpt", reply="450 4.2.0 greylisted", times=count)
         while OutboxMessage.objects.filter(attempts=0).exists():
@@ -194,25 +194,25 @@ def test_a_greylisted_backlog_is_recorded_in_groups_too() -> None:
         OutboxMessage.objects.update(next_attempt_at=base.database_now() - SECOND)
         queries = queries_of_a_drain()
         assert not OutboxMessage.objects.exclude(status="sent").exists()
-        assert set(Recipient.objects.values_list("code", "result")) == {(250, "")}, "the last answer is what is kept"
+        assert set(Recipient.objects.values_list("code", "result")) == {(250, "")}, "the last answer is kept"
         assert queries < 4 * count, queries
 
 
-def test_a_send_that_comes_too_late_pauses_before_it_gives_its_slot_back(
+def test_a_send_that_misses_its_deadline_pauses_before_it_releases_its_slot(
     monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     settings.PRX_EMAIL = {**settings.PRX_EMAIL, "SEND_DEADLINE": 1}
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         account_state(owner)
         AccountState.objects.filter(account=owner).update(connection_failures=2)
         stalled = server.on("greeting", stall=True)
         paused: list[bool] = []
         real = worker_connections.release_slots
 
-        def release(given_back: list[Slot]) -> None:
+        def release(released: list[Slot]) -> None:
             paused.append(is_paused(account_state(owner), now=base.database_now()))
-            real(given_back)
+            real(released)
 
         monkeypatch.setattr(worker_connections, "release_slots", release)
         assert prx.send(**mail(owner)).status == "failed"
@@ -221,10 +221,8 @@ def test_a_send_that_comes_too_late_pauses_before_it_gives_its_slot_back(
 
 
 @pytest.mark.parametrize("verb", ["drain", "send"])
-def test_a_slot_whose_commit_was_made_although_it_raised_is_given_back(
-    verb: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a SystemExit inside a driver's commit does: Django's clean-up raises in its place."""
+def test_a_slot_whose_commit_raised_after_it_was_made_is_released(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SystemExit inside a driver's commit has this effect: the clean-up of Django raises ProgrammingError instead."""
     make = slots._make
 
     def made_and_raised(*args: Any, **kwargs: Any) -> bool:
@@ -232,7 +230,7 @@ def test_a_slot_whose_commit_was_made_although_it_raised_is_given_back(
         raise ProgrammingError("can't change 'autocommit' now")
 
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         backlog(owner, 1)
         monkeypatch.setattr(slots, "_make", made_and_raised)
         with pytest.raises(ProgrammingError):

@@ -1,81 +1,42 @@
-"""A drain is killed in the middle: nothing is lost, and what may be copied is bounded and bears the same Message-ID."""
+"""A killed drain loses no message; possible copies are few and have the same Message-ID."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from datetime import datetime, timedelta
 from email import message_from_bytes
-from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
-from prx_email_django.worker.drain import Drain
+from prx_email_django.models import OutboxMessage
 from tests.acceptance.drainer import Drainer
-from tests.acceptance.workers import eventually
-from tests.support.fake_clock import Ahead
+from tests.acceptance.workers import LATER, assert_all_sent, finish
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LATER = timedelta(hours=1)
-
-
-def account_on(server: SmtpServer, **fields: Any) -> Account:
-    values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-    return Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
-
-
-def letters(count: int, **fields: Any) -> list[dict[str, Any]]:
-    return [
-        {"to": f"p{number}@example.org", "subject": f"n {number}", "body_text": "text", **fields}
-        for number in range(count)
-    ]
-
-
-def finish(now: datetime | None = None) -> datetime:
-    """Drain again, each time an hour later, until nothing waits; returns the last hour."""
-    now = now or timezone.now() + LATER
-    for _ in range(12):
-        prx.drain(now=now)
-        if not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists():
-            return now
-        now += LATER
-    raise AssertionError(list(OutboxMessage.objects.exclude(status="sent").values("id", "status", "last_error_code")))
-
 
 def copies(server: SmtpServer) -> dict[str, int]:
-    """Recipients that were served more than once, and how often more."""
+    """Number of copies for each recipient that got more than one."""
     return {address: count - 1 for address, count in Counter(server.recipients).items() if count > 1}
 
 
 def assert_known_copies(server: SmtpServer, bound: int) -> None:
-    """Copies are few, only of messages whose outcome was in doubt, and each bears its message's one Message-ID."""
+    """Copies are few, only of messages whose outcome was unknown, and all copies of a message have one Message-ID."""
     twice = copies(server)
     assert sum(twice.values()) <= bound, twice
     for address in twice:
         row = OutboxMessage.objects.get(recipients__address=address)
-        assert row.attempts > row.retries, f"{address}: a copy of a message whose outcome was never in doubt"
+        assert row.attempts > row.retries, f"{address}: a copy of a message whose outcome was never unknown"
     headers: dict[str, set[str]] = {}
-    for one in server.messages:
-        headers.setdefault(one.recipients[0], set()).add(message_from_bytes(one.data)["Message-ID"])
+    for received in server.messages:
+        headers.setdefault(received.recipients[0], set()).add(message_from_bytes(received.data)["Message-ID"])
     assert all(len(ids) == 1 for ids in headers.values()), headers
-
-
-def assert_all_sent(count: int) -> None:
-    assert OutboxMessage.objects.filter(status="sent").count() == count
-    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
 @pytest.mark.parametrize("stage", ["greeting", "ehlo", "mail", "rcpt", "data", "final"])
@@ -83,7 +44,7 @@ def assert_all_sent(count: int) -> None:
 def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2, pipelining=pipelining)
-        prx.enqueue_many(letters(12), account=account)
+        backlog(account, 12)
         stalled = server.on(stage, stall=True, nth=None if stage in {"greeting", "ehlo"} else 4)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -100,9 +61,9 @@ def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
 def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=1)
-        # Larger than what the system's buffers take: the rest is still with the killed process.
+        # Larger than the buffers of the system: the killed process still has the rest.
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(15_000_000))
-        prx.enqueue_many(letters(2, attachment=large), account=account)
+        backlog(account, 2, attachment=large)
         stalled = server.on("body", stall=True, after=200_000, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
@@ -118,17 +79,17 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
 def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=2)
-        prx.enqueue_many(letters(60), account=account)
+        backlog(account, 60)
         stalled = server.on("final", stall=True, times=1)
         with Drainer() as drainer:
             assert stalled.reached.wait(60)
             with transaction.atomic():
-                # Nobody else can write these rows now: whatever the server accepts stays unrecorded.
+                # The drain cannot write these rows now: what the server accepts is not recorded.
                 list(OutboxMessage.objects.select_for_update())
                 server.release(stalled)
                 assert server.wait_for(8)
                 before = len(server.messages)
-                assert not server.wait_for(11, timeout=0.5), "accepted and unrecorded without bound"
+                assert not server.wait_for(11, timeout=0.5), "too many messages were accepted and not recorded"
                 drainer.kill()
         server.clear()
         assert server.wait_closed()
@@ -139,11 +100,11 @@ def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() ->
 
 
 def test_random_kills_lose_nothing_and_copy_little() -> None:
-    """None may send more than its share before it is killed, however late that comes: something is left for each."""
+    """``limit`` leaves messages for every drain, also when a drain is killed late."""
     chance = random.Random()
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(900), account=account)
+        backlog(account, 900)
         now = timezone.now()
         kills = 0
         while kills < 6:
@@ -165,7 +126,7 @@ def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
     chance = random.Random()
     with SmtpServer() as server:
         account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(150, on_unknown="hold"), account=account)
+        backlog(account, 150, on_unknown="hold")
         now = timezone.now()
         for _ in range(4):
             before = len(server.messages)
@@ -180,132 +141,4 @@ def test_a_message_that_must_not_be_copied_is_never_copied() -> None:
         resting = OutboxMessage.objects.filter(status="failed", next_attempt_at__isnull=True)
         assert all(code == "lost_claim" for code in resting.values_list("last_error_code", flat=True))
         assert OutboxMessage.objects.filter(status="sent").count() == 150 - resting.count()
-        assert resting.count() <= 4 * 15, "a crash leaves few that may have been delivered"
-
-
-def counters(rows: Iterable[OutboxMessage]) -> dict[int, tuple[Any, ...]]:
-    columns = ("status", "retries", "attempts", "last_error", "last_error_code", "next_attempt_at", "message_number")
-    return {row.pk: tuple(getattr(row, name) for name in columns) for row in rows}
-
-
-class Budgeted(Draining):
-    """A drain whose time budget is over when the test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._clock = Ahead()
-        monkeypatch.setattr(sys.modules[Drain.__module__], "monotonic", self._clock)
-        super().__init__(time_budget=600)
-
-    def stop(self) -> None:
-        self._clock.seconds = 600
-
-
-@pytest.mark.parametrize("way", ["SIGTERM", "budget"])
-def test_a_stopped_drain_finishes_what_is_in_flight_and_gives_the_rest_back_untouched(
-    way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=2)
-        now = timezone.now()
-        failed = [prx.send(account=account, **one, now=now, failure_mode="provider") for one in letters(5)]
-        fresh = prx.enqueue_many(letters(40), account=account)
-        OutboxMessage.objects.filter(pk__in=[one.outbox_id for one in failed]).update(next_attempt_at=now)
-        before = counters(OutboxMessage.objects.all())
-        stalled = server.on("final", stall=True)
-        claimed = OutboxMessage.objects.filter(status="sending")
-        with ExitStack() as stack:
-            drain = Budgeted(monkeypatch) if way == "budget" else stack.enter_context(Drainer())
-            assert stalled.reached.wait(60)
-            assert claimed.count() > 4
-            drain.stop() if isinstance(drain, Budgeted) else drain.terminate()
-            assert eventually(lambda: claimed.count() <= 4), "what no connection took is given back at once"
-            server.release(stalled)
-            told = drain.outcome().sent if isinstance(drain, Budgeted) else drain.report()["sent"]
-        sent = set(OutboxMessage.objects.filter(status="sent").values_list("pk", flat=True))
-        assert told == len(sent) == len(server.messages)
-        assert 1 <= len(sent) <= 4, "only what was in flight was finished"
-        left = OutboxMessage.objects.exclude(pk__in=sent)
-        assert counters(left) == {pk: one for pk, one in before.items() if pk not in sent}
-        assert len(left) == len(failed) + len(fresh) - len(sent)
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-
-
-@pytest.mark.parametrize("after", [0.05, 0.15, 0.25, 0.4])
-def test_a_task_that_is_ended_by_system_exit_records_what_came_back(after: float) -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=3)
-        prx.enqueue_many(letters(4000), account=account)
-        with Drainer(alarm=after) as drainer:
-            code = drainer.exit_code()
-        assert server.wait_closed()
-        assert code == 1
-        sent = OutboxMessage.objects.filter(status="sent").count()
-        doubtful = OutboxMessage.objects.filter(last_error_code="unknown_outcome").count()
-        # What was on its way when it was cut is unknown; a claim that was just being read is left to its lease.
-        assert sent <= len(server.messages) <= sent + doubtful
-        assert doubtful <= 6
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        assert OutboxMessage.objects.filter(status="pending").exists()
-        assert DeliveryAttempt.objects.filter(outcome="sent").count() == sent
-
-
-def test_system_exit_with_a_stalled_server_gives_back_what_no_connection_took() -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=1, pipelining="off")
-        prx.enqueue_many(letters(10), account=account)
-        stalled = server.on("final", stall=True)
-        with Drainer(alarm=600.0) as drainer:
-            assert stalled.reached.wait(60)
-            os.kill(drainer.process.pid, signal.SIGALRM)
-            assert drainer.exit_code() == 1
-        server.release(stalled)
-        counts = Counter(OutboxMessage.objects.values_list("status", "last_error_code"))
-        assert counts == {("pending", ""): 9, ("failed", "unknown_outcome"): 1}
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-
-
-class Exit:
-    """SystemExit at a moment of a slot, raised in the main thread as the handler of a signal raises it; once."""
-
-    def __init__(self, moment: str) -> None:
-        self.moment = moment
-        self.struck = False
-
-    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        writes = sql.startswith(("INSERT", "UPDATE")) and ConnectionSlot._meta.db_table in sql
-        if self.struck or not writes:
-            return execute(sql, params, many, context)
-        if self.moment == "before it is given back":
-            self.struck = OutboxMessage.objects.filter(status="sent").exists()
-            if self.struck:
-                raise SystemExit("timed out")
-            return execute(sql, params, many, context)
-        self.struck = True
-        if self.moment == "once it is taken":
-            execute(sql, params, many, context)
-            assert ConnectionSlot.objects.filter(token__isnull=False).exists()
-        raise SystemExit("timed out")
-
-
-@pytest.mark.parametrize("moment", ["before it is taken", "once it is taken", "before it is given back"])
-@pytest.mark.parametrize("verb", ["drain", "send", "retry_outbox"])
-def test_system_exit_at_any_moment_of_a_slot_leaves_none_taken(verb: str, moment: str) -> None:
-    with SmtpServer() as server:
-        account = account_on(server, max_connections=1)
-        (letter,) = letters(1)
-        rows = [] if verb == "send" else prx.enqueue_many([letter], account=account)
-        calls: dict[str, Callable[[], object]] = {
-            "drain": prx.drain,
-            "send": lambda: prx.send(account=account, **letter),
-            "retry_outbox": lambda: prx.retry_outbox(rows[0].pk),
-        }
-        strike = Exit(moment)
-        with connection.execute_wrapper(strike), pytest.raises(SystemExit):
-            calls[verb]()
-        assert strike.struck
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-        # A send that got no slot has written nothing.
-        count = 0 if verb == "send" and moment != "before it is given back" else 1
-        finish()
-        assert_all_sent(count)
-        assert len(server.messages) == count
+        assert resting.count() <= 4 * 15, "a crash leaves few messages that may have been delivered"

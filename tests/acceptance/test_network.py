@@ -1,4 +1,4 @@
-"""The network's end: nothing outlives its loop."""
+"""The end of ``Network``: no task outlives its event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prx_email_django.worker import network as network_module
 from prx_email_django.worker.network import Network
 
 
-def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:
+def test_a_task_that_begins_while_the_network_closes_is_cancelled() -> None:
     ended: list[str] = []
 
     async def wait() -> None:
@@ -22,7 +22,7 @@ def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:
             raise
 
     def close_and_begin() -> None:
-        network.loop.stop()  # as ``close`` does, and in the same turn somebody starts something
+        network.loop.stop()  # as ``close`` does; a task begins in the same turn of the loop
         network.loop.call_soon(lambda: begun.append(network.loop.create_task(wait())))
 
     begun: list[asyncio.Task[None]] = []
@@ -33,14 +33,14 @@ def test_what_is_about_to_begin_as_the_network_closes_ends_with_it() -> None:
     assert begun[0].cancelled()
 
 
-@pytest.mark.parametrize("held_up", [False, True])
-def test_what_a_cancelled_task_begins_ends_too(held_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
-    """However long the machine stands still meanwhile."""
-    if held_up:
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_task_that_a_cancelled_task_begins_is_cancelled_too(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """Also when the machine stands still for longer than WIND_UP meanwhile."""
+    if slow:
         monkeypatch.setattr(network_module, "WIND_UP", 0.2)
     ended: list[str] = []
 
-    async def last_words() -> None:
+    async def last() -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -53,9 +53,9 @@ def test_what_a_cancelled_task_begins_ends_too(held_up: bool, monkeypatch: pytes
             await asyncio.Event().wait()
         finally:
             ended.append("the first")
-            if held_up:
+            if slow:
                 time.sleep(0.3)
-            kept.append(asyncio.get_running_loop().create_task(last_words()))
+            kept.append(asyncio.get_running_loop().create_task(last()))
 
     async def start() -> None:
         begun = asyncio.Event()

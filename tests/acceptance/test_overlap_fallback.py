@@ -1,4 +1,4 @@
-"""An account whose server cannot take overlapped writes does without them: beside the account, logged."""
+"""An account whose server fails at overlapped writes works without them: kept in its runtime state, and logged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, AccountState
-from tests.support.factories import account, backlog
+from prx_email_django.models import AccountState
+from tests.support.factories import account_on, backlog
 from tests.support.smtp_connection import Connection
 from tests.support.smtp_server import SmtpServer
 
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def cut_first_overlap(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Hangs up on the first body that came with the next envelope behind it; notes every such body."""
+    """Hangs up at the first body that the next envelope followed; lists the connections of all such bodies."""
     overlapped: list[int] = []
-    usual = Connection.answer
+    real = Connection.answer
 
     def answer(self: Connection, stage: str, *arguments: Any, **options: Any) -> None:
         if stage == "final" and self.buffer:
@@ -31,46 +31,35 @@ def cut_first_overlap(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 self.blocked = True
                 self.transport.abort()
                 return
-        usual(self, stage, *arguments, **options)
+        real(self, stage, *arguments, **options)
 
     monkeypatch.setattr(Connection, "answer", answer)
     return overlapped
 
 
 @pytest.mark.parametrize("level", ["auto", "full"])
-def test_account_whose_first_overlapped_write_was_lost_does_without_for_seven_days(
+def test_account_whose_first_overlapped_write_was_lost_does_not_overlap_for_seven_days(
     level: str, caplog: pytest.LogCaptureFixture, cut_first_overlap: list[int]
 ) -> None:
     with SmtpServer() as server, caplog.at_level(logging.WARNING, "prx_email_django"):
-        Account.objects.create(
-            name="main",
-            email="a@example.com",
-            host=server.host,
-            port=server.port,
-            security="none",
-            auth_method="none",
-            max_connections=1,
-            pipelining=level,
-        )
-        for number in range(60):
-            prx.enqueue(account="main", to=f"r{number}@example.org", subject="s", body_text="b")
+        owner = account_on(server, max_connections=1, pipelining=level)
+        backlog(owner, 60)
         began = timezone.now()
         prx.drain()
         state = AccountState.objects.get()
         assert state.envelope_until is not None
         assert timedelta(days=6, hours=23) < state.envelope_until - began < timedelta(days=7, hours=1)
         assert "envelope pipelining for a week" in caplog.text
-        for number in range(60):
-            prx.enqueue(account="main", to=f"s{number}@example.org", subject="s", body_text="b")
+        backlog(owner, 60)
         prx.drain()
-        assert len(cut_first_overlap) == 1, "an envelope was written behind a body again"
+        assert len(cut_first_overlap) == 1, "an envelope was written directly after a body again"
 
 
 @pytest.fixture
-def out_of_step_behind_a_body(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Answers 503 to every MAIL that came behind a body, in good order and without hanging up; notes each."""
+def refuse_mail_behind_a_body(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Answers 503 to every MAIL that followed a body at once, and does not hang up; lists the connections."""
     overlapped: list[int] = []
-    usual = Connection.answer
+    real = Connection.answer
     behind: set[int] = set()
 
     def answer(self: Connection, stage: str, *arguments: Any, **options: Any) -> None:
@@ -81,18 +70,20 @@ def out_of_step_behind_a_body(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             overlapped.append(self.number)
             self.out.append(b"503 5.5.1 nested MAIL command\r\n")
             return
-        usual(self, stage, *arguments, **options)
+        real(self, stage, *arguments, **options)
 
     monkeypatch.setattr(Connection, "answer", answer)
     return overlapped
 
 
 @pytest.mark.parametrize("level", ["auto", "full"])
-def test_connections_of_the_same_drain_do_without_at_once(level: str, out_of_step_behind_a_body: list[int]) -> None:
-    """Each would cost another message an attempt: dozens in the second for which the account is not looked up anew."""
+def test_connections_of_the_same_drain_stop_overlapping_at_once(
+    level: str, refuse_mail_behind_a_body: list[int]
+) -> None:
+    """Each overlap would cost a message an attempt: dozens in the second before the drain reads the account again."""
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining=level)
+        owner = account_on(server, max_connections=1, pipelining=level)
         backlog(owner, 60)
         report = prx.drain()
-        assert len(out_of_step_behind_a_body) == 1
-        assert (report.sent, report.deferred) == (59, 1), "the message that met it, and no other"
+        assert len(refuse_mail_behind_a_body) == 1
+        assert (report.sent, report.deferred) == (59, 1), "only the message that was refused"

@@ -1,4 +1,4 @@
-"""What must remain of slot and claim when something is written, and on which clock: one that goes on in sleep."""
+"""Time that slot and claim must have left before a write, on a clock that also runs while the machine sleeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import connections
 
 import prx_email_django as prx
 from prx_email_django import store
@@ -19,16 +18,16 @@ from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessa
 from prx_email_django.rules import clock as clocks
 from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.outgoing import ClaimedMessage
-from tests.support.factories import account, at, backlog, fresh, take
+from tests.support.factories import account, account_on, at, backlog, fresh, take
 from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import Beside
+from tests.support.threads import CallInThread, Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def drain_until_released() -> prx.DrainReport:
-    """With its slot all but gone, a connection is of no use before the slot is renewed: the test needn't wait."""
+    """Drain until a message is released: a connection whose slot is almost over sends nothing more before a renewal."""
     enough = threading.Event()
 
     def progress(report: prx.DrainReport) -> None:
@@ -38,18 +37,18 @@ def drain_until_released() -> prx.DrainReport:
     return prx.drain(progress=progress, stop=enough.is_set)
 
 
-# What must remain of the slot
+# Time left on the slot
 
 
 class SlotTime:
-    """Moves the time by which slots are judged; claims and all else go by the real one."""
+    """The clock of the slots, which the test moves; claims and everything else use the real clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = FrozenClock()
         monkeypatch.setattr(slots, "uptime", self.clock)
 
     def leave(self, seconds: float) -> None:
-        """Let so much remain of a slot that was taken, and not renewed."""
+        """Leave so many seconds on a slot that was taken and not renewed."""
         self.clock.seconds = slots.SLOT_LEASE.total_seconds() - seconds
 
 
@@ -64,7 +63,7 @@ def assert_untouched(row: OutboxMessage) -> None:
 def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
     left: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They run out when the connection has taken a message already: judged at that instant, not before."""
+    """They end when the connection has already taken a message: the slot is checked at that instant, not before."""
     slot_time = SlotTime(monkeypatch)
     real = Connection.take
 
@@ -76,7 +75,7 @@ def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
 
     monkeypatch.setattr(Connection, "take", take_and_linger)
     with SmtpServer() as server:
-        (row,) = backlog(account(host=server.host, port=server.port, max_connections=1, pipelining="off"), 1)
+        (row,) = backlog(account_on(server, max_connections=1, pipelining="off"), 1)
         report = drain_until_released()
         if left < 20:
             assert (report.sent, server.lines("MAIL")) == (0, [])
@@ -90,16 +89,16 @@ def test_mail_is_written_only_while_twenty_seconds_remain_on_the_slot(
 def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
     left: float, pipelining: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They run out while the server thinks about the envelope."""
+    """They end while the client waits for the reply to the envelope."""
     slot_time = SlotTime(monkeypatch)
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining=pipelining)
+        owner = account_on(server, max_connections=1, pipelining=pipelining)
         (row,) = backlog(owner, 1)
-        thinking = server.on("rcpt", stall=True)
-        draining = Beside(drain_until_released)
-        assert thinking.reached.wait(60)
+        stalled = server.on("rcpt", stall=True)
+        draining = CallInThread(drain_until_released)
+        assert stalled.reached.wait(60)
         slot_time.leave(left)
-        server.release(thinking)
+        server.release(stalled)
         report = draining.outcome()
         if left < 20:
             assert (report.sent, server.messages) == (0, [])
@@ -112,19 +111,19 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
 
 
 class Machine:
-    """The clocks of this machine as ``prx_email_django.rules.clock`` reads them, which it may sleep through.
+    """The clocks of a machine that can sleep, as ``prx_email_django.rules.clock`` reads them.
 
-    While it sleeps ``time.monotonic`` stands still, as on Linux; CLOCK_BOOTTIME and the wall clock go on.
+    ``time.monotonic`` stands still during the sleep, as on Linux; CLOCK_BOOTTIME and the wall clock run.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, boottime: bool) -> None:
         self.slept = 0.0
-        read = SimpleNamespace(
-            clock_gettime=lambda which: time.clock_gettime(which) + self.slept,
+        clock_functions = SimpleNamespace(
+            clock_gettime=lambda clock: time.clock_gettime(clock) + self.slept,
             time=lambda: time.time() + self.slept,
             monotonic=time.monotonic,
         )
-        monkeypatch.setattr(clocks, "time", read)
+        monkeypatch.setattr(clocks, "time", clock_functions)
         if not boottime:
             monkeypatch.setattr(clocks, "_BOOTTIME", None)
 
@@ -133,11 +132,11 @@ class Machine:
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
     boottime = request.param == "CLOCK_BOOTTIME"
     if boottime and not hasattr(time, "CLOCK_BOOTTIME"):
-        pytest.skip("this system has no such clock")
+        pytest.skip("this system has no CLOCK_BOOTTIME")
     return Machine(monkeypatch, boottime=boottime)
 
 
-def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machine: Machine, settings: Any) -> None:
+def test_leases_slots_and_the_running_clock_run_while_the_machine_sleeps(machine: Machine, settings: Any) -> None:
     settings.PRX_EMAIL = {"LEASE": 180}
     owner = account()
     backlog(owner, 1)
@@ -149,7 +148,7 @@ def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machi
     assert slot.has_time_left() and claim.lease.has_time_left()
     machine.slept = 50.0
     assert not slot.has_time_left() and claim.lease.has_time_left(), (
-        "ten of its sixty seconds, and two thirds of three minutes"
+        "ten of the slot's sixty seconds are left, and more than a third of the claim's three minutes"
     )
     machine.slept = 130.0
     assert not slot.has_time_left() and not claim.lease.has_time_left(), "less than a third remains"
@@ -158,30 +157,20 @@ def test_leases_slots_and_the_running_clock_go_on_while_the_machine_sleeps(machi
     assert claim.lease.has_time_left()
     machine.slept += 181.0
     store.claims.renew([claim.lease], clock=clock)
-    assert not claim.lease.has_time_left(), "others may have its messages by now"
+    assert not claim.lease.has_time_left(), "another worker may have claimed its message by now"
 
 
 def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machine: Machine) -> None:
-    """It goes on with a new claim and a new slot, on another connection."""
+    """The worker sends the message with a new claim and a new slot, on another connection."""
     with SmtpServer() as server:
-        owner = account(host=server.host, port=server.port, max_connections=1, pipelining="off")
+        owner = account_on(server, max_connections=1, pipelining="off")
         (row,) = backlog(owner, 1)
-        thinking = server.on("rcpt", stall=True, times=1)
-        reports: list[prx.DrainReport] = []
-
-        def drain() -> None:
-            try:
-                reports.append(prx.drain())
-            finally:
-                connections.close_all()
-
-        thread = threading.Thread(target=drain, daemon=True)
-        thread.start()
-        assert thinking.reached.wait(60)
+        stalled = server.on("rcpt", stall=True, times=1)
+        draining = Draining()
+        assert stalled.reached.wait(60)
         machine.slept = 3600.0
-        server.release(thinking)
-        thread.join(60)
-        assert not thread.is_alive()
+        server.release(stalled)
+        report = draining.outcome()
         assert [line for number, line in server.commands if number == 1 and line.startswith("DATA")] == []
-        assert [one.sent for one in reports] == [1]
+        assert report.sent == 1
         assert (len(server.messages), fresh(row).attempts) == (1, 0)

@@ -1,4 +1,4 @@
-"""When a pause ends, one message tries, over all workers: a server that had enough of us is not met by all at once."""
+"""After a pause one message is tried first, over all workers: a server in trouble must not meet all workers at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
-from tests.support.factories import SECOND, account, at, backlog, in_threads, mail
+from tests.support.factories import SECOND, account_on, at, backlog, in_threads, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,8 +29,8 @@ COUNT = 30
 
 
 def account_whose_pause_is_over(server: SmtpServer, **fields: Any) -> Account:
-    """A worker paused it for thirty seconds, which ended a second ago; there is enough to do for many drains."""
-    owner = account(host=server.host, port=server.port, **{"max_connections": 5, **fields})
+    """An account that a worker paused for thirty seconds, until a second ago; it has enough mail for several drains."""
+    owner = account_on(server, **{"max_connections": 5, **fields})
     backlog(owner, COUNT)
     state, now = account_state(owner), base.database_now()
     AccountState.objects.filter(pk=state.pk).update(
@@ -45,7 +45,7 @@ def account_whose_pause_is_over(server: SmtpServer, **fields: Any) -> Account:
 
 
 class Draining(threading.Thread):
-    """A drain in a thread of its own, which begins with the others; ``ended`` counts those that have returned."""
+    """A drain in another thread; all begin together, and ``ended`` counts the drains that have returned."""
 
     def __init__(self, together: threading.Barrier, ended: threading.Semaphore) -> None:
         super().__init__(daemon=True)
@@ -76,48 +76,52 @@ def assert_all_sent_once(server: SmtpServer) -> None:
 def test_three_drains_at_once_probe_with_one_message(stage: str) -> None:
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
-        thinking = server.on(stage, stall=True, times=1)
+        stalled = server.on(stage, stall=True, times=1)
         running = drains(3)
-        assert thinking.reached.wait(60)
-        assert all(running[0].ended.acquire(timeout=60) for _ in range(2)), "nothing may go now: they return at once"
+        assert stalled.reached.wait(60)
+        assert all(running[0].ended.acquire(timeout=60) for _ in range(2)), (
+            "no other message may be sent now: these drains return at once"
+        )
         assert (server.connections, len(server.lines("MAIL"))) == (1, 0 if stage == "greeting" else 1)
         assert OutboxMessage.objects.filter(status="sending").count() == (0 if stage == "greeting" else 1)
-        server.release(thinking)
-        for one in running:
-            one.join(60)
+        server.release(stalled)
+        for draining in running:
+            draining.join(60)
         prx.drain()
         assert_all_sent_once(server)
         assert (owner.pause_reason, account_state(owner).pause_count) == ("", 0)
 
 
-def test_a_probe_that_fails_pauses_again_and_nobody_tries_after_it() -> None:
-    """However close the drains are: the pause is written before the slot is given back."""
+def test_a_probe_that_fails_pauses_again_and_no_other_drain_connects() -> None:
+    """Even when the drains run at the same time: the pause is written before the slot is released."""
     with SmtpServer(users={"ann": "right"}) as server:
         owner = account_whose_pause_is_over(server, auth_method="password", user="ann", password="wrong")
-        for one in drains(6):
-            one.join(60)
-            assert one.report is not None and one.report.claimed == 0
+        for draining in drains(6):
+            draining.join(60)
+            assert draining.report is not None and draining.report.claimed == 0
         assert len(server.auth_attempts) == 1
         assert account_state(owner).pause_count == 2
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
 @pytest.mark.parametrize("stage", ["greeting", "ehlo", "idle", "mail", "final"])
-def test_a_pause_is_written_before_the_probers_slot_is_given_back(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third loss in a row pauses: whoever waits for this slot must learn of it."""
+def test_a_pause_is_written_before_the_slot_of_the_probe_is_released(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third lost connection in a row pauses: a worker that waits for this slot must see the pause."""
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
         AccountState.objects.update(connection_failures=2)
-        if stage == "idle":  # it has greeted, and goes before it is given a message
+        if stage == "idle":  # the server greets, and hangs up before a message is assigned
             monkeypatch.setattr(ClaimPrefetch, "claim_more", lambda self, connections: bool(server.hang_up()) or True)
         else:
             server.on(stage, drop=True)
         real = worker_connections.release_slots
         paused: list[bool] = []
 
-        def release(given_back: list[Slot]) -> None:
+        def release(released: list[Slot]) -> None:
             paused.append(is_paused(account_state(owner), now=base.database_now()))
-            real(given_back)
+            real(released)
 
         monkeypatch.setattr(worker_connections, "release_slots", release)
         prx.drain()
@@ -126,8 +130,8 @@ def test_a_pause_is_written_before_the_probers_slot_is_given_back(stage: str, mo
         assert account_state(owner).pause_count == 2
 
 
-def test_who_gets_the_slot_of_a_probe_that_failed_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had looked before the failure, and waited for the row of the slot."""
+def test_a_drain_that_gets_the_slot_of_a_failed_probe_releases_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drain read the state before the failure, and then waited for the row of the slot."""
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
         real = slots.acquire_slot
@@ -142,48 +146,48 @@ def test_who_gets_the_slot_of_a_probe_that_failed_gives_it_back(monkeypatch: pyt
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
-def test_a_send_is_no_second_probe() -> None:
+def test_a_send_does_not_become_a_second_probe() -> None:
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
-        thinking = server.on("final", stall=True, times=1)
+        stalled = server.on("final", stall=True, times=1)
         (draining,) = drains(1)
-        assert thinking.reached.wait(60)
+        assert stalled.reached.wait(60)
         result = prx.send(**mail(owner))
         assert (result.status, result.error_code) == ("pending", "limited")
         assert result.error == "one message is being tried first, after a pause"
         assert server.connections == 1
-        server.release(thinking)
+        server.release(stalled)
         draining.join(60)
         prx.drain()
         assert len(server.messages) == COUNT + 1
 
 
-def test_a_send_probes_too_and_one_that_somebody_asked_for_needs_no_turn() -> None:
+def test_a_send_can_be_the_probe_and_a_retry_by_a_person_does_not_wait_for_it() -> None:
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
         row = OutboxMessage.objects.earliest("pk")
-        thinking = server.on("final", stall=True, times=1)
-        got: list[prx.SendResult] = []
+        stalled = server.on("final", stall=True, times=1)
+        results: list[prx.SendResult] = []
 
         def send() -> None:
             try:
-                got.append(prx.send(**mail(owner)))
+                results.append(prx.send(**mail(owner)))
             finally:
                 connections.close_all()
 
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
-        assert thinking.reached.wait(60)
+        assert stalled.reached.wait(60)
         assert in_threads(prx.drain)[0].claimed == 0
         assert account_state(owner).pause_count == 1
-        assert prx.retry_outbox(row.pk).status == "sent", "it ignores pauses"
-        server.release(thinking)
+        assert prx.retry_outbox(row.pk).status == "sent", "a retry by a person ignores pauses"
+        server.release(stalled)
         sending.join(60)
-        assert [one.status for one in got] == ["sent"]
+        assert [result.status for result in results] == ["sent"]
         assert prx.drain().sent == COUNT - 1
 
 
-def test_a_prober_that_is_lost_holds_up_the_next_for_its_slots_lease() -> None:
+def test_a_lost_probe_delays_the_next_at_most_until_its_slot_expires() -> None:
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
         lost = acquire_slot(owner, noted=set(), clock=at(None), first_only=True)
@@ -196,9 +200,9 @@ def test_a_prober_that_is_lost_holds_up_the_next_for_its_slots_lease() -> None:
 
 
 def test_message_that_the_server_never_saw_ends_no_pause() -> None:
-    """Too large for it, and so never written: whether the quota is still used up, nobody has asked."""
+    """The message is too large for the server and never written: nothing shows that the quota is free again."""
     with SmtpServer(size=2000) as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         state, now = account_state(owner), base.database_now()
         AccountState.objects.filter(pk=state.pk).update(
             paused_by="worker",
@@ -209,4 +213,4 @@ def test_message_that_the_server_never_saw_ends_no_pause() -> None:
         )
         prx.enqueue(**mail(owner, body_text="too large " * 1000))
         assert prx.drain().failed == 1 and server.lines("MAIL") == []
-        assert account_state(owner).pause_count == 4, "the next pause would begin with half a minute again"
+        assert account_state(owner).pause_count == 4, "otherwise the next pause would last only half a minute again"

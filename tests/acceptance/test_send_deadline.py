@@ -1,46 +1,26 @@
-"""``send`` waits for somebody who waits: it ends in time before the body, and never cuts a body off."""
+"""``send`` returns in time, because its caller waits; but it never interrupts a body that is being sent."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any
 
 import pytest
 from django.db import connections
-from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, RateWindow
+from prx_email_django.models import AccountState, OutboxMessage
 from prx_email_django.signals import message_failed
-from prx_email_django.worker.outgoing import ClaimedMessage
-from tests.support.factories import account
-from tests.support.fake_clock import Ahead
+from tests.acceptance.workers import assert_all_released, outbox
+from tests.support.factories import account_on, mail
+from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@contextmanager
-def outbox(tls: str | None = None, **fields: Any) -> Iterator[tuple[SmtpServer, Account]]:
-    with SmtpServer(tls=tls) as server:
-        values = {"name": "main", "email": "app@example.org", "host": "localhost", "port": server.port}
-        security = {None: "none", "starttls": "starttls", "implicit": "tls"}[tls]
-        yield server, Account.objects.create(**{**values, "security": security, "auth_method": "none", **fields})
-
-
-def letter(account: Account, **fields: Any) -> dict[str, Any]:
-    return {"account": account, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann.", **fields}
-
-
-def assert_nothing_held() -> None:
-    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-    assert not OutboxMessage.objects.filter(status="sending").exists()
 
 
 @pytest.mark.parametrize("pipelining", ["off", "auto", "full"])
@@ -52,13 +32,13 @@ def test_a_send_fails_with_timeout_at_its_deadline_in_any_phase_before_the_body(
     with outbox(pipelining=pipelining) as (server, account):
         stalled = server.on(stage, stall=True)
         begun = monotonic()
-        result = prx.send(**letter(account))
+        result = prx.send(**mail(account))
         assert monotonic() - begun < 30, "without a deadline it would wait for the reply"
         assert (result.status, result.error_code, result.retries) == ("failed", "timeout", 1), result
         assert result.next_attempt_at is not None
-        assert_nothing_held()
+        assert_all_released()
         row = OutboxMessage.objects.get()
-        assert (row.attempts, row.message_number) == (1, None), "a failure before the body is a known one"
+        assert (row.attempts, row.message_number) == (1, None), "the outcome of a failure before the body is known"
         server.clear()
         server.release(stalled)
         settings.PRX_EMAIL = {}
@@ -71,65 +51,65 @@ def test_a_tls_handshake_that_hangs_ends_with_the_deadline(settings: Any) -> Non
     with outbox(tls="starttls") as (server, account):
         settings.PRX_EMAIL = {"SEND_DEADLINE": 0.5, "TLS_CA_FILE": server.ca_file}
         stalled = server.on("starttls", stall=True)
-        result = prx.send(**letter(account))
+        result = prx.send(**mail(account))
         assert (result.status, result.error_code) == ("failed", "timeout"), result
-        assert_nothing_held()
+        assert_all_released()
         server.release(stalled)
 
 
 @pytest.mark.parametrize("pipelining", ["off", "full"])
-def test_a_body_on_its_way_is_waited_for_beyond_the_deadline(sends_clock: Ahead, pipelining: str) -> None:
+def test_a_send_waits_beyond_the_deadline_for_a_body_that_is_being_sent(
+    sends_clock: MovableClock, pipelining: str
+) -> None:
     with outbox(pipelining=pipelining) as (server, account):
         stalled = server.on("final", stall=True)
-        sending = Sending(**letter(account))
+        sending = Sending(**mail(account))
         assert stalled.reached.wait(60)
         sends_clock.seconds = 40
         sending.join(1.0)
-        assert sending.is_alive(), "cutting a body off makes copies"
+        assert sending.is_alive(), "to interrupt a body makes copies"
         server.release(stalled)
         assert sending.outcome().status == "sent"
-        assert_nothing_held()
+        assert_all_released()
 
 
 @pytest.mark.parametrize("decided_by", ["mail", "rcpt"])
-def test_nobody_waits_for_what_a_server_still_owes_to_a_message_that_is_decided(
-    sends_clock: Ahead, decided_by: str
+def test_a_send_does_not_wait_for_replies_that_cannot_change_its_outcome(
+    sends_clock: MovableClock, decided_by: str
 ) -> None:
-    """The reply to the lone dot has ten minutes, each reply to an envelope in vain a minute."""
+    """The reply to the final dot has ten minutes, and each further reply to a refused envelope a minute."""
     decided = threading.Event()
 
-    def note(**_: Any) -> None:
+    def decide(**_: Any) -> None:
         decided.set()
 
-    message_failed.connect(note)
+    message_failed.connect(decide)
     with SmtpServer(data_without_recipients=True) as server:
-        owner = account(host=server.host, port=server.port)
+        owner = account_on(server)
         if decided_by == "mail":
             server.on("mail", reply="550 5.7.1 not you", accept=True)
         else:
             server.refuse("ann@example.org", "550 5.7.1 not you")
         stalled = server.on("rcpt" if decided_by == "mail" else "dot", stall=True)
-        sending = Sending(**letter(owner))
+        sending = Sending(**mail(owner))
         assert stalled.reached.wait(60) and decided.wait(60)
         sends_clock.seconds = 40
         result = sending.outcome()
         assert (result.status, result.next_attempt_at) == ("failed", None), result
         assert result.error == "550 5.7.1 not you"
-        assert_nothing_held()
+        assert_all_released()
         server.release(stalled)
 
 
-def test_waiting_beyond_the_deadline_costs_no_processor(sends_clock: Ahead) -> None:
+def test_waiting_beyond_the_deadline_uses_no_processor_time(sends_clock: MovableClock) -> None:
     with outbox() as (server, account):
         stalled = server.on("final", stall=True)
         spent: list[float] = []
 
         def measured() -> None:
-            import time
-
-            begun = time.thread_time()
-            prx.send(**letter(account))
-            spent.append(time.thread_time() - begun)
+            begun = thread_time()
+            prx.send(**mail(account))
+            spent.append(thread_time() - begun)
             connections.close_all()
 
         thread = threading.Thread(target=measured, daemon=True)
@@ -147,196 +127,34 @@ def test_connections_that_miss_the_deadline_count_as_the_accounts_failures(setti
     with outbox() as (server, account):
         stalled = server.on("greeting", stall=True)
         for _ in range(3):
-            assert prx.send(**letter(account)).error_code == "timeout"
-        result = prx.send(**letter(account))
+            assert prx.send(**mail(account)).error_code == "timeout"
+        result = prx.send(**mail(account))
         assert (result.status, result.error_code) == ("pending", "paused"), result
         server.release(stalled)
-
-
-def test_without_a_slot_the_message_stays_pending_and_due() -> None:
-    with outbox(max_connections=1) as (server, account):
-        stalled = server.on("final", stall=True, times=1)
-        first = Sending(**letter(account, to="first@example.org"))
-        assert stalled.reached.wait(60)
-        result = prx.send(**letter(account))
-        assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0), result
-        assert result.next_attempt_at is not None
-        row = OutboxMessage.objects.get(pk=result.outbox_id)
-        assert (row.claim_token, row.attempts) == (None, 0)
-        again = prx.retry_outbox(row.pk)
-        assert (again.status, again.error_code) == ("pending", "limited")
-        server.release(stalled)
-        assert first.outcome().status == "sent"
-        assert prx.drain().sent == 1
-        assert_nothing_held()
-
-
-def test_without_a_permit_the_message_stays_pending_and_the_limit_holds() -> None:
-    with outbox(rate_limits="2/hour") as (server, account):
-        results = [prx.send(**letter(account)) for _ in range(4)]
-        assert [(one.status, one.error_code) for one in results] == [
-            ("sent", ""),
-            ("sent", ""),
-            ("pending", "limited"),
-            ("pending", "limited"),
-        ]
-        assert len(server.lines("MAIL")) == 2
-        retried = prx.retry_outbox(results[2].outbox_id)
-        assert (retried.status, retried.error_code, retried.retries) == ("pending", "limited", 0)
-        assert_nothing_held()
-
-
-def test_a_failure_before_mail_gives_its_permit_back() -> None:
-    with outbox(rate_limits="2/hour") as (server, account):
-        server.on("greeting", reply="421 4.3.2 not now", times=1)
-        assert prx.send(**letter(account)).error_code == "provider"
-        assert [prx.send(**letter(account)).status for _ in range(2)] == ["sent", "sent"]
-        assert sum(RateWindow.objects.get().counts) == 2
-
-
-def test_a_permit_that_ends_before_mail_is_taken_anew_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-
-    def ended_once(self: ClaimedMessage) -> bool:
-        asked.append(True)
-        return len(asked) > 1
-
-    monkeypatch.setattr(ClaimedMessage, "has_permits", ended_once)
-    with outbox(rate_limits="1/hour") as (server, account):
-        result = prx.send(**letter(account))
-        assert (result.status, result.retries) == ("sent", 0), result
-        assert sum(RateWindow.objects.get().counts) == 1
-        assert len(server.messages) == 1
-
-
-def test_a_paused_account_keeps_send_from_trying_but_not_a_person() -> None:
-    with outbox() as (server, account):
-        AccountState.objects.update_or_create(
-            account=account,
-            defaults={
-                "paused_by": "worker",
-                "pause_reason": "connection failed",
-                "paused_until": timezone.now() + timezone.timedelta(hours=1),
-                "pause_count": 2,
-            },
-        )
-        result = prx.send(**letter(account))
-        assert (result.status, result.error_code) == ("pending", "paused")
-        assert not server.connections
-        assert prx.retry_outbox(result.outbox_id).status == "sent"
-        assert account.pause_reason == "", "a success ends a pause that a worker set"
-        prx.pause_outbox(account, reason="holiday")
-        paused = prx.send(**letter(account))
-        assert (paused.status, paused.error_code) == ("pending", "paused")
-        assert prx.retry_outbox(paused.outbox_id).status == "sent"
-        assert account.pause_reason == "holiday", "never one that a person set"
-
-
-def test_a_known_key_starts_no_attempt() -> None:
-    with outbox() as (server, account):
-        first = prx.send(**letter(account, idempotency_key="order-1"))
-        again = prx.send(**letter(account, idempotency_key="order-1"))
-        assert (again.outbox_id, again.status, again.error_code) == (first.outbox_id, "sent", "")
-        failed = prx.send(**letter(account, idempotency_key="order-2"), failure_mode="provider")
-        same = prx.send(**letter(account, idempotency_key="order-2"))
-        assert (same.outbox_id, same.status, same.error_code) == (failed.outbox_id, "failed", "provider")
-        assert len(server.messages) == 1
-        assert_nothing_held()
-
-
-def test_one_key_in_eight_threads_is_one_message() -> None:
-    with outbox(max_connections=8) as (server, account):
-        sendings = [Sending(**letter(account, idempotency_key="order-1")) for _ in range(8)]
-        results = [one.outcome() for one in sendings]
-        assert len({one.outbox_id for one in results}) == 1
-        assert len(server.messages) == 1
-        assert OutboxMessage.objects.count() == 1
-        assert_nothing_held()
-
-
-def test_eight_threads_never_exceed_three_connections() -> None:
-    with outbox(max_connections=3) as (server, account):
-        server.on("final", delay=0.2)
-        sendings = [Sending(**letter(account, to=f"p{number}@example.org")) for number in range(8)]
-        results = [one.outcome() for one in sendings]
-        assert server.max_open_connections <= 3
-        codes = {(one.status, one.error_code) for one in results}
-        assert codes <= {("sent", ""), ("pending", "limited")}, results
-        assert prx.drain().sent == sum(one.status == "pending" for one in results)
-        assert sorted(server.recipients) == [f"p{number}@example.org" for number in range(8)]
-        assert_nothing_held()
-
-
-def test_recipients_that_were_not_taken_go_on_by_themselves_in_the_same_send() -> None:
-    with outbox() as (server, account):
-        everybody = [f"p{number}@example.org" for number in range(7)]
-        for nth in (3, 4, 5, 6, 7, 10, 11, 12):
-            server.on("rcpt", nth=nth, reply="452 4.5.3 too many recipients")
-        result = prx.send(**letter(account, to=everybody))
-        assert (result.status, result.retries) == ("sent", 0), result
-        assert sorted(server.recipients) == sorted(everybody)
-        assert len(server.messages) == 3
-        assert len({one.data for one in server.messages}) == 1, "one Message-ID, one message"
-        assert OutboxMessage.objects.get().attempts == 0
-        assert_nothing_held()
-
-
-def test_the_rest_of_the_recipients_goes_over_a_new_connection_where_the_first_is_retired() -> None:
-    with outbox(max_messages_per_connection=1, max_connections=1) as (server, account):
-        server.on("rcpt", nth=2, reply="452 4.5.3 too many recipients")
-        result = prx.send(**letter(account, to=["ann@example.org", "bob@example.org"]))
-        assert (result.status, result.retries) == ("sent", 0), result
-        assert server.connections == 2
-        assert server.max_open_connections == 1
-
-
-def test_a_partial_acceptance_is_tried_again_only_for_those_left_over() -> None:
-    with outbox() as (server, account):
-        deferred = server.defer("bob@example.org")
-        server.refuse("eve@example.org")
-        result = prx.send(**letter(account, to=["ann@example.org", "bob@example.org"], bcc="eve@example.org"))
-        assert (result.status, result.retries) == ("failed", 1), result
-        assert result.provider_message_id == f"<outbox-{result.outbox_id}-0@prx-email.local>"
-        deferred.times = 0
-        assert prx.retry_outbox(result.outbox_id, force=True).status == "sent"
-        assert [one.recipients for one in server.messages] == [("ann@example.org",), ("bob@example.org",)]
-        row = OutboxMessage.objects.get()
-        assert set(row.refused_recipients) == {"eve@example.org"}
-
-
-def test_a_simulated_failure_needs_no_slot_and_heeds_no_pause() -> None:
-    with outbox(max_connections=1) as (server, account):
-        prx.pause_outbox(account, reason="holiday")
-        for mode in ("network", "provider", "provider_permanent"):
-            result = prx.send(**letter(account), failure_mode=mode)
-            assert (result.status, result.retries) == ("failed", 1)
-        assert not server.connections
-        assert account.pause_reason == "holiday"
-        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "data"])
 def test_a_server_that_hangs_up_before_the_body_is_a_known_failure(stage: str) -> None:
     with outbox() as (server, account):
         server.on(stage, drop=True)
-        result = prx.send(**letter(account))
+        result = prx.send(**mail(account))
         assert (result.status, result.error_code, result.retries) == ("failed", "network", 1), result
         assert AccountState.objects.get().connection_failures == 1
-        assert_nothing_held()
+        assert_all_released()
 
 
 def test_a_server_that_greets_and_hangs_up_fails_a_send_at_once() -> None:
     with outbox() as (server, account):
         server.on("mail", drop=True)
         begun = monotonic()
-        result = prx.send(**letter(account))
+        result = prx.send(**mail(account))
         assert (result.status, result.error_code) == ("failed", "network")
-        assert monotonic() - begun < 20, "it waited for the deadline"
+        assert monotonic() - begun < 20, "send waited for the deadline"
 
 
 @pytest.mark.parametrize(("stage", "state"), [("greeting", ("pending", "")), ("final", ("failed", "unknown_outcome"))])
-def test_a_send_that_is_ended_by_system_exit_leaves_nothing_held(stage: str, state: tuple[str, str]) -> None:
-    """As django-q2 ends a task: a signal raises SystemExit in the main thread."""
+def test_a_send_that_is_ended_by_system_exit_releases_claim_and_slot(stage: str, state: tuple[str, str]) -> None:
+    """django-q2 ends a task in this way: a signal handler raises SystemExit in the main thread."""
 
     def end(_signal: int, _frame: object) -> None:
         raise SystemExit("timed out")
@@ -349,10 +167,10 @@ def test_a_send_that_is_ended_by_system_exit_leaves_nothing_held(stage: str, sta
         before = signal.signal(signal.SIGUSR1, end)
         try:
             with pytest.raises(SystemExit):
-                prx.send(**letter(account))
+                prx.send(**mail(account))
         finally:
             signal.signal(signal.SIGUSR1, before)
         row = OutboxMessage.objects.get()
         assert (row.status, row.last_error_code) == state
-        assert_nothing_held()
+        assert_all_released()
         server.release(stalled)

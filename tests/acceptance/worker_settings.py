@@ -1,6 +1,6 @@
-"""Settings of workers that a test starts: those of the tests, with what the test puts into the environment.
+"""Settings of the worker processes that a test starts: ``tests.settings``, changed by two environment variables.
 
-``PRX_EMAIL`` and ``Q_CLUSTER`` are JSON objects that are laid over the test project's own.
+``PRX_EMAIL`` is a JSON object that replaces the setting; ``Q_CLUSTER`` is one that is merged into it.
 """
 
 from __future__ import annotations

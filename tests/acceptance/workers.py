@@ -1,4 +1,4 @@
-"""Real worker processes on the database of the test: started in a session of their own, ended by their pid."""
+"""Real worker processes on the database of the test, and checks of what workers have sent and left behind."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any, Self
 
-from prx_email_django.models import Account
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from tests.support.factories import account_on
 from tests.support.smtp_server import SmtpServer
 
 SETTINGS = "tests.acceptance.worker_settings"
 PATIENCE = 60.0
+LATER = timedelta(hours=1)
 
 
 def environment(
     *, prx_email: Mapping[str, Any] | None = None, q_cluster: Mapping[str, Any] | None = None, **more: str
 ) -> dict[str, str]:
-    """What a worker is told; the database comes from ``tests.settings``, which has put it into the environment."""
+    """Environment of a worker; ``tests.settings`` has already put the name of the database into this one."""
     return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": SETTINGS,
@@ -34,7 +41,7 @@ def environment(
 
 
 class Worker:
-    """One ``manage.py`` command that runs beside the test."""
+    """A ``manage.py`` command that runs at the same time as the test."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
         self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by close)
@@ -45,24 +52,24 @@ class Worker:
 
     @property
     def output(self) -> str:
-        """All that it has printed so far."""
+        """Everything that the command has printed until now."""
         self._out.seek(0)
         return self._out.read()
 
     def terminate(self) -> None:
-        """SIGTERM to the main process alone, as systemd does with KillMode=mixed."""
+        """Send SIGTERM to the main process only, as systemd does with KillMode=mixed."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the main process alone."""
+        """Send SIGKILL to the main process only."""
         self.process.kill()
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit code."""
+        """Wait for the end of the process; return its exit code."""
         return self.process.wait(timeout)
 
     def close(self) -> None:
-        """End whatever of it is left: its session is its own."""
+        """End every process of the worker's session that still runs."""
         if self.process.poll() is None:
             self.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -82,15 +89,14 @@ class Worker:
 
 
 @contextmanager
-def outbox(**fields: Any) -> Iterator[tuple[SmtpServer, Account]]:
-    """A server and an account on it."""
-    with SmtpServer() as server:
-        values = {"name": "main", "email": "app@example.org", "host": server.host, "port": server.port}
-        yield server, Account.objects.create(**{**values, "security": "none", "auth_method": "none", **fields})
+def outbox(tls: str | None = None, **fields: Any) -> Iterator[tuple[SmtpServer, Account]]:
+    """Start an SMTP server and create an account that uses it."""
+    with SmtpServer(tls=tls) as server:
+        yield server, account_on(server, **fields)
 
 
 def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) -> bool:
-    """Whether a condition in the database, or in another process, comes true in time: nobody tells of it."""
+    """Poll a condition in the database or another process; return whether it became true within ``timeout`` seconds."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:
         if condition():
@@ -99,6 +105,48 @@ def eventually(condition: Callable[[], object], *, timeout: float = PATIENCE) ->
     return bool(condition())
 
 
-def message_id(octets: bytes) -> bytes:
-    """The line of a message's header."""
-    return next(line for line in octets.splitlines() if line.lower().startswith(b"message-id:"))
+def message_id(data: bytes) -> bytes:
+    """The Message-ID line of a message's header."""
+    return next(line for line in data.splitlines() if line.lower().startswith(b"message-id:"))
+
+
+def finish(now: datetime | None = None) -> datetime:
+    """Drain again, each time an hour later, until no message waits; return the time of the last drain."""
+    now = now or timezone.now() + LATER
+    for _ in range(12):
+        prx.drain(now=now)
+        if not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists():
+            return now
+        now += LATER
+    raise AssertionError(list(OutboxMessage.objects.exclude(status="sent").values("id", "status", "last_error_code")))
+
+
+def assert_all_sent(count: int) -> None:
+    """All messages are sent, and no slot is taken."""
+    assert OutboxMessage.objects.filter(status="sent").count() == count
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def assert_each_once(server: SmtpServer, count: int) -> None:
+    """Each message of a backlog was sent once, at the first attempt, and no slot is taken."""
+    assert Counter(server.recipients) == Counter({f"p{number}@example.org": 1 for number in range(count)})
+    assert OutboxMessage.objects.filter(status="sent", attempts=0, retries=0).count() == count
+    assert DeliveryAttempt.objects.filter(outcome="sent", number=1).count() == count
+    assert DeliveryAttempt.objects.count() == count
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def assert_all_released() -> None:
+    """No slot is taken and no message is claimed."""
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+    assert not OutboxMessage.objects.filter(status="sending").exists()
+
+
+def untouched(rows: list[OutboxMessage]) -> bool:
+    """Whether these messages are as ``enqueue`` wrote them."""
+    found = OutboxMessage.objects.filter(pk__in=[row.pk for row in rows])
+    return all(
+        (row.status, row.retries, row.attempts, row.last_error, row.next_attempt_at)
+        == ("pending", 0, 0, "", row.due_since)
+        for row in found
+    )

@@ -1,4 +1,4 @@
-"""A refused password must not be hammered, and a person's word stands above a worker's."""
+"""A refused password is not tried again and again, and no worker changes a pause that a person set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_database_and_python_never_disagree_about_a_pause(reason: str, until
 
 
 @pytest.mark.parametrize("trouble", [Trouble.AUTH, Trouble.TLS, Trouble.QUOTA])
-def test_what_will_not_pass_by_itself_pauses_at_once(trouble: Trouble) -> None:
+def test_a_failure_that_a_retry_cannot_repair_pauses_at_once(trouble: Trouble) -> None:
     owner = account()
     assert fail(owner, trouble) == NOW + 30 * SECOND
     assert paused(owner)
@@ -49,7 +49,7 @@ def test_what_will_not_pass_by_itself_pauses_at_once(trouble: Trouble) -> None:
     assert owner.pause_reason == "as the test says"
 
 
-def test_three_connections_in_a_row_pause_and_a_success_between_forgives() -> None:
+def test_three_failed_connections_in_a_row_pause_and_a_success_resets_the_count() -> None:
     owner = account()
     assert fail(owner, Trouble.CONNECTION) is fail(owner, Trouble.CONNECTION) is None
     note_success(owner)
@@ -76,7 +76,7 @@ def test_one_episode_seen_by_several_workers_counts_once() -> None:
     assert account_state(owner).pause_count == 1
 
 
-def test_a_persons_pause_is_ended_by_no_worker() -> None:
+def test_no_worker_ends_a_persons_pause() -> None:
     owner = account()
     prx.pause_outbox(owner, reason="holiday")
     assert fail(owner, Trouble.AUTH) is None
@@ -87,17 +87,17 @@ def test_a_persons_pause_is_ended_by_no_worker() -> None:
     assert not paused(owner)
 
 
-def test_a_persons_pause_takes_the_place_of_a_workers_and_ends_at_its_date() -> None:
+def test_a_persons_pause_replaces_a_workers_pause_and_ends_at_its_date() -> None:
     owner = account()
     fail(owner, Trouble.AUTH)
     until = NOW + timedelta(days=2)
     prx.pause_outbox(owner.name, reason="moving house", until=until)
     assert (owner.pause_reason, owner.paused_until) == ("moving house", until)
     assert not paused(owner, until)
-    assert fail(owner, Trouble.AUTH, until) is not None, "a pause that is over protects nobody"
+    assert fail(owner, Trouble.AUTH, until) is not None, "a pause that has ended does not prevent a new one"
 
 
-def test_a_person_resumes_what_a_worker_paused_and_failures_count_anew() -> None:
+def test_a_person_who_resumes_an_account_resets_its_failures() -> None:
     owner = account()
     fail(owner, Trouble.CONNECTION)
     fail(owner, Trouble.AUTH)
@@ -117,7 +117,7 @@ def test_changed_credentials_end_a_workers_pause_and_never_a_persons() -> None:
     fail(owner, Trouble.AUTH)
     owner.display_name = "Anybody"
     owner.save()
-    assert paused(owner), "that was no credential"
+    assert paused(owner), "the display name is not a credential"
     owner.password = "new"
     owner.save()
     assert not paused(owner)
@@ -129,28 +129,28 @@ def test_changed_credentials_end_a_workers_pause_and_never_a_persons() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_pause_does_not_wait_for_a_callers_open_transaction() -> None:
-    """Tried: written on the account's own row, it waited for 1205 in MariaDB, and every enqueue behind it."""
+    """A pause in the row of the account waited until MariaDB gave error 1205, and every enqueue waited with it."""
     owner = account()
     account_state(owner)
-    if connections[outbox_alias()].vendor == "sqlite":  # one writer at a time, whatever the rows are
+    if connections[outbox_alias()].vendor == "sqlite":  # one writer at a time, for all rows
         with transaction.atomic():
             message(owner)
             assert fail(owner, Trouble.AUTH) is not None
         return
-    open_, done = threading.Event(), threading.Event()
+    opened, done = threading.Event(), threading.Event()
 
     def caller() -> None:
         try:
             with transaction.atomic(using=outbox_alias()):
                 message(owner)
-                open_.set()
+                opened.set()
                 done.wait(20)
         finally:
             connections[outbox_alias()].close()
 
     worker = threading.Thread(target=caller)
     worker.start()
-    assert open_.wait(10)
+    assert opened.wait(10)
     if connections[outbox_alias()].vendor == "mysql":
         with connections[outbox_alias()].cursor() as cursor:
             cursor.execute("SET SESSION innodb_lock_wait_timeout = 3")

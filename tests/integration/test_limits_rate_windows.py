@@ -1,4 +1,4 @@
-"""At most N in every span of the period, over all workers; and nothing of it lost to what was never sent."""
+"""A rate limit allows at most N in any period, over all workers; messages that were not sent use none of it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_no_span_of_the_period_has_more_than_the_limit() -> None:
         moment = NOW + seconds * SECOND
         taken += [moment] * take_permits(owner, 4, clock=at(moment)).count
     for first in taken:
-        assert sum(first <= one <= first + timedelta(seconds=60) for one in taken) <= 10
-    assert len(taken) > 30, "what a limit allows is given"
+        assert sum(first <= moment <= first + timedelta(seconds=60) for moment in taken) <= 10
+    assert len(taken) > 30, "the permits that the limit allows are given"
 
 
 def test_a_permit_ends_with_its_bucket() -> None:
@@ -46,7 +46,7 @@ def test_a_permit_ends_with_its_bucket() -> None:
     assert permits.ends_at == (NOW + 3 * SECOND).timestamp()
 
 
-def test_unused_permits_go_back_to_their_bucket() -> None:
+def test_unused_permits_are_released_to_their_bucket() -> None:
     owner = account(rate_limits="10/minute")
     permits = take_permits(owner, 10, clock=at())
     give_back(permits, 4, clock=at(NOW + 30 * SECOND))
@@ -55,7 +55,7 @@ def test_unused_permits_go_back_to_their_bucket() -> None:
     assert take_permits(owner, 99, clock=at(NOW + 31 * SECOND)).count == 6, "never more than were taken"
 
 
-def test_permits_of_a_bucket_that_is_over_cannot_be_given_back() -> None:
+def test_permits_of_a_bucket_that_has_ended_are_not_released() -> None:
     owner = account(rate_limits="10/minute")
     old = take_permits(owner, 10, clock=at())
     assert take_permits(owner, 10, clock=at(NOW + 90 * SECOND)).count == 10
@@ -80,13 +80,13 @@ def test_recipients_are_counted_and_only_whole_messages_pass() -> None:
     assert take_permits(owner, 7, clock=at()).count == 7, "messages have no limit here"
 
 
-def test_a_worker_whose_clock_is_behind_crosses_no_limit() -> None:
+def test_a_worker_whose_clock_is_behind_does_not_exceed_a_limit() -> None:
     owner = account(rate_limits="10/hour")
     assert take_permits(owner, 10, clock=at(NOW + timedelta(minutes=5))).count == 10
     assert take_permits(owner, 1, clock=at()).count == 0
 
 
-def test_a_changed_limit_keeps_what_was_spent() -> None:
+def test_a_changed_limit_keeps_the_permits_that_were_used() -> None:
     owner = account(rate_limits="10/minute")
     assert take_permits(owner, 8, clock=at()).count == 8
     owner.rate_limits = "12/minute"

@@ -1,4 +1,4 @@
-"""A provider that allows three connections sees three, however many workers there are."""
+"""A provider that allows three connections gets at most three, with any number of workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_account_has_as_many_slots_as_connections() -> None:
 
 
 @pytest.mark.django_db
-def test_a_slot_says_who_holds_it_until_when() -> None:
+def test_a_slot_names_its_holder_and_its_end() -> None:
     slot = acquire_slot(account(), noted=set(), clock=at(None))
     assert slot
     row = ConnectionSlot.objects.get()
@@ -49,7 +49,7 @@ def test_a_slot_says_who_holds_it_until_when() -> None:
 
 
 @pytest.mark.django_db
-def test_the_slot_of_a_lost_worker_is_taken_over() -> None:
+def test_the_slot_of_a_lost_worker_is_taken_by_another() -> None:
     owner = account(max_connections=1)
     lost = acquire_slot(owner, noted=set(), clock=at())
     assert acquire_slot(owner, noted=set(), clock=at()) is None
@@ -58,7 +58,7 @@ def test_the_slot_of_a_lost_worker_is_taken_over() -> None:
     assert lost and taken and taken.token != lost.token
     renew_slots([lost], clock=at())
     release_slots([lost])
-    assert ConnectionSlot.objects.get().token == taken.token, "the lost worker gives back nothing that is not its own"
+    assert ConnectionSlot.objects.get().token == taken.token, "the lost worker releases no slot of another worker"
 
 
 @pytest.mark.django_db
@@ -76,12 +76,12 @@ def test_two_workers_that_saw_the_same_free_slot_do_not_both_get_it() -> None:
 def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     slot = acquire_slot(account(), noted=set(), clock=at())
     assert slot and slot.has_time_left()
-    awake = slots.uptime
-    monkeypatch.setattr(slots, "uptime", lambda: awake() + 41)
+    uptime = slots.uptime
+    monkeypatch.setattr(slots, "uptime", lambda: uptime() + 41)
     assert not slot.has_time_left(), "twenty seconds must remain"
     renew_slots([slot], clock=at())
     assert slot.has_time_left()
-    monkeypatch.setattr(slots, "uptime", lambda: awake() + 200)
+    monkeypatch.setattr(slots, "uptime", lambda: uptime() + 200)
     renew_slots([slot], clock=at())
     assert not slot.has_time_left()
 
@@ -89,22 +89,22 @@ def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.Mon
 @pytest.mark.django_db
 def test_all_slots_are_renewed_in_one_statement(django_assert_num_queries: object) -> None:
     owner = account(max_connections=3)
-    held = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
+    slots_taken = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
     ConnectionSlot.objects.update(expires_at=base.database_now() + timedelta(seconds=5))
     with django_assert_num_queries(1):  # type: ignore[operator]
-        renew_slots([one for one in held if one], clock=at())
+        renew_slots([slot for slot in slots_taken if slot], clock=at())
     soonest = min(row.expires_at for row in ConnectionSlot.objects.all() if row.expires_at)
     assert soonest > base.database_now() + timedelta(seconds=30)
 
 
 @pytest.mark.django_db
-def test_fewer_connections_hold_at_once() -> None:
+def test_a_lowered_number_of_connections_applies_at_once() -> None:
     owner = account(max_connections=3)
-    held = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
+    slots_taken = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
     owner.max_connections = 1
-    release_slots([one for one in held[:1] if one])
-    assert acquire_slot(owner, noted=set(), clock=at()) is None, "two are still open"
-    release_slots([one for one in held if one])
+    release_slots([slot for slot in slots_taken[:1] if slot])
+    assert acquire_slot(owner, noted=set(), clock=at()) is None, "two slots are still taken"
+    release_slots([slot for slot in slots_taken if slot])
     assert acquire_slot(owner, noted=set(), clock=at())
     assert acquire_slot(owner, noted=set(), clock=at()) is None
 

@@ -1,11 +1,10 @@
-"""The machine in motion, over the memory transport: what a drain and a single send make of limits, doubt and pauses."""
+"""Drains and single sends over the memory transport: unknown outcomes, recipients, pauses and expiry."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
 from prx_email_django import store
-from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits.pauses import account_state
-from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, RateWindow
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Ending
@@ -27,33 +24,22 @@ from tests.support.factories import (
     NOW,
     SECOND,
     account,
-    at,
     backlog,
-    finish,
     fresh,
     mail,
     make_due,
     message,
     outcome,
     results,
-    take_one,
 )
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("memory_transport")]
 
 A, B, C = "a@x.org", "b@x.org", "c@x.org"
 
 
-@pytest.fixture(autouse=True)
-def _memory(settings: Any) -> Iterator[None]:
-    settings.PRX_EMAIL = MEMORY
-    shared.reset()
-    yield
-    shared.reset()
-
-
-def headers() -> list[str]:
-    return [one.message["Message-ID"] for one in shared.delivered]
+def message_ids() -> list[str]:
+    return [delivery.message["Message-ID"] for delivery in shared.delivered]
 
 
 # Statements
@@ -65,54 +51,54 @@ def test_a_full_drain_costs_at_most_a_fifth_of_a_statement_a_message() -> None:
     with CaptureQueriesContext(connections[outbox_alias()]) as queries:
         report = prx.drain()
     assert report.sent == len(shared.delivered) == 3000
-    counted = [one["sql"] for one in queries if one["sql"].split()[0] not in {"BEGIN", "COMMIT"}]
+    counted = [query["sql"] for query in queries if query["sql"].split()[0] not in {"BEGIN", "COMMIT"}]
     each = len(counted) / 3000
     print(f"{connections[outbox_alias()].vendor}: {each:.3f} statements a message")  # noqa: T201
-    kinds = Counter(" ".join(one["sql"].replace("`", '"').split()[:4])[:60] for one in queries)
+    kinds = Counter(" ".join(query["sql"].replace("`", '"').split()[:4])[:60] for query in queries)
     assert each <= 0.2, f"{len(counted)} statements for 3000 messages: {kinds.most_common(12)}"
 
 
-def test_a_claim_and_a_group_cost_the_same_however_many_messages(django_assert_max_num_queries: Any) -> None:
+def test_a_claim_and_a_group_cost_the_same_for_any_number_of_messages(django_assert_max_num_queries: Any) -> None:
     owner = account()
     backlog(owner, 60)
     clock = store.db.clock_for(None)
     with django_assert_max_num_queries(8):
         claims = store.claims.claim(owner.pk, limit=50, hold_limit=3, clock=clock).claims
     assert len(claims) == 50
-    said = [outcome(Ending.ACCEPTED, one) for one in claims]
+    accepted = [(claim, outcome(Ending.ACCEPTED, claim)) for claim in claims]
     group = [
-        store.attempts.FinishedAttempt(one, words, words.recipients, started_at=clock.now, finished_at=clock.now)
-        for one, words in zip(claims, said, strict=True)
+        store.attempts.FinishedAttempt(claim, said, said.recipients, started_at=clock.now, finished_at=clock.now)
+        for claim, said in accepted
     ]
     with django_assert_max_num_queries(4):
         store.finalize.finalize(group, clock=clock)
     assert OutboxMessage.objects.filter(status="sent").count() == 50
 
 
-# Doubt
+# Unknown outcomes
 
 
-def test_a_copy_after_doubt_bears_the_same_message_id_and_date() -> None:
+def test_a_copy_after_an_unknown_outcome_has_the_same_message_id_and_date() -> None:
     row = message(account())
     shared.fail_next("body", accept=True)
     assert prx.drain(now=NOW).deferred == 1
     assert fresh(row).last_error_code == "unknown_outcome"
     later = fresh(row).next_attempt_at
     assert prx.drain(now=later).sent == 1
-    assert headers() == [f"<outbox-{row.pk}-0@prx-email.local>"] * 2
-    assert len({one.message["Date"] for one in shared.delivered}) == 1
+    assert message_ids() == [f"<outbox-{row.pk}-0@prx-email.local>"] * 2
+    assert len({delivery.message["Date"] for delivery in shared.delivered}) == 1
     assert (fresh(row).retries, fresh(row).attempts) == (0, 1)
 
 
-def test_a_retry_after_a_known_failure_bears_a_new_message_id() -> None:
+def test_a_retry_after_a_known_failure_has_a_new_message_id() -> None:
     row = message(account())
     shared.fail_next("mail", "451 4.3.0 later")
     prx.drain(now=NOW)
     prx.drain(now=NOW + 10 * SECOND)
-    assert headers() == [f"<outbox-{row.pk}-1@prx-email.local>"]
+    assert message_ids() == [f"<outbox-{row.pk}-1@prx-email.local>"]
 
 
-def test_hold_sends_at_most_once() -> None:
+def test_a_message_with_hold_is_sent_at_most_once() -> None:
     row = message(account(), on_unknown="hold")
     shared.fail_next("body", accept=True)
     assert prx.drain(now=NOW).failed == 1
@@ -123,32 +109,32 @@ def test_hold_sends_at_most_once() -> None:
     assert fresh(row).status == "sent"
 
 
-def test_a_persons_retry_changes_the_date_and_keeps_a_doubtful_message_id() -> None:
+def test_a_persons_retry_after_an_unknown_outcome_changes_the_date_and_keeps_the_message_id() -> None:
     row = message(account(), on_unknown="hold")
     shared.fail_next("body", accept=True)
     prx.drain(now=NOW)
     result = prx.retry_outbox(row.pk, now=NOW + timedelta(days=1))
     assert result.provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
-    assert len(set(headers())) == 1
-    assert len({one.message["Date"] for one in shared.delivered}) == 2
+    assert len(set(message_ids())) == 1
+    assert len({delivery.message["Date"] for delivery in shared.delivered}) == 2
 
 
 # Recipients
 
 
-def test_recipients_that_were_put_off_are_served_alone_and_in_the_same_thread() -> None:
+def test_deferred_recipients_are_tried_alone_and_in_the_same_thread() -> None:
     shared.defer(B)
     shared.refuse(C)
     row = message(account(), to=[A, B, C])
     assert prx.drain(now=NOW).deferred == 1
     shared.reset()
     assert prx.drain(now=NOW + 10 * SECOND).sent == 1
-    assert [one.recipients for one in shared.delivered] == [(B,)]
-    assert headers() == [f"<outbox-{row.pk}-0@prx-email.local>"]
+    assert [delivery.recipients for delivery in shared.delivered] == [(B,)]
+    assert message_ids() == [f"<outbox-{row.pk}-0@prx-email.local>"]
     assert results(row)[C] == "refused"
 
 
-def test_a_recipient_that_never_fits_is_one_failure_and_no_endless_loop() -> None:
+def test_a_recipient_beyond_the_servers_limit_costs_one_failure_and_no_endless_loop() -> None:
     shared.defer(C, "452 4.5.3 too many recipients")
     row = message(account(), to=[A, B, C])
     report = prx.drain(now=NOW)
@@ -158,7 +144,7 @@ def test_a_recipient_that_never_fits_is_one_failure_and_no_endless_loop() -> Non
     assert results(row) == {A: "accepted", B: "accepted", C: ""}
 
 
-def test_redirected_mail_reaches_nobody_real_and_tells_the_real_rows(settings: Any) -> None:
+def test_redirected_mail_does_not_reach_its_real_recipients_and_keeps_their_results(settings: Any) -> None:
     settings.PRX_EMAIL = {**MEMORY, "REDIRECT_TO": "dev@me.test", "REDIRECT_EXCEPT": ["*@qa.test"]}
     row = message(account(), to=[A, "t@qa.test"], cc=B, bcc=C)
     assert prx.drain(now=NOW).sent == 1
@@ -168,10 +154,10 @@ def test_redirected_mail_reaches_nobody_real_and_tells_the_real_rows(settings: A
     assert sorted(original.split(", ")) == [A, B, C]
 
 
-# The account's trouble
+# Pauses
 
 
-def test_ten_messages_do_not_burn_an_attempt_each_against_a_refused_password() -> None:
+def test_a_refused_password_costs_none_of_ten_messages_an_attempt() -> None:
     owner = account()
     rows = [message(owner) for _ in range(10)]
     shared.fail_next("auth", "535 5.7.8 no")
@@ -195,25 +181,25 @@ def test_a_pause_that_ends_is_probed_with_one_message() -> None:
     claimed: list[int] = []
     prx.drain(now=NOW + 30 * SECOND, progress=lambda report: claimed.append(report.claimed))
     assert 1 in claimed
-    assert min(one for one in claimed if one) == 1
+    assert min(count for count in claimed if count) == 1
 
 
-@pytest.mark.parametrize("who", ["account", "everything"])
-def test_paused_is_paused_for_drain_and_send_and_not_for_who_asks(who: str) -> None:
+@pytest.mark.parametrize("scope", ["account", "everything"])
+def test_a_pause_stops_drain_and_send_but_not_a_retry_by_a_person(scope: str) -> None:
     owner = account()
     row = message(owner)
-    prx.pause_outbox(owner if who == "account" else None, reason="holiday")
+    prx.pause_outbox(owner if scope == "account" else None, reason="holiday")
     assert prx.drain(now=NOW).claimed == 0
     result = prx.send(**mail(owner))
     assert (result.status, result.error_code) == ("pending", "paused")
     assert shared.opened == []
     assert prx.retry_outbox(row.pk, now=NOW).status == "sent"
-    assert prx.drain().claimed == 0, "a success ends no pause that a person set"
-    prx.resume_outbox(owner if who == "account" else None)
+    assert prx.drain().claimed == 0, "a success does not end a pause that a person set"
+    prx.resume_outbox(owner if scope == "account" else None)
     assert prx.drain().sent == 1
 
 
-def test_a_success_that_somebody_asked_for_ends_a_workers_pause() -> None:
+def test_a_successful_retry_by_a_person_ends_a_workers_pause() -> None:
     owner = account()
     row = message(owner)
     shared.fail_next("auth", "535 5.7.8 no")
@@ -224,7 +210,7 @@ def test_a_success_that_somebody_asked_for_ends_a_workers_pause() -> None:
 
 
 @pytest.mark.parametrize("mode", ["network", "provider", "provider_permanent"])
-def test_a_simulated_failure_takes_and_causes_nothing(mode: str) -> None:
+def test_a_simulated_failure_takes_no_slot_or_permit_and_counts_no_connection_failure(mode: str) -> None:
     owner = account(rate_limits="1/day")
     prx.pause_outbox(owner, reason="holiday")
     result = prx.send(**mail(owner), now=NOW, failure_mode=mode)
@@ -237,138 +223,14 @@ def test_a_simulated_failure_takes_and_causes_nothing(mode: str) -> None:
     assert shared.opened == []
 
 
-def test_one_dead_account_never_holds_up_another() -> None:
-    dead, well = account("a dead one"), account("well")
+def test_a_dead_account_does_not_delay_another() -> None:
+    dead, healthy = account("a dead account"), account("healthy")
     message(dead)
-    row = message(well)
+    row = message(healthy)
     shared.fail_next("connect")
     prx.drain(now=NOW)
     prx.drain(now=NOW)
     assert fresh(row).status == "sent"
-
-
-# Limits
-
-
-def test_a_send_without_a_free_connection_does_not_wait() -> None:
-    owner = account(max_connections=1)
-    acquire_slot(owner, noted=set(), clock=at(None))
-    result = prx.send(**mail(owner))
-    assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
-    assert result.error == "its 1 connection is in use"
-    row = OutboxMessage.objects.get()
-    assert (row.status, row.claim_token) == ("pending", None), "without a slot nothing is claimed"
-
-
-def test_a_retry_without_a_free_connection_requeues() -> None:
-    owner = account(max_connections=1)
-    row = message(owner)
-    finish(take_one(row), Ending.PERMANENT)
-    acquire_slot(owner, noted=set(), clock=at(None))
-    result = prx.retry_outbox(row.pk, now=NOW)
-    assert (result.status, result.error_code, result.next_attempt_at) == ("failed", "limited", NOW)
-    assert result.error == "its 1 connection is in use"
-
-
-def test_a_send_without_a_permit_gives_its_message_back() -> None:
-    owner = account(rate_limits="1/day")
-    assert prx.send(**mail(owner)).status == "sent"
-    result = prx.send(**mail(owner))
-    assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0)
-    assert result.error.startswith("limit 1/day reached, sending continues at ")
-    assert fresh(OutboxMessage.objects.get(pk=result.outbox_id)).status == "pending"
-    assert len(shared.delivered) == 1
-    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
-
-
-def test_a_retry_without_a_permit_tells_which_limit() -> None:
-    owner = account(rate_limits="100/minute, 1/day")
-    prx.send(**mail(owner))
-    row = message(owner)
-    result = prx.retry_outbox(row.pk)
-    assert result.error_code == "limited"
-    assert result.error.startswith("limit 1/day reached")
-
-
-def test_a_send_to_more_recipients_than_are_left_tells_so() -> None:
-    owner = account(rate_limits="3 recipients/day")
-    prx.send(**mail(owner, to=[A, B]))
-    result = prx.send(**mail(owner, to=[A, B]))
-    assert (result.status, result.error_code) == ("pending", "limited")
-    assert result.error == "too little is left of 3 recipients/day for all its recipients"
-
-
-@pytest.mark.parametrize("everything", [False, True])
-@pytest.mark.parametrize("ends", [False, True])
-def test_a_send_into_a_pause_tells_the_reason_and_the_end(everything: bool, ends: bool) -> None:
-    owner = account()
-    until = NOW + timedelta(days=2) if ends else None
-    prx.pause_outbox(None if everything else owner, reason="stock taking", until=until)
-    result = prx.send(**mail(owner), now=NOW)
-    assert (result.status, result.error_code) == ("pending", "paused")
-    words = "paused by a person until 2026-01-07" if ends else "paused until a person resumes it"
-    assert words in result.error
-    assert result.error.endswith(": stock taking")
-    assert result.error.startswith("everything is ") is everything
-
-
-def test_a_known_key_tells_what_its_row_says_and_no_pause() -> None:
-    owner = account()
-    first = prx.send(**mail(owner), idempotency_key="k", failure_mode="provider_permanent")
-    prx.pause_outbox(owner, reason="stock taking")
-    again = prx.send(**mail(owner), idempotency_key="k")
-    assert (again.error, again.error_code) == (first.error, "provider")
-
-
-def test_a_drain_sends_no_more_than_the_limit_and_returns() -> None:
-    owner = account(rate_limits="5/hour")
-    for _ in range(12):
-        message(owner)
-    report = prx.drain(now=NOW)
-    assert (report.sent, len(shared.delivered)) == (5, 5)
-    assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 7
-    assert prx.drain(now=NOW + timedelta(minutes=30)).sent == 0
-    assert prx.drain(now=NOW + timedelta(minutes=64)).sent == 5
-
-
-def test_recipients_are_counted_by_the_envelope() -> None:
-    owner = account(rate_limits="5 recipients/hour")
-    for number in range(4):
-        message(owner, to=[f"a{number}@x.org", f"b{number}@x.org"])
-    assert prx.drain(now=NOW).sent == 2
-    assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 2
-    assert sum(len(one.recipients) for one in shared.delivered) == 4
-    (window,) = RateWindow.objects.all()
-    assert sum(window.counts) == 4, "what was not sent has cost nothing"
-
-
-def test_a_message_with_more_recipients_than_the_limit_is_refused_at_the_call() -> None:
-    owner = account(rate_limits="2 recipients/day")
-    with pytest.raises(InvalidMessage) as refused:
-        message(owner, to=[A, B, C])
-    assert refused.value.code == "invalid_option"
-    assert not OutboxMessage.objects.exists()
-
-
-def test_released_messages_give_their_permits_back() -> None:
-    owner = account(rate_limits="6/hour")
-    for _ in range(6):
-        message(owner)
-    shared.fail_next("auth", "535 5.7.8 no")
-    prx.drain(now=NOW)
-    assert sum(sum(one.counts) for one in RateWindow.objects.all()) == 0
-    assert prx.drain(now=NOW + 30 * SECOND).sent == 6
-
-
-def test_a_drain_takes_no_more_than_it_was_asked_for() -> None:
-    owner = account()
-    for _ in range(9):
-        message(owner)
-    assert prx.drain(now=NOW, limit=4).claimed == 4
-    shared.fail_next("auth", "535 5.7.8 no")
-    assert prx.drain(now=NOW, limit=0).claimed == 0
-    assert account_state(owner).pause_count == 0, "it logged in only to send nothing"
-    assert len(shared.delivered) == 4
 
 
 def test_a_drain_of_one_account_leaves_the_others_alone() -> None:
@@ -387,10 +249,10 @@ def test_an_account_that_is_switched_off_sends_nothing() -> None:
     assert fresh(row).status == "pending"
 
 
-# Age
+# Expiry
 
 
-def test_what_expired_is_given_up_at_claim_and_not_sent(settings: Any) -> None:
+def test_an_expired_message_is_given_up_at_the_claim_and_not_sent(settings: Any) -> None:
     settings.PRX_EMAIL = {**MEMORY, "GIVE_UP_AFTER": "2h", "MAX_BACKOFF": "1h"}
     owner = account(rate_limits="5/hour")
     expired, old, good = message(owner, expires_at=NOW + SECOND), message(owner), message(owner)
@@ -399,14 +261,14 @@ def test_what_expired_is_given_up_at_claim_and_not_sent(settings: Any) -> None:
     assert (report.expired, report.sent) == (2, 1)
     assert {fresh(row).last_error_code for row in (expired, old)} == {"expired"}
     assert fresh(good).status == "sent"
-    assert sum(RateWindow.objects.get().counts) == 1, "no permit was spent on them"
+    assert sum(RateWindow.objects.get().counts) == 1, "the expired messages use no permits"
 
 
-def test_a_message_that_expired_is_not_logged_as_one_in_doubt(caplog: pytest.LogCaptureFixture) -> None:
-    """An operator who is alarmed by ``outcome unknown`` would be woken by what nobody ever sent."""
+def test_an_expired_message_is_not_logged_as_an_unknown_outcome(caplog: pytest.LogCaptureFixture) -> None:
+    """An alarm for unknown outcomes must not be raised by a message that was never sent."""
     message(account(), expires_at=NOW + SECOND)
     prx.drain(now=NOW + 2 * SECOND)
-    (record,) = [one for one in caplog.records if one.name == "prx_email_django"]
+    (record,) = [record for record in caplog.records if record.name == "prx_email_django"]
     assert (record.levelno, record.outcome, record.error_code) == (logging.WARNING, "at rest", "expired")
 
 
@@ -422,7 +284,7 @@ def test_a_send_does_not_deliver_what_has_expired(mode: str | None) -> None:
     assert prx.send(**mail(owner), now=NOW).status == "sent", "neither the connection nor a permit was kept"
 
 
-def test_what_cannot_be_rendered_fails_alone() -> None:
+def test_a_message_that_cannot_be_rendered_fails_alone() -> None:
     owner = account()
     part = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"x" * 100)
     broken, good = message(owner, attachment=part), message(owner)
@@ -433,7 +295,7 @@ def test_what_cannot_be_rendered_fails_alone() -> None:
     assert fresh(good).status == "sent"
 
 
-def test_backoff_is_the_published_table_through_the_whole_machine() -> None:
+def test_the_backoff_of_a_drain_is_the_published_table() -> None:
     row = message(account())
     now, waits = NOW, []
     for _ in range(8):
@@ -448,7 +310,7 @@ def test_backoff_is_the_published_table_through_the_whole_machine() -> None:
 
 
 def test_an_unsent_message_whose_recipients_were_all_answered_is_not_sent_again() -> None:
-    """A late acceptance came between the claim and its reading of the recipients."""
+    """A late acceptance was recorded after the claim and before the claim read the recipients."""
     row = message(account())
     row.recipients.update(result="accepted")
     make_due(row)

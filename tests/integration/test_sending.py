@@ -1,42 +1,24 @@
-"""A message goes out over a real socket, and comes to rest as sent or failed."""
+"""A message is sent over a real socket, and its row ends as sent or failed."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage, RetryRejected
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
+from tests.support.factories import NOW, account_on, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
-
-
-def account_on(server: SmtpServer, **fields: object) -> Account:
-    values = {
-        "name": "main",
-        "email": "app@example.com",
-        "host": server.host,
-        "port": server.port,
-        "security": "none",
-        "auth_method": "none",
-    }
-    return Account.objects.create(**{**values, **fields})
-
-
-def letter(account: Account, **fields: object) -> dict[str, object]:
-    values = {"account": account, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann."}
-    return {**values, **fields}
 
 
 def test_send_delivers_and_returns_the_message_id() -> None:
     with SmtpServer() as server:
         account = account_on(server)
-        result = prx.send(**letter(account))
+        result = prx.send(**mail(account))
         assert result.status == "sent", result
         assert result.provider_message_id == f"<outbox-{result.outbox_id}-0@prx-email.local>"
         assert len(server.messages) == 1
@@ -49,13 +31,10 @@ def test_send_delivers_and_returns_the_message_id() -> None:
 def test_a_drain_empties_a_backlog_over_several_connections() -> None:
     with SmtpServer() as server:
         account = account_on(server, max_connections=4)
-        prx.enqueue_many(
-            [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(300)],
-            account=account,
-        )
+        backlog(account, 300)
         report = prx.drain()
         assert (report.sent, report.failed, report.deferred) == (300, 0, 0), report
-        assert len({tuple(one.recipients) for one in server.messages}) == 300
+        assert len({tuple(received.recipients) for received in server.messages}) == 300
         assert len(server.messages) == 300
     assert OutboxMessage.objects.filter(status="sent").count() == 300
 
@@ -63,7 +42,7 @@ def test_a_drain_empties_a_backlog_over_several_connections() -> None:
 def test_simulated_failures_follow_the_backoff_table() -> None:
     with SmtpServer() as server:
         account = account_on(server)
-        result = prx.send(**letter(account), now=NOW, failure_mode="network")
+        result = prx.send(**mail(account), now=NOW, failure_mode="network")
         assert (result.status, result.retries, result.error_code) == ("failed", 1, "network")
         assert result.next_attempt_at == NOW + timedelta(seconds=10)
         with pytest.raises(RetryRejected) as refused:
@@ -76,28 +55,28 @@ def test_simulated_failures_follow_the_backoff_table() -> None:
         assert done.provider_message_id == f"<outbox-{result.outbox_id}-2@prx-email.local>"
 
 
-def test_refused_and_deferred_recipients_are_told_apart() -> None:
+def test_refused_and_deferred_recipients_have_different_results() -> None:
     with SmtpServer() as server:
         server.refuse("gone@example.org")
         server.defer("busy@example.org")
         account = account_on(server)
-        result = prx.send(**letter(account, to=["ann@example.org", "gone@example.org", "busy@example.org"]))
+        result = prx.send(**mail(account, to=["ann@example.org", "gone@example.org", "busy@example.org"]))
         assert (result.status, result.retries) == ("failed", 1), result
         row = OutboxMessage.objects.get()
-        assert {one.address: one.result for one in row.recipients.all()} == {
+        assert {recipient.address: recipient.result for recipient in row.recipients.all()} == {
             "ann@example.org": "accepted",
             "gone@example.org": "refused",
             "busy@example.org": "",
         }
 
 
-def test_a_dead_server_fails_a_send_but_pauses_a_drain_untouched() -> None:
+def test_a_dead_server_fails_a_send_but_in_a_drain_pauses_the_account() -> None:
     with SmtpServer() as server:
         port = server.port
     account = Account.objects.create(name="dead", host="127.0.0.1", port=port, security="none", auth_method="none")
-    result = prx.send(**letter(account, from_email="a@example.com"))
+    result = prx.send(**mail(account, from_email="a@example.com"))
     assert (result.status, result.error_code, result.retries) == ("failed", "network", 1)
-    other = prx.enqueue(**letter(account, from_email="a@example.com"))
+    other = prx.enqueue(**mail(account, from_email="a@example.com"))
     report = prx.drain()
     assert report.sent == report.deferred == 0
     other.refresh_from_db()
@@ -110,6 +89,6 @@ def test_empty_fields_are_refused_before_anything_is_written() -> None:
     account = Account.objects.create(name="x", host="127.0.0.1", port=25, security="none", auth_method="none")
     for field, code in (("to", "empty_to"), ("subject", "empty_subject"), ("body_text", "empty_body")):
         with pytest.raises(InvalidMessage) as refused:
-            prx.send(**letter(account, from_email="a@example.com", **{field: ""}))
+            prx.send(**mail(account, from_email="a@example.com", **{field: ""}))
         assert refused.value.code == code
     assert not OutboxMessage.objects.exists()

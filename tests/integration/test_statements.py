@@ -1,42 +1,30 @@
-"""How many statements one message costs, BEGIN and COMMIT counted: account, state and outbox are read once."""
+"""SQL statements for one message, with BEGIN and COMMIT: account, account state and outbox state are read once."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
-from prx_email_django.transports.memory import shared
 from tests.support.factories import account, mail
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
 
-#: PostgreSQL records an acceptance in one statement, and needs a transaction to claim; the others the other way round.
+#: PostgreSQL needs one statement to record an acceptance and a transaction to claim; other databases the reverse.
 SEND = {"postgresql": 10}.get(connection.vendor, 13)
 DRAIN = {"sqlite": 18, "postgresql": 17}.get(connection.vendor, 20)
 
 
-@pytest.fixture(autouse=True)
-def memory(settings: Any) -> Iterator[None]:
-    settings.PRX_EMAIL = {"TRANSPORT": "memory", "WAKE": ""}
-    shared.reset()
-    yield
-    shared.reset()
-
-
-def test_a_send_does_not_read_the_same_rows_again_and_again() -> None:
+def test_a_send_does_not_read_the_same_rows_twice() -> None:
     owner = account()
-    assert prx.send(**mail(owner)).status == "sent"  # the rows beside the account exist from now on
+    assert prx.send(**mail(owner)).status == "sent"  # creates the state rows of the account
     with CaptureQueriesContext(connection) as statements:
         assert prx.send(**mail(owner)).status == "sent"
     assert len(statements) <= SEND, [query["sql"] for query in statements.captured_queries]
 
 
-def test_a_drain_of_one_message_does_not_read_the_same_rows_again_and_again() -> None:
+def test_a_drain_of_one_message_does_not_read_the_same_rows_twice() -> None:
     owner = account()
     prx.enqueue(**mail(owner))
     assert prx.drain().sent == 1
@@ -46,7 +34,7 @@ def test_a_drain_of_one_message_does_not_read_the_same_rows_again_and_again() ->
     assert len(statements) <= DRAIN, [query["sql"] for query in statements.captured_queries]
 
 
-def test_a_drain_with_nothing_to_do_costs_next_to_nothing() -> None:
+def test_a_drain_with_nothing_to_do_costs_at_most_six_statements() -> None:
     account()
     prx.drain()
     with CaptureQueriesContext(connection) as statements:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
@@ -16,6 +16,9 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claims import Claim
+
+if TYPE_CHECKING:
+    from tests.support.smtp_server import SmtpServer
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -39,6 +42,13 @@ def account(name: str = "main", **fields: Any) -> Account:
     return made
 
 
+def account_on(server: SmtpServer, name: str = "main", **fields: Any) -> Account:
+    """An account without authentication on this server; with TLS if the server has TLS."""
+    security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
+    host = "localhost" if server.tls else server.host
+    return account(name, **{"host": host, "port": server.port, "security": security, **fields})
+
+
 def mail(owner: Account, **fields: Any) -> dict[str, Any]:
     """Arguments of ``enqueue`` and ``send``."""
     return {"account": owner, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann.", **fields}
@@ -49,10 +59,10 @@ def message(owner: Account, *, now: datetime = NOW, **fields: Any) -> OutboxMess
     return api.enqueue(**mail(owner, now=now, **fields))
 
 
-def backlog(owner: Account, count: int) -> list[OutboxMessage]:
+def backlog(owner: Account, count: int, **fields: Any) -> list[OutboxMessage]:
     """Messages to ``p0@…``, ``p1@…`` and so on, due in real time."""
-    texts = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text"} for n in range(count)]
-    return api.enqueue_many(texts, account=owner)
+    mails = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text", **fields} for n in range(count)]
+    return api.enqueue_many(mails, account=owner)
 
 
 def at(now: datetime | None = NOW) -> Clock:

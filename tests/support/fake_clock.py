@@ -57,6 +57,5 @@ def run_on_fake_clock(main: Callable[[FakeClockLoop], Coroutine[Any, Any, T]]) -
         return runner.run(main(loop))
 
 
-#: Former names; they go with their last use.
-Ahead = MovableClock
-run_jumping = run_on_fake_clock
+#: Former name; goes with its last use.
+run_on_fake_clock = run_on_fake_clock

@@ -12,7 +12,7 @@ from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 from prx_email_django.transports.smtp.session import SmtpSession
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.smtp_script import PATIENCE, Rule
 from tests.support.smtp_server import SmtpServer
 
@@ -194,6 +194,6 @@ def transmit_into_silence(
         assert running.done(), "the deadline is too late"
         return await running
 
-    end = run_jumping(main)
+    end = run_on_fake_clock(main)
     feed.check()
     return feed, end

@@ -53,7 +53,3 @@ class Draining(CallInThread[prx.DrainReport]):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(prx.drain, **arguments)
-
-
-#: Former name; goes with its last use.
-Beside = CallInThread

@@ -18,7 +18,7 @@ from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp import connection
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.session import SmtpSession
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import outgoing, settings_for, transmit
 from tests.support.smtp_script import PATIENCE
 from tests.support.smtp_server import SmtpServer
@@ -335,7 +335,7 @@ def test_tls_server_that_reads_no_more_does_not_keep_the_socket(tmp_path: Path) 
         await silent
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        run_jumping(main)
+        run_on_fake_clock(main)
 
 
 def test_cancelled_opening_leaves_nothing_open() -> None:

@@ -14,7 +14,7 @@ from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.worker.token_keeper import connection_settings
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import BODY, ListFeed, outgoing, settings_for
 from tests.support.smtp_server import SmtpServer
 
@@ -50,7 +50,7 @@ def test_final_reply_has_ten_minutes_and_the_time_of_its_size(
         await loop.jump(0.2)
         assert running.done(), "the deadline is too late"
 
-    run_jumping(main)
+    run_on_fake_clock(main)
     assert feed.outcomes[1].ending is Ending.UNKNOWN
 
 

@@ -7,7 +7,7 @@ import asyncio
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.base import ConnectionSettings
 from prx_email_django.transports.smtp.connection import SmtpTransport
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import ListFeed, outgoing
 
 
@@ -43,6 +43,6 @@ def test_dot_that_left_before_a_large_envelope_that_did_not_makes_it_unknown() -
             await asyncio.sleep(0)
         return feed
 
-    feed = run_jumping(main)
+    feed = run_on_fake_clock(main)
     feed.check()
     assert [feed.outcomes[number].ending for number in (1, 2)] == [Ending.UNKNOWN, Ending.UNTOUCHED]

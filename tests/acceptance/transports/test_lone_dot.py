@@ -8,7 +8,7 @@ import pytest
 
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.smtp.connection import SmtpTransport
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import ListFeed, outgoing, settings_for, transmit
 from tests.support.smtp_server import SmtpServer
 
@@ -75,7 +75,7 @@ def test_reply_to_the_lone_dot_may_take_as_long_as_the_reply_to_a_body(level: st
             server.release(rule)
             await running
 
-        run_jumping(main)
+        run_on_fake_clock(main)
         assert feed.outcomes[2].ending is Ending.ACCEPTED
 
 

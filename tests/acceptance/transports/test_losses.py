@@ -12,7 +12,7 @@ from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Trouble
 from prx_email_django.transports.base import OutgoingMessage, SessionEnd
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.session import SmtpSession
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import (
     BODY,
     ListFeed,
@@ -91,7 +91,7 @@ def test_a_slow_final_reply_has_longer_than_a_command(server: SmtpServer) -> Non
         server.release(rule)
         await running
 
-    run_jumping(main)
+    run_on_fake_clock(main)
     feed.check()
     assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
 
@@ -153,7 +153,7 @@ def test_end_of_a_body_in_the_buffers_of_tls_does_not_count_as_unsent() -> None:
             await loop.jump(1000)
             await running
 
-        run_jumping(main)
+        run_on_fake_clock(main)
         assert (feed.outcomes[1].ending, feed.outcomes[1].phase) == (Ending.UNKNOWN, "body")
         server.release(rule)
         assert server.wait_closed() and server.messages == []
@@ -372,7 +372,7 @@ def test_server_that_does_not_answer_quit_costs_two_seconds(server: SmtpServer) 
         assert running.done()
         return await running
 
-    end = run_jumping(main)
+    end = run_on_fake_clock(main)
     assert feed.outcomes[1].ending is Ending.ACCEPTED
     assert (end.trouble, end.reconnect) == (Trouble.NONE, False)
     assert server.wait_closed()

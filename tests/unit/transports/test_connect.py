@@ -18,7 +18,7 @@ from prx_email_django.transports.smtp.connect import (
     peer_name,
     tls_context,
 )
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_dead_first_address_does_not_prevent_the_use_of_another(
             with await connecting as sock:
                 return peer_name(sock)
 
-        assert run_jumping(main) == f"127.0.0.1:{addresses[1][1]}"
+        assert run_on_fake_clock(main) == f"127.0.0.1:{addresses[1][1]}"
 
 
 def test_context_verifies_and_requires_tls_1_2() -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
-from tests.support.fake_clock import FakeClockLoop, run_jumping
+from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ def test_idle_time_is_no_timeout() -> None:
             await loop.jump(100)
             assert protocol.lost is None
 
-    run_jumping(main)
+    run_on_fake_clock(main)
 
 
 def test_each_reply_has_its_own_deadline_later_or_earlier() -> None:
@@ -102,7 +102,7 @@ def test_each_reply_has_its_own_deadline_later_or_earlier() -> None:
             with pytest.raises(ConnectionLost, match="in time"):
                 earlier.result()
 
-    run_jumping(main)
+    run_on_fake_clock(main)
 
 
 def test_slow_but_steady_replies_outlast_one_timeout() -> None:
@@ -116,7 +116,7 @@ def test_slow_but_steady_replies_outlast_one_timeout() -> None:
                 theirs.sendall(b"250 x\r\n")
                 await waiting
 
-    run_jumping(main)
+    run_on_fake_clock(main)
 
 
 def test_writer_that_is_faster_than_the_peer_waits() -> None:
@@ -135,7 +135,7 @@ def test_writer_that_is_faster_than_the_peer_waits() -> None:
                 await loop.sock_recv(theirs, 65536)
             assert waiting.exception() is None
 
-    run_jumping(main)
+    run_on_fake_clock(main)
 
 
 def test_other_tasks_run_between_two_chunks_that_the_network_takes_at_once() -> None:
