@@ -94,6 +94,10 @@ _PENDING, _SENDING, _SENT, _FAILED = Status.PENDING, Status.SENDING, Status.SENT
 
 WAITING = frozenset({Status.PENDING, Status.FAILED})
 
+#: Written by: ``store.insert`` (enqueue, send), ``store.claims`` (claim, release), ``store.finalize`` (finalize; in
+#: PostgreSQL groups by ``store.sent_group``), ``store.recover`` (recover, expire), ``store.late_results``,
+#: ``store.operations`` (cancel, requeue, retry, confirm) and ``store.adopt``.
+#:
 #: verb -> status before: statuses after.  A move out of ``sending`` demands the claim's token (recover and adopt: the
 #: row's lock).  A message that stays ``failed`` or ``pending`` is due at another time, or comes to rest.
 TRANSITIONS: dict[str, Transition] = {

@@ -37,9 +37,6 @@ else:
 #: Deleted with their account without a permission of their own, because no person created these rows.
 OWNED = (AccountState, ConnectionSlot, RateWindow, InboundMessage)
 
-#: Providers that accept OAuth only.
-OAUTH_ONLY = frozenset({"outlook"})
-
 
 class AccountChangeList(ChangeList):
     """Adds state and counts to the accounts of a page; the number of queries is fixed."""
@@ -212,12 +209,13 @@ class AccountAdmin(AccountAdminMixin, AccountAdminBase):
 
 def _presets() -> Iterator[dict[str, Any]]:
     """Return each provider and authentication method with the query string that fills in the form."""
-    for name, values in PRESETS.items():
-        server = {"host": values["host"], "port": values["port"]}
-        if name not in OAUTH_ONLY:
+    for name, preset in PRESETS.items():
+        server = {"host": preset.host, "port": preset.port}
+        if not preset.oauth_only:
             yield {"name": name.capitalize(), "how": _("app password"), "query": urlencode(server), **server}
-        if "oauth_provider" in values:
-            yield {"name": name.capitalize(), "how": _("OAuth"), "query": urlencode(values), **server}
+        if preset.oauth_provider:
+            query = urlencode(server | {"oauth_provider": preset.oauth_provider})
+            yield {"name": name.capitalize(), "how": _("OAuth"), "query": query, **server}
 
 
 def _with_fields(fieldsets: Any, replaced: dict[str, str], removed: set[str]) -> list[tuple[Any, dict[str, Any]]]:

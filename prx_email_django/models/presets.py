@@ -1,7 +1,12 @@
-"""Presets of well-known providers: their servers and kinds of credentials.  Add a preset to ``PRESETS``."""
+"""Presets of well-known providers: their servers and kinds of credentials.
+
+Add a preset to ``PRESETS``.  A token provider is also an ``OAuthProvider`` (``models.choices``), and has its token
+address and scope in ``oauth.token_request``.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -10,12 +15,22 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models.choices import OAuthProvider
 
-#: Name -> host, port, and the token provider if there is one.
-PRESETS: dict[str, dict[str, Any]] = {
-    "gmail": {"host": "smtp.gmail.com", "port": 465, "oauth_provider": "google"},
-    "outlook": {"host": "smtp.office365.com", "port": 587, "oauth_provider": "microsoft"},
-    "yahoo": {"host": "smtp.mail.yahoo.com", "port": 465},
-    "fastmail": {"host": "smtp.fastmail.com", "port": 465},
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A provider: its server, its token provider if there is one, and whether it accepts OAuth only."""
+
+    host: str
+    port: int
+    oauth_provider: str = ""
+    oauth_only: bool = False
+
+
+PRESETS = {
+    "gmail": Preset("smtp.gmail.com", 465, oauth_provider="google"),
+    "outlook": Preset("smtp.office365.com", 587, oauth_provider="microsoft", oauth_only=True),
+    "yahoo": Preset("smtp.mail.yahoo.com", 465),
+    "fastmail": Preset("smtp.fastmail.com", 465),
 }
 
 
@@ -29,9 +44,10 @@ def preset_fields(preset: str, *, name: str, user: str, **fields: Any) -> dict[s
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    values: dict[str, Any] = {"host": PRESETS[preset]["host"], "port": PRESETS[preset]["port"], "email": user}
+    known = PRESETS[preset]
+    values: dict[str, Any] = {"host": known.host, "port": known.port, "email": user}
     if fields.get("oauth_refresh_token") or fields.get("oauth_client_secret"):
-        values["oauth_provider"] = PRESETS[preset].get("oauth_provider", "")
+        values["oauth_provider"] = known.oauth_provider
     values = {**values, **fields, "name": name, "user": user}
     _check_credentials(preset, values)
     return values

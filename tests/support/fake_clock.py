@@ -55,7 +55,3 @@ def run_on_fake_clock(main: Callable[[FakeClockLoop], Coroutine[Any, Any, T]]) -
     loop = FakeClockLoop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         return runner.run(main(loop))
-
-
-#: Former name; goes with its last use.
-run_on_fake_clock = run_on_fake_clock

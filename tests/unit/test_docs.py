@@ -306,7 +306,7 @@ def test_every_option_of_the_backend_is_documented() -> None:
 
 def test_every_preset_is_listed_with_its_server() -> None:
     for name, row in table_with("docs/accounts.md", "gmail").items():
-        assert row[1].startswith(f"{PRESETS[name]['host']}:{PRESETS[name]['port']},")
+        assert row[1].startswith(f"{PRESETS[name].host}:{PRESETS[name].port},")
     assert set(table_with("docs/accounts.md", "gmail")) == set(PRESETS)
 
 
