@@ -8,9 +8,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: venv quick test check format matrix demo serve bench test-servers wheel clean
+.PHONY: venv .venv quick test check format matrix demo serve bench test-servers wheel clean
 
-venv: .venv/.ready
+venv .venv: .venv/.ready
 
 # An idle process takes over tests of a busy one (worksteal): some tests take a second, most take a millisecond.
 quick: .venv/.ready

@@ -6,16 +6,38 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
-from django.db.models import Model
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 
-from prx_email_django.admin.paginator import CappedPaginator
 from prx_email_django.models.encrypted import EncryptedTextField
 
 if TYPE_CHECKING:
     ModelAdminBase = admin.ModelAdmin[Any]
+    PaginatorBase = Paginator[Any]
 else:
     ModelAdminBase = object
+    PaginatorBase = Paginator
+
+
+class CappedPaginator(PaginatorBase):
+    """Counts at most ``cap`` rows; older rows are found by filters and search."""
+
+    cap = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        """Number of rows, at most ``cap``."""
+        rows = self.object_list
+        if not isinstance(rows, QuerySet):
+            return min(len(rows), self.cap)
+        return rows.order_by().values("pk")[: self.cap].count()
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether there may be more rows than are counted."""
+        return self.count == self.cap
 
 
 class FastListMixin(ModelAdminBase):

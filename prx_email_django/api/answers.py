@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from django.utils.translation import gettext as _
-
 from prx_email_django.limits.pauses import known_state
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import SendResult
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.status.figures import pause_facts
-from prx_email_django.status.reasons import AccountFacts, obstacle, obstacle_sentence
+from prx_email_django.status.reasons import AccountFacts, obstacle
 
 LIMITED, PAUSED = "limited", "paused"
 
@@ -32,8 +29,3 @@ def pause_sentence(account: Account, outbox: OutboxState, *, clock: Clock) -> st
     """Until when nothing is sent, and the reason; empty where nothing is paused."""
     everything, own = pause_facts(outbox, known_state(account), now=clock.now)
     return obstacle(AccountFacts(name=account.name, outbox=everything, pause=own), now=clock.now)
-
-
-def limit_sentence(found: Obstacle, *, clock: Clock) -> str:
-    """Why no attempt could be made, from the reason that the refusal gave."""
-    return obstacle_sentence(found, now=clock.running) or _("no connection or permit was free at that moment")

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import DatabaseError
 
-from prx_email_django.api.answers import LIMITED, PAUSED, answer, limit_sentence, pause_sentence
+from prx_email_django.api.answers import LIMITED, PAUSED, answer, pause_sentence
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
@@ -24,6 +24,7 @@ from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.store.insert import Draft, insert, insert_claimed
@@ -141,7 +142,7 @@ def _with_slot(
 
 def _send_with(slot: Slot | Obstacle, draft: Draft, *, clock: Clock) -> SendResult:
     if isinstance(slot, Obstacle):
-        return _left_pending(draft, LIMITED, limit_sentence(slot, clock=clock), clock=clock)
+        return _left_pending(draft, LIMITED, obstacle_sentence(slot, now=clock.running), clock=clock)
     claim = insert_claimed(draft, clock=clock)
     if not isinstance(claim, Claim):
         release_slots([slot])
@@ -154,7 +155,7 @@ def _send_with(slot: Slot | Obstacle, draft: Draft, *, clock: Clock) -> SendResu
         return answer(message)
     wake_on_commit()
     message.refresh_from_db()
-    return answer(message, code=LIMITED, error=limit_sentence(obstacle, clock=clock))
+    return answer(message, code=LIMITED, error=obstacle_sentence(obstacle, now=clock.running))
 
 
 def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendResult:
@@ -208,7 +209,7 @@ def _requeued(message: OutboxMessage, obstacle: Obstacle, *, clock: Clock) -> Se
     changed = requeue([message.pk], clock=clock, force=True).changed
     wake_on_commit()
     message.refresh_from_db()
-    return answer(message, code=LIMITED if changed else "", error=limit_sentence(obstacle, clock=clock))
+    return answer(message, code=LIMITED if changed else "", error=obstacle_sentence(obstacle, now=clock.running))
 
 
 def drain(

@@ -16,7 +16,7 @@ from django.utils import timezone
 from prx_email_django import AttachmentInput
 from prx_email_django.admin import columns
 from prx_email_django.admin import search as searching
-from prx_email_django.admin.paginator import CappedPaginator
+from prx_email_django.admin.base import CappedPaginator
 from prx_email_django.admin.preview import POLICY, safe_document
 from prx_email_django.models import Attachment, DeliveryAttempt, OutboxMessage
 from tests.integration import admin_rows as rows
