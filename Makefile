@@ -10,7 +10,9 @@ ARGS ?=
 
 .PHONY: venv .venv quick test check format matrix demo serve bench test-servers wheel clean
 
-venv .venv: .venv/.ready
+venv: .venv/.ready
+
+.venv: .venv/.ready
 
 # An idle process takes over tests of a busy one (worksteal): some tests take a second, most take a millisecond.
 quick: .venv/.ready

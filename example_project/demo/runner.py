@@ -104,8 +104,8 @@ def run_steps(steps: Sequence[Step], context: DemoContext) -> int:
 
 def print_step(number: int, step: Step, result: StepResult, *, style: str = "green") -> None:
     """Print a step and its result as a panel."""
-    title = Text(f"{number}. {step.title}: ").append(result.outcome, style=style)
-    console.print(Panel(Text("\n".join(result.lines)), title=title, title_align="left"))
+    text = Text("Result: ").append(f"{result.outcome}\n", style=style).append("\n".join(result.lines))
+    console.print(Panel(text, title=Text(f"{number}. {step.title}"), title_align="left"))
 
 
 def print_introduction(ports: Mapping[str, int]) -> None:

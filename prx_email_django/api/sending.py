@@ -24,6 +24,7 @@ from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.states import WAITING
 from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import fresh_connection
@@ -154,8 +155,8 @@ def _send_with(slot: Slot | Obstacle, draft: Draft, *, clock: Clock) -> SendResu
     if obstacle is None:
         return answer(message)
     wake_on_commit()
-    message.refresh_from_db()
-    return answer(message, code=LIMITED, error=obstacle_sentence(obstacle, now=clock.running))
+    is_left = message.status in WAITING
+    return answer(message, code=LIMITED if is_left else "", error=obstacle_sentence(obstacle, now=clock.running))
 
 
 def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendResult:

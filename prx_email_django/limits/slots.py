@@ -45,20 +45,22 @@ def slot_or_obstacle(
 ) -> Slot | Obstacle:
     """Take a free slot, or the slot of a lost holder; returns an ``Obstacle`` if there is none.
 
-    ``heeding`` is the account's state as it was read last.  From a worker's pause until the next success only the first
-    slot can be taken, so one connection at a time probes, over all workers; a lost prober delays the next one for no
-    longer than the lease of its slot.  None: pauses are ignored.
+    ``heeding`` is the account's state as it was read last, and is read again once a slot is taken.  From a worker's
+    pause until the next success only the first slot can be taken, so one connection at a time probes, over all workers;
+    a lost prober delays the next one for no longer than the lease of its slot.  None: pauses are ignored.
     """
     probing = heeding is not None and heeding.pause_count > 0
     slot = acquire_slot(account, noted=noted, clock=clock, first_only=probing)
     if slot is None:
         kind = ObstacleKind.PROBE if probing else ObstacleKind.CONNECTIONS
         return Obstacle(kind, max_connections=account.max_connections)
-    if probing and is_paused(account_state(account), now=clock.now):
-        # The probe of another worker has failed meanwhile: its pause was written before its slot was released.
-        release_slots([slot])
-        noted.discard(slot)
-        return Obstacle(ObstacleKind.PROBE)
+    if heeding is not None:
+        # Another worker may have paused the account meanwhile: it wrote the pause before it released its slot.
+        state = account_state(account)
+        if is_paused(state, now=clock.now) or (state.pause_count > 0 and slot.number > 1):
+            release_slots([slot])
+            noted.discard(slot)
+            return Obstacle(ObstacleKind.PROBE)
     return slot
 
 

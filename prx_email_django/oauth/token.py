@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from prx_email_django.rules.text import cut
+from prx_email_django.rules.text import clean
 
 #: Characters that an access token may have in a SASL response: a control character would end its field.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -20,7 +20,7 @@ class TokenRefused(Exception):
     """
 
     def __init__(self, message: str, *, permanent: bool, code: str) -> None:
-        super().__init__(cut(message))
+        super().__init__(clean(message))
         self.permanent = permanent
         self.code = code
 

@@ -166,6 +166,8 @@ def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
             return _("one message is being tried first, after a pause")
         case ObstacleKind.CONNECTIONS:
             return _all_in_use(obstacle.max_connections)
+        case ObstacleKind.LEASE_ENDED:
+            return _("the worker was interrupted for too long; a drain will try the message")
     return _("no connection or permit was free at that moment")
 
 

@@ -100,27 +100,17 @@ class RankHead(NamedTuple):
     pk: int
 
 
-class _Heads:
+def _heads(account_id: int) -> Iterator[RankHead]:
     """The head of every rank in use, lowest rank first: a skip scan, since no index serves a sorted read of all ranks.
 
     One index row each.  (MariaDB reads every row of the account for MIN, and those of sent rows without a lower bound.)
-    ``known`` is a head that was read a moment ago.
     """
-
-    def __init__(self, account_id: int, known: RankHead | None = None) -> None:
-        self.account_id = account_id
-        self._known = known
-
-    def __iter__(self) -> Iterator[RankHead]:
-        waiting = _queued(self.account_id).filter(status__in=WAITING).order_by("claim_rank", "next_attempt_at", "id")
-        rank = BELOW_ALL_RANKS
-        if self._known is not None:
-            yield self._known
-            rank = self._known.rank
-        columns = ("claim_rank", "next_attempt_at", "pk")
-        while head := waiting.filter(claim_rank__gt=rank).values_list(*columns).first():
-            yield RankHead(*head)
-            rank = head[0]
+    waiting = _queued(account_id).filter(status__in=WAITING).order_by("claim_rank", "next_attempt_at", "id")
+    rank = BELOW_ALL_RANKS
+    columns = ("claim_rank", "next_attempt_at", "pk")
+    while head := waiting.filter(claim_rank__gt=rank).values_list(*columns).first():
+        yield RankHead(*head)
+        rank = head[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +124,15 @@ class ClaimBatch:
     is_last: bool = False
 
 
-def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock, head: RankHead | None = None) -> ClaimBatch:
-    """Claim up to ``limit`` due messages of an account, best rank first; ``head`` is a result of ``due_head``.
+def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> ClaimBatch:
+    """Claim up to ``limit`` due messages of an account, best rank first.
 
     A message that must not be sent twice (``hold``) is claimed only when a connection is free for it: the claim stops
     at the first such message, or takes at most ``hold_limit`` of them if they come first.  The rows of other workers
     are skipped, so zero rows do not mean that nothing is due.
     """
     lease = Lease(outbox_settings().lease)
-    heads = _Heads(account_id, head)
-    ids, stopped_at_hold = _take(heads, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
+    ids, stopped_at_hold = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
     return ClaimBatch(load_claims(ids, lease=lease) if ids else [], stopped_at_hold)
 
 
@@ -158,19 +147,19 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
 
 
 @retried
-def _take(heads: _Heads, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
+def _take(account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
     connection = connections[outbox_alias()]
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     if not connection.features.has_select_for_update_skip_locked:
         # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
-        ids, stopped_at_hold = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
+        ids, stopped_at_hold = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
         if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
             ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
             taken = set(ours.values_list("pk", flat=True))
             ids = [pk for pk in ids if pk in taken]
         return ids, stopped_at_hold
     with atomic():
-        ids, stopped_at_hold = _candidates(heads, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
+        ids, stopped_at_hold = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
         if ids:
             claim_ids(ids, guard=due, lease=lease, clock=clock)
     return ids, stopped_at_hold
@@ -181,12 +170,12 @@ def _queued(account_id: int) -> QuerySet[OutboxMessage]:
     return OutboxMessage.objects.filter(account_id=account_id, next_attempt_at__isnull=False)
 
 
-def _candidates(heads: _Heads, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
+def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
     """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
     found: list[int] = []
     holding = False
-    queued = _queued(heads.account_id)
-    for head in heads:
+    queued = _queued(account_id)
+    for head in _heads(account_id):
         if head.next_attempt_at > clock.now:
             continue
         rows = queued.filter(claim_rank=head.rank, next_attempt_at__lte=clock.now, status__in=WAITING)
@@ -293,7 +282,7 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
 
 def due_head(account_id: int, *, clock: Clock) -> RankHead | None:
     """The account's next due message, by the claim's index; None: nothing is due."""
-    return next((head for head in _Heads(account_id) if head.next_attempt_at <= clock.now), None)
+    return next((head for head in _heads(account_id) if head.next_attempt_at <= clock.now), None)
 
 
 def open_recipients(head: RankHead) -> int:
@@ -303,4 +292,4 @@ def open_recipients(head: RankHead) -> int:
 
 def next_due(account_ids: Sequence[int]) -> datetime | None:
     """The earliest instant at which a waiting message of these accounts is due."""
-    return min((head.next_attempt_at for pk in account_ids for head in _Heads(pk)), default=None)
+    return min((head.next_attempt_at for pk in account_ids for head in _heads(pk)), default=None)

@@ -270,6 +270,7 @@ class AccountWorker:
                 self.prefetch.note_completed()
                 if self._troubled or self.prefetch.after_pause:
                     note_success(self.current.account)
+                    self.current.look_again()  # the pause is over: the other connections may open
                     self._troubled = self.prefetch.probing = self.prefetch.after_pause = False
                     self.prefetch.look_again()
 

@@ -12,7 +12,7 @@ from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Phase, Trouble
-from prx_email_django.rules.text import cut
+from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
 from prx_email_django.worker.connection import Connection, Listener
@@ -102,7 +102,7 @@ class Connections:
             trouble = Trouble.AUTH if error.permanent else Trouble.CONNECTION
             raise _unable(f"no access token: {error}", trouble) from error
         except DecryptionFailed as error:
-            raise _unable(cut(str(error)), Trouble.AUTH) from error
+            raise _unable(clean(str(error)), Trouble.AUTH) from error
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
         """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""

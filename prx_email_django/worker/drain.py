@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from time import monotonic
-from typing import TypeAlias
 
 from django.db import DatabaseError
 
@@ -21,7 +20,6 @@ from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.claims import (
     Claim,
     ClaimBatch,
-    RankHead,
     claim,
     due_head,
     next_due,
@@ -46,10 +44,6 @@ GROUP_PER_CONNECTION = 3
 POLL = 1.0
 
 
-#: An account that may send, and its next due message.
-Ready: TypeAlias = tuple[CurrentAccount, RankHead]
-
-
 class DueMessages:
     """The ``ClaimSource`` of a drain: the due messages of one account."""
 
@@ -57,24 +51,19 @@ class DueMessages:
     time_is_over = False
     late_reason = ""
 
-    def __init__(
-        self, current: CurrentAccount, *, head: RankHead | None, clock: Clock, budget: Callable[[int], int]
-    ) -> None:
+    def __init__(self, current: CurrentAccount, *, clock: Clock, budget: Callable[[int], int]) -> None:
         self._current = current
-        #: The next due message, where it was read a moment ago.
-        self._head = head
         self._clock = clock
         self.budget = budget
 
     def has_due(self) -> bool:
         """Whether the account has a due message, by the claim's index."""
-        self._head = due_head(self._current.account.pk, clock=self._clock)
-        return self._head is not None
+        return due_head(self._current.account.pk, clock=self._clock) is not None
 
     def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
         """Claim due messages, best rank first."""
-        account, (head, self._head) = self._current.account, (self._head, None)
-        batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, head=head)
+        account = self._current.account
+        batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock)
         for claimed in batch.claims:
             claimed.message.account = account
         return batch
@@ -139,18 +128,18 @@ class Drain:
                     break
         return self.recorder.counts.report(monotonic() - self.begun)
 
-    def _round(self, accounts: Iterable[Ready], network: Network) -> None:
+    def _round(self, accounts: Iterable[CurrentAccount], network: Network) -> None:
         results = ResultQueue(1)
         loop = WorkerLoop(clock=self.clock, results=results, recorder=self.recorder)
         used_transport = transport()
 
-        def add(accounts: Iterable[Ready]) -> None:
-            for current, head in accounts:
+        def add(accounts: Iterable[CurrentAccount]) -> None:
+            for current in accounts:
                 self.recorder.names[current.account.pk] = current.account.name
                 loop.add(
                     AccountWorker(
                         current,
-                        source=DueMessages(current, head=head, clock=self.clock, budget=self._budget),
+                        source=DueMessages(current, clock=self.clock, budget=self._budget),
                         clock=self.clock,
                         network=network,
                         results=results,
@@ -173,7 +162,7 @@ class Drain:
             loop.leave()
             raise
 
-    def _newcomers(self, loop: WorkerLoop) -> list[Ready]:
+    def _newcomers(self, loop: WorkerLoop) -> list[CurrentAccount]:
         """Accounts that have become ready, looked up once a second: an account that waits delays no other."""
         self._barred |= {worker.account_id for worker in loop.workers if worker.stop_reason == FAILED}
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
@@ -181,7 +170,7 @@ class Drain:
         self._look_at = monotonic() + POLL
         self.recorder.recover()
         running = {worker.account_id for worker in loop.workers}
-        return [ready for ready in self._ready_accounts() if ready[0].account.pk not in running]
+        return [current for current in self._ready_accounts() if current.account.pk not in running]
 
     def _budget(self, wanted: int) -> int:
         if self.limit is None:
@@ -200,36 +189,35 @@ class Drain:
         if self.progress is not None:
             self.progress(self.recorder.counts.report(monotonic() - self.begun))
 
-    def _ready_accounts(self) -> list[Ready]:
+    def _ready_accounts(self) -> list[CurrentAccount]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""
         if self.outbox.is_paused(self.clock.now):
             return []
-        heads = ((account, self._judged(account)) for account in self._candidates())
-        return [(CurrentAccount(account, outbox=self.outbox), head) for account, head in heads if head is not None]
+        return [
+            CurrentAccount(account, outbox=self.outbox) for account in self._candidates() if self._is_ready(account)
+        ]
 
-    def _judged(self, account: Account) -> RankHead | None:
-        """Its next due message, if that may go; an account whose limits do not parse is left out."""
+    def _is_ready(self, account: Account) -> bool:
+        """Whether the account may send its next due message; an account whose limits do not parse is left out."""
         if account.pk in self._barred:
-            return None
+            return False
         try:
-            return self._next_to_go(account)
+            return self._has_work(account)
         except DatabaseError:
             raise
         except Exception:
             logger.exception("account %s: the drain goes on without it", account)
             self._barred.add(account.pk)
-            return None
+            return False
 
-    def _next_to_go(self, account: Account) -> RankHead | None:
+    def _has_work(self, account: Account) -> bool:
         state = known_state(account)
         end_expired_pause(state, now=self.clock.now)
         if is_paused(state, now=self.clock.now):
-            return None
+            return False
         head = due_head(account.pk, clock=self.clock)
         # Checked before connecting: otherwise a reached limit would cost a login a second.
-        if head is None or not has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock):
-            return None
-        return head
+        return head is not None and has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
     def _candidates(self) -> list[Account]:
         active = with_state().filter(is_active=True)

@@ -17,7 +17,7 @@ from prx_email_django.models.message import envelope_route
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome
 from prx_email_django.rules.redirect import Route
-from prx_email_django.rules.text import cut
+from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim
@@ -152,7 +152,7 @@ class ClaimedMessage(OutgoingMessage):
 
 
 def _not_rendered(code: str, text: str) -> Outcome:
-    return Outcome(Ending.PERMANENT, error_code=code, error=cut(text))
+    return Outcome(Ending.PERMANENT, error_code=code, error=clean(text))
 
 
 def envelope_sender(message: OutboxMessage) -> str:

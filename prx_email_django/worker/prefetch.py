@@ -160,6 +160,8 @@ class ClaimPrefetch:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
         batch = self.source.claim(limit=permits.count, hold_limit=hold_limit)
+        # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
+        self.claims.update({claim.id: claim for claim in batch.claims})
         self.stopped_at_hold = batch.stopped_at_hold
         self._found_some = bool(batch.claims)
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
@@ -173,12 +175,15 @@ class ClaimPrefetch:
         for claim in claims:
             if claim.recipients and not claim.open_addresses:
                 self.recorder.settle(claim)
+                self.claims.pop(claim.id)
                 give_back(single, 1, clock=self.clock)
             else:
                 open_claims.append(claim)
         fresh, expired = self.source.split_expired(open_claims)
         if expired:
             self.recorder.expire(expired)
+            for claim in expired:
+                self.claims.pop(claim.id)
             give_back(permits, len(expired), clock=self.clock)
         self._admit_recipients(self._within_ceiling(fresh, single), single)
 
@@ -190,6 +195,7 @@ class ClaimPrefetch:
             if ceiling is not None and len(claim.open_addresses) > ceiling:
                 text = f"the message has more recipients than the account's limit ({ceiling})"
                 self.recorder.failed(claim, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
+                self.claims.pop(claim.id)
                 give_back(single, 1, clock=self.clock)
         return within
 
@@ -198,7 +204,6 @@ class ClaimPrefetch:
         counts = [len(claim.open_addresses) for claim in claims]
         recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
         for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
-            self.claims[claim.id] = claim
             permits = (single, recipients.part(count))
             self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits))
         if fitting < len(claims):
@@ -211,17 +216,20 @@ class ClaimPrefetch:
         """Render ahead; True: the ready queue has a new message."""
         rendered: list[ClaimedMessage] = []
         size = self.ready.ready_bytes
-        while self.unrendered and (size < RENDER_AHEAD or not (self.ready.ready or rendered)):
-            message = self.unrendered.popleft()
-            failure = message.render()
-            if failure is not None:
-                self.claims.pop(message.id, None)
-                self.recorder.release_permits(message.permits)
-                self.recorder.failed(message.claim, failure)
-                continue
-            size += len(message.body)
-            rendered.append(message)
-        self.ready.push(rendered)
+        try:
+            while self.unrendered and (size < RENDER_AHEAD or not (self.ready.ready or rendered)):
+                message = self.unrendered[0]
+                failure = message.render()
+                if failure is None:
+                    size += len(message.body)
+                    rendered.append(message)
+                else:
+                    self.recorder.release_permits(message.permits)
+                    self.recorder.failed(message.claim, failure)
+                    self.claims.pop(message.id, None)
+                self.unrendered.popleft()
+        finally:  # an unexpected error must not lose the messages that were rendered before it
+            self.ready.push(rendered)
         return bool(rendered)
 
     def withdraw(self) -> list[ClaimedMessage]:

@@ -14,7 +14,7 @@ from prx_email_django.results import FailureMode
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase
-from prx_email_django.states import ErrorCode
+from prx_email_django.states import ErrorCode, Status
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim, ClaimBatch, Lease, claim_ids, load_claims, split_expired
 from prx_email_django.worker.account import LIMITED, AccountWorker
@@ -45,6 +45,8 @@ class OneMessage:
         self.may_go_on = True
         #: It came back untouched.
         self.returned: ClaimedMessage | None = None
+        #: It came back untouched, and was released because its lease was about to end.
+        self.was_released = False
         self._waits = True
         self._has_more = False
         self._failure: Outcome | None = None
@@ -77,6 +79,7 @@ class OneMessage:
     def keeps(self, message: ClaimedMessage) -> bool:
         """Keep an untouched message, since its caller waits for a result, unless its lease was lost."""
         if not message.claim.lease.has_time_left():
+            self.was_released = True
             return False
         if message.permit_ended and not self.time_is_over:
             self._waits = True  # it takes other permits
@@ -89,6 +92,10 @@ class OneMessage:
     def go_on(self) -> None:
         """Go on with the recipients that did not fit, under the same Message-ID."""
         self._has_more = self.may_go_on
+
+    def give_up_rest(self) -> None:
+        """Leave the recipients that did not fit to a drain: the caller's deadline has passed."""
+        self.may_go_on = self._has_more = False
 
     def fail(self, outcome: Outcome) -> None:
         """Note the reason; the first one counts."""
@@ -153,6 +160,8 @@ class SingleSend:
         limited_by = worker.prefetch.limited_by
         if limited_by is None and worker.stop_reason == LIMITED:
             limited_by = worker.connections.obstacle or Obstacle(ObstacleKind.CONNECTION_LOST)
+        if self.source.was_released:
+            return Obstacle(ObstacleKind.LEASE_ENDED)
         if self.source.is_unresolved and limited_by is not None:
             self._release()
         elif self.source.is_unresolved:
@@ -166,10 +175,14 @@ class SingleSend:
         """After SEND_DEADLINE, end an attempt that has not reached its body; wait for a body that is being written."""
         if self._is_past or monotonic() < self.deadline:
             return
-        self._is_past, self.source.may_go_on = True, False
+        self._is_past = True
         worker = self.worker
         if not worker.prefetch.claims and not self.source.is_unresolved:
-            worker.abort()  # it has its result: no reply that the connection still waits for matters
+            # It has its result: neither a reply that is missing nor a connection for the rest matters.
+            self.source.give_up_rest()
+            worker.stop("deadline")
+            worker.abort()
+            worker.connections.tokens.abandon()
             return
         taken = [message for connection in worker.connections for message in list(connection.taken)]
         if all(message.cancel() for message in taken):
@@ -191,7 +204,10 @@ def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tupl
     with Network() as network:
         single = SingleSend(claim, account, slot, clock=clock, network=network)
         obstacle = single.run()
-    return single.source.claim_now.message, obstacle
+    message = single.source.claim_now.message
+    if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now
+        message.refresh_from_db()
+    return message, obstacle
 
 
 def expire_now(claim: Claim, account: Account, *, clock: Clock) -> bool:

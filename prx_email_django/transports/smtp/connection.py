@@ -264,7 +264,7 @@ def _reason(error: BaseException) -> str:
         return os.strerror(errno.ECONNRESET)
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return clean(getattr(error, "strerror", None) or str(error)) or type(error).__name__
 
 
 def _extensions(client: aiosmtplib.SMTP) -> Extensions:
