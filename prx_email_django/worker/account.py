@@ -115,6 +115,11 @@ class AccountWorker:
         """Cut all connections at once."""
         self.connections.abort()
 
+    def unreported(self) -> list[ClaimedMessage]:
+        """Claimed messages that no connection has reported; one that is being taken at this moment may be missing."""
+        waiting = [*self.prefetch.unrendered, *list(self.ready.ready)]
+        return waiting + [message for connection in self.connections for message in list(connection.taken)]
+
     def leave(self, doubtful: Collection[int] = ()) -> None:
         """Release slots and messages after the network was closed.
 

@@ -175,21 +175,20 @@ class SingleSend:
         """After SEND_DEADLINE, end an attempt that has not reached its body; wait for a body that is being written."""
         if self._is_past or monotonic() < self.deadline:
             return
-        self._is_past = True
         worker = self.worker
-        if not worker.prefetch.claims and not self.source.is_unresolved:
-            # It has its result: neither a reply that is missing nor a connection for the rest matters.
-            self.source.give_up_rest()
-            worker.stop("deadline")
-            worker.abort()
-            worker.connections.tokens.abandon()
-            return
-        taken = [message for connection in worker.connections for message in list(connection.taken)]
-        if all(message.cancel() for message in taken):
-            self.source.time_is_over = True
-            worker.stop("deadline")
-            worker.abort()
-            worker.connections.tokens.abandon()
+        messages = worker.unreported()
+        if worker.prefetch.claims and not messages:
+            return  # a connection takes or reports it at this moment: the next turn finds it
+        self._is_past = True
+        self.source.give_up_rest()
+        # Cancelled before all else, wherever it waits: a connection may take it at any moment, and write its body.
+        if not all(message.cancel() for message in messages):
+            return  # its body is being written
+        # Without a claim it has its result: neither a missing reply nor a connection for the rest matters.
+        self.source.time_is_over = bool(worker.prefetch.claims) or self.source.is_unresolved
+        worker.stop("deadline")
+        worker.abort()
+        worker.connections.tokens.abandon()
 
 
 def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tuple[OutboxMessage, Obstacle | None]:

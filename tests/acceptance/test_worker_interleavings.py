@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from time import monotonic
 from typing import Any
 
@@ -17,11 +18,13 @@ from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import claims
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections, prefetch, queues
+from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.single import OneMessage
 from tests.support.factories import SECOND, account_on, at, backlog, mail
+from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import Draining
+from tests.support.threads import Draining, Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -161,6 +164,40 @@ def test_the_deadline_holds_for_the_recipients_that_did_not_fit(settings: Any, m
     assert result.status == "failed"
     assert stalled.reached.is_set(), "the second connection was being opened"
     assert took < 4
+
+
+def test_a_body_that_begins_while_the_deadline_passes_is_not_cut(
+    monkeypatch: pytest.MonkeyPatch, sends_clock: MovableClock
+) -> None:
+    """The deadline passes between rendering and the moment at which the connection takes the message."""
+    real_advance, real_stop, real_take = AccountWorker.advance, AccountWorker.stop, queues.ReadyQueue.take
+    is_past = threading.Event()
+    with SmtpServer() as server:
+        stalled = server.on("final", stall=True)
+
+        def advance(self: AccountWorker) -> None:
+            real_advance(self)
+            if self.ready.pushed_bytes:
+                sends_clock.seconds = 100
+
+        def stop(self: AccountWorker, reason: str) -> None:
+            is_past.set()
+            stalled.reached.wait(0.5)  # long enough to write a body that nothing prevents
+            real_stop(self, reason)
+
+        def take(self: queues.ReadyQueue) -> ClaimedMessage | None:
+            if self.ready:
+                is_past.wait(20)
+            return real_take(self)
+
+        monkeypatch.setattr(AccountWorker, "advance", advance)
+        monkeypatch.setattr(AccountWorker, "stop", stop)
+        monkeypatch.setattr(queues.ReadyQueue, "take", take)
+        sending = Sending(**mail(account_on(server)))
+        sending.join(10)
+        server.release(stalled)
+        result = sending.outcome()
+    assert result.error_code in {"timeout", ""}, "cut while its body was being written: the outcome is unknown"
 
 
 # An error or an interrupt between two steps
