@@ -64,6 +64,8 @@ class OneMessage:
         if self._waits:
             self._waits = False
             return ClaimBatch([self.claim_now], is_last=True)
+        if not self._has_more:
+            return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
         lease = Lease(outbox_settings().lease)
         due = Q(next_attempt_at__lte=self.clock.now)

@@ -61,16 +61,16 @@ def test_every_step_prints_what_really_happened(demo: tuple[subprocess.Completed
     steps = printed_steps(run.stdout)
     expected = {
         "1": r": sent .*TLSv1\.[23], authenticated with a password.*<outbox-1-0@shop\.example>",
-        "2": r"one transaction: sent .*neither order nor message exists.*committed together",
+        "2": r"one transaction Result: sent .*neither order nor message exists.*committed together",
         "3": r"send_mail.*: sent .*From: Lantern Books <orders@shop\.example>",
-        "4": r"OAuth token: sent .*XOAUTH2",
+        "4": r"OAuth token Result: sent .*XOAUTH2",
         "5": r"PDF.*: sent .*invoice\.pdf.*unchanged.*terms\.txt.*unchanged",
         "6": r": sent, 1 recipient refused .*nobody@example\.org: refused with “550 5\.1\.1",
         "7": r": failed, then sent .*“450 4\.2\.1.*due after 2 s",
         "8": r": sent “Re: Is it signed\?”",
         "9": r": held, then confirmed as sent .*may have been delivered.*its status is now “sent”",
         "10": r": paused, then sent .*connection failed.*sent both messages",
-        "11": r"1000 newsletters: sent 1000 messages in .* messages a second.*no message twice",
+        "11": r"1000 newsletters Result: sent 1000 messages in .* messages a second.*no message twice",
     }
     assert list(steps) == list(expected)
     for number, pattern in expected.items():
