@@ -97,6 +97,15 @@ class Outcome:
     mail_written: bool = False
 
     @property
+    def is_completed(self) -> bool:
+        """Whether the server answered a whole transaction, with whatever reply."""
+        if self.ending is Ending.ACCEPTED:
+            return True
+        # A message that is too large for the server has a code, and was never written.
+        answered = self.mail_written and self.smtp_code > 0
+        return answered and self.ending in (Ending.TEMPORARY, Ending.PERMANENT)
+
+    @property
     def first_refusal(self) -> str:
         """The first recipient's refusal or deferral in words; empty where there is none."""
         for said in self.recipients.values():

@@ -271,7 +271,7 @@ class AccountWorker:
                 if message.connection is not None:
                     message.connection.trouble_noted = True
                 self.trouble(outcome.trouble, outcome.error)
-            elif is_completed(outcome):
+            elif outcome.is_completed:
                 self.prefetch.note_completed()
                 if self._troubled or self.prefetch.after_pause:
                     note_success(self.current.account)
@@ -322,13 +322,3 @@ class AccountWorker:
         if not self.connections and self.connections.tokens.is_settled():
             self.connections.release_spare()
             self.finished = True
-
-
-def is_completed(outcome: Outcome) -> bool:
-    """Whether the server answered a whole transaction, with whatever reply."""
-    if outcome.ending is Ending.ACCEPTED:
-        return True
-    answered = (
-        outcome.mail_written and outcome.smtp_code
-    )  # a message that is too large has a code and was never written
-    return bool(answered) and outcome.ending in (Ending.TEMPORARY, Ending.PERMANENT)

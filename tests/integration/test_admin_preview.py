@@ -18,16 +18,16 @@ PNG = b"\x89PNG\r\n\x1a\n not a real one"
 
 
 def rendered(*, text: str = "", html: str = "", images: dict[str, bytes] | None = None) -> OutboxMessage:
-    letter = EmailMessage()
-    letter["From"], letter["To"], letter["Subject"] = "shop@example.com", "ann@example.org", "Hello"
-    letter.set_content(text)
+    email = EmailMessage()
+    email["From"], email["To"], email["Subject"] = "shop@example.com", "ann@example.org", "Hello"
+    email.set_content(text)
     if html:
-        letter.add_alternative(html, subtype="html")
-        part = letter.get_payload()[1]  # type: ignore[index]
+        email.add_alternative(html, subtype="html")
+        part = email.get_payload()[1]  # type: ignore[index]
         for name, octets in (images or {}).items():
             part.add_related(octets, "image", "png", cid=f"<{name}>")  # type: ignore[union-attr]
     message = rows.make_message(rows.make_account())
-    content = store_contents([letter.as_bytes(policy=letter.policy.clone(linesep="\r\n"))], clock=clock_for(None))[0]
+    content = store_contents([email.as_bytes(policy=email.policy.clone(linesep="\r\n"))], clock=clock_for(None))[0]
     OutboxMessage.objects.filter(pk=message.pk).update(raw=content, body_text="", body_html="", size=content.size)
     message.refresh_from_db()
     return message
