@@ -22,7 +22,8 @@ from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
 from prx_email_django.store.insert import Draft, insert_claimed
 from tests.support.factories import NOW, SECOND, account, at, finish, fresh, lapse, lose, make_due, message, take_one
 
-pytestmark = pytest.mark.django_db
+#: Where ids jump ahead (``adopt``), MariaDB ends the transaction: these tests have none around them.
+pytestmark = pytest.mark.django_db(transaction=True)
 
 A, B = "a@x.org", "b@x.org"
 Row: TypeAlias = OutboxMessage
