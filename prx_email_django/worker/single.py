@@ -158,12 +158,12 @@ class SingleSend:
 
     def _settle(self) -> Obstacle | None:
         """Release a message without a result if a limit was reached, else record its failure."""
+        if self.source.was_released:
+            return Obstacle(ObstacleKind.LEASE_ENDED)
         worker = self.worker
         limited_by = worker.prefetch.limited_by
         if limited_by is None and worker.stop_reason == LIMITED:
             limited_by = worker.connections.obstacle or Obstacle(ObstacleKind.CONNECTION_LOST)
-        if self.source.was_released:
-            return Obstacle(ObstacleKind.LEASE_ENDED)
         if self.source.is_unresolved and limited_by is not None:
             self._release()
         elif self.source.is_unresolved:
