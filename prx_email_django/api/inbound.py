@@ -17,7 +17,7 @@ from prx_email_django.mime.identity import reply_references, reply_subject
 from prx_email_django.mime.received import Inbound, parse_inbound
 from prx_email_django.models import Account, InboundMessage
 from prx_email_django.results import FailureMode, SendResult
-from prx_email_django.store.db import clock_for
+from prx_email_django.store.db import clock_for, retried
 
 
 def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> InboundMessage:
@@ -29,21 +29,7 @@ def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> Inboun
         AccountUnavailable: no such account.
     """
     found = resolve_account(account, active=False)
-    inbound = _parsed(message)
-    record, _ = InboundMessage.objects.get_or_create(
-        account=found,
-        message_id_hash=_hash(inbound.message_id),
-        defaults={
-            "message_id": inbound.message_id,
-            "in_reply_to": inbound.in_reply_to,
-            "sender": inbound.sender,
-            "reply_to": list(inbound.reply_to),
-            "subject": inbound.subject,
-            "references": inbound.references,
-            "received_at": clock_for(None).now,
-        },
-    )
-    return record
+    return _record(found, _parsed(message))
 
 
 def reply(
@@ -78,6 +64,24 @@ def reply(
         now=now,
     )
     return send_message(message, account=found, now=now, failure_mode=failure_mode)
+
+
+@retried
+def _record(account: Account, inbound: Inbound) -> InboundMessage:
+    record, _ = InboundMessage.objects.get_or_create(
+        account=account,
+        message_id_hash=_hash(inbound.message_id),
+        defaults={
+            "message_id": inbound.message_id,
+            "in_reply_to": inbound.in_reply_to,
+            "sender": inbound.sender,
+            "reply_to": list(inbound.reply_to),
+            "subject": inbound.subject,
+            "references": inbound.references,
+            "received_at": clock_for(None).now,
+        },
+    )
+    return record
 
 
 def _parsed(message: bytes | EmailMessage) -> Inbound:

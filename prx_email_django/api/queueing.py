@@ -15,7 +15,7 @@ from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.db import atomic, clock_for, retried
+from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
 from prx_email_django.store.insert import Draft, insert, insert_many
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
     return written
 
 
+@refusing_text()
 @retried
 def _write(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
     with atomic():

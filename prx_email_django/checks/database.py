@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.apps import apps
 from django.core import checks
 from django.db import connections
 
@@ -49,3 +50,67 @@ def check_immediate(databases: Sequence[str] | None = None, **_: Any) -> list[ch
     )
     hint = 'Add to its OPTIONS: "transaction_mode": "IMMEDIATE", and a "timeout" of 20.'
     return [checks.Warning(message, hint=hint, obj=connection.alias, id="prx_email_django.W021")]
+
+
+@checks.register(checks.Tags.database)
+def check_character_set(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """W022: a message with a character that the database cannot hold is refused, and the words of servers lose it."""
+    alias = outbox_alias()
+    if alias not in (databases or ()):
+        return []
+    connection: Any = connections[alias]
+    lacks = {"postgresql": _lacks_of_postgresql, "mysql": _lacks_of_mysql, "sqlite": _lacks_of_sqlite}
+    found = lacks[connection.vendor](connection) if connection.vendor in lacks else None
+    if found is None:
+        return []
+    message, hint = found
+    return [checks.Warning(message, hint=hint, obj=alias, id="prx_email_django.W022")]
+
+
+def _lacks_of_postgresql(connection: Any) -> tuple[str, str] | None:
+    (encoding,) = _row(connection, "SHOW server_encoding")
+    if encoding == "UTF8":
+        return None
+    return (
+        f"The database of the outbox has the encoding {encoding}, which does not hold every character.",
+        "Move the data into a database that was made with ENCODING 'UTF8'.",
+    )
+
+
+def _lacks_of_mysql(connection: Any) -> tuple[str, str] | None:
+    tables = {model._meta.db_table for model in apps.get_app_config("prx_email_django").get_models()}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = DATABASE() "
+            "AND character_set_name <> 'utf8mb4' ORDER BY table_name"
+        )
+        narrow = [name for (name,) in cursor.fetchall() if name in tables]
+    (client,) = _row(connection, "SELECT @@character_set_client")
+    if narrow:
+        return (
+            f"These tables of the outbox are not utf8mb4, so they do not hold every character: {', '.join(narrow)}.",
+            "For each of them: ALTER TABLE … CONVERT TO CHARACTER SET utf8mb4; and for new tables: "
+            "ALTER DATABASE … CHARACTER SET utf8mb4.",
+        )
+    if client != "utf8mb4":
+        return (
+            f"The connection to the database of the outbox is {client}, not utf8mb4: it does not carry all characters.",
+            'Add to its OPTIONS: "charset": "utf8mb4".',
+        )
+    return None
+
+
+def _lacks_of_sqlite(connection: Any) -> tuple[str, str] | None:
+    (encoding,) = _row(connection, "PRAGMA encoding")
+    if encoding == "UTF-8":
+        return None
+    return (
+        f"The SQLite database of the outbox has the encoding {encoding}, in which Django cannot read a date.",
+        "Copy the data into a new file: its encoding is UTF-8 unless a PRAGMA says otherwise.",
+    )
+
+
+def _row(connection: Any, statement: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from prx_email_django.models.foreign_text import ForeignCharField, ForeignJSONField, ForeignTextField
 from prx_email_django.models.managers import OutboxManager
 from prx_email_django.states import AttemptOutcome, ErrorCode
 
@@ -28,12 +29,12 @@ class DeliveryAttempt(models.Model):
     finished_at = models.DateTimeField(_("finished at"))
     outcome = models.CharField(_("outcome"), max_length=10, choices=AttemptOutcome.choices)
     error_code = models.CharField(_("error code"), max_length=30, choices=ErrorCode.choices, blank=True, default="")
-    error = models.CharField(_("error"), max_length=255, blank=True, default="")
+    error = ForeignCharField(_("error"), max_length=255, blank=True, default="")
     phase = models.CharField(_("phase"), max_length=10, blank=True, default="")
     smtp_code = models.PositiveSmallIntegerField(_("SMTP code"), null=True, blank=True)
-    enhanced_code = models.CharField(_("enhanced code"), max_length=15, blank=True, default="")
-    peer = models.CharField(_("peer"), max_length=255, blank=True, default="")
-    worker = models.CharField(_("worker"), max_length=255, blank=True, default="")
+    enhanced_code = ForeignCharField(_("enhanced code"), max_length=15, blank=True, default="")
+    peer = ForeignCharField(_("peer"), max_length=255, blank=True, default="")
+    worker = ForeignCharField(_("worker"), max_length=255, blank=True, default="")
     #: The token of the claim: by it a late result finds the row of its attempt.
     claim_token = models.UUIDField(_("claim token"), null=True, blank=True)
 
@@ -67,9 +68,10 @@ class InboundMessage(models.Model):
     #: The id is too long for an index everywhere, and text columns are case-blind in MariaDB.
     message_id_hash = models.CharField(_("hash of the Message-ID"), max_length=64)
     in_reply_to = models.CharField(_("In-Reply-To"), max_length=998, blank=True)
-    sender = models.CharField(_("sender"), max_length=998)
-    reply_to = models.JSONField(_("Reply-To"), default=list, blank=True)
-    subject = models.TextField(_("subject"), blank=True)
+    # A space in the place of a character makes an address that is refused, not somebody else's.
+    sender = ForeignCharField(_("sender"), max_length=998, replacement=" ")
+    reply_to = ForeignJSONField(_("Reply-To"), default=list, blank=True, replacement=" ")
+    subject = ForeignTextField(_("subject"), blank=True)
     references = models.TextField(_("References"), blank=True)
     received_at = models.DateTimeField(_("received at"), db_index=True)
 

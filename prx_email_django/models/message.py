@@ -20,6 +20,7 @@ from prx_email_django.mime.identity import message_id
 from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.models.account import Account
 from prx_email_django.models.content import Attachment, Content, read_content
+from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.indexes import PartialIndex
 from prx_email_django.models.managers import OutboxManager
 from prx_email_django.rules.redirect import Route, route
@@ -69,14 +70,14 @@ class OutboxMessage(models.Model):
     retries = models.PositiveIntegerField(_("retries"), default=0)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     message_number = models.PositiveIntegerField(_("number in the Message-ID"), null=True, blank=True)
-    last_error = models.CharField(_("last error"), max_length=255, blank=True, default="")
+    last_error = ForeignCharField(_("last error"), max_length=255, blank=True, default="")
     last_error_code = models.CharField(
         _("last error code"), max_length=30, choices=ErrorCode.choices, blank=True, default=""
     )
     next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
     due_since = models.DateTimeField(_("due since"), default=timezone.now)
     provider_message_id = models.CharField(_("accepted Message-ID"), max_length=998, null=True, blank=True)  # noqa: DJ001
-    provider_response = models.CharField(_("server's response"), max_length=255, blank=True, default="")
+    provider_response = ForeignCharField(_("server's response"), max_length=255, blank=True, default="")
     priority = models.SmallIntegerField(
         _("priority"), default=0, validators=[MinValueValidator(-10), MaxValueValidator(10)]
     )
@@ -250,7 +251,7 @@ class Recipient(models.Model):
     address = models.CharField(_("address"), max_length=320, db_index=True)
     result = models.CharField(_("result"), max_length=10, choices=RecipientResult.choices, blank=True, default="")
     code = models.PositiveSmallIntegerField(_("code"), null=True, blank=True)
-    text = models.CharField(_("text"), max_length=255, blank=True, default="")
+    text = ForeignCharField(_("text"), max_length=255, blank=True, default="")
 
     objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 

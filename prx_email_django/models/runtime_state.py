@@ -12,6 +12,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.models.encrypted import EncryptedTextField
+from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.managers import OutboxManager
 
 
@@ -60,7 +61,7 @@ class AccountState(models.Model):
     paused_by = models.CharField(_("paused by"), max_length=10, choices=PausedBy.choices, blank=True, default="")
     paused_at = models.DateTimeField(_("paused at"), null=True, blank=True)
     paused_until = models.DateTimeField(_("paused until"), null=True, blank=True)
-    pause_reason = models.CharField(_("pause reason"), max_length=255, blank=True, default="")
+    pause_reason = ForeignCharField(_("pause reason"), max_length=255, blank=True, default="")
     pause_code = models.CharField(_("pause code"), max_length=30, blank=True, default="")
     #: Pauses in a row without a success between; each makes the next pause longer.
     pause_count = models.PositiveIntegerField(_("pauses in a row"), default=0)
@@ -97,7 +98,7 @@ class ConnectionSlot(models.Model):
     number = models.PositiveSmallIntegerField(_("number"))
     token = models.UUIDField(_("token"), null=True, blank=True)
     expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
-    holder = models.CharField(_("holder"), max_length=255, blank=True, default="")
+    holder = ForeignCharField(_("holder"), max_length=255, blank=True, default="")
 
     objects: ClassVar[OutboxManager[Self]] = OutboxManager()
 
@@ -146,7 +147,7 @@ class OutboxState(models.Model):
     wake_requested_at = models.DateTimeField(_("wake-up requested at"), null=True, blank=True)
     paused_at = models.DateTimeField(_("paused at"), null=True, blank=True)
     paused_until = models.DateTimeField(_("paused until"), null=True, blank=True)
-    pause_reason = models.CharField(_("pause reason"), max_length=255, blank=True, default="")
+    pause_reason = ForeignCharField(_("pause reason"), max_length=255, blank=True, default="")
     last_drain_at = models.DateTimeField(_("last drain at"), null=True, blank=True)
     last_purge_at = models.DateTimeField(_("last purge at"), null=True, blank=True)
 

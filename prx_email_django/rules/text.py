@@ -21,6 +21,8 @@ CONTROL = re.compile(f"[{_CONTROLS}]")
 #: What no text at all may hold: PostgreSQL stores no NUL, and no encoding has lone surrogates.  Line ends may stand in
 #: a body.
 NOT_TEXT = re.compile(f"[\x00{_SURROGATES}]")
+#: What the three bytes of MariaDB's and MySQL's utf8mb3 cannot hold.
+ABOVE_BMP = re.compile("[\U00010000-\U0010ffff]")
 #: What breaks a header field that is written.  Tab is white space there, and what lies beyond ASCII is encoded: the
 #: headers of messages that others made hold C1 when Latin-1 was guessed.
 HEADER_BREAK = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
@@ -39,6 +41,30 @@ _ADDRESS = re.compile(r"""("[^"@]{0,254}"|[^\s<>()\[\],;:@"]{1,254})@(\[[^\]\s]{
 def cut(text: str, length: int = MAX_TEXT) -> str:
     """The first ``length`` characters of the text."""
     return text[:length]
+
+
+def storable(text: str, encoding: str = "utf-8", *, length: int | None = None, replacement: str = "?") -> str:
+    """The text as a column can hold it: at most ``length`` characters, only those of ``encoding`` (a Python codec).
+
+    ``ucs2`` stands for UTF-8 without characters above U+FFFF.  NUL and lone surrogates, which no database holds, become
+    U+FFFD; this and every other character outside the encoding becomes ``replacement``.  The result is never longer.
+    """
+    text = NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", text[:length])
+    if encoding == "ucs2":
+        return ABOVE_BMP.sub(replacement, text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(character if _is_in(character, encoding) else replacement for character in text)
+    return text
+
+
+def _is_in(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def clean(text: str) -> str:

@@ -1,4 +1,6 @@
-"""What every verb needs: the database's clock, leases that the database writes, and another try after a conflict."""
+"""What every verb needs: the database's clock, leases that the database writes, another try after a conflict or after
+a text that the database cannot hold.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,19 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import OperationalError, connections, transaction
+from django.db import DataError, OperationalError, connections, transaction
 from django.db.models import DateTimeField, Func, Value
 from django.db.models.functions import Cast, Greatest
 from django.db.models.sql.compiler import SQLCompiler
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.models.foreign_text import NARROWER, narrowed_to
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.policy import Rules
@@ -30,6 +35,9 @@ CONFLICT_TRIES = 8
 _MYSQL_CONFLICTS = {1205, 1213, 1020}
 #: PostgreSQL: serialization failure, deadlock detected, lock not available.
 _POSTGRES_CONFLICTS = {"40001", "40P01", "55P03"}
+#: MySQL, MariaDB: illegal mix of collations, invalid character string, incorrect string value, data too long,
+#: impossible to convert (MariaDB, MySQL).
+_MYSQL_TEXT = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
 
 
 def worker_name() -> str:
@@ -113,9 +121,61 @@ def is_conflict(error: OperationalError) -> bool:
     return "database is locked" in str(error) or "database table is locked" in str(error)
 
 
-def retried(function: Callable[P, R]) -> Callable[P, R]:
-    """Run again, with jitter, after a deadlock or a lock timeout; never inside a caller's transaction."""
+def is_refused_text(error: Exception) -> bool:
+    """Whether the database or its driver refused a statement because of a text that it cannot hold."""
+    if isinstance(error, OperationalError):
+        return bool(error.args) and error.args[0] in _MYSQL_TEXT
+    return isinstance(error, DataError | UnicodeEncodeError)
 
+
+@contextmanager
+def refusing_text() -> Iterator[None]:
+    """Statements that write what a caller gave: text that the database cannot hold is the caller's to change.
+
+    Raises:
+        InvalidMessage: ``invalid_option``.
+    """
+    try:
+        yield
+    except (DataError, OperationalError, UnicodeEncodeError) as error:
+        if not is_refused_text(error):
+            raise
+        raise InvalidMessage(
+            "the outbox's database cannot hold a text of the message, because of its character set or its length: use "
+            "utf8mb4 in MySQL and MariaDB, UTF8 in PostgreSQL",
+            code="invalid_option",
+        ) from error
+
+
+def retried(function: Callable[P, R]) -> Callable[P, R]:
+    """Run again after a statement that may succeed the next time.
+
+    After a deadlock or a lock timeout with jitter, and never inside a caller's transaction.  After a refused text at
+    once, with fewer characters in the columns of strangers' text: the fact is recorded, whatever they wrote.
+    """
+    again = _after_conflict(function)
+
+    @functools.wraps(function)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return again(*args, **kwargs)
+        except (DataError, OperationalError, UnicodeEncodeError) as error:
+            if not is_refused_text(error):
+                raise
+            refused: Exception = error
+        for encoding in NARROWER:
+            try:
+                with narrowed_to(encoding):
+                    return again(*args, **kwargs)
+            except (DataError, OperationalError, UnicodeEncodeError) as error:
+                if not is_refused_text(error):
+                    raise
+        raise refused
+
+    return attempt
+
+
+def _after_conflict(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
         for number in range(1, CONFLICT_TRIES + 1):

@@ -12,15 +12,18 @@ from django.db import IntegrityError, connections
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account, Attachment, Content, OutboxMessage, Recipient
+from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease, load_claims
 from prx_email_django.store.contents import store_contents
-from prx_email_django.store.db import atomic, lease_until, retried
+from prx_email_django.store.db import atomic, lease_until, refusing_text, retried
 
 #: Rows of one INSERT.
 BATCH = 500
+#: Columns of a rendered message that are shown and searched, but not sent.
+_SHOWN = ("to", "cc", "bcc", "reply_to", "from_email", "subject", "body_text", "body_html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ def idempotency_hash(key: str | None) -> str | None:
     return None if key is None else hashlib.sha256(key.encode()).hexdigest()
 
 
+@refusing_text()
 @retried
 def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
     """Write a draft; with a key that is known, return the first row and False."""
@@ -68,6 +72,7 @@ def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
         return known, False
 
 
+@refusing_text()
 @retried
 def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
     """Write a draft that is claimed from its first instant, so that no drain can take the row between.
@@ -173,8 +178,21 @@ def _message(draft: Draft, raw: Content | None, *, clock: Clock, lease: Lease | 
         size=size,
         created_at=clock.now,
         updated_at=clock.now,
-        **draft.fields,
+        **_fields(draft),
     )
+
+
+def _fields(draft: Draft) -> dict[str, Any]:
+    """The columns that the draft sets.
+
+    What is sent of a rendered message is ``raw``; its other columns are only shown, so a character that the database
+    cannot hold is replaced there.  Without ``raw`` they are sent, and the database refuses the character.
+    """
+    if draft.raw is None:
+        return draft.fields
+    connection = connections[outbox_alias()]
+    shown = {name: fitted(draft.fields[name], connection) for name in _SHOWN if name in draft.fields}
+    return draft.fields | shown
 
 
 def _attachment(message: OutboxMessage, position: int, part: DraftPart, content: Content) -> Attachment:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from django.db import connections
-from django.db.models import Field
+from django.db.models import Field, Model
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
@@ -45,6 +45,8 @@ INSERT INTO {{attempts}} (message_id, number, header_message_id, started_at, fin
  SELECT message_id, number, header_message_id, started_at, finished_at, %s, '', '', phase, smtp_code, enhanced_code,
  peer, worker, %s FROM given JOIN changed ON changed.id = given.message_id RETURNING message_id"""
 
+#: Columns of ``DeliveryAttempt`` whose text strangers wrote.
+_FOREIGN_TEXT = ("error", "enhanced_code", "peer", "worker")
 _ATTEMPT_COLUMNS = (
     "message_id",
     "number",
@@ -94,7 +96,12 @@ def _in_one_statement(
         messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
         attempts=connection.ops.quote_name(DeliveryAttempt._meta.db_table),
     )
-    rows = [attempt | {"response": response} for attempt, response in zip(attempts, responses, strict=True)]
+    rows = [
+        attempt
+        | {name: _prepared(DeliveryAttempt, name, attempt[name]) for name in _FOREIGN_TEXT}
+        | {"response": _prepared(OutboxMessage, "provider_response", response)}
+        for attempt, response in zip(attempts, responses, strict=True)
+    ]
     params: list[Any] = [
         json.dumps(rows, default=str),
         Status.SENT.value,
@@ -132,19 +139,19 @@ def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: 
         cases=cases,
         ids=", ".join(["%s"] * len(ids)),
     )
-    instant = _prepared("sent_at", now)
+    instant = _prepared(OutboxMessage, "sent_at", now)
     params: list[Any] = [Status.SENT.value, instant, instant]
     for attempt in attempts:
         params += [attempt["message_id"], attempt["header_message_id"]]
     for attempt, response in zip(attempts, responses, strict=True):
-        params += [attempt["message_id"], response]
-    params += [*ids, Status.SENDING.value, _prepared("claim_token", token)]
+        params += [attempt["message_id"], _prepared(OutboxMessage, "provider_response", response)]
+    params += [*ids, Status.SENDING.value, _prepared(OutboxMessage, "claim_token", token)]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         return int(cursor.rowcount)
 
 
-def _prepared(column: str, value: Any) -> Any:
+def _prepared(model: type[Model], column: str, value: Any) -> Any:
     connection = connections[outbox_alias()]
-    field = cast("Field[Any, Any]", OutboxMessage._meta.get_field(column))
+    field = cast("Field[Any, Any]", model._meta.get_field(column))
     return field.get_db_prep_save(value, connection)

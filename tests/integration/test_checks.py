@@ -83,7 +83,7 @@ def test_a_developer_is_not_asked_for_what_only_production_needs(number: str) ->
 
 def test_no_rule_is_left_without_a_test_and_no_id_means_two_things() -> None:
     given = ids_in_source()
-    assert set(given) == {*FIRING, "W017", "W020", "W021", "W030"}
+    assert set(given) == {*FIRING, "W017", "W020", "W021", "W022", "W030"}
     assert max(given.values()) == 1
 
 
@@ -174,4 +174,4 @@ def test_an_sqlite_file_that_locks_workers_out_is_named(
 
 def test_the_database_checks_run_with_migrate() -> None:
     names = {check.__name__ for check in checks.registry.registry.get_checks() if "database" in check.tags}
-    assert {"check_write_ahead_log", "check_immediate"} <= names
+    assert {"check_write_ahead_log", "check_immediate", "check_character_set"} <= names
