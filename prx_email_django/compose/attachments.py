@@ -20,11 +20,13 @@ from prx_email_django.compose.attachment_store import read_stored, store_not_con
 from prx_email_django.compose.validation import check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
-from prx_email_django.rules.text import INVISIBLE
+from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN
 
 #: Bytes of UTF-8 in a file name (most file systems allow 255, and mail programs append suffixes).
 MAX_FILENAME = 150
 FALLBACK_FILENAME = "attachment"
+#: Characters of a longer file name that are looked at, from its start and from its end: NFC takes quadratic time.
+_START, _END = 900, 100
 
 _INLINE_ID = re.compile(r"[!-;=?-~]{1,200}")
 
@@ -138,6 +140,8 @@ def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> LoadedAttachm
 def clean_filename(name: str) -> str:
     """A file name for every system: no directories, no invisible characters, no leading dots, at most 150 bytes."""
     name = name.replace("\\", "/").rpartition("/")[2]
+    if len(name) > _START + _END:
+        name = name[:_START] + name[-_END:]
     name = INVISIBLE.sub("", unicodedata.normalize("NFC", name))
     name = name.strip().lstrip(".").rstrip(". ").strip()
     return _shortened(name) or FALLBACK_FILENAME
@@ -185,6 +189,7 @@ def _check_source(attachment: AttachmentInput) -> None:
 def _check_type(content_type: str, allowed: frozenset[str] | None) -> None:
     essence = content_type.partition(";")[0].strip().lower()
     is_allowed = allowed is None or essence in allowed
+    is_allowed = is_allowed and len(content_type) <= MAX_COLUMN
     if not is_allowed or not is_content_type(content_type.strip(" ")) or essence.startswith("multipart/"):
         raise AttachmentRejected(errors.ATTACHMENT_TYPE_NOT_ALLOWED, code="attachment_type_not_allowed")
 

@@ -19,6 +19,7 @@ from prx_email_django.compose.attachments import (
 )
 from prx_email_django.compose.validation import (
     as_list,
+    check_head_size,
     check_headers,
     check_options,
     check_text_fields,
@@ -84,6 +85,8 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
         idempotency_key=message.idempotency_key,
     )
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
+    reply_to = as_list(message.reply_to, field="reply_to")
+    check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
     recipients = normalise_recipients(to, cc, bcc)
     subject, body_text, body_html = (
         "" if text is None else text for text in (message.subject, message.body_text, message.body_html)
@@ -91,7 +94,6 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
     check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
     headers = dict(message.headers or {})
     check_headers(headers.items())
-    reply_to = as_list(message.reply_to, field="reply_to")
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec

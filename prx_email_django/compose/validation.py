@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import UnionType
 from typing import NoReturn
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import Address, split_mailbox
-from prx_email_django.mime.headers import FIELD_NAME, MAX_HEADER
+from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
+from prx_email_django.mime.headers import FIELD_NAME, MAX_HEAD, MAX_HEADER
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 __all__ = [
     "Address",
+    "check_head_size",
     "check_header",
     "check_header_text",
     "check_headers",
@@ -64,6 +65,10 @@ def parse_address(text: str, *, field: str = "address") -> Address:
     """
     _demand_text(field, text, "invalid_address")
     check_header_text(field, text)
+    if len(text) > MAX_MAILBOX:
+        _refuse(
+            "invalid_address", f"{field}: an address with its name must not be longer than {MAX_MAILBOX} characters"
+        )
     try:
         return split_mailbox(text)
     except ValueError as error:
@@ -155,6 +160,31 @@ def check_headers(headers: Iterable[tuple[str, str]]) -> None:
     """
     for name, value in headers:
         check_header(name, value)
+
+
+def check_head_size(*values: object) -> None:
+    """Refuse header fields that are longer than ``MAX_HEAD`` together; ``values`` are texts, or lists or dicts of them.
+
+    Values that are not text are not counted: they are refused where they are read.
+
+    Raises:
+        InvalidMessage: ``message_too_large``.
+    """
+    if sum(map(_head_bytes, values)) > MAX_HEAD:
+        _refuse(
+            "message_too_large",
+            f"the header fields of a message must not be longer than {MAX_HEAD} bytes together: give fewer addresses "
+            "and headers, or send several messages",
+        )
+
+
+def _head_bytes(value: object) -> int:
+    """Bytes of UTF-8; each text counts two more, for what separates it from the next one."""
+    if isinstance(value, str):
+        return 2 + len(value if value.isascii() else value.encode("utf-8", "replace"))
+    if isinstance(value, Mapping):
+        return sum(_head_bytes(name) + _head_bytes(item) for name, item in value.items())
+    return sum(map(_head_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 def check_subject(subject: str) -> None:

@@ -6,10 +6,12 @@ from datetime import datetime, timedelta
 
 from django.core.mail import EmailMessage
 
+from prx_email_django.compose.validation import check_head_size
 from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
 from prx_email_django.django_mail.options import read_options
-from prx_email_django.django_mail.source import check_attachment_sizes, render_email
+from prx_email_django.django_mail.source import Rendered, check_attachment_sizes, render_email
+from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account
 from prx_email_django.store.insert import Draft
 
@@ -34,11 +36,14 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
 
     Raises:
         InvalidEmail: an address that no envelope can hold, or no recipient (a ``ValueError`` too, as in Django).
-        InvalidMessage: an invalid option.
+        InvalidMessage: an invalid option, or a message that no server takes.
         AttachmentRejected: ``attachment_too_large``; the list of content types does not apply here.
         ValueError: raised by ``message.message()``, for example for a line end in a header.
     """
-    rendered = render_email(message)
+    check_head_size(
+        message.to, message.cc, message.reply_to, message.from_email, message.subject, message.extra_headers
+    )
+    rendered = _rendered(message)
     options = read_options(message, rendered.outbox_fields, priority=priority)
     recipients = envelope_recipients(message)
     check_attachment_sizes(rendered.raw)
@@ -60,3 +65,14 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
             "metadata": options.metadata,
         },
     )
+
+
+def _rendered(message: EmailMessage) -> Rendered:
+    """Render the message; the standard library reads comments in comments, and parts in parts, by recursion."""
+    try:
+        return render_email(message)
+    except RecursionError as error:
+        raise InvalidMessage(
+            "the message must not have a header with so many comments in comments, or so many parts in parts",
+            code="invalid_header",
+        ) from error

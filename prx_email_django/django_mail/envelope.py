@@ -8,7 +8,7 @@ from email.headerregistry import Address, AddressHeader
 from django.core.mail import EmailMessage
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.mime.addresses import MAX_MAILBOX, split_mailbox
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.text import CONTROL
 
@@ -63,7 +63,7 @@ def envelope_address(field: str, given: object) -> str:
 
 def _leniently_read(text: str) -> str:
     """The addr-spec by the standard library's parser; empty unless the text is exactly one address without a defect."""
-    if CONTROL.search(text):  # the parser accepts some of them
+    if CONTROL.search(text) or len(text) > MAX_MAILBOX:  # the parser accepts some of them, and takes quadratic time
         return ""
     try:
         parsed = AddressHeader.value_parser(text)
@@ -73,7 +73,7 @@ def _leniently_read(text: str) -> str:
         domain = mailboxes[0].domain or ""
         domain = domain and ascii_domain(domain, lenient=True)
         return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
-    except (HeaderParseError, IndexError, ValueError):
+    except (HeaderParseError, IndexError, ValueError, RecursionError):  # comments in comments
         return ""
 
 

@@ -16,6 +16,7 @@ import django
 from django.core.mail import DNS_NAME, EmailMessage
 
 from prx_email_django.compose.attachment_store import too_large
+from prx_email_django.compose.validation import check_head_size
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import is_misread_by_django
 from prx_email_django.mime.addresses import split_list
@@ -69,6 +70,7 @@ def render_email(message: EmailMessage) -> Rendered:
                 kept.append(encoded)
         elif name not in HIDDEN_FIELDS:
             kept.append(_with_own_addresses(message, name, encoded))
+    check_head_size(b"".join(kept).decode("latin-1"))
     raw = b"".join((*kept, b"\r\n", body))
     return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)
 

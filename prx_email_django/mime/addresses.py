@@ -13,12 +13,15 @@ from prx_email_django.rules.text import CONTROL
 
 #: Bytes of an address as SMTP can carry it (RFC 5321 §4.5.3.1.3, without the angle brackets).
 MAX_ADDRESS = 254
+#: Characters of an address with its display name, where a caller gives it: the length of a line (RFC 5322 §2.1.1).
+MAX_MAILBOX = 998
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a1-\U0010ffff-]"
 _DOT_ATOM = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _MAILBOX = re.compile(rf'((?:{_QUOTED}|[^"<>,;:@\\])*)<(.*)>', re.DOTALL)
 _SPEC = re.compile(rf"({_DOT_ATOM.pattern}|{_QUOTED})@(.+)", re.DOTALL)
+_QUOTED_STRING = re.compile(_QUOTED, re.DOTALL)
 _LIST_ITEM = re.compile(rf'(?:{_QUOTED}|[^",])+')
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
@@ -51,8 +54,22 @@ def split_mailbox(text: str) -> Address:
 
 
 def split_list(text: str) -> list[str]:
-    """The addresses of a list, split at commas outside quotes."""
+    """The addresses of a list, split at commas outside quotes; a quote that is never closed splits too."""
+    at = _unclosed_quote(text)
+    # All later quotes are unclosed too: none is searched again, since a search from each would take quadratic time.
+    text = text[:at] + text[at:].replace('"', ",")
     return [item for match in _LIST_ITEM.finditer(text) if (item := match[0].strip())]
+
+
+def _unclosed_quote(text: str) -> int:
+    """Index of the first quote that is not closed, or the length of the text."""
+    at = 0
+    while (at := text.find('"', at)) >= 0:
+        quoted = _QUOTED_STRING.match(text, at)
+        if quoted is None:
+            return at
+        at = quoted.end()
+    return len(text)
 
 
 @lru_cache(maxsize=4096)

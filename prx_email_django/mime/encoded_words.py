@@ -39,7 +39,8 @@ def decode_words(text: str) -> str:
     if "=?" not in text:
         return text
     result: list[str] = []
-    encoded, charset, end = b"", "", 0
+    encoded: list[bytes] = []  # words of one charset, not joined before the end: joining each takes quadratic time
+    charset, end = "", 0
     for match in _WORD.finditer(text):
         gap = text[end : match.start()]
         word = _bytes_of_word(match[2], match[3])
@@ -48,10 +49,11 @@ def decode_words(text: str) -> str:
         adjacent = bool(charset) and not gap.strip(" \t")
         if not adjacent or charset != match[1].lower():
             result.append(_text(encoded, charset))
-            encoded = b""
+            encoded = []
         if not adjacent:
             result.append(gap)
-        encoded, charset, end = encoded + word, match[1].lower(), match.end()
+        encoded.append(word)
+        charset, end = match[1].lower(), match.end()
     return "".join((*result, _text(encoded, charset), text[end:]))
 
 
@@ -65,7 +67,8 @@ def _bytes_of_word(encoding: str, data: str) -> bytes | None:
         return None
 
 
-def _text(encoded: bytes, charset: str) -> str:
+def _text(words: list[bytes], charset: str) -> str:
+    encoded = b"".join(words)
     try:
         return encoded.decode(charset or "ascii", "replace")
     except (LookupError, ValueError):  # an unknown charset, or a codec that is not for text

@@ -13,6 +13,8 @@ from prx_email_django.rules.text import HEADER_BREAK
 
 #: Characters of one header's value; larger values exceed the header limits of common servers.
 MAX_HEADER = 16_384
+#: Bytes of all the header fields of a message before they are encoded; Exchange takes no more, others take less.
+MAX_HEAD = 262_144
 
 #: Fields that are never sent.
 HIDDEN_FIELDS = frozenset({"bcc", "resent-bcc"})

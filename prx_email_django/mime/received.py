@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from email.errors import MessageError
 from email.message import Message
@@ -14,7 +13,7 @@ from prx_email_django.mime.recode import field_text, split_fields
 from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.rules.text import CONTROL
 
-#: Characters kept of a header, of a display name and of a list of ids: nothing that a sender writes is unbounded.
+#: Characters kept of a header and of a display name, and read of any header: nothing that a sender writes is unbounded.
 MAX_VALUE, MAX_NAME, MAX_IDS = 998, 400, 16_384
 
 _NAMES = ("message-id", "in-reply-to", "references", "from", "reply-to", "subject")
@@ -50,7 +49,7 @@ def parse_inbound(raw: bytes | Message) -> Inbound:
         in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_VALUE])),
         sender=senders[0] if senders else "",
         reply_to=tuple(_addresses(values["reply-to"])),
-        subject=_clean(decode_words(values["subject"]))[:MAX_VALUE],
+        subject=_clean(decode_words(values["subject"][:MAX_IDS]))[:MAX_VALUE],
         references=" ".join(_ids(values["references"])),
     )
 
@@ -64,15 +63,25 @@ def _values_of_bytes(raw: bytes) -> dict[str, str]:
 
 
 def _values_of_message(message: Message) -> dict[str, str]:
-    return {name: _value_of_message(message, name) for name in _NAMES}
+    """The headers as they were received.
+
+    The standard library's parser of header values fails on some, takes quadratic time, and follows comments in
+    comments until the stack ends.
+    """
+    values = dict.fromkeys(_NAMES, "")
+    for name, value in message.raw_items():
+        lower = name.lower()
+        if lower in values and not values[lower]:
+            values[lower] = field_text(b":" + with_crlf(_as_bytes(value)).removesuffix(b"\r\n"))
+    return values
 
 
-def _value_of_message(message: Message, name: str) -> str:
+def _as_bytes(value: object) -> bytes:
+    """A header's value; the parser keeps bytes beyond ASCII as lone surrogates."""
     try:
-        value = str(message.get(name, ""))
-    except (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError):
-        return ""  # the standard library's header parser fails on some malformed headers
-    return re.sub(r"\r?\n", "", value)
+        return str(value).encode("utf-8", "surrogateescape")
+    except (LookupError, MessageError, ValueError):  # a ``Header`` of an unknown charset, or other lone surrogates
+        return b""
 
 
 def _ids(text: str) -> list[str]:

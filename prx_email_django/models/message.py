@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.mime.identity import message_id
 from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.models.account import Account
@@ -23,7 +24,7 @@ from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.indexes import PartialIndex
 from prx_email_django.models.managers import OutboxManager
-from prx_email_django.rules.redirect import Route, route
+from prx_email_django.rules.redirect import Route, named, route
 from prx_email_django.rules.sent import message_id_number
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
@@ -178,7 +179,7 @@ class OutboxMessage(models.Model):
             ContentAltered: an attachment is missing or altered.
         """
         headers = tuple((name, str(value)) for name, value in header_pairs(self.headers))
-        if names := ", ".join(replaced):
+        if names := named(tuple(replaced), limit=MAX_HEADER):
             headers += (("X-Original-To", names),)
         return MailContent(
             from_email=self.from_email,

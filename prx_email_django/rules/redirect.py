@@ -33,12 +33,26 @@ class Route:
 
     def results(self, answers: Mapping[str, RecipientOutcome]) -> dict[str, RecipientOutcome]:
         """The answers to the message's recipients, from those to the envelope's addresses."""
-        passed = {address: outcome for address, outcome in answers.items() if address in self.through}
+        through = set(self.through)
+        passed = {address: outcome for address, outcome in answers.items() if address in through}
         stood_in = [answers[address] for address in self.stand_ins if address in answers]
         if stood_in:
             best = min(stood_in, key=lambda outcome: _BEST_FIRST.index(outcome.answer))
             passed.update(dict.fromkeys(self.replaced, best))
         return passed
+
+
+def named(replaced: Sequence[str], *, limit: int) -> str:
+    """The replaced addresses for a header of at most ``limit`` characters; the number of those that have no place."""
+    names: list[str] = []
+    room = limit - len(f"and {len(replaced)} more")
+    for address in replaced:
+        room -= len(address) + 2
+        if room < 0:
+            names.append(f"and {len(replaced) - len(names)} more")
+            break
+        names.append(address)
+    return ", ".join(names)
 
 
 def route(addresses: Sequence[str], *, redirect_to: Sequence[str] = (), passing: Iterable[str] = ()) -> Route:
@@ -48,7 +62,8 @@ def route(addresses: Sequence[str], *, redirect_to: Sequence[str] = (), passing:
         return Route(unique, unique)
     patterns = [pattern.lower() for pattern in passing]
     through = [address for address in unique if any(fnmatchcase(address.lower(), pattern) for pattern in patterns)]
-    replaced = tuple(address for address in unique if address not in through)
+    passed = set(through)
+    replaced = tuple(address for address in unique if address not in passed)
     if not replaced:
         return Route(unique, unique)
     return Route(tuple(dict.fromkeys([*through, *redirect_to])), tuple(through), replaced, tuple(redirect_to))
