@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 from django.db import connections, transaction
+from django.test import override_settings
 
 from prx_email_django import api, store
 from prx_email_django.checks.database import check_character_set
@@ -17,8 +18,23 @@ from prx_email_django.models import Account, AccountState, DeliveryAttempt, Inbo
 from prx_email_django.rules.outcomes import Answer, Ending, RecipientOutcome, Trouble
 from prx_email_django.store.attempts import FinishedAttempt
 from tests import settings
-from tests.support.factories import NOW, account, at, finish, fresh, lose, mail, message, outcome, take, take_one
+from tests.support.factories import (
+    NOW,
+    account,
+    account_on,
+    at,
+    backlog,
+    finish,
+    fresh,
+    lose,
+    mail,
+    message,
+    outcome,
+    take,
+    take_one,
+)
 from tests.support.narrow_database import ALIAS, KINDS, narrow_database
+from tests.support.smtp_server import SmtpServer
 
 #: What a server, a certificate or a sender may say; each text is longer than its column in characters.
 WORDS = {
@@ -206,3 +222,43 @@ def test_a_check_names_what_does_not_hold_every_character(kind: str) -> None:
     elif kind == "utf8mb3_client":
         assert "utf8mb3" in warning.msg
         assert "prx_email_django_outboxmessage" not in warning.msg
+
+
+#: Stage of the conversation -> messages that the drain sends, of three: the first of them is answered so.
+ANSWERED = {"greeting": 0, "ehlo": 0, "mail": 2, "rcpt": 2, "data": 2, "final": 2}
+RAW_WORDS = {
+    "emoji": "words \N{ROCKET} слова".encode(),
+    "not UTF-8": b"words \xff\xfe\xf0\x9f",
+    "nul": b"words \x00 \x00",
+    "long": "größer \N{ROCKET}".encode() * 400,
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (stage, words)
+        for stage in (*ANSWERED, "accepted")
+        for words in (RAW_WORDS if stage in {"final", "accepted"} else ("emoji", "nul"))
+    ],
+)
+def test_a_drain_goes_on_whatever_a_server_says_in_whatever_phase(stage: str, words: str) -> None:
+    with override_settings(PRX_EMAIL={"TRANSPORT": "smtp", "WAKE": ""}), SmtpServer(pipelining=False) as server:
+        owner = account_on(server, max_connections=1)
+        rows = backlog(owner, 3)
+        if stage == "accepted":
+            server.on("final", raw=b"250 " + RAW_WORDS[words] + b"\r\n", accept=True)
+        else:
+            server.on(stage, raw=b"451 " + RAW_WORDS[words] + b"\r\n", nth=1)
+        report = api.drain()
+        delivered = len(server.messages)
+    assert report.sent == OutboxMessage.objects.filter(status="sent").count()
+    assert report.sent == delivered
+    if stage == "accepted":
+        assert report.sent == len(rows) == DeliveryAttempt.objects.filter(outcome="sent").count()
+    elif ANSWERED[stage]:
+        assert report.sent == ANSWERED[stage]
+        assert DeliveryAttempt.objects.filter(outcome="failed").count() == 1
+    else:
+        assert OutboxMessage.objects.filter(attempts__gt=0).count() == 0
+    assert not OutboxMessage.objects.filter(status="sending").exists()
