@@ -114,4 +114,4 @@ def _parent(account: Account, message_id: str) -> InboundMessage:
 
 
 def _hash(message_id: str) -> str:
-    return hashlib.sha256(message_id.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from email.headerregistry import Address
 from typing import TypeAlias
 
+from django.db import DatabaseError, connections
 from django.db.models import QuerySet
 
 from prx_email_django.conf import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
+from prx_email_django.models.foreign_text import fitted
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.store.db import is_refused_text
 
 AccountRef: TypeAlias = Account | int | str
 
@@ -60,7 +64,14 @@ def _checked(account: Account) -> Account:
 
 def _look_up(account: int | str, accounts: QuerySet[Account]) -> Account:
     by = {"name": account} if isinstance(account, str) else {"pk": account}
-    found = accounts.filter(**by).first()
+    try:
+        # A name that the database cannot hold is no account's; PostgreSQL would end the caller's transaction.
+        can_be = fitted(account, connections[outbox_alias()]) == account
+        found = accounts.filter(**by).first() if can_be else None
+    except (DatabaseError, UnicodeEncodeError) as error:
+        if not is_refused_text(error):
+            raise
+        found = None
     if found is None:
         raise AccountUnavailable(f"there is no account “{account}”", code="account_not_found")
     return found

@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from prx_email_django import api, store
 from prx_email_django.checks.database import check_character_set
-from prx_email_django.errors import InvalidMessage
+from prx_email_django.errors import AccountUnavailable, InvalidMessage, ReplyRejected
 from prx_email_django.limits import pauses, slots
 from prx_email_django.models import Account, AccountState, DeliveryAttempt, InboundMessage, OutboxMessage, Recipient
 from prx_email_django.rules.outcomes import Answer, Ending, RecipientOutcome, Trouble
@@ -262,3 +262,14 @@ def test_a_drain_goes_on_whatever_a_server_says_in_whatever_phase(stage: str, wo
     else:
         assert OutboxMessage.objects.filter(attempts__gt=0).count() == 0
     assert not OutboxMessage.objects.filter(status="sending").exists()
+
+
+@pytest.mark.parametrize("name", ["\N{ROCKET}", "größer", "a\x00b", "\ud800", "x" * 400])
+def test_a_name_that_the_database_cannot_hold_is_nobodys(name: str) -> None:
+    owner = account()
+    with transaction.atomic(using=ALIAS):
+        with pytest.raises(AccountUnavailable):
+            api.enqueue(**{**mail(owner), "account": name})
+        assert not OutboxMessage.objects.exists()  # the caller's transaction still works
+    with pytest.raises(ReplyRejected):
+        api.reply(account=owner, in_reply_to_message_id=name, body_text="text")
