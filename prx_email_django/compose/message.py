@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from prx_email_django.compose.accounts import account_default_from
+from prx_email_django.compose.accounts import AccountRef, account_default_from
 from prx_email_django.compose.attachments import (
     AttachmentPolicy,
     Attachments,
@@ -38,12 +38,13 @@ Addresses: TypeAlias = str | Iterable[str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageArguments:
-    """The arguments of ``send`` and ``enqueue`` that describe the message."""
+    """The arguments that describe a message: the parameters of ``send`` and, with a few more, of its relatives."""
 
+    account: AccountRef
     to: Addresses
-    subject: str | None
-    body_text: str | None
-    body_html: str | None = ""
+    subject: str
+    body_text: str
+    body_html: str = ""
     cc: Addresses = ()
     bcc: Addresses = ()
     reply_to: Addresses = ()
@@ -58,10 +59,11 @@ class MessageArguments:
     on_unknown: str | None = None
     tag: str = ""
     metadata: Any = None
-    send_at: datetime | None = None
-    in_reply_to: str = ""
-    references: str = ""
-    now: datetime | None = field(default=None)
+    # A subclass makes parameters of those that its function takes.
+    send_at: datetime | None = field(init=False, default=None)
+    in_reply_to: str = field(init=False, default="")
+    references: str = field(init=False, default="")
+    now: datetime | None = None
 
 
 def compose(message: MessageArguments, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
