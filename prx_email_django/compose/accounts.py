@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from django.db.models import QuerySet
 
-from prx_email_django.conf import default_from_email, outbox_settings
+from prx_email_django.conf.reader import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account

@@ -87,9 +87,8 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
     )
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
     recipients = normalise_recipients(to, cc, bcc)
-    subject, body_text, body_html = (
-        "" if text is None else text for text in (message.subject, message.body_text, message.body_html)
-    )
+    texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
+    subject, body_text, body_html = ("" if text is None else text for text in texts)
     check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
     headers = dict(message.headers or {})
     check_headers(headers.items())

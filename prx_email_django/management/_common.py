@@ -78,6 +78,16 @@ def account_named(name: str) -> Account:
     return account
 
 
+def add_account(parser: CommandParser) -> None:
+    """Add the argument that names an account, or (if it is omitted) the whole outbox."""
+    parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
+
+
+def chosen_account(options: dict[str, Any]) -> Account | None:
+    """Return the account of the argument; None: everything."""
+    return account_named(options["account"]) if options["account"] is not None else None
+
+
 def add_selection(parser: CommandParser) -> None:
     """Add the arguments that select messages: ids, or filters that must all match."""
     parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="ids of messages")
