@@ -120,26 +120,15 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
 
     @method_decorator(sensitive_post_parameters())
     @sensitive_variables()
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Keep the submitted values out of error reports."""
-        return super().changeform_view(request, object_id, form_url, extra_context)
+        return super().changeform_view(request, *args, **kwargs)
 
-    def render_change_form(  # noqa: PLR0913  (Django's signature)
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show the form with the account's state and buttons, or with the presets for a new account."""
+        obj = kwargs.get("obj")
         if obj is None:
             context.update(presets=list(_presets()))
         else:
@@ -150,7 +139,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
                 is_paused=bool(obj.pause_reason),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Write only the columns that this form changes."""

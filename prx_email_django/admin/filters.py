@@ -37,8 +37,10 @@ class ChoiceFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
         """Return the messages of the chosen kind; all of them without a choice."""
-        chosen = self.choices_by_name.get(self.value() or "")
-        return queryset.filter(chosen[1]) if chosen else queryset
+        name = self.value()
+        if name is None:
+            return queryset
+        return queryset.filter(self.choices_by_name[name][1]) if name in self.choices_by_name else queryset.none()
 
 
 class StatusFilter(ChoiceFilter):
@@ -47,9 +49,8 @@ class StatusFilter(ChoiceFilter):
     title = _("status")
     parameter_name = "status"
     choices_by_name = {
-        **{
-            status.value: (status.label, SENDING if status is Status.SENDING else Q(status=status)) for status in Status
-        },
+        **{status.value: (status.label, Q(status=status)) for status in Status},
+        Status.SENDING.value: (Status.SENDING.label, SENDING),
         "at_rest": (_("failed, at rest"), AT_REST),
         "waiting": (_("failed, will be tried again"), FAILED & Q(next_attempt_at__isnull=False)),
     }

@@ -166,18 +166,14 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         """Show the list, with a notice while everything is paused."""
         return super().changelist_view(request, {"everything_paused": everything_paused(), **(extra_context or {})})
 
-    def render_change_form(  # noqa: PLR0913  (Django's signature)
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show one message with its recipients, attempts, attachments, bodies and buttons."""
-        context.update(message_details(obj), buttons=self.buttons_for(request, obj), understood=UNDERSTOOD)
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        context.update(
+            message_details(kwargs["obj"]), buttons=self.buttons_for(request, kwargs["obj"]), understood=UNDERSTOOD
+        )
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def source_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Show the message as it goes over the wire, as plain text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, get_type_hints
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -20,17 +20,17 @@ def with_parameters_of(arguments: Callable[P, A]) -> Callable[[Callable[[A], R]]
     """
 
     def decorate(function: Callable[[A], R]) -> Callable[P, R]:
-        signature = inspect.signature(arguments)
-
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{function.__name__}() {error}") from None
-            return function(arguments(*args, **kwargs))
+                given = arguments(*args, **kwargs)
+            except TypeError as error:  # its text begins with the name of the dataclass's constructor
+                raise TypeError(function.__name__ + str(error).partition("__init__")[2]) from None
+            return function(given)
 
-        returned = inspect.signature(function).return_annotation
+        signature, returned = inspect.signature(arguments), get_type_hints(function)["return"]
+        hints = get_type_hints(arguments)
+        call.__annotations__ = {**{name: hints[name] for name in signature.parameters}, "return": returned}
         call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
         return call
 

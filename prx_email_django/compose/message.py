@@ -12,7 +12,6 @@ from prx_email_django.compose.accounts import AccountRef, account_default_from
 from prx_email_django.compose.attachments import (
     AttachmentPolicy,
     Attachments,
-    LoadedAttachment,
     OneAttachment,
     as_attachments,
     load,
@@ -96,7 +95,6 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec
-    parts = [_part(attachment) for attachment in _load(message)]
     draft = Draft(
         account=account,
         due_at=message.send_at or now,
@@ -121,7 +119,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
             "metadata": {} if message.metadata is None else deepcopy(message.metadata),
         },
         recipients=recipients,
-        parts=parts,
+        parts=_load(message),
         idempotency_key=message.idempotency_key,
     )
     check_limits(draft, largest=largest_size(account) if largest is None else largest)
@@ -169,20 +167,10 @@ def attachment_policy() -> AttachmentPolicy:
     )
 
 
-def _load(message: MessageArguments) -> list[LoadedAttachment]:
+def _load(message: MessageArguments) -> list[DraftPart]:
     given = [*as_attachments(message.attachment), *as_attachments(message.attachments)]
     policy = attachment_policy() if given else None
     return [load(attachment, policy) for attachment in given] if policy else []
-
-
-def _part(loaded: LoadedAttachment) -> DraftPart:
-    return DraftPart(
-        kind="inline" if loaded.inline_id else "attachment",
-        filename=loaded.filename,
-        content_type=loaded.content_type,
-        content=loaded.content,
-        inline_id=loaded.inline_id,
-    )
 
 
 def _envelope_from(given: str | None, sender: str) -> str:
