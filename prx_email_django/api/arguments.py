@@ -28,10 +28,10 @@ def with_parameters_of(arguments: Callable[P, A]) -> Callable[[Callable[[A], R]]
                 raise TypeError(function.__name__ + str(error).partition("__init__")[2]) from None
             return function(given)
 
-        signature, returned = inspect.signature(arguments), get_type_hints(function)["return"]
-        hints = get_type_hints(arguments)
-        call.__annotations__ = {**{name: hints[name] for name in signature.parameters}, "return": returned}
-        call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        shown = inspect.signature(arguments).replace(return_annotation=inspect.signature(function).return_annotation)
+        hints = {**get_type_hints(arguments), "return": get_type_hints(function)["return"]}
+        call.__annotations__ = {name: hints[name] for name in (*shown.parameters, "return")}
+        call.__signature__ = shown  # type: ignore[attr-defined]
         return call
 
     return decorate
