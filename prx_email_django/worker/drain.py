@@ -21,11 +21,12 @@ from prx_email_django.store.claims import (
     Claim,
     ClaimBatch,
     claim,
-    due_head,
+    first_claimable,
     next_due,
     open_recipients,
     split_expired,
 )
+from prx_email_django.store.db import retried
 from prx_email_django.store.outbox import begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
@@ -58,7 +59,7 @@ class DueMessages:
 
     def has_due(self) -> bool:
         """Whether the account has a due message, by the claim's index."""
-        return due_head(self._current.account.pk, clock=self._clock) is not None
+        return first_claimable(self._current.account.pk, clock=self._clock) is not None
 
     def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
         """Claim due messages, best rank first."""
@@ -160,6 +161,7 @@ class Drain:
             loop.run(should_stop=self._should_stop, tick=tick)
         except BaseException:
             loop.leave()
+            self._tick()  # what was sent counts, although the drain breaks off
             raise
 
     def _newcomers(self, loop: WorkerLoop) -> list[CurrentAccount]:
@@ -215,10 +217,11 @@ class Drain:
         end_expired_pause(state, now=self.clock.now)
         if is_paused(state, now=self.clock.now):
             return False
-        head = due_head(account.pk, clock=self.clock)
+        head = first_claimable(account.pk, clock=self.clock)
         # Checked before connecting: otherwise a reached limit would cost a login a second.
         return head is not None and has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
+    @retried
     def _candidates(self) -> list[Account]:
         active = with_state().filter(is_active=True)
         if self.accounts is not None:

@@ -70,7 +70,7 @@ def test_a_row_at_rest_is_never_claimed() -> None:
     row = message(owner)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
     assert take(owner, now=NOW + timedelta(days=400)) == []
-    assert not store.claims.due_head(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.claims.first_claimable(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_priority_goes_first_then_due_time_then_age() -> None:
@@ -98,7 +98,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     first, second = account("first"), account("second")
     row = message(second)
     assert take(first) == []
-    assert not store.claims.due_head(first.pk, clock=at())
+    assert not store.claims.first_claimable(first.pk, clock=at())
     assert [one.id for one in take(second)] == [row.pk]
 
 
@@ -180,7 +180,7 @@ def test_a_renewal_moves_every_live_lease_on_in_one_statement(django_assert_num_
     soon = base.database_now() + timedelta(seconds=5)
     OutboxMessage.objects.update(claim_expires_at=soon)
     with django_assert_num_queries(1):
-        store.claims.renew([claim.lease for claim in claims], clock=at())
+        store.claims.renew(claims, clock=at())
     for claim in claims:
         expires = fresh(claim).claim_expires_at
         assert expires is not None
@@ -192,7 +192,7 @@ def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:
     claim = take_one(row)
     lapse([claim])
     store.recover.recover(clock=at())
-    store.claims.renew([claim.lease], clock=at())
+    store.claims.renew([claim], clock=at())
     assert (fresh(row).status, fresh(row).claim_expires_at) == ("failed", None)
 
 
@@ -203,7 +203,7 @@ def test_a_lease_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.Mo
     awake = claims_module.uptime
     monkeypatch.setattr(claims_module, "uptime", lambda: awake() + 181)
     assert not claim.lease.has_time_left()
-    store.claims.renew([claim.lease], clock=at())
+    store.claims.renew([claim], clock=at())
     assert not claim.lease.has_time_left()
 
 
