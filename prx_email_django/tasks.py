@@ -92,7 +92,7 @@ def _drain(*, wait: bool) -> int | None:
             purge_if_time()
     except WrongInstance as error:
         logger.error("nothing is sent: %s", error)
-    except Exception as error:  # django-q2 would store the text, which may quote an address
+    except Exception as error:  # noqa: BLE001  (django-q2 would store the text, which may quote an address)
         if is_away(error):
             logger.error("the database cannot be used; the next drain tries again")
             return None

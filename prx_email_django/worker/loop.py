@@ -37,6 +37,11 @@ END_GRACE = 10.0
 LONGEST_ABSENCE = 600.0
 
 
+def next_try(absent: float) -> float:
+    """Seconds until the next try, when the database has been away for so many seconds."""
+    return min(max(FIRST_TRY, absent), LAST_TRY)
+
+
 class WorkerLoop:
     """Runs the workers of accounts side by side; a slow or failing account never delays another."""
 
@@ -122,7 +127,7 @@ class WorkerLoop:
         """
         if absent < FIRST_TRY:
             logger.error("the database is away, results are kept in memory: %s", error)
-        until = monotonic() + min(max(FIRST_TRY, absent), LAST_TRY)
+        until = monotonic() + next_try(absent)
         while (left := until - monotonic()) > 0:
             if not self._is_over() and absent < LONGEST_ABSENCE:
                 self._quiet_since = None

@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 
 from prx_email_django import store
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store import claims as claims_module
 from prx_email_django.store import db as base
+from prx_email_django.store.absence import waiting_for_database
 from tests.support.factories import (
     NOW,
     SECOND,
@@ -185,6 +187,43 @@ def test_a_renewal_moves_every_live_lease_on_in_one_statement(django_assert_num_
         expires = fresh(claim).claim_expires_at
         assert expires is not None
         assert expires > soon + timedelta(seconds=100)
+
+
+def test_a_renewal_marks_the_claims_that_it_does_not_find() -> None:
+    owner = account()
+    message(owner), message(owner)
+    kept, taken_away = take(owner)
+    OutboxMessage.objects.filter(pk=taken_away.id).update(status="pending")
+    (again,) = take(owner)
+    store.claims.renew([kept, taken_away], clock=at())
+    assert kept.has_time_left() and not taken_away.has_time_left()
+    store.claims.renew([kept, again], clock=at())
+    assert kept.has_time_left() and again.has_time_left()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_claim_whose_answer_was_lost_is_released_by_the_next_try() -> None:
+    """The commit took effect, and the worker never heard of it: the rows must not wait for the lease's end."""
+    owner = account()
+    for _ in range(4):
+        message(owner)
+    tries = 0
+
+    def lose_first_commit(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        nonlocal tries
+        result = execute(sql, params, many, context)
+        if sql.startswith("UPDATE"):
+            tries += 1
+            if tries == 1:
+                raise OperationalError("server closed the connection unexpectedly")
+        return result
+
+    waits: list[float] = []
+    waiting = waiting_for_database(lambda error, absent: waits.append(absent) is None)
+    with waiting, connection.execute_wrapper(lose_first_commit):
+        claims = take(owner, limit=2)
+    assert len(claims) == 2 and len(waits) == 1
+    assert OutboxMessage.objects.filter(status="sending").count() == 2
 
 
 def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:

@@ -1,15 +1,16 @@
 """A TCP proxy on loopback before the test's database server: it can go away and come back, as a restarted server does.
 
-    with DatabaseProxy() as proxy, Drainer(env=proxy.environment) as drainer:
-        proxy.go_away()
-        assert eventually(lambda: "the database is away" in drainer.errors)
-        proxy.come_back()
+with DatabaseProxy() as proxy, Drainer(env=proxy.environment) as drainer:
+    proxy.go_away()
+    assert eventually(lambda: "the database is away" in drainer.errors)
+    proxy.come_back()
 """
 
 from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,7 +32,8 @@ class DatabaseProxy:
         self._changed = threading.Condition()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._away = False
-        self._mute = False
+        #: Chunks of answers until one is lost; 0: none is.
+        self._answers_left = 0
 
     def go_away(self) -> None:
         """Cut every connection, and close new ones at once."""
@@ -39,20 +41,15 @@ class DatabaseProxy:
             self._away = True
             self._cut()
 
-    def lose_next_answer(self) -> None:
-        """Forward what clients say; at the server's next answer, cut every connection in place of the answer."""
+    def lose_answer(self, number: int = 1) -> None:
+        """Forward what clients say; in place of the server's answer of this number, cut every connection."""
         with self._changed:
-            self._mute = True
+            self._answers_left = number
 
     def come_back(self) -> None:
         """Forward new connections again."""
         with self._changed:
             self._away = False
-
-    def wait_lost(self) -> bool:
-        """Wait until an answer was lost."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._mute, PATIENCE)
 
     def _cut(self) -> None:
         for pair in self._pairs:
@@ -82,8 +79,9 @@ class DatabaseProxy:
             while data := source.recv(65536):
                 if answers:
                     with self._changed:
-                        if self._mute:
-                            self._mute = False
+                        lost = self._answers_left == 1
+                        self._answers_left = max(0, self._answers_left - 1)
+                        if lost:
                             self._cut()
                             self._changed.notify_all()
                             return
@@ -108,8 +106,6 @@ class DatabaseProxy:
 
 
 def _shut(one: socket.socket) -> None:
-    try:
+    with suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     one.close()
