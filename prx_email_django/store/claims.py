@@ -339,19 +339,19 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
 def first_claimable(account_id: int, *, clock: Clock) -> int | None:
     """The message that a claim of this account would get first; None: nothing is due, or others hold it.
 
-    Asked before a connection is opened.  Where the database can skip locked rows, this takes the claim's own lock for a
-    moment: a due row in somebody's open transaction would cost a login a second otherwise.
+    Asked before a connection is opened: a due row in somebody's open transaction would cost a login a second otherwise.
     """
-    locks = connections[outbox_alias()].features.has_select_for_update_skip_locked
-    for head in _heads(account_id):
-        if head.next_attempt_at > clock.now:
-            continue
-        if not locks:
-            return head.pk
-        with atomic():
-            pk = _due(account_id, head.rank, clock).select_for_update(skip_locked=True).values_list("pk").first()
-        if pk is not None:
-            return int(pk[0])
+    due_heads = (head for head in _heads(account_id) if head.next_attempt_at <= clock.now)
+    connection = connections[outbox_alias()]
+    if not connection.features.has_select_for_update_skip_locked:
+        return next((head.pk for head in due_heads), None)
+    for head in due_heads:
+        # The claim's own lock, which ends with the statement; the ORM would need a transaction for it.
+        query, params = _due(account_id, head.rank, clock).values_list("pk")[:1].query.sql_with_params()
+        with connection.cursor() as cursor:
+            cursor.execute(f"{query} {connection.ops.for_update_sql(skip_locked=True)}", params)
+            if row := cursor.fetchone():
+                return int(row[0])
     return None
 
 
