@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-from django.db import DatabaseError
+from functools import partial
 
 from prx_email_django.api.answers import LIMITED, PAUSED, answer, pause_sentence
 from prx_email_django.api.arguments import with_parameters_of
@@ -26,6 +24,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.states import WAITING
 from prx_email_django.status.reasons import obstacle_sentence
+from prx_email_django.store.absence import unwritten
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.store.insert import Draft, insert, insert_claimed
@@ -33,8 +32,6 @@ from prx_email_django.store.operations import check_retry, claim_one, requeue
 from prx_email_django.store.outbox import outbox_and_clock
 from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.single import deliver, expire_now, simulate
-
-logger = logging.getLogger("prx_email_django")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +91,9 @@ def _with_slot(
         heeding = known_state(account) if heed_pause else None
         return attempt(slot_or_obstacle(account, noted=noted, clock=clock, heeding=heeding))
     except BaseException as error:
-        try:
-            if not isinstance(error, Exception):
-                fresh_connection()
-            release_slots(noted)  # once more does no harm: each has a token of its own
-        except DatabaseError:
-            logger.exception("account %s: a slot could not be released; it is free when its lease ends", account)
+        if not isinstance(error, Exception):
+            fresh_connection()
+        unwritten.write([partial(release_slots, noted)])  # once more does no harm: each has a token of its own
         raise
 
 
@@ -108,10 +102,10 @@ def _send_with(slot: Slot | Obstacle, draft: Draft, *, clock: Clock) -> SendResu
         return _left_pending(draft, LIMITED, obstacle_sentence(slot, now=clock.running), clock=clock)
     claim = insert_claimed(draft, clock=clock)
     if not isinstance(claim, Claim):
-        release_slots([slot])
+        unwritten.write([partial(release_slots, [slot])])  # the result stands, whatever happens to the database
         return answer(claim)
     if expire_now(claim, draft.account, clock=clock):
-        release_slots([slot])
+        unwritten.write([partial(release_slots, [slot])])  # the result stands, whatever happens to the database
         return answer(claim.message)
     message, obstacle = deliver(claim, draft.account, slot, clock=clock)
     if obstacle is None:
