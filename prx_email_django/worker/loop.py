@@ -99,6 +99,7 @@ class WorkerLoop:
                 for worker in self.workers:
                     if not worker.stop_reason:
                         self._guarded(worker, methodcaller("stop", reason))
+            self._hand_out_again()
             heard = [worker.collect() for worker in self.workers]
             self.record(everything=any(heard))
             self._renew()
@@ -135,6 +136,13 @@ class WorkerLoop:
                 return False
             time.sleep(min(left, FIRST_TRY))
         return True
+
+    def _hand_out_again(self) -> None:
+        """The database is back."""
+        for worker in self.workers:
+            if worker.ready.stopped:
+                worker.ready.stopped = False
+                worker.network.call(worker.ready.wake_connections)
 
     def _becomes_quiet(self) -> bool:
         """Hand out nothing more; False: nothing is left to write, or for long enough nothing has been on its way."""
