@@ -19,6 +19,7 @@ from prx_email_django.store.absence import Unwritten, unwritten
 from prx_email_django.worker import loop
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.test_loop import summary
+from tests.acceptance.test_qcluster import cluster, ended, queue, site
 from tests.acceptance.workers import Worker, assert_all_sent, assert_each_once, environment, eventually, outbox
 from tests.support.database_proxy import DatabaseProxy
 from tests.support.factories import backlog, mail
@@ -158,6 +159,25 @@ def test_a_loop_counts_what_it_sent_before_and_after_absences(absence: Absence, 
                 absence.come_back(worker.process.pid)
             assert worker.wait() == 0
         assert summary(worker)["sent"] == COUNT
+        assert_each_once(server, COUNT)
+
+
+def test_a_task_of_a_cluster_outlasts_an_absence(absence: Absence) -> None:
+    """Forgotten acceptances would be sent again when their leases end, minutes later."""
+    env = site() | dict(absence.environment)
+    with outbox(max_connections=2) as (server, account), cluster(env) as worker:
+        moment = Moment(server, "final", first=10, connections=2)
+        queue(env, COUNT)
+        moment.wait()
+        slot = ConnectionSlot.objects.filter(token__isnull=False).first()
+        assert slot
+        drain_process = int(slot.holder.rpartition(":")[2])
+        absence.go_away(drain_process)
+        moment.pass_by()
+        assert eventually(lambda: NOTICED in worker.output)
+        absence.come_back(drain_process)
+        assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == COUNT, timeout=30)
+        ended(worker)
         assert_each_once(server, COUNT)
 
 
