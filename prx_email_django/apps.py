@@ -21,9 +21,10 @@ class OutboxConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks, and create the schedule after ``migrate`` if django-q2 is installed."""
-        from prx_email_django import checks, conf  # noqa: F401, PLC0415  (models are ready only now)
+        from prx_email_django import checks  # noqa: F401, PLC0415  (models are ready only now)
+        from prx_email_django.conf.reader import django_q_installed  # noqa: PLC0415
 
-        if conf.django_q_installed():
+        if django_q_installed():
             post_migrate.connect(register_schedule, sender=self, dispatch_uid="prx_email_django.schedule")
 
 

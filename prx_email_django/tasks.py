@@ -13,12 +13,11 @@ import math
 import traceback
 from typing import Any
 
-from django.db import OperationalError
-
 from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
 from prx_email_django.results import DrainReport
+from prx_email_django.store.absence import is_away
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import claim_purge
 from prx_email_django.store.purge import PurgeReport, purge_idle
@@ -93,9 +92,10 @@ def _drain(*, wait: bool) -> int | None:
             purge_if_time()
     except WrongInstance as error:
         logger.error("nothing is sent: %s", error)
-    except OperationalError:
-        logger.error("the database cannot be used; the next drain tries again")
     except Exception as error:  # noqa: BLE001  (django-q2 would store the text, which may quote an address)
+        if is_away(error):
+            logger.error("the database cannot be used; the next drain tries again")
+            return None
         stack = "".join(traceback.format_tb(error.__traceback__))
         logger.error("a drain ended with %s:\n%s", type(error).__name__, stack)
     else:

@@ -8,32 +8,17 @@ To extend a page, derive from its mixin (``OutboxMessageAdminMixin``, ``AccountA
 this package and register your own.  The templates override blocks of Django's templates, so themes keep working.
 """
 
+from prx_email_django.admin import outbox, records
 from prx_email_django.admin.accounts import AccountAdmin, AccountAdminMixin
 from prx_email_django.admin.base import FactsAdminMixin
 from prx_email_django.admin.messages import OutboxMessageAdmin, OutboxMessageAdminMixin
-from prx_email_django.admin.outbox import OutboxStateAdmin
-from prx_email_django.admin.records import (
-    AccountStateAdmin,
-    AttachmentAdmin,
-    ConnectionSlotAdmin,
-    DeliveryAttemptAdmin,
-    InboundMessageAdmin,
-    RateWindowAdmin,
-    RecipientAdmin,
-)
 
 __all__ = [
     "AccountAdmin",
     "AccountAdminMixin",
-    "AccountStateAdmin",
-    "AttachmentAdmin",
-    "ConnectionSlotAdmin",
-    "DeliveryAttemptAdmin",
     "FactsAdminMixin",
-    "InboundMessageAdmin",
     "OutboxMessageAdmin",
     "OutboxMessageAdminMixin",
-    "OutboxStateAdmin",
-    "RateWindowAdmin",
-    "RecipientAdmin",
+    "outbox",
+    "records",
 ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -18,7 +17,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from prx_email_django.admin import columns
-from prx_email_django.admin.base import FastListMixin
+from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import PauseActionsMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
@@ -28,11 +27,6 @@ from prx_email_django.states import Status
 from prx_email_django.status.figures import account_facts, account_reason
 from prx_email_django.status.reasons import advice
 from prx_email_django.store.db import clock_for
-
-if TYPE_CHECKING:
-    AccountAdminBase = admin.ModelAdmin[Account]
-else:
-    AccountAdminBase = admin.ModelAdmin
 
 #: Deleted with their account without a permission of their own, because no person created these rows.
 OWNED = (AccountState, ConnectionSlot, RateWindow, InboundMessage)
@@ -115,9 +109,10 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         """Hide checkboxes of unset secrets; with view permission only, show whether a secret is set."""
         if obj is not None and not self.has_change_permission(request, obj):
             replaced = {name: f"{name}_is_set" for name in SECRETS}
-            return _with_fields(super().get_fieldsets(request, obj), replaced, {clear_box(name) for name in SECRETS})
+            boxes = {clear_box(name) for name in SECRETS}
+            return changed_fieldsets(super().get_fieldsets(request, obj), removed=boxes, replaced=replaced)
         unset = {clear_box(name) for name in SECRETS if obj is None or not is_set(obj, name)}
-        return _with_fields(super().get_fieldsets(request, obj), {}, unset)
+        return changed_fieldsets(super().get_fieldsets(request, obj), removed=unset)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Include the read-only fields that replace secrets."""
@@ -125,26 +120,15 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
 
     @method_decorator(sensitive_post_parameters())
     @sensitive_variables()
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Keep the submitted values out of error reports."""
-        return super().changeform_view(request, object_id, form_url, extra_context)
+        return super().changeform_view(request, *args, **kwargs)
 
-    def render_change_form(  # noqa: PLR0913  (Django's signature)
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show the form with the account's state and buttons, or with the presets for a new account."""
+        obj = kwargs.get("obj")
         if obj is None:
             context.update(presets=list(_presets()))
         else:
@@ -155,7 +139,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
                 is_paused=bool(obj.pause_reason),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Write only the columns that this form changes."""
@@ -192,8 +176,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
         count: int = account.shown_at_rest
         if not count:
             return count
-        opts = OutboxMessage._meta
-        url = reverse(f"{self.admin_site.name}:{opts.app_label}_{opts.model_name}_changelist")
+        url = page_url(self, OutboxMessage, "changelist")
         return columns.link(f"{url}?{urlencode({'account__id__exact': account.pk, 'status': 'at_rest'})}", count)
 
     password_is_set = _is_set_column("password")
@@ -203,7 +186,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
 
 
 @admin.register(Account)
-class AccountAdmin(AccountAdminMixin, AccountAdminBase):
+class AccountAdmin(AccountAdminMixin, ModelAdmin):
     """Registers accounts in the admin site."""
 
 
@@ -216,11 +199,3 @@ def _presets() -> Iterator[dict[str, Any]]:
         if preset.oauth_provider:
             query = urlencode(server | {"oauth_provider": preset.oauth_provider})
             yield {"name": name.capitalize(), "how": _("OAuth"), "query": query, **server}
-
-
-def _with_fields(fieldsets: Any, replaced: dict[str, str], removed: set[str]) -> list[tuple[Any, dict[str, Any]]]:
-    def names(fields: Iterable[Any]) -> list[Any]:
-        flat = [names(name) if isinstance(name, (list, tuple)) else replaced.get(name, name) for name in fields]
-        return [name for name in flat if not isinstance(name, str) or name not in removed]
-
-    return [(title, {**options, "fields": names(options["fields"])}) for title, options in fieldsets]

@@ -9,17 +9,14 @@ from typing import Any, cast
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.core.exceptions import PermissionDenied
 from django.db.models import F, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_POST
 
-from prx_email_django.admin.base import OperatorMixin
+from prx_email_django.admin.base import OperatorMixin, page_url
 from prx_email_django.admin.operations import CANCEL, CONFIRM, OPERATIONS, REFUSALS, RETRY, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.results import ChangeReport
@@ -41,37 +38,33 @@ class MessageActionsMixin(OperatorMixin):
         return [
             path(
                 f"<int:pk>/{operation.name}/",
-                self.admin_site.admin_view(require_POST(self.operate_view)),
+                self.guarded(self.operate_view),
                 {"name": operation.name},
-                name=f"{self.opts.app_label}_{self.opts.model_name}_{operation.name}",
+                name=self.url_name(operation.name),
             )
             for operation in OPERATIONS.values()
         ] + super().get_urls()
 
     def operate_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """Apply an operation to one message."""
-        message = self.get_object(request, str(pk))
-        if message is None:
-            raise Http404
-        if not self.has_operate_permission(request, message):
-            raise PermissionDenied
+        message = self.operable(request, pk)
         operation = OPERATIONS[name]
         if operation.may_duplicate(message) and UNDERSTOOD not in request.POST:
             text = _("Nothing was changed. The message may have been delivered: first accept a second copy.")
             messages.warning(request, text)
         else:
             self._apply(request, operation, [message])
-        return HttpResponseRedirect(reverse(f"{self.admin_site.name}:{_change(self.opts)}", args=[pk]))
+        return self.back_to("change", pk)
 
     def buttons_for(self, request: HttpRequest, message: OutboxMessage) -> list[dict[str, Any]]:
         """Return the operations that apply to this message, if this person may use them."""
         if not self.has_operate_permission(request, message):
             return []
-        now, prefix = timezone.now(), f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}"
+        now = timezone.now()
         return [
             {
                 "operation": operation,
-                "url": reverse(f"{prefix}_{operation.name}", args=[message.pk]),
+                "url": page_url(self, self.model, operation.name, message.pk),
                 "may_duplicate": operation.may_duplicate(message),
             }
             for operation in OPERATIONS.values()
@@ -109,19 +102,15 @@ class MessageActionsMixin(OperatorMixin):
         return None
 
     def _ask(self, request: HttpRequest, operation: Operation, action: str, uncertain: int) -> HttpResponse:
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "media": self.media,
-            "title": operation.label,
-            "uncertain": uncertain,
-            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
-            "select_across": request.POST.get("select_across", "0"),
-            "action": action,
-            "action_checkbox_name": ACTION_CHECKBOX_NAME,
-            "understood": UNDERSTOOD,
-        }
-        return TemplateResponse(request, "admin/prx_email_django/confirm_copies.html", context)
+        return self.own_page(
+            request,
+            "confirm_copies.html",
+            title=operation.label,
+            uncertain=uncertain,
+            action=action,
+            understood=UNDERSTOOD,
+            **selected_rows(request),
+        )
 
     def _apply(self, request: HttpRequest, operation: Operation, rows: Sequence[OutboxMessage]) -> None:
         permitted = [row for row in rows if self.has_operate_permission(request, row)]
@@ -151,5 +140,10 @@ def log(request: HttpRequest, rows: Sequence[Any], text: str) -> None:
     LogEntry.objects.log_actions(user_id=person, queryset=rows, action_flag=CHANGE, change_message=text)
 
 
-def _change(opts: Any) -> str:
-    return f"{opts.app_label}_{opts.model_name}_change"
+def selected_rows(request: HttpRequest) -> dict[str, Any]:
+    """Return what a page that asks back must submit again to keep the selection of the list."""
+    return {
+        "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+        "select_across": request.POST.get("select_across", "0"),
+        "action_checkbox_name": ACTION_CHECKBOX_NAME,
+    }

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.functional import cached_property
+from django.views.decorators.http import require_POST
 
 from prx_email_django.models.encrypted import EncryptedTextField
 
 if TYPE_CHECKING:
-    ModelAdminBase = admin.ModelAdmin[Any]
+    ModelAdmin = admin.ModelAdmin[Any]
+    ModelAdminBase = ModelAdmin
     PaginatorBase = Paginator[Any]
 else:
-    ModelAdminBase = object
-    PaginatorBase = Paginator
+    ModelAdmin, ModelAdminBase, PaginatorBase = admin.ModelAdmin, object, Paginator
 
 
 class CappedPaginator(PaginatorBase):
@@ -55,11 +59,41 @@ class FastListMixin(ModelAdminBase):
 
 
 class OperatorMixin(ModelAdminBase):
-    """Permission for buttons and bulk actions."""
+    """Permission for buttons and bulk actions, and what their views share."""
 
     def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether this person may use buttons (on ``obj``): requires the change permission for the model."""
         return super().has_change_permission(request, obj)
+
+    def operable(self, request: HttpRequest, pk: int) -> Any:
+        """Return the row that a button of this person is about.
+
+        Raises:
+            Http404, PermissionDenied: there is no such row, or the person may not use its buttons.
+        """
+        row = self.get_object(request, str(pk))
+        if row is None:
+            raise Http404
+        if not self.has_operate_permission(request, row):
+            raise PermissionDenied
+        return row
+
+    def url_name(self, page: str) -> str:
+        """Return the name of one of this model's URLs, without the site's namespace."""
+        return f"{self.opts.app_label}_{self.opts.model_name}_{page}"
+
+    def back_to(self, page: str, *args: int) -> HttpResponseRedirect:
+        """Redirect to a page of this model (``change`` with its primary key, ``changelist``)."""
+        return HttpResponseRedirect(page_url(self, self.model, page, *args))
+
+    def guarded(self, view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        """Return the view of a button: POST only, for persons who are signed in."""
+        return self.admin_site.admin_view(require_POST(view))
+
+    def own_page(self, request: HttpRequest, template: str, *, media: Any = None, **context: Any) -> TemplateResponse:
+        """Render a page that Django's admin does not have, in the frame of the admin."""
+        frame = {**self.admin_site.each_context(request), "opts": self.opts, "media": media or self.media}
+        return TemplateResponse(request, f"admin/prx_email_django/{template}", {**frame, **context})
 
 
 class FactsAdminMixin(FastListMixin, OperatorMixin):
@@ -86,11 +120,20 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
         return shown_fields(self.model)
 
 
-def without_fields(fieldsets: Any, removed: Collection[str]) -> list[tuple[Any, dict[str, Any]]]:
-    """Remove fields from fieldsets, and lines and fieldsets that are empty then."""
+def page_url(model_admin: ModelAdmin, model: type[Model], page: str, *args: int) -> str:
+    """Return the URL of a page (``change``, ``changelist``) of a model in the site of ``model_admin``."""
+    opts = model._meta
+    return reverse(f"{model_admin.admin_site.name}:{opts.app_label}_{opts.model_name}_{page}", args=args)
+
+
+def changed_fieldsets(
+    fieldsets: Any, *, removed: Collection[str], replaced: Mapping[str, str] | None = None
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Replace and remove fields of fieldsets, and remove lines and fieldsets that are empty then."""
+    renamed = replaced or {}
 
     def names(fields: Iterable[Any]) -> list[Any]:
-        kept = [names(name) if isinstance(name, (list, tuple)) else name for name in fields]
+        kept = [names(name) if isinstance(name, (list, tuple)) else renamed.get(name, name) for name in fields]
         return [name for name in kept if name and (not isinstance(name, str) or name not in removed)]
 
     left = [(title, {**options, "fields": names(options["fields"])}) for title, options in fieldsets]

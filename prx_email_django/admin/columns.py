@@ -1,15 +1,17 @@
-"""Texts and colours for columns of lists and pages.  Pure functions of a row."""
+"""Texts and colours for columns of lists and pages.  Pure functions of a row; some are columns themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from django.contrib import admin
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
@@ -55,6 +57,7 @@ def message_state(message: OutboxMessage) -> tuple[str, str]:
     return "failed", message.status
 
 
+@admin.display(description=gettext_lazy("status"))
 def status_badges(message: OutboxMessage) -> SafeString:
     """Return the status label, with a second label if the message may have been delivered."""
     state = badge(*message_state(message))
@@ -73,6 +76,7 @@ def status_and_time(message: OutboxMessage) -> SafeString:
     return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), time)
 
 
+@admin.display(description=gettext_lazy("failed attempts"))
 def failures(message: OutboxMessage) -> str:
     """Return the number of attempts that did not succeed, and how many of them have an unknown outcome."""
     unknown = message.attempts - message.retries
@@ -111,6 +115,7 @@ def answer(attempt: DeliveryAttempt) -> str:
     return f"{code} {attempt.error}"
 
 
+@admin.display(description=gettext_lazy("what happened"))
 def what_happened(attempt: DeliveryAttempt) -> SafeString:
     """Return the kind of error and the server's reply."""
     if not attempt.error_code:
@@ -118,6 +123,7 @@ def what_happened(attempt: DeliveryAttempt) -> SafeString:
     return format_html("<strong>{}</strong> {}", attempt.get_error_code_display(), answer(attempt))
 
 
+@admin.display(description=gettext_lazy("recipients"))
 def addresses(message: OutboxMessage) -> str:
     """Return the first addresses, and how many more there are."""
     everyone: Sequence[str] = [*message.to, *message.cc, *message.bcc]
@@ -128,6 +134,7 @@ def addresses(message: OutboxMessage) -> str:
     return ngettext("%(shown)s and %(more)d more", "%(shown)s and %(more)d more", more) % {"shown": shown, "more": more}
 
 
+@admin.display(description=gettext_lazy("reason"))
 def reason(message: OutboxMessage) -> SafeString:
     """Return kind and text of the last error."""
     if not message.last_error and message.last_error_code in ("", ErrorCode.CANCELLED):
@@ -136,3 +143,13 @@ def reason(message: OutboxMessage) -> SafeString:
     return format_html(
         '<strong>{}</strong> <span class="outbox-reason">{}</span>', message.get_last_error_code_display(), text
     )
+
+
+def joined(name: str, label: Any) -> Any:
+    """Return a column with the addresses of one field as the caller gave them."""
+
+    @admin.display(description=label)
+    def column(message: OutboxMessage) -> str:
+        return ", ".join(getattr(message, name))
+
+    return staticmethod(column)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import QuerySet
-from django.utils.safestring import SafeString
 
 from prx_email_django.admin.columns import recipient_answer, recipient_result, what_happened
 from prx_email_django.admin.preview import bodies_of
@@ -18,25 +16,6 @@ from prx_email_django.status.figures import message_reason
 MAX_ROWS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class RecipientLine:
-    """One recipient with its result as text."""
-
-    recipient: Recipient
-    state: str
-    label: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptLine:
-    """One attempt with its duration and its result."""
-
-    attempt: DeliveryAttempt
-    seconds: str
-    result: SafeString
-
-
 def message_details(message: OutboxMessage) -> dict[str, Any]:
     """Return the template context of the message's page; the number of queries is fixed."""
     recipients, more_recipients = _first(message.recipients.order_by("pk"))
@@ -45,15 +24,20 @@ def message_details(message: OutboxMessage) -> dict[str, Any]:
         "why": message_reason(message),
         "recipients": [_recipient_line(recipient, message) for recipient in recipients],
         "more_recipients": more_recipients,
-        "delivery_attempts": [AttemptLine(attempt, _duration(attempt), what_happened(attempt)) for attempt in attempts],
+        "delivery_attempts": [
+            {"attempt": attempt, "seconds": _duration(attempt), "result": what_happened(attempt)}
+            for attempt in attempts
+        ],
         "more_attempts": more_attempts,
         "attachments": message.attachments.order_by("position"),
         "bodies": bodies_of(message),
     }
 
 
-def _recipient_line(recipient: Recipient, message: OutboxMessage) -> RecipientLine:
-    return RecipientLine(recipient, *recipient_result(recipient, message), recipient_answer(recipient, message))
+def _recipient_line(recipient: Recipient, message: OutboxMessage) -> dict[str, Any]:
+    state, label = recipient_result(recipient, message)
+    answer = recipient_answer(recipient, message)
+    return {"recipient": recipient, "state": state, "label": label, "answer": answer}
 
 
 def _duration(attempt: DeliveryAttempt) -> str:

@@ -6,7 +6,7 @@ index), pending (they have a next attempt) or sending (they have a lease).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -26,87 +26,68 @@ AT_REST = FAILED & Q(next_attempt_at__isnull=True)
 UNKNOWN = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
 
 
-class StatusFilter(admin.SimpleListFilter):
-    """Filter by status."""
+class ChoiceFilter(admin.SimpleListFilter):
+    """A filter of named choices, each with its label and its condition."""
+
+    choices_by_name: Mapping[str, tuple[Any, Q]]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """Return the names and labels of the choices."""
+        return [(name, label) for name, (label, _condition) in self.choices_by_name.items()]
+
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the messages of the chosen kind; all of them without a choice."""
+        name = self.value()
+        if name is None:
+            return queryset
+        return queryset.filter(self.choices_by_name[name][1]) if name in self.choices_by_name else queryset.none()
+
+
+class StatusFilter(ChoiceFilter):
+    """Filter by status: the four statuses, and the two kinds of failed messages."""
 
     title = _("status")
     parameter_name = "status"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return the four statuses, and the two kinds of failed messages."""
-        return [*Status.choices, ("at_rest", _("failed, at rest")), ("waiting", _("failed, will be tried again"))]
-
-    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Return the messages with the chosen status."""
-        match self.value():
-            case None:
-                return queryset
-            case "at_rest":
-                return queryset.filter(AT_REST)
-            case "waiting":
-                return queryset.filter(FAILED, next_attempt_at__isnull=False)
-            case Status.SENDING:
-                return queryset.filter(SENDING)
-            case status:
-                return queryset.filter(status=status)
+    choices_by_name = {
+        **{status.value: (status.label, Q(status=status)) for status in Status},
+        Status.SENDING.value: (Status.SENDING.label, SENDING),
+        "at_rest": (_("failed, at rest"), AT_REST),
+        "waiting": (_("failed, will be tried again"), FAILED & Q(next_attempt_at__isnull=False)),
+    }
 
 
-class UnknownOutcomeFilter(admin.SimpleListFilter):
+class UnknownOutcomeFilter(ChoiceFilter):
     """Filter for messages that may have been delivered."""
 
     title = _("outcome")
     parameter_name = "doubt"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return all of them, or those at rest."""
-        return [("yes", _("may have been delivered")), ("held", _("may have been delivered, at rest"))]
-
-    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Return messages with more attempts than known failures."""
-        match self.value():
-            case "yes":
-                return queryset.filter(UNKNOWN)
-            case "held":
-                return queryset.filter(AT_REST, attempts__gt=F("retries"))
-        return queryset
+    choices_by_name = {
+        "yes": (_("may have been delivered"), UNKNOWN),
+        "held": (_("may have been delivered, at rest"), AT_REST & Q(attempts__gt=F("retries"))),
+    }
 
 
-class ErrorCodeFilter(admin.SimpleListFilter):
-    """Filter by the error code of the last attempt."""
+class ErrorCodeFilter(ChoiceFilter):
+    """Filter by the error code of the last attempt; on sent messages the only code is refused recipients."""
 
     title = _("error")
     parameter_name = "error"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return all error codes."""
-        return ErrorCode.choices
-
-    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Return messages whose last error has this code; on sent messages the only code is refused recipients."""
-        code = self.value()
-        if code is None:
-            return queryset
-        found = queryset.filter(last_error_code=code)
-        return found if code == ErrorCode.RECIPIENTS_REFUSED else found.filter(FAILED | SENDING)
+    choices_by_name = {
+        code.value: (
+            code.label,
+            Q(last_error_code=code) & (Q() if code is ErrorCode.RECIPIENTS_REFUSED else FAILED | SENDING),
+        )
+        for code in ErrorCode
+    }
 
 
-class PriorityFilter(admin.SimpleListFilter):
-    """Filter by priority."""
+class PriorityFilter(ChoiceFilter):
+    """Filter by priority: three ranges of the scale from −10 to 10."""
 
     title = _("priority")
     parameter_name = "priority"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return three ranges of the scale from −10 to 10."""
-        return [("high", _("high (above 0)")), ("normal", _("normal (0)")), ("low", _("low (below 0)"))]
-
-    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
-        """Return messages in the chosen range."""
-        match self.value():
-            case "high":
-                return queryset.filter(priority__gt=0)
-            case "normal":
-                return queryset.filter(priority=0)
-            case "low":
-                return queryset.filter(priority__lt=0)
-        return queryset
+    choices_by_name = {
+        "high": (_("high (above 0)"), Q(priority__gt=0)),
+        "normal": (_("normal (0)"), Q(priority=0)),
+        "low": (_("low (below 0)"), Q(priority__lt=0)),
+    }

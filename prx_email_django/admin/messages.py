@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.http import content_disposition_header
 from django.utils.safestring import SafeString
@@ -18,18 +17,13 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns, filters
 from prx_email_django.admin.actions import UNDERSTOOD, MessageActionsMixin
-from prx_email_django.admin.base import FactsAdminMixin, without_fields
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fieldsets
 from prx_email_django.admin.details import message_details
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
 from prx_email_django.admin.search import search
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import ContentAltered
-
-if TYPE_CHECKING:
-    MessageAdminBase = admin.ModelAdmin[OutboxMessage]
-else:
-    MessageAdminBase = admin.ModelAdmin
 
 #: Columns that the list does not show; some are large.
 DEFERRED = ("body_text", "body_html", "headers", "metadata", "references")
@@ -140,12 +134,11 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
 
     def get_urls(self) -> list[URLPattern]:
         """Add the URLs of source and attachments."""
-        name = f"{self.opts.app_label}_{self.opts.model_name}"
         guarded = self.admin_site.admin_view
         return [
-            path("<int:pk>/source/", guarded(self.source_view), name=f"{name}_source"),
-            path("<int:pk>/source.eml", guarded(self.download_view), name=f"{name}_download"),
-            path("<int:pk>/files/<int:file>/", guarded(self.file_view), name=f"{name}_file"),
+            path("<int:pk>/source/", guarded(self.source_view), name=self.url_name("source")),
+            path("<int:pk>/source.eml", guarded(self.download_view), name=self.url_name("download")),
+            path("<int:pk>/files/<int:file>/", guarded(self.file_view), name=self.url_name("file")),
             *super().get_urls(),
         ]
 
@@ -157,7 +150,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         empty = {name for name, column in OPTIONAL.items() if getattr(obj, column) in (None, "", [], {})}
         if not columns.reason(obj):
             empty.add("reason")
-        return without_fields(fieldsets, empty)
+        return changed_fieldsets(fieldsets, removed=empty)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that does not load bodies."""
@@ -173,18 +166,14 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         """Show the list, with a notice while everything is paused."""
         return super().changelist_view(request, {"everything_paused": everything_paused(), **(extra_context or {})})
 
-    def render_change_form(  # noqa: PLR0913  (Django's signature)
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show one message with its recipients, attempts, attachments, bodies and buttons."""
-        context.update(message_details(obj), buttons=self.buttons_for(request, obj), understood=UNDERSTOOD)
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        context.update(
+            message_details(kwargs["obj"]), buttons=self.buttons_for(request, kwargs["obj"]), understood=UNDERSTOOD
+        )
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def source_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Show the message as it goes over the wire, as plain text."""
@@ -193,18 +182,16 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             source, error_text = message.as_sent(), ""
         except (ContentAltered, ValueError) as error:
             source, error_text = b"", str(error)
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "media": self.media,
-            "title": _("Source"),
-            "subtitle": str(message),
-            "original": message,
-            "source": source[:MAX_SOURCE].decode("utf-8", "replace"),
-            "is_cut": len(source) > MAX_SOURCE,
-            "error_text": error_text,
-        }
-        return TemplateResponse(request, "admin/prx_email_django/outboxmessage/source.html", context)
+        return self.own_page(
+            request,
+            "outboxmessage/source.html",
+            title=_("Source"),
+            subtitle=str(message),
+            original=message,
+            source=source[:MAX_SOURCE].decode("utf-8", "replace"),
+            is_cut=len(source) > MAX_SOURCE,
+            error_text=error_text,
+        )
 
     def download_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Download the whole source, with a content type that no browser opens."""
@@ -238,50 +225,19 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         """Show number and subject."""
         return f"{message.pk}: {Truncator(message.subject).chars(70) or '–'}"
 
-    @admin.display(description=_("status"))
-    def status_now(self, message: OutboxMessage) -> SafeString:
-        """Show the status."""
-        return columns.status_badges(message)
-
     @admin.display(description=_("status and reason"))
     def status_and_reason(self, message: OutboxMessage) -> SafeString:
         """Show the status, the time of the next attempt, and the last error."""
         return columns.below(columns.status_and_time(message), columns.reason(message))
 
-    @admin.display(description=_("recipients"))
-    def recipients_short(self, message: OutboxMessage) -> str:
-        """Show the first recipients."""
-        return columns.addresses(message)
-
-    @admin.display(description=_("reason"))
-    def reason(self, message: OutboxMessage) -> SafeString:
-        """Show the last error."""
-        return columns.reason(message)
-
-    @admin.display(description=_("failed attempts"))
-    def failures(self, message: OutboxMessage) -> str:
-        """Show the number of failed attempts, and how many have an unknown outcome."""
-        return columns.failures(message)
-
-    @admin.display(description=_("to"))
-    def to_line(self, message: OutboxMessage) -> str:
-        """Show the To addresses as the caller gave them."""
-        return ", ".join(message.to)
-
-    @admin.display(description=_("cc"))
-    def cc_line(self, message: OutboxMessage) -> str:
-        """Show the Cc addresses as the caller gave them."""
-        return ", ".join(message.cc)
-
-    @admin.display(description=_("bcc"))
-    def bcc_line(self, message: OutboxMessage) -> str:
-        """Show the Bcc addresses as the caller gave them."""
-        return ", ".join(message.bcc)
-
-    @admin.display(description=_("reply to"))
-    def reply_to_line(self, message: OutboxMessage) -> str:
-        """Show the Reply-To addresses as the caller gave them."""
-        return ", ".join(message.reply_to)
+    status_now = staticmethod(columns.status_badges)
+    recipients_short = staticmethod(columns.addresses)
+    reason = staticmethod(columns.reason)
+    failures = staticmethod(columns.failures)
+    to_line = columns.joined("to", _("to"))
+    cc_line = columns.joined("cc", _("cc"))
+    bcc_line = columns.joined("bcc", _("bcc"))
+    reply_to_line = columns.joined("reply_to", _("reply to"))
 
     @admin.display(description=_("Message-ID"))
     def message_id(self, message: OutboxMessage) -> str:
@@ -290,7 +246,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(OutboxMessageAdminMixin, MessageAdminBase):
+class OutboxMessageAdmin(OutboxMessageAdminMixin, ModelAdmin):
     """Registers messages in the admin site."""
 
 

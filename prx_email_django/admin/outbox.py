@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_POST
 
 from prx_email_django import api
-from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin
 from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import OutboxState
 from prx_email_django.rules.pauses import in_force
-
-if TYPE_CHECKING:
-    StateAdminBase = admin.ModelAdmin[OutboxState]
-else:
-    StateAdminBase = admin.ModelAdmin
 
 
 def everything_paused() -> OutboxState | None:
@@ -30,17 +24,16 @@ def everything_paused() -> OutboxState | None:
 
 
 @admin.register(OutboxState)
-class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
+class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
     """One row: the instance that owns the database, the last drain, and the pause of everything."""
 
     list_display = ("__str__", "instance", "pause_reason", "paused_until", "last_drain_at", "last_purge_at")
 
     def get_urls(self) -> list[URLPattern]:
         """Add the URLs of the two buttons."""
-        guarded, name = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
         return [
-            path("pause/", guarded(require_POST(self.pause_view)), name=f"{name}_pause"),
-            path("resume/", guarded(require_POST(self.resume_view)), name=f"{name}_resume"),
+            path("pause/", self.guarded(self.pause_view), name=self.url_name("pause")),
+            path("resume/", self.guarded(self.resume_view), name=self.url_name("resume")),
             *super().get_urls(),
         ]
 
@@ -62,7 +55,7 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
             messages.success(request, _("Everything is paused. New messages are queued and wait."))
         else:
             messages.error(request, form.first_error())
-        return self._back()
+        return self.back_to("changelist")
 
     def resume_view(self, request: HttpRequest) -> HttpResponse:
         """End the pause of everything."""
@@ -70,12 +63,8 @@ class OutboxStateAdmin(FactsAdminMixin, StateAdminBase):
         was_paused = everything_paused() is not None
         api.resume_outbox(None)
         messages.success(request, _("The outbox is resumed.") if was_paused else _("The outbox was not paused."))
-        return self._back()
+        return self.back_to("changelist")
 
     def _require_permission(self, request: HttpRequest) -> None:
         if not self.has_operate_permission(request):
             raise PermissionDenied
-
-    def _back(self) -> HttpResponse:
-        name = f"{self.admin_site.name}:{self.opts.app_label}_{self.opts.model_name}_changelist"
-        return HttpResponseRedirect(reverse(name))

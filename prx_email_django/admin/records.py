@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns
-from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url
 from prx_email_django.admin.search import begins_with
 from prx_email_django.models import (
     AccountState,
@@ -27,13 +26,8 @@ from prx_email_django.models import (
 from prx_email_django.models.encrypted import is_set
 from prx_email_django.states import AttemptOutcome
 
-if TYPE_CHECKING:
-    RecordAdminBase = admin.ModelAdmin[Any]
-else:
-    RecordAdminBase = admin.ModelAdmin
 
-
-class RecordAdmin(FactsAdminMixin, RecordAdminBase):
+class RecordAdmin(FactsAdminMixin, ModelAdmin):
     """A list with the newest row first; no other sort order, because no index supports one."""
 
     ordering = ("-pk",)
@@ -42,9 +36,7 @@ class RecordAdmin(FactsAdminMixin, RecordAdminBase):
     @admin.display(description=_("message"))
     def message_page(self, row: Any) -> SafeString:
         """Show the number of the row's message, with a link to its page."""
-        opts = OutboxMessage._meta
-        url = reverse(f"{self.admin_site.name}:{opts.app_label}_{opts.model_name}_change", args=[row.message_id])
-        return columns.link(url, row.message_id)
+        return columns.link(page_url(self, OutboxMessage, "change", row.message_id), row.message_id)
 
 
 @admin.register(Recipient)
@@ -94,10 +86,7 @@ class DeliveryAttemptAdmin(RecordAdmin):
         label = AttemptOutcome(attempt.outcome).label if attempt.outcome in AttemptOutcome.values else attempt.outcome
         return columns.badge(attempt.outcome, label)
 
-    @admin.display(description=_("what happened"))
-    def what_happened(self, attempt: DeliveryAttempt) -> SafeString:
-        """Show the error and the server's reply."""
-        return columns.what_happened(attempt)
+    what_happened = staticmethod(columns.what_happened)
 
 
 @admin.register(Attachment)
@@ -113,7 +102,6 @@ class InboundMessageAdmin(RecordAdmin):
 
     list_display = ("subject", "sender", "account", "received_at")
     list_filter = ("account",)
-    list_select_related = ("account",)
 
 
 @admin.register(AccountState)
@@ -129,7 +117,6 @@ class AccountStateAdmin(RecordAdmin):
         "has_token",
         "access_token_expires_at",
     )
-    list_select_related = ("account",)
 
     @admin.display(description=_("access token"), boolean=True)
     def has_token(self, state: AccountState) -> bool:
@@ -142,7 +129,6 @@ class ConnectionSlotAdmin(RecordAdmin):
     """Connection slots and their holders."""
 
     list_display = ("account", "number", "holder", "expires_at")
-    list_select_related = ("account",)
 
 
 @admin.register(RateWindow)
@@ -150,7 +136,6 @@ class RateWindowAdmin(RecordAdmin):
     """Permits spent of each rate limit."""
 
     list_display = ("account", "limit_key", "spent")
-    list_select_related = ("account",)
 
     @admin.display(description=_("spent"))
     def spent(self, window: RateWindow) -> int:

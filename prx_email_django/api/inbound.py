@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from datetime import datetime
 from email.message import Message as EmailMessage
 from typing import Any
 
 from prx_email_django.api.guards import check_outside_transaction
-from prx_email_django.api.sending import send_message
+from prx_email_django.api.sending import SendArguments, send_message
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
-from prx_email_django.compose.message import MessageArguments
 from prx_email_django.errors import InvalidMessage, ReplyRejected
 from prx_email_django.mime.identity import reply_references, reply_subject
 from prx_email_django.mime.received import Inbound, parse_inbound
@@ -30,6 +30,14 @@ def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> Inboun
     """
     found = resolve_account(account, active=False)
     return _record(found, _parsed(message))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerArguments(SendArguments):
+    """The arguments of ``send`` for an answer, with the fields that name its thread."""
+
+    in_reply_to: str = ""
+    references: str = ""
 
 
 def reply(
@@ -52,7 +60,8 @@ def reply(
     check_outside_transaction("reply")
     found = resolve_account(account)
     parent = _parent(found, in_reply_to_message_id)
-    message = MessageArguments(
+    answer = AnswerArguments(
+        account=found,
         to=parent.reply_to or [parent.sender],
         subject=reply_subject(parent.subject),
         body_text=body_text,
@@ -62,8 +71,9 @@ def reply(
         in_reply_to=parent.message_id,
         references=reply_references(parent.references, parent.in_reply_to, parent.message_id),
         now=now,
+        failure_mode=failure_mode,
     )
-    return send_message(message, account=found, now=now, failure_mode=failure_mode)
+    return send_message(answer)
 
 
 @retried

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from prx_email_django.api.arguments import with_parameters_of
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, resolve_account
-from prx_email_django.compose.attachments import Attachments, OneAttachment
-from prx_email_django.compose.message import Addresses, MessageArguments, check_limits, compose, largest_size
+from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.errors import InvalidMessage, OutboxError
@@ -22,30 +23,15 @@ if TYPE_CHECKING:
     from django.core.mail import EmailMessage
 
 
-def enqueue(
-    *,
-    account: AccountRef,
-    to: Addresses,
-    subject: str,
-    body_text: str,
-    body_html: str = "",
-    cc: Addresses = (),
-    bcc: Addresses = (),
-    reply_to: Addresses = (),
-    headers: Mapping[str, str] | None = None,
-    attachment: OneAttachment | None = None,
-    attachments: Attachments = (),
-    from_email: str | None = None,
-    envelope_from: str | None = None,
-    idempotency_key: str | None = None,
-    priority: int = 0,
-    expires_at: datetime | None = None,
-    on_unknown: str | None = None,
-    tag: str = "",
-    metadata: Any = None,
-    send_at: datetime | None = None,
-    now: datetime | None = None,
-) -> OutboxMessage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnqueueArguments(MessageArguments):
+    """The parameters of ``enqueue``."""
+
+    send_at: datetime | None = None
+
+
+@with_parameters_of(EnqueueArguments)
+def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
     """Queue a message, inside or outside ``atomic()``; a drain is woken when it is committed.
 
     Args:
@@ -62,35 +48,10 @@ def enqueue(
     Raises:
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
     """
-    found = resolve_account(account)
-    check_instant("now", now)
-    clock = clock_for(now)
-    draft = compose(
-        MessageArguments(
-            to=to,
-            subject=subject,
-            body_text=body_text,
-            body_html=body_html,
-            cc=cc,
-            bcc=bcc,
-            reply_to=reply_to,
-            headers=headers,
-            attachment=attachment,
-            attachments=attachments,
-            from_email=from_email,
-            envelope_from=envelope_from,
-            idempotency_key=idempotency_key,
-            priority=priority,
-            expires_at=expires_at,
-            on_unknown=on_unknown,
-            tag=tag,
-            metadata=metadata,
-            send_at=send_at,
-            now=now,
-        ),
-        account=found,
-        now=clock.now,
-    )
+    account = resolve_account(arguments.account)
+    check_instant("now", arguments.now)
+    clock = clock_for(arguments.now)
+    draft = compose(arguments, account=account, now=clock.now)
     message, is_new = insert(draft, clock=clock)
     if is_new and draft.due_at <= clock.now:
         wake_on_commit()
@@ -149,7 +110,7 @@ def _draft(given: Mapping[str, Any] | EmailMessage, *, account: Account, now: da
         check_limits(draft, largest=largest)
         return draft
     try:
-        message = MessageArguments(**given)
+        message = EnqueueArguments(account=account, **given)
     except TypeError as error:
         raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
     return compose(message, account=account, now=message.now or now, largest=largest)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
-
-from django.db import DatabaseError
+from functools import partial
 
 from prx_email_django.api.answers import LIMITED, PAUSED, answer, pause_sentence
+from prx_email_django.api.arguments import with_parameters_of
 from prx_email_django.api.guards import check_outside_transaction
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
-from prx_email_django.compose.attachments import Attachments, OneAttachment
-from prx_email_django.compose.message import Addresses, MessageArguments, compose
+from prx_email_django.compose.message import MessageArguments, compose
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.conf import parse_duration
 from prx_email_django.errors import InvalidMessage
@@ -26,6 +24,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.states import WAITING
 from prx_email_django.status.reasons import obstacle_sentence
+from prx_email_django.store.absence import unwritten
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.store.insert import Draft, insert, insert_claimed
@@ -34,33 +33,16 @@ from prx_email_django.store.outbox import outbox_and_clock
 from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.single import deliver, expire_now, simulate
 
-logger = logging.getLogger("prx_email_django")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendArguments(MessageArguments):
+    """The parameters of ``send``."""
+
+    failure_mode: FailureMode | str | None = None
 
 
-def send(
-    *,
-    account: AccountRef,
-    to: Addresses,
-    subject: str,
-    body_text: str,
-    body_html: str = "",
-    cc: Addresses = (),
-    bcc: Addresses = (),
-    reply_to: Addresses = (),
-    headers: Mapping[str, str] | None = None,
-    attachment: OneAttachment | None = None,
-    attachments: Attachments = (),
-    from_email: str | None = None,
-    envelope_from: str | None = None,
-    idempotency_key: str | None = None,
-    priority: int = 0,
-    expires_at: datetime | None = None,
-    on_unknown: str | None = None,
-    tag: str = "",
-    metadata: Any = None,
-    now: datetime | None = None,
-    failure_mode: FailureMode | str | None = None,
-) -> SendResult:
+@with_parameters_of(SendArguments)
+def send(arguments: SendArguments) -> SendResult:
     """Write the message and make one attempt now; arguments as for ``enqueue``.
 
     The result is ``sent`` or ``failed`` (it is then tried again by a drain where ``next_attempt_at`` is set).  Where no
@@ -73,40 +55,17 @@ def send(
         WrongInstance: this is a copied database.
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
     """
-    message = MessageArguments(
-        to=to,
-        subject=subject,
-        body_text=body_text,
-        body_html=body_html,
-        cc=cc,
-        bcc=bcc,
-        reply_to=reply_to,
-        headers=headers,
-        attachment=attachment,
-        attachments=attachments,
-        from_email=from_email,
-        envelope_from=envelope_from,
-        idempotency_key=idempotency_key,
-        priority=priority,
-        expires_at=expires_at,
-        on_unknown=on_unknown,
-        tag=tag,
-        metadata=metadata,
-        now=now,
-    )
     check_outside_transaction("send")
-    return send_message(message, account=account, now=now, failure_mode=failure_mode)
+    return send_message(arguments)
 
 
-def send_message(
-    message: MessageArguments, *, account: AccountRef, now: datetime | None, failure_mode: FailureMode | str | None
-) -> SendResult:
-    """Do the work of ``send``, with its arguments in one value."""
-    mode = _mode(failure_mode)
-    found = account_to_send(account)
-    check_instant("now", now)
-    outbox, clock = outbox_and_clock(now)
-    draft = compose(message, account=found, now=clock.now, largest=known_state(found).size_limit)
+def send_message(arguments: SendArguments) -> SendResult:
+    """Do the work of ``send`` and ``reply``."""
+    mode = _mode(arguments.failure_mode)
+    found = account_to_send(arguments.account)
+    check_instant("now", arguments.now)
+    outbox, clock = outbox_and_clock(arguments.now)
+    draft = compose(arguments, account=found, now=clock.now, largest=known_state(found).size_limit)
     if mode is not None:
         return _simulated(draft, mode, clock=clock)
     if paused := pause_sentence(found, outbox, clock=clock):
@@ -132,12 +91,9 @@ def _with_slot(
         heeding = known_state(account) if heed_pause else None
         return attempt(slot_or_obstacle(account, noted=noted, clock=clock, heeding=heeding))
     except BaseException as error:
-        try:
-            if not isinstance(error, Exception):
-                fresh_connection()
-            release_slots(noted)  # once more does no harm: each has a token of its own
-        except DatabaseError:
-            logger.exception("account %s: a slot could not be released; it is free when its lease ends", account)
+        if not isinstance(error, Exception):
+            fresh_connection()
+        unwritten.write([partial(release_slots, noted)])  # once more does no harm: each has a token of its own
         raise
 
 
@@ -146,10 +102,10 @@ def _send_with(slot: Slot | Obstacle, draft: Draft, *, clock: Clock) -> SendResu
         return _left_pending(draft, LIMITED, obstacle_sentence(slot, now=clock.running), clock=clock)
     claim = insert_claimed(draft, clock=clock)
     if not isinstance(claim, Claim):
-        release_slots([slot])
+        unwritten.write([partial(release_slots, [slot])])  # the result stands, whatever happens to the database
         return answer(claim)
     if expire_now(claim, draft.account, clock=clock):
-        release_slots([slot])
+        unwritten.write([partial(release_slots, [slot])])  # the result stands, whatever happens to the database
         return answer(claim.message)
     message, obstacle = deliver(claim, draft.account, slot, clock=clock)
     if obstacle is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core import checks
 
-from prx_email_django import conf
 from prx_email_django.checks.project import TAG, settings_in_force
+from prx_email_django.conf import OutboxSettings, reader
 from prx_email_django.models.managers import outbox_alias
 
 NAME = "Q_CLUSTER"
@@ -20,7 +20,7 @@ OTHER_BROKERS = ("orm", "mongo", "sqs", "iron_mq", "disque_nodes", "broker_class
 
 #: Message and hint of what a rule found, or None.
 Finding = tuple[str, str] | None
-Rule = Callable[[Mapping[str, Any], conf.OutboxSettings], Finding]
+Rule = Callable[[Mapping[str, Any], OutboxSettings], Finding]
 
 
 def _rule(rule_id: str, *, deploy: bool = False) -> Callable[[Rule], Rule]:
@@ -29,11 +29,11 @@ def _rule(rule_id: str, *, deploy: bool = False) -> Callable[[Rule], Rule]:
     def register(rule: Rule) -> Rule:
         def check(**_: Any) -> list[checks.CheckMessage]:
             settings = settings_in_force()
-            if settings is None or not conf.django_q_installed():
+            if settings is None or not reader.django_q_installed():
                 return []
-            if settings.wake != conf.DJANGO_Q_WAKE and not settings.auto_schedule:
+            if settings.wake != reader.DJANGO_Q_WAKE and not settings.auto_schedule:
                 return []
-            found = rule(conf.q_cluster(), settings)
+            found = rule(reader.q_cluster(), settings)
             return (
                 [checks.Warning(found[0], hint=found[1], obj=NAME, id=f"prx_email_django.{rule_id}")] if found else []
             )
@@ -49,7 +49,7 @@ def _is_number(value: object) -> bool:
 
 
 @_rule("W010")
-def check_retry(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_retry(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W010: django-q2 starts a second run of a task that has run for longer than ``retry``."""
     retry, budget = cluster.get("retry", DEFAULT_RETRY), settings.drain_time_budget.total_seconds()
     if not _is_number(retry) or retry >= budget:
@@ -62,7 +62,7 @@ def check_retry(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Fi
 
 
 @_rule("W011")
-def check_timeout(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_timeout(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W011: if ``timeout`` is not shorter than ``retry``, the cluster repeats tasks that still run."""
     retry, timeout = cluster.get("retry", DEFAULT_RETRY), cluster.get("timeout")
     if not _is_number(retry) or not _is_number(timeout) or timeout < retry:
@@ -72,7 +72,7 @@ def check_timeout(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> 
 
 
 @_rule("W012", deploy=True)
-def check_attempts(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_attempts(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W012: without ``ack_failures`` or ``max_attempts`` a task of the host that raises is repeated without end.
 
     The drain tasks acknowledge their failures themselves, but wait behind the host's tasks in the same cluster.
@@ -87,7 +87,7 @@ def check_attempts(cluster: Mapping[str, Any], settings: conf.OutboxSettings) ->
 
 
 @_rule("W013")
-def check_alias(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_alias(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W013: a broker in another database can fail or be restored separately from the outbox."""
     alias, own = cluster.get("orm"), outbox_alias()
     if not alias or alias == own:
@@ -97,7 +97,7 @@ def check_alias(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Fi
 
 
 @_rule("W014", deploy=True)
-def check_sync(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_sync(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W014: in sync mode a wake-up drains inside the request that queued the message, and no schedule runs."""
     if not cluster.get("sync"):
         return None
@@ -106,7 +106,7 @@ def check_sync(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Fin
 
 
 @_rule("W015")
-def check_cluster_name(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_cluster_name(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W015: a schedule without a cluster name runs only in the cluster whose name is ``Q_CLUSTER["name"]``."""
     name, own = cluster.get("name", "default"), cluster.get("cluster_name")
     if not settings.auto_schedule or not own or own == name:
@@ -116,7 +116,7 @@ def check_cluster_name(cluster: Mapping[str, Any], settings: conf.OutboxSettings
 
 
 @_rule("W016")
-def check_scheduler(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_scheduler(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W016: without the scheduler only wake-ups start drains, so retries wait for the next queued message."""
     if not settings.auto_schedule or cluster.get("scheduler", True):
         return None
@@ -128,7 +128,7 @@ def check_scheduler(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -
 
 
 @_rule("W017")
-def check_broker(cluster: Mapping[str, Any], settings: conf.OutboxSettings) -> Finding:
+def check_broker(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding:
     """W017: django-q2 uses Redis by default, but does not install the Redis client."""
     if any(cluster.get(name) for name in OTHER_BROKERS) or find_spec("redis") is not None:
         return None

@@ -11,13 +11,12 @@ from django.core import checks
 from django.utils.log import AdminEmailHandler
 from django.utils.module_loading import import_string
 
-from prx_email_django.conf import admins, email_backend, mailers
 from prx_email_django.conf.kinds import closest
+from prx_email_django.conf.reader import admins, email_backend, mailers
 from prx_email_django.django_mail.backend_options import option_problems
 
 #: The id that reports an invalid value of an option.
 _OPTION_IDS = {"account": "E031", "priority": "E032", "expires_after": "E033", "on_unknown": "E034"}
-_VALUES = tuple(_OPTION_IDS)
 #: Loggers whose handlers receive the log records of this app.
 _LOGGERS = ("", "prx_email_django")
 
@@ -71,7 +70,7 @@ def _unknown_options(alias: object, options: Mapping[str, Any], known: frozenset
 
 
 def _bad_values(alias: object, options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
-    values = {name: options[name] for name in _VALUES if name in options}
+    values = {name: options[name] for name in _OPTION_IDS if name in options}
     for problem in option_problems(**values):
         yield _error(alias, f"{problem.name!r} {problem.message}.", problem.hint, _OPTION_IDS[problem.name])
 

@@ -7,16 +7,18 @@ from typing import Any
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
-from prx_email_django import conf
+from prx_email_django.conf import OutboxSettings, outbox_settings
+from prx_email_django.conf.reader import NAME, problems, use_tz
+from prx_email_django.conf.table import SETTINGS
 
 TAG = "prx_email"
-_DEFAULTS = {setting.name: setting.default for setting in conf.SETTINGS}
+_DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
 
-def settings_in_force() -> conf.OutboxSettings | None:
+def settings_in_force() -> OutboxSettings | None:
     """Return the settings, or None if they are invalid, which ``check_settings`` reports."""
     try:
-        return conf.outbox_settings()
+        return outbox_settings()
     except ImproperlyConfigured:
         return None
 
@@ -25,15 +27,15 @@ def settings_in_force() -> conf.OutboxSettings | None:
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """Report all errors (E001–E005) and warnings (W001–W005) of ``PRX_EMAIL``."""
     return [
-        checks.CheckMessage(problem.level, problem.message, hint=problem.hint, obj=conf.NAME, id=problem.id)
-        for problem in conf.problems()
+        checks.CheckMessage(problem.level, problem.message, hint=problem.hint, obj=NAME, id=problem.id)
+        for problem in problems()
     ]
 
 
 @checks.register(TAG)
 def check_time_zones(**_: Any) -> list[checks.CheckMessage]:
     """E006: without time zones, leases and due times would shift by an hour at each change of summer time."""
-    if conf.use_tz():
+    if use_tz():
         return []
     hint = "Set USE_TZ = True."
     return [checks.Error("The outbox requires USE_TZ.", hint=hint, obj="USE_TZ", id="prx_email_django.E006")]
@@ -47,7 +49,7 @@ def check_message_id_domain(**_: Any) -> list[checks.CheckMessage]:
         return []
     message = 'PRX_EMAIL["MESSAGE_ID_DOMAIN"] is the default: other installations use the same Message-IDs.'
     hint = 'Set a domain that no other installation uses: "mail.example.com".'
-    return [checks.Error(message, hint=hint, obj=conf.NAME, id="prx_email_django.E007")]
+    return [checks.Error(message, hint=hint, obj=NAME, id="prx_email_django.E007")]
 
 
 @checks.register(TAG, deploy=True)
@@ -57,7 +59,7 @@ def check_transport(**_: Any) -> list[checks.CheckMessage]:
     if settings is None or settings.transport == "smtp":
         return []
     message = f'PRX_EMAIL["TRANSPORT"] is "{settings.transport}": no mail is delivered.'
-    return [checks.Error(message, hint='Set "smtp".', obj=conf.NAME, id="prx_email_django.E008")]
+    return [checks.Error(message, hint='Set "smtp".', obj=NAME, id="prx_email_django.E008")]
 
 
 @checks.register(TAG, deploy=True)
@@ -68,4 +70,4 @@ def check_instance(**_: Any) -> list[checks.CheckMessage]:
         return []
     message = 'PRX_EMAIL["INSTANCE"] is empty: a copy of this database, as in staging, would send its mail again.'
     hint = 'Name this installation, from its environment: PRX_EMAIL = {"INSTANCE": os.environ["INSTANCE"], …}.'
-    return [checks.Warning(message, hint=hint, obj=conf.NAME, id="prx_email_django.W006")]
+    return [checks.Warning(message, hint=hint, obj=NAME, id="prx_email_django.W006")]

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from django.db import DatabaseError, connections
 from django.db.models import QuerySet
 
-from prx_email_django.conf import default_from_email, outbox_settings
+from prx_email_django.conf.reader import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
@@ -25,10 +25,8 @@ def resolve_account(account: AccountRef | None, *, active: bool = True) -> Accou
     Raises:
         AccountUnavailable: there is no such account, or (with ``active``) it is switched off.
     """
-    account = _default_if_none(account)
+    account = _given_or_default(account)
     found = account if isinstance(account, Account) else _look_up(account, Account.objects.all())
-    if found.pk is None:
-        raise AccountUnavailable(f"the account “{found.name}” has not been saved", code="account_not_found")
     return _checked(found) if active else found
 
 
@@ -38,17 +36,15 @@ def account_to_send(account: AccountRef | None) -> Account:
     Raises:
         AccountUnavailable: there is none, or it is switched off.
     """
-    account = _default_if_none(account)
-    if isinstance(account, Account):
-        if account.pk is None:
-            raise AccountUnavailable(f"the account “{account.name}” has not been saved", code="account_not_found")
-        account = account.pk
-    return _checked(_look_up(account, with_state()))
+    account = _given_or_default(account)
+    return _checked(_look_up(account.pk if isinstance(account, Account) else account, with_state()))
 
 
-def _default_if_none(account: AccountRef | None) -> AccountRef:
+def _given_or_default(account: AccountRef | None) -> AccountRef:
     if account is None or account == "":
         account = outbox_settings().default_account
+    if isinstance(account, Account) and account.pk is None:
+        raise AccountUnavailable(f"the account “{account.name}” has not been saved", code="account_not_found")
     if not account:
         raise AccountUnavailable(
             "account must be given where PRX_EMAIL has no DEFAULT_ACCOUNT", code="no_default_account"

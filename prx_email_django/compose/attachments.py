@@ -21,6 +21,7 @@ from prx_email_django.compose.validation import check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
 from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN
+from prx_email_django.store.insert import DraftPart
 
 #: Bytes of UTF-8 in a file name (most file systems allow 255, and mail programs append suffixes).
 MAX_FILENAME = 150
@@ -54,16 +55,6 @@ class AttachmentPolicy:
     max_size: int
     content_types: frozenset[str] | None
     store: str | os.PathLike[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedAttachment:
-    """A checked attachment: clean file name, type as given with its parameters, content."""
-
-    filename: str
-    content_type: str
-    content: bytes = field(repr=False)
-    inline_id: str = ""
 
 
 #: An attachment as Django's ``EmailMessage`` takes it: file name, content, type (left out: guessed from the name).
@@ -117,7 +108,7 @@ def _not_an_attachment(given: object) -> InvalidMessage:
     )
 
 
-def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> LoadedAttachment:
+def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> DraftPart:
     """Check the attachment against the policy and read its content.
 
     Raises:
@@ -129,7 +120,8 @@ def load(attachment: AttachmentInput, policy: AttachmentPolicy) -> LoadedAttachm
     _check_inline_id(attachment.inline_id)
     _check_type(attachment.content_type, policy.content_types)
     name = attachment.filename or PurePath(attachment.path or "").name
-    return LoadedAttachment(
+    return DraftPart(
+        kind="inline" if attachment.inline_id else "attachment",
         filename=clean_filename(name),
         content_type=attachment.content_type.strip(" "),
         content=_content(attachment, policy),

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from prx_email_django.compose.accounts import account_default_from
+from prx_email_django.compose.accounts import AccountRef, account_default_from
 from prx_email_django.compose.attachments import (
     AttachmentPolicy,
     Attachments,
-    LoadedAttachment,
     OneAttachment,
     as_attachments,
     load,
@@ -39,12 +38,13 @@ Addresses: TypeAlias = str | Iterable[str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageArguments:
-    """The arguments of ``send`` and ``enqueue`` that describe the message."""
+    """The arguments that describe a message: the parameters of ``send`` and, with a few more, of its relatives."""
 
+    account: AccountRef
     to: Addresses
-    subject: str | None
-    body_text: str | None
-    body_html: str | None = ""
+    subject: str
+    body_text: str
+    body_html: str = ""
     cc: Addresses = ()
     bcc: Addresses = ()
     reply_to: Addresses = ()
@@ -59,10 +59,11 @@ class MessageArguments:
     on_unknown: str | None = None
     tag: str = ""
     metadata: Any = None
-    send_at: datetime | None = None
-    in_reply_to: str = ""
-    references: str = ""
-    now: datetime | None = field(default=None)
+    # A subclass makes parameters of those that its function takes.
+    send_at: datetime | None = field(init=False, default=None)
+    in_reply_to: str = field(init=False, default="")
+    references: str = field(init=False, default="")
+    now: datetime | None = None
 
 
 def compose(message: MessageArguments, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
@@ -88,16 +89,14 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
     reply_to = as_list(message.reply_to, field="reply_to")
     check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
     recipients = normalise_recipients(to, cc, bcc)
-    subject, body_text, body_html = (
-        "" if text is None else text for text in (message.subject, message.body_text, message.body_html)
-    )
+    texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
+    subject, body_text, body_html = ("" if text is None else text for text in texts)
     check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
     headers = dict(message.headers or {})
     check_headers(headers.items())
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec
-    parts = [_part(attachment) for attachment in _load(message)]
     draft = Draft(
         account=account,
         due_at=message.send_at or now,
@@ -122,7 +121,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
             "metadata": {} if message.metadata is None else deepcopy(message.metadata),
         },
         recipients=recipients,
-        parts=parts,
+        parts=_load(message),
         idempotency_key=message.idempotency_key,
     )
     check_limits(draft, largest=largest_size(account) if largest is None else largest)
@@ -170,20 +169,10 @@ def attachment_policy() -> AttachmentPolicy:
     )
 
 
-def _load(message: MessageArguments) -> list[LoadedAttachment]:
+def _load(message: MessageArguments) -> list[DraftPart]:
     given = [*as_attachments(message.attachment), *as_attachments(message.attachments)]
     policy = attachment_policy() if given else None
     return [load(attachment, policy) for attachment in given] if policy else []
-
-
-def _part(loaded: LoadedAttachment) -> DraftPart:
-    return DraftPart(
-        kind="inline" if loaded.inline_id else "attachment",
-        filename=loaded.filename,
-        content_type=loaded.content_type,
-        content=loaded.content,
-        inline_id=loaded.inline_id,
-    )
 
 
 def _envelope_from(given: str | None, sender: str) -> str:

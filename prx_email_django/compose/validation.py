@@ -18,20 +18,6 @@ from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
 from prx_email_django.mime.headers import FIELD_NAME, MAX_HEAD, MAX_HEADER
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
-__all__ = [
-    "Address",
-    "check_head_size",
-    "check_header",
-    "check_header_text",
-    "check_headers",
-    "check_options",
-    "check_subject",
-    "check_text_fields",
-    "normalise_recipients",
-    "parse_address",
-    "parse_addresses",
-]
-
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 MAX_TAG, MAX_KEY = 100, 255
 

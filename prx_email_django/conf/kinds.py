@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from prx_email_django.conf.keys import read_keys
 from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
 from prx_email_django.rules.hosts import cleartext_entry
+
+T = TypeVar("T")
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -113,14 +116,15 @@ def _optional_duration(key: str, value: object) -> timedelta | None:
 RETENTION_DEFAULT: Mapping[str, str | None] = {"sent": "90d", "failed": "365d", "inbound": "90d", "content": None}
 
 
+def _optional(read: Callable[[object], T], absent: T | None = None) -> Callable[[object], T | None]:
+    """The reader of a value that may be None, for which the app uses ``absent``."""
+    return lambda value: absent if value is None else read(value)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > 100:
         raise ValueError("must be text on one line, at most 100 characters")
     return value
-
-
-def _optional_text(value: object) -> str:
-    return "" if value is None else _text(value)
 
 
 def _domain(value: object) -> str:
@@ -143,10 +147,6 @@ def _number(least: int) -> Callable[[object], int]:
         return value
 
     return read
-
-
-def _optional_number(value: object) -> int | None:
-    return None if value is None else _number(1)(value)
 
 
 def choice(*choices: str) -> Kind:
@@ -231,12 +231,8 @@ def _dotted(value: object) -> str:
     return ".".join(parts)
 
 
-def _optional_dotted(value: object) -> str | None:
-    return None if value is None else _dotted(value)
-
-
 def _wake(value: object) -> str | None:
-    return "" if value == "" else _optional_dotted(value)
+    return "" if value == "" else _optional(_dotted)(value)
 
 
 def _dotted_list(value: object) -> tuple[str, ...]:
@@ -262,18 +258,18 @@ def _credential_keys(value: object) -> tuple[str, ...] | str | None:
 
 
 TEXT = Kind("text", "text on one line", _text)
-OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional_text)
+OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional(_text, ""))
 DOMAIN = Kind("domain", '"mail.example.com"', _domain)
 DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', _positive_duration)
 BOOLEAN = Kind("boolean", "True or False", _boolean)
 SIZE = Kind("bytes", "a whole number of bytes", _number(0))
 COUNT = Kind("number", "a whole number, 1 or more", _number(1))
-OPTIONAL_COUNT = Kind("number", "a whole number, 1 or more, or None", _optional_number)
+OPTIONAL_COUNT = Kind("number", "a whole number, 1 or more, or None", _optional(_number(1)))
 ADDRESSES = Kind("addresses", '"me@example.com", a list of such addresses, or None', _addresses)
 PATTERNS = Kind("patterns", '["*@example.com"]', _patterns)
 CONTENT_TYPES = Kind("content types", '["application/pdf", "text/plain"]', _content_types)
 HOSTS = Kind("hosts", '["relay.internal", "10.1.2.0/24"]', _hosts)
-DOTTED = Kind("dotted path", '"project.mail.function", or None', _optional_dotted)
+DOTTED = Kind("dotted path", '"project.mail.function", or None', _optional(_dotted))
 WAKE = Kind("dotted path", '"project.mail.wake", None for django-q2\'s, or "" for none', _wake)
 DOTTED_LIST = Kind("dotted paths", '["project.mail.token"]', _dotted_list)
 PATH = Kind("path", "an absolute path, or None", _path)

@@ -18,6 +18,7 @@ from prx_email_django.store.db import retried
 ENVELOPE_ONLY_FOR = timedelta(days=7)
 
 
+@retried
 def account_state(account: Account) -> AccountState:
     """The runtime state of the account; the row is made if it is missing."""
     state, _ = AccountState.objects.get_or_create(account_id=account.pk)
@@ -28,6 +29,12 @@ def with_state() -> QuerySet[Account]:
     """Accounts with their runtime state, in one query."""
     accounts: QuerySet[Account] = Account.objects.select_related("runtime_state")
     return accounts
+
+
+@retried
+def read_account(account_id: int) -> Account:
+    """The account with its runtime state, as they are now."""
+    return with_state().get(pk=account_id)
 
 
 def known_state(account: Account) -> AccountState:
@@ -74,12 +81,15 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
 
 
 @retried
-def note_success(account: Account) -> bool:
-    """Clear failures in a row and a worker's pause after a completed transaction; a person's pause stays."""
-    rows = AccountState.objects.filter(account_id=account.pk)
-    rows.filter(Q(connection_failures__gt=0) | Q(pause_count__gt=0)).update(connection_failures=0, pause_count=0)
+def note_success(account: Account, *, begun_at: datetime) -> None:
+    """Clear failures in a row and a worker's pause after a completed transaction; a person's pause stays.
+
+    ``begun_at`` is the time of its MAIL.  A pause that was set later stays: what another connection met is newer.
+    """
+    older = AccountState.objects.filter(Q(paused_at__isnull=True) | Q(paused_at__lte=begun_at), account_id=account.pk)
+    older.filter(Q(connection_failures__gt=0) | Q(pause_count__gt=0)).update(connection_failures=0, pause_count=0)
     cleared = {"paused_by": "", "paused_at": None, "paused_until": None, "pause_reason": "", "pause_code": ""}
-    return bool(rows.filter(paused_by=PausedBy.WORKER).update(**cleared))
+    older.filter(paused_by=PausedBy.WORKER).update(**cleared)
 
 
 @retried

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from django.db import IntegrityError
+from django.db import Error, IntegrityError
 
 from prx_email_django.models import Account, RateWindow
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, reached, recipients_ceiling
-from prx_email_django.store.db import atomic, database_now, retried
+from prx_email_django.store.absence import is_away
+from prx_email_django.store.db import atomic, database_now, in_transaction, retried, retried_after_conflict
 
 #: Tries of one compare-and-set; after these the call takes no permits, since other workers are taking them.
 TRIES = 20
@@ -44,6 +45,7 @@ class Permits:
         return replace(self, count=count)
 
 
+@retried
 def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock) -> bool:
     """Whether every limit of the account would let its next message go now; takes nothing.
 
@@ -155,8 +157,20 @@ def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> _S
     return _Spent(bucket, 0, newest, counts)
 
 
-@retried
 def _give_back(account_id: int, key: str, bucket: int, count: int) -> None:
+    """Return permits to a bucket; while the database is away they lapse with their bucket.
+
+    Not tried again: returned twice, they would let more through than the limit.
+    """
+    try:
+        _return_to_bucket(account_id, key, bucket, count)
+    except Error as error:
+        if not is_away(error) or in_transaction():
+            raise
+
+
+@retried_after_conflict
+def _return_to_bucket(account_id: int, key: str, bucket: int, count: int) -> None:
     for _ in range(TRIES):
         window = _window(account_id, key)
         index = window.bucket - bucket

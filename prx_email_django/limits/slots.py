@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError
+from django.db import Error, IntegrityError
 from django.db.models import Q
 
 from prx_email_django.limits.pauses import account_state
@@ -20,6 +21,9 @@ from prx_email_django.store.db import atomic, lease_until, retried, worker_name
 SLOT_LEASE = timedelta(seconds=60)
 #: No MAIL and no body is written with less than this left, in seconds.
 SLOT_MARGIN = 20.0
+#: Tokens of this process's slots that it may hold although it uses them no more: the database was away when they were
+#: taken or released.  Such a slot is taken again at once, not waited for.
+_abandoned: set[uuid.UUID] = set()
 
 
 class Slot:
@@ -82,7 +86,8 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
             continue
         slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
         noted.add(slot)
-        taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
+        with _abandoned_on_error([slot.token]):
+            taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
         if taken and _is_one_too_many(account, rows, clock):
             release_slots([slot])
             noted.discard(slot)
@@ -91,6 +96,15 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
             return slot
         noted.discard(slot)
     return None
+
+
+@contextmanager
+def _abandoned_on_error(tokens: Iterable[uuid.UUID]) -> Iterator[None]:
+    try:
+        yield
+    except Error:
+        _abandoned.update(tokens)
+        raise
 
 
 def _is_one_too_many(account: Account, rows: Collection[int], clock: Clock) -> bool:
@@ -107,11 +121,14 @@ def _live(rows: Iterable[ConnectionSlot], clock: Clock) -> int:
 
 
 def _is_live(slot: ConnectionSlot, clock: Clock) -> bool:
-    return slot.token is not None and slot.expires_at is not None and slot.expires_at > clock.running
+    held = slot.token is not None and slot.token not in _abandoned
+    return held and slot.expires_at is not None and slot.expires_at > clock.running
 
 
 def _take(slot: ConnectionSlot, token: uuid.UUID, *, clock: Clock) -> bool:
     free = Q(token__isnull=True) | Q(token=slot.token, expires_at__lte=clock.running)
+    if slot.token in _abandoned:
+        free |= Q(token=slot.token)
     return bool(ConnectionSlot.objects.filter(free, pk=slot.pk).update(**_held(token, clock)))
 
 
@@ -130,17 +147,25 @@ def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
 
 @retried
 def renew_slots(slots: Iterable[Slot], *, clock: Clock) -> None:
-    """Renew all slots in one statement; a slot whose lease has ended is not renewed: another worker may have it."""
+    """Renew all slots in one statement; a slot that is not ours any more has run out at once.
+
+    A slot whose lease has ended here is not renewed: another worker may count without it.
+    """
     live = list(slots)
     if not live:
         return
     begun = uptime()
     rows = ConnectionSlot.objects.filter(token__in=[slot.token for slot in live])
-    rows.update(expires_at=lease_until(clock, SLOT_LEASE))
+    renewed = rows.update(expires_at=lease_until(clock, SLOT_LEASE))
     done = uptime()
     for slot in live:
         if done < slot.deadline:
             slot.deadline = begun + SLOT_LEASE.total_seconds()
+    if renewed < len(live):
+        held = set(rows.values_list("token", flat=True))
+        for slot in live:
+            if slot.token not in held:
+                slot.deadline = begun
 
 
 @retried
@@ -148,4 +173,6 @@ def release_slots(slots: Iterable[Slot]) -> None:
     """Release slots, once their connections are closed."""
     tokens = [slot.token for slot in slots]
     if tokens:
-        ConnectionSlot.objects.filter(token__in=tokens).update(token=None, expires_at=None, holder="")
+        with _abandoned_on_error(tokens):
+            ConnectionSlot.objects.filter(token__in=tokens).update(token=None, expires_at=None, holder="")
+        _abandoned.difference_update(tokens)

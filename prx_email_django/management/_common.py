@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -78,6 +78,16 @@ def account_named(name: str) -> Account:
     return account
 
 
+def add_account(parser: CommandParser) -> None:
+    """Add the argument that names an account, or (if it is omitted) the whole outbox."""
+    parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
+
+
+def chosen_account(options: dict[str, Any]) -> Account | None:
+    """Return the account of the argument; None: everything."""
+    return account_named(options["account"]) if options["account"] is not None else None
+
+
 def add_selection(parser: CommandParser) -> None:
     """Add the arguments that select messages: ids, or filters that must all match."""
     parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="ids of messages")
@@ -110,16 +120,13 @@ def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> Que
 
 
 def _filters(options: dict[str, Any]) -> dict[str, Any]:
-    filters: dict[str, Any] = {}
-    if options["account"] is not None:
-        filters["account"] = account_named(options["account"])
-    if options["error_code"] is not None:
-        filters["last_error_code"] = options["error_code"]
-    if options["tag"] is not None:
-        filters["tag"] = options["tag"]
-    if options["since"] is not None:
-        filters["created_at__gte"] = past(options["since"])
-    return filters
+    readers: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "account": ("account", account_named),
+        "error_code": ("last_error_code", str),
+        "tag": ("tag", str),
+        "since": ("created_at__gte", past),
+    }
+    return {column: read(options[name]) for name, (column, read) in readers.items() if options[name] is not None}
 
 
 @contextmanager
@@ -156,10 +163,8 @@ class SelectionCommand(BaseCommand):
     done: str
     #: The messages that the operation would change now.
     eligible: Q
-
-    def operate(self, chosen: QuerySet[OutboxMessage] | list[int]) -> ChangeReport:
-        """Apply the operation."""
-        raise NotImplementedError
+    #: The public function that applies the operation to ids or a query set.
+    operate: Callable[..., ChangeReport]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the selection of messages."""

@@ -19,54 +19,36 @@ from prx_email_django.rules.pauses import is_in_force
 from prx_email_django.states import ErrorCode, Status
 
 #: Patterns in the error text of servers, OpenSSL and the operating system, each with advice that may help.
-_ADVICE = (
-    (
-        "WRONG_VERSION_NUMBER",
-        gettext_lazy("This port does not start with TLS: choose STARTTLS, or the server’s TLS port (465)."),
+_ADVICE = {
+    "WRONG_VERSION_NUMBER": gettext_lazy(
+        "This port does not start with TLS: choose STARTTLS, or the server’s TLS port (465)."
     ),
-    (
-        "local issuer certificate|self.signed",
-        gettext_lazy("This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."),
+    "local issuer certificate|self.signed": gettext_lazy(
+        "This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."
     ),
-    (
-        "(hostname|address) mismatch",
-        gettext_lazy("The certificate is for another host: enter the host name that the certificate contains."),
+    "(hostname|address) mismatch": gettext_lazy(
+        "The certificate is for another host: enter the host name that the certificate contains."
     ),
-    (
-        "certificate has expired",
-        gettext_lazy("The server’s certificate has expired: the administrator of the server must renew it."),
+    "certificate has expired": gettext_lazy(
+        "The server’s certificate has expired: the administrator of the server must renew it."
     ),
-    (
-        "name or service not known|nodename nor servname|name resolution|no address associated",
-        gettext_lazy("DNS does not know this host: check the spelling of the host name."),
+    "name or service not known|nodename nor servname|name resolution|no address associated": gettext_lazy(
+        "DNS does not know this host: check the spelling of the host name."
     ),
-    (
-        "connection (refused|reset)|unreachable|no route",
-        gettext_lazy("No mail server answers at this host and port, or a firewall blocks the connection."),
+    "connection (refused|reset)|unreachable|no route": gettext_lazy(
+        "No mail server answers at this host and port, or a firewall blocks the connection."
     ),
-    (
-        "no answer in time|not done within",
-        gettext_lazy(
-            "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
-        ),
+    "no answer in time|not done within": gettext_lazy(
+        "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
     ),
-    (
-        "invalid_grant",
-        gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
+    "invalid_grant": gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
+    "no usable authentication": gettext_lazy(
+        "The server offers no authentication, or only after TLS: check security and authentication method."
     ),
-    (
-        "no usable authentication",
-        gettext_lazy(
-            "The server offers no authentication, or only after TLS: check security and authentication method."
-        ),
+    "authentication refused": gettext_lazy(
+        "Enter the user and the password (or token) again; many providers require an app password or OAuth."
     ),
-    (
-        "authentication refused",
-        gettext_lazy(
-            "Enter the user and the password (or token) again; many providers require an app password or OAuth."
-        ),
-    ),
-)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +155,7 @@ def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
 
 def advice(reason: str) -> str:
     """Return advice for the reason of a pause; empty if there is none."""
-    for pattern, text in _ADVICE:
+    for pattern, text in _ADVICE.items():
         if re.search(pattern, reason, re.IGNORECASE):
             return str(text)
     return ""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.models import Case, Q, QuerySet, Value, When
 
 from prx_email_django.conf import outbox_settings
@@ -19,6 +21,7 @@ from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.policy import MessageCounters, gave_up
 from prx_email_django.rules.recipients import OPEN_RESULTS, is_open
 from prx_email_django.states import WAITING, Status
+from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.db import atomic, lease_until, retried
 
 #: The highest priority is 10, so the lowest rank is -10.
@@ -33,6 +36,8 @@ class Lease:
         self.length = length.total_seconds()
         # Read before the statement, so that it ends here no later than in the database.
         self.deadline = uptime() + self.length
+        #: A claim was asked for under this token; it may have been granted and the answer lost.
+        self.was_asked = False
 
     def has_time_left(self) -> bool:
         """Whether at least a third of the lease remains; with less, no work may start."""
@@ -59,6 +64,8 @@ class Claim:
     recipients: list[ClaimedRecipient]
     attachments: list[Attachment] = field(default_factory=list)
     number: int = 1
+    #: A renewal did not find the row under our token: somebody else has it, and nothing more may be written.
+    is_lost: bool = False
     #: Addresses that are still open or unknown.
     open_addresses: tuple[str, ...] = field(init=False)
 
@@ -69,6 +76,10 @@ class Claim:
     def id(self) -> int:
         """The message's primary key."""
         return self.message.pk
+
+    def has_time_left(self) -> bool:
+        """Whether the message is still ours, for long enough to begin something."""
+        return not self.is_lost and self.lease.has_time_left()
 
     @property
     def counters(self) -> MessageCounters:
@@ -132,8 +143,29 @@ def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> Clai
     are skipped, so zero rows do not mean that nothing is due.
     """
     lease = Lease(outbox_settings().lease)
-    ids, stopped_at_hold = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
-    return ClaimBatch(load_claims(ids, lease=lease) if ids else [], stopped_at_hold)
+    with released_on_absence(lease):
+        ids, stopped_at_hold = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
+        return ClaimBatch(load_claims(ids, lease=lease) if ids else [], stopped_at_hold)
+
+
+def claim_rest(message_id: int, *, clock: Clock) -> Claim | None:
+    """Claim a message that is due for the rest of its recipients; None: somebody else has it, or it was cancelled."""
+    lease = Lease(outbox_settings().lease)
+    due = Q(next_attempt_at__lte=clock.now)
+    with released_on_absence(lease):
+        retried(claim_ids)([message_id], guard=due, lease=lease, clock=clock)
+        return next(iter(load_claims([message_id], lease=lease)), None)
+
+
+@contextmanager
+def released_on_absence(lease: Lease) -> Iterator[None]:
+    """Release what was claimed under the lease if the database goes away: nobody would know that it was claimed."""
+    try:
+        yield
+    except Error as error:
+        if is_away(error):
+            unwritten.write([partial(release_lease, lease)])
+        raise
 
 
 def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> int:
@@ -149,6 +181,9 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
 @retried
 def _take(account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
     connection = connections[outbox_alias()]
+    if lease.was_asked:
+        release_lease(lease)
+    lease.was_asked = True
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     if not connection.features.has_select_for_update_skip_locked:
         # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
@@ -170,18 +205,23 @@ def _queued(account_id: int) -> QuerySet[OutboxMessage]:
     return OutboxMessage.objects.filter(account_id=account_id, next_attempt_at__isnull=False)
 
 
+def _due(account_id: int, rank: int, clock: Clock) -> QuerySet[OutboxMessage]:
+    """The due messages of one rank, in order."""
+    rows = _queued(account_id).filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
+    return rows.order_by("next_attempt_at", "id")
+
+
 def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
     """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
     found: list[int] = []
     holding = False
-    queued = _queued(account_id)
     for head in _heads(account_id):
         if head.next_attempt_at > clock.now:
             continue
-        rows = queued.filter(claim_rank=head.rank, next_attempt_at__lte=clock.now, status__in=WAITING)
+        rows = _due(account_id, head.rank, clock)
         if locked:
             rows = rows.select_for_update(skip_locked=True)
-        ordered = rows.order_by("next_attempt_at", "id").values_list("pk", "on_unknown")
+        ordered = rows.values_list("pk", "on_unknown")
         for pk, on_unknown in ordered[: limit - len(found)]:
             if is_hold(on_unknown):
                 if (found and not holding) or len(found) >= hold_limit:
@@ -195,6 +235,7 @@ def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, l
     return found, holding
 
 
+@retried
 def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
     """Read what was claimed, in the order of ``ids``."""
     rows = OutboxMessage.objects.select_related("raw").filter(
@@ -230,35 +271,49 @@ def _number(claims: dict[int, Claim]) -> None:
 
 
 @retried
-def renew(leases: Iterable[Lease], *, clock: Clock) -> None:
-    """Renew all leases in one statement; a lease that has ended is not renewed: others may have its messages."""
-    live = list(leases)
+def renew(claims: Iterable[Claim], *, clock: Clock) -> None:
+    """Renew the leases of all claims in one statement, and mark the claims whose rows are not ours any more.
+
+    A lease that has ended here is renewed only in the database: its messages may have been recovered meanwhile.
+    """
+    live = list(claims)
     if not live:
         return
     begun = uptime()
-    OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[lease.token for lease in live]).update(
-        claim_expires_at=lease_until(clock, outbox_settings().lease)
-    )
+    leases = {claim.lease for claim in live}
+    ours = OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[lease.token for lease in leases])
+    renewed = ours.update(claim_expires_at=lease_until(clock, outbox_settings().lease))
     done = uptime()
-    for lease in live:
+    for lease in leases:
         if done < lease.deadline:
             lease.deadline = begun + lease.length
+    if renewed < len(live):
+        held = set(ours.filter(pk__in=[claim.id for claim in live]).values_list("pk", "claim_token"))
+        for claim in live:
+            claim.is_lost = claim.is_lost or (claim.id, claim.lease.token) not in held
 
 
 @retried
 def release(claims: Iterable[Claim]) -> int:
-    """Release messages untouched: they become as they were before the claim."""
-    by_lease: dict[uuid.UUID, list[int]] = {}
+    """Release messages untouched: they become as they were before the claim.  Returns how many were ours."""
+    ids_by_token: dict[uuid.UUID, list[int]] = {}
     for claim in claims:
-        by_lease.setdefault(claim.lease.token, []).append(claim.id)
-    was_failed = Q(next_attempt_at__isnull=True) | ~Q(last_error_code="") | Q(attempts__gt=0)
+        ids_by_token.setdefault(claim.lease.token, []).append(claim.id)
     return sum(
-        OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=token).update(
-            status=Case(When(was_failed, then=Value(Status.FAILED.value)), default=Value(Status.PENDING.value)),
-            claim_expires_at=None,
-        )
-        for token, ids in by_lease.items()
+        _release(OutboxMessage.objects.filter(pk__in=ids, claim_token=token)) for token, ids in ids_by_token.items()
     )
+
+
+@retried
+def release_lease(lease: Lease) -> int:
+    """Release every message that is claimed under the lease, untouched."""
+    return _release(OutboxMessage.objects.filter(claim_token=lease.token))
+
+
+def _release(rows: QuerySet[OutboxMessage]) -> int:
+    was_failed = Q(next_attempt_at__isnull=True) | ~Q(last_error_code="") | Q(attempts__gt=0)
+    status = Case(When(was_failed, then=Value(Status.FAILED.value)), default=Value(Status.PENDING.value))
+    return rows.filter(status=Status.SENDING).update(status=status, claim_expires_at=None)
 
 
 def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim], list[Claim]]:
@@ -280,14 +335,30 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
     return fresh, old
 
 
-def due_head(account_id: int, *, clock: Clock) -> RankHead | None:
-    """The account's next due message, by the claim's index; None: nothing is due."""
-    return next((head for head in _heads(account_id) if head.next_attempt_at <= clock.now), None)
+@retried
+def first_claimable(account_id: int, *, clock: Clock) -> int | None:
+    """The message that a claim of this account would get first; None: nothing is due, or others hold it.
+
+    Asked before a connection is opened: a due row in somebody's open transaction would cost a login a second otherwise.
+    """
+    due_heads = (head for head in _heads(account_id) if head.next_attempt_at <= clock.now)
+    connection = connections[outbox_alias()]
+    if not connection.features.has_select_for_update_skip_locked:
+        return next((head.pk for head in due_heads), None)
+    for head in due_heads:
+        # The claim's own lock, which ends with the statement; the ORM would need a transaction for it.
+        query, params = _due(account_id, head.rank, clock).values_list("pk")[:1].query.sql_with_params()
+        with connection.cursor() as cursor:
+            cursor.execute(f"{query} {connection.ops.for_update_sql(skip_locked=True)}", params)
+            if row := cursor.fetchone():
+                return int(row[0])
+    return None
 
 
-def open_recipients(head: RankHead) -> int:
+@retried
+def open_recipients(message_id: int) -> int:
     """How many recipients the message has left."""
-    return Recipient.objects.filter(message_id=head.pk, result__in=OPEN_RESULTS).count()
+    return Recipient.objects.filter(message_id=message_id, result__in=OPEN_RESULTS).count()
 
 
 def next_due(account_ids: Sequence[int]) -> datetime | None:

@@ -1,6 +1,4 @@
-"""What every verb needs: the database's clock, leases that the database writes, another try after a conflict or after
-a text that the database cannot hold.
-"""
+"""What every verb needs: the database's clock, leases that the database writes, and another try."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import DataError, OperationalError, connections, transaction
+from django.db import DataError, Error, OperationalError, connections, transaction
 from django.db.models import DateTimeField, Func, Value
 from django.db.models.functions import Cast, Greatest
 from django.db.models.sql.compiler import SQLCompiler
@@ -25,6 +23,7 @@ from prx_email_django.models.foreign_text import NARROWER, narrowed_to
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.policy import Rules
+from prx_email_django.store.absence import waits
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,6 +58,11 @@ def rules() -> Rules:
 def atomic() -> transaction.Atomic:
     """A transaction on the outbox's database."""
     return transaction.atomic(using=outbox_alias())
+
+
+def in_transaction() -> bool:
+    """Whether a transaction is open on the outbox's database."""
+    return connections[outbox_alias()].in_atomic_block
 
 
 def fresh_connection() -> None:
@@ -147,8 +151,8 @@ def refusing_text() -> Iterator[None]:
         ) from error
 
 
-def retried(function: Callable[P, R]) -> Callable[P, R]:
-    """Run again after a statement that may succeed the next time.
+def retried_after_conflict(function: Callable[P, R]) -> Callable[P, R]:
+    """Run again where the database has rolled the function back: for what must not run again after it succeeded.
 
     After a deadlock or a lock timeout with jitter, and never inside a caller's transaction.  After a refused text at
     once, with fewer characters in the columns of strangers' text: the fact is recorded, whatever they wrote.
@@ -182,10 +186,30 @@ def _after_conflict(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 return function(*args, **kwargs)
             except OperationalError as error:
-                inside = connections[outbox_alias()].in_atomic_block
-                if inside or number == CONFLICT_TRIES or not is_conflict(error):
+                if in_transaction() or number == CONFLICT_TRIES or not is_conflict(error):
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**number))  # noqa: S311  (spread, not secrecy)
         raise AssertionError  # pragma: no cover
+
+    return attempt
+
+
+def retried(function: Callable[P, R]) -> Callable[P, R]:
+    """Run again after a conflict and, in a worker, as long as it waits for a database that is away.
+
+    For functions that may run again although they have succeeded: a commit may take effect and its answer be lost.
+    """
+    once = retried_after_conflict(function)
+
+    @functools.wraps(function)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
+        since = 0.0
+        while True:
+            try:
+                return once(*args, **kwargs)
+            except Error as error:
+                since = since or time.monotonic()
+                if not waits(error, since):
+                    raise
 
     return attempt

@@ -26,7 +26,7 @@ from prx_email_django.store.attempts import (
 )
 from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
-from prx_email_django.store.late_results import record_late
+from prx_email_django.store.late_results import record_late, recorded_before
 from prx_email_django.store.sent_group import record_sent
 
 #: What a verdict needs of a row as it is now.
@@ -83,7 +83,7 @@ def _record_one(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     with atomic():
         # A write first: it takes the row's lock on every engine, and its count says whose the message is.
         if not ours.update(updated_at=clock.now):
-            return record_late(finished, clock=clock)
+            return recorded_before(finished) or record_late(finished, clock=clock)
         current = row.only(*_JUDGED).get()
         recipients = list(Recipient.objects.filter(message_id=message.pk).order_by("id"))
         results = merged(recipients, finished.answers)
@@ -117,9 +117,9 @@ def settle(claim: Claim, *, clock: Clock) -> list[RecordedAttempt]:
         values = becomes_sent(message, claim.recipients, now=now)
     else:
         values = {"status": status, "next_attempt_at": None, "claim_expires_at": None, "updated_at": now}
-    ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
-    if not ours.update(**values):
-        return []
+    ours = OutboxMessage.objects.filter(pk=claim.id, claim_token=claim.lease.token)
+    if not ours.filter(status=Status.SENDING).update(**values) and not ours.filter(status=status).exists():
+        return []  # not ours, and not written by an earlier try whose answer was lost
     update_instance(message, values)
     ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT
     return [recorded(FinishedAttempt(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]

@@ -16,9 +16,9 @@ from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
-from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease, load_claims
+from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease, load_claims, released_on_absence
 from prx_email_django.store.contents import store_contents
-from prx_email_django.store.db import atomic, lease_until, refusing_text, retried
+from prx_email_django.store.db import atomic, lease_until, refusing_text, retried_after_conflict
 
 #: Rows of one INSERT.
 BATCH = 500
@@ -56,7 +56,7 @@ def idempotency_hash(key: str | None) -> str | None:
 
 
 @refusing_text()
-@retried
+@retried_after_conflict
 def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
     """Write a draft; with a key that is known, return the first row and False."""
     known = _by_key(draft)
@@ -73,7 +73,7 @@ def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
 
 
 @refusing_text()
-@retried
+@retried_after_conflict
 def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
     """Write a draft that is claimed from its first instant, so that no drain can take the row between.
 
@@ -84,7 +84,7 @@ def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
         return known
     lease = Lease(outbox_settings().lease)
     try:
-        with atomic():
+        with released_on_absence(lease), atomic():
             written = _insert_all([draft], clock=clock, lease=lease)
     except IntegrityError:
         known = _by_key(draft)
@@ -96,7 +96,10 @@ def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
         ClaimedRecipient(message.pk, row.pk, row.address, row.result, row.code, row.text) for row in written.recipients
     ]
     if any(recipient.pk is None for recipient in recipients):  # MySQL gives no keys back
-        return load_claims([message.pk], lease=lease)[0]
+        with released_on_absence(lease):
+            claims = load_claims([message.pk], lease=lease)
+        # Somebody wrote its status meanwhile: the row says what it came to.
+        return claims[0] if claims else OutboxMessage.objects.get(pk=message.pk)
     message.claim_expires_at = clock.running + outbox_settings().lease  # an expression until now
     return Claim(message=message, lease=lease, recipients=recipients, attachments=written.attachments)
 

@@ -32,6 +32,25 @@ _ATTEMPTS = {
 }
 
 
+def recorded_before(finished: FinishedAttempt) -> RecordedAttempt | None:
+    """What an earlier try wrote whose commit took effect although its answer was lost; None: it wrote nothing."""
+    claim = finished.claim
+    attempts = DeliveryAttempt.objects.filter(message_id=claim.id, claim_token=claim.lease.token)
+    written = attempts.exclude(outcome=AttemptOutcome.LOST).first()
+    message = OutboxMessage.objects.filter(pk=claim.id, claim_token=claim.lease.token).first()
+    if written is None or message is None:
+        return None
+    claim.message = message
+    return recorded(
+        finished,
+        Status.SENT if message.status == Status.SENT else Status.FAILED,
+        error_code=message.last_error_code,
+        error=message.last_error,
+        next_attempt_at=message.next_attempt_at,
+        progress=written.outcome == AttemptOutcome.SENT and message.status != Status.SENT,
+    )
+
+
 def record_late(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     """Record a result whose claim was lost: in its attempt's row, and where it was accepted in the message's."""
     row = OutboxMessage.objects.filter(pk=finished.claim.id)

@@ -19,8 +19,8 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import is_settled, settled_status
 from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Status
 from prx_email_django.store.attempts import becomes_sent
-from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims
-from prx_email_django.store.db import atomic, retried
+from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims, released_on_absence
+from prx_email_django.store.db import atomic, retried, retried_after_conflict
 
 Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
 
@@ -107,7 +107,7 @@ def reopen(ids: Sequence[int]) -> None:
     Recipient.objects.filter(message_id__in=ids, result=RecipientResult.REFUSED).update(result=RecipientResult.IMPLIED)
 
 
-@retried
+@retried_after_conflict
 def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
     """Claim one message because a person asked; a message at rest needs no ``force``.
 
@@ -115,7 +115,7 @@ def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
         RetryRejected: there is no such message, it is sent or being sent, or it is not due yet.
     """
     lease = Lease(outbox_settings().lease)
-    with atomic():
+    with released_on_absence(lease), atomic():
         row = OutboxMessage.objects.filter(pk=outbox_id)
         # A write first: it locks the row, so that the columns read next stay as they are.
         row.update(updated_at=F("updated_at"))
@@ -124,7 +124,11 @@ def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
             reopen([outbox_id])
         if claim_ids([outbox_id], guard=Q(), lease=lease, clock=clock) != 1:
             raise RetryRejected("the message has just been claimed by a worker", code="not_retriable")
-    return load_claims([outbox_id], lease=lease)[0]
+    with released_on_absence(lease):
+        claims = load_claims([outbox_id], lease=lease)
+    if not claims:
+        raise RetryRejected("the message was changed at the same time", code="not_retriable")
+    return claims[0]
 
 
 def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, force: bool) -> OutboxMessage:

@@ -19,6 +19,7 @@ WAKE_AGAIN = timedelta(seconds=60)
 PURGE_EVERY = timedelta(hours=1)
 
 
+@retried
 def outbox_state() -> OutboxState:
     """The row, made where it is missing."""
     state, _ = OutboxState.objects.get_or_create(pk=1)

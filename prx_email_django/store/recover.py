@@ -26,14 +26,19 @@ def recover(*, clock: Clock) -> list[RecordedAttempt]:
     """End every claim whose lease has run out: its outcome is unknown, the message is tried again or rests."""
     recorded: list[RecordedAttempt] = []
     while True:
-        expired = OutboxMessage.objects.filter(claim_expires_at__lte=clock.running, status=Status.SENDING)
-        ids = list(expired.order_by("claim_expires_at").values_list("pk", flat=True)[:BATCH])
+        ids = _run_out(clock)
         if not ids:
             return recorded
         batch = _recover(ids, clock=clock)
         if not batch:
             return recorded  # other drains are recovering them
         recorded += batch
+
+
+@retried
+def _run_out(clock: Clock) -> list[int]:
+    expired = OutboxMessage.objects.filter(claim_expires_at__lte=clock.running, status=Status.SENDING)
+    return list(expired.order_by("claim_expires_at").values_list("pk", flat=True)[:BATCH])
 
 
 @retried
@@ -118,8 +123,9 @@ def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
             "claim_expires_at": None,
             "updated_at": clock.now,
         }
-        ours = OutboxMessage.objects.filter(pk=claim.id, status=Status.SENDING, claim_token=claim.lease.token)
-        if ours.update(**values):
+        ours = OutboxMessage.objects.filter(pk=claim.id, claim_token=claim.lease.token)
+        by_earlier_try = ours.filter(status=Status.FAILED, last_error_code=ErrorCode.EXPIRED)
+        if ours.filter(status=Status.SENDING).update(**values) or by_earlier_try.exists():
             update_instance(claim.message, values)
             recorded.append(_recorded(claim.message, claim.number, ending=Ending.PERMANENT))
     return recorded

@@ -7,6 +7,7 @@ events of connections, after the results that they reported before have been rec
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from time import monotonic
@@ -14,7 +15,7 @@ from time import monotonic
 from django.db import DatabaseError
 
 from prx_email_django.limits.pauses import note_failure, note_overlap_lost, note_size, note_success
-from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
 from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
@@ -70,6 +71,8 @@ class AccountWorker:
         self.prefetch.probing = self._troubled = state.pause_count > 0 or state.connection_failures > 0
         self._size = state.size_limit
         self._failed_at = -RECONNECT_AFTER
+        #: When this worker paused the account, on the clock of ``uptime()``.
+        self._paused_at = -math.inf
 
     @property
     def account_id(self) -> int:
@@ -120,15 +123,12 @@ class AccountWorker:
         waiting = [*self.prefetch.unrendered, *list(self.ready.ready)]
         return waiting + [message for connection in self.connections for message in list(connection.taken)]
 
-    def leave(self, doubtful: Collection[int] = ()) -> None:
-        """Release slots and messages after the network was closed.
+    def release_messages(self, doubtful: Collection[int]) -> None:
+        """Release the claimed messages after the network was closed.
 
-        Messages that a connection had taken, and ``doubtful`` ones, are left to their leases.
+        Those that a connection had taken, and ``doubtful`` ones, are left to their leases.
         """
-        try:
-            self.prefetch.leave(self.connections.taken_ids().union(doubtful))
-        finally:
-            self.connections.leave()
+        self.prefetch.leave(self.connections.taken_ids().union(doubtful))
 
     def fail(self) -> None:
         """End after an unexpected error: cut the connections and handle their events; the leases cover the rest."""
@@ -254,6 +254,7 @@ class AccountWorker:
         account = self.current.account
         until = note_failure(account, trouble, reason, clock=self.clock)
         if until is not None:
+            self._paused_at = uptime()
             announce_pause(account, reason=reason, until=until)
         if until is not None or trouble is not Trouble.CONNECTION or self.source.tries_once or self._is_paused():
             self.stop("paused")
@@ -273,8 +274,8 @@ class AccountWorker:
                 self.trouble(outcome.trouble, outcome.error)
             elif outcome.is_completed:
                 self.prefetch.note_completed()
-                if self._troubled or self.prefetch.after_pause:
-                    note_success(self.current.account)
+                if (self._troubled or self.prefetch.after_pause) and message.mail_at > self._paused_at:
+                    note_success(self.current.account, begun_at=message.started_at or self.clock.now)
                     self.current.look_again()  # the pause is over: the other connections may open
                     self._troubled = self.prefetch.probing = self.prefetch.after_pause = False
                     self.prefetch.look_again()

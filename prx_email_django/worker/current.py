@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from time import monotonic
 
-from prx_email_django.limits.pauses import known_state, with_state
+from prx_email_django.limits.pauses import known_state, read_account
 from prx_email_django.models import Account, AccountState, OutboxState
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.outbox import outbox_state
@@ -53,7 +53,7 @@ class CurrentAccount:
     def look(self) -> None:
         """Read account and state again, at most once a second: a person may have mended the credentials."""
         if monotonic() >= self._look_at:
-            self.account = with_state().get(pk=self.account.pk)
+            self.account = read_account(self.account.pk)
             self._look_at = monotonic() + LOOK_AFTER
 
     def look_again(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from time import monotonic
 
-from django.db import DatabaseError
+from django.db import Error
 
 from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
 from prx_email_django.limits.rate_windows import has_permits
@@ -17,19 +17,21 @@ from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.rules.pauses import is_paused
+from prx_email_django.store.absence import is_away, waiting_for_database
 from prx_email_django.store.claims import (
     Claim,
     ClaimBatch,
     claim,
-    due_head,
+    first_claimable,
     next_due,
     open_recipients,
     split_expired,
 )
+from prx_email_django.store.db import retried
 from prx_email_django.store.outbox import begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
-from prx_email_django.worker.loop import WorkerLoop
+from prx_email_django.worker.loop import LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
@@ -42,6 +44,35 @@ logger = logging.getLogger("prx_email_django")
 GROUP_PER_CONNECTION = 3
 #: Seconds between two looks at the queue: for other accounts, or while a waiting drain has nothing to do.
 POLL = 1.0
+#: Longest time, in seconds, for which an account waits whose connections claimed nothing.
+LONGEST_REST = 30.0
+
+
+class EmptyHanded:
+    """Accounts whose last connection claimed nothing, since others hold what is due: each waits 1 s, then 2 s, 4 s, …
+
+    Kept for the process: a loop begins a new drain each second, and each would cost a login.
+    """
+
+    def __init__(self) -> None:
+        self._rests: dict[int, float] = {}
+        self._until: dict[int, float] = {}
+
+    def note(self, account_id: int, *, claimed: bool) -> None:
+        """Note how a connection ended that asked for claims."""
+        if claimed:
+            self._rests.pop(account_id, None)
+            self._until.pop(account_id, None)
+            return
+        rest = min(2 * self._rests.get(account_id, POLL / 2), LONGEST_REST)
+        self._rests[account_id], self._until[account_id] = rest, monotonic() + rest
+
+    def waits(self, account_id: int) -> bool:
+        """Whether the account still waits."""
+        return monotonic() < self._until.get(account_id, 0.0)
+
+
+empty_handed = EmptyHanded()
 
 
 class DueMessages:
@@ -55,10 +86,11 @@ class DueMessages:
         self._current = current
         self._clock = clock
         self.budget = budget
+        self._claimed = False
 
     def has_due(self) -> bool:
         """Whether the account has a due message, by the claim's index."""
-        return due_head(self._current.account.pk, clock=self._clock) is not None
+        return first_claimable(self._current.account.pk, clock=self._clock) is not None
 
     def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
         """Claim due messages, best rank first."""
@@ -66,6 +98,9 @@ class DueMessages:
         batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock)
         for claimed in batch.claims:
             claimed.message.account = account
+        self._claimed = self._claimed or bool(batch.claims)
+        if not batch.stopped_at_hold:
+            empty_handed.note(account.pk, claimed=self._claimed)
         return batch
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
@@ -116,6 +151,7 @@ class Drain:
         """Recover, then send until nothing can go now (with ``wait``: until the time budget ends)."""
         begin_drain(clock=self.clock)
         with ExitStack() as stack:
+            stack.enter_context(waiting_for_database(self._wait_for_database))
             network: Network | None = None
             while not self._should_stop():
                 self.recorder.recover()
@@ -127,6 +163,11 @@ class Drain:
                 if not self.wait or not self._wait_for_due():
                     break
         return self.recorder.counts.report(monotonic() - self.begun)
+
+    def _wait_for_database(self, error: Error, absent: float) -> bool:
+        """Wait a moment between two rounds, when nothing is claimed; False: the drain ends first."""
+        time.sleep(next_try(absent))
+        return not self._should_stop() and absent < LONGEST_ABSENCE
 
     def _round(self, accounts: Iterable[CurrentAccount], network: Network) -> None:
         results = ResultQueue(1)
@@ -160,6 +201,7 @@ class Drain:
             loop.run(should_stop=self._should_stop, tick=tick)
         except BaseException:
             loop.leave()
+            self._tick()  # what was sent counts, although the drain breaks off
             raise
 
     def _newcomers(self, loop: WorkerLoop) -> list[CurrentAccount]:
@@ -199,13 +241,13 @@ class Drain:
 
     def _is_ready(self, account: Account) -> bool:
         """Whether the account may send its next due message; an account whose limits do not parse is left out."""
-        if account.pk in self._barred:
+        if account.pk in self._barred or empty_handed.waits(account.pk):
             return False
         try:
             return self._has_work(account)
-        except DatabaseError:
-            raise
-        except Exception:
+        except Exception as error:
+            if is_away(error):
+                raise
             logger.exception("account %s: the drain goes on without it", account)
             self._barred.add(account.pk)
             return False
@@ -215,10 +257,11 @@ class Drain:
         end_expired_pause(state, now=self.clock.now)
         if is_paused(state, now=self.clock.now):
             return False
-        head = due_head(account.pk, clock=self.clock)
+        head = first_claimable(account.pk, clock=self.clock)
         # Checked before connecting: otherwise a reached limit would cost a login a second.
         return head is not None and has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
+    @retried
     def _candidates(self) -> list[Account]:
         active = with_state().filter(is_active=True)
         if self.accounts is not None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from operator import methodcaller
 from time import monotonic
 
-from django.db import InterfaceError, OperationalError
+from django.db import Error
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.slots import renew_slots
 from prx_email_django.rules.clock import Clock
+from prx_email_django.store.absence import is_away, unwritten, waiting_for_database
 from prx_email_django.store.claims import renew
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.worker.account import AccountWorker
@@ -26,6 +29,17 @@ logger = logging.getLogger("prx_email_django")
 GROUP_WAIT = 0.1
 #: All leases are renewed at least so often, in seconds.
 RENEW_EVERY = 20.0
+#: Seconds between two tries while the database is away: the first wait, doubled up to the longest.
+FIRST_TRY, LAST_TRY = 0.05, 0.5
+#: Seconds for which a worker that should end waits for the database, once nothing is on its way any more.
+END_GRACE = 10.0
+#: Seconds after which a worker that nobody has asked to end gives up.
+LONGEST_ABSENCE = 600.0
+
+
+def next_try(absent: float) -> float:
+    """Seconds until the next try, when the database has been away for so many seconds."""
+    return min(max(FIRST_TRY, absent), LAST_TRY)
 
 
 class WorkerLoop:
@@ -44,6 +58,12 @@ class WorkerLoop:
         self._recorded_at = monotonic()
         #: Results that are being recorded.
         self._unrecorded: dict[AccountWorker, list[ClaimedMessage]] = {}
+        #: Whether the worker should end: asked while the database is away.
+        self._is_over: Callable[[], bool] = lambda: False
+        #: A worker that should end waits for the database only to record results; others also to release claims.
+        self.waits_for_results_only = False
+        #: Since when the worker should end, with nothing on its way.
+        self._quiet_since: float | None = None
 
     def add(self, worker: AccountWorker) -> None:
         """Add the worker of an account."""
@@ -54,19 +74,32 @@ class WorkerLoop:
         self,
         *,
         should_stop: Callable[[], str] = lambda: "",
+        is_over: Callable[[], bool] | None = None,
         tick: Callable[[], None] = lambda: None,
         wake_in: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """Run until every account has finished.
 
         ``should_stop`` gives the reason to end early, or an empty string; ``tick`` is called in every turn, and
-        ``wake_in`` says after how many seconds it has something to do.
+        ``wake_in`` says after how many seconds it has something to do.  While the database is away, none of these is
+        called but ``is_over`` (``should_stop`` if it is not given), which must not use the database.
+
+        Raises:
+            Error: the database was away, and the worker should end before it is back.
         """
+        self._is_over = is_over or (lambda: bool(should_stop()))
+        with waiting_for_database(self._wait_for_database):
+            self._turn_until_finished(should_stop, tick, wake_in)
+
+    def _turn_until_finished(
+        self, should_stop: Callable[[], str], tick: Callable[[], None], wake_in: Callable[[], float]
+    ) -> None:
         while True:
             if reason := should_stop():
                 for worker in self.workers:
                     if not worker.stop_reason:
                         self._guarded(worker, methodcaller("stop", reason))
+            self._hand_out_again()
             heard = [worker.collect() for worker in self.workers]
             self.record(everything=any(heard))
             self._renew()
@@ -86,6 +119,43 @@ class WorkerLoop:
         for worker in list(self._unrecorded):
             self._guarded(worker, self._record_group)
         self._recorded_at = monotonic()
+
+    def _wait_for_database(self, error: Error, absent: float) -> bool:
+        """Wait a moment for a database that is away; False: the worker ends first.
+
+        The network goes on meanwhile with what the connections may take.  A worker that should end hands out nothing
+        more, and lets what is on its way come to its end.
+        """
+        if absent < FIRST_TRY:
+            logger.error("the database is away, results are kept in memory: %s", error)
+        until = monotonic() + next_try(absent)
+        while (left := until - monotonic()) > 0:
+            if not self._is_over() and absent < LONGEST_ABSENCE:
+                self._quiet_since = None
+            elif not self._becomes_quiet():
+                return False
+            time.sleep(min(left, FIRST_TRY))
+        return True
+
+    def _hand_out_again(self) -> None:
+        """The database is back."""
+        for worker in self.workers:
+            if worker.ready.stopped:
+                worker.ready.stopped = False
+                worker.network.call(worker.ready.wake_connections)
+
+    def _becomes_quiet(self) -> bool:
+        """Hand out nothing more; False: nothing is left to write, or for long enough nothing has been on its way."""
+        for worker in self.workers:
+            worker.ready.stopped = True
+        if any(worker.ready.in_flight for worker in self.workers):
+            return True
+        self._quiet_since = self._quiet_since or monotonic()
+        results = [*self.results.results, *(message for group in self._unrecorded.values() for message in group)]
+        holds = any(message.is_touched for message in results)
+        if not self.waits_for_results_only:
+            holds = holds or any(worker.prefetch.claims for worker in self.workers)
+        return holds and monotonic() < self._quiet_since + END_GRACE
 
     def _record_group(self, worker: AccountWorker) -> None:
         worker.record(self._unrecorded[worker])
@@ -108,29 +178,26 @@ class WorkerLoop:
         self._sort()
         fresh_connection()
         for worker in {*self.workers, *self._unrecorded}:
-            try:
-                worker.leave(self._rescue(worker))
-            except Exception:
-                account = worker.current.account
-                logger.exception(
-                    "account %s: a drain could not release everything; the rest is recovered when its leases end",
-                    account,
-                )
+            lost: set[int] = set()
+            results = self._unrecorded.pop(worker, [])
+            unwritten.write(
+                [partial(self._rescue, worker, message, lost) for message in results]
+                + [partial(worker.release_messages, lost), worker.connections.leave]
+            )
 
-    def _rescue(self, worker: AccountWorker) -> set[int]:
-        """Record each result by itself; returns the messages whose results could not be recorded."""
-        lost: set[int] = set()
-        for message in self._unrecorded.pop(worker, []):
-            try:
-                self.recorder.rescue(message)
-            except Exception:
-                logger.exception(
-                    "message %s: its result could not be recorded; it is recovered when its lease ends", message.id
-                )
-                lost.add(message.id)
-            else:
-                worker.prefetch.claims.pop(message.id, None)
-        return lost
+    def _rescue(self, worker: AccountWorker, message: ClaimedMessage, lost: set[int]) -> None:
+        """Record one result by itself; a message whose result cannot be recorded is added to ``lost``."""
+        try:
+            self.recorder.rescue(message)
+        except Exception as error:
+            if is_away(error):
+                raise
+            logger.exception(
+                "message %s: its result could not be recorded; it is recovered when its lease ends", message.id
+            )
+            lost.add(message.id)
+        else:
+            worker.prefetch.claims.pop(message.id, None)
 
     def _is_time(self) -> bool:
         if len(self.results.results) >= self.results.group or monotonic() - self._recorded_at >= GROUP_WAIT:
@@ -143,7 +210,7 @@ class WorkerLoop:
             return
         self._renew_at = monotonic() + self._renew_every
         claims = [claim for worker in self.workers for claim in worker.prefetch.claims.values()]
-        renew({claim.lease for claim in claims}, clock=self.clock)
+        renew(claims, clock=self.clock)
         renew_slots([connection.slot for worker in self.workers for connection in worker.connections], clock=self.clock)
         for worker in self.workers:
             worker.network.call(worker.ready.wake_connections)
@@ -159,11 +226,10 @@ class WorkerLoop:
         """Run a step of one account: an unexpected error ends that account's work only, a database error all work."""
         try:
             step(worker)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:
-            if all(other is worker for other in self.workers):
+        except Exception as error:
+            if is_away(error) or all(other is worker for other in self.workers):
                 raise
             logger.exception("account %s: the drain goes on without it", worker.current.account)
-            self._rescue(worker)
+            for message in self._unrecorded.pop(worker, []):
+                self._rescue(worker, message, set())
             worker.fail()

@@ -14,13 +14,15 @@ from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import ContentAltered
 from prx_email_django.models.message import envelope_route
-from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome
 from prx_email_django.rules.redirect import Route
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
+from prx_email_django.store.absence import is_away
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim
+from prx_email_django.store.db import retried
 from prx_email_django.transports.base import OutgoingMessage
 
 #: The null sender, as ``envelope_from`` (RFC 5321 §4.5.5).
@@ -50,6 +52,8 @@ class ClaimedMessage(OutgoingMessage):
         self.started_at: datetime | None = None
         #: MAIL was written: the permits are spent.
         self.mail_written = False
+        #: When, on the clock of ``uptime()``.
+        self.mail_at = -math.inf
         self.body_written = False
         #: Nothing of it was written, only because its permits ended before its MAIL.
         self.permit_ended = False
@@ -65,11 +69,13 @@ class ClaimedMessage(OutgoingMessage):
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
         try:
-            self.body = claim.message.as_bytes(attachments=claim.attachments, replaced=self.route.replaced)
+            self.body = retried(claim.message.as_bytes)(attachments=claim.attachments, replaced=self.route.replaced)
             self.sender = envelope_sender(claim.message)
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
-        except Exception as error:  # noqa: BLE001  (TRANSFORM_MIME is code of the host, and content may be anything)
+        except Exception as error:  # TRANSFORM_MIME is code of the host, and content may be anything
+            if is_away(error):  # attachments are read from the database
+                raise
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
         # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) has other bytes.
@@ -82,7 +88,7 @@ class ClaimedMessage(OutgoingMessage):
         connection = self.connection
         return (
             not self._cancelled
-            and self.claim.lease.has_time_left()
+            and self.claim.has_time_left()
             and connection is not None
             and connection.slot.has_time_left()
         )
@@ -95,7 +101,7 @@ class ClaimedMessage(OutgoingMessage):
                 self.permit_ended = allowed and not self.has_permits()
                 allowed = allowed and not self.permit_ended
                 if allowed:
-                    self.mail_written, self.started_at = True, self.clock.now
+                    self.mail_written, self.mail_at, self.started_at = True, uptime(), self.clock.now
             elif allowed:
                 self.body_written = True
             return allowed

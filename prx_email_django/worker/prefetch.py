@@ -241,13 +241,17 @@ class ClaimPrefetch:
     def release(self, messages: Iterable[ClaimedMessage]) -> None:
         """Release messages untouched, and their permits."""
         released = list(messages)
+        self.recorder.release(released)
         for message in released:
             self.claims.pop(message.id, None)
-        self.recorder.release(released)
 
     def leave(self, on_its_way: Collection[int]) -> None:
-        """Release all messages but these, which are left to their leases; the network is closed."""
-        waiting = {message.id: message for message in self.withdraw()}
+        """Release all messages but these, which are left to their leases; the network is closed.
+
+        May run again: until the database has it, everything is kept.
+        """
+        self.unrendered.extend(self.withdraw())
+        waiting = {message.id: message for message in self.unrendered}
         self.release(
             waiting.get(pk) or ClaimedMessage(claim, clock=self.clock)
             for pk, claim in self.claims.items()

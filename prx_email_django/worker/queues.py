@@ -59,6 +59,8 @@ class ReadyQueue:
         #: Open connections.
         self.connections: set[Waiter] = set()
         self.closing = False
+        #: Caller: nothing more is handed out; the worker ends, and the database is away.
+        self.stopped = False
         self.pushed_bytes = 0  # caller
         self.recorded = 0  # caller
         self.taken = 0  # network
@@ -108,7 +110,7 @@ class ReadyQueue:
         None also where too much is accepted and unrecorded: a kill then copies at most 5 × connections messages.
         """
         most = self.max_connections
-        if self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
+        if self.stopped or self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
             return None
         try:
             message = self.ready.popleft()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 
-from django.db.models import Q
+from django.db import Error
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.slots import Slot, release_slots
@@ -15,8 +16,9 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode, Status
+from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim, ClaimBatch, Lease, claim_ids, load_claims, split_expired
+from prx_email_django.store.claims import Claim, ClaimBatch, claim_rest, split_expired
 from prx_email_django.worker.account import LIMITED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop
@@ -67,12 +69,11 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
-        lease = Lease(outbox_settings().lease)
-        due = Q(next_attempt_at__lte=self.clock.now)
-        if not claim_ids([self.claim_now.id], guard=due, lease=lease, clock=self.clock):
+        rest = claim_rest(self.claim_now.id, clock=self.clock)
+        if rest is None:
             return ClaimBatch([])  # a drain has it already, or a person has cancelled it
-        self.claim_now = load_claims([self.claim_now.id], lease=lease)[0]
-        return ClaimBatch([self.claim_now], is_last=True)
+        self.claim_now = rest
+        return ClaimBatch([rest], is_last=True)
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
         """Return all claims: the caller checked the age, or a person asked for the attempt."""
@@ -80,7 +81,7 @@ class OneMessage:
 
     def keeps(self, message: ClaimedMessage) -> bool:
         """Keep an untouched message, since its caller waits for a result, unless its lease was lost."""
-        if not message.claim.lease.has_time_left():
+        if not message.claim.has_time_left():
             self.was_released = True
             return False
         if message.permit_ended and not self.time_is_over:
@@ -127,6 +128,7 @@ class SingleSend:
         self.recorder = recorder_for(account, clock=clock)
         results = ResultQueue(1)
         self.loop = WorkerLoop(clock=clock, results=results, recorder=self.recorder)
+        self.loop.waits_for_results_only = True
         self.worker = AccountWorker(
             CurrentAccount(account, outbox=None),
             source=self.source,
@@ -143,15 +145,33 @@ class SingleSend:
         self._is_past = False
 
     def run(self) -> Obstacle | None:
-        """Make the attempt; returns why none could be made."""
+        """Make the attempt; returns why none could be made.
+
+        Raises:
+            Error: the database was away, and the outcome is not in it; the process writes it when it is back.
+        """
         try:
-            self.loop.run(tick=self._heed_deadline, wake_in=self._wake_in)
-        except BaseException:
+            self.loop.run(is_over=self._is_over, tick=self._heed_deadline, wake_in=self._wake_in)
+            return self._settle()
+        except BaseException as error:
+            is_recorded = not self.worker.prefetch.claims and not self.source.is_unresolved
             self.loop.leave()
             if self.source.is_unresolved:
-                self._release()
+                unwritten.write([self._release])
+            if is_recorded and is_away(error):
+                return None  # only slots, or the rest of the recipients, were left
             raise
-        return self._settle()
+
+    def _is_over(self) -> bool:
+        """Whether the caller has waited long enough for the database; what has not reached its body is cut then."""
+        if not self.worker.prefetch.claims and not self.source.is_unresolved:
+            return True
+        if monotonic() < self.deadline:
+            return False
+        messages = self.worker.unreported()
+        if messages and all(message.cancel() for message in messages):
+            self.worker.abort()
+        return True
 
     def _release(self) -> None:
         self.recorder.release([ClaimedMessage(self.source.claim_now, clock=self.worker.clock)])
@@ -200,14 +220,18 @@ def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tupl
     """
     if claim.recipients and not claim.open_addresses:  # a late acceptance answered them all
         recorder_for(account, clock=clock).settle(claim)
-        release_slots([slot])
+        unwritten.write([partial(release_slots, [slot])])
         return claim.message, None
     with Network() as network:
         single = SingleSend(claim, account, slot, clock=clock, network=network)
         obstacle = single.run()
     message = single.source.claim_now.message
     if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now
-        message.refresh_from_db()
+        try:
+            message.refresh_from_db()
+        except Error as error:
+            if not is_away(error) or message.status == Status.SENDING:
+                raise
     return message, obstacle
 
 

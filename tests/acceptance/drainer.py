@@ -24,11 +24,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
+
+from tests.support.output import Output
 
 PATIENCE = 60.0
 
@@ -36,18 +38,26 @@ PATIENCE = 60.0
 class Drainer:
     """Starts the process and controls it from the test."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, env: Mapping[str, str] | None = None, **options: Any) -> None:
         command = [sys.executable, "-m", "tests.acceptance.drainer", json.dumps(options, default=str)]
+        self._errors = Output()
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors.writer,
             text=True,
-            env=_environment(steady=not options.get("collect", True)),
+            env={**_environment(steady=not options.get("collect", True)), **(env or {})},
             start_new_session=True,
         )
+        self._errors.handed_over()
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n", "the drainer did not start"
+
+    @property
+    def errors(self) -> str:
+        """What the process has logged until now: warnings and errors."""
+        return self._errors.text
 
     def begin(self) -> None:
         """Let a drain with ``wait_for_line`` begin."""
@@ -83,6 +93,7 @@ class Drainer:
     def __exit__(self, *error: object) -> None:
         if self.process.poll() is None:
             self.kill()
+        sys.stderr.write(self.errors)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()

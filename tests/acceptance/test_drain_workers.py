@@ -13,12 +13,13 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import OutboxMessage, RateWindow
 from prx_email_django.rules import clock as clocks
+from prx_email_django.worker import drain as drains
 from tests.acceptance.drainer import drainers
-from tests.acceptance.workers import assert_each_once
+from tests.acceptance.workers import assert_each_once, eventually
 from tests.support.factories import account_on, backlog
 from tests.support.fake_clock import FrozenClock
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import Draining
+from tests.support.threads import CallInThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,7 +86,7 @@ def test_a_permit_that_ends_before_mail_in_a_drain_is_released_and_taken_again(
         stalled = server.on("final", stall=True, times=1)
         time_of_drains = FrozenClock()
         monkeypatch.setattr(clocks, "uptime", time_of_drains)
-        draining = Draining(now=end - timedelta(seconds=2))
+        draining = CallInThread(prx.drain, now=end - timedelta(seconds=2))
         assert stalled.reached.wait(60)
         time_of_drains.seconds = 2.2
         server.release(stalled)
@@ -125,3 +126,20 @@ def test_a_tight_limit_is_never_exceeded_in_any_span() -> None:
             prx.drain()
             threading.Event().wait(0.3)
         assert len(server.lines("MAIL")) == 20
+
+
+def test_a_connection_that_claimed_nothing_is_not_opened_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker was faster each time: a login a second for nothing."""
+    monkeypatch.setattr(drains, "empty_handed", drains.EmptyHanded())
+    with SmtpServer() as server:
+        (row,) = backlog(account_on(server), 1)
+        greeting = server.on("greeting", stall=True, nth=1)
+        slow = CallInThread(prx.drain)
+        assert greeting.reached.wait(60)
+        OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=row.due_since + timedelta(hours=1))
+        server.release(greeting)
+        assert slow.outcome().claimed == 0
+        OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=row.due_since)
+        assert prx.drain().claimed == 0
+        assert server.connections == 1
+        assert eventually(lambda: prx.drain().sent == 1)

@@ -153,10 +153,10 @@ def test_leases_slots_and_the_running_clock_run_while_the_machine_sleeps(machine
     machine.slept = 130.0
     assert not slot.has_time_left() and not claim.lease.has_time_left(), "less than a third remains"
     assert timedelta(seconds=130) <= clock.running - before < timedelta(seconds=150)
-    store.claims.renew([claim.lease], clock=clock)
+    store.claims.renew([claim], clock=clock)
     assert claim.lease.has_time_left()
     machine.slept += 181.0
-    store.claims.renew([claim.lease], clock=clock)
+    store.claims.renew([claim], clock=clock)
     assert not claim.lease.has_time_left(), "another worker may have claimed its message by now"
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from tests.support.factories import account_on
+from tests.support.output import Output
 from tests.support.smtp_server import SmtpServer
 
 SETTINGS = "tests.acceptance.worker_settings"
@@ -44,17 +44,17 @@ class Worker:
     """A ``manage.py`` command that runs at the same time as the test."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
-        self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by close)
+        self._out = Output()
         command = [sys.executable, "-m", "django", *arguments]
         self.process = subprocess.Popen(
-            command, env=dict(env), stdout=self._out, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command, env=dict(env), stdout=self._out.writer, stderr=subprocess.STDOUT, start_new_session=True
         )
+        self._out.handed_over()
 
     @property
     def output(self) -> str:
         """Everything that the command has printed until now."""
-        self._out.seek(0)
-        return self._out.read()
+        return self._out.text
 
     def terminate(self) -> None:
         """Send SIGTERM to the main process only, as systemd does with KillMode=mixed."""
@@ -66,7 +66,9 @@ class Worker:
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end of the process; return its exit code."""
-        return self.process.wait(timeout)
+        code = self.process.wait(timeout)
+        self._out.complete()
+        return code
 
     def close(self) -> None:
         """End every process of the worker's session that still runs."""
@@ -77,7 +79,6 @@ class Worker:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._out.close()
 
     def __enter__(self) -> Self:
         return self

@@ -124,6 +124,8 @@ def test_a_list_longer_than_the_cap_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         ("?priority=normal", ["at_rest", "deferred", "doubtful", "sending", "sent"]),
         ("?priority=low", []),
         ("?status=nonsense", []),
+        ("?priority=nonsense", []),
+        ("?doubt=nonsense", []),
     ],
 )
 def test_filters_find_what_they_name(query: str, expected: list[str]) -> None:

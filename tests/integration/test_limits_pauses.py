@@ -52,7 +52,7 @@ def test_a_failure_that_a_retry_cannot_repair_pauses_at_once(trouble: Trouble) -
 def test_three_failed_connections_in_a_row_pause_and_a_success_resets_the_count() -> None:
     owner = account()
     assert fail(owner, Trouble.CONNECTION) is fail(owner, Trouble.CONNECTION) is None
-    note_success(owner)
+    note_success(owner, begun_at=NOW)
     assert fail(owner, Trouble.CONNECTION) is fail(owner, Trouble.CONNECTION) is None
     assert fail(owner, Trouble.CONNECTION) == NOW + 30 * SECOND
 
@@ -65,8 +65,19 @@ def test_pauses_grow_until_a_success() -> None:
         lengths.append((until - now).total_seconds())
         now = until
     assert lengths == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
-    assert note_success(owner)
+    note_success(owner, begun_at=now)
     assert fail(owner, Trouble.AUTH, now) == now + 30 * SECOND
+
+
+def test_an_older_success_undoes_no_newer_pause() -> None:
+    owner = account()
+    fail(owner, Trouble.AUTH, NOW)
+    note_success(owner, begun_at=NOW - SECOND)
+    assert paused(owner)
+    assert account_state(owner).pause_count == 1
+    note_success(owner, begun_at=NOW + SECOND)
+    assert not paused(owner)
+    assert account_state(owner).pause_count == 0
 
 
 def test_one_episode_seen_by_several_workers_counts_once() -> None:
@@ -80,7 +91,7 @@ def test_no_worker_ends_a_persons_pause() -> None:
     owner = account()
     prx.pause_outbox(owner, reason="holiday")
     assert fail(owner, Trouble.AUTH) is None
-    assert not note_success(owner)
+    note_success(owner, begun_at=NOW + timedelta(days=400))
     assert (owner.pause_reason, owner.paused_until) == ("holiday", None)
     assert paused(owner, NOW + timedelta(days=999))
     prx.resume_outbox(owner)

@@ -7,6 +7,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError, connection
 
 from prx_email_django.limits import slots
 from prx_email_django.limits.slots import acquire_slot, release_slots, renew_slots
@@ -84,6 +85,35 @@ def test_a_slot_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.Mon
     monkeypatch.setattr(slots, "uptime", lambda: uptime() + 200)
     renew_slots([slot], clock=at())
     assert not slot.has_time_left()
+
+
+@pytest.mark.django_db
+def test_a_slot_that_a_renewal_does_not_find_has_run_out() -> None:
+    owner = account(max_connections=2)
+    kept, lost = (acquire_slot(owner, noted=set(), clock=at()) for _ in range(2))
+    assert kept and lost
+    ConnectionSlot.objects.filter(number=2).update(token=uuid.uuid4())
+    renew_slots([kept, lost], clock=at())
+    assert kept.has_time_left() and not lost.has_time_left()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_slot_that_could_not_be_given_back_is_taken_again_at_once() -> None:
+    """The database was away when the connection closed: nobody waits a minute for our own slot."""
+    owner = account(max_connections=1)
+    slot = acquire_slot(owner, noted=set(), clock=at())
+    assert slot
+    assert acquire_slot(owner, noted=set(), clock=at()) is None
+
+    def away(*_: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with connection.execute_wrapper(away), pytest.raises(OperationalError):
+        release_slots([slot])
+    again = acquire_slot(owner, noted=set(), clock=at())
+    assert again and again.number == 1
+    release_slots([slot])  # written later: it is not ours any more
+    assert acquire_slot(owner, noted=set(), clock=at()) is None
 
 
 @pytest.mark.django_db

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
@@ -317,3 +317,24 @@ def test_an_unsent_message_whose_recipients_were_all_answered_is_not_sent_again(
     prx.drain(now=NOW)
     assert fresh(row).status == "sent"
     assert shared.delivered == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_attachment_that_cannot_be_read_now_does_not_put_its_message_at_rest() -> None:
+    """Content is read while the message is rendered: the database may be away just then."""
+    owner = account()
+    file = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"content")
+    row = message(owner, attachments=[file])
+    failures = 1
+
+    def away_once(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        nonlocal failures
+        if "contentchunk" in sql and failures:
+            failures -= 1
+            raise OperationalError("server closed the connection unexpectedly")
+        return execute(sql, params, many, context)
+
+    with connections[outbox_alias()].execute_wrapper(away_once):
+        assert prx.drain(now=NOW).sent == 1
+    assert not failures
+    assert fresh(row).status == "sent"

@@ -276,6 +276,28 @@ def test_an_async_function_takes_the_arguments_of_its_function(name: str) -> Non
         asyncio.run(async_function(no_such_argument=1))
 
 
+def test_send_and_enqueue_show_the_parameters_that_they_take() -> None:
+    sending, queueing = (inspect.signature(function).parameters for function in (api.send, api.enqueue))
+    assert list(sending)[:4] == ["account", "to", "subject", "body_text"]
+    assert set(sending) ^ set(queueing) == {"failure_mode", "send_at"}
+    assert not {"in_reply_to", "references"} & set(queueing)
+    assert all(
+        parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in (*sending.values(), *queueing.values())
+    )
+    assert (sending["priority"].default, sending["cc"].default, queueing["send_at"].default) == (0, (), None)
+    for function, parameters in ((api.send, sending), (api.enqueue, queueing)):
+        assert set(get_type_hints(function)) == {*parameters, "return"}
+
+
+@pytest.mark.parametrize("name", ["send", "enqueue"])
+def test_a_misspelt_or_missing_argument_is_named_with_its_function(name: str) -> None:
+    given = {"account": 1, "to": "ann@example.com", "subject": "Hello", "body_text": "text"}
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'references'$"):
+        getattr(api, name)(**given, references="<1@example.com>")
+    with pytest.raises(TypeError, match=rf"^{name}\(\) missing 1 required .* 'to'$"):
+        getattr(api, name)(**{key: value for key, value in given.items() if key != "to"})
+
+
 @pytest.mark.django_db
 def test_signals_are_sent_inside_a_test_case_too() -> None:
     """``on_commit`` never fires there, so signals must not wait for it."""

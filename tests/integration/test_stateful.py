@@ -252,7 +252,7 @@ class Outbox(RuleBasedStateMachine):
     def renew(self, claim: Claim) -> None:
         ours = self.is_ours(claim)
         with self.moving_by():
-            store.claims.renew([claim.lease], clock=self.clock)
+            store.claims.renew([claim], clock=self.clock)
         assert self.is_ours(claim) is ours
 
     def overtake(self, claim: Claim, meanwhile: str) -> None:

@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 
 from prx_email_django import store
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store import claims as claims_module
 from prx_email_django.store import db as base
+from prx_email_django.store.absence import waiting_for_database
 from tests.support.factories import (
     NOW,
     SECOND,
@@ -70,7 +72,7 @@ def test_a_row_at_rest_is_never_claimed() -> None:
     row = message(owner)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
     assert take(owner, now=NOW + timedelta(days=400)) == []
-    assert not store.claims.due_head(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.claims.first_claimable(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_priority_goes_first_then_due_time_then_age() -> None:
@@ -98,7 +100,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     first, second = account("first"), account("second")
     row = message(second)
     assert take(first) == []
-    assert not store.claims.due_head(first.pk, clock=at())
+    assert not store.claims.first_claimable(first.pk, clock=at())
     assert [one.id for one in take(second)] == [row.pk]
 
 
@@ -180,11 +182,48 @@ def test_a_renewal_moves_every_live_lease_on_in_one_statement(django_assert_num_
     soon = base.database_now() + timedelta(seconds=5)
     OutboxMessage.objects.update(claim_expires_at=soon)
     with django_assert_num_queries(1):
-        store.claims.renew([claim.lease for claim in claims], clock=at())
+        store.claims.renew(claims, clock=at())
     for claim in claims:
         expires = fresh(claim).claim_expires_at
         assert expires is not None
         assert expires > soon + timedelta(seconds=100)
+
+
+def test_a_renewal_marks_the_claims_that_it_does_not_find() -> None:
+    owner = account()
+    message(owner), message(owner)
+    kept, taken_away = take(owner)
+    OutboxMessage.objects.filter(pk=taken_away.id).update(status="pending")
+    (again,) = take(owner)
+    store.claims.renew([kept, taken_away], clock=at())
+    assert kept.has_time_left() and not taken_away.has_time_left()
+    store.claims.renew([kept, again], clock=at())
+    assert kept.has_time_left() and again.has_time_left()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_claim_whose_answer_was_lost_is_released_by_the_next_try() -> None:
+    """The commit took effect, and the worker never heard of it: the rows must not wait for the lease's end."""
+    owner = account()
+    for _ in range(4):
+        message(owner)
+    tries = 0
+
+    def lose_first_commit(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        nonlocal tries
+        result = execute(sql, params, many, context)
+        if sql.startswith("UPDATE"):
+            tries += 1
+            if tries == 1:
+                raise OperationalError("server closed the connection unexpectedly")
+        return result
+
+    waits: list[float] = []
+    waiting = waiting_for_database(lambda error, absent: waits.append(absent) is None)
+    with waiting, connection.execute_wrapper(lose_first_commit):
+        claims = take(owner, limit=2)
+    assert len(claims) == 2 and len(waits) == 1
+    assert OutboxMessage.objects.filter(status="sending").count() == 2
 
 
 def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:
@@ -192,7 +231,7 @@ def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:
     claim = take_one(row)
     lapse([claim])
     store.recover.recover(clock=at())
-    store.claims.renew([claim.lease], clock=at())
+    store.claims.renew([claim], clock=at())
     assert (fresh(row).status, fresh(row).claim_expires_at) == ("failed", None)
 
 
@@ -203,7 +242,7 @@ def test_a_lease_that_ran_out_is_not_revived_by_a_renewal(monkeypatch: pytest.Mo
     awake = claims_module.uptime
     monkeypatch.setattr(claims_module, "uptime", lambda: awake() + 181)
     assert not claim.lease.has_time_left()
-    store.claims.renew([claim.lease], clock=at())
+    store.claims.renew([claim], clock=at())
     assert not claim.lease.has_time_left()
 
 

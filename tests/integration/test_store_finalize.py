@@ -80,6 +80,24 @@ def test_a_stale_worker_cannot_overwrite_its_successor() -> None:
     assert fresh(row).claim_token == current.lease.token
 
 
+@pytest.mark.parametrize("ending", [Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN])
+def test_a_result_that_was_recorded_before_is_not_recorded_again(ending: Ending) -> None:
+    """The commit took effect, its answer was lost, and the worker tries again."""
+    claim = take_one(row := message(account()))
+    first = finish(claim, ending)
+    before = OutboxMessage.objects.filter(pk=row.pk).values().get()
+    again = finish(claim, ending)
+    assert not again.late
+    assert (again.status, again.next_attempt_at, again.error_code) == (
+        first.status,
+        first.next_attempt_at,
+        first.error_code,
+    )
+    after = OutboxMessage.objects.filter(pk=row.pk).values().get()
+    assert before == after
+    assert DeliveryAttempt.objects.count() == 1
+
+
 def test_a_group_of_several_claims_is_recorded_each_under_its_own_token() -> None:
     owner = account()
     rows = [message(owner) for _ in range(6)]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from prx_email_django.compose.attachments import (
     AttachmentInput,
     AttachmentPolicy,
-    LoadedAttachment,
     clean_filename,
     load,
 )
 from prx_email_django.errors import AttachmentRejected, InvalidMessage, OutboxError
+from prx_email_django.store.insert import DraftPart
 
 POLICY = AttachmentPolicy(max_size=10, content_types=frozenset({"application/pdf", "text/plain"}))
 
@@ -37,7 +37,7 @@ def refusal(attachment: AttachmentInput, policy: AttachmentPolicy = POLICY) -> O
 
 @pytest.mark.parametrize("source", [{"content": b"0123456789"}, {"content": None, "base64": "MDEyMzQ1Njc4OQ=="}])
 def test_an_attachment_of_exactly_the_limit_passes(source: dict[str, object]) -> None:
-    assert load(given_as(**source), POLICY) == LoadedAttachment("a.pdf", "application/pdf", b"0123456789")
+    assert load(given_as(**source), POLICY) == DraftPart("attachment", "a.pdf", "application/pdf", b"0123456789")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django import conf
-from prx_email_django.conf import SETTINGS, OutboxSettings, outbox_settings, parse_duration, problems
+from prx_email_django.conf import OutboxSettings, outbox_settings, parse_duration
+from prx_email_django.conf import reader as conf
+from prx_email_django.conf.reader import problems
+from prx_email_django.conf.table import SETTINGS
 
 KEY_LIST = ["a passphrase of the old days", "another passphrase, older yet"]
 

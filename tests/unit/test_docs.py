@@ -19,7 +19,8 @@ from django.core.management.base import CommandError
 from django.dispatch import Signal
 
 import prx_email_django
-from prx_email_django import backends, conf, errors, models, results, signals
+from prx_email_django import backends, errors, models, results, signals
+from prx_email_django.conf.table import SETTINGS, Setting
 from prx_email_django.django_mail.backend_options import OPTION_NAMES
 from prx_email_django.django_mail.options import MailOptions
 from prx_email_django.models.presets import PRESETS
@@ -187,11 +188,11 @@ def _settings_table() -> dict[str, list[str]]:
 
 
 def test_the_settings_table_is_the_code() -> None:
-    assert set(_settings_table()) == {setting.name for setting in conf.SETTINGS}
+    assert set(_settings_table()) == {setting.name for setting in SETTINGS}
 
 
-@pytest.mark.parametrize("setting", conf.SETTINGS, ids=lambda setting: setting.name)
-def test_a_default_is_the_documented_one(setting: conf.Setting) -> None:
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_default_is_the_documented_one(setting: Setting) -> None:
     (default,) = code_in(_settings_table()[setting.name][1])
     assert ast.literal_eval(default) == setting.default
 
@@ -202,7 +203,7 @@ FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT"}
 
 
 def test_no_page_names_a_setting_that_does_not_exist() -> None:
-    known = FOREIGN | {setting.name for setting in conf.SETTINGS}
+    known = FOREIGN | {setting.name for setting in SETTINGS}
     named = {(page, code) for page in PAGES for code in code_in(prose(page)) if re.fullmatch(r"[A-Z][A-Z_]{3,}", code)}
     assert {(page, code) for page, code in named if code not in known} == set()
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.compose.validation import (
-    Address,
     check_header,
     check_headers,
     check_subject,
@@ -16,7 +15,7 @@ from prx_email_django.compose.validation import (
     parse_address,
 )
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import format_mailbox
+from prx_email_django.mime.addresses import Address, format_mailbox
 
 #: Each of these characters ends a line or a text in some program.
 CONTROLS = [*map(chr, (*range(32), *range(127, 160))), "\u2028", "\u2029", "\ud800", "\udfff"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 
 from prx_email_django import api
 from prx_email_django.management._common import SelectionCommand
-from prx_email_django.models import OutboxMessage
-from prx_email_django.results import ChangeReport
 from prx_email_django.states import WAITING
 
 
@@ -20,7 +18,4 @@ class Command(SelectionCommand):
     )
     verb, done = "cancel", "cancelled"
     eligible = Q(status__in=WAITING, next_attempt_at__isnull=False)
-
-    def operate(self, chosen: QuerySet[OutboxMessage] | list[int]) -> ChangeReport:
-        """Cancel the messages."""
-        return api.cancel_outbox(chosen)
+    operate = staticmethod(api.cancel_outbox)

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import InterfaceError, OperationalError, close_old_connections, connections
+from django.db import Error, close_old_connections, connections
 from tqdm import tqdm
 
 from prx_email_django import api
@@ -21,12 +21,13 @@ from prx_email_django.management._loop import POLL, Stop, add_reports
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
+from prx_email_django.store.absence import is_away
 from prx_email_django.tasks import purge_if_time
 
 logger = logging.getLogger("prx_email_django")
 
 #: Longest wait between two tries while the database is unavailable, in seconds.
-LONGEST_WAIT = 30.0
+LONGEST_WAIT = 5.0
 
 
 class Command(BaseCommand):
@@ -90,17 +91,25 @@ class Command(BaseCommand):
         wait = POLL
         while not stop() and (limit is None or total.claimed - total.released < limit):
             left = None if limit is None else limit - (total.claimed - total.released)
+            done = DrainReport()
+
+            def note(report: DrainReport) -> None:
+                nonlocal done
+                done = report
+
             try:
                 close_old_connections()
-                report = _drain(stop, accounts, left)
-                total = add_reports(total, report)
-                if not report.claimed and not stop():
+                done = _drain(stop, accounts, left, note)
+                if not done.claimed and not stop():
                     purge_if_time()
                 wait = POLL
-            except (OperationalError, InterfaceError) as error:
-                wait = min(wait * 2, LONGEST_WAIT)
+            except Error as error:
+                if not is_away(error):
+                    raise
+                wait = POLL if done.claimed else min(wait * 2, LONGEST_WAIT)
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
                 connections.close_all()
+            total = add_reports(total, done)
             stop.wait(wait)
         return add_reports(total, DrainReport(seconds=monotonic() - begun - total.seconds))
 

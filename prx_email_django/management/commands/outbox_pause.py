@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from prx_email_django import api
-from prx_email_django.management._common import account_named, future, plain_errors
+from prx_email_django.management._common import add_account, chosen_account, future, plain_errors
 
 
 class Command(BaseCommand):
@@ -18,7 +18,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add account, reason and end of the pause."""
-        parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
+        add_account(parser)
         parser.add_argument("--reason", required=True, help="shown where the outbox says why messages wait")
         parser.add_argument(
             "--until",
@@ -30,7 +30,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Pause, and print what is paused."""
         with plain_errors():
-            account = account_named(options["account"]) if options["account"] is not None else None
+            account = chosen_account(options)
             until = None if options["until"] is None else future(options["until"])
             if until is not None and until <= timezone.now():
                 raise CommandError(

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from prx_email_django import api
-from prx_email_django.management._common import account_named, plain_errors
+from prx_email_django.management._common import add_account, chosen_account, plain_errors
 from prx_email_django.models import OutboxState
 
 
@@ -21,12 +21,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the account."""
-        parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
+        add_account(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Resume, and print what was resumed."""
         with plain_errors():
-            account = account_named(options["account"]) if options["account"] is not None else None
+            account = chosen_account(options)
             was_paused = account.pause_reason if account else OutboxState.objects.exclude(pause_reason="").exists()
             api.resume_outbox(account)
             name = account.name if account else "everything"

@@ -123,19 +123,10 @@ class Command(BaseCommand):
                 self.stdout.write(line)
             return
         due = message.next_attempt_at
-        self._dump(
-            {
-                "id": pk,
-                "account": message.account.name,
-                "status": message.status,
-                "next_attempt_at": due.isoformat() if due else None,
-                "retries": message.retries,
-                "attempts": message.attempts,
-                "last_error_code": message.last_error_code,
-                "last_error": message.last_error,
-                "why": sentence,
-            }
-        )
+        facts = {"id": pk, "account": message.account.name, "status": message.status}
+        facts["next_attempt_at"] = due.isoformat() if due else None
+        counted = ("retries", "attempts", "last_error_code", "last_error")
+        self._dump({**facts, **{name: getattr(message, name) for name in counted}, "why": sentence})
 
     def _dump(self, figures: dict[str, Any]) -> None:
         self.stdout.write(json.dumps({"version": VERSION, **figures}, ensure_ascii=False, indent=2))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 
 from prx_email_django import api
 from prx_email_django.management._common import SelectionCommand
-from prx_email_django.models import OutboxMessage
-from prx_email_django.results import ChangeReport
 from prx_email_django.states import Status
 
 
@@ -21,7 +19,4 @@ class Command(SelectionCommand):
     )
     verb, done = "requeue", "requeued"
     eligible = Q(status=Status.FAILED)
-
-    def operate(self, chosen: QuerySet[OutboxMessage] | list[int]) -> ChangeReport:
-        """Requeue the messages."""
-        return api.requeue_outbox(chosen)
+    operate = staticmethod(api.requeue_outbox)

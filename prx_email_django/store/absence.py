@@ -1,0 +1,154 @@
+"""A database that is away: what a worker knows stays in memory, and is written when the database is back.
+
+Two mechanisms, for two lengths of time.  While a worker runs, each statement that finds the database away is repeated
+until it succeeds (``waiting_for_database``): the worker goes on as if nothing had happened.  When the worker must end
+before that, what it could not write is left to ``unwritten``, whose thread writes it as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from django.db import DataError, Error, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
+from django.db import connections as django_connections
+
+from prx_email_django.models.managers import outbox_alias
+
+logger = logging.getLogger("prx_email_django")
+
+#: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: no such column or default, a
+#: value out of range, too long, of another character set.
+_MYSQL_STATEMENT_ERRORS = {1054, 1264, 1267, 1364, 1366, 1406}
+#: Seconds between two tries to write what is left over: the first wait, doubled up to the longest.
+FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database cannot be used now, and not that a statement is wrong.
+
+    Every error of the connection counts, whatever its class: read-only failover and a session timeout of PostgreSQL
+    (SQLSTATE 25006, 25P03) come as ``InternalError``, a full disk as ``OperationalError``.
+    """
+    if not isinstance(error, Error) or isinstance(
+        error, (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+    ):
+        return False
+    if isinstance(error, OperationalError):
+        if str(error).startswith(("no such table", "no such column")):  # SQLite: a migration is missing
+            return False
+        return not error.args or error.args[0] not in _MYSQL_STATEMENT_ERRORS
+    return True
+
+
+#: Called with the error and the seconds since the first one of the same statement; waits, and says whether to go on.
+Wait = Callable[[Error, float], bool]
+
+
+class _Waiting(threading.local):
+    wait: Wait | None = None
+
+
+_waiting = _Waiting()
+
+
+@contextmanager
+def waiting_for_database(wait: Wait) -> Iterator[None]:
+    """Let statements of this thread that find the database away call ``wait``, and repeat them while it says so."""
+    before = _waiting.wait
+    _waiting.wait = wait
+    try:
+        yield
+    finally:
+        _waiting.wait = before
+
+
+def waits(error: Error, since: float) -> bool:
+    """Whether the statement that raised this error should be repeated now, after a wait; never in a transaction."""
+    connection = django_connections[outbox_alias()]
+    if _waiting.wait is None or connection.in_atomic_block or not is_away(error):
+        return False
+    connection.close()  # after a failover it would lead to the old server
+    return _waiting.wait(error, monotonic() - since)
+
+
+#: Something to write.  It may run again after it has succeeded without the process knowing it.
+Write = Callable[[], object]
+
+
+class Unwritten:
+    """What this process could not write yet, in order; a thread of its own writes it once the database is back."""
+
+    _writes: deque[Write]
+    _changed: threading.Condition
+    _thread: threading.Thread | None
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """Do these writes in order; from the first one that finds the database away on, they are left to the thread.
+
+        A write that fails otherwise is logged, and the others go on.
+        """
+        left = deque(writes)
+        while left and self._ran(left[0]):
+            left.popleft()
+        if left:
+            logger.error("the database is away: %d results and claims are kept, and written when it is back", len(left))
+            with self._changed:
+                self._writes.extend(left)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="prx-email-unwritten", daemon=True)
+                    self._thread.start()
+
+    def wait_until_written(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until nothing is left; return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._writes, timeout)
+
+    def forget(self) -> None:
+        """Have nothing to write, at first and in a child process, whose parent writes it."""
+        self._writes = deque()
+        self._changed = threading.Condition()
+        self._thread = None
+
+    def _run(self) -> None:
+        pause = FIRST_WAIT
+        while True:
+            with self._changed:
+                if not self._writes:
+                    self._thread = None
+                    break
+                write = self._writes[0]
+            if self._ran(write):
+                pause = FIRST_WAIT
+                with self._changed:
+                    self._writes.popleft()
+                    self._changed.notify_all()
+            else:
+                threading.Event().wait(pause)
+                pause = min(2 * pause, LONGEST_WAIT)
+        django_connections.close_all()
+
+    def _ran(self, write: Write) -> bool:
+        """Do one write; False: the database is away."""
+        try:
+            write()
+        except Exception as error:
+            if is_away(error):
+                connection = django_connections[outbox_alias()]
+                if not connection.in_atomic_block:
+                    connection.close()
+                return False
+            logger.exception("something could not be written; the messages are recovered when their leases end")
+        return True
+
+
+unwritten = Unwritten()
+os.register_at_fork(after_in_child=unwritten.forget)
