@@ -22,9 +22,12 @@ from prx_email_django.models.managers import outbox_alias
 
 logger = logging.getLogger("prx_email_django")
 
-#: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: no such column or default, a
-#: value out of range, too long, of another character set.
-_MYSQL_STATEMENT_ERRORS = {1054, 1264, 1267, 1364, 1366, 1406}
+#: MySQL, MariaDB: a text that the database cannot hold: illegal mix of collations, invalid character string, incorrect
+#: string value, data too long, impossible to convert (MariaDB, MySQL).
+MYSQL_TEXT_ERRORS = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
+#: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: also no such column or default,
+#: a value out of range.
+_MYSQL_STATEMENT_ERRORS = MYSQL_TEXT_ERRORS | {1054, 1264, 1364}
 #: Seconds between two tries to write what is left over: the first wait, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 

@@ -23,7 +23,7 @@ from prx_email_django.models.foreign_text import NARROWER, narrowed_to
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.policy import Rules
-from prx_email_django.store.absence import waits
+from prx_email_django.store.absence import MYSQL_TEXT_ERRORS, waits
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,9 +34,6 @@ CONFLICT_TRIES = 8
 _MYSQL_CONFLICTS = {1205, 1213, 1020}
 #: PostgreSQL: serialization failure, deadlock detected, lock not available.
 _POSTGRES_CONFLICTS = {"40001", "40P01", "55P03"}
-#: MySQL, MariaDB: illegal mix of collations, invalid character string, incorrect string value, data too long,
-#: impossible to convert (MariaDB, MySQL).
-_MYSQL_TEXT = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
 
 
 def worker_name() -> str:
@@ -128,7 +125,7 @@ def is_conflict(error: OperationalError) -> bool:
 def is_refused_text(error: Exception) -> bool:
     """Whether the database or its driver refused a statement because of a text that it cannot hold."""
     if isinstance(error, OperationalError):
-        return bool(error.args) and error.args[0] in _MYSQL_TEXT
+        return bool(error.args) and error.args[0] in MYSQL_TEXT_ERRORS
     return isinstance(error, DataError | UnicodeEncodeError)
 
 
