@@ -25,8 +25,8 @@ logger = logging.getLogger("prx_email_django")
 #: MySQL, MariaDB: a text that the database cannot hold: illegal mix of collations, invalid character string, incorrect
 #: string value, data too long, impossible to convert (MariaDB, MySQL).
 MYSQL_TEXT_ERRORS = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
-#: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: also no such column or default,
-#: a value out of range.
+#: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: also no such column or
+#: default, a value out of range.
 _MYSQL_STATEMENT_ERRORS = MYSQL_TEXT_ERRORS | {1054, 1264, 1364}
 #: Seconds between two tries to write what is left over: the first wait, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
