@@ -13,6 +13,7 @@ import math
 import traceback
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 from prx_email_django import api
@@ -91,7 +92,7 @@ def _drain(*, wait: bool) -> int | None:
         report = api.drain(time_budget=budget, wait=wait)
         if wait and _is_idle(report, budget):
             purge_if_time()
-    except WrongInstance as error:
+    except (WrongInstance, ImproperlyConfigured) as error:
         logger.error("nothing is sent: %s", error)
     except OperationalError:
         logger.error("the database cannot be used; the next drain tries again")

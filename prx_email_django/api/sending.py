@@ -10,7 +10,7 @@ from typing import Any
 from django.db import DatabaseError
 
 from prx_email_django.api.answers import LIMITED, PAUSED, answer, pause_sentence
-from prx_email_django.api.guards import check_outside_transaction
+from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
@@ -94,7 +94,7 @@ def send(
         metadata=metadata,
         now=now,
     )
-    check_outside_transaction("send")
+    check_may_send("send")
     return send_message(message, account=account, now=now, failure_mode=failure_mode)
 
 
@@ -178,7 +178,7 @@ def retry_outbox(
         SendInsideTransaction: use ``requeue_outbox`` inside ``atomic()``.
         WrongInstance, AccountUnavailable: nothing has been changed.
     """
-    check_outside_transaction("retry_outbox")
+    check_may_send("retry_outbox")
     mode = _mode(failure_mode)
     check_instant("now", now)
     _, clock = outbox_and_clock(now)
@@ -238,7 +238,7 @@ def drain(
     Raises:
         SendInsideTransaction, WrongInstance, AccountUnavailable.
     """
-    check_outside_transaction("drain")
+    check_may_send("drain")
     check_instant("now", now)
     if limit is not None and limit < 0:
         raise InvalidMessage("limit: must not be negative", code="invalid_option")
