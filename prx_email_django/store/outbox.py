@@ -48,13 +48,18 @@ def check_instance(state: OutboxState) -> OutboxState:
     if not state.instance and ours:
         OutboxState.objects.filter(pk=1, instance="").update(instance=ours)
         state.refresh_from_db()
-    if state.instance != ours:
+    if is_copy(state):
         raise WrongInstance(
             f"this database belongs to the instance “{state.instance}”, not to “{ours}”: if it is a copy, "
             "run “manage.py outbox_adopt”, which puts everything unsent at rest",
             code="wrong_instance",
         )
     return state
+
+
+def is_copy(state: OutboxState) -> bool:
+    """Whether the database belongs to another ``INSTANCE``; an empty one belongs to the first that sends."""
+    return bool(state.instance) and state.instance != outbox_settings().instance
 
 
 @retried

@@ -34,8 +34,8 @@ class Command(BaseCommand):
 
     help = (
         "Sends due messages and returns. With --loop it keeps running, drains once a second, and purges by RETENTION "
-        "when idle. SIGTERM or SIGINT ends it cleanly: started messages are finished, the others are released. Any "
-        "number of processes may run in parallel, on any number of machines. Exit code: 0 if it finished or was "
+        "when idle. SIGTERM, SIGINT or SIGHUP ends it cleanly: started messages are finished, the others are released. "
+        "Any number of processes may run in parallel, on any number of machines. Exit code: 0 if it finished or was "
         "stopped, whatever happened to the messages (see outbox_status --check); 1 if it could not work (the error "
         "text says why)."
     )
