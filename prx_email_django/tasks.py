@@ -17,8 +17,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 from prx_email_django import api
+from prx_email_django.api.wake import in_caller_if
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import DrainReport
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import claim_purge
@@ -53,6 +55,20 @@ def drain_due() -> int | None:
     return _drain(wait=False)
 
 
+def _is_own_database() -> bool:
+    """Whether django-q2's broker is the outbox's own database: a wake-up is one INSERT of the caller's connection.
+
+    Also in its sync mode, in which the caller runs the drain.
+    """
+    from django_q.conf import Conf
+
+    if Conf.SYNC:
+        return True
+    comes_first = Conf.BROKER_CLASS or Conf.IRON_MQ or isinstance(Conf.SQS, dict)
+    return not comes_first and bool(outbox_alias() == Conf.ORM)
+
+
+@in_caller_if(_is_own_database)
 def wake() -> None:
     """Start a drain in the cluster now.  The default of the setting ``WAKE`` if django-q2 is installed.
 

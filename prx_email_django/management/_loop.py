@@ -14,9 +14,12 @@ from types import FrameType
 from django.core.management.base import CommandError
 
 from prx_email_django.results import DrainReport
+from prx_email_django.store.outbox import wake_requested
 
 #: Seconds between two drains of ``--loop``, and between two updates of the heartbeat file.
 POLL = 1.0
+#: Seconds between two looks at whether a drain was asked for.
+WATCH = 0.05
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A terminal or session that closes; not on Windows.
 _HANGUP = getattr(signal, "SIGHUP", None)
@@ -96,6 +99,13 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def wait_for_wake_up(stop: Stop, seconds: float) -> None:
+    """Wait for ``seconds``, or until the run should end or a commit asks for a drain."""
+    until = monotonic() + seconds
+    while not stop() and not wake_requested() and (left := until - monotonic()) > 0:
+        stop.wait(min(left, WATCH))
 
 
 def add_reports(first: DrainReport, second: DrainReport) -> DrainReport:

@@ -275,12 +275,16 @@ def test_a_thread_with_a_running_event_loop_is_told_what_to_await(
     async def call() -> object:
         return SPEAKERS[speaker](row)
 
+    async def call_and_close() -> None:
+        SPEAKERS[speaker](row)
+        connections[outbox_alias()].close()  # under an event loop Django opens another connection
+
     with pytest.raises(SynchronousOnlyOperation, match=rf"await a{speaker}\("):
         asyncio.run(call())
     assert OutboxMessage.objects.count() == 1
     assert (fresh(row).status, shared.delivered) == ("pending", [])
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # Django's setting for notebooks
-    asyncio.run(call())
+    asyncio.run(call_and_close())
     assert len(shared.delivered) == 1
 
 
