@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import logging
 import os
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from django.db import connections, transaction
@@ -27,12 +29,21 @@ DEADLINE = 2.0
 _IN_CALLER: dict[Callable[[], object], Callable[[], bool]] = {}
 #: Held while a wake-up runs: threads that hang do not pile up.
 _running = threading.Lock()
+#: When the last wake-up will have run for ``DEADLINE``, on the monotonic clock.
+_late_at = 0.0
 
 
 def _forget_running() -> None:
     """In a forked child no thread of its parent runs."""
     global _running
     _running = threading.Lock()
+
+
+@atexit.register
+def _let_finish() -> None:
+    """Give a wake-up the rest of its two seconds: a script that queues mail and ends would take its wake-up with it."""
+    if _running.acquire(timeout=max(0.0, _late_at - monotonic())):
+        _running.release()
 
 
 if hasattr(os, "register_at_fork"):
@@ -87,6 +98,8 @@ def _call(function: Callable[[], object]) -> None:
     if not running.acquire(blocking=False):
         logger.debug("no wake-up was sent, because an earlier one has not returned yet")
         return
+    global _late_at
+    _late_at = monotonic() + DEADLINE
     context = contextvars.copy_context()
     try:
         _start(_run, function, context, running, done)

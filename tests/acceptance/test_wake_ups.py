@@ -81,6 +81,26 @@ def test_a_silent_broker_holds_nobody_and_threads_do_not_pile_up(caplog: pytest.
     assert caplog.text.count("has not returned") == 1
 
 
+def slow() -> None:
+    """``WAKE`` whose broker takes a while to answer."""
+    time.sleep(1)
+    os.write(1, b"woken")
+
+
+def test_a_script_that_ends_at_once_does_not_lose_its_wake_up() -> None:
+    """Tried: the first connection to Redis took longer than the caller waited, and the process ended before it."""
+    account()
+    script = """
+import django
+django.setup()
+import prx_email_django as prx
+prx.enqueue(account="main", to="ann@example.org", subject="s", body_text="t")
+"""
+    env = environment(prx_email={"TRANSPORT": "memory", "WAKE": f"{HERE}.slow"})
+    ended = subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=50, stdout=subprocess.PIPE)
+    assert ended.stdout == b"woken"
+
+
 def test_a_process_ends_although_its_wake_up_hangs() -> None:
     account()
     script = f"""
