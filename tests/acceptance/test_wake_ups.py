@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django_q.conf import Conf
+from django_q.models import OrmQ
 
 import prx_email_django as prx
 from prx_email_django.api import wake as wake_module
@@ -79,6 +80,20 @@ def test_a_silent_broker_holds_nobody_and_threads_do_not_pile_up(caplog: pytest.
     seconds_of_enqueue()
     assert len(CALLS) == 2
     assert caplog.text.count("has not returned") == 1
+
+
+@pytest.mark.django_db(transaction=False)
+@pytest.mark.parametrize("wake", [f"{HERE}.hang", None])
+def test_in_a_test_case_a_wake_up_stays_in_its_transaction(
+    settings: Any, django_capture_on_commit_callbacks: Any, wake: str | None
+) -> None:
+    """In a thread it would wait for the test's own lock (SQLite), or leave a task behind (the others)."""
+    settings.PRX_EMAIL = {"TRANSPORT": "memory", "WAKE": wake}
+    account()
+    HANGS.set()
+    with django_capture_on_commit_callbacks(execute=True):
+        seconds_of_enqueue()
+    assert [*CALLS, OrmQ.objects.count()] == ([threading.main_thread().name, 0] if wake else [1])
 
 
 def slow() -> None:
