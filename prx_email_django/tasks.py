@@ -13,9 +13,13 @@ import math
 import traceback
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 from prx_email_django import api
+from prx_email_django.api.wake import in_caller_if
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import DrainReport
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.db import clock_for
@@ -51,6 +55,20 @@ def drain_due() -> int | None:
     return _drain(wait=False)
 
 
+def _is_own_database() -> bool:
+    """Whether django-q2's broker is the outbox's own database: a wake-up is one INSERT of the caller's connection.
+
+    Also in its sync mode, in which the caller runs the drain.
+    """
+    from django_q.conf import Conf
+
+    if Conf.SYNC:
+        return True
+    comes_first = Conf.BROKER_CLASS or Conf.IRON_MQ or isinstance(Conf.SQS, dict)
+    return not comes_first and bool(outbox_alias() == Conf.ORM)
+
+
+@in_caller_if(_is_own_database)
 def wake() -> None:
     """Start a drain in the cluster now.  The default of the setting ``WAKE`` if django-q2 is installed.
 
@@ -90,7 +108,7 @@ def _drain(*, wait: bool) -> int | None:
         report = api.drain(time_budget=budget, wait=wait)
         if wait and _is_idle(report, budget):
             purge_if_time()
-    except WrongInstance as error:
+    except (WrongInstance, ImproperlyConfigured) as error:
         logger.error("nothing is sent: %s", error)
     except Exception as error:  # noqa: BLE001  (django-q2 would store the text, which may quote an address)
         if is_away(error):

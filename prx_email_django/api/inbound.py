@@ -8,7 +8,7 @@ from datetime import datetime
 from email.message import Message as EmailMessage
 from typing import Any
 
-from prx_email_django.api.guards import check_outside_transaction
+from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.sending import SendArguments, send_message
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
@@ -57,7 +57,7 @@ def reply(
         ReplyRejected: ``parent_not_found``.
         otherwise as ``send``.
     """
-    check_outside_transaction("reply")
+    check_may_send("reply")
     found = resolve_account(account)
     parent = _parent(found, in_reply_to_message_id)
     answer = AnswerArguments(

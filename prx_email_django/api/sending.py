@@ -9,7 +9,7 @@ from functools import partial
 
 from prx_email_django.api.answers import LIMITED, PAUSED, answer, pause_sentence
 from prx_email_django.api.arguments import with_parameters_of
-from prx_email_django.api.guards import check_outside_transaction
+from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
 from prx_email_django.compose.message import MessageArguments, compose
@@ -55,7 +55,7 @@ def send(arguments: SendArguments) -> SendResult:
         WrongInstance: this is a copied database.
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
     """
-    check_outside_transaction("send")
+    check_may_send("send")
     return send_message(arguments)
 
 
@@ -134,7 +134,7 @@ def retry_outbox(
         SendInsideTransaction: use ``requeue_outbox`` inside ``atomic()``.
         WrongInstance, AccountUnavailable: nothing has been changed.
     """
-    check_outside_transaction("retry_outbox")
+    check_may_send("retry_outbox")
     mode = _mode(failure_mode)
     check_instant("now", now)
     _, clock = outbox_and_clock(now)
@@ -194,7 +194,7 @@ def drain(
     Raises:
         SendInsideTransaction, WrongInstance, AccountUnavailable.
     """
-    check_outside_transaction("drain")
+    check_may_send("drain")
     check_instant("now", now)
     if limit is not None and limit < 0:
         raise InvalidMessage("limit: must not be negative", code="invalid_option")

@@ -41,6 +41,27 @@ def duration(value: str | float | timedelta) -> timedelta:
         raise ArgumentTypeError(f"{value!r} {error}") from None
 
 
+def age(value: str | timedelta) -> timedelta:
+    """Parse an argument like ``30s``, ``10m``, ``6h`` or ``5d``; a number without a unit is refused.
+
+    Raises:
+        ArgumentTypeError: the text is not a duration with a unit: ``--older-than 3`` was meant as days, read as
+            seconds, and deleted everything.
+    """
+    if not isinstance(value, timedelta) and _is_number(str(value)):
+        number = str(value).strip()
+        raise ArgumentTypeError(f"{number!r} must have a unit: {number}s, {number}m, {number}h or {number}d")
+    return duration(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def past(value: str | datetime) -> datetime:
     """Parse an ISO 8601 date and time, or a duration before now (``2h``: two hours ago)."""
     return _instant(value, -1)
@@ -58,7 +79,7 @@ def _instant(value: str | datetime, direction: int) -> datetime:
         raise ArgumentTypeError(f"{value!r}: {error}") from None
     if moment is None:
         try:
-            return datetime.now(UTC) + direction * duration(str(value))
+            return datetime.now(UTC) + direction * age(str(value))
         except ArgumentTypeError:
             span = "a duration before now" if direction < 0 else "a duration from now"
             text = f"{value!r} must be an ISO 8601 date and time (2026-11-25T14:00) or {span} (30m, 2h, 5d)"

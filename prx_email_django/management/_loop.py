@@ -14,10 +14,15 @@ from types import FrameType
 from django.core.management.base import CommandError
 
 from prx_email_django.results import DrainReport
+from prx_email_django.store.outbox import wake_requested
 
 #: Seconds between two drains of ``--loop``, and between two updates of the heartbeat file.
 POLL = 1.0
+#: Seconds between two looks at whether a drain was asked for.
+WATCH = 0.05
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: A terminal or session that closes; not on Windows.
+_HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class Stop:
@@ -68,24 +73,39 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT request the end of the run; a second signal has its default effect and ends it at once."""
+        """SIGTERM, SIGINT and SIGHUP request the end of the run; a second SIGTERM or SIGINT ends it at once.
+
+        A second SIGHUP changes nothing: a terminal that closes may send two, and systemd's ``SendSIGHUP`` sends one
+        directly after SIGTERM.  A SIGHUP that is ignored (``nohup``) stays ignored.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # Python allows signal handlers in the main thread only
             return
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        numbers = [*_SIGNALS]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+            numbers.append(_HANGUP)
+        before = {number: signal.getsignal(number) for number in numbers}
 
         def handle(number: int, frame: FrameType | None) -> None:
             self.request()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if number in _SIGNALS:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        for number in _SIGNALS:
+        for number in numbers:
             signal.signal(number, handle)
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def wait_for_wake_up(stop: Stop, seconds: float) -> None:
+    """Wait for ``seconds``, or until the run should end or a commit asks for a drain."""
+    until = monotonic() + seconds
+    while not stop() and not wake_requested() and (left := until - monotonic()) > 0:
+        stop.wait(min(left, WATCH))
 
 
 def add_reports(first: DrainReport, second: DrainReport) -> DrainReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import connections
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from prx_email_django.models import OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
@@ -44,14 +44,23 @@ def _rest_sending(*, clock: Clock) -> int:
             total += len(record_lost(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
 
 
+def unsent() -> QuerySet[OutboxMessage]:
+    """The messages that an adoption would put at rest."""
+    sources = OutboxMessage.objects.filter(status__in=TRANSITIONS["adopt"].sources)
+    return sources.exclude(last_error_code=ErrorCode.ADOPTED, next_attempt_at__isnull=True)
+
+
 @retried
 def _rest_waiting(*, clock: Clock) -> int:
-    unsent = OutboxMessage.objects.filter(status__in=TRANSITIONS["adopt"].sources - {Status.SENDING})
-    return unsent.exclude(last_error_code=ErrorCode.ADOPTED, next_attempt_at__isnull=True).update(
-        status=Status.FAILED,
-        last_error_code=ErrorCode.ADOPTED,
-        next_attempt_at=None,
-        updated_at=clock.now,
+    return (
+        unsent()
+        .exclude(status=Status.SENDING)
+        .update(
+            status=Status.FAILED,
+            last_error_code=ErrorCode.ADOPTED,
+            next_attempt_at=None,
+            updated_at=clock.now,
+        )
     )
 
 

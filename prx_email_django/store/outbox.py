@@ -12,7 +12,7 @@ from prx_email_django.errors import WrongInstance
 from prx_email_django.models import OutboxState
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.db import StatementTime, clock_for, retried
+from prx_email_django.store.db import StatementTime, atomic, clock_for, retried
 
 #: A wake-up that no drain has answered for so long is sent again.
 WAKE_AGAIN = timedelta(seconds=60)
@@ -49,13 +49,18 @@ def check_instance(state: OutboxState) -> OutboxState:
     if not state.instance and ours:
         OutboxState.objects.filter(pk=1, instance="").update(instance=ours)
         state.refresh_from_db()
-    if state.instance != ours:
+    if is_copy(state):
         raise WrongInstance(
             f"this database belongs to the instance “{state.instance}”, not to “{ours}”: if it is a copy, "
             "run “manage.py outbox_adopt”, which puts everything unsent at rest",
             code="wrong_instance",
         )
     return state
+
+
+def is_copy(state: OutboxState) -> bool:
+    """Whether the database belongs to another ``INSTANCE``; an empty one belongs to the first that sends."""
+    return bool(state.instance) and state.instance != outbox_settings().instance
 
 
 @retried
@@ -74,10 +79,26 @@ def resume_everything() -> int:
 
 @retried
 def request_wake(*, clock: Clock) -> bool:
-    """Ask for a drain; True for the one caller that must send the wake-up."""
-    outbox_state()
-    silent = Q(wake_requested_at__isnull=True) | Q(wake_requested_at__lt=clock.running - WAKE_AGAIN)
-    return bool(OutboxState.objects.filter(silent, pk=1).update(wake_requested_at=clock.running))
+    """Ask for a drain; True for the one caller that must send the wake-up.
+
+    Waits for no lock of the row: who holds it asks for a drain too, begins one, or changes the pause of everything in a
+    transaction that may stay open.
+    """
+    since, requested_at = clock.running - WAKE_AGAIN, outbox_state().wake_requested_at
+    if requested_at is not None and requested_at >= since:
+        return False
+    silent = Q(wake_requested_at__isnull=True) | Q(wake_requested_at__lt=since)
+    rows = OutboxState.objects.filter(silent, pk=1)
+    can_skip = connections[outbox_alias()].features.has_select_for_update_skip_locked
+    with atomic():
+        if can_skip and not rows.select_for_update(skip_locked=True).values_list("pk", flat=True):
+            return False
+        return bool(rows.update(wake_requested_at=clock.running))
+
+
+def wake_requested() -> bool:
+    """Whether a drain has been asked for and has not begun; one cheap statement."""
+    return OutboxState.objects.filter(pk=1, wake_requested_at__isnull=False).exists()
 
 
 @retried

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +43,7 @@ def summary(worker: Worker) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_mail_is_sent_within_seconds_and_the_stop_is_clean(tmp_path: Path, number: signal.Signals) -> None:
     beat = tmp_path / "beat"
     with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
@@ -69,6 +73,60 @@ def test_a_stopped_worker_finishes_started_messages_and_releases_the_others() ->
         assert report["sent"] == len(server.messages) == OutboxMessage.objects.filter(status="sent").count()
     untouched = OutboxMessage.objects.filter(status="pending", attempts=0, last_error_code="", retries=0)
     assert untouched.count() == 50 - report["sent"]
+
+
+@pytest.mark.parametrize("again", [signal.SIGHUP, signal.SIGTERM])
+def test_a_hangup_releases_what_was_not_started_and_a_second_signal_changes_nothing(again: signal.Signals) -> None:
+    """Tried: a SIGHUP ended the process at once, and left five messages claimed."""
+    with outbox(max_connections=1) as (server, account):
+        stalled = server.on("final", stall=True, nth=1)
+        prx.enqueue_many([fields(number) for number in range(50)], account=account)
+        with Worker("flush_outbox", "--json", env=environment()) as worker:
+            assert stalled.reached.wait(60)
+            worker.process.send_signal(signal.SIGHUP)
+            assert eventually(lambda: OutboxMessage.objects.filter(status="sending").count() == 1), "the rest is back"
+            worker.process.send_signal(again)
+            server.release(stalled)
+            assert worker.wait() == 0, worker.output
+            assert summary(worker)["sent"] == len(server.messages) == 1
+    assert OutboxMessage.objects.filter(status="sent").count() == 1
+    assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 49
+
+
+def test_a_loop_under_nohup_outlives_its_terminal() -> None:
+    with outbox() as (server, account):
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            worker = loop()
+        finally:
+            signal.signal(signal.SIGHUP, ignored)
+        with worker:
+            prx.enqueue(account=account, **fields())
+            assert server.wait_for(1)
+            worker.process.send_signal(signal.SIGHUP)
+            prx.enqueue(account=account, **fields(1))
+            assert server.wait_for(2), worker.output
+            worker.terminate()
+            assert worker.wait() == 0
+
+
+def test_a_closed_terminal_disturbs_no_delivery() -> None:
+    """The progress bar cannot be written any more; the message in flight keeps its outcome."""
+    ours, theirs = pty.openpty()
+    with outbox(max_connections=1) as (server, account):
+        stalled = server.on("final", stall=True, nth=1)
+        prx.enqueue_many([fields(number) for number in range(20)], account=account)
+        command = [sys.executable, "-m", "django", "flush_outbox"]
+        with subprocess.Popen(command, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            assert stalled.reached.wait(60)
+            os.close(ours)
+            process.send_signal(signal.SIGHUP)
+            assert eventually(lambda: OutboxMessage.objects.filter(status="sending").count() == 1)
+            server.release(stalled)
+            process.wait(60)
+        assert len(server.messages) == OutboxMessage.objects.filter(status="sent").count() == 1
+    assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 19
 
 
 def test_loops_side_by_side_send_each_message_once() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +75,7 @@ def test_since_reads_an_instant_too(account: Account) -> None:
         ((1, "--tag", "x"), "either ids or filters"),
         (("--account", "nobody"), "There is no account “nobody”"),
         (("--since", "yesterday"), "'yesterday'"),
+        (("--since", "2"), "'2' must"),
         (("--since", "2026-13-01"), "'2026-13-01'"),
         (("--since", "2026-13-01T00:00"), "month must be"),
         (("--error-code", "bad"), "bad"),
@@ -160,27 +163,88 @@ def test_a_pause_without_a_reason_is_refused() -> None:
         run("outbox_pause", reason=" ")
 
 
-@pytest.mark.django_db(transaction=True)  # MariaDB commits when ids jump
-def test_adoption_puts_everything_unsent_at_rest(account: Account) -> None:
-    OutboxState.objects.create(pk=1, instance="production")
-    waits, rests = message(account), at_rest(account)
+@pytest.fixture
+def copy(account: Account) -> Iterator[list[OutboxMessage]]:
+    """The unsent messages of a database that belongs to “production”, in an installation named “staging”."""
+    OutboxState.objects.update_or_create(pk=1, defaults={"instance": "production"})
     with override_settings(PRX_EMAIL={"INSTANCE": "staging"}):
-        output = run("outbox_adopt")
-    before, after = output.splitlines()
+        yield [message(account), at_rest(account)]
+
+
+def is_untouched(rows: list[OutboxMessage]) -> bool:
+    """Whether nothing was adopted."""
+    assert OutboxState.objects.get().instance != "staging"
+    return not OutboxMessage.objects.filter(last_error_code="adopted").exists() and bool(rows)
+
+
+@pytest.mark.django_db(transaction=True)  # MariaDB commits when ids jump
+def test_adoption_puts_everything_unsent_at_rest(copy: list[OutboxMessage]) -> None:
+    before, after = run("outbox_adopt", "--yes").splitlines()
     assert before.startswith("this database belongs to the instance “production” and will belong to the instance")
-    assert before.endswith("“staging”; every unsent message is put at rest, and the next ids increase by 1000000")
+    assert before.endswith("“staging”; every unsent message (2) is put at rest, and the next ids increase by 1000000")
     assert after == "put 2 at rest; this database now belongs to the instance “staging”"
-    for row in (waits, rests):
+    for row in copy:
         row.refresh_from_db()
         assert (row.status, row.next_attempt_at, row.last_error_code) == ("failed", None, "adopted")
     assert OutboxState.objects.get().instance == "staging"
+    with pytest.raises(CommandError, match="so nothing was copied"):
+        run("outbox_adopt", "--yes")
+
+
+def test_a_dry_run_of_an_adoption_says_how_many_it_would_put_at_rest(copy: list[OutboxMessage]) -> None:
+    OutboxMessage.objects.filter(pk=copy[1].pk).update(last_error_code="adopted")
+    assert "every unsent message (1) is put at rest" in run("outbox_adopt", "--dry-run")
+    OutboxMessage.objects.filter(pk=copy[1].pk).update(last_error_code="provider")
+    assert is_untouched(copy)
+
+
+@pytest.mark.parametrize(("stored", "ours"), [("", ""), ("", "staging"), ("staging", "staging")])
+@pytest.mark.parametrize("options", [("--yes",), ("--dry-run",), ()])
+def test_a_database_that_was_not_copied_is_not_adopted(
+    account: Account, stored: str, ours: str, options: tuple[str, ...]
+) -> None:
+    OutboxState.objects.update_or_create(pk=1, defaults={"instance": stored})
+    rows = [message(account), at_rest(account)]
+    with (
+        override_settings(PRX_EMAIL={"INSTANCE": ours}),
+        pytest.raises(CommandError, match="Nothing was adopted: this database"),
+    ):
+        run("outbox_adopt", *options)
+    assert not OutboxMessage.objects.filter(last_error_code="adopted").exists()
+    assert due_dates(rows) == [row.next_attempt_at for row in rows]
+
+
+def due_dates(rows: list[OutboxMessage]) -> list[datetime | None]:
+    """When the messages are due, by the database."""
+    return [OutboxMessage.objects.get(pk=row.pk).next_attempt_at for row in rows]
+
+
+class Terminal(io.StringIO):
+    """A standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("said", ["", "\n", "no\n", "y\n"])
+def test_an_adoption_asks_on_a_terminal(copy: list[OutboxMessage], monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(said))
+    with pytest.raises(CommandError, match=r"^Nothing was adopted\.$"):
+        run("outbox_adopt")
+    assert is_untouched(copy)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_adoption_without_an_instance_says_so() -> None:
-    before, after = run("outbox_adopt").splitlines()
-    assert before.startswith("this database belongs to no instance and will belong to no instance (the setting ")
-    assert after == "put 0 at rest; this database now belongs to no instance (the setting INSTANCE is empty)"
+def test_an_adoption_goes_on_after_yes(copy: list[OutboxMessage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("yes\n"))
+    assert "put 2 at rest" in run("outbox_adopt")
+
+
+def test_an_adoption_without_a_terminal_needs_yes(copy: list[OutboxMessage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    with pytest.raises(CommandError, match="Give --yes"):
+        run("outbox_adopt")
+    assert is_untouched(copy)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +296,7 @@ def test_purge_continues_until_nothing_is_left(account: Account) -> None:
     assert run("purge_outbox") == "purged 0 sent, 0 failed, 1100 inbound, 0 stripped, 0 content"
 
 
-@pytest.mark.parametrize(("age", "left"), [("3h", 1), ("1h", 0), (3600, 0), (timedelta(hours=3), 1)])
+@pytest.mark.parametrize(("age", "left"), [("3h", 1), ("1h", 0), ("3600s", 0), (timedelta(hours=3), 1)])
 def test_purge_at_an_age_of_ones_own(account: Account, age: object, left: int) -> None:
     row = at_rest(account)
     two_hours_ago = datetime.now(UTC) - 2 * HOUR
@@ -246,4 +310,9 @@ def test_an_age_that_cannot_be_read_purges_nothing(account: Account) -> None:
     for options in ({"older_than": "soon"}, {"older_than": "-3d"}):
         with pytest.raises(CommandError):
             run("purge_outbox", **options)
+    for number in ("3", "3.5", " 3 ", "1e2", "-3", "nan", 3, 0, 3.5):
+        with pytest.raises(CommandError, match="must have a unit: "):
+            run("purge_outbox", older_than=number)
+    with pytest.raises(CommandError, match="'3' must have a unit: 3s, 3m, 3h or 3d"):
+        run("purge_outbox", "--older-than", "3")
     assert OutboxMessage.objects.count() == 1

@@ -181,7 +181,7 @@ def test_the_exit_code_is_1_when_mail_is_late(account: Account) -> None:
     assert check("--json")[0] == 1
     assert check("--max-age", "12m")[0] == 0
     assert check(max_age="10s")[0] == 1
-    assert check(max_age=3600)[0] == 0
+    assert check(max_age=timedelta(hours=1))[0] == 0
 
 
 @pytest.mark.django_db
@@ -213,6 +213,8 @@ def test_the_exit_code_is_2_for_settings_that_cannot_be_used() -> None:
 def test_a_limit_that_cannot_be_read_is_no_verdict() -> None:
     with pytest.raises(CommandError, match="soon"):
         check(max_age="soon")
+    with pytest.raises(CommandError, match="'10' must have a unit"):
+        check("--max-age", "10")
 
 
 def test_the_exit_code_is_2_for_an_unreachable_database(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections, transaction
 
 import prx_email_django as prx
@@ -262,6 +263,29 @@ def test_the_async_functions_do_the_same_and_leave_no_connection_open() -> None:
 
     assert asyncio.run(all_of_them()) == ["pending", "sent", "sent", "sent", 1]
     assert len(shared.delivered) == 4
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_a_thread_with_a_running_event_loop_is_told_what_to_await(
+    speaker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = prepared()
+
+    async def call() -> object:
+        return SPEAKERS[speaker](row)
+
+    async def call_and_close() -> None:
+        SPEAKERS[speaker](row)
+        connections[outbox_alias()].close()  # under an event loop Django opens another connection
+
+    with pytest.raises(SynchronousOnlyOperation, match=rf"await a{speaker}\("):
+        asyncio.run(call())
+    assert OutboxMessage.objects.count() == 1
+    assert (fresh(row).status, shared.delivered) == ("pending", [])
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # Django's setting for notebooks
+    asyncio.run(call_and_close())
+    assert len(shared.delivered) == 1
 
 
 @pytest.mark.parametrize("name", ["send", "enqueue", "reply", "retry_outbox", "drain"])

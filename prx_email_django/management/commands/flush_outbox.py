@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from prx_email_django import api
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
-from prx_email_django.management._loop import POLL, Stop, add_reports
+from prx_email_django.management._loop import POLL, Stop, add_reports, wait_for_wake_up
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
@@ -34,11 +34,11 @@ class Command(BaseCommand):
     """Calls ``api.drain``."""
 
     help = (
-        "Sends due messages and returns. With --loop it keeps running, drains once a second, and purges by RETENTION "
-        "when idle. SIGTERM or SIGINT ends it cleanly: started messages are finished, the others are released. Any "
-        "number of processes may run in parallel, on any number of machines. Exit code: 0 if it finished or was "
-        "stopped, whatever happened to the messages (see outbox_status --check); 1 if it could not work (the error "
-        "text says why)."
+        "Sends due messages and returns. With --loop it keeps running, drains after each commit and once a second, and "
+        "purges by RETENTION when idle. SIGTERM, SIGINT or SIGHUP ends it cleanly: started messages are finished, the "
+        "others are released. Any number of processes may run in parallel, on any number of machines. Exit code: 0 if "
+        "it finished or was stopped, whatever happened to the messages (see outbox_status --check); 1 if it could not "
+        "work (the error text says why)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -50,7 +50,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--time-budget", type=duration, metavar="S", help="start no message after S seconds (or 10m, 2h), and stop"
         )
-        parser.add_argument("--loop", action="store_true", help="keep running and drain once a second")
+        parser.add_argument(
+            "--loop", action="store_true", help="keep running: drain after each commit, and once a second"
+        )
         parser.add_argument(
             "--heartbeat", type=Path, metavar="FILE", help="update this file once a second, for a liveness probe"
         )
@@ -103,14 +105,16 @@ class Command(BaseCommand):
                 if not done.claimed and not stop():
                     purge_if_time()
                 wait = POLL
+                wait_for_wake_up(stop, wait)
             except Error as error:
                 if not is_away(error):
                     raise
                 wait = POLL if done.claimed else min(wait * 2, LONGEST_WAIT)
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
                 connections.close_all()
-            total = add_reports(total, done)
-            stop.wait(wait)
+                stop.wait(wait)
+            finally:
+                total = add_reports(total, done)
         return add_reports(total, DrainReport(seconds=monotonic() - begun - total.seconds))
 
     def _print_due(self, names: Sequence[str] | None, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
-from prx_email_django.management._common import account_named, duration, first_line, plain_errors
+from prx_email_django.management._common import account_named, age, first_line, plain_errors
 from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
@@ -42,7 +42,7 @@ class Command(BaseCommand):
         parser.add_argument("--check", action="store_true", help="report the health by the exit code")
         parser.add_argument(
             "--max-age",
-            type=duration,
+            type=age,
             default=DEFAULT_MAX_AGE,
             metavar="AGE",
             help="with --check: late after this time (default: 10m)",
@@ -66,7 +66,7 @@ class Command(BaseCommand):
     def _check(self, options: dict[str, Any]) -> None:
         try:
             figures = outbox_status()
-            health, reason = judge(_narrowed(figures, options["account"]), max_age=duration(options["max_age"]))
+            health, reason = judge(_narrowed(figures, options["account"]), max_age=age(options["max_age"]))
         except (DatabaseError, ImproperlyConfigured) as error:
             health, reason, figures = Health.BROKEN, first_line(error), {}
         except ArgumentTypeError as error:
@@ -100,7 +100,7 @@ class Command(BaseCommand):
         if figures["paused"]:
             self.stdout.write(self.style.WARNING(_paused_line(figures["paused"])))
         if not figures["instance_matches"]:
-            self.stdout.write(self.style.ERROR(judge(figures, max_age=duration(DEFAULT_MAX_AGE))[1]))
+            self.stdout.write(self.style.ERROR(judge(figures, max_age=age(DEFAULT_MAX_AGE))[1]))
 
     def _account(self, name: str, *, as_json: bool) -> None:
         account_named(name)
