@@ -337,10 +337,10 @@ def test_a_fetched_token_is_used_whatever_its_expiry_says(expires_in: object) ->
         assert account.pause_reason == ""
 
 
-@pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=-2)])
+@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(hours=-2)])
 def test_a_token_is_judged_by_real_time_whatever_the_time_of_the_call_is(ahead: timedelta) -> None:
     with outbox() as (_mail, tokens, account):
-        backlog(account, 3, next_attempt_at=timezone.now() - timedelta(days=3))
+        backlog(account, 3, send_at=timezone.now() - timedelta(hours=3))
         assert prx.drain(now=timezone.now() + ahead).sent == 3
         backlog(account, 3)
         assert prx.drain().sent == 3
