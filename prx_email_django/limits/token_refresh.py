@@ -73,10 +73,10 @@ def take_refresh_lease(account: Account, *, clock: Clock) -> uuid.UUID | None:
 
 
 @retried
-def end_refresh_lease(account_id: int, lease: uuid.UUID) -> None:
-    """End a refresh lease, if it is still ours."""
+def end_refresh_lease(account_id: int, lease: uuid.UUID) -> bool:
+    """End a refresh lease, if it is still ours; False: another worker has taken it."""
     rows = AccountState.objects.filter(account_id=account_id, refresh_lease=lease)
-    rows.update(refresh_lease=None, refresh_lease_expires_at=None)
+    return bool(rows.update(refresh_lease=None, refresh_lease_expires_at=None))
 
 
 @retried

@@ -31,12 +31,23 @@ _late: set[threading.Thread] = set()
 class Refresh:
     """A request under a refresh lease; the lease is kept until its answer has been stored."""
 
-    def __init__(self, account_id: int, *, lease: uuid.UUID, version: int, clock: Clock, fetch: TokenFetch) -> None:
+    def __init__(  # noqa: PLR0913  (the facts of one request)
+        self,
+        account_id: int,
+        *,
+        lease: uuid.UUID,
+        took_over: bool,
+        version: int,
+        clock: Clock,
+        fetch: TokenFetch,
+    ) -> None:
         self.account_id = account_id
         self.lease = lease
         self.version = version
         self.clock = clock
         self.asked_at = clock.running
+        #: The lease of another worker had run out, whose request may still be answered.
+        self.took_over = took_over
         self.fetch = fetch
 
     @property
@@ -58,11 +69,15 @@ class Refresh:
         """
         try:
             token = self.fetch.result(wait=wait)
-        except TokenRefused:
-            if self.is_answered:
-                end_refresh_lease(self.account_id, self.lease)
-                if is_replaced(self.account_id, version=self.version):
-                    return ""
+        except TokenRefused as error:
+            if not self.is_answered:
+                raise
+            was_ours = end_refresh_lease(self.account_id, self.lease)
+            if is_replaced(self.account_id, version=self.version):
+                return ""
+            if self.took_over or not was_ours:
+                # The other worker's answer may have ended our refresh token, and not be stored yet: look again.
+                raise TokenRefused(str(error), permanent=False, code=error.code) from error
             raise
         stored = store_token(
             self.account_id, token, version=self.version, asked_at=self.asked_at, now=self.clock.running

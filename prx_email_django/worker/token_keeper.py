@@ -135,10 +135,12 @@ class TokenKeeper:
         if not may_refresh(self.account):
             raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
         lease = take_refresh_lease(self.account, clock=self._clock)
-        return None if lease is None else self._current_under(lease, done)
+        if lease is None:
+            return None
+        return self._current_under(lease, done, took_over=state.refresh_lease is not None)
 
     @sensitive_variables("token")
-    def _current_under(self, lease: uuid.UUID, done: Callable[[], None]) -> str | None:
+    def _current_under(self, lease: uuid.UUID, done: Callable[[], None], *, took_over: bool) -> str | None:
         """Look again under the lease: another worker may have stored a token, and a new refresh token, a moment ago."""
         try:
             state = account_state(self.account)
@@ -156,6 +158,7 @@ class TokenKeeper:
         self._fetching = Refresh(
             self.account.pk,
             lease=lease,
+            took_over=took_over,
             version=state.token_version,
             clock=self._clock,
             fetch=TokenFetch(request, timeout=TOKEN_TIMEOUT, done=done),
