@@ -54,10 +54,12 @@ def end_expired_pause(state: AccountState, *, now: datetime) -> None:
 
 
 @retried
-def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Clock) -> datetime | None:
+def note_failure(
+    account: Account, trouble: Trouble, reason: str, *, clock: Clock, at_least: timedelta | None = None
+) -> datetime | None:
     """Count trouble that a worker met with the account; return the end of the pause if this sets one.
 
-    A pause that a person set stays as it is.
+    A pause that a person set stays as it is.  ``at_least``: a server asked for a pause of this length.
     """
     state = account_state(account)
     rows = AccountState.objects.filter(account_id=account.pk)
@@ -66,7 +68,7 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
         state.refresh_from_db()
     if not pauses_account(trouble, state.connection_failures):
         return None
-    until = clock.now + pause_length(state.pause_count)
+    until = clock.now + max(pause_length(state.pause_count), at_least or timedelta(0))
     # An older pause that is still in force was set for the same episode by another worker: it counts once.
     paused = rows.exclude(in_force(clock.now)).update(
         paused_by=PausedBy.WORKER,

@@ -1,17 +1,23 @@
-"""Access tokens that workers fetched: stored in the runtime state, refreshed by one worker at a time."""
+"""Access tokens that workers fetched: stored in the runtime state, refreshed by one worker at a time.
+
+Tokens are judged by real time (the database's clock), whatever ``now`` a caller has given: it is the provider who ends
+them.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from django.db.models import Q
+from django.db.models import F, Q
 
 from prx_email_django.models import Account, AccountState
+from prx_email_django.oauth.token import Token
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import lease_until, retried
 
-#: A token is refreshed at the latest this long before it ends.
+#: A token is refreshed so long before it ends, or a tenth of its lifetime before, whichever is shorter.
 REFRESH_MARGIN = timedelta(seconds=60)
 REFRESH_LEASE = timedelta(seconds=60)
 
@@ -21,21 +27,38 @@ def may_refresh(account: Account) -> bool:
     return bool(account.oauth_provider)
 
 
-def access_token(account: Account, state: AccountState, *, clock: Clock) -> str:
+def access_token(account: Account, state: AccountState, *, clock: Clock, refused: Collection[str] = ()) -> str:
     """The token to use now; empty if a token must be fetched first.
 
-    A fixed token without a provider is used as it is, whatever its expiry says.
+    Without a provider the pasted token is used as it is, whatever its expiry says.  Beside a provider it is only the
+    first token: it never comes back once a token was fetched or the server has refused it.
     """
-    soon = clock.running + REFRESH_MARGIN
-    if state.access_token and _is_fresh(state.access_token_expires_at, soon):
-        return state.access_token
-    if account.oauth_token and (not may_refresh(account) or _is_fresh(account.oauth_token_expires_at, soon)):
+    if not may_refresh(account):
         return account.oauth_token
+    if state.access_token and state.access_token not in refused and _is_fresh(state, clock.running):
+        return state.access_token
+    pasted, ends_at = account.oauth_token, account.oauth_token_expires_at
+    if pasted and not state.pasted_token_is_over and pasted not in refused:
+        return pasted if ends_at is None or ends_at > clock.running else ""
     return ""
 
 
-def _is_fresh(expires_at: datetime | None, soon: datetime) -> bool:
-    return expires_at is None or expires_at > soon
+def _is_fresh(state: AccountState, now: datetime) -> bool:
+    ends_at, fetched_at = state.access_token_expires_at, state.access_token_fetched_at
+    if ends_at is None:
+        return True
+    margin = REFRESH_MARGIN if fetched_at is None else min(REFRESH_MARGIN, (ends_at - fetched_at) / 10)
+    return ends_at > now + margin
+
+
+def expiry(token: Token, *, asked_at: datetime, now: datetime) -> datetime | None:
+    """When a token ends, on the clock of ``asked_at``; None: not known.
+
+    An expiry that has passed already when the token arrives says nothing: two clocks differ, or the source keeps the
+    token longer than it says.  Such a token is used until the server refuses it, and is not fetched again and again.
+    """
+    ends_at = token.expires_at if token.lifetime is None else asked_at + token.lifetime
+    return ends_at if ends_at is not None and ends_at > now else None
 
 
 @retried
@@ -50,30 +73,45 @@ def take_refresh_lease(account: Account, *, clock: Clock) -> uuid.UUID | None:
 
 
 @retried
-def store_token(
-    account: Account, lease: uuid.UUID, *, access: str, expires_at: datetime | None, refresh: str | None
-) -> bool:
-    """Store the provider's tokens and end the lease, if the lease is still ours.
-
-    A new refresh token replaces the last one: some providers issue a new refresh token with every refresh.
-    """
-    fields: dict[str, object] = {
-        "access_token": access,
-        "access_token_expires_at": expires_at,
-        "refresh_lease": None,
-        "refresh_lease_expires_at": None,
-    }
-    if refresh:
-        fields["refresh_token"] = refresh
-    return bool(AccountState.objects.filter(account_id=account.pk, refresh_lease=lease).update(**fields))
+def end_refresh_lease(account_id: int, lease: uuid.UUID) -> bool:
+    """End a refresh lease, if it is still ours; False: another worker has taken it."""
+    rows = AccountState.objects.filter(account_id=account_id, refresh_lease=lease)
+    return bool(rows.update(refresh_lease=None, refresh_lease_expires_at=None))
 
 
 @retried
-def drop_token(account: Account, refused: str, *, lease: uuid.UUID | None = None) -> None:
-    """Forget a token that the server refused, if it is the stored token, and end a lease without a result."""
+def store_token(account_id: int, token: Token, *, version: int, asked_at: datetime, now: datetime) -> bool:
+    """Store the provider's tokens, unless others were stored, or the credentials changed, since it was asked.
+
+    ``version`` is ``token_version`` as it was read before the request.  The lease is no condition: a token server may
+    answer after the lease has ended, and has revoked the refresh token of before.
+    """
+    fields: dict[str, object] = {
+        "access_token": token.access_token,
+        "access_token_expires_at": expiry(token, asked_at=asked_at, now=now),
+        "access_token_fetched_at": asked_at,
+        "pasted_token_is_over": True,
+        "token_version": F("token_version") + 1,
+    }
+    if token.refresh_token:
+        fields["refresh_token"] = token.refresh_token
+    return bool(AccountState.objects.filter(account_id=account_id, token_version=version).update(**fields))
+
+
+def is_replaced(account_id: int, *, version: int) -> bool:
+    """Whether tokens were stored, or credentials changed, since ``version`` was read."""
+    return not AccountState.objects.filter(account_id=account_id, token_version=version).exists()
+
+
+@retried
+def drop_token(account: Account, refused: str) -> None:
+    """Forget a token that the server refused: the stored token, or the pasted one."""
     rows = AccountState.objects.filter(account_id=account.pk)
-    if lease is not None:
-        rows.filter(refresh_lease=lease).update(refresh_lease=None, refresh_lease_expires_at=None)
     state = rows.first()
-    if refused and state is not None and state.access_token == refused:
-        rows.update(access_token="", access_token_expires_at=None)
+    if not refused or state is None:
+        return
+    if state.access_token == refused:
+        unchanged = rows.filter(token_version=state.token_version)
+        unchanged.update(access_token="", access_token_expires_at=None, access_token_fetched_at=None)
+    if account.oauth_token == refused:
+        rows.update(pasted_token_is_over=True)

@@ -584,6 +584,12 @@ class Migration(migrations.Migration):
                     models.DateTimeField(blank=True, null=True, verbose_name="access token expires at"),
                 ),
                 (
+                    "access_token_fetched_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="access token fetched at"),
+                ),
+                ("pasted_token_is_over", models.BooleanField(default=False, verbose_name="pasted token is over")),
+                ("token_version", models.PositiveIntegerField(default=0, verbose_name="token version")),
+                (
                     "refresh_token",
                     prx_email_django.models.encrypted.EncryptedTextField(
                         blank=True, default="", verbose_name="refresh token"

@@ -39,6 +39,14 @@ CREDENTIAL_FIELDS = (
     "oauth_token_url",
     "oauth_callable",
 )
+#: Fields that name the grant: a rotated refresh token belongs to it, whatever other credentials change.
+GRANT_FIELDS = (
+    "oauth_provider",
+    "oauth_client_id",
+    "oauth_refresh_token",
+    "oauth_tenant",
+    "oauth_token_url",
+)
 
 
 class AccountQuerySet(models.QuerySet["Account"]):
@@ -197,10 +205,10 @@ class Account(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save; if the credentials have changed, delete the runtime state that belongs to the old ones."""
         self.fill_defaults()
-        changed = not self._state.adding and self._credentials_changed()
+        changed = set() if self._state.adding else self._changed_credentials()
         super().save(*args, **kwargs)
         if changed:
-            AccountState.objects.forget_credentials(self.pk)
+            AccountState.objects.forget_credentials(self.pk, keep_refresh_token=changed.isdisjoint(GRANT_FIELDS))
 
     def fill_defaults(self) -> None:
         """Derive ``security`` from the port, and ``auth_method`` from the secrets, if they are empty."""
@@ -231,12 +239,14 @@ class Account(models.Model):
         if errors := credential_errors(self):
             raise ValidationError(errors)
 
-    def _credentials_changed(self) -> bool:
+    def _changed_credentials(self) -> set[str]:
+        """Names of the credentials that saving will change; a secret that cannot be decrypted counts as changed."""
         stored = Account.objects.using(self._state.db or outbox_alias()).filter(pk=self.pk).first()
-        if stored is None:
-            return False
+        return set() if stored is None else {name for name in CREDENTIAL_FIELDS if self._differs(stored, name)}
+
+    def _differs(self, stored: Account, name: str) -> bool:
         try:
-            return any(getattr(stored, name) != getattr(self, name) for name in CREDENTIAL_FIELDS)
+            return bool(getattr(stored, name) != getattr(self, name))
         except DecryptionFailed:
             return True
 

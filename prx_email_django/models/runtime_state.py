@@ -30,13 +30,20 @@ class PausedBy(models.TextChoices):
 class AccountStateManager(OutboxManager["AccountState"]):
     """Queries over the runtime state of accounts."""
 
-    def forget_credentials(self, account_id: int) -> None:
-        """Clear tokens, failures and a worker's pause: they belong to credentials that a person has changed."""
+    def forget_credentials(self, account_id: int, *, keep_refresh_token: bool = False) -> None:
+        """Clear tokens, failures and a worker's pause: they belong to credentials that a person has changed.
+
+        ``keep_refresh_token``: the grant is the same (say, only a password or a client secret has changed).  A
+        provider that rotates refresh tokens accepts only the last refresh token that it issued.
+        """
         rows = self.filter(account_id=account_id)
+        if not keep_refresh_token:
+            rows.update(refresh_token="", token_version=models.F("token_version") + 1)
         rows.update(
             access_token="",
             access_token_expires_at=None,
-            refresh_token="",
+            access_token_fetched_at=None,
+            pasted_token_is_over=False,
             refresh_lease=None,
             refresh_lease_expires_at=None,
             connection_failures=0,
@@ -69,6 +76,12 @@ class AccountState(models.Model):
     connection_failures = models.PositiveIntegerField(_("connection failures"), default=0)
     access_token = EncryptedTextField(_("access token"), blank=True, default="")
     access_token_expires_at = models.DateTimeField(_("access token expires at"), null=True, blank=True)
+    #: When the access token was asked for: from here to its end is its lifetime.
+    access_token_fetched_at = models.DateTimeField(_("access token fetched at"), null=True, blank=True)
+    #: The account's own ``oauth_token`` was refused, or a fetched token has taken its place.
+    pasted_token_is_over = models.BooleanField(_("pasted token is over"), default=False)
+    #: Grows with every stored token and changed grant: an answer to an older request is not stored.
+    token_version = models.PositiveIntegerField(_("token version"), default=0)
     #: The last refresh token of a provider that rotates them; empty: the account's own is in use.
     refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
     refresh_lease = models.UUIDField(_("refresh lease"), null=True, blank=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import traceback
 from collections.abc import Callable
@@ -13,13 +14,12 @@ from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.oauth.daemon_thread import in_thread
 from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usable
 from prx_email_django.oauth.token_request import TokenRequest
 
 
-async def call(request: TokenRequest) -> Token:
-    """Call the function that the account names; a sync function runs in a thread.
+def call(request: TokenRequest, *, timeout: float) -> Token:
+    """Call the function that the account names, in this thread; an async function gets ``timeout`` seconds.
 
     Raises:
         TokenRefused: ``OAUTH_CALLABLES`` does not list the function, it raised, or it returned no usable token.
@@ -27,14 +27,21 @@ async def call(request: TokenRequest) -> Token:
     function = _load(request.callable)
     try:
         if inspect.iscoroutinefunction(function):
-            answer = await function(request.account)
+            answer = asyncio.run(_await(function, request.account, timeout))
         else:
-            answer = await in_thread(lambda: _call_sync(function, request.account))
-    except (TokenRefused, TimeoutError):
+            answer = function(request.account)
+    except TokenRefused:
         raise
     except Exception as error:  # noqa: BLE001  (the function belongs to the host project and may raise anything)
         raise TokenRefused(_raised(request.callable, error), permanent=False, code="callable") from None
+    finally:
+        connections.close_all()  # those of this thread, which ends now
     return _token(request.callable, answer)
+
+
+async def _await(function: Callable[[object], Any], account: object, timeout: float) -> Any:
+    async with asyncio.timeout(timeout):
+        return await function(account)
 
 
 def _load(path: str) -> Callable[[object], Any]:
@@ -47,13 +54,6 @@ def _load(path: str) -> Callable[[object], Any]:
     if not callable(function):
         raise misconfigured(f"{path} is not a function")
     return function
-
-
-def _call_sync(function: Callable[[object], Any], account: object) -> Any:
-    try:
-        return function(account)
-    finally:
-        connections.close_all()  # those of this thread, which ends now
 
 
 def _raised(path: str, error: Exception) -> str:

@@ -1,28 +1,63 @@
-"""Fetches an access token from a token server or from a function of the host project, within a time limit."""
+"""Fetches an access token from a token server or from a function of the host project, in a thread of its own."""
 
 from __future__ import annotations
 
-import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic
 
 from prx_email_django.oauth.callables import call
-from prx_email_django.oauth.daemon_thread import in_thread
 from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import Grant, TokenRequest
 from prx_email_django.oauth.token_server import post
 
 
-async def fetch_token(request: TokenRequest, *, timeout: float) -> Token:
-    """Fetch a token within ``timeout`` seconds, without blocking the event loop.
+class TokenFetch:
+    """One request for a token.
 
-    A blocking call that is not finished then runs on in its daemon thread, and its result is dropped.
-
-    Raises:
-        TokenRefused: there is no token.
+    It is never cancelled: a provider that rotates refresh tokens revokes the old refresh token when it answers, so an
+    answer that nobody waits for any more must still be stored.  The thread is a daemon, so that a function of the host
+    project that hangs delays no exit.
     """
-    try:
-        async with asyncio.timeout(timeout):
+
+    def __init__(self, request: TokenRequest, *, timeout: float, done: Callable[[], None] = lambda: None) -> None:
+        """Start the request; ``timeout`` is in seconds, and ``done`` is called from the thread when it has ended."""
+        self._timeout = timeout
+        self._ends_at = monotonic() + timeout
+        self._answer: Future[Token] = Future()
+        self._answer.add_done_callback(lambda _: done())
+        threading.Thread(target=self._run, args=(request,), name="prx-email-token", daemon=True).start()
+
+    def _run(self, request: TokenRequest) -> None:
+        try:
             if request.grant is Grant.CALLABLE:
-                return await call(request)
-            return await in_thread(lambda: post(request, timeout=timeout))
-    except TimeoutError:
-        raise TokenRefused(f"no token within {timeout:g} seconds", permanent=False, code="timeout") from None
+                token = call(request, timeout=self._timeout)
+            else:
+                token = post(request, timeout=self._timeout)
+        except BaseException as error:  # noqa: BLE001  (raised again in the thread that takes the result)
+            self._answer.set_exception(error)
+        else:
+            self._answer.set_result(token)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the request has ended."""
+        return self._answer.done()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the request has ended or its time has passed."""
+        return self._answer.done() or monotonic() >= self._ends_at
+
+    def result(self, *, wait: float = 0.0) -> Token:
+        """Return the token; ``wait`` is in seconds.
+
+        Raises:
+            TokenRefused: there is no token, or the request has not ended.
+        """
+        try:
+            return self._answer.result(wait)
+        except TimeoutError:
+            message = f"no token within {self._timeout:g} seconds"
+            raise TokenRefused(message, permanent=False, code="timeout") from None

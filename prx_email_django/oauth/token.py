@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prx_email_django.rules.text import clean
 
@@ -16,23 +16,28 @@ class TokenRefused(Exception):
     """There is no token.  ``permanent``: a person must act; otherwise another try may succeed.
 
     ``code`` is the server's error (``invalid_grant``…), or ``configuration``, ``callable``, ``network``, ``tls``,
-    ``timeout``, ``http`` or ``answer``.  The text has at most 160 characters and no secret.
+    ``timeout``, ``http`` or ``answer``.  The text has at most 160 characters and no secret.  ``retry_after``: the
+    server asks not to be asked again before this time has passed (RFC 9110 §10.2.3).
     """
 
-    def __init__(self, message: str, *, permanent: bool, code: str) -> None:
+    def __init__(self, message: str, *, permanent: bool, code: str, retry_after: timedelta | None = None) -> None:
         super().__init__(clean(message))
         self.permanent = permanent
         self.code = code
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """An access token; ``expires_at`` is None where the expiry is not known.
+    """An access token.
 
-    ``refresh_token`` is set where the server issued a new one.  Store it: the old one may not be valid any more.
+    Its expiry is a ``lifetime`` counted from the request (token servers), or an instant ``expires_at`` (functions of
+    the host project), or not known.  ``refresh_token`` is set where the server issued a new one.  Store it: the old one
+    may not be valid any more.
     """
 
     access_token: str = field(repr=False)
+    lifetime: timedelta | None = None
     expires_at: datetime | None = None
     refresh_token: str | None = field(default=None, repr=False)
 

@@ -8,6 +8,8 @@ import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib import request as http
@@ -27,6 +29,10 @@ MAX_ANSWER = 65_536
 _MAX_LIFETIME = 10 * 365 * 86_400.0
 #: Temporary errors, also where the status is 4xx (RFC 6749 §4.1.2.1, RFC 8628 §3.5).
 _TEMPORARY = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+#: Characters of a refresh token (RFC 6749 §A.17), and a length that can be stored and sent.
+_REFRESH_TOKEN = re.compile(r"[\x20-\x7e]{1,16384}")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_LONGEST_WAIT = timedelta(days=1)
 _TEMPORARY_STATUSES = frozenset({408, 425, 429})
 _ERROR_NAME = re.compile(r"[a-z_]{1,40}")
 #: Microsoft's number of the reason: the useful part of its description.
@@ -53,19 +59,20 @@ def post(request: TokenRequest, *, timeout: float) -> Token:
         check_token_url(request.url)
     except ValueError as error:
         raise misconfigured(str(error)) from None
-    asked_at, deadline = datetime.now(UTC), time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     headers = {"Accept": "application/json", "User-Agent": "prx_email_django"}
     post_request = http.Request(  # noqa: S310  (check_token_url has refused other schemes)
         request.url, data=_form(request), headers=headers, method="POST"
     )
     try:
         with _opener(request.url).open(post_request, timeout=timeout) as response:
-            status, answer = response.status, _answer(_read(response, deadline))
+            status, headers_in = response.status, response.headers
+            answer = _answer(_read(response, deadline))
     except (OSError, HTTPException) as error:
         raise _unreachable(error) from None
-    if status != 200:
-        raise _refused(status, answer)
-    return _granted(answer, request, asked_at)
+    if status != 200 or ("error" in answer and "access_token" not in answer):
+        raise _refused(status, answer, retry_after(headers_in))
+    return _granted(answer, request)
 
 
 @sensitive_variables()
@@ -113,26 +120,53 @@ def _answer(body: bytes) -> Mapping[str, Any]:
 
 
 @sensitive_variables()
-def _granted(answer: Mapping[str, Any], request: TokenRequest, asked_at: datetime) -> Token:
+def _granted(answer: Mapping[str, Any], request: TokenRequest) -> Token:
     lifetime, issued = _seconds(answer.get("expires_in")), answer.get("refresh_token")
-    is_new = isinstance(issued, str) and bool(issued) and issued != request.refresh_token
+    is_new = isinstance(issued, str) and issued != request.refresh_token and bool(_REFRESH_TOKEN.fullmatch(issued))
     return Token(
         access_token=usable(answer.get("access_token"), permanent=False),
-        expires_at=None if lifetime is None else asked_at + timedelta(seconds=lifetime),
+        lifetime=None if lifetime is None else timedelta(seconds=lifetime),
         refresh_token=issued if is_new else None,
     )
 
 
 def _seconds(value: object) -> float | None:
-    """Return ``expires_in``, which some servers send as text; None where it is missing or out of range."""
+    """Return ``expires_in``, which some servers send as text; None where it is missing or out of range.
+
+    A lifetime of 0 or less says nothing: some servers send it for a token that does not expire.
+    """
     try:
         seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1.0
     except (ValueError, OverflowError):
         return None
-    return seconds if 0 <= seconds <= _MAX_LIFETIME else None
+    return seconds if 0 < seconds <= _MAX_LIFETIME else None
 
 
-def _refused(status: int, answer: Mapping[str, Any]) -> TokenRefused:
+def retry_after(headers: Message) -> timedelta | None:
+    """Return how long ``Retry-After`` asks to wait: seconds or an HTTP date (RFC 9110 §10.2.3), at most a day.
+
+    A date is counted from the server's own ``Date``, where there is one.  None: the header is missing, or in the past.
+    """
+    value = str(headers.get("Retry-After", "")).strip()
+    if _DIGITS.fullmatch(value):
+        wait = timedelta(seconds=min(int(value), _LONGEST_WAIT.total_seconds()))
+    else:
+        until, sent_at = _http_date(value), _http_date(str(headers.get("Date", "")))
+        if until is None:
+            return None
+        wait = min(until - (sent_at or datetime.now(UTC)), _LONGEST_WAIT)
+    return wait if wait > timedelta(0) else None
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError, IndexError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _refused(status: int, answer: Mapping[str, Any], wait: timedelta | None) -> TokenRefused:
     """Judge an answer other than 200.
 
     An answer without an OAuth error may come from a proxy and not from the token server: it is temporary.
@@ -141,11 +175,16 @@ def _refused(status: int, answer: Mapping[str, Any]) -> TokenRefused:
     if 300 <= status < 400:
         return TokenRefused(f"the token address redirects (HTTP {status})", permanent=True, code="http")
     if not isinstance(name, str) or not _ERROR_NAME.fullmatch(name):
-        return TokenRefused(f"the token server answered HTTP {status}", permanent=False, code="http")
+        return TokenRefused(f"the token server answered HTTP {status}", permanent=False, code="http", retry_after=wait)
     temporary = status >= 500 or status in _TEMPORARY_STATUSES or name in _TEMPORARY
     number = _AADSTS.match(str(answer.get("error_description", "")))
     reason = f"{name} ({number[0]})" if number else name
-    return TokenRefused(f"the token server refused: {reason}", permanent=not temporary, code=name)
+    return TokenRefused(
+        f"the token server refused: {reason}",
+        permanent=not temporary,
+        code=name,
+        retry_after=wait if temporary else None,
+    )
 
 
 def _unreachable(error: OSError | HTTPException) -> TokenRefused:

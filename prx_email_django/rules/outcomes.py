@@ -44,6 +44,8 @@ class Trouble(StrEnum):
     TLS = "tls"
     #: Credentials were refused: pauses at once (a token after one refresh).
     AUTH = "auth"
+    #: No access token is to be had from the token server: pauses at once.
+    TOKEN = "token"  # noqa: S105  (the name of a trouble, no secret)
     #: The account's quota is used up: pauses at once, the message backs off.
     QUOTA = "quota"
 

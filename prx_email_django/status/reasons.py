@@ -42,6 +42,9 @@ _ADVICE = {
         "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
     ),
     "invalid_grant": gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
+    "no access token": gettext_lazy(
+        "The token server gave no token: check the client id, the client secret, the tenant and the token address."
+    ),
     "no usable authentication": gettext_lazy(
         "The server offers no authentication, or only after TLS: check security and authentication method."
     ),

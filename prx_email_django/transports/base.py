@@ -8,6 +8,7 @@ here runs on the network's event loop; nothing here uses the database.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
@@ -107,6 +108,7 @@ class ConnectError(Exception):
         smtp_code: int = 0,
         enhanced: str = "",
         peer: str = "",
+        retry_after: timedelta | None = None,
     ) -> None:
         super().__init__(text)
         self.phase = phase
@@ -115,6 +117,8 @@ class ConnectError(Exception):
         self.smtp_code = smtp_code
         self.enhanced = enhanced
         self.peer = peer
+        #: The server asks not to be asked again before this time has passed.
+        self.retry_after = retry_after
 
     def as_outcome(self) -> Outcome:
         """The outcome of an attempt that ended here: a known failure, and the account's trouble."""

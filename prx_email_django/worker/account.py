@@ -10,6 +10,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from time import monotonic
 
 from django.db import DatabaseError
@@ -151,6 +152,7 @@ class AccountWorker:
         """Record the outcomes that came back for this account."""
         recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
         self.ready.recorded += sum(message.outcome.ending is Ending.ACCEPTED for message in messages)
+        self._note_tokens(messages)
         for message in messages:
             self.prefetch.claims.pop(message.id, None)
         if untouched := [message for message in messages if not message.is_touched]:
@@ -196,6 +198,7 @@ class AccountWorker:
 
     def _opened(self, event: Opened) -> None:
         self.connections.greeted += 1
+        self.connections.tokens.logged_in(event.connection.token)
         if event.session.size_limit != self._size:
             self._size = event.session.size_limit
             note_size(self.current.account, self._size)
@@ -217,10 +220,12 @@ class AccountWorker:
     def _connect_refused(self, error: ConnectError) -> None:
         """Note that no connection can be opened: trouble of the account, not of a message."""
         self.source.fail(error.as_outcome())
-        self.trouble(error.trouble, pause_reason(error))
+        self.trouble(error.trouble, pause_reason(error), at_least=error.retry_after)
 
     def _ended(self, connection: Connection, end: SessionEnd) -> None:
         self.connections.greeted -= 1
+        if self._asks_for_login(connection, end):
+            end = SessionEnd(reconnect=True)
         if not end.reconnect or self.source.time_is_over:
             peer = connection.session.peer if connection.session else ""
             self.source.fail(
@@ -239,9 +244,29 @@ class AccountWorker:
         else:
             self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
+    def _asks_for_login(self, connection: Connection, end: SessionEnd) -> bool:
+        """Whether a session ended because its token is no longer accepted, and a fresh token may be tried."""
+        if end.trouble is not Trouble.AUTH or not connection.token:
+            return False
+        if not connection.token_ended and not connection.trouble_noted:
+            connection.token_ended = self.connections.tokens.refused(connection.token, logged_in=True)
+        return connection.token_ended
+
     # Trouble, and what is learned
 
-    def trouble(self, trouble: Trouble, reason: str) -> None:
+    def _note_tokens(self, messages: Sequence[ClaimedMessage]) -> None:
+        """Tell the tokens what the server made of them; a session that demands a login anew gets a fresh token."""
+        tokens = self.connections.tokens
+        for message in messages:
+            connection = message.connection
+            if connection is None or not connection.token:
+                continue
+            if message.outcome.is_completed:
+                tokens.completed(connection.token)
+            elif message.outcome.trouble is Trouble.AUTH and not connection.token_ended:
+                connection.token_ended = tokens.refused(connection.token, logged_in=True)
+
+    def trouble(self, trouble: Trouble, reason: str, *, at_least: timedelta | None = None) -> None:
         """Count the trouble, and pause the account if the policy says so; else try again in a second.
 
         Connections that fail within a second of each other count as one failure: a restarting server drops all of them.
@@ -252,7 +277,7 @@ class AccountWorker:
             self._failed_at = monotonic()
         self._troubled = True
         account = self.current.account
-        until = note_failure(account, trouble, reason, clock=self.clock)
+        until = note_failure(account, trouble, reason, clock=self.clock, at_least=at_least)
         if until is not None:
             self._paused_at = uptime()
             announce_pause(account, reason=reason, until=until)
@@ -271,6 +296,8 @@ class AccountWorker:
             if outcome.trouble is not Trouble.NONE:
                 if message.connection is not None:
                     message.connection.trouble_noted = True
+                    if message.connection.token_ended and outcome.trouble is Trouble.AUTH:
+                        continue
                 self.trouble(outcome.trouble, outcome.error)
             elif outcome.is_completed:
                 self.prefetch.note_completed()

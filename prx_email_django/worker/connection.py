@@ -80,6 +80,8 @@ class Connection:
         self.trouble_noted = False
         #: The access token that it logs in with.
         self.token = ""
+        #: The server refused the token after the login, and a fresh token is fetched.
+        self.token_ended = False
         self._opening: asyncio.Task[Any] | None = None
 
     async def run(self, transport: Transport, settings: ConnectionSettings) -> None:

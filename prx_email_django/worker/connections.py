@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from time import monotonic
 
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
@@ -23,6 +24,8 @@ from prx_email_django.worker.token_keeper import TokenKeeper, connection_setting
 
 #: Seconds between two looks at a token that another worker is fetching.
 TOKEN_POLL = 0.25
+#: How every reason begins that is about fetching a token.
+NO_TOKEN = "no access token"  # noqa: S105  (words, no secret)
 
 
 class Connections:
@@ -44,7 +47,7 @@ class Connections:
         self.network = network
         self.results = results
         self.transport = transport
-        self.tokens = TokenKeeper(current, clock=clock, network=network)
+        self.tokens = TokenKeeper(current, clock=clock)
         #: Connections that have greeted and not ended.
         self.greeted = 0
         #: No more connections than this: the account's own limit, or what slots and server were found to allow.
@@ -99,8 +102,10 @@ class Connections:
                 return None
             return connection_settings(self.current.account, self.current.state, token=token, now=self.clock.now)
         except TokenRefused as error:
-            trouble = Trouble.AUTH if error.permanent else Trouble.CONNECTION
-            raise _unable(f"no access token: {error}", trouble) from error
+            # Without a time of its own a temporary error counts as a failed connection.
+            certain = error.permanent or error.retry_after is not None or error.code == "timeout"
+            trouble = Trouble.TOKEN if certain else Trouble.CONNECTION
+            raise _unable(f"{NO_TOKEN}: {error}", trouble, retry_after=error.retry_after) from error
         except DecryptionFailed as error:
             raise _unable(clean(str(error)), Trouble.AUTH) from error
 
@@ -160,7 +165,7 @@ class Connections:
     def goes_on(self, connection: Connection, error: ConnectError) -> bool:
         """Whether the account goes on although an opening failed: with a fresh token, or with its other connections."""
         refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
-        if refused and self.tokens.discard(connection.token):
+        if refused and self.tokens.refused(connection.token, logged_in=False):
             return True
         if self.greeted and error.trouble is Trouble.CONNECTION:
             # The server accepts no further connection.
@@ -210,8 +215,8 @@ class Connections:
             self._release(self._slots | self._noted)
 
 
-def _unable(text: str, trouble: Trouble) -> ConnectError:
-    return ConnectError(text, phase=Phase.AUTH, trouble=trouble, error_code=ErrorCode.AUTH)
+def _unable(text: str, trouble: Trouble, *, retry_after: timedelta | None = None) -> ConnectError:
+    return ConnectError(text, phase=Phase.AUTH, trouble=trouble, error_code=ErrorCode.AUTH, retry_after=retry_after)
 
 
 def pause_reason(error: ConnectError) -> str:
@@ -220,8 +225,9 @@ def pause_reason(error: ConnectError) -> str:
         Trouble.AUTH: "authentication refused",
         Trouble.TLS: "TLS failed",
         Trouble.CONNECTION: "connection failed",
+        Trouble.TOKEN: NO_TOKEN,
         Trouble.QUOTA: "quota used up",
         Trouble.NONE: "",
     }
     word, text = words[error.trouble], str(error)
-    return text if text.startswith(word) else f"{word} ({text})"
+    return text if text.startswith((word, NO_TOKEN)) else f"{word} ({text})"

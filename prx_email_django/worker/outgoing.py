@@ -35,6 +35,10 @@ class Carrier(Protocol):
     slot: Slot
     #: An outcome has named the trouble of the connection's end already.
     trouble_noted: bool
+    #: The access token that it logged in with.
+    token: str
+    #: The server refused the token after the login, and a fresh token is fetched.
+    token_ended: bool
 
 
 class ClaimedMessage(OutgoingMessage):

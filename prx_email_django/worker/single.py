@@ -84,8 +84,9 @@ class OneMessage:
         if not message.claim.has_time_left():
             self.was_released = True
             return False
-        if message.permit_ended and not self.time_is_over:
-            self._waits = True  # it takes other permits
+        again = message.permit_ended or (message.connection is not None and message.connection.token_ended)
+        if again and not self.time_is_over:
+            self._waits = True  # it takes other permits, and another connection
             return True
         self.returned = message
         if message.connection is not None:

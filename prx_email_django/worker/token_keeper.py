@@ -5,29 +5,37 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
 from datetime import datetime
 
+from django.db import DatabaseError
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.pauses import account_state
-from prx_email_django.limits.token_refresh import access_token, drop_token, may_refresh, store_token, take_refresh_lease
+from prx_email_django.limits.token_refresh import (
+    access_token,
+    drop_token,
+    end_refresh_lease,
+    may_refresh,
+    take_refresh_lease,
+)
 from prx_email_django.models import Account, AccountState
-from prx_email_django.models.encrypted import DecryptionFailed
-from prx_email_django.oauth.fetch import fetch_token
-from prx_email_django.oauth.token import Token, TokenRefused
+from prx_email_django.oauth.fetch import TokenFetch
+from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.oauth.token_request import token_request
 from prx_email_django.rules.clock import Clock
+from prx_email_django.store.db import clock_for
 from prx_email_django.transports.base import ConnectionSettings, Transport
 from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import shared as memory
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.worker.current import CurrentAccount
-from prx_email_django.worker.network import Network
+from prx_email_django.worker.refresh import Refresh, keep_later
 
 #: Seconds for fetching a token.
 TOKEN_TIMEOUT = 20.0
+#: Requests for a token within a drain, after which the account pauses if no message could be sent with any.
+MAX_REQUESTS = 5
 
 
 def transport() -> Transport:
@@ -68,19 +76,24 @@ def connection_settings(account: Account, state: AccountState, *, token: str, no
 class TokenKeeper:
     """The access token of one account within one drain: fetched by one worker at a time, stored for all.
 
-    A refresh goes: ``current`` finds no fresh token, takes the refresh lease, starts ``oauth.fetch`` on the network,
-    and stores what comes back (``limits.token_refresh``) when it is asked again.
+    A refresh goes: ``current`` finds no fresh token, takes the refresh lease, starts ``oauth.fetch``, and stores what
+    comes back (``limits.token_refresh``) when it is asked again.  ``refused``, ``logged_in`` and ``completed`` tell
+    what the mail server made of a token: a refused token is replaced once, until a token has proved good again.
     """
 
-    def __init__(self, current: CurrentAccount, *, clock: Clock, network: Network) -> None:
+    def __init__(self, current: CurrentAccount, *, clock: Clock) -> None:
         self._current = current
-        self.clock = clock
-        self.network = network
-        #: A fresh token was asked for after a refusal; this is done once in a drain.
-        self.renewed = False
-        self.refused = ""
-        #: The refresh lease that we hold, and the token that is being fetched under it.
-        self._fetching: tuple[uuid.UUID, Future[Token]] | None = None
+        # Tokens end in real time, whatever the time of the call is.
+        self._given = clock if clock.given is None else None
+        #: Tokens that the mail server refused in this drain.
+        self._refused: set[str] = set()
+        #: A token was replaced because a login, or a session after its login, was refused.
+        self._replaced_at_login = self._replaced_in_session = False
+        #: Requests since a message was accepted or refused in the session of the present token.
+        self._requests = 0
+        #: The token that was handed out last.
+        self._last = ""
+        self._fetching: Refresh | None = None
 
     @property
     def account(self) -> Account:
@@ -92,48 +105,118 @@ class TokenKeeper:
         """Whether this account logs in with a token at all."""
         return self.account.auth_method == "xoauth2"
 
+    @property
+    def _clock(self) -> Clock:
+        if self._given is None:
+            self._given = clock_for(None)
+        return self._given
+
     @sensitive_variables("token")
     def current(self, *, done: Callable[[], None]) -> str | None:
-        """The token, or None: it is being fetched, here (``done`` is called from the network) or elsewhere.
+        """The token, or None: it is being fetched, here (``done`` is called when it has come) or elsewhere.
 
         Raises:
             TokenRefused: none is to be had.
         """
-        if self._fetching is not None:
-            lease, future = self._fetching
-            if not future.done():
-                return None
-            self._fetching = None
-            self._keep(lease, future)
-        state = account_state(self.account)
-        token = access_token(self.account, state, clock=self.clock)
-        if token and token != self.refused:
-            return token
-        if not may_refresh(self.account):
-            if token:
-                return token
-            raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
-        free = take_refresh_lease(self.account, clock=self.clock)
-        return None if free is None else self._current_under(free, done)
+        token = self._fresh_token(done)
+        self._last = token or self._last
+        return token
 
     @sensitive_variables("token")
-    def _current_under(self, lease: uuid.UUID, done: Callable[[], None]) -> str | None:
-        """Look again under the lease: another worker may have stored a token, and a new refresh token, a moment ago."""
+    def _fresh_token(self, done: Callable[[], None]) -> str | None:
+        if self._fetching is not None:
+            if not self._fetching.is_over:
+                return None
+            if token := self._keep():
+                return token  # it is used once, whatever its expiry says
         state = account_state(self.account)
-        token = access_token(self.account, state, clock=self.clock)
-        if token and token != self.refused:
-            drop_token(self.account, "", lease=lease)
+        if token := access_token(self.account, state, clock=self._clock, refused=self._refused):
             return token
-        self._fetch(lease, state, done)
+        if not may_refresh(self.account):
+            raise TokenRefused("the account has no usable access token", permanent=True, code="configuration")
+        lease = take_refresh_lease(self.account, clock=self._clock)
+        if lease is None:
+            return None
+        return self._current_under(lease, done, took_over=state.refresh_lease is not None)
+
+    @sensitive_variables("token")
+    def _current_under(self, lease: uuid.UUID, done: Callable[[], None], *, took_over: bool) -> str | None:
+        """Look again under the lease: another worker may have stored a token, and a new refresh token, a moment ago."""
+        try:
+            state = account_state(self.account)
+            if token := access_token(self.account, state, clock=self._clock, refused=self._refused):
+                end_refresh_lease(self.account.pk, lease)
+                return token
+            if self._requests >= MAX_REQUESTS:
+                message = f"{self._requests} requests for a token, and no message could be sent"
+                raise TokenRefused(message, permanent=True, code="useless")
+            request = token_request(self.account, refresh_token=state.refresh_token)
+        except Exception:
+            end_refresh_lease(self.account.pk, lease)
+            raise
+        self._requests += 1
+        self._fetching = Refresh(
+            self.account.pk,
+            lease=lease,
+            took_over=took_over,
+            version=state.token_version,
+            clock=self._clock,
+            fetch=TokenFetch(request, timeout=TOKEN_TIMEOUT, done=done),
+        )
         return None
 
-    def discard(self, refused: str) -> bool:
-        """Forget a token that the server refused; True: a fresh token may be tried (once in a drain)."""
-        if not self.needed or not may_refresh(self.account) or self.renewed:
+    @sensitive_variables("token")
+    def _keep(self) -> str:
+        """Store the token that has come; empty: look again, since another worker has stored a newer one.
+
+        Raises:
+            TokenRefused: there is no token, or only one that the mail server has refused.
+        """
+        refresh = self._fetching
+        if refresh is None:
+            return ""
+        if not refresh.is_answered:
+            self._leave_behind()
+        token = refresh.keep()  # an error of the database leaves it to be stored later
+        self._fetching = None
+        if token in self._refused:
+            message = "the mail server refuses the token, and the same token was issued again"
+            raise TokenRefused(message, permanent=True, code="useless")
+        return token
+
+    # What the mail server says
+
+    def refused(self, token: str, *, logged_in: bool) -> bool:
+        """Forget a token that the server refused; True: a fresh token may be tried.
+
+        ``logged_in``: the server refused it in a session whose login had worked.
+        """
+        if not self.needed or not may_refresh(self.account):
             return False
-        self.renewed, self.refused = True, refused
-        drop_token(self.account, refused)
+        if token in self._refused:
+            return True  # another connection has said so already
+        if self._replaced_in_session if logged_in else self._replaced_at_login:
+            return False
+        if logged_in:
+            self._replaced_in_session = True
+        else:
+            self._replaced_at_login = True
+        self._refused.add(token)
+        drop_token(self.account, token)
         return True
+
+    def logged_in(self, token: str) -> None:
+        """Note a login that worked: the next refused login is another refusal."""
+        if token == self._last:
+            self._replaced_at_login = False
+
+    def completed(self, token: str) -> None:
+        """Note a whole transaction in a session that logged in with this token."""
+        if token == self._last:
+            self._replaced_at_login = self._replaced_in_session = False
+            self._requests = 0
+
+    # The end
 
     def is_settled(self) -> bool:
         """Whether no token is being fetched here; a token that has arrived is stored.
@@ -141,46 +224,23 @@ class TokenKeeper:
         It is stored although nothing waits for it: a provider that rotates refresh tokens has revoked the old one.
         An error of the request is ignored.
         """
-        if self._fetching is None:
-            return True
-        lease, future = self._fetching
-        if not future.done():
-            return False
-        self._fetching = None
-        with contextlib.suppress(TokenRefused):
-            self._keep(lease, future)
+        if self._fetching is not None:
+            if not self._fetching.is_over:
+                return False
+            with contextlib.suppress(TokenRefused):
+                self._keep()
         return True
 
     def abandon(self) -> None:
-        """Nobody waits any more: store what has come, else let another worker fetch."""
-        if not self.is_settled() and self._fetching is not None:
-            drop_token(self.account, "", lease=self._fetching[0])
-            self._fetching = None
-
-    def _fetch(self, lease: uuid.UUID, state: AccountState, done: Callable[[], None]) -> None:
+        """Nobody waits any more: store what has come, and leave to a thread what has not, or cannot be stored now."""
         try:
-            request = token_request(self.account, refresh_token=state.refresh_token)
-        except (TokenRefused, DecryptionFailed):
-            drop_token(self.account, "", lease=lease)
-            raise
-        future = self.network.start(fetch_token(request, timeout=TOKEN_TIMEOUT))
-        self._fetching = (lease, future)
-        future.add_done_callback(lambda _: done())
+            settled = self.is_settled()
+        except DatabaseError:
+            settled = False
+        if not settled:
+            self._leave_behind()
 
-    def _keep(self, lease: uuid.UUID, future: Future[Token]) -> None:
-        try:
-            token = future.result()
-        except CancelledError:
-            drop_token(self.account, "", lease=lease)
-            return
-        except TokenRefused:
-            drop_token(self.account, "", lease=lease)
-            raise
-        store_token(
-            self.account,
-            lease,
-            access=token.access_token,
-            expires_at=token.expires_at,
-            refresh=token.refresh_token,
-        )
-        self.refused = ""
+    def _leave_behind(self) -> None:
+        refresh, self._fetching = self._fetching, None
+        if refresh is not None:
+            keep_later(refresh)

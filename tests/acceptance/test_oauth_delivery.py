@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic
 from typing import Any
@@ -18,6 +18,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.signals import message_sent
 from prx_email_django.worker import token_keeper
 from tests.acceptance.drainer import drainers
 from tests.support.factories import account_on, backlog, mail
@@ -36,9 +37,14 @@ class TokenServer:
         self.requests: list[dict[str, str]] = []
         self.refresh_token = "refresh-0"
         #: Answer with this OAuth error instead of a token.
-        self.error = ""
+        self.error: str = ""
         #: Issue tokens that the SMTP server does not know.
         self.worthless = False
+        #: Seconds that a token lives, as the server says; None: it says nothing.
+        self.expires_in: object = 3600
+        #: Answer with this status and these headers instead of a token.
+        self.status = 0
+        self.headers: dict[str, str] = {}
         self.gate = threading.Event()
         self.gate.set()
         self.reached = threading.Event()
@@ -52,6 +58,8 @@ class TokenServer:
                 body = json.dumps(answer).encode()
                 try:
                     self.send_response(status)
+                    for name, value in owner.headers.items():
+                        self.send_header(name, value)
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
@@ -72,6 +80,8 @@ class TokenServer:
             number = len(self.requests)
         self.reached.set()
         self.gate.wait(60)
+        if self.status:
+            return self.status, {"message": "the secret of the house"}
         if self.error:
             return 400, {"error": self.error}
         if form.get("refresh_token") != self.refresh_token:
@@ -79,8 +89,8 @@ class TokenServer:
         self.refresh_token = f"refresh-{number}"
         if not self.worthless:
             self.server.tokens[USER] = f"token-{number}"
-        answer = {"access_token": f"token-{number}", "expires_in": 3600, "refresh_token": self.refresh_token}
-        return 200, answer
+        answer = {"access_token": f"token-{number}", "refresh_token": self.refresh_token}
+        return 200, answer if self.expires_in is None else {**answer, "expires_in": self.expires_in}
 
 
 @contextmanager
@@ -206,8 +216,9 @@ def test_a_dead_refresh_token_pauses_without_connecting() -> None:
         assert (row.status, row.attempts) == ("pending", 0)
         assert server.connections == 0
         assert len(tokens.requests) == 1
-        assert "invalid_grant" in account.pause_reason
-        assert AccountState.objects.get().refresh_lease is None
+        assert account.pause_reason == "no access token: the token server refused: invalid_grant"
+        state = AccountState.objects.get()
+        assert (state.pause_code, state.refresh_lease) == ("token", None)
 
 
 def test_a_token_server_that_hangs_does_not_delay_another_account() -> None:
@@ -260,7 +271,9 @@ def test_a_send_does_not_wait_for_a_token_beyond_its_deadline(settings: Any) -> 
         assert monotonic() - begun < 15, "send waited for the token"
         assert (result.status, result.error_code) == ("failed", "timeout"), result
         assert server.connections == 0
-        assert AccountState.objects.get().refresh_lease is None, "another worker may fetch the token"
+        assert AccountState.objects.get().refresh_lease is not None, "the old refresh token may be revoked any moment"
+        tokens.gate.set()
+        wait_for(lambda: AccountState.objects.get().refresh_lease is None)
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
 
 
@@ -276,3 +289,188 @@ def test_secrets_are_in_no_log_line_and_no_row(caplog: pytest.LogCaptureFixture)
         written += repr(list(DeliveryAttempt.objects.values()))
         for secret in ("revoked-token-value", "token-1", "refresh-0", "refresh-1", "client-secret"):
             assert secret not in written, secret
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something holds that another thread does."""
+    ends_at = monotonic() + 60
+    while not condition():
+        assert monotonic() < ends_at, "it did not happen within 60 seconds"
+        threading.Event().wait(0.02)
+
+
+def test_an_answer_that_comes_after_the_deadline_of_a_send_is_stored(settings: Any) -> None:
+    """The provider has revoked the old refresh token: the next request with it would end the account."""
+    settings.PRX_EMAIL = {"SEND_DEADLINE": 0.5}
+    with outbox() as (_mail, tokens, account):
+        tokens.gate.clear()
+        assert prx.send(**mail(account)).error_code == "timeout"
+        tokens.gate.set()
+        wait_for(lambda: AccountState.objects.get().refresh_token == "refresh-1")
+        settings.PRX_EMAIL = {}
+        assert prx.send(**mail(account)).status == "sent"
+        assert len(tokens.requests) == 1
+
+
+def test_an_answer_that_comes_after_the_lease_is_stored_and_a_refusal_of_the_old_token_is_not_believed() -> None:
+    with outbox() as (_mail, tokens, account):
+        backlog(account, 1)
+        tokens.gate.clear()
+        with drainers(2) as running:
+            assert tokens.reached.wait(60)
+            AccountState.objects.update(refresh_lease_expires_at=timezone.now() - timedelta(seconds=1))
+            wait_for(lambda: len(tokens.requests) == 2)
+            tokens.gate.set()
+            sent = sum(drainer.report()["sent"] for drainer in running)
+        assert sent + prx.drain().sent == 1
+        assert account.pause_reason == ""
+        assert len(tokens.requests) == 2
+
+
+@pytest.mark.parametrize("expires_in", [None, 0, -5, 1, 30, 60, "60", "soon", 31_536_000])
+def test_a_fetched_token_is_used_whatever_its_expiry_says(expires_in: object) -> None:
+    with outbox(max_connections=2) as (server, tokens, account):
+        tokens.expires_in = expires_in
+        backlog(account, 30)
+        assert prx.drain().sent == 30
+        assert 1 <= len(tokens.requests) <= 2
+        assert account.pause_reason == ""
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(hours=-2)])
+def test_a_token_is_judged_by_real_time_whatever_the_time_of_the_call_is(ahead: timedelta) -> None:
+    with outbox() as (_mail, tokens, account):
+        backlog(account, 3, send_at=timezone.now() - timedelta(hours=3))
+        assert prx.drain(now=timezone.now() + ahead).sent == 3
+        backlog(account, 3)
+        assert prx.drain().sent == 3
+        assert len(tokens.requests) == 1
+        ends_at = AccountState.objects.get().access_token_expires_at
+        assert ends_at is not None
+        assert abs(ends_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=2)
+
+
+def cached(_account: object) -> tuple[str, datetime]:
+    calls.append(1)
+    return "token-of-the-house", timezone.now() - timedelta(seconds=250)
+
+
+calls: list[int] = []
+
+
+def test_a_function_whose_clock_is_behind_is_not_called_again_and_again(settings: Any) -> None:
+    path = f"{__name__}.cached"
+    settings.PRX_EMAIL = {"OAUTH_CALLABLES": [path]}
+    calls.clear()
+    with outbox(oauth_callable=path, oauth_token_url="", max_messages_per_connection=2) as (server, _tokens, account):
+        server.tokens[USER] = "token-of-the-house"
+        backlog(account, 20)
+        assert prx.drain().sent == 20
+        assert len(calls) == 1
+
+
+def test_a_function_that_returns_the_refused_token_again_pauses(settings: Any) -> None:
+    path = f"{__name__}.cached"
+    settings.PRX_EMAIL = {"OAUTH_CALLABLES": [path]}
+    calls.clear()
+    with outbox(oauth_callable=path, oauth_token_url="") as (server, _tokens, account):
+        backlog(account, 2)
+        prx.drain()
+        assert (len(calls), len(server.auth_attempts)) == (2, 1)
+        assert "same token" in account.pause_reason
+        assert AccountState.objects.get().pause_code == "token"
+
+
+def test_a_pasted_token_does_not_come_back_when_the_fetched_one_ends() -> None:
+    with outbox(oauth_token="pasted") as (server, tokens, account):
+        server.tokens[USER] = "pasted"
+        assert prx.send(**mail(account)).status == "sent"
+        assert not tokens.requests
+        server.tokens[USER] = "unknown"
+        assert prx.send(**mail(account)).status == "sent"
+        AccountState.objects.update(access_token_expires_at=timezone.now())
+        assert prx.send(**mail(account)).status == "sent"
+        assert len(tokens.requests) == 2
+        assert len(server.auth_attempts) == 4, "only one login was refused"
+
+
+def test_a_pasted_token_is_not_tried_again_where_no_other_could_be_fetched() -> None:
+    with outbox(oauth_token="revoked") as (server, tokens, account):
+        tokens.status = 503
+        for _ in range(3):
+            assert prx.send(**mail(account)).status in ("failed", "pending")
+        assert len(server.auth_attempts) == 1
+        account.oauth_token = "new"
+        account.save()
+        server.tokens[USER] = "new"
+        assert prx.send(**mail(account)).status == "sent", "a person has pasted another one"
+
+
+def test_the_second_death_of_a_token_in_a_drain_is_another_refusal() -> None:
+    with outbox(max_connections=1, max_messages_per_connection=2) as (server, tokens, account):
+        backlog(account, 8)
+
+        def revoke(**_: object) -> None:
+            if OutboxMessage.objects.filter(status="sent").count() in (2, 4, 6):
+                server.tokens[USER] = "revoked"
+
+        message_sent.connect(revoke)
+        try:
+            assert prx.drain().sent == 8
+        finally:
+            message_sent.disconnect(revoke)
+        assert account.pause_reason == ""
+        assert len(tokens.requests) >= 2
+
+
+@pytest.mark.parametrize("reply", ["530 5.7.0 Authentication required", "535 5.7.3 Authentication unsuccessful"])
+@pytest.mark.parametrize("way", ["drain", "send"])
+def test_a_session_that_demands_another_login_gets_a_fresh_token(way: str, reply: str) -> None:
+    with outbox(max_connections=1) as (server, tokens, account):
+        server.on("mail", reply=reply, times=1)
+        if way == "drain":
+            backlog(account, 5)
+            assert prx.drain().sent == 5
+        else:
+            assert prx.send(**mail(account)).status == "sent"
+        assert len(tokens.requests) == 2
+        assert account.pause_reason == ""
+        assert not OutboxMessage.objects.exclude(attempts=0).exists()
+
+
+def test_a_server_that_always_demands_another_login_pauses_after_one_fresh_token() -> None:
+    with outbox(max_connections=3) as (server, tokens, account):
+        server.on("mail", reply="530 5.7.0 Authentication required")
+        backlog(account, 5)
+        prx.drain()
+        assert len(tokens.requests) == 2
+        assert "530" in account.pause_reason
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_token_server_that_asks_to_wait_is_left_alone(status: int) -> None:
+    with outbox() as (server, tokens, account):
+        tokens.status, tokens.headers = status, {"Retry-After": "600"}
+        backlog(account, 1)
+        prx.drain()
+        prx.drain()
+        assert len(tokens.requests) == 1
+        assert server.connections == 0
+        state = AccountState.objects.get()
+        assert state.pause_code == "token"
+        assert state.paused_until is not None
+        assert state.paused_until > timezone.now() + timedelta(seconds=500)
+        assert "house" not in state.pause_reason
+
+
+def test_a_new_client_secret_does_not_bring_the_old_refresh_token_back() -> None:
+    with outbox() as (_mail, tokens, account):
+        assert prx.send(**mail(account)).status == "sent"
+        account.oauth_client_secret = "another"
+        account.save()
+        assert prx.send(**mail(account)).status == "sent"
+        assert [form["refresh_token"] for form in tokens.requests] == ["refresh-0", "refresh-1"]
+        account.oauth_refresh_token = tokens.refresh_token = "typed"
+        account.save()
+        assert prx.send(**mail(account)).status == "sent"
+        assert tokens.requests[-1]["refresh_token"] == "typed"

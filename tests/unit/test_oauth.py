@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import Message
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +23,10 @@ import pytest
 import trustme
 from django.test import override_settings
 
-from prx_email_django.oauth.fetch import fetch_token
+from prx_email_django.oauth.fetch import TokenFetch
 from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import Grant, TokenRequest, token_request
+from prx_email_django.oauth.token_server import retry_after
 from prx_email_django.rules.hosts import check_token_url
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
@@ -116,7 +119,7 @@ def request_to(url: str, **changes: Any) -> TokenRequest:
 
 
 def fetch(request: TokenRequest, timeout: float = 60) -> Token:
-    return asyncio.run(fetch_token(request, timeout=timeout))
+    return TokenFetch(request, timeout=timeout).result(wait=timeout)
 
 
 def refused(request: TokenRequest, timeout: float = 60) -> TokenRefused:
@@ -133,11 +136,9 @@ def refused(request: TokenRequest, timeout: float = 60) -> TokenRefused:
 
 def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> None:
     server.reply(200, {"access_token": SECRETS[2], "expires_in": 3599, "token_type": "Bearer"})
-    before = datetime.now(UTC)
     token = fetch(request_to(server.url))
     assert token.access_token == SECRETS[2]
-    assert token.expires_at is not None
-    assert before <= token.expires_at - timedelta(seconds=3599) <= datetime.now(UTC)
+    assert (token.lifetime, token.expires_at) == (timedelta(seconds=3599), None)
     assert token.refresh_token is None
     assert server.forms == [
         {
@@ -153,7 +154,7 @@ def test_a_refresh_token_gives_an_access_token(server: TokenServer) -> None:
 def test_an_application_asks_without_a_persons_token(server: TokenServer) -> None:
     server.reply(200, {"access_token": SECRETS[2]})
     token = fetch(request_to(server.url, grant=Grant.CLIENT_CREDENTIALS))
-    assert token.expires_at is None
+    assert token.lifetime is None
     assert server.forms[0]["grant_type"] == ["client_credentials"]
     assert "refresh_token" not in server.forms[0]
 
@@ -171,7 +172,12 @@ def test_a_rotated_refresh_token_is_not_lost(server: TokenServer) -> None:
     ("lifetime", "known"),
     [
         ("3600", True),
-        (0, True),
+        (0.5, True),
+        (31_536_000, True),
+        (0, False),
+        (None, False),
+        ("-5", False),
+        ("nan", False),
         (-1, False),
         ("soon", False),
         (True, False),
@@ -184,7 +190,7 @@ def test_an_invalid_lifetime_neither_crashes_nor_lasts_for_ever(
     server: TokenServer, lifetime: object, known: bool
 ) -> None:
     server.reply(200, {"access_token": SECRETS[2], "expires_in": lifetime})
-    assert (fetch(request_to(server.url)).expires_at is not None) is known
+    assert (fetch(request_to(server.url)).lifetime is not None) is known
 
 
 def test_no_secret_is_in_a_repr(server: TokenServer) -> None:
@@ -304,24 +310,60 @@ def test_a_server_that_closes_or_cannot_be_reached_is_a_temporary_error(server: 
     assert (error.permanent, error.code) == (False, "network")
 
 
-def test_the_event_loop_is_not_blocked_by_a_slow_server(server: TokenServer) -> None:
-    asked, ticks = threading.Event(), []
+def test_a_slow_server_blocks_nobody(server: TokenServer) -> None:
+    asked, done = threading.Event(), threading.Event()
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
         asked.set()
         server.stop.wait(100)
 
-    async def both() -> None:
-        waiting = asyncio.create_task(fetch_token(request_to(server.url), timeout=60))
-        while not asked.is_set():
-            ticks.append(1)
-            await asyncio.sleep(0.001)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-
     server.answer = slow
-    asyncio.run(both())
-    assert ticks
+    request = TokenFetch(request_to(server.url), timeout=60, done=done.set)
+    assert asked.wait(60)
+    assert not request.is_over
+    server.stop.set()
+    assert done.wait(60)
+    assert request.is_answered
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_the_server_says_when_to_ask_again(server: TokenServer, code: int) -> None:
+    def wait_after(body: object = b"<html>secret of the house</html>", **headers: str) -> timedelta | None:
+        server.reply(code, body, **headers)
+        error = refused(request_to(server.url))
+        assert error.permanent is False
+        assert "house" not in str(error)
+        return error.retry_after
+
+    assert wait_after() is None
+    assert wait_after({"error": "slow_down"}, **{"Retry-After": "7"}) == timedelta(seconds=7)
+    assert wait_after(**{"Retry-After": "0"}) is None
+    assert wait_after(**{"Retry-After": "-5"}) is None
+    assert wait_after(**{"Retry-After": "soon"}) is None
+    assert wait_after(**{"Retry-After": "9" * 30}) is None
+    assert wait_after(**{"Retry-After": "9" * 18}) == timedelta(days=1)
+    assert wait_after(**{"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}) is None
+    in_an_hour = wait_after(**{"Retry-After": format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)})
+    assert in_an_hour is not None
+    assert timedelta(minutes=58) < in_an_hour <= timedelta(hours=1)
+
+
+def test_a_date_to_ask_again_is_counted_from_the_servers_own_clock() -> None:
+    headers = Message()
+    headers["Date"], headers["Retry-After"] = "Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:50:37 GMT"
+    assert retry_after(headers) == timedelta(minutes=1)
+
+
+def test_an_error_in_a_good_answer_is_the_error(server: TokenServer) -> None:
+    server.reply(200, {"error": "invalid_grant"})
+    error = refused(request_to(server.url))
+    assert (error.permanent, error.code) == (True, "invalid_grant")
+
+
+@pytest.mark.parametrize("issued", ["", "a\x00b", "\ud800", "a" * 20_000, "a\nb"])
+def test_a_refresh_token_that_cannot_be_stored_or_sent_is_not_taken(server: TokenServer, issued: str) -> None:
+    server.reply(200, {"access_token": SECRETS[2], "refresh_token": issued})
+    assert fetch(request_to(server.url)).refresh_token is None
 
 
 def test_a_proxy_of_the_environment_sees_no_secret_meant_for_loopback(
