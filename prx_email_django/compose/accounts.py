@@ -11,6 +11,7 @@ from prx_email_django.conf import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
+from prx_email_django.rules.text import CONTROL
 
 AccountRef: TypeAlias = Account | int | str
 
@@ -69,9 +70,11 @@ def _look_up(account: int | str, accounts: QuerySet[Account]) -> Account:
 def account_default_from(account: Account) -> str:
     """The From header of messages without one: the account's address with its display name."""
     address = account.email or (account.user if "@" in account.user else default_from_email())
-    if not account.display_name or not account.email:
+    # Validation refuses control characters in the name; a row that was written past it must not lose every message.
+    display_name = CONTROL.sub(" ", account.display_name).strip()
+    if not display_name or not account.email:
         return address
     try:
-        return str(Address(display_name=account.display_name, addr_spec=address))
+        return str(Address(display_name=display_name, addr_spec=address))
     except ValueError:  # headerregistry refuses a non-ASCII local part
         return address

@@ -44,6 +44,8 @@ class Trouble(StrEnum):
     TLS = "tls"
     #: Credentials were refused: pauses at once (a token after one refresh).
     AUTH = "auth"
+    #: The account as it is stored could never log in: pauses at once, until a person corrects it.
+    CONFIGURATION = "configuration"
     #: The account's quota is used up: pauses at once, the message backs off.
     QUOTA = "quota"
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
+from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.rules.clock import Clock
@@ -94,6 +95,8 @@ class Connections:
         """
         try:
             self.current.look()
+            if problem := connection_problem(self.current.account):
+                raise _unable(problem, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION)
             token = self._token()
             if token is None:
                 return None
@@ -102,7 +105,7 @@ class Connections:
             trouble = Trouble.AUTH if error.permanent else Trouble.CONNECTION
             raise _unable(f"no access token: {error}", trouble) from error
         except DecryptionFailed as error:
-            raise _unable(clean(str(error)), Trouble.AUTH) from error
+            raise _unable(str(error), Trouble.CONFIGURATION, ErrorCode.CONFIGURATION) from error
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
         """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""
@@ -210,14 +213,16 @@ class Connections:
             self._release(self._slots | self._noted)
 
 
-def _unable(text: str, trouble: Trouble) -> ConnectError:
-    return ConnectError(text, phase=Phase.AUTH, trouble=trouble, error_code=ErrorCode.AUTH)
+def _unable(text: str, trouble: Trouble, code: ErrorCode = ErrorCode.AUTH) -> ConnectError:
+    phase = Phase.CONNECT if trouble is Trouble.CONFIGURATION else Phase.AUTH
+    return ConnectError(clean(text), phase=phase, trouble=trouble, error_code=code)
 
 
 def pause_reason(error: ConnectError) -> str:
     """A sentence for the person who reads why an account is paused."""
     words = {
         Trouble.AUTH: "authentication refused",
+        Trouble.CONFIGURATION: "this account cannot work",
         Trouble.TLS: "TLS failed",
         Trouble.CONNECTION: "connection failed",
         Trouble.QUOTA: "quota used up",
