@@ -54,6 +54,8 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
     """
     state = account_state(account)
     rows = AccountState.objects.filter(account_id=account.pk)
+    if reason:
+        rows.update(last_trouble=reason[:MAX_COLUMN])
     if trouble is Trouble.CONNECTION:
         rows.update(connection_failures=F("connection_failures") + 1)
         state.refresh_from_db()
@@ -77,7 +79,8 @@ def note_failure(account: Account, trouble: Trouble, reason: str, *, clock: Cloc
 def note_success(account: Account) -> bool:
     """Clear failures in a row and a worker's pause after a completed transaction; a person's pause stays."""
     rows = AccountState.objects.filter(account_id=account.pk)
-    rows.filter(Q(connection_failures__gt=0) | Q(pause_count__gt=0)).update(connection_failures=0, pause_count=0)
+    troubled = Q(connection_failures__gt=0) | Q(pause_count__gt=0) | ~Q(last_trouble="")
+    rows.filter(troubled).update(connection_failures=0, pause_count=0, last_trouble="")
     cleared = {"paused_by": "", "paused_at": None, "paused_until": None, "pause_reason": "", "pause_code": ""}
     return bool(rows.filter(paused_by=PausedBy.WORKER).update(**cleared))
 

@@ -576,6 +576,10 @@ class Migration(migrations.Migration):
                 ("pause_count", models.PositiveIntegerField(default=0, verbose_name="pauses in a row")),
                 ("connection_failures", models.PositiveIntegerField(default=0, verbose_name="connection failures")),
                 (
+                    "last_trouble",
+                    models.CharField(blank=True, default="", max_length=255, verbose_name="last trouble"),
+                ),
+                (
                     "access_token",
                     prx_email_django.models.encrypted.EncryptedTextField(
                         blank=True, default="", verbose_name="access token"

@@ -90,20 +90,19 @@ def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
         return
     if not account.user.strip():
         errors["user"] = _("The user is empty.")
-    if account.auth_method == AuthMethod.PASSWORD:
-        if not password:
-            errors["password"] = _("Set the password (or a token, for OAuth).")
-        elif NOT_TEXT.search(password):
-            errors["password"] = _("A password must not contain a NUL character or half a surrogate pair.")
-        if token:
-            errors["oauth_token"] = _("Set either a password or a token, not both.")
-        return
-    if password:
-        errors["password"] = _("Set either a password or a token, not both.")
-    if not token and not account.oauth_provider:
+    by_password = account.auth_method == AuthMethod.PASSWORD
+    if by_password and not password:
+        errors["password"] = _("Set the password (or a token, for OAuth).")
+    elif NOT_TEXT.search(password):
+        errors["password"] = _("A password must not contain a NUL character or half a surrogate pair.")
+    if not by_password and not token and not account.oauth_provider:
         errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
     elif token and not _TOKEN.fullmatch(token):
         errors["oauth_token"] = _("A token has only printable ASCII characters, and no blank.")
+    if by_password and token:
+        errors["oauth_token"] = _("Set either a password or a token, not both.")
+    if not by_password and password:
+        errors["password"] = _("Set either a password or a token, not both.")
 
 
 @sensitive_variables()

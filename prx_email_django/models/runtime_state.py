@@ -39,6 +39,7 @@ class AccountStateManager(OutboxManager["AccountState"]):
             refresh_lease=None,
             refresh_lease_expires_at=None,
             connection_failures=0,
+            last_trouble="",
             envelope_until=None,
             size_limit=0,
         )
@@ -66,6 +67,8 @@ class AccountState(models.Model):
     pause_count = models.PositiveIntegerField(_("pauses in a row"), default=0)
     #: Connections that failed in a row without a completed transaction between.
     connection_failures = models.PositiveIntegerField(_("connection failures"), default=0)
+    #: The last trouble that a worker met, until a transaction is completed; also while no pause is in force.
+    last_trouble = models.CharField(_("last trouble"), max_length=255, blank=True, default="")
     access_token = EncryptedTextField(_("access token"), blank=True, default="")
     access_token_expires_at = models.DateTimeField(_("access token expires at"), null=True, blank=True)
     #: The last refresh token of a provider that rotates them; empty: the account's own is in use.

@@ -15,6 +15,8 @@ from django.db.models import Count, F, Min, Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
+from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.rates import parse_rate_limits, reached
@@ -126,6 +128,8 @@ def account_facts(
             reached=_reached(account, windows, now),
             connections=slots.get(account.pk, 0),
             max_connections=account.max_connections,
+            problem=_problem(account),
+            last_trouble=runtime_state[account.pk].last_trouble if account.pk in runtime_state else "",
             connection_failures=runtime_state[account.pk].connection_failures if account.pk in runtime_state else 0,
             probing=account.pk in runtime_state and runtime_state[account.pk].pause_count > 0,
         )
@@ -186,6 +190,7 @@ def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str
         "connections": facts.connections,
         "paused_until": _text(facts.pause.until) if facts.pause else None,
         "pause_reason": facts.pause.reason if facts.pause else "",
+        "last_trouble": facts.last_trouble,
         "why": account_sentence(facts, now=now),
     }
 
@@ -199,6 +204,14 @@ def _pause(runtime_state: AccountState | None, now: datetime) -> Pause | None:
         return None
     by_person = runtime_state.paused_by == PausedBy.PERSON
     return pause_in_force(runtime_state.pause_reason, runtime_state.paused_until, by_person=by_person, now=now)
+
+
+def _problem(account: Account) -> str:
+    """Return what keeps the account from ever connecting, by the rule that each connection asks."""
+    try:
+        return connection_problem(account)
+    except DecryptionFailed as error:
+        return str(error)
 
 
 def _reached(

@@ -97,17 +97,30 @@ def test_an_entry_that_nobody_can_read_allows_nothing() -> None:
 NO_HOSTS = [
     *("[::1]", "[10.0.0.5]", "*.example", "a,b", ".", "..", "a..", "smtp.example.com/x", "smtp.example.com:", "a\x00b"),
     *("127.1", "127.0.0.01", "2130706433", "0x7f.0.0.1", "0x7f000001", "0177.0.0.1", "10.0.0.5.", "1.2.3.4.5", "a.0x"),
-    *("10.0.0.5%eth0", "fe80::1%", "fe80::1%a b", "fe80::1%x\n", "\uff11\uff12\uff17.0.0.1", "0.0.0.0", "::", "224.0.0.1"),
+    *(
+        "10.0.0.5%eth0",
+        "fe80::1%",
+        "fe80::1%a b",
+        "fe80::1%x\n",
+        "\uff11\uff12\uff17.0.0.1",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+    ),
     *("255.255.255.255", "10.0.0.5/32", "ssh://a", "a\u2028b", "a\x7f"),
 ]
 
 
-@pytest.mark.parametrize("host", ["a b", "a\u00adb c", "x\r\ny", "host:25", "http://host", "me@host", "a..b", "a" * 64, *NO_HOSTS])
+@pytest.mark.parametrize(
+    "host", ["a b", "a\u00adb c", "x\r\ny", "host:25", "http://host", "me@host", "a..b", "a" * 64, *NO_HOSTS]
+)
 def test_what_can_be_no_host_is_refused(host: str) -> None:
     assert not hosts.is_host(host)
 
 
-@pytest.mark.parametrize("host", ["localhost", "relay_1.internal.", "fa\u00df.example", "::1", "fe80::1%eth0", "1.example"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "relay_1.internal.", "fa\u00df.example", "::1", "fe80::1%eth0", "1.example"]
+)
 def test_what_can_be_a_host_is_accepted(host: str) -> None:
     assert hosts.is_host(host)
 

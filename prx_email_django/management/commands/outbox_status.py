@@ -16,8 +16,8 @@ from django.utils import timezone
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
 from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
+from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
-from prx_email_django.status.reasons import advice
 
 DEFAULT_MAX_AGE = "10m"
 
