@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
@@ -113,6 +114,9 @@ def _clean_oauth(account: Any, errors: dict[str, Any]) -> None:
             check_token_url(account.oauth_token_url)
         except ValueError as error:
             errors["oauth_token_url"] = str(error)
+        else:
+            if not host_allowed(urlsplit(account.oauth_token_url).hostname or "", settings.account_hosts):
+                errors["oauth_token_url"] = _("ACCOUNT_HOSTS does not allow this host.")
     if account.auth_method != AuthMethod.XOAUTH2:
         return
     if account.oauth_provider == OAuthProvider.CUSTOM and account.oauth_callable:

@@ -137,6 +137,11 @@ def test_a_host_that_the_operator_does_not_allow_is_refused_in_the_form(settings
     settings.PRX_EMAIL = {"ACCOUNT_HOSTS": ["*.example.com", "192.0.2.0/24"]}
     assert complaints(draft()) == {} == complaints(draft(host="192.0.2.1"))
     assert list(complaints(draft(host="127.0.0.1"))) == ["host"]
+    custom = {**TOKEN, "oauth_provider": "custom", "oauth_token_url": "https://token.internal/"}
+    assert complaints(draft(**custom)) == {}, "its address may lie in the network"
+    settings.PRX_EMAIL = {"ACCOUNT_HOSTS": ["*.example.com"]}
+    assert list(complaints(draft(**custom))) == ["oauth_token_url"]
+    assert complaints(draft(**TOKEN)) == {}, "the account does not name Google's own address"
 
 
 # Presets

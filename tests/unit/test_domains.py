@@ -128,7 +128,7 @@ def test_dns_and_tls_see_the_host_that_was_typed(monkeypatch: pytest.MonkeyPatch
     """With ``fass.example`` for ``fa\u00df.example`` a stranger's good certificate would get the password."""
     seen: list[object] = []
 
-    async def resolved(host: str, port: int, *, timeout: float) -> socket.socket:
+    async def resolved(host: str, port: int, **_options: object) -> socket.socket:
         seen.append(host)
         ours, theirs = socket.socketpair()
         theirs.close()
