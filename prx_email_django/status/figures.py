@@ -7,6 +7,7 @@ the admin show the sentences of ``message_reason`` and ``account_reason``.  Read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
@@ -21,6 +22,7 @@ from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.rates import parse_rate_limits, reached
 from prx_email_django.states import WAITING, Status
+from prx_email_django.status.configured_accounts import unusable_accounts
 from prx_email_django.status.reasons import (
     AccountFacts,
     MessageFacts,
@@ -51,8 +53,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     no message is due), ``waiting`` (due later), ``sending``, ``at_rest``, ``unknown`` (failed messages that may have
     been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
     end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
-    until it is adopted), ``last_drain_at``, ``last_purge_at``, and ``accounts``: figures for each account, with the
-    sentence ``why``.
+    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
+    used: ``named_by``, ``name``, ``problem``), and ``accounts``: figures for each account, with the sentence ``why``.
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
@@ -87,6 +89,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "paused": {"reason": everything.reason, "until": _text(everything.until)} if everything else None,
         "last_drain_at": _text(state.last_drain_at),
         "last_purge_at": _text(state.last_purge_at),
+        "unusable_accounts": [asdict(found) for found in unusable_accounts()],
         "accounts": accounts,
     }
 
@@ -95,10 +98,12 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
     """Return the health that a monitor should report for the figures of ``outbox_status``, and the reason.
 
     Late: a due message, or a message of a lost worker, has waited for longer than ``max_age``, whatever the cause.
-    Broken: nothing can be sent until a person acts.
+    Broken: nothing can be sent, or mail is lost when it is queued, until a person acts.
     """
     if not figures["instance_matches"]:
         return Health.BROKEN, f"the database belongs to another instance, “{figures['instance']}”: run outbox_adopt"
+    if figures["unusable_accounts"]:
+        return Health.BROKEN, figures["unusable_accounts"][0]["problem"]
     limit = max_age.total_seconds()
     if (figures["oldest_due_seconds"] or 0) > limit:
         return Health.LATE, f"the oldest due message has waited for {figures['oldest_due_seconds']:.0f} s"

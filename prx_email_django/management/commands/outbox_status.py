@@ -28,8 +28,9 @@ class Command(BaseCommand):
     help = (
         "Prints the state of the outbox; for one message or account, why it waits and when sending continues. With "
         "--check the exit code is for a monitor: 0 well; 1 late (a message has been due, or a message of a lost worker "
-        "has waited, for longer than --max-age); 2 broken (database or settings cannot be used, or the database "
-        "belongs to another INSTANCE). Without --check: 0, or 1 for an error."
+        "has waited, for longer than --max-age); 2 broken (database or settings cannot be used, the database belongs "
+        "to another INSTANCE, or settings name an account that does not exist or is switched off). Without --check: 0, "
+        "or 1 for an error."
     )
     # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
@@ -93,6 +94,10 @@ class Command(BaseCommand):
             self.stdout.write(f"{key.replace('_', ' '):<16}{value}")
         for account in figures["accounts"]:
             self.stdout.write(_account_line(account))
+            if hint := advice(account["why"]):
+                self.stdout.write(f"  {hint}")
+        for found in figures["unusable_accounts"]:
+            self.stdout.write(self.style.ERROR(found["problem"]))
         if not figures["accounts"]:
             self.stdout.write(
                 "There is no account. Add an account in the admin, or with Account.objects.from_preset()."
