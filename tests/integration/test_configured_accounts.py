@@ -21,7 +21,6 @@ from tests.support.factories import MEMORY, SECOND
 pytestmark = pytest.mark.django_db
 
 BACKEND = "prx_email_django.backends.OutboxEmailBackend"
-NO_ACCOUNT: dict[str, Any] = {"EMAIL_BACKEND": BACKEND}
 MAILER: dict[str, Any] = {"MAILERS": {"bulk": {"BACKEND": BACKEND, "OPTIONS": {"account": "news"}}}}
 DEFAULT: dict[str, Any] = {"PRX_EMAIL": {**MEMORY, "DEFAULT_ACCOUNT": "news"}}
 
