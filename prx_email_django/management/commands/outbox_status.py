@@ -16,6 +16,7 @@ from django.utils import timezone
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
 from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
+from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
 
@@ -124,6 +125,8 @@ class Command(BaseCommand):
         sentence = message_reason(message)
         if not as_json:
             self.stdout.write(f"{pk} {message.status}: {sentence}")
+            if message.status != Status.SENT and (hint := advice(sentence)):
+                self.stdout.write(hint)
             for line in message_lines(message):
                 self.stdout.write(line)
             return
