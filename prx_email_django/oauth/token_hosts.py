@@ -53,7 +53,7 @@ def _dial(host: str, port: int, timeout: float | None, allowed: Sequence[str]) -
         if not host_allowed(host, allowed, reached=str(address[0])):
             continue
         try:
-            return socket.create_connection(address[:2], timeout)
+            return socket.create_connection((str(address[0]), port), timeout)
         except OSError as error:
             failure = error
     raise failure or _not_allowed()
