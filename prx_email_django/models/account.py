@@ -196,12 +196,15 @@ class Account(models.Model):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save; if the credentials have changed, delete the runtime state that belongs to the old ones."""
+        """Save; delete the runtime state that belongs to changed credentials, and the pause of a corrected account."""
         self.fill_defaults()
-        changed = not self._state.adding and self._credentials_changed()
+        adding = self._state.adding
+        changed = not adding and self._credentials_changed()
         super().save(*args, **kwargs)
         if changed:
             AccountState.objects.forget_credentials(self.pk)
+        elif not adding:
+            AccountState.objects.forget_misconfiguration(self.pk)
 
     def fill_defaults(self) -> None:
         """Derive ``security`` from the port, and ``auth_method`` from the secrets, if they are empty."""

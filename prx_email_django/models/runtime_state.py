@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.models.encrypted import EncryptedTextField
 from prx_email_django.models.managers import OutboxManager
+from prx_email_django.rules.outcomes import Trouble
 
 
 class PausedBy(models.TextChoices):
@@ -43,8 +44,22 @@ class AccountStateManager(OutboxManager["AccountState"]):
             envelope_until=None,
             size_limit=0,
         )
-        rows.filter(paused_by=PausedBy.WORKER).update(
-            paused_by="", pause_reason="", pause_code="", paused_until=None, paused_at=None, pause_count=0
+        self._end_pause(rows.filter(paused_by=PausedBy.WORKER))
+
+    def forget_misconfiguration(self, account_id: int) -> None:
+        """End the pause of an account that could not work: a person has edited it, and it is judged anew."""
+        code = Trouble.CONFIGURATION.value
+        self._end_pause(self.filter(account_id=account_id, paused_by=PausedBy.WORKER, pause_code=code))
+
+    def _end_pause(self, rows: models.QuerySet[AccountState]) -> None:
+        rows.update(
+            paused_by="",
+            pause_reason="",
+            pause_code="",
+            paused_until=None,
+            paused_at=None,
+            pause_count=0,
+            last_trouble="",
         )
 
 

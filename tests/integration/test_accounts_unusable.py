@@ -78,16 +78,25 @@ def test_an_account_that_cannot_work_is_never_called_ready(field: str, fields: d
     assert reason.startswith(f"it cannot work: {field}: ") and "may send" not in reason
 
 
-def test_an_account_that_is_corrected_sends_at_once(settings: Any) -> None:
+@pytest.mark.parametrize(("name", "wrong", "right"), [("host", "a..b", "127.0.0.1"), ("rate_limits", "many", "9/day")])
+def test_an_account_that_is_corrected_sends_at_once(name: str, wrong: str, right: str, settings: Any) -> None:
     settings.PRX_EMAIL = factories.MEMORY
-    owner = written(host="a..b")
+    owner = written(**{name: wrong})
     row = factories.backlog(owner, 1)[0]
     prx.drain()
     assert factories.fresh(row).status == "pending"
-    owner.host = "127.0.0.1"
+    setattr(owner, name, right)
     owner.save()
     prx.drain()
     assert factories.fresh(row).status == "sent"
+
+
+def test_editing_an_account_ends_no_pause_of_a_person() -> None:
+    owner = written()
+    prx.pause_outbox(owner, reason="holidays")
+    owner.rate_limits = "9/day"
+    owner.save()
+    assert Account.objects.get().pause_reason == "holidays"
 
 
 @pytest.mark.parametrize("name", ["Sh\nop", "Sh\x00op", "\x1b", "Shop\x85"])
