@@ -46,7 +46,7 @@ from prx_email_django import api
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.backend_options import OPTION_NAMES, read_backend_options
 from prx_email_django.django_mail.draft import draft_from_email
-from prx_email_django.errors import OutboxError
+from prx_email_django.errors import AccountUnavailable, OutboxError
 from prx_email_django.models import Account
 from prx_email_django.store.db import atomic, clock_for
 from prx_email_django.store.insert import Draft
@@ -132,7 +132,10 @@ class OutboxEmailBackend(BaseEmailBackend):
         except (OutboxError, DatabaseError) as error:
             if isinstance(error, ValueError):
                 raise
-            logger.warning("a message was not queued (fail_silently): %s", getattr(error, "code", type(error).__name__))
+            reason = (
+                str(error) if isinstance(error, AccountUnavailable) else getattr(error, "code", type(error).__name__)
+            )
+            logger.warning("a message was not queued (fail_silently): %s", reason)
             return 0
 
     def _draft(self, message: EmailMessage, now: datetime, accounts: dict[str | None, Account]) -> Draft:
@@ -147,12 +150,15 @@ class OutboxEmailBackend(BaseEmailBackend):
 
     def _account(self, message: EmailMessage, accounts: dict[str | None, Account]) -> Account:
         """Return the account of a message; each name is looked up once per ``send_messages``."""
-        router = outbox_settings().account_router
-        name = self.options.account or (import_string(router)(message) if router else None) or None
+        router, alias = outbox_settings().account_router, getattr(self, "alias", None)
+        named_by = f"MAILERS[{alias!r}]" if alias else "the option “account” of the email backend"
+        name: Account | str | None = self.options.account or None
+        if name is None and router:
+            name, named_by = import_string(router)(message) or None, f'PRX_EMAIL["ACCOUNT_ROUTER"] ({router})'
         if isinstance(name, Account):
-            return api.resolve_account(name)
+            return api.resolve_account(name, named_by=named_by)
         if name not in accounts:
-            accounts[name] = api.resolve_account(name)
+            accounts[name] = api.resolve_account(name, named_by=named_by)
         return accounts[name]
 
 

@@ -56,6 +56,7 @@ class ErrorCode(TextChoices):
     TIMEOUT = "timeout", _("timeout")
     TLS = "tls", _("TLS error")
     AUTH = "auth", _("authentication refused")
+    CONFIGURATION = "configuration", _("account misconfigured")
     PROVIDER = "provider", _("refused by the server")
     RECIPIENTS_REFUSED = "recipients_refused", _("recipients refused")
     ATTACHMENT = "attachment", _("attachment missing or altered")

@@ -24,8 +24,8 @@ from prx_email_django.models import Account, AccountState, ConnectionSlot, Inbou
 from prx_email_django.models.encrypted import is_set
 from prx_email_django.models.presets import PRESETS
 from prx_email_django.states import Status
+from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import account_facts, account_reason
-from prx_email_django.status.reasons import advice
 from prx_email_django.store.db import clock_for
 
 #: Deleted with their account without a permission of their own, because no person created these rows.

@@ -9,11 +9,10 @@ from typing import Any
 from django.apps import AppConfig
 from django.core import checks
 from django.utils.log import AdminEmailHandler
-from django.utils.module_loading import import_string
 
 from prx_email_django.conf.kinds import closest
 from prx_email_django.conf.reader import admins, email_backend, mailers
-from prx_email_django.django_mail.backend_options import option_problems
+from prx_email_django.django_mail.backend_options import option_problems, outbox_options
 
 #: The id that reports an invalid value of an option.
 _OPTION_IDS = {"account": "E031", "priority": "E032", "expires_after": "E033", "on_unknown": "E034"}
@@ -29,7 +28,7 @@ def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
     found: list[checks.CheckMessage] = []
     for alias, entry in (mailers() or {}).items():
         settings: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-        known, options = _outbox_options(settings.get("BACKEND")), settings.get("OPTIONS")
+        known, options = outbox_options(settings.get("BACKEND")), settings.get("OPTIONS")
         if known and isinstance(options, Mapping):
             found += _unknown_options(alias, options, known)
             found += _bad_values(alias, options)
@@ -49,16 +48,6 @@ def check_admin_email_handler(app_configs: Sequence[AppConfig] | None, **kwargs:
             id="prx_email_django.W030",
         )
     ]
-
-
-def _outbox_options(path: object) -> frozenset[str]:
-    """Return the names that OPTIONS may contain; empty for other backends and those that cannot be imported."""
-    try:
-        backend = import_string(path) if isinstance(path, str) else None
-    except ImportError:
-        return frozenset()
-    options: object = getattr(backend, "outbox_options", None)
-    return options if isinstance(options, frozenset) else frozenset()
 
 
 def _unknown_options(alias: object, options: Mapping[str, Any], known: frozenset[str]) -> Iterator[checks.CheckMessage]:
@@ -84,6 +73,6 @@ def _mails_through_outbox(handler: logging.Handler) -> bool:
         return False
     configured = mailers()
     if configured is None:
-        return bool(_outbox_options(handler.email_backend or email_backend()))
+        return bool(outbox_options(handler.email_backend or email_backend()))
     entry = configured.get(getattr(handler, "using", None) or "default")
-    return isinstance(entry, Mapping) and bool(_outbox_options(entry.get("BACKEND")))
+    return isinstance(entry, Mapping) and bool(outbox_options(entry.get("BACKEND")))

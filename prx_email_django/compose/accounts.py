@@ -14,20 +14,29 @@ from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
 from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.text import CONTROL
 from prx_email_django.store.db import is_refused_text
 
 AccountRef: TypeAlias = Account | int | str
 
 
-def resolve_account(account: AccountRef | None, *, active: bool = True) -> Account:
+#: Where the default account is named.
+DEFAULT_ACCOUNT = 'PRX_EMAIL["DEFAULT_ACCOUNT"]'
+#: Names that an error lists.
+_LISTED = 5
+
+
+def resolve_account(account: AccountRef | None, *, active: bool = True, named_by: str = "") -> Account:
     """The account that ``account`` is, or whose primary key or name it is; without ``account``, the default account.
+
+    ``named_by`` says for an error where the name comes from: a setting, a mailer, a router.
 
     Raises:
         AccountUnavailable: there is no such account, or (with ``active``) it is switched off.
     """
-    account = _given_or_default(account)
-    found = account if isinstance(account, Account) else _look_up(account, Account.objects.all())
-    return _checked(found) if active else found
+    account, named_by = _given_or_default(account, named_by)
+    found = account if isinstance(account, Account) else _look_up(account, Account.objects.all(), named_by)
+    return _checked(found, named_by) if active else found
 
 
 def account_to_send(account: AccountRef | None) -> Account:
@@ -36,29 +45,29 @@ def account_to_send(account: AccountRef | None) -> Account:
     Raises:
         AccountUnavailable: there is none, or it is switched off.
     """
-    account = _given_or_default(account)
-    return _checked(_look_up(account.pk if isinstance(account, Account) else account, with_state()))
+    account, named_by = _given_or_default(account, "")
+    wanted = account.pk if isinstance(account, Account) else account
+    return _checked(_look_up(wanted, with_state(), named_by), named_by)
 
 
-def _given_or_default(account: AccountRef | None) -> AccountRef:
-    if account is None or account == "":
-        account = outbox_settings().default_account
+def _given_or_default(account: AccountRef | None, named_by: str) -> tuple[AccountRef, str]:
     if isinstance(account, Account) and account.pk is None:
         raise AccountUnavailable(f"the account “{account.name}” has not been saved", code="account_not_found")
-    if not account:
-        raise AccountUnavailable(
-            "account must be given where PRX_EMAIL has no DEFAULT_ACCOUNT", code="no_default_account"
-        )
-    return account
+    if account is not None and account != "":
+        return account, named_by
+    default = outbox_settings().default_account
+    if not default:
+        raise AccountUnavailable(no_account_text(), code="no_default_account")
+    return default, DEFAULT_ACCOUNT
 
 
-def _checked(account: Account) -> Account:
+def _checked(account: Account, named_by: str) -> Account:
     if not account.is_active:
-        raise AccountUnavailable(f"the account “{account.name}” is switched off", code="account_inactive")
+        raise AccountUnavailable(inactive_text(account.name, named_by), code="account_inactive")
     return account
 
 
-def _look_up(account: int | str, accounts: QuerySet[Account]) -> Account:
+def _look_up(account: int | str, accounts: QuerySet[Account], named_by: str) -> Account:
     by = {"name": account} if isinstance(account, str) else {"pk": account}
     try:
         # A name that the database cannot hold is no account's; PostgreSQL would end the caller's transaction.
@@ -69,16 +78,42 @@ def _look_up(account: int | str, accounts: QuerySet[Account]) -> Account:
             raise
         found = None
     if found is None:
-        raise AccountUnavailable(f"there is no account “{account}”", code="account_not_found")
+        raise AccountUnavailable(missing_text(account, named_by), code="account_not_found")
     return found
+
+
+def missing_text(account: int | str, named_by: str) -> str:
+    """Say that the account does not exist, where its name comes from, and what to do."""
+    source = f", which {named_by} names" if named_by else ""
+    return f"there is no account “{account}”{source}; {_known_accounts()}"
+
+
+def inactive_text(name: str, named_by: str) -> str:
+    """Say that the account is switched off, where its name comes from, and what to do."""
+    source = f", which {named_by} names," if named_by else ""
+    return f"the account “{name}”{source} is switched off; activate it in the admin, or name another account"
+
+
+def no_account_text() -> str:
+    """Say that nothing names an account, and what to do."""
+    return f"no account is named, and PRX_EMAIL has no DEFAULT_ACCOUNT; {_known_accounts()}"
+
+
+def _known_accounts() -> str:
+    names = list(Account.objects.order_by("name").values_list("name", flat=True)[: _LISTED + 1])
+    known = ", ".join(f"“{name}”" for name in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+    make = "add an account in the admin, or with Account.objects.from_preset()"
+    return f"there are {known}; {make}" if names else f"there is no account yet: {make}"
 
 
 def account_default_from(account: Account) -> str:
     """The From header of messages without one: the account's address with its display name."""
     address = account.email or (account.user if "@" in account.user else default_from_email())
-    if not account.display_name or not account.email:
+    # Validation refuses control characters in the name; a row that was written past it must not lose every message.
+    display_name = CONTROL.sub(" ", account.display_name).strip()
+    if not display_name or not account.email:
         return address
     try:
-        return str(Address(display_name=account.display_name, addr_spec=address))
+        return str(Address(display_name=display_name, addr_spec=address))
     except ValueError:  # headerregistry refuses a non-ASCII local part
         return address

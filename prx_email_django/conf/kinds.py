@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from prx_email_django.conf.keys import read_keys
 from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
-from prx_email_django.rules.hosts import cleartext_entry
+from prx_email_django.rules.hosts import account_host_entry, cleartext_entry
 
 T = TypeVar("T")
 
@@ -224,6 +224,17 @@ def _host(value: str) -> str:
         raise ValueError("must hold host names and networks (10.1.2.0/24, without host bits) only") from None
 
 
+def _account_hosts(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(dict.fromkeys(map(account_host_entry, _strings(value))))
+    except ValueError as error:
+        if str(error).startswith("must"):
+            raise
+        raise ValueError("must hold names, patterns of names and networks (10.1.2.0/24, without host bits)") from None
+
+
 def _dotted(value: object) -> str:
     parts = value.split(".") if isinstance(value, str) else []
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
@@ -269,6 +280,7 @@ ADDRESSES = Kind("addresses", '"me@example.com", a list of such addresses, or No
 PATTERNS = Kind("patterns", '["*@example.com"]', _patterns)
 CONTENT_TYPES = Kind("content types", '["application/pdf", "text/plain"]', _content_types)
 HOSTS = Kind("hosts", '["relay.internal", "10.1.2.0/24"]', _hosts)
+ACCOUNT_HOSTS = Kind("hosts", '["*.example.com", "10.1.2.0/24"], or None', _account_hosts)
 DOTTED = Kind("dotted path", '"project.mail.function", or None', _optional(_dotted))
 WAKE = Kind("dotted path", '"project.mail.wake", None for django-q2\'s, or "" for none', _wake)
 DOTTED_LIST = Kind("dotted paths", '["project.mail.token"]', _dotted_list)

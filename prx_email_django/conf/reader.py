@@ -65,6 +65,7 @@ class OutboxSettings:
     attachment_max_size: int
     attachment_content_types: frozenset[str]
     attachment_store: Path | None
+    account_hosts: tuple[str, ...] | None
     cleartext_hosts: tuple[str, ...]
     tls_ca_file: Path | None
     smtp_timeout: timedelta

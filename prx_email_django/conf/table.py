@@ -48,6 +48,12 @@ SETTINGS: tuple[Setting, ...] = (
         "CREDENTIAL_KEYS", None, kinds.KEYS, "Keys that encrypt credentials, the newest first; None: from SECRET_KEY."
     ),
     Setting(
+        "ACCOUNT_HOSTS",
+        None,
+        kinds.ACCOUNT_HOSTS,
+        "Names and networks that an account may connect to, also for its token address; None: all.",
+    ),
+    Setting(
         "CLEARTEXT_HOSTS",
         kinds.LOOPBACK,
         kinds.HOSTS,

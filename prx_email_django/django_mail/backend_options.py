@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from django.utils.module_loading import import_string
+
 from prx_email_django.compose.validation import MAX_PRIORITY, MIN_PRIORITY
 from prx_email_django.conf import parse_duration
 
@@ -69,6 +71,16 @@ def option_problems(
         yield OptionProblem(
             "on_unknown", 'must be "retry" or "hold"', "Remove the option to use the setting ON_UNKNOWN."
         )
+
+
+def outbox_options(path: object) -> frozenset[str]:
+    """The names that OPTIONS may contain; empty for other backends and those that cannot be imported."""
+    try:
+        backend = import_string(path) if isinstance(path, str) else None
+    except ImportError:
+        return frozenset()
+    options: object = getattr(backend, "outbox_options", None)
+    return options if isinstance(options, frozenset) else frozenset()
 
 
 def _is_duration(value: object) -> bool:

@@ -63,6 +63,8 @@ def note_failure(
     """
     state = account_state(account)
     rows = AccountState.objects.filter(account_id=account.pk)
+    if reason:
+        rows.update(last_trouble=reason[:MAX_COLUMN])
     if trouble is Trouble.CONNECTION:
         rows.update(connection_failures=F("connection_failures") + 1)
         state.refresh_from_db()
@@ -89,7 +91,8 @@ def note_success(account: Account, *, begun_at: datetime) -> None:
     ``begun_at`` is the time of its MAIL.  A pause that was set later stays: what another connection met is newer.
     """
     older = AccountState.objects.filter(Q(paused_at__isnull=True) | Q(paused_at__lte=begun_at), account_id=account.pk)
-    older.filter(Q(connection_failures__gt=0) | Q(pause_count__gt=0)).update(connection_failures=0, pause_count=0)
+    troubled = Q(connection_failures__gt=0) | Q(pause_count__gt=0) | ~Q(last_trouble="")
+    older.filter(troubled).update(connection_failures=0, pause_count=0, last_trouble="")
     cleared = {"paused_by": "", "paused_at": None, "paused_until": None, "pause_reason": "", "pause_code": ""}
     older.filter(paused_by=PausedBy.WORKER).update(**cleared)
 

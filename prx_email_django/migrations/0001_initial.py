@@ -280,6 +280,7 @@ class Migration(migrations.Migration):
                             ("timeout", "timeout"),
                             ("tls", "TLS error"),
                             ("auth", "authentication refused"),
+                            ("configuration", "account misconfigured"),
                             ("provider", "refused by the server"),
                             ("recipients_refused", "recipients refused"),
                             ("attachment", "attachment missing or altered"),
@@ -385,6 +386,7 @@ class Migration(migrations.Migration):
                             ("timeout", "timeout"),
                             ("tls", "TLS error"),
                             ("auth", "authentication refused"),
+                            ("configuration", "account misconfigured"),
                             ("provider", "refused by the server"),
                             ("recipients_refused", "recipients refused"),
                             ("attachment", "attachment missing or altered"),
@@ -573,6 +575,10 @@ class Migration(migrations.Migration):
                 ("pause_code", models.CharField(blank=True, default="", max_length=30, verbose_name="pause code")),
                 ("pause_count", models.PositiveIntegerField(default=0, verbose_name="pauses in a row")),
                 ("connection_failures", models.PositiveIntegerField(default=0, verbose_name="connection failures")),
+                (
+                    "last_trouble",
+                    models.CharField(blank=True, default="", max_length=255, verbose_name="last trouble"),
+                ),
                 (
                     "access_token",
                     prx_email_django.models.encrypted.EncryptedTextField(

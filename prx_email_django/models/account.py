@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.models.account_validation import account_errors, credential_errors
+from prx_email_django.models.account_validation import account_errors
 from prx_email_django.models.choices import AuthMethod, OAuthProvider, Pipelining, Security
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
 from prx_email_django.models.managers import OutboxManager, outbox_alias
@@ -72,11 +72,12 @@ class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  
 
         Raises:
             ValueError: unknown preset.
-            ValidationError: no credentials, credentials of two kinds, or of a kind that the provider does not have.
+            ValidationError: the account could not work: no credentials, credentials of two kinds, of a kind that the
+                provider does not have, or incomplete; also a name that is taken.
         """
-        values = preset_fields(preset, name=name, user=user, **fields)
-        self.model(**values).clean_secrets()
-        account: Account = self.create(**values)
+        account: Account = self.model(**preset_fields(preset, name=name, user=user, **fields))
+        account.full_clean()
+        account.save(using=self._db, force_insert=True)
         return account
 
 
@@ -203,12 +204,15 @@ class Account(models.Model):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save; if the credentials have changed, delete the runtime state that belongs to the old ones."""
+        """Save; delete the runtime state that belongs to changed credentials, and the pause of a corrected account."""
         self.fill_defaults()
-        changed = set() if self._state.adding else self._changed_credentials()
+        adding = self._state.adding
+        changed = set() if adding else self._changed_credentials()
         super().save(*args, **kwargs)
         if changed:
             AccountState.objects.forget_credentials(self.pk, keep_refresh_token=changed.isdisjoint(GRANT_FIELDS))
+        elif not adding:
+            AccountState.objects.forget_misconfiguration(self.pk)
 
     def fill_defaults(self) -> None:
         """Derive ``security`` from the port, and ``auth_method`` from the secrets, if they are empty."""
@@ -227,16 +231,6 @@ class Account(models.Model):
         """Validate what the constraints check too, in readable messages, and what depends on the settings."""
         super().clean()
         if errors := account_errors(self):
-            raise ValidationError(errors)
-
-    def clean_secrets(self) -> None:
-        """Validate the credentials alone; the constraints of the database check most of this too.
-
-        Raises:
-            ValidationError: with the messages by field.
-        """
-        self.fill_defaults()
-        if errors := credential_errors(self):
             raise ValidationError(errors)
 
     def _changed_credentials(self) -> set[str]:

@@ -1,42 +1,66 @@
-"""Validation of an account, for the form, ``full_clean`` and ``from_preset``: messages by field.
+"""The one rule about accounts that can work: for the form, ``full_clean``, ``from_preset`` and each new connection.
 
-The constraints of the database check most of this too.  No name is resolved and no server is contacted.
+An account that the rule refuses could never send.  The constraints of the database check a part of it too.  No name is
+resolved and no server is contacted.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models.choices import AuthMethod, OAuthProvider, Security
-from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, is_host, is_loopback
+from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, host_allowed, is_host, is_loopback
 from prx_email_django.rules.rates import parse_rate_limits
+from prx_email_django.rules.text import CONTROL, NOT_TEXT
+
+#: Fields of text in which a control character can only be a mistake: servers, headers and log lines refuse it.
+_PLAIN_TEXT = ("name", "display_name", "user", "oauth_client_id", "oauth_tenant", "oauth_scope")
+#: Problems that a connection judges itself, by the address that it has reached, or that harm no login.
+_NOT_AT_CONNECTION = frozenset({"email", "name", "display_name", "security"})
+#: An access token (RFC 6750 §2.1); a control character or a blank would end its field in the SASL response.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 def account_errors(account: Any) -> dict[str, Any]:
-    """All problems with the account: field -> message."""
+    """All problems with the account: field -> message.
+
+    Raises:
+        DecryptionFailed: a secret cannot be decrypted with the keys in force.
+    """
     errors: dict[str, Any] = {}
     try:
         parse_rate_limits(account.rate_limits)
     except ValueError as error:
         errors["rate_limits"] = str(error)
     _clean_addresses(account, errors)
-    return errors | credential_errors(account)
-
-
-def credential_errors(account: Any) -> dict[str, Any]:
-    """The problems with the credentials, which would make every login fail: field -> message."""
-    errors: dict[str, Any] = {}
     _clean_secrets(account, errors)
     _clean_oauth(account, errors)
+    _clean_text(account, errors)
     return errors
+
+
+def connection_problem(account: Any) -> str:
+    """What keeps the account from ever connecting, with the field's name; empty if nothing does.
+
+    Validation was not asked when the row was written by ``bulk_create``, ``update`` or SQL.
+
+    Raises:
+        DecryptionFailed: a secret cannot be decrypted with the keys in force.
+    """
+    problems = {name: text for name, text in account_errors(account).items() if name not in _NOT_AT_CONNECTION}
+    return next((f"{name}: {text}" for name, text in problems.items()), "")
 
 
 def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
     """The From address, the host and clear text, by the rules that hold when a message is sent."""
+    settings = outbox_settings()
     if account.email:
         try:
             is_bare = not split_mailbox(account.email).display and "<" not in account.email
@@ -45,44 +69,83 @@ def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
         if not is_bare:
             errors["email"] = _("This must be one address, such as ann@example.com; the name has a field of its own.")
     if account.host and not is_host(account.host):
-        errors["host"] = _("This must be the host’s name or address alone; the port has a field of its own.")
+        errors["host"] = _(
+            "This must be the host’s name or address alone, without brackets; the port has a field of its own."
+        )
+    elif account.host and not host_allowed(account.host, settings.account_hosts):
+        errors["host"] = _("ACCOUNT_HOSTS does not allow this host.")
     if account.security != Security.NONE:
         return
-    if not cleartext_allowed(account.host, outbox_settings().cleartext_hosts):
+    if not cleartext_allowed(account.host, settings.cleartext_hosts):
         errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
     elif account.auth_method != AuthMethod.NONE and not is_loopback(account.host):
         errors["security"] = _("A password or token goes in clear text to loopback only.")
 
 
+@sensitive_variables()
 def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
+    password, token = account.password, account.oauth_token
     if account.auth_method == AuthMethod.NONE:
-        if account.user or account.password or account.oauth_token:
+        if account.user or password or token:
             errors["auth_method"] = _("A relay without authentication has no user, password or token.")
         return
-    if not account.user:
+    if not account.user.strip():
         errors["user"] = _("The user is empty.")
-    if account.auth_method == AuthMethod.PASSWORD:
-        if not account.password:
-            errors["password"] = _("Set the password (or a token, for OAuth).")
-        if account.oauth_token:
-            errors["oauth_token"] = _("Set either a password or a token, not both.")
-        return
-    if account.password:
-        errors["password"] = _("Set either a password or a token, not both.")
-    if not account.oauth_token and not account.oauth_provider:
+    by_password = account.auth_method == AuthMethod.PASSWORD
+    if by_password and not password:
+        errors["password"] = _("Set the password (or a token, for OAuth).")
+    elif NOT_TEXT.search(password):
+        errors["password"] = _("A password must not contain a NUL character or half a surrogate pair.")
+    if not by_password and not token and not account.oauth_provider:
         errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
+    elif token and not _TOKEN.fullmatch(token):
+        errors["oauth_token"] = _("A token has only printable ASCII characters, and no blank.")
+    if by_password and token:
+        errors["oauth_token"] = _("Set either a password or a token, not both.")
+    if not by_password and password:
+        errors["password"] = _("Set either a password or a token, not both.")
 
 
+@sensitive_variables()
 def _clean_oauth(account: Any, errors: dict[str, Any]) -> None:
+    settings = outbox_settings()
     if account.oauth_token_url:
         try:
             check_token_url(account.oauth_token_url)
         except ValueError as error:
             errors["oauth_token_url"] = str(error)
-    if account.oauth_provider != OAuthProvider.CUSTOM:
+        else:
+            if not host_allowed(urlsplit(account.oauth_token_url).hostname or "", settings.account_hosts):
+                errors["oauth_token_url"] = _("ACCOUNT_HOSTS does not allow this host.")
+    if account.auth_method != AuthMethod.XOAUTH2:
         return
-    if account.oauth_callable:
-        if account.oauth_callable not in outbox_settings().oauth_callables:
+    if account.oauth_provider == OAuthProvider.CUSTOM and account.oauth_callable:
+        if account.oauth_callable not in settings.oauth_callables:
             errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
-    elif account.auth_method == AuthMethod.XOAUTH2 and not (account.oauth_token or account.oauth_token_url):
-        errors["oauth_callable"] = _("Name a function that OAUTH_CALLABLES lists, or a token address.")
+    elif account.oauth_provider and not account.oauth_token:
+        _clean_provider(account, errors)
+
+
+@sensitive_variables()
+def _clean_provider(account: Any, errors: dict[str, Any]) -> None:
+    """What a provider needs for its first token; an account with a token of its own can send until that ends."""
+    provider = account.oauth_provider
+    if provider == OAuthProvider.CUSTOM and not account.oauth_token_url:
+        errors.setdefault("oauth_callable", _("Name a function that OAUTH_CALLABLES lists, or a token address."))
+        return
+    if not account.oauth_client_id:
+        errors["oauth_client_id"] = _("A token provider needs the client id of your application.")
+    if account.oauth_refresh_token:
+        return
+    if provider == OAuthProvider.GOOGLE:
+        errors["oauth_refresh_token"] = _("Google fetches tokens by a refresh token only: set one.")
+    elif not account.oauth_client_secret:
+        errors["oauth_refresh_token"] = _("Set a refresh token, or the client secret of an application.")
+    elif provider == OAuthProvider.MICROSOFT and not account.oauth_tenant and not account.oauth_token_url:
+        errors["oauth_tenant"] = _("An application signs in to one tenant: name it, or set a refresh token.")
+
+
+def _clean_text(account: Any, errors: dict[str, Any]) -> None:
+    for name in _PLAIN_TEXT:
+        if CONTROL.search(getattr(account, name)):
+            errors[name] = _("This must not contain a control character.")

@@ -13,8 +13,6 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.models.choices import OAuthProvider
-
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -45,7 +43,7 @@ def preset_fields(preset: str, *, name: str, user: str, **fields: Any) -> dict[s
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     known = PRESETS[preset]
-    values: dict[str, Any] = {"host": known.host, "port": known.port, "email": user}
+    values: dict[str, Any] = {"host": known.host, "port": known.port, "email": user if "@" in user else ""}
     if fields.get("oauth_refresh_token") or fields.get("oauth_client_secret"):
         values["oauth_provider"] = known.oauth_provider
     values = {**values, **fields, "name": name, "user": user}
@@ -64,5 +62,3 @@ def _check_credentials(preset: str, values: dict[str, Any]) -> None:
     if not values["oauth_provider"]:
         text = _("%(preset)s has no token provider of its own: set a password or a token, or name a provider.")
         raise ValidationError({given[0]: text % {"preset": preset}})
-    if values["oauth_provider"] == OAuthProvider.GOOGLE and given == ["oauth_client_secret"]:
-        raise ValidationError({"oauth_refresh_token": _("Google fetches tokens by a refresh token only: set one.")})

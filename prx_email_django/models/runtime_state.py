@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from prx_email_django.models.encrypted import EncryptedTextField
 from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.managers import OutboxManager
+from prx_email_django.rules.outcomes import Trouble
 
 
 class PausedBy(models.TextChoices):
@@ -47,11 +48,26 @@ class AccountStateManager(OutboxManager["AccountState"]):
             refresh_lease=None,
             refresh_lease_expires_at=None,
             connection_failures=0,
+            last_trouble="",
             envelope_until=None,
             size_limit=0,
         )
-        rows.filter(paused_by=PausedBy.WORKER).update(
-            paused_by="", pause_reason="", pause_code="", paused_until=None, paused_at=None, pause_count=0
+        self._end_pause(rows.filter(paused_by=PausedBy.WORKER))
+
+    def forget_misconfiguration(self, account_id: int) -> None:
+        """End the pause of an account that could not work: a person has edited it, and it is judged anew."""
+        code = Trouble.CONFIGURATION.value
+        self._end_pause(self.filter(account_id=account_id, paused_by=PausedBy.WORKER, pause_code=code))
+
+    def _end_pause(self, rows: models.QuerySet[AccountState]) -> None:
+        rows.update(
+            paused_by="",
+            pause_reason="",
+            pause_code="",
+            paused_until=None,
+            paused_at=None,
+            pause_count=0,
+            last_trouble="",
         )
 
 
@@ -74,6 +90,8 @@ class AccountState(models.Model):
     pause_count = models.PositiveIntegerField(_("pauses in a row"), default=0)
     #: Connections that failed in a row without a completed transaction between.
     connection_failures = models.PositiveIntegerField(_("connection failures"), default=0)
+    #: The last trouble that a worker met, until a transaction is completed; also while no pause is in force.
+    last_trouble = ForeignCharField(_("last trouble"), max_length=255, blank=True, default="")
     access_token = EncryptedTextField(_("access token"), blank=True, default="")
     access_token_expires_at = models.DateTimeField(_("access token expires at"), null=True, blank=True)
     #: When the access token was asked for: from here to its end is its lifetime.

@@ -20,6 +20,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usable
+from prx_email_django.oauth.token_hosts import checked_handlers
 from prx_email_django.oauth.token_request import Grant, TokenRequest
 from prx_email_django.rules.hosts import check_token_url, is_loopback
 
@@ -95,7 +96,7 @@ def _opener(url: str) -> http.OpenerDirector:
         context.load_verify_locations(authorities)  # added to the system's: providers are on the internet
     local = is_loopback(urlsplit(url).hostname or "")
     proxies = http.ProxyHandler({} if local else None)  # None: the proxies of the environment
-    return http.build_opener(http.HTTPSHandler(context=context), proxies, _EveryAnswer())
+    return http.build_opener(*checked_handlers(url, context), proxies, _EveryAnswer())
 
 
 def _read(response: HTTPResponse, deadline: float) -> bytes:

@@ -46,6 +46,8 @@ class Trouble(StrEnum):
     AUTH = "auth"
     #: No access token is to be had from the token server: pauses at once.
     TOKEN = "token"  # noqa: S105  (the name of a trouble, no secret)
+    #: The account as it is stored could never log in: pauses at once, until a person corrects it.
+    CONFIGURATION = "configuration"
     #: The account's quota is used up: pauses at once, the message backs off.
     QUOTA = "quota"
 

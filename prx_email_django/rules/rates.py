@@ -59,10 +59,22 @@ def parse_rate_limits(text: str) -> tuple[RateLimit, ...]:
     return tuple(limits.values())
 
 
+def rates_are_readable(text: str) -> bool:
+    """Whether the text names limits, or none."""
+    try:
+        parse_rate_limits(text)
+    except ValueError:
+        return False
+    return True
+
+
 def recipients_ceiling(text: str) -> int | None:
-    """The largest number of recipients of one message under these limits; None: no limit."""
-    ceilings = [limit.count for limit in parse_rate_limits(text) if limit.what == "recipients"]
-    return min(ceilings) if ceilings else None
+    """The largest number of recipients of one message under these limits; None: no limit.
+
+    Text that is no limit (written past the validation) has none: the message waits, and the account says why.
+    """
+    limits = parse_rate_limits(text) if rates_are_readable(text) else ()
+    return min((limit.count for limit in limits if limit.what == "recipients"), default=None)
 
 
 def reached(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: datetime) -> ReachedLimit | None:

@@ -7,6 +7,7 @@ the admin show the sentences of ``message_reason`` and ``account_reason``.  Read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
@@ -15,10 +16,13 @@ from django.db.models import Count, F, Min, Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
+from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.rates import parse_rate_limits, reached
 from prx_email_django.states import WAITING, Status
+from prx_email_django.status.configured_accounts import unusable_accounts
 from prx_email_django.status.reasons import (
     AccountFacts,
     MessageFacts,
@@ -49,8 +53,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     no message is due), ``waiting`` (due later), ``sending``, ``at_rest``, ``unknown`` (failed messages that may have
     been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
     end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
-    until it is adopted), ``last_drain_at``, ``last_purge_at``, and ``accounts``: figures for each account, with the
-    sentence ``why``.
+    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
+    used: ``named_by``, ``name``, ``problem``), and ``accounts``: figures for each account, with the sentence ``why``.
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
@@ -85,6 +89,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "paused": {"reason": everything.reason, "until": _text(everything.until)} if everything else None,
         "last_drain_at": _text(state.last_drain_at),
         "last_purge_at": _text(state.last_purge_at),
+        "unusable_accounts": [asdict(found) for found in unusable_accounts()],
         "accounts": accounts,
     }
 
@@ -93,10 +98,12 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
     """Return the health that a monitor should report for the figures of ``outbox_status``, and the reason.
 
     Late: a due message, or a message of a lost worker, has waited for longer than ``max_age``, whatever the cause.
-    Broken: nothing can be sent until a person acts.
+    Broken: nothing can be sent, or mail is lost when it is queued, until a person acts.
     """
     if not figures["instance_matches"]:
         return Health.BROKEN, f"the database belongs to another instance, “{figures['instance']}”: run outbox_adopt"
+    if figures["unusable_accounts"]:
+        return Health.BROKEN, figures["unusable_accounts"][0]["problem"]
     limit = max_age.total_seconds()
     if (figures["oldest_due_seconds"] or 0) > limit:
         return Health.LATE, f"the oldest due message has waited for {figures['oldest_due_seconds']:.0f} s"
@@ -126,6 +133,8 @@ def account_facts(
             reached=_reached(account, windows, now),
             connections=slots.get(account.pk, 0),
             max_connections=account.max_connections,
+            problem=_problem(account),
+            last_trouble=runtime_state[account.pk].last_trouble if account.pk in runtime_state else "",
             connection_failures=runtime_state[account.pk].connection_failures if account.pk in runtime_state else 0,
             probing=account.pk in runtime_state and runtime_state[account.pk].pause_count > 0,
         )
@@ -186,6 +195,7 @@ def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str
         "connections": facts.connections,
         "paused_until": _text(facts.pause.until) if facts.pause else None,
         "pause_reason": facts.pause.reason if facts.pause else "",
+        "last_trouble": facts.last_trouble,
         "why": account_sentence(facts, now=now),
     }
 
@@ -199,6 +209,14 @@ def _pause(runtime_state: AccountState | None, now: datetime) -> Pause | None:
         return None
     by_person = runtime_state.paused_by == PausedBy.PERSON
     return pause_in_force(runtime_state.pause_reason, runtime_state.paused_until, by_person=by_person, now=now)
+
+
+def _problem(account: Account) -> str:
+    """Return what keeps the account from ever connecting, by the rule that each connection asks."""
+    try:
+        return connection_problem(account)
+    except DecryptionFailed as error:
+        return str(error)
 
 
 def _reached(

@@ -6,52 +6,16 @@ translated when it is made, in the language and the time zone that are active at
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import ngettext
 
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind, ReachedLimit
 from prx_email_django.rules.pauses import is_in_force
 from prx_email_django.states import ErrorCode, Status
-
-#: Patterns in the error text of servers, OpenSSL and the operating system, each with advice that may help.
-_ADVICE = {
-    "WRONG_VERSION_NUMBER": gettext_lazy(
-        "This port does not start with TLS: choose STARTTLS, or the server’s TLS port (465)."
-    ),
-    "local issuer certificate|self.signed": gettext_lazy(
-        "This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."
-    ),
-    "(hostname|address) mismatch": gettext_lazy(
-        "The certificate is for another host: enter the host name that the certificate contains."
-    ),
-    "certificate has expired": gettext_lazy(
-        "The server’s certificate has expired: the administrator of the server must renew it."
-    ),
-    "name or service not known|nodename nor servname|name resolution|no address associated": gettext_lazy(
-        "DNS does not know this host: check the spelling of the host name."
-    ),
-    "connection (refused|reset)|unreachable|no route": gettext_lazy(
-        "No mail server answers at this host and port, or a firewall blocks the connection."
-    ),
-    "no answer in time|not done within": gettext_lazy(
-        "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
-    ),
-    "invalid_grant": gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
-    "no access token": gettext_lazy(
-        "The token server gave no token: check the client id, the client secret, the tenant and the token address."
-    ),
-    "no usable authentication": gettext_lazy(
-        "The server offers no authentication, or only after TLS: check security and authentication method."
-    ),
-    "authentication refused": gettext_lazy(
-        "Enter the user and the password (or token) again; many providers require an app password or OAuth."
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +40,10 @@ class AccountFacts:
     reached: tuple[ReachedLimit, ...] = ()
     connections: int = 0
     max_connections: int = 1
+    #: What keeps it from ever connecting: a field that validation refuses, or credentials that cannot be decrypted.
+    problem: str = ""
+    #: What was wrong last, until a transaction is completed; also while no pause is in force.
+    last_trouble: str = ""
     #: Consecutive failed connections that have not caused a pause yet.
     connection_failures: int = 0
     #: A pause that a worker set has ended and nothing has been sent since: one message is tried before the others.
@@ -117,6 +85,8 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
         return _("everything is %(paused)s") % {"paused": _paused(account.outbox, now)}
     if account.pause is not None:
         return _paused(account.pause, now)
+    if account.problem:
+        return _("it cannot work: %(problem)s") % {"problem": account.problem}
     if account.reached:
         last = max(account.reached, key=lambda limit: limit.free_at)
         return _limit_reached(last, now)
@@ -156,14 +126,6 @@ def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
     return _("no connection or permit was free at that moment")
 
 
-def advice(reason: str) -> str:
-    """Return advice for the reason of a pause; empty if there is none."""
-    for pattern, text in _ADVICE.items():
-        if re.search(pattern, reason, re.IGNORECASE):
-            return str(text)
-    return ""
-
-
 def message_sentence(message: MessageFacts, account: AccountFacts, *, now: datetime) -> str:
     """Say what the state of a message is, why it waits, and when the next attempt is."""
     if message.status == Status.SENT:
@@ -190,12 +152,18 @@ def at(moment: datetime, now: datetime) -> str:
 
 
 def _ready(account: AccountFacts) -> str:
+    """Say that the account may send, and what was wrong last if nothing has been sent since."""
     if account.connection_failures:
-        return ngettext(
+        words = ngettext(
             "may send; the last connection failed",
             "may send; the last %(count)d connections failed",
             account.connection_failures,
         ) % {"count": account.connection_failures}
+        return f"{words} ({account.last_trouble})" if account.last_trouble else words
+    if account.last_trouble:
+        return _("may send; one message is tried first, since nothing was sent after this: %(trouble)s") % {
+            "trouble": account.last_trouble
+        }
     return _("may send")
 
 

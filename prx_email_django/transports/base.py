@@ -158,6 +158,8 @@ class ConnectionSettings:
     final_timeout: float = 600.0
     #: Path of a PEM bundle of certificate authorities; None: those of the system.
     tls_ca_file: str | None = None
+    #: Names and networks that may be dialled; None: all.
+    account_hosts: tuple[str, ...] | None = None
     #: Host names and networks to which clear text is allowed.  Credentials go in clear text to loopback only.
     cleartext_hosts: tuple[str, ...] = ("localhost", "127.0.0.0/8", "::1")
 

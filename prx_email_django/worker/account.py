@@ -69,7 +69,8 @@ class AccountWorker:
         self.stop_reason = ""
         self.finished = False
         state = current.state
-        self.prefetch.probing = self._troubled = state.pause_count > 0 or state.connection_failures > 0
+        self.prefetch.probing = state.pause_count > 0 or state.connection_failures > 0
+        self._troubled = self.prefetch.probing or bool(state.last_trouble)
         self._size = state.size_limit
         self._failed_at = -RECONNECT_AFTER
         #: When this worker paused the account, on the clock of ``uptime()``.

@@ -8,6 +8,7 @@ from datetime import timedelta
 from time import monotonic
 
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
+from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.rules.clock import Clock
@@ -97,6 +98,8 @@ class Connections:
         """
         try:
             self.current.look()
+            if problem := connection_problem(self.current.account):
+                raise _unable(problem, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION)
             token = self._token()
             if token is None:
                 return None
@@ -107,7 +110,7 @@ class Connections:
             trouble = Trouble.TOKEN if certain else Trouble.CONNECTION
             raise _unable(f"{NO_TOKEN}: {error}", trouble, retry_after=error.retry_after) from error
         except DecryptionFailed as error:
-            raise _unable(clean(str(error)), Trouble.AUTH) from error
+            raise _unable(str(error), Trouble.CONFIGURATION, ErrorCode.CONFIGURATION) from error
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
         """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""
@@ -215,14 +218,18 @@ class Connections:
             self._release(self._slots | self._noted)
 
 
-def _unable(text: str, trouble: Trouble, *, retry_after: timedelta | None = None) -> ConnectError:
-    return ConnectError(text, phase=Phase.AUTH, trouble=trouble, error_code=ErrorCode.AUTH, retry_after=retry_after)
+def _unable(
+    text: str, trouble: Trouble, code: ErrorCode = ErrorCode.AUTH, *, retry_after: timedelta | None = None
+) -> ConnectError:
+    phase = Phase.CONNECT if trouble is Trouble.CONFIGURATION else Phase.AUTH
+    return ConnectError(clean(text), phase=phase, trouble=trouble, error_code=code, retry_after=retry_after)
 
 
 def pause_reason(error: ConnectError) -> str:
     """A sentence for the person who reads why an account is paused."""
     words = {
         Trouble.AUTH: "authentication refused",
+        Trouble.CONFIGURATION: "this account cannot work",
         Trouble.TLS: "TLS failed",
         Trouble.CONNECTION: "connection failed",
         Trouble.TOKEN: NO_TOKEN,

@@ -17,6 +17,7 @@ from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.rules.pauses import is_paused
+from prx_email_django.rules.rates import rates_are_readable
 from prx_email_django.store.absence import is_away, waiting_for_database
 from prx_email_django.store.claims import (
     Claim,
@@ -240,7 +241,7 @@ class Drain:
         ]
 
     def _is_ready(self, account: Account) -> bool:
-        """Whether the account may send its next due message; an account whose limits do not parse is left out."""
+        """Whether the account may send its next due message; an account that fails unexpectedly is left out."""
         if account.pk in self._barred or empty_handed.waits(account.pk):
             return False
         try:
@@ -258,8 +259,12 @@ class Drain:
         if is_paused(state, now=self.clock.now):
             return False
         head = first_claimable(account.pk, clock=self.clock)
+        if head is None:
+            return False
+        if not rates_are_readable(account.rate_limits):
+            return True  # the first connection says so, and pauses the account
         # Checked before connecting: otherwise a reached limit would cost a login a second.
-        return head is not None and has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
+        return has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
     @retried
     def _candidates(self) -> list[Account]:

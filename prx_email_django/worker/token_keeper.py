@@ -69,6 +69,7 @@ def connection_settings(account: Account, state: AccountState, *, token: str, no
         max_messages=account.max_messages_per_connection,
         timeout=settings.smtp_timeout.total_seconds(),
         tls_ca_file=None if settings.tls_ca_file is None else str(settings.tls_ca_file),
+        account_hosts=settings.account_hosts,
         cleartext_hosts=settings.cleartext_hosts,
     )
 

@@ -86,14 +86,16 @@ def test_a_preset_without_credentials_is_refused_in_words() -> None:
     assert not Account.objects.exists()
 
 
-@pytest.mark.parametrize("host", ["smtp.example.com:465", "smtps://smtp.example.com", "ann@smtp.example.com", "a host"])
+@pytest.mark.parametrize(
+    "host", ["smtp.example.com:465", "smtps://smtp.example.com", "ann@smtp.example.com", "a host", "[2001:db8::1]"]
+)
 def test_a_host_with_a_user_or_port_is_refused_at_its_field(host: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Account(name="one", host=host, user="ann", password="hunter2").full_clean()
     assert list(refused.value.message_dict) == ["host"]
 
 
-@pytest.mark.parametrize("host", ["smtp.example.com", "localhost", "192.0.2.1", "2001:db8::1", "[2001:db8::1]"])
+@pytest.mark.parametrize("host", ["smtp.example.com", "localhost", "192.0.2.1", "2001:db8::1", "smtp.example.com."])
 def test_names_and_addresses_are_hosts(host: str) -> None:
     Account(name="one", host=host, user="ann", password="hunter2").full_clean()
 

@@ -637,3 +637,50 @@ def test_a_function_that_hangs_blocks_nothing(name: str) -> None:
             assert refused(request, timeout=0.05).code == "timeout"
     finally:
         release_hanging.set()
+
+
+# --- ACCOUNT_HOSTS ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entries", [["127.0.0.0/8"], ["127.0.0.1"], ["localhost"]])
+def test_a_token_address_that_the_operator_allows_is_asked(server: TokenServer, entries: list[str]) -> None:
+    server.reply(200, {"access_token": SECRETS[2]})
+    url = server.url.replace("127.0.0.1", "localhost") if entries == ["localhost"] else server.url
+    with override_settings(PRX_EMAIL={"ACCOUNT_HOSTS": entries}):
+        assert fetch(request_to(url)).access_token == SECRETS[2]
+
+
+@pytest.mark.parametrize("entries", [[], ["*.example.com"], ["10.0.0.0/8"]])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_connection_goes_to_a_token_address_that_the_operator_does_not_allow(
+    server: TokenServer, monkeypatch: pytest.MonkeyPatch, entries: list[str], host: str
+) -> None:
+    """``localhost`` stands for a name whose address lies outside of the networks: only the dialled address shows it."""
+    dialled: list[object] = []
+    monkeypatch.setattr("socket.create_connection", lambda address, *_: dialled.append(address))
+    with override_settings(PRX_EMAIL={"ACCOUNT_HOSTS": entries}):
+        error = refused(request_to(server.url.replace("127.0.0.1", host)))
+    assert (error.permanent, error.code) == (True, "configuration") and "ACCOUNT_HOSTS" in str(error)
+    assert dialled == [] == server.paths
+
+
+def test_an_allowed_token_server_is_verified_by_its_name(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    allowed = {"ACCOUNT_HOSTS": ["127.0.0.0/8"], "TLS_CA_FILE": str(tmp_path / "ca.pem")}
+    with serving(authority) as server, override_settings(PRX_EMAIL=allowed):
+        server.reply(200, {"access_token": SECRETS[2]})
+        assert fetch(request_to(server.url)).access_token == SECRETS[2]
+        assert refused(request_to(server.url.replace("127.0.0.1", "localhost"))).code == "tls"
+
+
+def test_a_name_that_a_proxy_resolves_is_judged_as_a_name(monkeypatch: pytest.MonkeyPatch, server: TokenServer) -> None:
+    proxy = server.url.removesuffix("/token")
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with override_settings(PRX_EMAIL={"ACCOUNT_HOSTS": ["10.0.0.0/8"]}):
+        assert "ACCOUNT_HOSTS" in str(refused(request_to("https://token.example.com/token")))
+    assert server.paths == []
+    with override_settings(PRX_EMAIL={"ACCOUNT_HOSTS": ["*.example.com"]}):
+        assert refused(request_to("https://token.example.com/token")).code == "network", "it asked the proxy"

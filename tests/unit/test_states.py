@@ -44,6 +44,6 @@ def test_the_stored_words_stay_as_they_are() -> None:
     assert {result.value for result in RecipientResult} == {"", "accepted", "refused", "unknown"}
     assert frozenset({P, F}) == WAITING
     assert {code.value for code in ErrorCode} == {
-        "network", "timeout", "tls", "auth", "provider", "recipients_refused", "attachment", "content",
+        "network", "timeout", "tls", "auth", "configuration", "provider", "recipients_refused", "attachment", "content",
         "unknown_outcome", "lost_claim", "expired", "cancelled", "adopted",
     }  # fmt: skip

@@ -20,7 +20,6 @@ from prx_email_django.status.reasons import (
     Pause,
     ReachedLimit,
     account_sentence,
-    advice,
     message_sentence,
     pause_in_force,
 )
@@ -155,28 +154,6 @@ def test_times_are_shown_in_the_zone_of_the_reader() -> None:
 )
 def test_a_pause_that_has_ended_is_not_shown(reason: str, until: datetime | None, is_paused: bool) -> None:
     assert (pause_in_force(reason, until, by_person=True, now=NOW) is not None) is is_paused
-
-
-@pytest.mark.parametrize(
-    ("reason", "word"),
-    [
-        ("TLS failed (TLS: WRONG_VERSION_NUMBER)", "STARTTLS"),
-        ("TLS failed (TLS: unable to get local issuer certificate)", "TLS_CA_FILE"),
-        ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "contains"),
-        ("connection failed: smtp.exmaple.com:465: Name or service not known", "DNS"),
-        ("connection failed: 127.0.0.1:1: Connection refused", "firewall"),
-        ("no answer in time from smtp.example.com:465", "STARTTLS"),
-        ("authentication refused (535 5.7.8 Authentication credentials invalid)", "app password"),
-        ("authentication refused (the server offers no usable authentication mechanism (it offers nothing))", "TLS"),
-    ],
-)
-def test_the_reason_of_a_pause_has_advice(reason: str, word: str) -> None:
-    assert word in advice(reason)
-
-
-@pytest.mark.parametrize("reason", ["", "moving house", "550 5.7.1 quota used up"])
-def test_no_advice_is_made_up(reason: str) -> None:
-    assert advice(reason) == ""
 
 
 @given(

@@ -16,8 +16,9 @@ from django.utils import timezone
 from prx_email_django.management._common import account_named, age, first_line, plain_errors
 from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
+from prx_email_django.states import Status
+from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
-from prx_email_django.status.reasons import advice
 
 DEFAULT_MAX_AGE = "10m"
 
@@ -28,8 +29,9 @@ class Command(BaseCommand):
     help = (
         "Prints the state of the outbox; for one message or account, why it waits and when sending continues. With "
         "--check the exit code is for a monitor: 0 well; 1 late (a message has been due, or a message of a lost worker "
-        "has waited, for longer than --max-age); 2 broken (database or settings cannot be used, or the database "
-        "belongs to another INSTANCE). Without --check: 0, or 1 for an error."
+        "has waited, for longer than --max-age); 2 broken (database or settings cannot be used, the database belongs "
+        "to another INSTANCE, or settings name an account that does not exist or is switched off). Without --check: 0, "
+        "or 1 for an error."
     )
     # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
@@ -93,6 +95,10 @@ class Command(BaseCommand):
             self.stdout.write(f"{key.replace('_', ' '):<16}{value}")
         for account in figures["accounts"]:
             self.stdout.write(_account_line(account))
+            if hint := advice(account["why"]):
+                self.stdout.write(f"  {hint}")
+        for found in figures["unusable_accounts"]:
+            self.stdout.write(self.style.ERROR(found["problem"]))
         if not figures["accounts"]:
             self.stdout.write(
                 "There is no account. Add an account in the admin, or with Account.objects.from_preset()."
@@ -119,6 +125,8 @@ class Command(BaseCommand):
         sentence = message_reason(message)
         if not as_json:
             self.stdout.write(f"{pk} {message.status}: {sentence}")
+            if message.status != Status.SENT and (hint := advice(sentence)):
+                self.stdout.write(hint)
             for line in message_lines(message):
                 self.stdout.write(line)
             return

@@ -9,9 +9,9 @@ import re
 import traceback
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Protocol
 
+from prx_email_django.rules.secrets import without_copies, without_secret
 from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectionSettings
 
@@ -19,8 +19,6 @@ from prx_email_django.transports.base import ConnectionSettings
 DISABLED = frozenset({"5.7.30", "5.7.139"})
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
-#: Characters at the start of a secret by which a truncated copy of it is recognised.
-_RECOGNISED = 8
 #: Members of an XOAUTH2 or OAUTHBEARER challenge (RFC 7628 §3.2.2) that are kept.
 _CHALLENGE_MEMBERS = ("status", "schemes", "scope", "error", "error_description")
 
@@ -124,18 +122,9 @@ def without_secrets(text: str, settings: ConnectionSettings) -> str:
     for secret in (settings.password, settings.token):
         if not secret:
             continue
-        forms = (secret, *_encoded(settings, secret))
-        for form in forms:
-            text = _without(text, form)
-    return text
-
-
-def _without(text: str, form: str) -> str:
-    """Replace this form of a secret, and any beginning of it: a server may echo a line and truncate it."""
-    beginning, start = form[:_RECOGNISED], 0
-    while (start := text.find(beginning, start)) >= 0:
-        text = text[:start] + "***" + text[start + len(commonprefix([text[start:], form])) :]
-        start += 3
+        for form in _encoded(settings, secret):
+            text = without_copies(text, form)
+        text = without_secret(text, secret)
     return text
 
 

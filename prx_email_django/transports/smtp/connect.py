@@ -17,17 +17,27 @@ _ONE_ADDRESS = 10.0
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})+")
 
 
-async def connect(host: str, port: int, *, timeout: float) -> socket.socket:
+class HostNotAllowed(Exception):
+    """``ACCOUNT_HOSTS`` allows none of the addresses that the host has."""
+
+
+async def connect(host: str, port: int, *, timeout: float, allowed: tuple[str, ...] | None = None) -> socket.socket:
     """Resolve the name once, try its addresses in order, and return a connected, non-blocking socket.
 
+    Only addresses that ``allowed`` (``ACCOUNT_HOSTS``) admits are dialled.
+
     Raises:
+        HostNotAllowed: there is no such address.
         OSError: the name is unknown, or no address could be reached (then the error of the last one); this includes
             ``TimeoutError``.
         ValueError: ``host`` cannot be a name.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [entry for entry in found if hosts.host_allowed(host, allowed, reached=str(entry[4][0]))]
+        if not addresses:
+            raise HostNotAllowed
         for family, kind, protocol, _, address in addresses[:-1]:
             try:
                 async with asyncio.timeout(min(_ONE_ADDRESS, timeout / len(addresses))):

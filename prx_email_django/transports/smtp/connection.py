@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 import ssl
@@ -18,11 +19,12 @@ import aiosmtplib
 
 from prx_email_django.rules.hosts import ascii_host
 from prx_email_django.rules.outcomes import Phase, Trouble
-from prx_email_django.rules.text import clean
+from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.connect import (
+    HostNotAllowed,
     cleartext_allowed,
     connect,
     host_and_port,
@@ -31,7 +33,13 @@ from prx_email_django.transports.smtp.connect import (
     peer_name,
     tls_context,
 )
+from prx_email_django.transports.smtp.replies import not_smtp
 from prx_email_django.transports.smtp.session import SmtpSession
+
+logger = logging.getLogger("prx_email_django")
+
+#: How aiosmtplib begins the text about a line that is no reply.
+_MALFORMED = "Malformed SMTP response line: "
 
 
 class SmtpTransport:
@@ -58,9 +66,11 @@ class SmtpTransport:
         except ConnectError:
             raise
         except (OSError, aiosmtplib.SMTPException, ValueError) as error:
-            raise opening.explain(error) from None
+            explained = opening.explain(error)
         finally:
             opening.close_unless_handed_over()
+        # Outside the handler: as its context, the error would keep what the server said, and it may echo a secret.
+        raise explained
 
 
 class _Client(aiosmtplib.SMTP):
@@ -96,7 +106,7 @@ class _Opening:
         if settings.security != "none":
             context = await self._context()
         host = ascii_host(settings.host)  # DNS and TLS see one name, and by IDNA 2008: Python's own codec has others
-        self.sock = sock = await connect(host, settings.port, timeout=settings.timeout)
+        self.sock = sock = await self._dial(host)
         self.peer = peer_name(sock)
         if settings.security == "none":
             self._allow_cleartext(sock)
@@ -123,6 +133,14 @@ class _Opening:
             text = f"the CA file cannot be used: {error.strerror or type(error).__name__}"
             self.phase = Phase.TLS
             raise self._error(text, Trouble.TLS, "tls") from None
+
+    async def _dial(self, host: str) -> socket.socket:
+        settings = self.settings
+        try:
+            return await connect(host, settings.port, timeout=settings.timeout, allowed=settings.account_hosts)
+        except HostNotAllowed:
+            text = "ACCOUNT_HOSTS does not allow this host"
+            raise self._error(text, Trouble.CONFIGURATION, "configuration") from None
 
     def _allow_cleartext(self, sock: socket.socket) -> None:
         self.phase = Phase.TLS
@@ -177,7 +195,9 @@ class _Opening:
             raise self._error(text, Trouble.AUTH, "auth")
         refusal = await sasl.authenticate(client.execute_command, mechanism, self.settings)
         if refusal is not None:
-            raise self._refused(refusal.code, str(refusal))
+            error = self._refused(refusal.code, str(refusal))
+            del refusal  # error reports show the variables of this frame, and the server may have echoed a secret
+            raise error
 
     def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
         transport = client.transport
@@ -217,6 +237,9 @@ class _Opening:
             reason = getattr(original, "verify_message", "") or original.reason or type(original).__name__
             self.phase = Phase.TLS
             return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
+        if isinstance(original, aiosmtplib.SMTPServerDisconnected):
+            text = f"connection failed: {where}: the server closed the connection"
+            return self._error(text, Trouble.CONNECTION, "network")
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
             return self._error(f"no answer in time from {where}", Trouble.CONNECTION, "timeout")
@@ -229,7 +252,9 @@ class _Opening:
         (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.
         """
         if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
-            text, code = (f"{code} {text}" if code > 0 else text), 0
+            received = f"{code} {text}" if code > 0 else text.removeprefix(_MALFORMED)
+            self._log_received(received)
+            text, code = not_smtp(received.encode("utf-8", "replace")), 0
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
         unexpected = self.phase is Phase.AUTH and 0 < code < 400
@@ -239,10 +264,17 @@ class _Opening:
             trouble, error_code = Trouble.TLS, "tls"
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
-        message = f"{code} {text}" if code else f"not an SMTP reply: {text}"
+        message = f"{code} {text}" if code else text
         if unexpected:
             message = f"the server asks for more than the mechanism has: {message}"
         return self._error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
+
+    def _log_received(self, received: str) -> None:
+        """Log what is not SMTP; no page shows it."""
+        where = host_and_port(self.settings.host, self.settings.port)
+        logger.warning(
+            "%s sent what is not an SMTP reply: %s", where, redact(sasl.without_secrets(received, self.settings))
+        )
 
     def _error(
         self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""

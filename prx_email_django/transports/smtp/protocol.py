@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 
-from prx_email_django.rules.text import clean
+from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.smtp.replies import MalformedReply, Reply, ReplyParser
 from prx_email_django.transports.smtp.reply_rules import Loss
+
+logger = logging.getLogger("prx_email_django")
 
 
 class ConnectionLost(Exception):
@@ -170,7 +173,9 @@ class SmtpProtocol(asyncio.Protocol):
             self._parser.feed_into(data, replies)
         except MalformedReply as error:
             self._enqueue(replies)
-            self.end(Loss(clean(str(error)), "provider"))
+            if self.lost is None and error.received:
+                logger.warning("not an SMTP reply: %s", redact(error.received.decode("utf-8", "replace")))
+            self.end(Loss(str(error), "provider"))
         else:
             self._enqueue(replies)
         if replies:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from prx_email_django.rules.text import clean
+from prx_email_django.rules.text import MAX_TEXT, clean
 
 #: Bytes of one reply line; RFC 5321 §4.5.3.1.5 says 512, servers send more.
 MAX_LINE = 8192
@@ -17,8 +17,34 @@ MAX_LINES = 100
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
+#: What servers of other protocols say first, and what a page may say about them.
+_OTHER_PROTOCOLS = (
+    (re.compile(rb"HTTP/|\s*<(!doctype|html|\?xml)", re.IGNORECASE), "HTTP"),
+    (re.compile(rb"[\x14-\x17]\x03[\x00-\x04]"), "TLS"),
+    (re.compile(rb"SSH-"), "SSH"),
+    (re.compile(rb"\* (OK|BYE|PREAUTH)", re.IGNORECASE), "IMAP"),
+    (re.compile(rb"\+OK|-ERR", re.IGNORECASE), "POP3 or another protocol"),
+)
+
+
+def not_smtp(received: bytes) -> str:
+    """Say what kind of server sent these bytes, without the bytes.
+
+    People who may choose an account's host may not read what the services inside this network say.
+    """
+    kinds = (kind for pattern, kind in _OTHER_PROTOCOLS if pattern.match(received))
+    return f"not an SMTP reply: the server answered with {next(kinds, 'another protocol')}"
+
+
 class MalformedReply(ValueError):
-    """What the server sent is not an SMTP reply, or exceeds the bounds; ``str()`` is shown to people."""
+    """What the server sent is not an SMTP reply, or exceeds the bounds; ``str()`` is shown to people.
+
+    ``received`` is the beginning of what was sent, for the log only.
+    """
+
+    def __init__(self, text: str, received: bytes = b"") -> None:
+        super().__init__(text)
+        self.received = received
 
 
 class Reply:
@@ -93,7 +119,7 @@ class ReplyParser:
             line = line[:-1]
         digits, mark = line[:3], line[3:4]
         if not (digits.isdigit() and b"200" <= digits < b"600" and len(digits) == 3 and mark in b" -"):
-            raise MalformedReply(clean("not an SMTP reply: " + line[:80].decode("utf-8", "replace")))
+            raise MalformedReply(not_smtp(line), line[:MAX_TEXT])
         code = int(digits)
         if not self._lines and mark != b"-":
             return Reply(code, [line[4:]])

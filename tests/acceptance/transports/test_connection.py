@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import ssl
 import threading
@@ -395,3 +396,31 @@ def test_repr_of_connection_settings_has_no_secrets() -> None:
 def _settings(host: str, port: int, **options: Any) -> ConnectionSettings:
     values: dict[str, Any] = {"security": "none", "auth_method": "none", "timeout": PATIENCE, **options}
     return ConnectionSettings(host=host, port=port, **values)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "is_dialled"),
+    [
+        ("127.0.0.1", None, True),
+        ("127.0.0.1", ("127.0.0.0/8",), True),
+        ("127.0.0.1", ("*.example.com", "10.0.0.0/8"), False),
+        ("127.0.0.1", (), False),
+        ("localhost", ("localhost",), True),
+        ("localhost", ("127.0.0.0/8", "::1"), True),
+        ("localhost", ("10.0.0.0/8",), False),
+        ("localhost", ("*.example.com",), False),
+    ],
+)
+def test_a_host_that_account_hosts_does_not_allow_is_never_dialled(
+    host: str, allowed: tuple[str, ...] | None, *, is_dialled: bool
+) -> None:
+    """Without it, whoever may change an account can reach every service inside the network."""
+    with SmtpServer() as server:
+        settings = dataclasses.replace(settings_for(server), host=host, account_hosts=allowed)
+        if is_dialled:
+            open_and_close(settings)
+            return
+        error = failure(settings)
+        assert verdict(error) == (Phase.CONNECT, Trouble.CONFIGURATION, "configuration")
+        assert str(error) == "ACCOUNT_HOSTS does not allow this host", "the address is not shown"
+        assert server.connections == 0

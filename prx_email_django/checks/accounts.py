@@ -1,0 +1,45 @@
+"""Checks of the accounts that settings name; run by ``migrate`` and by ``check --database``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core import checks
+from django.db import connections
+
+from prx_email_django.checks.project import settings_in_force
+from prx_email_django.compose.accounts import DEFAULT_ACCOUNT
+from prx_email_django.models import Account
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.status.configured_accounts import unusable_accounts
+
+
+def _warnings(databases: Sequence[str] | None, *, of_default: bool, rule: str) -> list[checks.CheckMessage]:
+    alias = outbox_alias()
+    if alias not in (databases or ()) or settings_in_force() is None:
+        return []
+    with connections[alias].cursor() as cursor:  # before the first migrate there is no table
+        if Account._meta.db_table not in connections[alias].introspection.table_names(cursor):
+            return []
+    hint = "Mail that is sent there raises AccountUnavailable and is not queued. Add the account, or correct the name."
+    return [
+        checks.Warning(f"{found.problem[0].upper()}{found.problem[1:]}.", hint=hint, obj=found.named_by, id=rule)
+        for found in unusable_accounts()
+        if (found.named_by == DEFAULT_ACCOUNT) is of_default
+    ]
+
+
+@checks.register(checks.Tags.database)
+def check_default_account(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """W040: DEFAULT_ACCOUNT names an account that does not exist or is switched off.
+
+    A warning: an error would stop the ``migrate`` after which the account can be added.
+    """
+    return _warnings(databases, of_default=True, rule="prx_email_django.W040")
+
+
+@checks.register(checks.Tags.database)
+def check_mailer_accounts(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """W041: a mailer names an account that does not exist or is switched off, or finds no account at all."""
+    return _warnings(databases, of_default=False, rule="prx_email_django.W041")

@@ -1,0 +1,190 @@
+"""Advice for the troubles that the app words itself, and for what servers, OpenSSL and the operating system say.
+
+``tests/unit/test_advice.py`` collects every text of a trouble from the source and demands advice for each.
+"""
+
+from __future__ import annotations
+
+import re
+
+from django.utils.translation import gettext_lazy
+
+#: Patterns in the error text of servers, OpenSSL and the operating system, each with advice that may help.
+_ADVICE = (
+    (
+        "SECRET_KEY|CREDENTIAL_KEYS",
+        gettext_lazy(
+            "The key has changed with which the credentials were encrypted: add the old key to SECRET_KEY_FALLBACKS "
+            "(or to CREDENTIAL_KEYS), or enter the credentials again."
+        ),
+    ),
+    (
+        "ACCOUNT_HOSTS",
+        gettext_lazy(
+            "The operator of this site must add the host to ACCOUNT_HOSTS, or the account needs another host."
+        ),
+    ),
+    (
+        "cannot work",
+        gettext_lazy("Open the account in the admin and save it: the form says which field to correct, and how."),
+    ),
+    (
+        "(issue|use|requires?) a? ?starttls|starttls (command )?(first|required)",
+        gettext_lazy("The server demands TLS: choose STARTTLS as the security of the account."),
+    ),
+    (
+        "does not offer STARTTLS",
+        gettext_lazy(
+            "Choose implicit TLS and port 465 if the server has it. A relay without TLS needs security “none” and an "
+            "entry in CLEARTEXT_HOSTS; never send a password to it."
+        ),
+    ),
+    (
+        "clear text is not allowed",
+        gettext_lazy("Choose STARTTLS or implicit TLS, or add the host (or its network) to CLEARTEXT_HOSTS."),
+    ),
+    (
+        "credentials go in clear text",
+        gettext_lazy(
+            "Choose STARTTLS or implicit TLS, or authentication “none” for a relay that accepts this machine as it is."
+        ),
+    ),
+    (
+        "HTTP (server|answer)|answered with HTTP",
+        gettext_lazy("A web server answers at this host and port: enter the host and port of the mail server."),
+    ),
+    (
+        "answered with SSH",
+        gettext_lazy("An SSH server answers at this port: mail servers take messages on port 465 or 587."),
+    ),
+    (
+        "answered with TLS",
+        gettext_lazy("This port starts with TLS: choose implicit TLS, or the server’s STARTTLS port (587 or 25)."),
+    ),
+    (
+        "WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE",
+        gettext_lazy("This port does not start with TLS: choose STARTTLS, or the server’s TLS port (465)."),
+    ),
+    (
+        "not an SMTP (server|reply)|reply of too many lines|reply line too long|different codes|without a command"
+        "|reply before the end|^unexpected ",
+        gettext_lazy(
+            "What answers does not keep to SMTP: check host and port. The log of the worker holds what was received."
+        ),
+    ),
+    (
+        "CA file cannot be used",
+        gettext_lazy("TLS_CA_FILE must name a readable file of PEM certificates on every machine that sends."),
+    ),
+    (
+        "unsupported.protocol|protocol.version|legacy.sigalg|dh.key.too.small|no.shared.cipher|handshake.failure",
+        gettext_lazy("The server offers only outdated encryption: its administrator must allow TLS 1.2 or later."),
+    ),
+    (
+        "key.identifier|basic.constraints|key.usage",
+        gettext_lazy(
+            "The certificate breaks RFC 5280, which Python checks from 3.13 on: the administrator of the server must "
+            "issue it again, with the extensions that the text names."
+        ),
+    ),
+    (
+        "local issuer certificate|self.signed|first certificate",
+        gettext_lazy("This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."),
+    ),
+    (
+        "(hostname|address) mismatch|not valid for",
+        gettext_lazy("The certificate is for another host: enter the host name that the certificate contains."),
+    ),
+    (
+        "certificate (has|is) (expired|not yet valid)",
+        gettext_lazy(
+            "The server’s certificate is not valid at this time: its administrator must renew it; also check the clock "
+            "of this machine."
+        ),
+    ),
+    (
+        "name or service not known|nodename nor servname|name resolution|no address associated|name does not resolve"
+        "|not a host name|the host is",
+        gettext_lazy("DNS does not know this host: check the spelling of the host name."),
+    ),
+    (
+        "connection (refused|reset)|unreachable|no route|is down|permission denied",
+        gettext_lazy("No mail server answers at this host and port, or a firewall blocks the connection."),
+    ),
+    (
+        "no answer in time|no reply in time|not done within",
+        gettext_lazy(
+            "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
+        ),
+    ),
+    (
+        "invalid_grant",
+        gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
+    ),
+    (
+        "token (address|server)|HTTP [0-9]+|redirects",
+        gettext_lazy(
+            "No access token came from the token server: check the token address, client id and client secret of the "
+            "account, and whether a firewall blocks this machine."
+        ),
+    ),
+    (
+        "OAUTH_CALLABLES|imported|is not a function|must return| raised |usable access token|no token within",
+        gettext_lazy(
+            "The source of access tokens failed: check the provider or the function that the account names, and the "
+            "log of the project."
+        ),
+    ),
+    (
+        "lacks what the provider",
+        gettext_lazy("Fill in client id, client secret and refresh token of the account."),
+    ),
+    (
+        "no usable authentication|asks for more than the mechanism",
+        gettext_lazy(
+            "The server offers no authentication that this account can use, or only after TLS: check security and "
+            "authentication method."
+        ),
+    ),
+    (
+        "no access token|requests for a token|refuses the token",
+        gettext_lazy(
+            "Check the token provider of the account and its fields (client id, client secret, tenant, token address, "
+            "scope), or store a new token."
+        ),
+    ),
+    (
+        r"authentication refused|\b53[058]\b|(authentication|login) (is )?required|not authenticated|must authenticate",
+        gettext_lazy(
+            "Enter the user and the password (or token) again; many providers require an app password or OAuth. A "
+            "server that demands a login does not accept authentication “none”."
+        ),
+    ),
+    (
+        "quota used up|(sending|daily|hourly) (limit|quota)",
+        gettext_lazy(
+            "The provider limits how much this account may send: set rate limits below its limit, or ask for more."
+        ),
+    ),
+    (
+        "TLS failed|TLS:",
+        gettext_lazy(
+            "The connection could not be secured: check security and port, and the certificate of the server."
+        ),
+    ),
+    (
+        "connection (failed|was lost|ended)|closed the connection|within SEND_DEADLINE|ended before",
+        gettext_lazy(
+            "The connection ended early: the server may be restarting, refuse this machine, or expect another kind of "
+            "security on this port."
+        ),
+    ),
+)
+
+
+def advice(reason: str) -> str:
+    """Return advice for the reason of a pause or of a failed attempt; empty if there is none."""
+    for pattern, text in _ADVICE:
+        if re.search(pattern, reason, re.IGNORECASE):
+            return str(text)
+    return ""

@@ -1,0 +1,119 @@
+"""Every trouble that the app words itself has advice: a person who reads it must know what to do next."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.test import override_settings
+
+import prx_email_django
+from prx_email_django.models.encrypted import DecryptionFailed
+from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.status.advice import advice
+from prx_email_django.transports.base import ConnectError
+from prx_email_django.worker.connections import pause_reason
+from prx_email_django.worker.single import CUT_SHORT, TOO_LATE
+
+PACKAGE = Path(prx_email_django.__file__).parent
+#: Calls whose first argument is the text of a trouble.
+WORDED = {"_error", "_unable", "Loss", "MalformedReply", "TokenRefused", "misconfigured", "ConnectError"}
+
+
+def literals(node: ast.expr, names: dict[str, list[ast.expr]]) -> Iterator[str]:
+    """The texts that an expression can be, with ``x`` for what is filled in; none where a caller passes the text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else "x" for part in node.values]
+        yield "".join(map(str, parts))
+    elif isinstance(node, ast.IfExp):
+        yield from literals(node.body, names)
+        yield from literals(node.orelse, names)
+    elif isinstance(node, ast.Call):  # clean(…)
+        for argument in node.args[:1]:
+            yield from literals(argument, names)
+    elif isinstance(node, ast.Name):
+        for value in names.pop(node.id, []):
+            yield from literals(value, names)
+
+
+def worded() -> Iterator[str]:
+    """Every text of a trouble in the source."""
+    for path in [*PACKAGE.glob("transports/smtp/*.py"), *PACKAGE.glob("oauth/*.py"), *PACKAGE.glob("worker/*.py")]:
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            assigned: dict[str, list[ast.expr]] = {}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    assigned.setdefault(node.targets[0].id, []).append(node.value)
+            for node in ast.walk(function):
+                name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+                if not isinstance(node, ast.Call) or name not in WORDED or not node.args:
+                    continue
+                if any(keyword.arg == "closed_by_us" for keyword in node.keywords):
+                    continue
+                yield from literals(node.args[0], dict(assigned))
+
+
+TEXTS = sorted(set(worded()) - {"x", "x x", "x: x"})
+
+
+def test_the_texts_are_found() -> None:
+    """Else the test below would demand nothing."""
+    assert len(TEXTS) > 25
+    assert {"clear text is not allowed to this host", "the server does not offer STARTTLS"} <= set(TEXTS)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, TOO_LATE, CUT_SHORT])
+def test_a_trouble_that_the_app_words_has_advice(text: str) -> None:
+    assert advice(text)
+
+
+@pytest.mark.parametrize("trouble", [trouble for trouble in Trouble if trouble])
+def test_a_pause_has_advice_whatever_the_server_says(trouble: Trouble) -> None:
+    error = ConnectError("550 no", phase=Phase.CONNECT, trouble=trouble, error_code="")
+    assert advice(pause_reason(error))
+
+
+@pytest.mark.parametrize("keys", [None, ["a passphrase of the project"]])
+def test_lost_keys_have_advice(keys: list[str] | None) -> None:
+    with override_settings(PRX_EMAIL={"CREDENTIAL_KEYS": keys}):
+        assert "old key" in advice(str(DecryptionFailed("prx_email_django.account.password")))
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("TLS failed (TLS: WRONG_VERSION_NUMBER)", "STARTTLS"),
+        ("TLS failed (TLS: unable to get local issuer certificate)", "TLS_CA_FILE"),
+        ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "contains"),
+        ("TLS failed (TLS: certificate has expired)", "renew"),
+        ("TLS failed (TLS: Missing Authority Key Identifier)", "3.13"),
+        ("TLS failed (TLS: UNSUPPORTED_PROTOCOL)", "TLS 1.2"),
+        ("TLS failed (TLS: TLSV1_ALERT_PROTOCOL_VERSION)", "TLS 1.2"),
+        ("TLS failed (clear text is not allowed to this host)", "CLEARTEXT_HOSTS"),
+        ("TLS failed (credentials go in clear text to loopback only)", "“none”"),
+        ("TLS failed (the server does not offer STARTTLS)", "465"),
+        ("connection failed: smtp.exmaple.com:465: Name or service not known", "DNS"),
+        ("connection failed: 127.0.0.1:1: Connection refused", "firewall"),
+        ("connection failed (no answer in time from smtp.example.com:465)", "STARTTLS"),
+        ("authentication refused (535 5.7.8 Authentication credentials invalid)", "app password"),
+        ("authentication refused (the server offers no usable authentication mechanism (it offers x))", "TLS"),
+        ("authentication refused (no access token: the token server refused: invalid_grant)", "sign in again"),
+        ("530 5.7.0 Authentication Required", "“none”"),
+        ("530 5.7.0 Must issue a STARTTLS command first", "choose STARTTLS"),
+        ("554 5.7.1 authentication required", "“none”"),
+        ("this account cannot work (host: This must be the host’s name)", "form"),
+    ],
+)
+def test_the_advice_fits_the_trouble(reason: str, word: str) -> None:
+    assert word in advice(reason)
+
+
+@pytest.mark.parametrize("reason", ["", "moving house", "550 5.7.1 mailbox busy", "paused by a person: holidays"])
+def test_no_advice_is_made_up(reason: str) -> None:
+    assert advice(reason) == ""
