@@ -34,9 +34,10 @@ def _rule(rule_id: str, *, deploy: bool = False) -> Callable[[Rule], Rule]:
             if settings.wake != reader.DJANGO_Q_WAKE and not settings.auto_schedule:
                 return []
             found = rule(reader.q_cluster(), settings)
-            return (
-                [checks.Warning(found[0], hint=found[1], obj=NAME, id=f"prx_email_django.{rule_id}")] if found else []
-            )
+            if found is None:
+                return []
+            message, hint = found
+            return [checks.Warning(message, hint=hint, obj=NAME, id=f"prx_email_django.{rule_id}")]
 
         checks.register(check, TAG, deploy=deploy)
         return rule
@@ -55,10 +56,8 @@ def check_retry(cluster: Mapping[str, Any], settings: OutboxSettings) -> Finding
     if not _is_number(retry) or retry >= budget:
         return None
     message = f'Q_CLUSTER["retry"] ({retry:g} s) is shorter than DRAIN_TIME_BUDGET ({budget:g} s).'
-    return (
-        message,
-        f"django-q2 starts a second drain while the first runs. Set retry to at least {budget:g}, better 600.",
-    )
+    hint = f"django-q2 starts a second drain while the first runs. Set retry to at least {budget:g}, better 600."
+    return message, hint
 
 
 @_rule("W011")
@@ -80,10 +79,8 @@ def check_attempts(cluster: Mapping[str, Any], settings: OutboxSettings) -> Find
     if cluster.get("ack_failures") or cluster.get("max_attempts"):
         return None
     message = 'Q_CLUSTER has neither "ack_failures" nor "max_attempts": a task that raises is repeated without end.'
-    return (
-        message,
-        'Such tasks occupy the workers that drains need. Set "max_attempts": 5, or "ack_failures": True.',
-    )
+    hint = 'Such tasks occupy the workers that drains need. Set "max_attempts": 5, or "ack_failures": True.'
+    return message, hint
 
 
 @_rule("W013")
@@ -121,10 +118,8 @@ def check_scheduler(cluster: Mapping[str, Any], settings: OutboxSettings) -> Fin
     if not settings.auto_schedule or cluster.get("scheduler", True):
         return None
     message = 'Q_CLUSTER["scheduler"] is off: retries and planned messages wait until another message is queued.'
-    return (
-        message,
-        "Switch the scheduler on in one cluster, or run flush_outbox --loop and set AUTO_SCHEDULE to False.",
-    )
+    hint = "Switch the scheduler on in one cluster, or run flush_outbox --loop and set AUTO_SCHEDULE to False."
+    return message, hint
 
 
 @_rule("W017")
@@ -133,7 +128,5 @@ def check_broker(cluster: Mapping[str, Any], settings: OutboxSettings) -> Findin
     if any(cluster.get(name) for name in OTHER_BROKERS) or find_spec("redis") is not None:
         return None
     message = "Q_CLUSTER names no broker, so django-q2 uses Redis, but the Redis client is not installed."
-    return (
-        message,
-        'Set Q_CLUSTER = {"orm": "default", …}, install redis, or remove django_q from INSTALLED_APPS.',
-    )
+    hint = 'Set Q_CLUSTER = {"orm": "default", …}, install redis, or remove django_q from INSTALLED_APPS.'
+    return message, hint

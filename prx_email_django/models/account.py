@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
-from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -16,7 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.models.account_validation import account_errors
 from prx_email_django.models.choices import AuthMethod, OAuthProvider, Pipelining, Security
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
-from prx_email_django.models.managers import OutboxManager, outbox_alias
+from prx_email_django.models.managers import OutboxManager, OutboxModel, outbox_alias
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.models.runtime_state import AccountState
 
@@ -81,7 +81,11 @@ class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  
         return account
 
 
-class Account(models.Model):
+def _constraint(name: str, condition: Q, message: Any) -> models.CheckConstraint:
+    return models.CheckConstraint(condition=condition, name=name, violation_error_message=message)
+
+
+class Account(OutboxModel):
     """An SMTP account: server, credentials, sender and limits."""
 
     name = models.CharField(_("name"), max_length=100, unique=True)
@@ -146,57 +150,46 @@ class Account(models.Model):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
-    objects = AccountManager()
+    objects: ClassVar[AccountManager] = AccountManager()
 
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("account")
         verbose_name_plural = _("accounts")
         ordering = ("name",)
-        base_manager_name = "objects"
         constraints = (
-            models.CheckConstraint(
-                condition=~Q(host=""), name="prx_account_host", violation_error_message=_("The host is empty.")
+            _constraint("prx_account_host", ~Q(host=""), _("The host is empty.")),
+            _constraint(
+                "prx_account_port", Q(port__gte=1, port__lte=65535), _("The port must be between 1 and 65535.")
             ),
-            models.CheckConstraint(
-                condition=Q(port__gte=1, port__lte=65535),
-                name="prx_account_port",
-                violation_error_message=_("The port must be between 1 and 65535."),
+            _constraint(
+                "prx_account_security",
+                Q(security__in=Security.values),
+                _("The security is one of tls, starttls and none."),
             ),
-            models.CheckConstraint(
-                condition=Q(security__in=Security.values),
-                name="prx_account_security",
-                violation_error_message=_("The security is one of tls, starttls and none."),
-            ),
-            models.CheckConstraint(
-                condition=(
-                    (Q(auth_method="password", oauth_token="") & ~Q(user="") & ~Q(password=""))
-                    | (
-                        Q(auth_method="xoauth2", password="")
-                        & ~Q(user="")
-                        & (~Q(oauth_token="") | ~Q(oauth_provider=""))
-                    )
-                    | Q(auth_method="none", user="", password="", oauth_token="")
-                ),
-                name="prx_account_one_secret",
-                violation_error_message=_(
+            _constraint(
+                "prx_account_one_secret",
+                (Q(auth_method="password", oauth_token="") & ~Q(user="") & ~Q(password=""))
+                | (Q(auth_method="xoauth2", password="") & ~Q(user="") & (~Q(oauth_token="") | ~Q(oauth_provider="")))
+                | Q(auth_method="none", user="", password="", oauth_token=""),
+                _(
                     "Exactly one of password and OAuth token must be set, with a user; "
                     "an unauthenticated relay (authentication “none”) has neither."
                 ),
             ),
-            models.CheckConstraint(
-                condition=Q(max_connections__gte=1, max_messages_per_connection__gte=1),
-                name="prx_account_limits",
-                violation_error_message=_("At least one connection, and one message on each."),
+            _constraint(
+                "prx_account_limits",
+                Q(max_connections__gte=1, max_messages_per_connection__gte=1),
+                _("At least one connection, and one message on each."),
             ),
-            models.CheckConstraint(
-                condition=Q(pipelining__in=Pipelining.values),
-                name="prx_account_pipelining",
-                violation_error_message=_("The pipelining is one of auto, full, envelope and off."),
+            _constraint(
+                "prx_account_pipelining",
+                Q(pipelining__in=Pipelining.values),
+                _("The pipelining is one of auto, full, envelope and off."),
             ),
-            models.CheckConstraint(
-                condition=Q(oauth_provider__in=OAuthProvider.values),
-                name="prx_account_provider",
-                violation_error_message=_("The OAuth provider is one of google, microsoft and custom."),
+            _constraint(
+                "prx_account_provider",
+                Q(oauth_provider__in=OAuthProvider.values),
+                _("The OAuth provider is one of google, microsoft and custom."),
             ),
         )
 
@@ -247,17 +240,12 @@ class Account(models.Model):
     @property
     def paused_until(self) -> datetime | None:
         """The end of the pause; None with a ``pause_reason``: until a person resumes the account."""
-        state = self._state_row()
-        return state.paused_until if state else None
+        return self._state_row().paused_until
 
     @property
     def pause_reason(self) -> str:
         """The reason of the pause; empty if the account is not paused."""
-        state = self._state_row()
-        return state.pause_reason if state else ""
+        return self._state_row().pause_reason
 
-    def _state_row(self) -> AccountState | None:
-        try:
-            return AccountState.objects.get(account_id=self.pk)
-        except ObjectDoesNotExist:
-            return None
+    def _state_row(self) -> AccountState:
+        return AccountState.objects.filter(account_id=self.pk).first() or AccountState()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import ClassVar, Self
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.mime.bodies import MailPart
-from prx_email_django.models.managers import OutboxManager
+from prx_email_django.models.managers import OutboxModel
 
 #: Bytes of a chunk: well below every database's packet limit.
 CHUNK_SIZE = 1024 * 1024
@@ -20,7 +19,7 @@ class ContentAltered(Exception):
     """Stored bytes are missing, or their SHA-256 is not the stored one any more."""
 
 
-class Content(models.Model):
+class Content(OutboxModel):
     """A sequence of bytes, found by its SHA-256.
 
     The hash is indexed, not unique: with a unique hash a second caller would wait for the transaction of the first, and
@@ -31,30 +30,24 @@ class Content(models.Model):
     size = models.BigIntegerField(_("size"))
     stored_at = models.DateTimeField(_("stored at"), db_index=True)
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("content")
         verbose_name_plural = _("contents")
-        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return f"{self.sha256[:12]} ({self.size} bytes)"
 
 
-class ContentChunk(models.Model):
+class ContentChunk(OutboxModel):
     """At most ``CHUNK_SIZE`` bytes of a content."""
 
     content = models.ForeignKey(Content, models.CASCADE, related_name="chunks", db_index=False)
     position = models.PositiveIntegerField(_("position"))
     data = models.BinaryField(_("data"))
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("content chunk")
         verbose_name_plural = _("content chunks")
-        base_manager_name = "objects"
         constraints = (models.UniqueConstraint(fields=("content", "position"), name="prx_chunk_position"),)
 
     def __str__(self) -> str:
@@ -76,7 +69,7 @@ def read_content(content_id: int | None, sha256: str = "") -> bytes:
     return content
 
 
-class Attachment(models.Model):
+class Attachment(OutboxModel):
     """A file of a message, an inline image, or an alternative body; its bytes are a ``Content``."""
 
     class Kind(models.TextChoices):
@@ -100,12 +93,9 @@ class Attachment(models.Model):
         Content, models.PROTECT, null=True, blank=True, related_name="attachments", verbose_name=_("content")
     )
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("attachment")
         verbose_name_plural = _("attachments")
-        base_manager_name = "objects"
         ordering = ("message", "position")
 
     def __str__(self) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.models.foreign_text import ForeignCharField, ForeignJSONField, ForeignTextField
-from prx_email_django.models.managers import OutboxManager
+from prx_email_django.models.managers import OutboxModel
 from prx_email_django.states import AttemptOutcome, ErrorCode
 
 
-class DeliveryAttempt(models.Model):
+class DeliveryAttempt(OutboxModel):
     """One attempt at one message: finished by its worker, or lost with it."""
 
     message = models.ForeignKey(
@@ -38,12 +37,9 @@ class DeliveryAttempt(models.Model):
     #: The token of the claim: by it a late result finds the row of its attempt.
     claim_token = models.UUIDField(_("claim token"), null=True, blank=True)
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("delivery attempt")
         verbose_name_plural = _("delivery attempts")
-        base_manager_name = "objects"
         ordering = ("message", "number")
         indexes = (models.Index(fields=("message", "number"), name="prx_attempt_message"),)
 
@@ -58,7 +54,7 @@ def next_numbers(message_ids: Sequence[int]) -> dict[int, int]:
     return {pk: last.get(pk, 0) + 1 for pk in message_ids}
 
 
-class InboundMessage(models.Model):
+class InboundMessage(OutboxModel):
     """A message that was received, as far as a reply needs it."""
 
     account = models.ForeignKey(
@@ -75,12 +71,9 @@ class InboundMessage(models.Model):
     references = models.TextField(_("References"), blank=True)
     received_at = models.DateTimeField(_("received at"), db_index=True)
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("inbound message")
         verbose_name_plural = _("inbound messages")
-        base_manager_name = "objects"
         constraints = (models.UniqueConstraint(fields=("account", "message_id_hash"), name="prx_inbound_message_id"),)
 
     def __str__(self) -> str:

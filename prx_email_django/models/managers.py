@@ -1,8 +1,8 @@
-"""Managers for the database of the outbox, which the router names for ``OutboxMessage``."""
+"""Manager and base of the models for the database of the outbox, which the router names for ``OutboxMessage``."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from django.apps import apps
 from django.db import models, router
@@ -22,3 +22,13 @@ class OutboxManager(models.Manager[M]):
         """A query set for the outbox's database."""
         queryset = super().get_queryset()
         return queryset if self._db else queryset.using(outbox_alias())
+
+
+class OutboxModel(models.Model):
+    """Base of the models, whose rows are all found by ``OutboxManager``, those of a relation too."""
+
+    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
+
+    class Meta:
+        abstract = True
+        base_manager_name = "objects"

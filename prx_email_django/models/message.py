@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from functools import lru_cache
-from typing import Any, ClassVar, Self, cast
+from typing import Any, cast
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -23,7 +23,7 @@ from prx_email_django.models.account import Account
 from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.indexes import PartialIndex
-from prx_email_django.models.managers import OutboxManager
+from prx_email_django.models.managers import OutboxModel
 from prx_email_django.rules.redirect import Route, named, route
 from prx_email_django.rules.sent import message_id_number
 from prx_email_django.states import ErrorCode, RecipientResult
@@ -38,7 +38,7 @@ class OnUnknown(models.TextChoices):
     HOLD = "hold", _("hold for a person (at most once)")
 
 
-class OutboxMessage(models.Model):
+class OutboxMessage(OutboxModel):
     """One message in the outbox: its content, its state, and what the server said to it."""
 
     Status = MessageStatus
@@ -104,12 +104,9 @@ class OutboxMessage(models.Model):
         db_persist=True,
     )
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("outbox message")
         verbose_name_plural = _("outbox messages")
-        base_manager_name = "objects"
         ordering = ("-id",)
         indexes = (
             PartialIndex(
@@ -237,7 +234,7 @@ def _imported(path: str) -> Any:
     return import_string(path)
 
 
-class Recipient(models.Model):
+class Recipient(OutboxModel):
     """One envelope address of one message, and the server's answer to it."""
 
     class Kind(models.TextChoices):
@@ -254,12 +251,9 @@ class Recipient(models.Model):
     code = models.PositiveSmallIntegerField(_("code"), null=True, blank=True)
     text = ForeignCharField(_("text"), max_length=255, blank=True, default="")
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("recipient")
         verbose_name_plural = _("recipients")
-        base_manager_name = "objects"
         ordering = ("message", "id")
 
     def __str__(self) -> str:

@@ -6,14 +6,14 @@ written to that row would wait for the caller's transaction, and every other ``e
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.models.encrypted import EncryptedTextField
 from prx_email_django.models.foreign_text import ForeignCharField
-from prx_email_django.models.managers import OutboxManager
+from prx_email_django.models.managers import OutboxManager, OutboxModel
 from prx_email_django.rules.outcomes import Trouble
 
 
@@ -71,7 +71,7 @@ class AccountStateManager(OutboxManager["AccountState"]):
         )
 
 
-class AccountState(models.Model):
+class AccountState(OutboxModel):
     """The runtime state of one account: its pause, its tokens, and what is known of its server."""
 
     account = models.OneToOneField(
@@ -109,18 +109,17 @@ class AccountState(models.Model):
     #: The SIZE that the server announced last, in bytes; 0: none.
     size_limit = models.BigIntegerField(_("size limit"), default=0)
 
-    objects = AccountStateManager()
+    objects: ClassVar[AccountStateManager] = AccountStateManager()
 
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("account state")
         verbose_name_plural = _("account states")
-        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return f"state of account {self.account_id}"
 
 
-class ConnectionSlot(models.Model):
+class ConnectionSlot(OutboxModel):
     """The leased right to one connection; an account has ``max_connections`` slots over all machines."""
 
     account = models.ForeignKey(
@@ -131,19 +130,16 @@ class ConnectionSlot(models.Model):
     expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
     holder = ForeignCharField(_("holder"), max_length=255, blank=True, default="")
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("connection slot")
         verbose_name_plural = _("connection slots")
-        base_manager_name = "objects"
         constraints = (models.UniqueConstraint(fields=("account", "number"), name="prx_slot_number"),)
 
     def __str__(self) -> str:
         return f"slot {self.number} of account {self.account_id}"
 
 
-class RateWindow(models.Model):
+class RateWindow(OutboxModel):
     """The permits spent of one rate limit: twenty-one buckets, each a twentieth of the limit's period."""
 
     account = models.ForeignKey(
@@ -157,19 +153,16 @@ class RateWindow(models.Model):
     counts = models.JSONField(_("counts"), default=list)
     version = models.BigIntegerField(_("version"), default=0)
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("rate window")
         verbose_name_plural = _("rate windows")
-        base_manager_name = "objects"
         constraints = (models.UniqueConstraint(fields=("account", "limit_key"), name="prx_window_limit"),)
 
     def __str__(self) -> str:
         return f"{self.limit_key} of account {self.account_id}"
 
 
-class OutboxState(models.Model):
+class OutboxState(OutboxModel):
     """The one row that describes the whole outbox."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
@@ -182,12 +175,9 @@ class OutboxState(models.Model):
     last_drain_at = models.DateTimeField(_("last drain at"), null=True, blank=True)
     last_purge_at = models.DateTimeField(_("last purge at"), null=True, blank=True)
 
-    objects: ClassVar[OutboxManager[Self]] = OutboxManager()
-
-    class Meta:
+    class Meta(OutboxModel.Meta):
         verbose_name = _("state of the outbox")
         verbose_name_plural = _("state of the outbox")
-        base_manager_name = "objects"
         constraints = (models.CheckConstraint(condition=models.Q(id=1), name="prx_state_one_row"),)
 
     def __str__(self) -> str:

@@ -188,7 +188,9 @@ def _settings_table() -> dict[str, list[str]]:
 
 
 def test_the_settings_table_is_the_code() -> None:
-    assert set(_settings_table()) == {setting.name for setting in SETTINGS}
+    rows = _settings_table()
+    assert set(rows) == {setting.name for setting in SETTINGS}
+    assert all(unit and effect for _, _, unit, effect in rows.values())
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
