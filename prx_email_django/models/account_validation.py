@@ -11,9 +11,16 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.mime.addresses import split_mailbox
-from prx_email_django.models.choices import AuthMethod, OAuthProvider, Security
+from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
 from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, is_host, is_loopback
 from prx_email_django.rules.rates import parse_rate_limits
+from prx_email_django.rules.text import CONTROL
+
+MECHANISM_FITS_NOT = _(
+    "PLAIN, LOGIN and CRAM-MD5 need a password; XOAUTH2 and OAUTHBEARER need a token; without authentication there is "
+    "no mechanism."
+)
+KEY_WITHOUT_CERTIFICATE = _("The client key needs a client certificate.")
 
 
 def account_errors(account: Any) -> dict[str, Any]:
@@ -24,6 +31,7 @@ def account_errors(account: Any) -> dict[str, Any]:
     except ValueError as error:
         errors["rate_limits"] = str(error)
     _clean_addresses(account, errors)
+    _clean_tls_files(account, errors)
     return errors | credential_errors(account)
 
 
@@ -32,7 +40,18 @@ def credential_errors(account: Any) -> dict[str, Any]:
     errors: dict[str, Any] = {}
     _clean_secrets(account, errors)
     _clean_oauth(account, errors)
+    if account.auth_mechanism not in ("auto", *AuthMechanism.fitting(account.auth_method)):
+        errors["auth_mechanism"] = MECHANISM_FITS_NOT
     return errors
+
+
+def _clean_tls_files(account: Any, errors: dict[str, Any]) -> None:
+    """Only what holds on every machine: whether the files exist is found out where a worker connects."""
+    for name in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+        if CONTROL.search(getattr(account, name)):
+            errors[name] = _("This must be a path.")
+    if account.tls_key_file and not account.tls_cert_file:
+        errors["tls_cert_file"] = KEY_WITHOUT_CERTIFICATE
 
 
 def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:

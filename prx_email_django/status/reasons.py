@@ -25,8 +25,33 @@ _ADVICE = (
         gettext_lazy("This port does not start with TLS: choose STARTTLS, or the server’s TLS port (465)."),
     ),
     (
+        r"(TLS_CA_FILE|tls_\w+_file) cannot be used",
+        gettext_lazy("The file must exist on every machine that sends, in PEM format and readable for the worker."),
+    ),
+    (
+        "unsupported.protocol|protocol.version|legacy.sigalg|dh.key.too.small|no.shared.cipher|wrong.ssl.version",
+        gettext_lazy("The server offers only outdated encryption: its administrator must allow TLS 1.2 or later."),
+    ),
+    (
+        "key identifier|basic constraints|key usage|(CA|authority) cert",
+        gettext_lazy(
+            "The certificate breaks RFC 5280, which Python checks from 3.13 on: it must be issued again, with the "
+            "extensions subjectKeyIdentifier and authorityKeyIdentifier and those that the text names."
+        ),
+    ),
+    (
+        "ALERT_(CERTIFICATE|UNKNOWN_CA|BAD_CERTIFICATE|HANDSHAKE_FAILURE|ACCESS_DENIED|UNSUPPORTED_CERTIFICATE)",
+        gettext_lazy(
+            "The server refused the TLS handshake: where it demands a client certificate, set tls_cert_file and "
+            "tls_key_file to one that it accepts."
+        ),
+    ),
+    (
         "local issuer certificate|self.signed",
-        gettext_lazy("This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."),
+        gettext_lazy(
+            "This machine does not know the certificate authority: set TLS_CA_FILE, or tls_ca_file of the account, to "
+            "its certificate."
+        ),
     ),
     (
         "(hostname|address) mismatch",
@@ -58,6 +83,13 @@ _ADVICE = (
         "no usable authentication",
         gettext_lazy(
             "The server offers no authentication, or only after TLS: check security and authentication method."
+        ),
+    ),
+    (
+        "throttles logins",
+        gettext_lazy(
+            "The server slows down logins, often after wrong ones: the account tries again when the pause ends. Check "
+            "the password (or token), and allow fewer connections at once."
         ),
     ),
     (

@@ -131,6 +131,18 @@ class ConnectError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Paths of PEM files; empty: none."""
+
+    #: Authorities of all accounts (the setting ``TLS_CA_FILE``) and of this account, added to those of the system.
+    shared_ca_file: str = ""
+    ca_file: str = ""
+    #: Client certificate with its chain, and its key (empty: in the same file).
+    cert_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """Where and how to connect: plain values copied from an ``Account``; secrets never appear in ``repr``."""
 
@@ -140,9 +152,11 @@ class ConnectionSettings:
     security: str
     #: ``password`` | ``xoauth2`` | ``none``.
     auth_method: str
+    #: ``auto`` | ``plain`` | ``login`` | ``cram-md5`` | ``xoauth2`` | ``oauthbearer``.
+    auth_mechanism: str = "auto"
     user: str = ""
     password: str = field(default="", repr=False)
-    #: OAuth access token, for XOAUTH2.
+    #: OAuth access token, for XOAUTH2 and OAUTHBEARER.
     token: str = field(default="", repr=False)
     #: ``full`` | ``envelope`` | ``off`` | ``auto``; ``auto``: envelope for the first three messages, then full.
     pipelining: str = "auto"
@@ -152,8 +166,8 @@ class ConnectionSettings:
     timeout: float = 60.0
     #: Seconds for the final reply to a body; time in proportion to the size is added.
     final_timeout: float = 600.0
-    #: Path of a PEM bundle of certificate authorities; None: those of the system.
-    tls_ca_file: str | None = None
+    #: Files of authorities and of the client certificate.
+    tls_files: TlsFiles = TlsFiles()
     #: Host names and networks to which clear text is allowed.  Credentials go in clear text to loopback only.
     cleartext_hosts: tuple[str, ...] = ("localhost", "127.0.0.0/8", "::1")
 

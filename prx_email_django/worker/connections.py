@@ -159,10 +159,11 @@ class Connections:
 
     def goes_on(self, connection: Connection, error: ConnectError) -> bool:
         """Whether the account goes on although an opening failed: with a fresh token, or with its other connections."""
-        refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
+        refused = error.trouble is Trouble.AUTH and error.smtp_code >= 500  # not: no mechanism for it, or throttled
         if refused and self.tokens.discard(connection.token):
             return True
-        if self.greeted and error.trouble is Trouble.CONNECTION:
+        throttled = error.trouble is Trouble.AUTH and 400 <= error.smtp_code < 500
+        if self.greeted and (throttled or error.trouble is Trouble.CONNECTION):
             # The server accepts no further connection.
             self.most = max(1, len(self) - 1)
             return True

@@ -19,7 +19,7 @@ from prx_email_django.oauth.fetch import fetch_token
 from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import token_request
 from prx_email_django.rules.clock import Clock
-from prx_email_django.transports.base import ConnectionSettings, Transport
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles, Transport
 from prx_email_django.transports.console import ConsoleTransport
 from prx_email_django.transports.memory import shared as memory
 from prx_email_django.transports.smtp.connection import SmtpTransport
@@ -54,13 +54,19 @@ def connection_settings(account: Account, state: AccountState, *, token: str, no
         port=account.port,
         security=account.security,
         auth_method=account.auth_method,
+        auth_mechanism=account.auth_mechanism,
         user=account.user,
         password=account.password,
         token=token,
         pipelining=pipelining,
         max_messages=account.max_messages_per_connection,
         timeout=settings.smtp_timeout.total_seconds(),
-        tls_ca_file=None if settings.tls_ca_file is None else str(settings.tls_ca_file),
+        tls_files=TlsFiles(
+            shared_ca_file=str(settings.tls_ca_file or ""),
+            ca_file=account.tls_ca_file,
+            cert_file=account.tls_cert_file,
+            key_file=account.tls_key_file,
+        ),
         cleartext_hosts=settings.cleartext_hosts,
     )
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.installing import Missing
 from tests.servers.messages import Mailbox, Server
@@ -54,7 +54,13 @@ def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
 
 
 def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
-    common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
+    common = {
+        "host": "localhost",
+        "user": USER,
+        "max_messages": 1000,
+        "timeout": 60.0,
+        "tls_files": TlsFiles(ca_file=str(ca.file)),
+    }
     password = {"auth_method": "password", "password": PASSWORD}
     return {
         "PLAIN after STARTTLS": ConnectionSettings(port=ports[0], security="starttls", **password, **common),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from tests.servers import tokens
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.dovecot import PASSWORD, USER, dovecot
@@ -122,7 +122,7 @@ def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
             user=USER,
             max_messages=1000,
             timeout=60.0,
-            tls_ca_file=str(ca.file),
+            tls_files=TlsFiles(ca_file=str(ca.file)),
             password=password,
             token=token,
         )

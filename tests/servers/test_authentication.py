@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prx_email_django.rules.outcomes import Phase, Trouble
-from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.base import ConnectError, ConnectionSettings, TlsFiles
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.servers.messages import Server
 from tests.servers.private_ca import PrivateCA
@@ -64,5 +64,5 @@ def test_refusal_of_a_token_by_npm_smtp_server_keeps_the_reason(npm_server: Serv
 @pytest.mark.parametrize("name", ["PLAIN after STARTTLS", "LOGIN in implicit TLS"])
 def test_no_session_with_a_server_whose_authority_is_unknown(postfix_server: Server, name: str, tmp_path: Path) -> None:
     stranger = PrivateCA(tmp_path)
-    error = refusal(replace(postfix_server.settings[name], tls_ca_file=str(stranger.file)))
+    error = refusal(replace(postfix_server.settings[name], tls_files=TlsFiles(ca_file=str(stranger.file))))
     assert (error.phase, error.trouble) == (Phase.TLS, Trouble.TLS), error
