@@ -645,6 +645,10 @@ class Migration(migrations.Migration):
                     "envelope_until",
                     models.DateTimeField(blank=True, null=True, verbose_name="envelope pipelining until"),
                 ),
+                (
+                    "stepwise_until",
+                    models.DateTimeField(blank=True, null=True, verbose_name="no pipelining until"),
+                ),
                 ("size_limit", models.BigIntegerField(default=0, verbose_name="size limit")),
             ],
             options={

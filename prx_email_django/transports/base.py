@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.transports.found import Ahead, FoundOut
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -65,15 +66,15 @@ class SessionEnd:
 
     ``reconnect``: the session is over but nothing is wrong (retired, too many refusals, 421 between transactions), so
     another session may be opened.  ``trouble``: what the end says about the account.  It includes the trouble that the
-    session's last outcome named: count one of the two.  ``overlap_lost``: the first body that was written together with
-    the next envelope was lost, so the account falls back to pipelining level ``envelope``.
+    session's last outcome named: count one of the two.  ``broken``: what was written ahead and the server does not
+    bear; the account does without it for some time.
     """
 
     reconnect: bool = False
     trouble: Trouble = Trouble.NONE
     error_code: str = ""
     error: str = ""
-    overlap_lost: bool = False
+    broken: Ahead | None = None
 
 
 class Session(Protocol):
@@ -160,6 +161,8 @@ class ConnectionSettings:
     token: str = field(default="", repr=False)
     #: ``full`` | ``envelope`` | ``off`` | ``auto``; ``auto``: envelope for the first three messages, then full.
     pipelining: str = "auto"
+    #: What the account's connections share; a value of its own where only one is opened.
+    found: FoundOut = field(default_factory=FoundOut, repr=False, compare=False)
     #: Messages after which the connection is closed and replaced.
     max_messages: int = 100
     #: Seconds for the reply to a command (connect, TLS and authentication together have three times this).

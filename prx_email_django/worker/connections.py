@@ -15,6 +15,7 @@ from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
+from prx_email_django.transports.found import FoundOut
 from prx_email_django.worker.connection import Connection, Listener
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
@@ -44,6 +45,8 @@ class Connections:
         self.network = network
         self.results = results
         self.transport = transport
+        #: What its connections find out about the server together.
+        self.found = FoundOut()
         self.tokens = TokenKeeper(current, clock=clock, network=network)
         #: Connections that have greeted and not ended.
         self.greeted = 0
@@ -97,7 +100,9 @@ class Connections:
             token = self._token()
             if token is None:
                 return None
-            return connection_settings(self.current.account, self.current.state, token=token, now=self.clock.now)
+            return connection_settings(
+                self.current.account, self.current.state, token=token, found=self.found, now=self.clock.now
+            )
         except TokenRefused as error:
             trouble = Trouble.AUTH if error.permanent else Trouble.CONNECTION
             raise _unable(f"no access token: {error}", trouble) from error

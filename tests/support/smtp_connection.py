@@ -235,6 +235,9 @@ class Connection(asyncio.Protocol):
             self.out.append(b"503 5.5.1 MAIL first\r\n")
             return
         address = rest[3:].strip("<>")
+        if 0 < self.server.max_recipients <= len(self.recipients):
+            self.out.append(b"452 4.5.3 too many recipients\r\n")
+            return
         self.answer("rcpt", b"250 2.1.5 ok\r\n", address=address, effect=lambda: self.recipients.append(address))
 
     def data(self, _rest: str) -> None:
