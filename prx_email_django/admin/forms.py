@@ -52,6 +52,8 @@ class AccountForm(AccountFormBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "auth_mechanism" in self.fields:
+            self.fields["auth_mechanism"].required = False  # a form that does not know the field keeps its value
         for name, field in list(self.fields.items()):
             if name in SECRETS:
                 self._describe(name, field)

@@ -53,7 +53,7 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.HOSTS,
         "Hosts and networks to which clear text is allowed, besides loopback.",
     ),
-    Setting("TLS_CA_FILE", None, kinds.PATH, "Trusted certificate authorities; None: the system's."),
+    Setting("TLS_CA_FILE", None, kinds.PATH, "Certificate authorities that are trusted in addition to the system's."),
     Setting("SMTP_TIMEOUT", 60, kinds.DURATION, "Longest wait for the reply to one command."),
     Setting("SEND_DEADLINE", 30, kinds.DURATION, "Longest time of a send before the body is written."),
     Setting("DRAIN_TIME_BUDGET", 40, kinds.DURATION, "Time after which the scheduled drain starts nothing new."),

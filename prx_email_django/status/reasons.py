@@ -86,6 +86,13 @@ _ADVICE = (
         ),
     ),
     (
+        r"pipelin(ing|ed)\b|synchroni[sz]ation error|protocol synchroni[sz]ation",
+        gettext_lazy(
+            "The server does not bear commands that come before its replies: set pipelining of the account to “off” "
+            "(or “envelope”)."
+        ),
+    ),
+    (
         "throttles logins",
         gettext_lazy(
             "The server slows down logins, often after wrong ones: the account tries again when the pause ends. Check "

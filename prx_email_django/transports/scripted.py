@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.transports.base import ConnectError
+from prx_email_django.transports.smtp.auth import is_throttled
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 
 #: Phases before a session is open, and the trouble that a failure in each of them names.
@@ -70,7 +71,8 @@ class Script:
 
 def _connect_error(failure: Failure, trouble: Trouble, peer: str) -> ConnectError:
     reply = failure.reply
-    if reply is None or reply.code < 500:
+    throttled = reply is not None and failure.phase is Phase.AUTH and is_throttled(reply.code, reply.text)
+    if not throttled and (reply is None or reply.code < 500):
         # A temporary refusal or a lost connection says nothing about credentials.
         trouble = trouble if trouble is Trouble.TLS else Trouble.CONNECTION
     error_code = _ERROR_CODES[trouble]

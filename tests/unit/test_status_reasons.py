@@ -162,6 +162,12 @@ def test_a_pause_that_has_ended_is_not_shown(reason: str, until: datetime | None
     [
         ("TLS failed (TLS: WRONG_VERSION_NUMBER)", "STARTTLS"),
         ("TLS failed (TLS: unable to get local issuer certificate)", "TLS_CA_FILE"),
+        ("TLS failed (tls_key_file cannot be used: No such file or directory)", "PEM"),
+        ("TLS failed (TLS: Missing Authority Key Identifier)", "3.13"),
+        ("TLS failed (TLS: UNSUPPORTED_PROTOCOL)", "TLS 1.2"),
+        ("TLS failed (TLS: TLSV13_ALERT_CERTIFICATE_REQUIRED)", "tls_cert_file"),
+        ("authentication refused (the server throttles logins: 454 4.7.0 later)", "slows down logins"),
+        ("503 Bad sequence of commands - pipelined after end of DATA", "pipelining"),
         ("TLS failed (TLS: Hostname mismatch, certificate is not valid for 'mail.example.com'.)", "contains"),
         ("connection failed: smtp.exmaple.com:465: Name or service not known", "DNS"),
         ("connection failed: 127.0.0.1:1: Connection refused", "firewall"),
