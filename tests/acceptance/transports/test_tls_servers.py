@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import socket
 import ssl
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from prx_email_django.rules.outcomes import Ending, Phase, Trouble
 from prx_email_django.status.reasons import advice
@@ -147,3 +153,54 @@ def test_server_with_outdated_tls_only_is_told_so(
     error = refused_by(server_context, tls, TlsFiles("", str(tmp_path / "server-ca.pem")))
     assert (error.phase, error.trouble, error.error_code) == (Phase.TLS, Trouble.TLS, "tls"), error
     assert "TLS 1.2" in advice(f"TLS failed ({error})"), error
+
+
+def _without_key_identifier(folder: Path) -> ssl.SSLContext:
+    """A server whose certificate lacks the authority key identifier, as many private authorities issue them."""
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    keys = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+    def certificate(subject: str, serial: int, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject, "authority")]
+        builder = x509.CertificateBuilder(names[1], names[0], key.public_key(), serial)
+        return builder.not_valid_before(now - day).not_valid_after(now + day)
+
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    authority = certificate("authority", 1, keys[0]).add_extension(x509.BasicConstraints(True, None), critical=True)
+    authority = authority.add_extension(usage, critical=True)
+    authority = authority.add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[0].public_key()), critical=False)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    leaf = certificate("localhost", 2, keys[1]).add_extension(names, critical=False)
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "strict-ca.pem").write_bytes(authority.sign(keys[0], hashes.SHA256()).public_bytes(pem))
+    chain = folder / "strict.pem"
+    private = keys[1].private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    chain.write_bytes(leaf.sign(keys[0], hashes.SHA256()).public_bytes(pem) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return context
+
+
+def test_certificate_that_python_3_13_refuses_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ssl.create_default_context
+
+    def strict(*arguments: Any) -> ssl.SSLContext:
+        context = real(*arguments)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    server = _without_key_identifier(tmp_path)
+    error = refused_by(server, "implicit", TlsFiles("", str(tmp_path / "strict-ca.pem")))
+    assert (error.phase, error.trouble) == (Phase.TLS, Trouble.TLS)
+    assert "Missing Authority Key Identifier" in str(error) and "3.13" in advice(f"TLS failed ({error})")
