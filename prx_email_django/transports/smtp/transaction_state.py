@@ -21,6 +21,8 @@ _OPEN = RecipientOutcome(Answer.OPEN)
 _ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
 _UNKNOWN = RecipientOutcome(Answer.UNKNOWN)
 _KEPT = RecipientOutcome(Answer.TOO_MANY)
+#: Commands answered "too many" in one transaction from which on the next transactions keep to the server's limit.
+_MANY_TOO_MANY = 20
 
 
 class MailTransaction:
@@ -96,9 +98,9 @@ class MailTransaction:
         return tuple(address for address, reply in answers if reply.code < 300)
 
     def recipients_taken(self) -> int:
-        """The recipients that the server took before it said "too many" to all others; 0: it said nothing like that."""
+        """The recipients that the server took before it said "too many" to all others; 0: no limit worth keeping to."""
         answers = [recipient_answer(reply) for reply in self.answers]
-        if Answer.TOO_MANY not in answers:
+        if answers.count(Answer.TOO_MANY) < _MANY_TOO_MANY:
             return 0
         first = answers.index(Answer.TOO_MANY)
         is_limit = all(answer is Answer.TOO_MANY for answer in answers[first:])
