@@ -76,10 +76,10 @@ def _connect_error(failure: Failure, trouble: Trouble, peer: str) -> ConnectErro
         # A temporary refusal or a lost connection says nothing about credentials.
         trouble = trouble if trouble is Trouble.TLS else Trouble.CONNECTION
     error_code = _ERROR_CODES[trouble]
-    if reply is not None and trouble is Trouble.CONNECTION:
+    if reply is not None and (throttled or trouble is Trouble.CONNECTION):
         error_code = "provider"
     return ConnectError(
-        failure.text if reply is None else str(reply),
+        failure.text if reply is None else f"the server throttles logins: {reply}" if throttled else str(reply),
         phase=failure.phase,
         trouble=trouble,
         error_code="timeout" if failure.timeout else error_code,

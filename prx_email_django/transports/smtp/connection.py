@@ -240,8 +240,8 @@ class _Opening:
         """Return the error for a reply that ended the attempt.
 
         A reply to STARTTLS is about TLS, a 5yz to AUTH about the credentials, any other about the server.  A challenge
-        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH, and so does a login that was throttled:
-        each further login would prolong that.
+        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.  A throttled login says nothing about the
+        credentials, but pauses as their refusal does: each further login would prolong that.
         """
         if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
             text, code = (f"{code} {text}" if code > 0 else text), 0
@@ -250,8 +250,10 @@ class _Opening:
         in_auth = self.phase is Phase.AUTH
         unexpected = in_auth and 0 < code < 400
         throttled = in_auth and sasl.is_throttled(code, text)
-        if disabled or unexpected or throttled or (in_auth and code >= 500):
+        if disabled or unexpected or (in_auth and code >= 500):
             trouble, error_code = Trouble.AUTH, "auth"
+        elif throttled:
+            trouble, error_code = Trouble.AUTH, "provider"
         elif self.phase is Phase.TLS and code not in (0, 421):
             trouble, error_code = Trouble.TLS, "tls"
         else:
