@@ -73,7 +73,11 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
     ordering = ("name",)
     fieldsets = (
         (None, {"fields": ("name", ("email", "display_name"), "is_active")}),
-        (gettext_lazy("Server"), {"fields": (("host", "port"), "security", "user", "auth_method")}),
+        (gettext_lazy("Server"), {"fields": (("host", "port"), "security", "user", ("auth_method", "auth_mechanism"))}),
+        (
+            gettext_lazy("Certificates"),
+            {"fields": ("tls_ca_file", "tls_cert_file", "tls_key_file"), "classes": ("collapse",)},
+        ),
         (gettext_lazy("Password"), {"fields": ("password", "clear_password")}),
         (
             gettext_lazy("OAuth"),

@@ -24,8 +24,9 @@ else:
 
 #: The secrets of an account, in the order of the form.
 SECRETS = tuple(field.name for field in Account._meta.concrete_fields if isinstance(field, EncryptedTextField))
-#: Fields that decide where secrets and tokens are sent: if one changes, the secrets must be entered again.
-DESTINATION = ("host", "port", "security", "user", "oauth_provider", "oauth_tenant", "oauth_token_url")
+#: Fields that decide where secrets and tokens are sent, and who is believed to be the server: if one changes, the
+#: secrets must be entered again.
+DESTINATION = ("host", "port", "security", "tls_ca_file", "user", "oauth_provider", "oauth_tenant", "oauth_token_url")
 
 
 def clear_box(name: str) -> str:
@@ -51,6 +52,8 @@ class AccountForm(AccountFormBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "auth_mechanism" in self.fields:
+            self.fields["auth_mechanism"].required = False  # a form that does not know the field keeps its value
         for name, field in list(self.fields.items()):
             if name in SECRETS:
                 self._describe(name, field)

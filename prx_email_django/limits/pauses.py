@@ -13,9 +13,10 @@ from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import in_force, pause_length, pauses_account
 from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.db import retried
+from prx_email_django.transports.found import Ahead
 
-#: How long an account uses no overlapped writes after the first one was lost.
-ENVELOPE_ONLY_FOR = timedelta(days=7)
+#: How long an account does without what its server did not bear; then it is tried again, and no message pays for that.
+WITHOUT_FOR = timedelta(days=7)
 
 
 @retried
@@ -98,10 +99,14 @@ def note_success(account: Account, *, begun_at: datetime) -> None:
 
 
 @retried
-def note_overlap_lost(account: Account, *, clock: Clock) -> None:
-    """Use no overlapped writes for a week: the first one of a connection was lost, perhaps by a middlebox."""
+def note_ahead_broken(account: Account, broken: Ahead, *, clock: Clock) -> bool:
+    """Do without overlapped writes, or without any pipelining, for a week; whether this was news."""
     account_state(account)
-    AccountState.objects.filter(account_id=account.pk).update(envelope_until=clock.now + ENVELOPE_ONLY_FOR)
+    column = "envelope_until" if broken is Ahead.OVERLAP else "stepwise_until"
+    rows = AccountState.objects.filter(account_id=account.pk)
+    is_news = not rows.filter(**{f"{column}__gt": clock.now}).exists()
+    rows.update(**{column: clock.now + WITHOUT_FOR})
+    return is_news
 
 
 @retried

@@ -63,13 +63,60 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         choices=[
-                            ("password", "password (AUTH PLAIN or LOGIN)"),
-                            ("xoauth2", "OAuth token (XOAUTH2)"),
+                            ("password", "password"),
+                            ("xoauth2", "OAuth token"),
                             ("none", "none (unauthenticated relay)"),
                         ],
                         help_text="Left empty: OAuth where only a token or a provider is given, else password.",
                         max_length=10,
                         verbose_name="authentication",
+                    ),
+                ),
+                (
+                    "auth_mechanism",
+                    models.CharField(
+                        choices=[
+                            ("auto", "automatic"),
+                            ("plain", "PLAIN"),
+                            ("login", "LOGIN"),
+                            ("cram-md5", "CRAM-MD5"),
+                            ("xoauth2", "XOAUTH2"),
+                            ("oauthbearer", "OAUTHBEARER"),
+                        ],
+                        default="auto",
+                        help_text="Automatic: those that the server offers, until it accepts one of them.",
+                        max_length=15,
+                        verbose_name="mechanism",
+                    ),
+                ),
+                (
+                    "tls_ca_file",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Path of a PEM file; its authorities are added to those of the system.",
+                        max_length=500,
+                        verbose_name="certificate authorities",
+                    ),
+                ),
+                (
+                    "tls_cert_file",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Path of a PEM file with the certificate and its chain, for servers that demand one.",
+                        max_length=500,
+                        verbose_name="client certificate",
+                    ),
+                ),
+                (
+                    "tls_key_file",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Path of a PEM file, not encrypted. Left empty: the key is in the file of the certificate.",  # noqa: E501
+                        max_length=500,
+                        verbose_name="client key",
                     ),
                 ),
                 (
@@ -610,6 +657,10 @@ class Migration(migrations.Migration):
                     "envelope_until",
                     models.DateTimeField(blank=True, null=True, verbose_name="envelope pipelining until"),
                 ),
+                (
+                    "stepwise_until",
+                    models.DateTimeField(blank=True, null=True, verbose_name="no pipelining until"),
+                ),
                 ("size_limit", models.BigIntegerField(default=0, verbose_name="size limit")),
             ],
             options={
@@ -667,6 +718,29 @@ class Migration(migrations.Migration):
                 ),
                 name="prx_account_one_secret",
                 violation_error_message="Exactly one of password and OAuth token must be set, with a user; an unauthenticated relay (authentication “none”) has neither.",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="account",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("auth_mechanism", "auto"),
+                    models.Q(("auth_mechanism__in", ("plain", "login", "cram-md5")), ("auth_method", "password")),
+                    models.Q(("auth_mechanism__in", ("xoauth2", "oauthbearer")), ("auth_method", "xoauth2")),
+                    _connector="OR",
+                ),
+                name="account_mechanism_fits_authentication",
+                violation_error_message="PLAIN, LOGIN and CRAM-MD5 need a password; XOAUTH2 and OAUTHBEARER need a token; without authentication there is no mechanism.",  # noqa: E501
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="account",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("tls_key_file", ""), models.Q(("tls_cert_file", ""), _negated=True), _connector="OR"
+                ),
+                name="account_client_key_has_certificate",
+                violation_error_message="The client key needs a client certificate.",
             ),
         ),
         migrations.AddConstraint(

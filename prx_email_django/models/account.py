@@ -13,8 +13,8 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.models.account_validation import account_errors
-from prx_email_django.models.choices import AuthMethod, OAuthProvider, Pipelining, Security
+from prx_email_django.models.account_validation import KEY_WITHOUT_CERTIFICATE, MECHANISM_FITS_NOT, account_errors
+from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Pipelining, Security
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
 from prx_email_django.models.managers import OutboxManager, OutboxModel, outbox_alias
 from prx_email_django.models.presets import preset_fields
@@ -27,6 +27,10 @@ CREDENTIAL_FIELDS = (
     "security",
     "user",
     "auth_method",
+    "auth_mechanism",
+    "tls_ca_file",
+    "tls_cert_file",
+    "tls_key_file",
     "password",
     "oauth_token",
     "oauth_token_expires_at",
@@ -112,6 +116,34 @@ class Account(OutboxModel):
         blank=True,
         help_text=_("Left empty: OAuth where only a token or a provider is given, else password."),
     )
+    auth_mechanism = models.CharField(
+        _("mechanism"),
+        max_length=15,
+        choices=AuthMechanism.choices,
+        default=AuthMechanism.AUTO,
+        help_text=_("Automatic: those that the server offers, until it accepts one of them."),
+    )
+    tls_ca_file = models.CharField(
+        _("certificate authorities"),
+        max_length=500,
+        blank=True,
+        default="",
+        help_text=_("Path of a PEM file; its authorities are added to those of the system."),
+    )
+    tls_cert_file = models.CharField(
+        _("client certificate"),
+        max_length=500,
+        blank=True,
+        default="",
+        help_text=_("Path of a PEM file with the certificate and its chain, for servers that demand one."),
+    )
+    tls_key_file = models.CharField(
+        _("client key"),
+        max_length=500,
+        blank=True,
+        default="",
+        help_text=_("Path of a PEM file, not encrypted. Left empty: the key is in the file of the certificate."),
+    )
     password = EncryptedTextField(_("password"), blank=True, default="")
     oauth_token = EncryptedTextField(_("OAuth access token"), blank=True, default="")
     oauth_token_expires_at = models.DateTimeField(_("OAuth token expires at"), null=True, blank=True)
@@ -175,6 +207,18 @@ class Account(OutboxModel):
                     "Exactly one of password and OAuth token must be set, with a user; "
                     "an unauthenticated relay (authentication “none”) has neither."
                 ),
+            ),
+            _constraint(
+                "account_mechanism_fits_authentication",
+                (
+                    Q(auth_mechanism="auto")
+                    | Q(auth_method="password", auth_mechanism__in=AuthMechanism.fitting("password"))
+                    | Q(auth_method="xoauth2", auth_mechanism__in=AuthMechanism.fitting("xoauth2"))
+                ),
+                MECHANISM_FITS_NOT,
+            ),
+            _constraint(
+                "account_client_key_has_certificate", Q(tls_key_file="") | ~Q(tls_cert_file=""), KEY_WITHOUT_CERTIFICATE
             ),
             _constraint(
                 "prx_account_limits",

@@ -15,10 +15,16 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.mime.addresses import split_mailbox
-from prx_email_django.models.choices import AuthMethod, OAuthProvider, Security
+from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
 from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, host_allowed, is_host, is_loopback
 from prx_email_django.rules.rates import parse_rate_limits
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
+
+MECHANISM_FITS_NOT = _(
+    "PLAIN, LOGIN and CRAM-MD5 need a password; XOAUTH2 and OAUTHBEARER need a token; without authentication there is "
+    "no mechanism."
+)
+KEY_WITHOUT_CERTIFICATE = _("The client key needs a client certificate.")
 
 #: Fields of text in which a control character can only be a mistake: servers, headers and log lines refuse it.
 _PLAIN_TEXT = ("name", "display_name", "user", "oauth_client_id", "oauth_tenant", "oauth_scope")
@@ -43,6 +49,9 @@ def account_errors(account: Any) -> dict[str, Any]:
     _clean_secrets(account, errors)
     _clean_oauth(account, errors)
     _clean_text(account, errors)
+    _clean_tls_files(account, errors)
+    if account.auth_mechanism not in ("auto", *AuthMechanism.fitting(account.auth_method)):
+        errors["auth_mechanism"] = MECHANISM_FITS_NOT
     return errors
 
 
@@ -56,6 +65,15 @@ def connection_problem(account: Any) -> str:
     """
     problems = {name: text for name, text in account_errors(account).items() if name not in _NOT_AT_CONNECTION}
     return next((f"{name}: {text}" for name, text in problems.items()), "")
+
+
+def _clean_tls_files(account: Any, errors: dict[str, Any]) -> None:
+    """Only what holds on every machine: whether the files exist is found out where a worker connects."""
+    for name in ("tls_ca_file", "tls_cert_file", "tls_key_file"):
+        if CONTROL.search(getattr(account, name)):
+            errors[name] = _("This must be a path.")
+    if account.tls_key_file and not account.tls_cert_file:
+        errors["tls_cert_file"] = KEY_WITHOUT_CERTIFICATE
 
 
 def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:

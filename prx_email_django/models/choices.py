@@ -22,9 +22,30 @@ class Security(models.TextChoices):
 class AuthMethod(models.TextChoices):
     """Authentication of the account."""
 
-    PASSWORD = "password", _("password (AUTH PLAIN or LOGIN)")
-    XOAUTH2 = "xoauth2", _("OAuth token (XOAUTH2)")
+    PASSWORD = "password", _("password")
+    XOAUTH2 = "xoauth2", _("OAuth token")
     NONE = "none", _("none (unauthenticated relay)")
+
+
+class AuthMechanism(models.TextChoices):
+    """Mechanism of AUTH (RFC 4954)."""
+
+    AUTO = "auto", _("automatic")
+    PLAIN = "plain", "PLAIN"
+    LOGIN = "login", "LOGIN"
+    CRAM_MD5 = "cram-md5", "CRAM-MD5"
+    XOAUTH2 = "xoauth2", "XOAUTH2"
+    OAUTHBEARER = "oauthbearer", "OAUTHBEARER"
+
+    @classmethod
+    def fitting(cls, auth_method: str) -> tuple[AuthMechanism, ...]:
+        """The mechanisms that use the account's kind of credentials, besides ``auto``."""
+        match auth_method:
+            case AuthMethod.PASSWORD:
+                return cls.PLAIN, cls.LOGIN, cls.CRAM_MD5
+            case AuthMethod.XOAUTH2:
+                return cls.XOAUTH2, cls.OAUTHBEARER
+        return ()
 
 
 class OAuthProvider(models.TextChoices):

@@ -50,6 +50,7 @@ class AccountStateManager(OutboxManager["AccountState"]):
             connection_failures=0,
             last_trouble="",
             envelope_until=None,
+            stepwise_until=None,
             size_limit=0,
         )
         self._end_pause(rows.filter(paused_by=PausedBy.WORKER))
@@ -104,8 +105,10 @@ class AccountState(OutboxModel):
     refresh_token = EncryptedTextField(_("refresh token"), blank=True, default="")
     refresh_lease = models.UUIDField(_("refresh lease"), null=True, blank=True)
     refresh_lease_expires_at = models.DateTimeField(_("refresh lease expires at"), null=True, blank=True)
-    #: Until then only envelopes are pipelined: a connection with an overlapped write was lost.
+    #: Until then only envelopes are pipelined: the server did not bear an envelope behind a body.
     envelope_until = models.DateTimeField(_("envelope pipelining until"), null=True, blank=True)
+    #: Until then commands go one at a time: the server did not bear an envelope in one piece.
+    stepwise_until = models.DateTimeField(_("no pipelining until"), null=True, blank=True)
     #: The SIZE that the server announced last, in bytes; 0: none.
     size_limit = models.BigIntegerField(_("size limit"), default=0)
 

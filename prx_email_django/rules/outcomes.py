@@ -99,6 +99,8 @@ class Outcome:
     response: str = ""
     peer: str = ""
     mail_written: bool = False
+    #: Untouched because the server did not bear what this app wrote ahead: the message may go again at once.
+    ahead_refused: bool = False
 
     @property
     def is_completed(self) -> bool:

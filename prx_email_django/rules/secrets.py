@@ -22,13 +22,16 @@ def without_secret(text: str, secret: str) -> str:
     return without_copies(text, secret)
 
 
-def without_copies(text: str, form: str) -> str:
+def without_copies(text: str, form: str, *, rest: re.Pattern[str] | None = None) -> str:
     """Return the text with ``***`` for each copy of ``form``, and for any beginning of it that has eight characters.
 
-    A server may echo a line and truncate it.
+    A server may echo a line and truncate it.  ``rest``: what may follow the copy and is replaced with it.
     """
     beginning, start = form[:_RECOGNISED], 0
     while (start := text.find(beginning, start)) >= 0:
-        text = text[:start] + "***" + text[start + len(commonprefix([text[start:], form])) :]
+        end = start + len(commonprefix([text[start:], form]))
+        if rest is not None and (more := rest.match(text, end)):
+            end = more.end()
+        text = text[:start] + "***" + text[end:]
         start += 3
     return text

@@ -73,15 +73,23 @@ _ADVICE = (
         ),
     ),
     (
-        "CA file cannot be used",
-        gettext_lazy("TLS_CA_FILE must name a readable file of PEM certificates on every machine that sends."),
+        r"(TLS_CA_FILE|tls_\w+_file|CA file) cannot be used",
+        gettext_lazy("The file must exist on every machine that sends, in PEM format and readable for the worker."),
     ),
     (
-        "unsupported.protocol|protocol.version|legacy.sigalg|dh.key.too.small|no.shared.cipher|handshake.failure",
+        "ALERT_(CERTIFICATE|UNKNOWN_CA|BAD_CERTIFICATE|HANDSHAKE_FAILURE|ACCESS_DENIED|UNSUPPORTED_CERTIFICATE)",
+        gettext_lazy(
+            "The server refused the TLS handshake: where it demands a client certificate, set tls_cert_file and "
+            "tls_key_file to one that it accepts."
+        ),
+    ),
+    (
+        "unsupported.protocol|protocol.version|legacy.sigalg|dh.key.too.small|no.shared.cipher|handshake.failure"
+        "|wrong.ssl.version",
         gettext_lazy("The server offers only outdated encryption: its administrator must allow TLS 1.2 or later."),
     ),
     (
-        "key.identifier|basic.constraints|key.usage",
+        "key.identifier|basic.constraints|key.usage|(CA|authority) cert",
         gettext_lazy(
             "The certificate breaks RFC 5280, which Python checks from 3.13 on: the administrator of the server must "
             "issue it again, with the extensions that the text names."
@@ -89,7 +97,10 @@ _ADVICE = (
     ),
     (
         "local issuer certificate|self.signed|first certificate",
-        gettext_lazy("This machine does not know the certificate authority: set TLS_CA_FILE to its certificate."),
+        gettext_lazy(
+            "This machine does not know the certificate authority: set TLS_CA_FILE, or tls_ca_file of the account, to "
+            "its certificate."
+        ),
     ),
     (
         "(hostname|address) mismatch|not valid for",
@@ -151,6 +162,20 @@ _ADVICE = (
         gettext_lazy(
             "Check the token provider of the account and its fields (client id, client secret, tenant, token address, "
             "scope), or store a new token."
+        ),
+    ),
+    (
+        r"pipelin(ing|ed)\b|synchroni[sz]ation error|protocol synchroni[sz]ation",
+        gettext_lazy(
+            "The server does not bear commands that come before its replies: set pipelining of the account to “off” "
+            "(or “envelope”)."
+        ),
+    ),
+    (
+        "throttles logins",
+        gettext_lazy(
+            "The server slows down logins, often after wrong ones: the account tries again when the pause ends. Check "
+            "the password (or token), and allow fewer connections at once."
         ),
     ),
     (

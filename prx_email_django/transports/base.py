@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.transports.found import Ahead, FoundOut
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -66,15 +67,15 @@ class SessionEnd:
 
     ``reconnect``: the session is over but nothing is wrong (retired, too many refusals, 421 between transactions), so
     another session may be opened.  ``trouble``: what the end says about the account.  It includes the trouble that the
-    session's last outcome named: count one of the two.  ``overlap_lost``: the first body that was written together with
-    the next envelope was lost, so the account falls back to pipelining level ``envelope``.
+    session's last outcome named: count one of the two.  ``broken``: what was written ahead and the server does not
+    bear; the account does without it for some time.
     """
 
     reconnect: bool = False
     trouble: Trouble = Trouble.NONE
     error_code: str = ""
     error: str = ""
-    overlap_lost: bool = False
+    broken: Ahead | None = None
 
 
 class Session(Protocol):
@@ -135,6 +136,18 @@ class ConnectError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Paths of PEM files; empty: none."""
+
+    #: Authorities of all accounts (the setting ``TLS_CA_FILE``) and of this account, added to those of the system.
+    shared_ca_file: str = ""
+    ca_file: str = ""
+    #: Client certificate with its chain, and its key (empty: in the same file).
+    cert_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """Where and how to connect: plain values copied from an ``Account``; secrets never appear in ``repr``."""
 
@@ -144,20 +157,24 @@ class ConnectionSettings:
     security: str
     #: ``password`` | ``xoauth2`` | ``none``.
     auth_method: str
+    #: ``auto`` | ``plain`` | ``login`` | ``cram-md5`` | ``xoauth2`` | ``oauthbearer``.
+    auth_mechanism: str = "auto"
     user: str = ""
     password: str = field(default="", repr=False)
-    #: OAuth access token, for XOAUTH2.
+    #: OAuth access token, for XOAUTH2 and OAUTHBEARER.
     token: str = field(default="", repr=False)
     #: ``full`` | ``envelope`` | ``off`` | ``auto``; ``auto``: envelope for the first three messages, then full.
     pipelining: str = "auto"
+    #: What the account's connections share; a value of its own where only one is opened.
+    found: FoundOut = field(default_factory=FoundOut, repr=False, compare=False)
     #: Messages after which the connection is closed and replaced.
     max_messages: int = 100
     #: Seconds for the reply to a command (connect, TLS and authentication together have three times this).
     timeout: float = 60.0
     #: Seconds for the final reply to a body; time in proportion to the size is added.
     final_timeout: float = 600.0
-    #: Path of a PEM bundle of certificate authorities; None: those of the system.
-    tls_ca_file: str | None = None
+    #: Files of authorities and of the client certificate.
+    tls_files: TlsFiles = TlsFiles()
     #: Names and networks that may be dialled; None: all.
     account_hosts: tuple[str, ...] | None = None
     #: Host names and networks to which clear text is allowed.  Credentials go in clear text to loopback only.

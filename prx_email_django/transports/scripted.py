@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.transports.base import ConnectError
+from prx_email_django.transports.smtp.auth import is_throttled
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 
 #: Phases before a session is open, and the trouble that a failure in each of them names.
@@ -70,14 +71,15 @@ class Script:
 
 def _connect_error(failure: Failure, trouble: Trouble, peer: str) -> ConnectError:
     reply = failure.reply
-    if reply is None or reply.code < 500:
+    throttled = reply is not None and failure.phase is Phase.AUTH and is_throttled(reply.code, reply.text)
+    if not throttled and (reply is None or reply.code < 500):
         # A temporary refusal or a lost connection says nothing about credentials.
         trouble = trouble if trouble is Trouble.TLS else Trouble.CONNECTION
     error_code = _ERROR_CODES[trouble]
-    if reply is not None and trouble is Trouble.CONNECTION:
+    if reply is not None and (throttled or trouble is Trouble.CONNECTION):
         error_code = "provider"
     return ConnectError(
-        failure.text if reply is None else str(reply),
+        failure.text if reply is None else f"the server throttles logins: {reply}" if throttled else str(reply),
         phase=failure.phase,
         trouble=trouble,
         error_code="timeout" if failure.timeout else error_code,

@@ -15,10 +15,11 @@ from time import monotonic
 
 from django.db import DatabaseError
 
-from prx_email_django.limits.pauses import note_failure, note_overlap_lost, note_size, note_success
+from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note_size, note_success
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
+from prx_email_django.transports.found import Ahead
 from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
 from prx_email_django.worker.connections import Connections, pause_reason
 from prx_email_django.worker.current import CurrentAccount
@@ -233,11 +234,8 @@ class AccountWorker:
                 Outcome(Ending.TEMPORARY, error_code=end.error_code, error=end.error, phase=Phase.MAIL, peer=peer)
             )
         with self.connections.retired_on_error(connection):
-            if end.overlap_lost:
-                account = self.current.account
-                logger.warning("account %s: an overlapped write was lost, envelope pipelining for a week", account)
-                note_overlap_lost(account, clock=self.clock)
-                self.current.look_again()
+            if end.broken is not None:
+                self._do_without(end.broken, end.error)
             if end.trouble is not Trouble.NONE and not connection.trouble_noted:
                 self.trouble(end.trouble, end.error)
         if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
@@ -252,6 +250,22 @@ class AccountWorker:
         if not connection.token_ended and not connection.trouble_noted:
             connection.token_ended = self.connections.tokens.refused(connection.token, logged_in=True)
         return connection.token_ended
+
+    def _do_without(self, broken: Ahead, error: str) -> None:
+        """Write less ahead from now on: the server does not bear it, and no message pays for that."""
+        account, advised = self.current.account, "envelope" if broken is Ahead.OVERLAP else "off"
+        if note_ahead_broken(account, broken, clock=self.clock):
+            logger.warning(
+                'account %s: the server does not bear pipelining "%s" (%s); the account uses "%s" for a week; set its '
+                "field pipelining to %s to make this permanent",
+                account,
+                broken.value,
+                error,
+                advised,
+                advised,
+                extra={"account": account.name},
+            )
+        self.current.look_again()
 
     # Trouble, and what is learned
 

@@ -17,6 +17,7 @@ from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
+from prx_email_django.transports.found import FoundOut
 from prx_email_django.worker.connection import Connection, Listener
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
@@ -48,6 +49,8 @@ class Connections:
         self.network = network
         self.results = results
         self.transport = transport
+        #: What its connections find out about the server together.
+        self.found = FoundOut()
         self.tokens = TokenKeeper(current, clock=clock)
         #: Connections that have greeted and not ended.
         self.greeted = 0
@@ -103,7 +106,9 @@ class Connections:
             token = self._token()
             if token is None:
                 return None
-            return connection_settings(self.current.account, self.current.state, token=token, now=self.clock.now)
+            return connection_settings(
+                self.current.account, self.current.state, token=token, found=self.found, now=self.clock.now
+            )
         except TokenRefused as error:
             # Without a time of its own a temporary error counts as a failed connection.
             certain = error.permanent or error.retry_after is not None or error.code == "timeout"
@@ -167,10 +172,11 @@ class Connections:
 
     def goes_on(self, connection: Connection, error: ConnectError) -> bool:
         """Whether the account goes on although an opening failed: with a fresh token, or with its other connections."""
-        refused = error.trouble is Trouble.AUTH and error.smtp_code  # not: the server offers no mechanism for it
+        refused = error.trouble is Trouble.AUTH and error.smtp_code >= 500  # not: no mechanism for it, or throttled
         if refused and self.tokens.refused(connection.token, logged_in=False):
             return True
-        if self.greeted and error.trouble is Trouble.CONNECTION:
+        throttled = error.trouble is Trouble.AUTH and 400 <= error.smtp_code < 500
+        if self.greeted and (throttled or error.trouble is Trouble.CONNECTION):
             # The server accepts no further connection.
             self.most = max(1, len(self) - 1)
             return True

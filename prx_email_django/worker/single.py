@@ -88,6 +88,9 @@ class OneMessage:
         if again and not self.time_is_over:
             self._waits = True  # it takes other permits, and another connection
             return True
+        if message.outcome.ahead_refused and not self.time_is_over:
+            self._waits = True  # only our own pipelining failed: once more without it, in the same attempt
+            return True
         self.returned = message
         if message.connection is not None:
             self.fail(message.outcome)

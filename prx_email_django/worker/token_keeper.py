@@ -25,8 +25,9 @@ from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.oauth.token_request import token_request
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import clock_for
-from prx_email_django.transports.base import ConnectionSettings, Transport
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles, Transport
 from prx_email_django.transports.console import ConsoleTransport
+from prx_email_django.transports.found import FoundOut
 from prx_email_django.transports.memory import shared as memory
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.worker.current import CurrentAccount
@@ -47,28 +48,39 @@ def transport() -> Transport:
 
 
 @sensitive_variables("token")
-def connection_settings(account: Account, state: AccountState, *, token: str, now: datetime) -> ConnectionSettings:
-    """Plain values for the transport.
+def connection_settings(
+    account: Account, state: AccountState, *, token: str, now: datetime, found: FoundOut | None = None
+) -> ConnectionSettings:
+    """Plain values for the transport; ``found`` is what the account's other connections share with this one.
 
     Raises:
         DecryptionFailed: a secret cannot be decrypted with the keys in force.
     """
     settings = outbox_settings()
     pipelining = account.pipelining
-    if pipelining in ("auto", "full") and state.envelope_until is not None and state.envelope_until > now:
+    if state.stepwise_until is not None and state.stepwise_until > now:
+        pipelining = "off"
+    elif pipelining in ("auto", "full") and state.envelope_until is not None and state.envelope_until > now:
         pipelining = "envelope"
     return ConnectionSettings(
         host=account.host,
         port=account.port,
         security=account.security,
         auth_method=account.auth_method,
+        auth_mechanism=account.auth_mechanism,
         user=account.user,
         password=account.password,
         token=token,
         pipelining=pipelining,
+        found=found or FoundOut(),
         max_messages=account.max_messages_per_connection,
         timeout=settings.smtp_timeout.total_seconds(),
-        tls_ca_file=None if settings.tls_ca_file is None else str(settings.tls_ca_file),
+        tls_files=TlsFiles(
+            shared_ca_file=str(settings.tls_ca_file or ""),
+            ca_file=account.tls_ca_file,
+            cert_file=account.tls_cert_file,
+            key_file=account.tls_key_file,
+        ),
         account_hosts=settings.account_hosts,
         cleartext_hosts=settings.cleartext_hosts,
     )

@@ -1,4 +1,7 @@
-"""An account whose server fails at overlapped writes works without them: kept in its runtime state, and logged."""
+"""An account whose server does not bear what is written ahead works without it, and no message pays for the trial.
+
+What was found is kept in the account's runtime state, and logged with the field to set.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import AccountState
+from prx_email_django.models import AccountState, OutboxMessage
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_connection import Connection
 from tests.support.smtp_server import SmtpServer
@@ -49,7 +52,7 @@ def test_account_whose_first_overlapped_write_was_lost_does_not_overlap_for_seve
         state = AccountState.objects.get()
         assert state.envelope_until is not None
         assert timedelta(days=6, hours=23) < state.envelope_until - began < timedelta(days=7, hours=1)
-        assert "envelope pipelining for a week" in caplog.text
+        assert 'uses "envelope" for a week' in caplog.text and "field pipelining to envelope" in caplog.text
         backlog(owner, 60)
         prx.drain()
         assert len(cut_first_overlap) == 1, "an envelope was written directly after a body again"
@@ -80,10 +83,114 @@ def refuse_mail_behind_a_body(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_connections_of_the_same_drain_stop_overlapping_at_once(
     level: str, refuse_mail_behind_a_body: list[int]
 ) -> None:
-    """Each overlap would cost a message an attempt: dozens in the second before the drain reads the account again."""
+    """Each overlap would cost a connection: dozens in the second before the drain reads the account again."""
     with SmtpServer() as server:
         owner = account_on(server, max_connections=1, pipelining=level)
         backlog(owner, 60)
         report = prx.drain()
         assert len(refuse_mail_behind_a_body) == 1
-        assert (report.sent, report.deferred) == (59, 1), "only the message that was refused"
+        assert (report.sent, report.deferred) == (60, 0), "what this app tried cost a message an attempt"
+
+
+HARAKA = b"503 Bad sequence of commands - pipelined after end of DATA\r\n"
+
+
+@pytest.fixture
+def haraka(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command that arrived with the end of a body gets a 503, and none of them is executed."""
+    real = Connection.answer
+
+    def answer(self: Connection, stage: str, usual: bytes, **options: Any) -> None:
+        real(self, stage, usual, **options)
+        if stage == "final":
+            self.out += [HARAKA] * self.buffer.count(b"\r\n")
+            self.buffer = b""
+
+    monkeypatch.setattr(Connection, "answer", answer)
+
+
+@pytest.fixture
+def one_command_per_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came in the same segment as a command is dropped, although PIPELINING is offered."""
+    real = Connection.process
+
+    def process(self: Connection) -> None:
+        if self.body is None and b"\r\n" in self.buffer:
+            self.buffer = self.buffer[: self.buffer.index(b"\r\n") + 2]
+        real(self)
+
+    monkeypatch.setattr(Connection, "process", process)
+    monkeypatch.setattr("prx_email_django.transports.smtp.session_state.TRIAL_TIMEOUT", 0.3)
+
+
+@pytest.mark.parametrize("level", ["auto", "full"])
+def test_haraka_costs_an_account_of_many_connections_one_of_them(
+    haraka: None, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmtpServer() as server, caplog.at_level(logging.WARNING, "prx_email_django"):
+        owner = account_on(server, max_connections=4, pipelining=level)
+        backlog(owner, 200)
+        report = prx.drain()
+        assert (report.sent, report.deferred, report.failed) == (200, 0, 0) and len(server.messages) == 200
+        assert not OutboxMessage.objects.exclude(attempts=0, retries=0).exists()
+        assert AccountState.objects.get().pause_reason == "" and AccountState.objects.get().connection_failures == 0
+        assert caplog.text.count("field pipelining to envelope") == 1
+        assert server.connections <= 5
+        connections = server.connections
+        backlog(owner, 50)
+        prx.drain()
+        assert server.connections <= connections + 4 and caplog.text.count("field pipelining") == 1
+
+
+def test_server_of_one_command_per_read_costs_no_message_an_attempt(
+    one_command_per_read: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmtpServer() as server, caplog.at_level(logging.WARNING, "prx_email_django"):
+        owner = account_on(server, max_connections=4)
+        backlog(owner, 40)
+        report = prx.drain()
+        assert (report.sent, report.deferred, report.failed) == (40, 0, 0) and len(server.messages) == 40
+        assert not OutboxMessage.objects.exclude(attempts=0, retries=0).exists()
+        state = AccountState.objects.get()
+        assert (state.pause_reason, state.connection_failures, state.envelope_until) == ("", 0, None)
+        assert state.stepwise_until is not None and state.stepwise_until > timezone.now() + timedelta(days=6)
+        assert caplog.text.count("field pipelining to off") == 1
+
+
+def test_send_to_a_server_of_one_command_per_read_is_sent_in_the_same_attempt(one_command_per_read: None) -> None:
+    with SmtpServer() as server:
+        owner = account_on(server)
+        result = prx.send(account=owner, to="bob@example.org", subject="s", body_text="b")
+        assert (result.status, result.retries, result.error) == ("sent", 0, "")
+        assert OutboxMessage.objects.get().attempts == 0 and server.connections == 2
+        result = prx.send(account=owner, to="bob@example.org", subject="s", body_text="b")
+        assert (result.status, server.connections) == ("sent", 3), "it was learned for the next"
+
+
+def test_week_without_pipelining_ends(one_command_per_read: None) -> None:
+    """Then it is tried again, and no message pays for that either."""
+    with SmtpServer() as server:
+        owner = account_on(server)
+        backlog(owner, 3)
+        prx.drain()
+        AccountState.objects.update(stepwise_until=timezone.now() - timedelta(seconds=1))
+        backlog(owner, 3)
+        report = prx.drain()
+        assert (report.sent, report.deferred) == (3, 0)
+        assert AccountState.objects.get().stepwise_until > timezone.now()
+
+
+@pytest.mark.parametrize("way", ["drain", "send"])
+def test_a_thousand_recipients_at_a_hundred_each_take_ten_transactions_on_one_connection(way: str) -> None:
+    with SmtpServer() as server:
+        server.max_recipients = 100
+        owner = account_on(server)
+        to = [f"r{number}@example.org" for number in range(1000)]
+        call = prx.send if way == "send" else prx.enqueue
+        call(account=owner, to=to, subject="s", body_text="b")
+        if way == "drain":
+            prx.drain()
+        row = OutboxMessage.objects.get()
+        assert (row.status, row.retries, row.attempts) == ("sent", 0, 0)
+        assert sorted(server.recipients) == sorted(to)
+        assert (len(server.messages), server.connections) == (10, 1)

@@ -108,9 +108,12 @@ def test_a_connection_lost_or_silent_while_logging_in_can_be_played_too(outbox: 
     message = {"to": "ann@example.org", "subject": "Welcome", "body_text": "Hi."}
     outbox.fail_next("auth", timeout=True)
     assert prx.send(account="test", **message).error_code == "timeout"
-    outbox.fail_next("auth", "454 4.7.0 try later")
+    outbox.fail_next("auth", "451 4.3.0 try later")
     assert prx.send(account="test", **message).error_code == "provider"
     assert not Account.objects.get().pause_reason
+    outbox.fail_next("auth", "454 4.7.0 try later")
+    assert prx.send(account="test", **message).error_code == "provider"
+    assert "throttles logins" in Account.objects.get().pause_reason
 
 
 def test_an_unknown_outcome_can_be_played(broken_off: TestOutbox) -> None:

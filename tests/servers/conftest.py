@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
+from typing import TypeVar
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.servers.npm_smtp_server import npm_smtp_server
 from tests.servers.postfix import postfix
 from tests.servers.private_ca import PrivateCA
 
+T = TypeVar("T")
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 
@@ -24,7 +26,7 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> PrivateCA:
     return PrivateCA(tmp_path_factory.mktemp("ca"))
 
 
-def started(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
+def started(stack: ExitStack, server: AbstractContextManager[T]) -> T:
     """Start a server; where it cannot be installed, skip the test, or with CI=true fail it."""
     try:
         return stack.enter_context(server)

@@ -20,7 +20,7 @@ state_dir = {folder}/dovecot-state
 log_path = {folder}/dovecot.log
 protocols =
 ssl = no
-auth_mechanisms = plain login xoauth2
+auth_mechanisms = plain login cram-md5 xoauth2 oauthbearer
 # Refusals are tested here, not the delay after a wrong password.
 auth_failure_delay = 0
 service anvil {{
@@ -39,12 +39,12 @@ DOVECOT_2_3 = """
 disable_plaintext_auth = no
 passdb {{
   driver = passwd-file
-  mechanisms = plain login
+  mechanisms = plain login cram-md5
   args = scheme=PLAIN username_format=%u {folder}/users
 }}
 passdb {{
   driver = oauth2
-  mechanisms = xoauth2
+  mechanisms = xoauth2 oauthbearer
   args = {folder}/oauth2.conf
 }}
 userdb {{
@@ -68,7 +68,7 @@ dovecot_storage_version = 2.4.0
 DOVECOT_2_4 = """
 auth_allow_cleartext = yes
 passdb passwd-file {{
-  mechanisms_filter = plain login
+  mechanisms_filter = plain login cram-md5
   default_password_scheme = PLAIN
   auth_username_format = %{{user}}
   passwd_file_path = {folder}/users
@@ -85,7 +85,7 @@ oauth2 {{
   }}
 }}
 passdb oauth2 {{
-  mechanisms_filter = xoauth2
+  mechanisms_filter = xoauth2 oauthbearer
 }}
 userdb static {{
   fields {{

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.installing import SBIN, unpack
 from tests.servers.messages import Mailbox, Server
@@ -125,7 +125,7 @@ def _account() -> Iterator[None]:
 
 def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
     common = {"host": "localhost", "auth_method": "password", "user": USER, "password": PASSWORD}
-    rest = {"max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
+    rest = {"max_messages": 1000, "timeout": 60.0, "tls_files": TlsFiles(ca_file=str(ca.file))}
     return {
         "STARTTLS": ConnectionSettings(port=ports[0], security="starttls", **common, **rest),  # type: ignore[arg-type]
         "implicit TLS": ConnectionSettings(port=ports[1], security="tls", **common, **rest),  # type: ignore[arg-type]

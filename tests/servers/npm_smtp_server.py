@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.installing import Missing
 from tests.servers.messages import Mailbox, Server
@@ -19,9 +19,8 @@ SCRIPT = Path(__file__).with_name("npm_smtp_server.js")
 USER, PASSWORD, TOKEN = "ann@example.com", "correct horse battery", "a token that is good"
 
 
-@contextlib.contextmanager
-def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
-    """Install it into a temporary folder and run it.
+def npm_install(path: Path, package: str) -> str:
+    """Install a package into ``path``, without its install scripts; return the path of Node.js.
 
     Raises:
         Missing: no Node.js, or npm cannot reach its registry.
@@ -29,20 +28,22 @@ def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         raise Missing("Node.js with npm is missing")
+    options = ["--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts", "--prefix", str(path)]
+    done = subprocess.run([npm, "install", *options, package], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise Missing(f"npm install {package}: {done.stderr.strip()[-300:]}")
+    return node
+
+
+@contextlib.contextmanager
+def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
+    """Install it into a temporary folder and run it.
+
+    Raises:
+        Missing: no Node.js, or npm cannot reach its registry.
+    """
     with folder() as path:
-        install: list[str] = [
-            npm,
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-            "--prefix",
-            str(path),
-            PACKAGE,
-        ]
-        done = subprocess.run(install, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            raise Missing(f"npm install {PACKAGE}: {done.stderr.strip()[-300:]}")
+        node = npm_install(path, PACKAGE)
         script, box, log = path / SCRIPT.name, path / "box", path / "log"
         shutil.copy(SCRIPT, script)
         (box / "new").mkdir(parents=True)
@@ -54,7 +55,13 @@ def npm_smtp_server(ca: PrivateCA) -> Iterator[Server]:
 
 
 def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
-    common = {"host": "localhost", "user": USER, "max_messages": 1000, "timeout": 60.0, "tls_ca_file": str(ca.file)}
+    common = {
+        "host": "localhost",
+        "user": USER,
+        "max_messages": 1000,
+        "timeout": 60.0,
+        "tls_files": TlsFiles(ca_file=str(ca.file)),
+    }
     password = {"auth_method": "password", "password": PASSWORD}
     return {
         "PLAIN after STARTTLS": ConnectionSettings(port=ports[0], security="starttls", **password, **common),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from tests.servers import tokens
 from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.dovecot import PASSWORD, USER, dovecot
@@ -64,6 +64,10 @@ postlog unix-dgram n - n - 1 postlogd
   -o smtpd_tls_wrappermode=yes
 127.0.0.1:{ports[2]} inet n - n - - smtpd
   -o smtpd_sasl_mechanism_filter=xoauth2
+127.0.0.1:{ports[3]} inet n - n - - smtpd
+  -o smtpd_sasl_mechanism_filter=cram-md5
+127.0.0.1:{ports[4]} inet n - n - - smtpd
+  -o smtpd_sasl_mechanism_filter=oauthbearer
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -84,7 +88,7 @@ def postfix(ca: PrivateCA) -> Iterator[Server]:
     """Run Postfix and Dovecot."""
     postfix, postconf = command("postfix", "postfix"), command("postconf", "postfix")
     with folder() as path, dovecot(path) as socket:
-        ports, owner = free_ports(3), pwd.getpwnam("nobody")
+        ports, owner = free_ports(5), pwd.getpwnam("nobody")
         config, log = path / "postfix", path / "maillog"
         for name in (config, path / "queue", path / "data", path / "box"):
             name.mkdir()
@@ -122,7 +126,7 @@ def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
             user=USER,
             max_messages=1000,
             timeout=60.0,
-            tls_ca_file=str(ca.file),
+            tls_files=TlsFiles(ca_file=str(ca.file)),
             password=password,
             token=token,
         )
@@ -131,4 +135,6 @@ def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
         "PLAIN after STARTTLS": settings(ports[0], "starttls", "password", password=PASSWORD),
         "LOGIN in implicit TLS": settings(ports[1], "tls", "password", password=PASSWORD),
         "XOAUTH2 after STARTTLS": settings(ports[2], "starttls", "xoauth2", token=tokens.token(USER)),
+        "CRAM-MD5 after STARTTLS": settings(ports[3], "starttls", "password", password=PASSWORD),
+        "OAUTHBEARER after STARTTLS": settings(ports[4], "starttls", "xoauth2", token=tokens.token(USER)),
     }

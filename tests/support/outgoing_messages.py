@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from prx_email_django.rules.outcomes import Outcome
-from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage, SessionEnd, Transport
+from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage, SessionEnd, TlsFiles, Transport
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 from prx_email_django.transports.smtp.session import SmtpSession
@@ -124,7 +124,7 @@ def settings_for(server: SmtpServer, **options: Any) -> ConnectionSettings:
     """Settings for the server: its security, its first user or token."""
     security = {None: "none", "starttls": "starttls", "implicit": "tls"}[server.tls]
     values: dict[str, Any] = {"host": "localhost" if server.tls else server.host, "port": server.port}
-    values |= {"security": security, "auth_method": "none", "tls_ca_file": server.ca_file or None}
+    values |= {"security": security, "auth_method": "none", "tls_files": TlsFiles(ca_file=server.ca_file)}
     values |= {"timeout": PATIENCE, "final_timeout": PATIENCE, "max_messages": 1000}
     if server.users:
         user, password = next(iter(server.users.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tests.support.smtp_script import Received, Rule
 if TYPE_CHECKING:
     from tests.support.smtp_server import SmtpServer
 
+CRAM_CHALLENGE = b"<1896.697170952@postoffice.reston.mci.net>"
 END = b"\r\n.\r\n"
 CHALLENGE = {"status": "401", "schemes": "bearer", "scope": "https://mail.example.org/"}
 
@@ -233,6 +235,9 @@ class Connection(asyncio.Protocol):
             self.out.append(b"503 5.5.1 MAIL first\r\n")
             return
         address = rest[3:].strip("<>")
+        if 0 < self.server.max_recipients <= len(self.recipients):
+            self.out.append(b"452 4.5.3 too many recipients\r\n")
+            return
         self.answer("rcpt", b"250 2.1.5 ok\r\n", address=address, effect=lambda: self.recipients.append(address))
 
     def data(self, _rest: str) -> None:
@@ -308,7 +313,16 @@ class Connection(asyncio.Protocol):
             _, user, password = base64.b64decode(initial).decode().split("\0")
             self.verdict(self.server.users.get(user) == password)
         elif mechanism == "XOAUTH2":
-            self.xoauth2(initial)
+            fields = base64.b64decode(initial).decode().split("\x01")
+            self.bearer(fields[0].removeprefix("user="), fields[1].removeprefix("auth=Bearer "))
+        elif mechanism == "OAUTHBEARER":
+            header, *pairs = base64.b64decode(initial).decode().split("\x01")
+            user = header.removeprefix("n,a=").removesuffix(",").replace("=2C", ",").replace("=3D", "=")
+            token = next(pair for pair in pairs if pair.startswith("auth=")).removeprefix("auth=Bearer ")
+            self.bearer(user, token)
+        elif mechanism == "CRAM-MD5":
+            self.out.append(b"334 " + base64.b64encode(CRAM_CHALLENGE) + b"\r\n")
+            self.dialogue = self.cram_md5
         elif mechanism == "LOGIN" and not initial:
             self.out.append(b"334 VXNlcm5hbWU6\r\n")
             self.dialogue = self.login_user
@@ -324,9 +338,12 @@ class Connection(asyncio.Protocol):
 
         self.dialogue = password
 
-    def xoauth2(self, initial: str) -> None:
-        fields = base64.b64decode(initial).decode().split("\x01")
-        user, token = fields[0].removeprefix("user="), fields[1].removeprefix("auth=Bearer ")
+    def cram_md5(self, line: bytes) -> None:
+        user, _, digest = base64.b64decode(line).decode().rpartition(" ")
+        expected = hmac.new(self.server.users.get(user, "").encode(), CRAM_CHALLENGE, "md5").hexdigest()
+        self.verdict(user in self.server.users and hmac.compare_digest(digest, expected))
+
+    def bearer(self, user: str, token: str) -> None:
         if self.server.tokens.get(user) == token:
             self.verdict(True)
             return

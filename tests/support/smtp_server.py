@@ -63,6 +63,8 @@ class SmtpServer:
         self.mechanisms = mechanisms
         self.pipelining, self.size, self.eight_bit, self.utf8 = pipelining, size, eight_bit, utf8
         self.data_without_recipients = data_without_recipients
+        #: Recipients of one transaction; the others get 452 4.5.3.  0: any number.
+        self.max_recipients = 0
         self.host = "127.0.0.1"
         self.port = 0
         self.ca_file = ""

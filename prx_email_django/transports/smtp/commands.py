@@ -35,8 +35,8 @@ class UnsupportedMessage(Exception):
         self.enhanced = enhanced
 
 
-def envelope(outgoing: OutgoingMessage, extensions: Extensions) -> list[bytes]:
-    """Return MAIL, one RCPT for each recipient, and DATA: one item each, with its CRLF.
+def envelope(outgoing: OutgoingMessage, extensions: Extensions, recipients: tuple[str, ...] = ()) -> list[bytes]:
+    """Return MAIL, one RCPT for each of ``recipients`` (empty: all), and DATA: one item each, with its CRLF.
 
     Raises:
         UnsupportedMessage: the message is too large (552 5.3.4) or needs an extension that the server lacks, or an
@@ -49,12 +49,10 @@ def envelope(outgoing: OutgoingMessage, extensions: Extensions) -> list[bytes]:
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
     sender = path(outgoing.sender)
-    recipients = [path(address) for address in outgoing.recipients]
-    options = _options(
-        outgoing, extensions, size=size, ascii_only=sender.isascii() and all(map(str.isascii, recipients))
-    )
+    paths = [path(address) for address in recipients or outgoing.recipients]
+    options = _options(outgoing, extensions, size=size, ascii_only=sender.isascii() and all(map(str.isascii, paths)))
     commands = [f"MAIL FROM:<{sender}>{options}\r\n".encode()]
-    commands += [f"RCPT TO:<{address}>\r\n".encode() for address in recipients]
+    commands += [f"RCPT TO:<{address}>\r\n".encode() for address in paths]
     commands.append(b"DATA\r\n")
     return commands
 

@@ -1,14 +1,11 @@
-"""Sockets, host names and TLS contexts of SMTP connections, and the check of clear text."""
+"""Sockets and host names of SMTP connections, and the check of clear text."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 import socket
-import ssl
 from collections.abc import Iterable
-from pathlib import Path
 
 from prx_email_django.rules import hosts
 
@@ -92,27 +89,3 @@ def is_loopback(sock: socket.socket) -> bool:
 def cleartext_allowed(sock: socket.socket, host: str, entries: Iterable[str]) -> bool:
     """Whether clear text is allowed to the host under the address that the connection has reached."""
     return hosts.cleartext_allowed(host, entries, reached=str(sock.getpeername()[0]))
-
-
-# TLS
-
-
-async def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return a client's context: TLS 1.2 or later, certificate and name verified.  Built again when the file changes.
-
-    Raises:
-        OSError: the file cannot be read, or has no certificate (``ssl.SSLError``, a subclass).
-    """
-    return await asyncio.to_thread(_current_context, ca_file)
-
-
-def _current_context(ca_file: str | None) -> ssl.SSLContext:
-    modified = Path(ca_file).stat().st_mtime_ns if ca_file else 0
-    return _build_context(ca_file, modified)
-
-
-@functools.lru_cache(maxsize=32)
-def _build_context(ca_file: str | None, _modified: int) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

@@ -31,10 +31,10 @@ from prx_email_django.transports.smtp.connect import (
     is_loopback,
     local_name,
     peer_name,
-    tls_context,
 )
 from prx_email_django.transports.smtp.replies import not_smtp
 from prx_email_django.transports.smtp.session import SmtpSession
+from prx_email_django.transports.smtp.tls import UnusableFile, tls_context
 
 logger = logging.getLogger("prx_email_django")
 
@@ -128,11 +128,10 @@ class _Opening:
 
     async def _context(self) -> ssl.SSLContext:
         try:
-            return await tls_context(self.settings.tls_ca_file)
-        except OSError as error:
-            text = f"the CA file cannot be used: {error.strerror or type(error).__name__}"
+            return await tls_context(self.settings.tls_files)
+        except UnusableFile as error:
             self.phase = Phase.TLS
-            raise self._error(text, Trouble.TLS, "tls") from None
+            raise self._error(str(error), Trouble.TLS, "tls") from None
 
     async def _dial(self, host: str) -> socket.socket:
         settings = self.settings
@@ -188,16 +187,32 @@ class _Opening:
             return
         self.phase = Phase.AUTH
         offered = client.server_auth_methods
-        mechanism = sasl.choose_mechanism(self.settings, offered)
-        if mechanism is None:
+        mechanisms = sasl.choose_mechanisms(self.settings, offered)
+        if not mechanisms:
             names = " ".join(offered).upper() or "nothing"
-            text = f"the server offers no usable authentication mechanism (it offers {names})"
+            wanted = self.settings.auth_mechanism
+            wanted = "" if wanted == "auto" else f", only {wanted.upper()} is allowed"
+            text = f"the server offers no usable authentication mechanism (it offers {names}{wanted})"
             raise self._error(text, Trouble.AUTH, "auth")
-        refusal = await sasl.authenticate(client.execute_command, mechanism, self.settings)
+        refusal = await self._try(client, mechanisms)
         if refusal is not None:
             error = self._refused(refusal.code, str(refusal))
             del refusal  # error reports show the variables of this frame, and the server may have echoed a secret
             raise error
+
+    async def _try(self, client: aiosmtplib.SMTP, mechanisms: list[str]) -> sasl.Refusal | None:
+        """Try one mechanism after the other while the server refuses the mechanism; return the last refusal."""
+        refusal = None
+        for mechanism in mechanisms:
+            try:
+                refusal = await sasl.authenticate(client.execute_command, mechanism, self.settings)
+            except (OSError, aiosmtplib.SMTPException):
+                if refusal is None:
+                    raise
+                break  # the server hung up after its refusal, which says more than the loss
+            if refusal is None or not refusal.is_of_mechanism:
+                break
+        return refusal
 
     def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
         transport = client.transport
@@ -228,8 +243,7 @@ class _Opening:
 
     def explain(self, error: Exception) -> ConnectError:
         """Return the ``ConnectError`` for an exception of aiosmtplib or of the network in the phase reached."""
-        cause = error.__cause__ if isinstance(error, aiosmtplib.SMTPConnectError) else None
-        original = cause or error
+        original = _original(error)
         where = host_and_port(self.settings.host, self.settings.port)
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._refused(error.code, str(error.message))
@@ -249,7 +263,8 @@ class _Opening:
         """Return the error for a reply that ended the attempt.
 
         A reply to STARTTLS is about TLS, a 5yz to AUTH about the credentials, any other about the server.  A challenge
-        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.
+        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.  A throttled login says nothing about the
+        credentials, but pauses as their refusal does: each further login would prolong that.
         """
         if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
             received = f"{code} {text}" if code > 0 else text.removeprefix(_MALFORMED)
@@ -257,9 +272,13 @@ class _Opening:
             text, code = not_smtp(received.encode("utf-8", "replace")), 0
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
-        unexpected = self.phase is Phase.AUTH and 0 < code < 400
-        if disabled or unexpected or (self.phase is Phase.AUTH and code >= 500):
+        in_auth = self.phase is Phase.AUTH
+        unexpected = in_auth and 0 < code < 400
+        throttled = in_auth and sasl.is_throttled(code, text)
+        if disabled or unexpected or (in_auth and code >= 500):
             trouble, error_code = Trouble.AUTH, "auth"
+        elif throttled:
+            trouble, error_code = Trouble.AUTH, "provider"
         elif self.phase is Phase.TLS and code not in (0, 421):
             trouble, error_code = Trouble.TLS, "tls"
         else:
@@ -267,6 +286,8 @@ class _Opening:
         message = f"{code} {text}" if code else text
         if unexpected:
             message = f"the server asks for more than the mechanism has: {message}"
+        if throttled:
+            message = f"the server throttles logins: {message}"
         return self._error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
 
     def _log_received(self, received: str) -> None:
@@ -288,6 +309,21 @@ class _Opening:
             enhanced=enhanced,
             peer=self.peer,
         )
+
+
+def _original(error: Exception) -> BaseException:
+    """What aiosmtplib wraps: an error of OpenSSL at any depth, else the reason why it could not connect.
+
+    With TLS 1.3 a server refuses the client's certificate after the handshake: then the error of OpenSSL behind a lost
+    connection is the only sign that TLS has failed.
+    """
+    cause = error.__cause__
+    deeper = cause
+    while deeper is not None:
+        if isinstance(deeper, ssl.SSLError):
+            return deeper
+        deeper = deeper.__cause__
+    return cause if cause is not None and isinstance(error, aiosmtplib.SMTPConnectError) else error
 
 
 def _reason(error: BaseException) -> str:

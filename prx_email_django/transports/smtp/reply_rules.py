@@ -70,6 +70,16 @@ def _words(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
+#: Words about commands that came too early; addresses, which may contain these words, are left out before.
+_TOO_EARLY = _words(r"synchroni[sz]|\bpipelin")
+_ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
+_NO_RECIPIENTS = _words(r"\bno (valid )?recipient|\brcpt\b")
+#: Words about the age or the idleness of the connection.
+_SESSION_OVER = (
+    r"(session|connection)\b.{0,40}\b(lifetime|expired|too long|time ?limit|timed? ?out|time-?out)"
+    r"|maximum (session|connection)|(lifetime|time ?limit|timeout) (of|for) (the|this) (session|connection)"
+    r"|timeout exceeded|idle (too long|time)"
+)
 #: Meanings that make a reply to RCPT a reply to the session.
 _ABOUT_SESSION = (ReplyMeaning.SESSION_LIMIT, ReplyMeaning.NOT_AUTHENTICATED, ReplyMeaning.BAD_SEQUENCE)
 _MAIL, _RCPT = frozenset({Phase.MAIL}), frozenset({Phase.RCPT})
@@ -109,10 +119,18 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS - _RCPT, words=_words("too many messages")),
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _RCPT, words=_words("too many messages.*(session|connection)")),
+    # RFC 3463 §3.5, X.4.2 "bad connection": Gmail "451 4.4.2 Timeout - closing connection", Postfix "421 4.4.2 Error:
+    # timeout exceeded", Exchange "421 4.4.2 Connection dropped"; "421 session maximum lifetime reached" of others.  At
+    # RCPT a 451 may speak of the connection to the recipient's server: there the words must name ours, or the code.
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS - _RCPT, frozenset({421, 451}), frozenset({"4.4.2"})),
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _RCPT, frozenset({421}), frozenset({"4.4.2"})),
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, frozenset({421, 451}), words=_words(_SESSION_OVER)),
     # "503 nested MAIL"; Postfix "554 5.5.0 SMTP protocol synchronization", Exim "SMTP synchronization error".
     ReplyRule(ReplyMeaning.BAD_SEQUENCE, frozenset({Phase.MAIL, Phase.DATA}), frozenset({503})),
     ReplyRule(
-        ReplyMeaning.BAD_SEQUENCE, _ALL, words=_words("synchroni[sz]ation|improper (use of )?(command )?pipelining")
+        ReplyMeaning.BAD_SEQUENCE,
+        _ALL,
+        words=_words("synchroni[sz]ation|improper (use of )?(smtp )?(command )?pipelining"),
     ),
 )
 
@@ -135,15 +153,6 @@ class ReplyVerdict:
     #: Nothing more may be written on this connection.
     ends_session: bool = False
 
-    @property
-    def out_of_step(self) -> bool:
-        """Whether client and server may disagree about which command a reply belongs to."""
-        return (
-            self.ends_session
-            and self.ending in (Ending.TEMPORARY, Ending.UNKNOWN)
-            and self.trouble is not Trouble.QUOTA
-        )
-
 
 def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> ReplyVerdict:
     """Judge a reply that ends the attempt: any but the success of its phase, at RCPT only one about the session.
@@ -157,15 +166,44 @@ def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> ReplyVerdict:
         return ReplyVerdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
     if completed and (meaning is ReplyMeaning.SESSION_LIMIT or (reply.code == 421 and phase is Phase.MAIL)):
         return ReplyVerdict(Ending.UNTOUCHED, ends_session=True)
-    if reply.code == 421:
+    if reply.code == 421 or meaning is ReplyMeaning.SESSION_LIMIT:
+        # A connection that is over before it has completed anything counts as a failed one.
         return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
     if reply.code < 400:
         return _judge_unexpected(phase)
     if meaning is ReplyMeaning.BAD_SEQUENCE:
         return ReplyVerdict(Ending.TEMPORARY, ends_session=True)
-    if reply.code < 500 or meaning in (ReplyMeaning.TEMPORARY, ReplyMeaning.SESSION_LIMIT):
-        return ReplyVerdict(Ending.TEMPORARY, ends_session=meaning is ReplyMeaning.SESSION_LIMIT)
+    if reply.code < 500 or meaning is ReplyMeaning.TEMPORARY:
+        return ReplyVerdict(Ending.TEMPORARY)
     return ReplyVerdict(Ending.PERMANENT)
+
+
+def refuses_ahead(phase: Phase, reply: Reply, *, overlapped: bool) -> bool:
+    """Whether this reply to a command that was written ahead refuses just that, and not the message.
+
+    Either the server says so, or it has lost step with the client: it dropped a command that came too early, or
+    answered two commands by one reply.  ``overlapped``: the whole envelope was written behind another message's body;
+    else only RCPT and DATA were written ahead.
+
+    - 503 in any words (Haraka: "503 Bad sequence of commands - pipelined after end of DATA"), and a positive reply of
+      the wrong kind;
+    - 554 to MAIL where the envelope was overlapped (a refused sender looks the same, and is refused again without
+      overlap), or in words about recipients: then it is the reply to DATA, and MAIL and RCPT were dropped;
+    - after a body, where an envelope was written behind it, only 503 and words: the body itself may be refused;
+    - words of pipelining or synchronisation under any code (Postfix "503 5.5.0 <DATA>: Data command rejected: Improper
+      use of SMTP command pipelining", Exim "554 SMTP synchronization error").
+
+    Any other 421 is the end of the session: there is nothing to learn from it.
+    """
+    if meaning_of(phase, reply) not in (ReplyMeaning.FIRST_DIGIT, ReplyMeaning.BAD_SEQUENCE):
+        return False
+    if reply.code == 503 or (reply.code >= 400 and _TOO_EARLY.search(_ADDRESS.sub("", reply.text))):
+        return True
+    if phase is Phase.BODY:
+        return False
+    if reply.code == 554 and phase is Phase.MAIL:
+        return overlapped or _NO_RECIPIENTS.search(reply.text) is not None
+    return reply.code < 400
 
 
 def _judge_unexpected(phase: Phase) -> ReplyVerdict:

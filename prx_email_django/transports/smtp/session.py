@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from prx_email_django.rules.outcomes import Ending, Trouble
+from prx_email_django.rules.outcomes import Ending, Phase, Trouble
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
+from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
 from prx_email_django.transports.smtp.reply_rules import Loss, ReplyVerdict, judge_loss
@@ -49,6 +50,7 @@ class SmtpSession:
             return self._lost(lost.loss)
         finally:
             self._report_unfinished()
+            self._state.found.leave(self._state)
             self._protocol.abort()
 
     def abort(self) -> None:
@@ -80,11 +82,15 @@ class SmtpSession:
         return None
 
     def _write_envelope(self, transaction: MailTransaction) -> None:
-        """Write the envelope, or only MAIL where commands go one at a time.
+        """Write the envelope, or only MAIL (and RSET) where commands go one at a time.
 
         ``mail_written`` is set afterwards: a message whose MAIL the system refused was never begun.
         """
-        commands = [transaction.mail] if self._state.stepwise else transaction.commands
+        state = self._state
+        transaction.stepwise = state.stepwise
+        if not transaction.stepwise:
+            state.found.use(Ahead.ENVELOPE, state)
+        commands = [*transaction.before_mail, transaction.mail] if transaction.stepwise else transaction.commands
         self._protocol.write(b"".join(commands), len(commands))
         transaction.mail_written = True
 
@@ -116,6 +122,11 @@ class SmtpSession:
         completed = state.completed > 0
         trouble = Trouble.NONE if completed or loss.closed_by_us else Trouble.CONNECTION
         transaction = state.current
+        broken = self._broken_by(loss, transaction)
+        if broken is not None and (transaction is None or transaction.phase is not Phase.BODY):
+            if transaction is not None:
+                state.report(transaction, transaction.ahead_refused(loss.text))
+            return SessionEnd(reconnect=True, error_code=loss.error_code, error=loss.text, broken=broken)
         if transaction is not None:
             verdict = judge_loss(
                 transaction.phase,
@@ -132,8 +143,29 @@ class SmtpSession:
             trouble=trouble,
             error_code=loss.error_code,
             error=loss.text,
-            overlap_lost=state.overlap_on_trial and not loss.closed_by_us,
+            broken=broken,
         )
+
+    def _broken_by(self, loss: Loss, transaction: MailTransaction | None) -> Ahead | None:
+        """What the server does not bear, if the loss says so: it is then given up for all connections of the account.
+
+        A server that drops commands which come too early stays silent, whenever it does so.  Hanging up, or sending
+        what is no reply, says so only where an overlap is tried for the first time: any other envelope has servers hang
+        up for reasons of its own, such as many dead recipients.
+        """
+        found, is_silent = self._state.found, loss.error_code == "timeout"
+        if loss.closed_by_us:
+            return None
+        is_envelope_next = transaction is not None and transaction.phase is Phase.MAIL
+        is_overlap_silent = is_silent and is_envelope_next and transaction is not None and transaction.overlapped
+        if is_overlap_silent or found.is_trying(Ahead.OVERLAP, self._state):
+            broken = Ahead.OVERLAP
+        elif is_silent and found.is_trying(Ahead.ENVELOPE, self._state) and not is_envelope_next:
+            broken = Ahead.ENVELOPE
+        else:
+            return None
+        found.give_up(broken)
+        return broken
 
     def _dot_may_have_left(self, transaction: MailTransaction) -> bool:
         """Whether the server may have the whole body: not if its end is still in asyncio's own buffer."""

@@ -7,16 +7,20 @@ from dataclasses import replace
 
 from prx_email_django.rules.outcomes import Outcome, Phase
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
+from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage, envelope
 from prx_email_django.transports.smtp.protocol import SmtpProtocol
 from prx_email_django.transports.smtp.replies import Reply
-from prx_email_django.transports.smtp.reply_rules import judge_reply
+from prx_email_django.transports.smtp.reply_rules import judge_reply, refuses_ahead
 from prx_email_django.transports.smtp.transaction_state import MailTransaction, session_end
 
 #: Messages that level ``auto`` sends before it writes a body and the next envelope at once.
 TRIAL_MESSAGES = 3
 #: Refusals after which a connection is replaced: Postfix slows down after about ten errors, and closes after twenty.
 MAX_REFUSALS = 10
+#: Seconds for a reply to what is written ahead for the first time.  A server that drops such commands stays silent: the
+#: caller of a ``send`` must not wait for a whole timeout.
+TRIAL_TIMEOUT = 10.0
 #: Bytes a second that an upload must reach on average to end before its deadline.
 MIN_RATE = 32768
 
@@ -41,8 +45,7 @@ class SessionState:
         self.feed: Feed
         self._extensions = extensions
         self._level = settings.pipelining if extensions.pipelining else "off"
-        #: Write one command at a time (level ``off``).
-        self.stepwise = self._level == "off"
+        self.found = settings.found
         #: The oldest message that waits for a reply, and the message whose envelope was written behind its body.
         self.current: MailTransaction | None = None
         self.ahead: MailTransaction | None = None
@@ -52,9 +55,11 @@ class SessionState:
         self.refusals = 0
         #: The server still holds the envelope of a message that failed: RSET goes before the next MAIL.
         self.must_reset = False
-        self._overlaps = 0
-        #: The first write of a body with the next envelope behind it is not fully answered yet.
-        self.overlap_on_trial = False
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the next envelope must be written one command at a time."""
+        return self._level == "off" or not self.found.may_use(Ahead.ENVELOPE, self)
 
     @property
     def retired(self) -> bool:
@@ -64,8 +69,10 @@ class SessionState:
     def begin(self, outgoing: OutgoingMessage) -> MailTransaction | None:
         """Start a message whose MAIL is written next.  None: it cannot be written, and has been reported."""
         transaction = MailTransaction(outgoing, self.peer)
+        if self.found.max_recipients:
+            transaction.recipients = outgoing.recipients[: self.found.max_recipients]
         try:
-            transaction.commands = envelope(outgoing, self._extensions)
+            transaction.commands = envelope(outgoing, self._extensions, transaction.recipients)
         except UnsupportedMessage as unsupported:
             self.feed.report(outgoing, transaction.unsupported(unsupported))
             return None
@@ -81,20 +88,33 @@ class SessionState:
     def look_ahead(self) -> MailTransaction | None:
         """Start the next message if its envelope may go behind the body that is written next."""
         overlap = self._level == "full" or (self._level == "auto" and self.completed >= TRIAL_MESSAGES)
-        if not overlap or self.retired:
+        if not overlap or self.retired or self.stepwise or not self.found.may_use(Ahead.OVERLAP, self):
             return None
         while self.ahead is None and (outgoing := self.feed.take()) is not None:
             self.ahead = self.begin(outgoing)
         if self.ahead is not None:
-            self._overlaps += 1
-            self.overlap_on_trial = self._overlaps == 1
+            self.ahead.overlapped = True
+            self.found.use(Ahead.OVERLAP, self)
         return self.ahead
 
-    async def ask(self, command: bytes) -> Reply:
+    async def ask(self, transaction: MailTransaction, command: bytes) -> Reply:
         """Return the reply to a command; write the command first unless it was written with the envelope."""
-        if self.stepwise:
+        if transaction.stepwise:
             self.protocol.write(command, 1)
-        return await self.protocol.reply()
+        return await self.reply_to(transaction)
+
+    async def reply_to(self, transaction: MailTransaction) -> Reply:
+        """Return the reply to a command of the envelope.  MAIL is written ahead only where it is overlapped."""
+        if transaction.phase is not Phase.MAIL:
+            return await self.reply_ahead(Ahead.ENVELOPE)
+        return await self.reply_ahead(Ahead.OVERLAP) if transaction.overlapped else await self.protocol.reply()
+
+    async def reply_ahead(self, ahead: Ahead) -> Reply:
+        """Return the reply to what may have been written ahead; while that is tried, within ``TRIAL_TIMEOUT``."""
+        if not self.found.is_trying(ahead, self):
+            return await self.protocol.reply()
+        seconds = min(TRIAL_TIMEOUT, self.settings.timeout)
+        return await self.protocol.reply(asyncio.get_running_loop().time() + seconds)
 
     async def reset(self) -> None:
         """Send RSET where commands go one at a time.
@@ -103,7 +123,8 @@ class SessionState:
         """
         if self.stepwise and self.must_reset:
             self.must_reset = False
-            self.check_reset(await self.ask(b"RSET\r\n"))
+            self.protocol.write(b"RSET\r\n", 1)
+            self.check_reset(await self.protocol.reply())
 
     def check_reset(self, reply: Reply) -> None:
         """Continue if the reply to RSET is positive.
@@ -137,14 +158,45 @@ class SessionState:
         Raises:
             SessionEnded: the reply ends the session too.
         """
+        self._check_ahead(transaction, reply)
         verdict = judge_reply(transaction.phase, reply, completed=self.completed > 0)
         self.refusals += 1
         if transaction.phase is Phase.BODY and reply.code >= 400 and reply.code != 421:
             self.completed += 1
         self.report(transaction, transaction.failed(verdict, reply))
         if verdict.ends_session:
-            overlap_lost = self.overlap_on_trial and verdict.out_of_step and reply.code != 421
-            raise SessionEnded(replace(session_end(verdict, str(reply)), overlap_lost=overlap_lost))
+            raise SessionEnded(self._with_trial(session_end(verdict, str(reply)), transaction, reply))
+
+    def _check_ahead(self, transaction: MailTransaction, reply: Reply) -> None:
+        """Release the message where the reply refuses only what was written ahead; the account does without it.
+
+        Raises:
+            SessionEnded: it does; client and server may be out of step.
+        """
+        ahead = self._written_ahead(transaction)
+        if ahead is None or not self.is_ahead_refused(transaction, reply):
+            return
+        self.found.give_up(ahead)
+        self.report(transaction, transaction.ahead_refused(str(reply)))
+        raise SessionEnded(SessionEnd(reconnect=True, error=str(reply), broken=ahead))
+
+    def is_ahead_refused(self, transaction: MailTransaction, reply: Reply) -> bool:
+        """Whether this negative reply refuses only what was written ahead."""
+        is_ahead = self._written_ahead(transaction) is not None
+        return is_ahead and refuses_ahead(transaction.phase, reply, overlapped=transaction.overlapped)
+
+    def _written_ahead(self, transaction: MailTransaction) -> Ahead | None:
+        if transaction.phase is Phase.BODY:
+            return None if self.ahead is None else Ahead.OVERLAP
+        return transaction.ahead
+
+    def _with_trial(self, end: SessionEnd, transaction: MailTransaction, reply: Reply) -> SessionEnd:
+        """The end of the session; a reply to a body that is out of step may be due to the envelope behind it."""
+        is_trial = transaction.phase is Phase.BODY and self.found.is_trying(Ahead.OVERLAP, self)
+        if not is_trial or reply.code >= 400:
+            return end
+        self.found.give_up(Ahead.OVERLAP)
+        return replace(end, broken=Ahead.OVERLAP)
 
     def count_reply(self, reply: Reply) -> None:
         """Count a reply to a command of a message that has failed already.

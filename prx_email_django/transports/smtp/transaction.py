@@ -10,11 +10,12 @@ State of the message, and its outcomes: ``transaction_state``.
 
 from __future__ import annotations
 
-from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
+from prx_email_django.rules.outcomes import Answer, Outcome, Phase, Trouble
 from prx_email_django.transports.base import SessionEnd
+from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import dot_stuffed
 from prx_email_django.transports.smtp.replies import Reply
-from prx_email_django.transports.smtp.reply_rules import Loss, is_about_session
+from prx_email_django.transports.smtp.reply_rules import Loss, is_about_session, recipient_answer
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction_state import MailTransaction
 
@@ -33,15 +34,15 @@ async def transact(state: SessionState, transaction: MailTransaction) -> None:
     """
     for _ in transaction.before_mail:
         state.check_reset(await state.protocol.reply())
-    reply = await state.protocol.reply()
+    reply = await state.reply_to(transaction)
     if reply.code >= 300:
         await _sender_refused(state, transaction, reply)
         return
-    state.overlap_on_trial = False
+    state.found.prove(Ahead.OVERLAP, state)
     await _send_recipients(state, transaction)
     if not transaction.any_accepted:
         await _recipients_refused(state, transaction)
-    elif state.stepwise and not transaction.outgoing.may_continue():
+    elif transaction.stepwise and not transaction.outgoing.may_continue():
         state.must_reset = True
         state.report(transaction, transaction.untouched())
     else:
@@ -51,17 +52,22 @@ async def transact(state: SessionState, transaction: MailTransaction) -> None:
 async def _send_recipients(state: SessionState, transaction: MailTransaction) -> None:
     transaction.phase = Phase.RCPT
     for command in transaction.rcpt:
-        reply = await state.ask(command)
+        reply = await state.ask(transaction, command)
         if reply.code >= 300:
-            if is_about_session(reply):
+            if is_about_session(reply) or state.is_ahead_refused(transaction, reply):
                 state.fail(transaction, reply)
-            state.refusals += 1
+            # "Too many" is progress: with ten refusals, a thousand recipients would take a hundred connections.
+            state.refusals += recipient_answer(reply) is not Answer.TOO_MANY
         transaction.add_answer(reply)
+    if taken := transaction.recipients_taken():
+        state.found.max_recipients = taken
 
 
 async def _data(state: SessionState, transaction: MailTransaction) -> None:
     transaction.phase = Phase.DATA
-    reply = await state.ask(b"DATA\r\n")
+    reply = await state.ask(transaction, b"DATA\r\n")
+    if reply.code == 354:
+        state.found.prove(Ahead.ENVELOPE, state)
     if reply.code != 354:
         state.must_reset = True
         state.fail(transaction, reply)
@@ -78,11 +84,11 @@ async def _data(state: SessionState, transaction: MailTransaction) -> None:
 
 async def _sender_refused(state: SessionState, transaction: MailTransaction, reply: Reply) -> None:
     state.fail(transaction, reply)
-    state.overlap_on_trial = False
-    if state.stepwise:
+    state.found.prove(Ahead.OVERLAP, state)
+    if transaction.stepwise:
         return
     for _ in transaction.rcpt:
-        reply = await state.protocol.reply()
+        reply = await state.reply_ahead(Ahead.ENVELOPE)
         state.count_reply(reply)
         if reply.code < 400:  # the server may still have a sender: a lone dot would deliver an empty message
             raise SessionEnded(SessionEnd(reconnect=True, error=f"a recipient was accepted without a sender: {reply}"))
@@ -94,14 +100,15 @@ async def _recipients_refused(state: SessionState, transaction: MailTransaction)
     outcome = transaction.all_refused()
     state.report(transaction, outcome)
     _end_on_quota(outcome)
-    if not state.stepwise:
+    if not transaction.stepwise:
         await _end_unused_data(state)
 
 
 async def _end_unused_data(state: SessionState) -> None:
     """Read the reply to a DATA that was written with a refused envelope; after a 354 a lone dot delivers nothing."""
-    reply = await state.protocol.reply()
+    reply = await state.reply_ahead(Ahead.ENVELOPE)
     state.count_reply(reply)
+    state.found.prove(Ahead.ENVELOPE, state)
     if reply.code < 400 and reply.code != 354:
         raise SessionEnded(SessionEnd(reconnect=True, error=str(reply)))
     if reply.code == 354:

@@ -11,6 +11,7 @@ from typing import Any
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.transports.base import Feed, OutgoingMessage, SessionEnd
+from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import UnsupportedMessage
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerdict, meaning_of, recipient_answer
@@ -19,6 +20,9 @@ from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerd
 _OPEN = RecipientOutcome(Answer.OPEN)
 _ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
 _UNKNOWN = RecipientOutcome(Answer.UNKNOWN)
+_KEPT = RecipientOutcome(Answer.TOO_MANY)
+#: Commands answered "too many" in one transaction from which on the next transactions keep to the server's limit.
+_MANY_TOO_MANY = 20
 
 
 class MailTransaction:
@@ -33,15 +37,24 @@ class MailTransaction:
         "dot_written",
         "mail_written",
         "outgoing",
+        "overlapped",
         "peer",
         "phase",
         "quota_exceeded",
+        "recipients",
+        "stepwise",
     )
 
     def __init__(self, outgoing: OutgoingMessage, peer: str) -> None:
         self.outgoing = outgoing
+        #: The recipients of this transaction: all, or as many as the server takes in one.
+        self.recipients = outgoing.recipients
         #: The other end of the connection, for ``Outcome.peer``.
         self.peer = peer
+        #: Commands go one at a time; else RCPT and DATA are written ahead.
+        self.stepwise = False
+        #: The envelope was written behind the body of another message.
+        self.overlapped = False
         #: RSET if the server needs it, MAIL, RCPT…, DATA.
         self.commands: list[bytes] = []
         self.phase = Phase.MAIL
@@ -60,22 +73,38 @@ class MailTransaction:
     @property
     def before_mail(self) -> list[bytes]:
         """RSET, or nothing."""
-        return self.commands[: -2 - len(self.outgoing.recipients)]
+        return self.commands[: -2 - len(self.recipients)]
 
     @property
     def mail(self) -> bytes:
         """The MAIL command."""
-        return self.commands[-2 - len(self.outgoing.recipients)]
+        return self.commands[-2 - len(self.recipients)]
 
     @property
     def rcpt(self) -> list[bytes]:
         """The RCPT commands."""
-        return self.commands[-1 - len(self.outgoing.recipients) : -1]
+        return self.commands[-1 - len(self.recipients) : -1]
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """How far it was written ahead."""
+        if self.overlapped:
+            return Ahead.OVERLAP
+        return None if self.stepwise else Ahead.ENVELOPE
 
     def accepted_recipients(self) -> tuple[str, ...]:
         """The recipients that RCPT accepted."""
-        answers = zip(self.outgoing.recipients, self.answers, strict=False)
+        answers = zip(self.recipients, self.answers, strict=False)
         return tuple(address for address, reply in answers if reply.code < 300)
+
+    def recipients_taken(self) -> int:
+        """The recipients that the server took before it said "too many" to all others; 0: no limit worth keeping to."""
+        answers = [recipient_answer(reply) for reply in self.answers]
+        if answers.count(Answer.TOO_MANY) < _MANY_TOO_MANY:
+            return 0
+        first = answers.index(Answer.TOO_MANY)
+        is_limit = all(answer is Answer.TOO_MANY for answer in answers[first:])
+        return answers[:first].count(Answer.ACCEPTED) if is_limit else 0
 
     def add_answer(self, reply: Reply) -> None:
         """Keep the reply to the next RCPT."""
@@ -106,8 +135,9 @@ class MailTransaction:
         """Outcome of a message without an accepted recipient: permanent only if every refusal is permanent."""
         temporary = [reply for reply in self.answers if recipient_answer(reply) is not Answer.REFUSED]
         shown = (temporary or self.answers)[0]
+        has_more = len(self.recipients) < len(self.outgoing.recipients)
         return Outcome(
-            Ending.TEMPORARY if temporary else Ending.PERMANENT,
+            Ending.TEMPORARY if temporary or has_more else Ending.PERMANENT,
             recipients=self._recipients(_OPEN),
             trouble=Trouble.QUOTA if self.quota_exceeded else Trouble.NONE,
             error_code="provider" if temporary else "recipients_refused",
@@ -140,6 +170,10 @@ class MailTransaction:
         """Outcome of a message that is released as it was."""
         return self.lost(ReplyVerdict(Ending.UNTOUCHED, error_code=""), error)
 
+    def ahead_refused(self, error: str) -> Outcome:
+        """Outcome of a message that is released since the server did not bear what was written ahead."""
+        return replace(self.untouched(error), ahead_refused=True)
+
     def unsupported(self, problem: UnsupportedMessage) -> Outcome:
         """Outcome of a message that was not written because this server cannot take it."""
         outcome = self.lost(ReplyVerdict(Ending.PERMANENT, error_code=problem.error_code), str(problem))
@@ -153,10 +187,11 @@ class MailTransaction:
     def _recipients(self, if_accepted: RecipientOutcome) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
         recipients = self.outgoing.recipients
+        kept = recipients[len(self.recipients) :]
         if not self.any_refused:
-            return dict.fromkeys(recipients, if_accepted)
-        result = dict.fromkeys(recipients, _OPEN)
-        for address, reply in zip(recipients, self.answers, strict=False):
+            return dict.fromkeys(self.recipients, if_accepted) | dict.fromkeys(kept, _KEPT)
+        result = dict.fromkeys(recipients, _OPEN) | dict.fromkeys(kept, _KEPT)
+        for address, reply in zip(self.recipients, self.answers, strict=False):
             answer = recipient_answer(reply)
             result[address] = (
                 if_accepted

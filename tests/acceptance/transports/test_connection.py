@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from prx_email_django.rules.outcomes import Ending, Phase, Trouble
-from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.base import ConnectError, ConnectionSettings, TlsFiles
 from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp import connection
 from prx_email_django.transports.smtp.connection import SmtpTransport
@@ -115,8 +115,8 @@ def test_unknown_authority_is_refused(tls: str, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
     with SmtpServer(tls=tls, users=USERS) as server:
-        for bundle in (str(other), None):
-            error = failure(settings_for(server, tls_ca_file=bundle))
+        for bundle in (str(other), ""):
+            error = failure(settings_for(server, tls_files=TlsFiles(ca_file=bundle)))
             assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls")
             assert "certificate" in str(error) or "issuer" in str(error)
         assert server.auth_attempts == []
@@ -149,7 +149,7 @@ def test_unusable_ca_file_is_tls_trouble(server: SmtpServer, tmp_path: Path, con
     bundle = tmp_path / "ca.pem"
     if content is not None:
         bundle.write_text(content)
-    error = failure(settings_for(server, security="tls", tls_ca_file=str(bundle)))
+    error = failure(settings_for(server, security="tls", tls_files=TlsFiles(ca_file=str(bundle))))
     assert verdict(error) == (Phase.TLS, Trouble.TLS, "tls") and server.connections == 0
 
 
@@ -157,9 +157,9 @@ def test_renewed_ca_file_is_read_again(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(bundle)
     with SmtpServer(tls="implicit") as server:
-        failure(settings_for(server, tls_ca_file=str(bundle)))
+        failure(settings_for(server, tls_files=TlsFiles(ca_file=str(bundle))))
         bundle.write_bytes(Path(server.ca_file).read_bytes())
-        assert open_and_close(settings_for(server, tls_ca_file=str(bundle)))
+        assert open_and_close(settings_for(server, tls_files=TlsFiles(ca_file=str(bundle))))
 
 
 def test_tls_cut_short_is_the_connections_trouble() -> None:
@@ -214,19 +214,23 @@ def test_no_usable_mechanism_is_auth_trouble(mechanisms: tuple[str, ...], method
         ("535 5.7.139 SmtpClientAuthentication is disabled for the Tenant", Trouble.AUTH),
         ("550 5.7.30 Basic authentication is not supported for Client Submission", Trouble.AUTH),
         ("534 5.7.9 application-specific password required", Trouble.AUTH),
-        ("454 4.7.0 temporary authentication failure", Trouble.CONNECTION),
-        ("432 4.7.12 password transition needed", Trouble.CONNECTION),
-        ("421 4.7.0 too many attempts", Trouble.CONNECTION),
+        ("454 4.7.0 temporary authentication failure", Trouble.AUTH),
+        ("432 4.7.12 password transition needed", Trouble.AUTH),
+        ("421 4.7.0 too many attempts", Trouble.AUTH),
+        ("450 4.7.1 too many failed logins", Trouble.AUTH),
+        ("451 4.3.0 internal error", Trouble.CONNECTION),
         ("334 bm8gc3VjaCBjaGFsbGVuZ2U=", Trouble.AUTH),
     ],
 )
-def test_temporary_reply_to_auth_is_not_blamed_on_the_credentials(reply: str, trouble: Trouble) -> None:
+def test_reply_to_auth_is_blamed_on_the_login_or_on_the_server(reply: str, trouble: Trouble) -> None:
     with SmtpServer(tls="implicit", users=USERS) as server:
         server.on("auth", reply=reply)
         error = failure(settings_for(server))
         assert (error.phase, error.trouble, error.smtp_code) == (Phase.AUTH, trouble, int(reply[:3]))
         assert reply in str(error) and (reply[0] != "3" or "asks for more" in str(error))
-        assert server.auth_attempts == ["PLAIN"] and server.wait_closed()
+        assert server.auth_attempts == (["PLAIN", "LOGIN"] if reply.startswith("534") else ["PLAIN"])
+        assert ("throttles logins" in str(error)) == (trouble is Trouble.AUTH and reply[0] == "4")
+        assert server.wait_closed()
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
@@ -325,7 +329,10 @@ def test_tls_server_that_reads_no_more_does_not_keep_the_socket(tmp_path: Path) 
     async def main(loop: FakeClockLoop) -> None:
         silent = asyncio.ensure_future(asyncio.to_thread(handshake_then_silence, listening))
         settings = _settings(
-            "127.0.0.1", listening.getsockname()[1], security="tls", tls_ca_file=str(tmp_path / "ca.pem")
+            "127.0.0.1",
+            listening.getsockname()[1],
+            security="tls",
+            tls_files=TlsFiles(ca_file=str(tmp_path / "ca.pem")),
         )
         opening = asyncio.ensure_future(SmtpTransport().open(settings))
         assert await asyncio.to_thread(handshake_done.wait, PATIENCE)

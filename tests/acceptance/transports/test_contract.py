@@ -127,7 +127,7 @@ def test_message_that_arrives_while_idle_is_sent(harness: Harness) -> None:
         ("connect", "", Trouble.CONNECTION, "network"),
         ("tls", "454 4.7.0 TLS not available", Trouble.TLS, "tls"),
         ("auth", "535 5.7.8 bad credentials", Trouble.AUTH, "auth"),
-        ("auth", "454 4.7.0 too many logins", Trouble.CONNECTION, "provider"),
+        ("auth", "454 4.7.0 too many logins", Trouble.AUTH, "provider"),
         ("auth", "", Trouble.CONNECTION, "network"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, SessionEnd
+from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import ListFeed, OpenFeed, outgoing, outgoing_messages, settings_for, transmit
 from tests.support.smtp_script import PATIENCE
@@ -65,7 +66,11 @@ def test_reply_of_the_wrong_kind_ends_the_connection(
 ) -> None:
     server.on(stage, raw=b"%d what\r\n" % code)
     feed, end = transmit(server, outgoing_messages(2), pipelining=level)
-    assert (feed.outcomes[1].ending, end.trouble) == (ending, Trouble.CONNECTION)
+    if level == "off" or stage == "final":
+        assert (feed.outcomes[1].ending, end.trouble) == (ending, Trouble.CONNECTION)
+    else:  # the server may have answered two commands by one reply
+        assert (feed.outcomes[1].ending, end.trouble) == (Ending.UNTOUCHED, Trouble.NONE)
+        assert end.broken is Ahead.ENVELOPE
     assert server.wait_closed()
 
 

@@ -15,7 +15,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope
 
 from prx_email_django.rules.outcomes import Answer, Ending, Trouble
-from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.base import ConnectError, ConnectionSettings, TlsFiles
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import ListFeed, outgoing, outgoing_messages, run_session
 from tests.support.smtp_script import PATIENCE
@@ -83,7 +83,7 @@ def other(tmp_path: Path) -> Iterator[tuple[Inbox, ConnectionSettings]]:
                 user="ann",
                 password="secret",
                 timeout=PATIENCE,
-                tls_ca_file=str(tmp_path / "ca.pem"),
+                tls_files=TlsFiles(ca_file=str(tmp_path / "ca.pem")),
             ),
         )
     finally:
@@ -117,7 +117,7 @@ def test_wrong_password_is_refused_once(other: tuple[Inbox, ConnectionSettings])
         "password",
         user="ann",
         password="wrong",
-        tls_ca_file=settings.tls_ca_file,
+        tls_files=settings.tls_files,
     )
     with pytest.raises(ConnectError) as failed:
         asyncio.run(run_session(SmtpTransport(), wrong, ListFeed([])))

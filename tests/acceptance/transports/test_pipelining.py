@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from prx_email_django.rules.outcomes import Ending, Trouble
+from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import (
     BODY,
@@ -160,7 +161,7 @@ def test_loss_of_the_first_overlapped_write_is_reported(server: SmtpServer, what
         )
     else:
         feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
-    assert end.overlap_lost
+    assert end.broken is Ahead.OVERLAP
     assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.UNKNOWN, Ending.UNTOUCHED)
 
 
@@ -169,15 +170,15 @@ def test_server_out_of_step_after_the_first_overlap_is_reported_and_fails_no_mes
 ) -> None:
     server.on("mail", nth=5, reply="503 5.5.1 nested MAIL command")
     feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
-    assert end.overlap_lost and end.trouble is Trouble.NONE
-    assert feed.outcomes[5].ending is Ending.TEMPORARY
+    assert end.broken is Ahead.OVERLAP and end.trouble is Trouble.NONE
+    assert feed.outcomes[5].ending is Ending.UNTOUCHED and feed.outcomes[5].ahead_refused
 
 
 @pytest.mark.parametrize("nth", [1, 3, 5, 6])
 def test_loss_elsewhere_is_not_blamed_on_overlap(server: SmtpServer, nth: int) -> None:
     server.on("final", nth=nth, drop=True)
     _, end = transmit(server, outgoing_messages(8), pipelining="auto")
-    assert not end.overlap_lost and end.trouble is Trouble.CONNECTION
+    assert end.broken is None and end.trouble is Trouble.CONNECTION
 
 
 @pytest.mark.parametrize(("level", "nth"), [("auto", 4), ("full", 1)])
@@ -185,14 +186,14 @@ def test_loss_before_the_first_overlapped_write_is_not_blamed_on_it(server: Smtp
     """Nothing was written behind a body, so there is no reason to do without overlap for a week."""
     server.on("data", nth=nth, raw=b"354 go ahead\r\n250 and more\r\n")
     feed, end = transmit(server, outgoing_messages(6), pipelining=level)
-    assert feed.outcomes[nth].ending is Ending.TEMPORARY and not end.overlap_lost
+    assert feed.outcomes[nth].ending is Ending.TEMPORARY and end.broken is None
     assert feed.taken == list(range(1, nth + 1)), "a message was taken that could not be sent any more"
 
 
 def test_loss_after_the_first_overlap_was_answered_is_not_blamed_on_it(server: SmtpServer) -> None:
     server.on("rcpt", nth=5, drop=True)
     feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
-    assert (end.overlap_lost, feed.outcomes[5].ending) == (False, Ending.TEMPORARY)
+    assert (end.broken, feed.outcomes[5].ending) == (None, Ending.TEMPORARY)
 
 
 def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_overlap(server: SmtpServer) -> None:
@@ -201,14 +202,14 @@ def test_loss_after_the_first_overlapped_sender_was_refused_is_not_blamed_on_ove
     server.on("mail", nth=6, drop=True)
     feed, end = transmit(server, outgoing_messages(8), pipelining="auto")
     assert (feed.outcomes[4].ending, feed.outcomes[5].ending) == (Ending.ACCEPTED, Ending.PERMANENT)
-    assert feed.left and not end.overlap_lost
+    assert feed.left and end.broken is None
 
 
 @pytest.mark.parametrize(("stage", "nth", "trouble"), [("mail", 5, Trouble.NONE), ("final", 4, Trouble.CONNECTION)])
 def test_correct_421_is_not_blamed_on_overlap(server: SmtpServer, stage: str, nth: int, trouble: Trouble) -> None:
     server.on(stage, nth=nth, reply="421 4.7.0 session limit")
     feed, end = transmit(server, outgoing_messages(6), pipelining="auto")
-    assert (end.overlap_lost, end.trouble, feed.outcomes[5].ending) == (False, trouble, Ending.UNTOUCHED)
+    assert (end.broken, end.trouble, feed.outcomes[5].ending) == (None, trouble, Ending.UNTOUCHED)
 
 
 def test_no_message_is_taken_after_the_last_of_a_connection(server: SmtpServer, level: str) -> None:

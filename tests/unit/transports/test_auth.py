@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.transports.base import ConnectionSettings
-from prx_email_django.transports.smtp.auth import Refusal, authenticate, choose_mechanism, enhanced, without_secrets
+from prx_email_django.transports.smtp.auth import (
+    Refusal,
+    authenticate,
+    choose_mechanisms,
+    enhanced,
+    is_throttled,
+    without_secrets,
+)
 
 
 @dataclass
@@ -33,32 +40,103 @@ class Server:
         return self._responses.pop(0)
 
 
-def settings(method: str = "password") -> ConnectionSettings:
-    return ConnectionSettings("mail.example.org", 465, "tls", method, user="ann", password="geheim", token="t0ken")
+def settings(method: str = "password", mechanism: str = "auto", **options: str) -> ConnectionSettings:
+    values = {"user": "ann", "password": "geheim", "token": "t0ken", **options}
+    return ConnectionSettings("mail.example.org", 465, "tls", method, auth_mechanism=mechanism, **values)  # type: ignore[arg-type]
 
 
 def b64(text: str) -> bytes:
     return base64.b64encode(text.encode())
 
 
-def try_mechanism(mechanism: str, *responses: tuple[int, str]) -> tuple[Refusal | None, list[bytes]]:
+def try_mechanism(mechanism: str, *responses: tuple[int, str], **options: str) -> tuple[Refusal | None, list[bytes]]:
     server = Server(*responses)
-    return asyncio.run(authenticate(server, mechanism, settings())), server.commands
+    return asyncio.run(authenticate(server, mechanism, settings(**options))), server.commands
 
 
 @pytest.mark.parametrize(
-    ("method", "offered", "chosen"),
+    ("method", "mechanism", "offered", "chosen"),
     [
-        ("password", ["cram-md5", "login", "plain"], "plain"),
-        ("password", ["login", "xoauth2"], "login"),
-        ("password", ["cram-md5"], None),
-        ("xoauth2", ["plain", "xoauth2"], "xoauth2"),
-        ("xoauth2", ["plain", "oauthbearer"], None),
-        ("password", [], None),
+        ("password", "auto", ["cram-md5", "login", "plain"], ["plain", "login", "cram-md5"]),
+        ("password", "auto", ["login", "xoauth2"], ["login"]),
+        ("password", "auto", ["cram-md5"], ["cram-md5"]),
+        ("password", "cram-md5", ["plain", "cram-md5"], ["cram-md5"]),
+        ("password", "login", ["plain"], []),
+        ("xoauth2", "auto", ["plain", "oauthbearer", "xoauth2"], ["xoauth2", "oauthbearer"]),
+        ("xoauth2", "auto", ["plain", "oauthbearer"], ["oauthbearer"]),
+        ("xoauth2", "oauthbearer", ["xoauth2", "oauthbearer"], ["oauthbearer"]),
+        ("xoauth2", "auto", ["plain"], []),
+        ("password", "auto", [], []),
     ],
 )
-def test_one_mechanism_is_chosen(method: str, offered: list[str], chosen: str | None) -> None:
-    assert choose_mechanism(settings(method), offered) == chosen
+def test_mechanisms_are_those_offered_in_our_order(
+    method: str, mechanism: str, offered: list[str], chosen: list[str]
+) -> None:
+    assert choose_mechanisms(settings(method, mechanism), offered) == chosen
+
+
+@pytest.mark.parametrize("code", [500, 501, 502, 503, 504, 534])
+def test_refusal_of_the_mechanism_is_not_one_of_the_credentials(code: int) -> None:
+    assert Refusal(code, "no").is_of_mechanism
+
+
+@pytest.mark.parametrize("code", [334, 421, 432, 454, 530, 535, 538, 550])
+def test_refusal_of_the_credentials_asks_for_no_other_mechanism(code: int) -> None:
+    assert not Refusal(code, "no").is_of_mechanism
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "throttled"),
+    [
+        (421, "4.7.0 slow down", True),
+        (432, "4.3.2 Concurrent connections limit exceeded", True),
+        (454, "4.7.0 Temporary authentication failure", True),
+        (450, "4.7.1 Too many failed login attempts", True),
+        (451, "4.7.0 too many authentication failures", True),
+        (451, "4.3.0 internal error", False),
+        (535, "5.7.8 too many login attempts", False),
+    ],
+)
+def test_throttled_login_is_recognised(code: int, text: str, *, throttled: bool) -> None:
+    assert is_throttled(code, text) is throttled
+
+
+def test_cram_md5_answers_the_example_of_rfc_2195() -> None:
+    challenge = b64("<1896.697170952@postoffice.reston.mci.net>").decode()
+    refusal, commands = try_mechanism(
+        "cram-md5", (334, challenge), (235, "ok"), user="tim", password="tanstaaftanstaaf"
+    )
+    assert refusal is None
+    assert commands == [b"AUTH CRAM-MD5", b64("tim b913a602c7eda7a495b4e6e7334d3890")]
+
+
+@pytest.mark.parametrize("challenge", ["not base64!", "abc", "\xff"])
+def test_cram_md5_cancels_a_challenge_that_it_cannot_read(challenge: str) -> None:
+    refusal, commands = try_mechanism("cram-md5", (334, challenge), (501, "5.7.0 cancelled"))
+    assert refusal == Refusal(501, "5.7.0 cancelled") and commands == [b"AUTH CRAM-MD5", b"*"]
+
+
+def test_cram_md5_digest_that_a_server_echoes_is_not_shown() -> None:
+    digest = "b913a602c7eda7a495b4e6e7334d3890"
+    answer = b64(f"tim {digest}").decode()
+    challenge = b64("<1896.697170952@postoffice.reston.mci.net>").decode()
+    refusal, _ = try_mechanism(
+        "cram-md5", (334, challenge), (535, f"no {answer} or {digest}"), user="tim", password="tanstaaftanstaaf"
+    )
+    assert str(refusal) == "no *** or ***"
+
+
+def test_oauthbearer_is_one_line_with_the_user_escaped() -> None:
+    refusal, commands = try_mechanism("oauthbearer", (235, "ok"), user="a,b=c@example.org")
+    line = "n,a=a=2Cb=3Dc@example.org,\x01host=mail.example.org\x01port=465\x01auth=Bearer t0ken\x01\x01"
+    assert (refusal, commands) == (None, [b"AUTH OAUTHBEARER " + b64(line)])
+
+
+def test_oauthbearer_ends_a_refused_exchange_as_rfc_7628_says() -> None:
+    challenge = b64(json.dumps({"status": "invalid_token"})).decode()
+    refusal, commands = try_mechanism("oauthbearer", (334, challenge), (535, "5.7.8 no"))
+    assert commands[1:] == [b"AQ=="]
+    assert str(refusal) == "5.7.8 no (status invalid_token)"
 
 
 def test_plain_is_one_line() -> None:
@@ -103,12 +181,13 @@ def test_unexpected_challenge_is_a_refusal() -> None:
     assert refusal is not None and refusal.code == 334 and len(commands) == 1
 
 
-@given(st.text(max_size=30), st.text(max_size=30), st.sampled_from(["password", "token", "plain", "bearer"]))
+@given(st.text(max_size=30), st.text(max_size=30), st.sampled_from(["password", "token", "plain", "bearer", "rfc7628"]))
 def test_no_form_of_a_secret_survives(before: str, after: str, form: str) -> None:
     forms = {
         "password": "geheim",
         "token": "t0ken",
         "plain": b64("\0ann\0geheim").decode(),
+        "rfc7628": b64("n,a=ann,\x01host=mail.example.org\x01port=465\x01auth=Bearer t0ken\x01\x01").decode(),
         "bearer": b64("user=ann\x01auth=Bearer t0ken\x01\x01").decode(),
     }
     assert forms[form] not in without_secrets(before + forms[form] + after, settings()).replace("***", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -16,7 +15,6 @@ from prx_email_django.transports.smtp.connect import (
     is_loopback,
     local_name,
     peer_name,
-    tls_context,
 )
 from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 
@@ -107,10 +105,3 @@ def test_dead_first_address_does_not_prevent_the_use_of_another(
                 return peer_name(sock)
 
         assert run_on_fake_clock(main) == f"127.0.0.1:{addresses[1][1]}"
-
-
-def test_context_verifies_and_requires_tls_1_2() -> None:
-    context = asyncio.run(tls_context(None))
-    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-    assert context.check_hostname and context.verify_mode is ssl.CERT_REQUIRED
-    assert asyncio.run(tls_context(None)) is context
