@@ -33,6 +33,12 @@ SETTINGS: tuple[Setting, ...] = (
         "MAX_RETRIES", None, kinds.OPTIONAL_COUNT, "Known failures after which a message is at rest; None: no limit."
     ),
     Setting("MAX_UNKNOWN_OUTCOMES", 6, kinds.COUNT, "Attempts of unknown outcome after which a message is at rest."),
+    Setting(
+        "REFUSALS_IN_A_ROW",
+        10,
+        kinds.COUNT_OR_OFF,
+        "Messages refused in the same words, one after another, that make an account suspected; 0: off.",
+    ),
     Setting("GIVE_UP_AFTER", "5d", kinds.DURATION, "A message that has been due for longer than this expires."),
     Setting("LEASE", 180, kinds.DURATION, "How long a claim holds without renewal."),
     Setting("ON_UNKNOWN", "retry", kinds.choice("retry", "hold"), "What happens after an attempt of unknown outcome."),

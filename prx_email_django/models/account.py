@@ -252,6 +252,12 @@ class Account(models.Model):
         state = self._state_row()
         return state.pause_reason if state else ""
 
+    @property
+    def pause_code(self) -> str:
+        """What caused the pause: ``connection``, ``tls``, ``auth``, ``token``, ``quota``, ``refusing`` or ``person``."""
+        state = self._state_row()
+        return state.pause_code if state else ""
+
     def _state_row(self) -> AccountState | None:
         try:
             return AccountState.objects.get(account_id=self.pk)

@@ -26,6 +26,7 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.prefetch import ClaimPrefetch, ClaimSource
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
+from prx_email_django.worker.suspicion import Before, Next, Suspicion
 
 logger = logging.getLogger("prx_email_django")
 
@@ -68,6 +69,8 @@ class AccountWorker:
         self.finished = False
         state = current.state
         self.prefetch.probing = self._troubled = state.pause_count > 0 or state.connection_failures > 0
+        self.suspicion = Suspicion(current, ready=self.ready, clock=clock, tries_once=source.tries_once)
+        self.prefetch.probing = self.prefetch.probing or self.suspicion.is_active
         self._size = state.size_limit
         self._failed_at = -RECONNECT_AFTER
 
@@ -91,6 +94,8 @@ class AccountWorker:
         self.connections.look_at_clock()
         if self.finished:
             return
+        if self.suspicion.is_active and not self.stop_reason:
+            self._prepare_probe()
         if not self.stop_reason and not self.prefetch.claim_more(self.connections.greeted):
             self.stop("paused")
         if not self.stop_reason:
@@ -149,6 +154,7 @@ class AccountWorker:
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
+        before = {message.id: Before.of(message) for message in messages}
         recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
         self.ready.recorded += sum(message.outcome.ending is Ending.ACCEPTED for message in messages)
         for message in messages:
@@ -156,11 +162,38 @@ class AccountWorker:
         if untouched := [message for message in messages if not message.is_touched]:
             self._give_back(untouched)
             self.prefetch.look_again()
+        self._suspect(self.suspicion.note(messages, before, recorded))
         self._learn(messages)
         if any(attempt.progress for attempt in recorded):
             self.source.go_on()
             self.prefetch.look_again()
         self._wake_connections()
+
+    def _suspect(self, found: Next) -> None:
+        """Do what refusals in a row demand."""
+        if found is Next.PAUSE:
+            self.trouble(Trouble.REFUSING, self.suspicion.words)
+            self.recorder.reinstated(self.suspicion.paused())
+            return
+        if found is Next.PROBE:
+            self._give_back(self.prefetch.withdraw())
+        self.prefetch.probing = self._troubled or self.suspicion.is_active
+        if not self.suspicion.is_active or self.suspicion.probe is None:
+            self.source.only = None
+        self.prefetch.look_again()
+
+    def _prepare_probe(self) -> None:
+        """Let the most unlike message go next, once nothing else is on its way; without one the account pauses."""
+        if self.prefetch.claims or self.source.tries_once:
+            return
+        if self.suspicion.probe is not None and self.prefetch.exhausted:
+            self.suspicion.missed()
+            self.prefetch.look_again()
+        if self.suspicion.choose() is None and not self.suspicion.is_after_pause:
+            self._suspect(Next.PAUSE)
+            return
+        self.source.only = self.suspicion.probe
+        self.suspicion.let_probe_pass()
 
     def _give_back(self, messages: Sequence[ClaimedMessage]) -> None:
         """Release untouched messages, except those that the source keeps for its caller."""
@@ -271,7 +304,7 @@ class AccountWorker:
                 if message.connection is not None:
                     message.connection.trouble_noted = True
                 self.trouble(outcome.trouble, outcome.error)
-            elif outcome.is_completed:
+            elif outcome.is_completed and (not self.suspicion.is_active or outcome.ending is Ending.ACCEPTED):
                 self.prefetch.note_completed()
                 if self._troubled or self.prefetch.after_pause:
                     note_success(self.current.account)

@@ -31,6 +31,8 @@ class ClaimSource(Protocol):
     #: The caller's deadline has passed before the body was written, and the words for that.
     time_is_over: bool
     late_reason: str
+    #: Claim this message only: a probe of a suspected account.
+    only: int | None
 
     def has_due(self) -> bool:
         """Whether there is something to claim."""

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
+from prx_email_django.rules.outcomes import Ending, Outcome
+from prx_email_django.rules.refusals import RefusalRow, refusal_of
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 
@@ -59,12 +61,15 @@ class ReadyQueue:
         #: Open connections.
         self.connections: set[Waiter] = set()
         self.closing = False
+        #: Refusals in a row, as the network hears them; the caller puts another one in its place.
+        self.refusals = RefusalRow(0)
         self.pushed_bytes = 0  # caller
         self.recorded = 0  # caller
         self.taken = 0  # network
         self.taken_bytes = 0  # network
         self.reported = 0  # network
         self.accepted = 0  # network
+        self.refused = 0  # network
         #: Connections that wait.  A connection is counted before it looks for the last time, so a caller that has
         #: pushed a message and sees 0 here does not need to wake any (waking took a tenth of its time).
         self.waiting = 0  # network
@@ -110,6 +115,9 @@ class ReadyQueue:
         most = self.max_connections
         if self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
             return None
+        room = self.refusals.room
+        if room is not None and self.in_flight >= room:
+            return None  # no more may be refused than it takes to suspect the account
         try:
             message = self.ready.popleft()
         except IndexError:
@@ -117,6 +125,16 @@ class ReadyQueue:
         self.taken += 1
         self.taken_bytes += len(message.body)
         return message
+
+    def heard(self, outcome: Outcome) -> None:
+        """Network: count an outcome that a connection has reported."""
+        self.reported += 1
+        if outcome.ending is Ending.ACCEPTED:
+            self.accepted += 1
+            self.refusals.clear()
+        elif (refusal := refusal_of(outcome)) is not None:
+            self.refused += 1
+            self.refusals.add(refusal)
 
     def wake_connections(self) -> None:
         """Network: something has changed for connections that wait."""
