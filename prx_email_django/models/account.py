@@ -254,7 +254,7 @@ class Account(models.Model):
 
     @property
     def pause_code(self) -> str:
-        """What caused the pause: ``connection``, ``tls``, ``auth``, ``token``, ``quota``, ``refusing`` or ``person``."""
+        """``connection``, ``tls``, ``auth``, ``token``, ``quota``, ``refusing``, ``person``; empty: no pause."""
         state = self._state_row()
         return state.pause_code if state else ""
 

@@ -1,7 +1,7 @@
 """Refusals in a row: when they say something about the account, and how unlike two messages are.  Pure.
 
-A suspended account is refused in words that no list knows, at any phase, with 4yz or 5yz.  What gives it away is that the
-same words come for one message after another.  A refusal that speaks of its recipient is no such word.
+A suspended account is refused in words that no list knows, at any phase, with 4yz or 5yz.  What gives it away is that
+the same words come for one message after another.  A refusal that speaks of its recipient says nothing of the account.
 """
 
 from __future__ import annotations

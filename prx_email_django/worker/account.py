@@ -15,6 +15,7 @@ from django.db import DatabaseError
 
 from prx_email_django.limits.pauses import note_failure, note_overlap_lost, note_size, note_success
 from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
 from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
@@ -23,6 +24,7 @@ from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.events import announce_pause
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.pace import Pace
 from prx_email_django.worker.prefetch import ClaimPrefetch, ClaimSource
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
@@ -61,6 +63,7 @@ class AccountWorker:
         self.connections = Connections(
             current, ready=self.ready, clock=clock, network=network, results=results, transport=transport
         )
+        self.pace = Pace(current, ready=self.ready, connections=self.connections, clock=clock)
         #: Events of connections: those that have arrived (the network's thread appends), and those to handle next.
         self._events: deque[ConnectionEvent] = deque()
         self._heard: deque[ConnectionEvent] = deque()
@@ -92,6 +95,8 @@ class AccountWorker:
         while self._heard:
             self._hear(self._heard.popleft())
         self.connections.look_at_clock()
+        if self.pace.is_over():
+            self._wake_connections()
         if self.finished:
             return
         if self.suspicion.is_active and not self.stop_reason:
@@ -106,7 +111,8 @@ class AccountWorker:
 
     def wake_in(self) -> float | None:
         """Seconds until ``advance`` has something to do without an event; None: it needs an event."""
-        return None if self.finished else self.connections.wake_in()
+        waits = (self.connections.wake_in(), self.pace.wake_in(), self.prefetch.wake_in())
+        return None if self.finished else min((wait for wait in waits if wait is not None), default=None)
 
     def stop(self, reason: str) -> None:
         """Claim nothing more, release the messages that no connection has taken, and let the others end."""
@@ -269,6 +275,8 @@ class AccountWorker:
                 self.trouble(end.trouble, end.error)
         if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
             self.connections.retire(connection)
+            if len(self.connections) >= self.connections.most:
+                self.connections.release_spare()
         else:
             self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
@@ -293,6 +301,14 @@ class AccountWorker:
         else:
             self.connections.retry_in(RECONNECT_AFTER)
 
+    def _throttled(self, trouble: Trouble) -> None:
+        """Slow down; a caller who waits for one message does not wait for that."""
+        self.pace.throttled(trouble)
+        if self.source.tries_once:
+            self.prefetch.limited_by = Obstacle(ObstacleKind.SLOW)
+        elif self.pace.is_hopeless:
+            self.stop(LIMITED)
+
     def _is_paused(self) -> bool:
         self.current.look_again()
         return self.current.is_account_paused(self.clock.now)
@@ -300,7 +316,11 @@ class AccountWorker:
     def _learn(self, messages: Sequence[ClaimedMessage]) -> None:
         for message in messages:
             outcome = message.outcome
-            if outcome.trouble is not Trouble.NONE:
+            if outcome.ending is Ending.ACCEPTED:
+                self.pace.accepted()
+            if outcome.trouble.is_throttle:
+                self._throttled(outcome.trouble)
+            elif outcome.trouble is not Trouble.NONE:
                 if message.connection is not None:
                     message.connection.trouble_noted = True
                 self.trouble(outcome.trouble, outcome.error)

@@ -10,6 +10,7 @@ from time import monotonic
 
 from django.db import DatabaseError
 
+from prx_email_django.limits.pace import is_slowed_down
 from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
 from prx_email_django.limits.rate_windows import has_permits
 from prx_email_django.limits.refusals import early_probe
@@ -230,6 +231,8 @@ class Drain:
             if probe is not None:
                 self._early_probes[account.pk] = probe
             return probe is not None
+        if is_slowed_down(state, clock=self.clock):
+            return False
         head = due_head(account.pk, clock=self.clock)
         # Checked before connecting: otherwise a reached limit would cost a login a second.
         return head is not None and has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)

@@ -9,9 +9,11 @@ import asyncio
 import queue
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 from typing import Protocol
 
-from prx_email_django.rules.outcomes import Ending, Outcome
+from prx_email_django.rules.outcomes import Ending, Outcome, Trouble
+from prx_email_django.rules.rates import FIRST_WAIT
 from prx_email_django.rules.refusals import RefusalRow, refusal_of
 from prx_email_django.worker.outgoing import ClaimedMessage
 
@@ -63,6 +65,8 @@ class ReadyQueue:
         self.closing = False
         #: Refusals in a row, as the network hears them; the caller puts another one in its place.
         self.refusals = RefusalRow(0)
+        #: Nothing goes before this instant of the monotonic clock: the account sends too fast.
+        self.hold_until = 0.0
         self.pushed_bytes = 0  # caller
         self.recorded = 0  # caller
         self.taken = 0  # network
@@ -115,6 +119,8 @@ class ReadyQueue:
         most = self.max_connections
         if self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
             return None
+        if self.hold_until and monotonic() < self.hold_until:
+            return None
         room = self.refusals.room
         if room is not None and self.in_flight >= room:
             return None  # no more may be refused than it takes to suspect the account
@@ -129,6 +135,8 @@ class ReadyQueue:
     def heard(self, outcome: Outcome) -> None:
         """Network: count an outcome that a connection has reported."""
         self.reported += 1
+        if outcome.trouble is Trouble.RATE:
+            self.hold_until = max(self.hold_until, monotonic() + FIRST_WAIT)
         if outcome.ending is Ending.ACCEPTED:
             self.accepted += 1
             self.refusals.clear()

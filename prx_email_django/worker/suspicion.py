@@ -1,6 +1,6 @@
 """Suspicion: what an account's worker does when one message after another is refused in the same words.
 
-The account may be suspended, or the messages may be bad.  One message tells, as unlike the refused ones as can be found:
+The account may be suspended, or the messages may be bad.  One message tells, as unlike the refused ones as can be:
 if it is accepted, the messages are judged one by one again; if it is refused likewise, or no such message is due, the
 account pauses.
 """

@@ -53,7 +53,7 @@ async def _send_recipients(state: SessionState, transaction: MailTransaction) ->
     for command in transaction.rcpt:
         reply = await state.ask(command)
         if reply.code >= 300:
-            if is_about_session(reply):
+            if is_about_session(reply, logged_in=state.settings.auth_method != "none"):
                 state.fail(transaction, reply)
             state.refusals += 1
         transaction.add_answer(reply)
