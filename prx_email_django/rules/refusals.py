@@ -15,7 +15,7 @@ from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, Trou
 
 #: A list of dead addresses at one or two domains is no trouble of the account, where the reply has no enhanced code.
 DOMAINS = 3
-#: Subjects with at least this part of their words in common are alike: "Welcome, Ann" and "Welcome, Bob".
+#: Subjects that share this part of the shorter one's words are alike: "Welcome, Ann" and "Welcome, Bob".
 ALIKE = 0.5
 
 #: Characters of a masked text that are compared: a long address before them moves the place where the text was cut.
@@ -196,5 +196,5 @@ UNLIKE_IN_KIND = 2
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
-    either = len(one | other)
-    return not either or len(one & other) / either >= ALIKE
+    shorter = min(len(one), len(other))
+    return len(one & other) / shorter >= ALIKE if shorter else one == other

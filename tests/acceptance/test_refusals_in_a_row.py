@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
 import prx_email_django as prx
 from prx_email_django.limits.pauses import account_state
@@ -261,3 +264,81 @@ def test_the_setting_switches_it_off(server: SmtpServer, settings: Any) -> None:
     server.on("final", reply=SUSPENDED)
     prx.drain()
     assert (owner.pause_code, at_rest()) == ("", 40)
+
+
+def health(owner: Account, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and figures of ``outbox_status --check``."""
+    out = io.StringIO()
+    code = 0
+    try:
+        call_command("outbox_status", "--check", "--json", *arguments, stdout=out)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    figures = json.loads(out.getvalue())
+    return code, next(account for account in figures["accounts"] if account["name"] == owner.name)
+
+
+@pytest.mark.parametrize("limit", [0, 10])
+def test_a_monitor_is_told_of_an_account_whose_last_outcomes_were_refusals(
+    server: SmtpServer, settings: Any, limit: int
+) -> None:
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "REFUSALS_IN_A_ROW": limit}
+    owner, other = account_on(server), account_on(server, name="other")
+    newsletter(owner, 40)
+    assert health(owner)[0] == 0
+    rule = server.on("final", reply=SUSPENDED)
+    prx.drain()
+    code, figures = health(owner)
+    assert (code, figures["pause_code"]) == (1, "refusing" if limit else "")
+    assert figures["refused_in_a_row"] >= 10
+    assert health(owner, "--account", "main")[0] == 1
+    assert health(other, "--account", "other")[0] == 0
+    rule.times = 0
+    prx.resume_outbox(owner)
+    backlog(owner, 1)
+    prx.drain()
+    code, figures = health(owner)
+    assert (code, figures["refused_in_a_row"], figures["pause_code"]) == (0, 0, "")
+
+
+def test_dead_addresses_worry_no_monitor(server: SmtpServer) -> None:
+    owner = account_on(server)
+    backlog(owner, 40)
+    server.on("rcpt", reply="550 rejected")
+    prx.drain()
+    assert at_rest() == 40
+    assert health(owner)[0] == 0
+
+
+def test_a_message_that_a_person_cancelled_meanwhile_stays_cancelled(server: SmtpServer) -> None:
+    owner = account_on(server, max_connections=1)
+    rows = newsletter(owner, 9)
+    server.on("final", reply="451 4.7.1 later")
+    prx.drain()
+    prx.cancel_outbox(rows[0].pk)
+    newsletter(owner, 9)
+    prx.drain()
+    assert owner.pause_code == "refusing"
+    assert list(OutboxMessage.objects.filter(next_attempt_at=None).values_list("pk", "last_error_code")) == [
+        (rows[0].pk, "cancelled")
+    ]
+
+
+def test_refused_recipients_are_open_again(server: SmtpServer) -> None:
+    owner = account_on(server)
+    rows = newsletter(owner, 40, to=["ann@a.example", "bob@b.example"])
+    server.on("rcpt", reply="550 5.7.1 account blocked")
+    prx.drain()
+    assert owner.pause_code == "refusing"
+    assert set(rows[0].recipients.values_list("result", flat=True)) == {""}
+    server.clear()
+    prx.resume_outbox(owner)
+    assert prx.drain().sent == 40
+
+
+def test_a_persons_pause_says_so(server: SmtpServer) -> None:
+    owner = account_on(server)
+    prx.pause_outbox(owner, reason="holiday")
+    assert (owner.pause_code, owner.pause_reason) == ("person", "holiday")
+    prx.resume_outbox(owner)
+    assert owner.pause_code == ""
