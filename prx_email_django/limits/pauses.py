@@ -115,6 +115,8 @@ def resume_by_person(account: Account) -> bool:
     rows = AccountState.objects.filter(account_id=account.pk)
     paused = rows.exclude(pause_reason="")
     was_paused = bool(paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code=""))
-    rows.update(connection_failures=0, pause_count=0, refused_in_a_row=0, slow_until=None, slow_seconds=0)
-    RefusedMessage.objects.filter(account_id=account.pk).delete()
+    rows.update(connection_failures=0, pause_count=0, slow_until=None, slow_seconds=0)
+    if was_paused:  # else its refused messages may have to be reinstated yet
+        rows.update(refused_in_a_row=0)
+        RefusedMessage.objects.filter(account_id=account.pk).delete()
     return was_paused
