@@ -97,7 +97,7 @@ WAITING = frozenset({Status.PENDING, Status.FAILED})
 
 #: Written by: ``store.insert`` (enqueue, send), ``store.claims`` (claim, release), ``store.finalize`` (finalize; in
 #: PostgreSQL groups by ``store.sent_group``), ``store.recover`` (recover, expire), ``store.late_results``,
-#: ``store.operations`` (cancel, requeue, retry, confirm) and ``store.adopt``.
+#: ``store.operations`` (cancel, requeue, retry, confirm), ``store.reinstate`` and ``store.adopt``.
 #:
 #: verb -> status before: statuses after.  A move out of ``sending`` demands the claim's token (recover and adopt: the
 #: row's lock).  A message that stays ``failed`` or ``pending`` is due at another time, or comes to rest.
@@ -111,6 +111,8 @@ TRANSITIONS: dict[str, Transition] = {
     "recover": _from({_SENDING: {_FAILED, _SENT}}),
     "expire": _from({_SENDING: {_FAILED}}),
     "late result": _from({_PENDING: {_SENT}, _FAILED: {_SENT}}),
+    # The refusal was the account's trouble: due again, with the counters of before.
+    "reinstate": _from({_FAILED: {_FAILED}}),
     "cancel": _from({_PENDING: {_FAILED}, _FAILED: {_FAILED}}),
     "requeue": _from({_PENDING: {_PENDING}, _FAILED: {_FAILED}}),
     "retry": _from({_PENDING: {_SENDING}, _FAILED: {_SENDING}}),

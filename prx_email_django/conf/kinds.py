@@ -275,6 +275,7 @@ DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6
 BOOLEAN = Kind("boolean", "True or False", _boolean)
 SIZE = Kind("bytes", "a whole number of bytes", _number(0))
 COUNT = Kind("number", "a whole number, 1 or more", _number(1))
+COUNT_OR_OFF = Kind("number", "a whole number; 0 is off", _number(0))
 OPTIONAL_COUNT = Kind("number", "a whole number, 1 or more, or None", _optional(_number(1)))
 ADDRESSES = Kind("addresses", '"me@example.com", a list of such addresses, or None', _addresses)
 PATTERNS = Kind("patterns", '["*@example.com"]', _patterns)

@@ -59,6 +59,7 @@ class OutboxSettings:
     max_backoff: timedelta
     max_retries: int | None
     max_unknown_outcomes: int
+    refusals_in_a_row: int
     give_up_after: timedelta
     lease: timedelta
     on_unknown: str

@@ -25,6 +25,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MAX_BACKOFF", 21_600, kinds.DURATION),
     Setting("MAX_RETRIES", None, kinds.OPTIONAL_COUNT),
     Setting("MAX_UNKNOWN_OUTCOMES", 6, kinds.COUNT),
+    Setting("REFUSALS_IN_A_ROW", 10, kinds.COUNT_OR_OFF),
     Setting("GIVE_UP_AFTER", "5d", kinds.DURATION),
     Setting("LEASE", 180, kinds.DURATION),
     Setting("ON_UNKNOWN", "retry", kinds.choice("retry", "hold")),

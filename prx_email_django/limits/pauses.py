@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import F, Q, QuerySet
 
-from prx_email_django.models import Account, AccountState
+from prx_email_django.models import Account, AccountState, RefusedMessage
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Trouble
@@ -125,15 +125,18 @@ def pause_by_person(account: Account, *, reason: str, until: datetime | None, cl
         paused_at=clock.now,
         paused_until=until,
         pause_reason=reason[:MAX_COLUMN],
-        pause_code="",
+        pause_code=PausedBy.PERSON,
     )
 
 
 @retried
 def resume_by_person(account: Account) -> bool:
-    """End any pause of the account for a person, and count failures from 0."""
+    """End any pause of the account for a person, and count failures and refusals from 0."""
     rows = AccountState.objects.filter(account_id=account.pk)
     paused = rows.exclude(pause_reason="")
     was_paused = bool(paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code=""))
-    rows.update(connection_failures=0, pause_count=0)
+    rows.update(connection_failures=0, pause_count=0, slow_until=None, slow_seconds=0)
+    if was_paused:  # else its refused messages may have to be reinstated yet
+        rows.update(refused_in_a_row=0)
+        RefusedMessage.objects.filter(account_id=account.pk).delete()
     return was_paused

@@ -4,7 +4,7 @@ from prx_email_django.models.account import Account
 from prx_email_django.models.content import Attachment, Content, ContentChunk
 from prx_email_django.models.history import DeliveryAttempt, InboundMessage
 from prx_email_django.models.message import OutboxMessage, Recipient
-from prx_email_django.models.runtime_state import AccountState, ConnectionSlot, OutboxState, RateWindow
+from prx_email_django.models.runtime_state import AccountState, ConnectionSlot, OutboxState, RateWindow, RefusedMessage
 
 __all__ = [
     "Account",
@@ -19,4 +19,5 @@ __all__ = [
     "OutboxState",
     "RateWindow",
     "Recipient",
+    "RefusedMessage",
 ]

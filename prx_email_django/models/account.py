@@ -291,5 +291,10 @@ class Account(OutboxModel):
         """The reason of the pause; empty if the account is not paused."""
         return self._state_row().pause_reason
 
+    @property
+    def pause_code(self) -> str:
+        """Why it is paused: empty, or a trouble of ``rules.outcomes.Trouble``, ``refusing`` or ``person``."""
+        return self._state_row().pause_code
+
     def _state_row(self) -> AccountState:
         return AccountState.objects.filter(account_id=self.pk).first() or AccountState()

@@ -52,7 +52,12 @@ class AccountStateManager(OutboxManager["AccountState"]):
             envelope_until=None,
             stepwise_until=None,
             size_limit=0,
+            refused_in_a_row=0,
+            forgiven_refusals={},
+            slow_until=None,
+            slow_seconds=0,
         )
+        RefusedMessage.objects.filter(account_id=account_id).delete()
         self._end_pause(rows.filter(paused_by=PausedBy.WORKER))
 
     def forget_misconfiguration(self, account_id: int) -> None:
@@ -111,6 +116,14 @@ class AccountState(OutboxModel):
     stepwise_until = models.DateTimeField(_("no pipelining until"), null=True, blank=True)
     #: The SIZE that the server announced last, in bytes; 0: none.
     size_limit = models.BigIntegerField(_("size limit"), default=0)
+    #: Messages refused one after another, none accepted between; refusals that speak of a recipient are not counted.
+    refused_in_a_row = models.PositiveIntegerField(_("refused in a row"), default=0)
+    #: Key of a refusal -> until when it raises no suspicion (ISO 8601): it was the messages, not the account.
+    forgiven_refusals = models.JSONField(_("forgiven refusals"), default=dict, blank=True)
+    #: Until then nothing is sent: the server said that it was too fast.
+    slow_until = models.DateTimeField(_("slowed down until"), null=True, blank=True)
+    #: The length of the last such wait; the next one is twice as long.  0: a message was accepted since.
+    slow_seconds = models.PositiveSmallIntegerField(_("last wait in seconds"), default=0)
 
     objects: ClassVar[AccountStateManager] = AccountStateManager()
 
@@ -120,6 +133,40 @@ class AccountState(OutboxModel):
 
     def __str__(self) -> str:
         return f"state of account {self.account_id}"
+
+
+class RefusedMessage(OutboxModel):
+    """One message of the present row of refusals, and its columns of before, to which it returns if it was the account.
+
+    All rows of the account are deleted when a message is accepted.
+    """
+
+    account = models.ForeignKey(
+        "prx_email_django.Account", models.CASCADE, related_name="refused", verbose_name=_("account")
+    )
+    message = models.ForeignKey(
+        "prx_email_django.OutboxMessage", models.CASCADE, related_name="+", verbose_name=_("message")
+    )
+    #: The same for refusals in the same words (``rules.refusals``).
+    key = models.CharField(_("kind of refusal"), max_length=64)
+    #: Domains of the refused recipients, where only many of them count.
+    domains = models.JSONField(_("domains"), default=list, blank=True)
+    is_bare = models.BooleanField(_("only many domains count"), default=False)
+    retries = models.PositiveIntegerField(_("retries before"), default=0)
+    attempts = models.PositiveIntegerField(_("attempts before"), default=0)
+    next_attempt_at = models.DateTimeField(_("due before"), null=True, blank=True)
+    #: Primary keys of the recipients that this refusal refused.
+    recipients = models.JSONField(_("recipients refused"), default=list, blank=True)
+    #: The message is as it was before the refusal; the row stays as an example of what is refused.
+    is_reinstated = models.BooleanField(_("reinstated"), default=False)
+    refused_at = models.DateTimeField(_("refused at"))
+
+    class Meta(OutboxModel.Meta):
+        verbose_name = _("refused message")
+        verbose_name_plural = _("refused messages")
+
+    def __str__(self) -> str:
+        return f"refusal of message {self.message_id}"
 
 
 class ConnectionSlot(OutboxModel):

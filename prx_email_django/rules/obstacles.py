@@ -24,6 +24,7 @@ class ObstacleKind(StrEnum):
     CONNECTIONS = "connections"  #: every connection of the account is in use
     PROBE = "probe"  #: after a pause one message is tried first
     NO_PERMIT = "no_permit"  #: no permit was free at that moment
+    SLOW = "slow"  #: the server says that the account sends too fast, or over too many connections
     LEASE_ENDED = "lease_ended"  #: the claim's lease was about to end before the message was sent
     CONNECTION_LOST = "connection_lost"  #: the connection was lost, and other workers use all others
 

@@ -50,6 +50,17 @@ class Trouble(StrEnum):
     CONFIGURATION = "configuration"
     #: The account's quota is used up: pauses at once, the message backs off.
     QUOTA = "quota"
+    #: The server refuses all messages: pauses at once, and the refused messages are reinstated.
+    REFUSING = "refusing"
+    #: The account sends too fast: it waits for some seconds, without a pause.
+    RATE = "rate"
+    #: The account has too many connections at once: it goes on with one less, without a pause.
+    CROWDED = "crowded"
+
+    @property
+    def is_throttle(self) -> bool:
+        """Whether it only slows the account down."""
+        return self in (Trouble.RATE, Trouble.CROWDED)
 
 
 class Answer(StrEnum):

@@ -50,4 +50,4 @@ def pauses_account(trouble: Trouble, connection_failures: int) -> bool:
     """Whether the account pauses now; ``connection_failures`` counts the failures in a row, this one included."""
     if trouble is Trouble.CONNECTION:
         return connection_failures >= CONNECTION_FAILURES
-    return trouble is not Trouble.NONE
+    return trouble is not Trouble.NONE and not trouble.is_throttle

@@ -9,11 +9,16 @@ from datetime import UTC, datetime
 
 from prx_email_django.rules.obstacles import ReachedLimit
 
-PERIODS = {"minute": 60, "hour": 3600, "day": 86400}
+PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 #: A period is counted in twentieths: the current bucket and the twenty before it together never exceed the limit.
 BUCKETS = 21
 
-_LIMIT = re.compile(r"(?P<count>\d+)\s*(?P<what>messages?|recipients?)?\s*/\s*(?P<unit>minute|hour|day)", re.IGNORECASE)
+#: The first wait after the server said that the account sends too fast, and the longest, in seconds.
+FIRST_WAIT, LONGEST_WAIT = 1, 30
+
+_LIMIT = re.compile(
+    r"(?P<count>\d+)\s*(?P<what>messages?|recipients?)?\s*/\s*(?P<unit>second|minute|hour|day)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +94,8 @@ def reached(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: dateti
             free_at = datetime.fromtimestamp((current + moved) * limit.bucket_seconds, UTC)
             return ReachedLimit(str(limit), free_at) if moved else None
     raise AssertionError  # pragma: no cover  (a limit is at least 1, and an empty window has spent nothing)
+
+
+def next_wait(last: int) -> int:
+    """Seconds to wait after a reply that the account sends too fast; ``last``: the wait before, 0 after a success."""
+    return min(max(FIRST_WAIT, 2 * last), LONGEST_WAIT)

@@ -172,6 +172,19 @@ _ADVICE = (
         ),
     ),
     (
+        "refuses all messages|sending suspended",
+        gettext_lazy(
+            "The server refuses one message after another in the same words: ask the provider why, and resume the "
+            "account when that is solved. What was refused meanwhile is sent then."
+        ),
+    ),
+    (
+        "too fast|too many connections",
+        gettext_lazy(
+            "The server is asked for too much at once: set a rate limit, or allow fewer connections of the account."
+        ),
+    ),
+    (
         "throttles logins",
         gettext_lazy(
             "The server slows down logins, often after wrong ones: the account tries again when the pause ends. Check "

@@ -15,11 +15,13 @@ from typing import Any
 from django.db.models import Count, F, Min, Q
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.limits.refusals import refusal_row
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
 from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
+from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.rates import parse_rate_limits, reached
 from prx_email_django.states import WAITING, Status
 from prx_email_django.status.configured_accounts import unusable_accounts
@@ -42,6 +44,8 @@ class Health(IntEnum):
     BROKEN = 2
 
 
+#: ``REFUSALS_IN_A_ROW`` where it is switched off.
+REFUSALS_BY_DEFAULT = 10
 #: Increased when a key of ``outbox_status`` is removed or changes its meaning, not when a key is added.
 VERSION = 1
 
@@ -54,7 +58,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
     end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
     until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
-    used: ``named_by``, ``name``, ``problem``), and ``accounts``: figures for each account, with the sentence ``why``.
+    used: ``named_by``, ``name``, ``problem``), and ``accounts``: figures for each account, with ``refused_in_a_row``
+    (messages refused since the last accepted one), ``pause_code``, ``last_trouble`` and the sentence ``why``.
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
@@ -97,7 +102,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
 def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, str]:
     """Return the health that a monitor should report for the figures of ``outbox_status``, and the reason.
 
-    Late: a due message, or a message of a lost worker, has waited for longer than ``max_age``, whatever the cause.
+    Late: a due message, or a message of a lost worker, has waited for longer than ``max_age``, whatever the cause; or
+    the last outcomes of an account were all refusals.
     Broken: nothing can be sent, or mail is lost when it is queued, until a person acts.
     """
     if not figures["instance_matches"]:
@@ -109,6 +115,9 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
         return Health.LATE, f"the oldest due message has waited for {figures['oldest_due_seconds']:.0f} s"
     if (figures["oldest_expired_lease_seconds"] or 0) > limit:
         return Health.LATE, "messages of a lost worker wait for a drain"
+    for account in figures["accounts"]:
+        if account["pause_code"] == Trouble.REFUSING or account["refused_in_a_row"] >= _suspicious():
+            return Health.LATE, f"the server refuses every message of the account {account['name']}: {account['why']}"
     return Health.WELL, "well"
 
 
@@ -136,6 +145,7 @@ def account_facts(
             problem=_problem(account),
             last_trouble=runtime_state[account.pk].last_trouble if account.pk in runtime_state else "",
             connection_failures=runtime_state[account.pk].connection_failures if account.pk in runtime_state else 0,
+            refused_in_a_row=_refused_in_a_row(runtime_state.get(account.pk)),
             probing=account.pk in runtime_state and runtime_state[account.pk].pause_count > 0,
         )
         for account in rows
@@ -193,6 +203,8 @@ def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str
         "waiting": counts["all"] - counts["due"],
         "oldest_due_seconds": _age(counts["oldest"], now),
         "connections": facts.connections,
+        "refused_in_a_row": facts.refused_in_a_row,
+        "pause_code": facts.pause.code if facts.pause else "",
         "paused_until": _text(facts.pause.until) if facts.pause else None,
         "pause_reason": facts.pause.reason if facts.pause else "",
         "last_trouble": facts.last_trouble,
@@ -208,7 +220,23 @@ def _pause(runtime_state: AccountState | None, now: datetime) -> Pause | None:
     if runtime_state is None:
         return None
     by_person = runtime_state.paused_by == PausedBy.PERSON
-    return pause_in_force(runtime_state.pause_reason, runtime_state.paused_until, by_person=by_person, now=now)
+    reason, until, code = runtime_state.pause_reason, runtime_state.paused_until, runtime_state.pause_code
+    return pause_in_force(reason, until, by_person=by_person, code=code, now=now)
+
+
+def _refused_in_a_row(runtime_state: AccountState | None) -> int:
+    """How many messages were refused since the last accepted one, without those about dead addresses."""
+    if runtime_state is None or not runtime_state.refused_in_a_row:
+        return 0
+    if runtime_state.refused_in_a_row < _suspicious():
+        return runtime_state.refused_in_a_row
+    row = refusal_row(runtime_state, clock=clock_for(None))
+    return row.total if row.limit else runtime_state.refused_in_a_row
+
+
+def _suspicious() -> int:
+    """After so many refusals in a row an account is late; also where nothing is done about them."""
+    return outbox_settings().refusals_in_a_row or REFUSALS_BY_DEFAULT
 
 
 def _problem(account: Account) -> str:

@@ -25,6 +25,8 @@ class Pause:
     reason: str
     until: datetime | None = None
     by_person: bool = True
+    #: ``refusing``, ``auth`` and so on; ``person``.
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class AccountFacts:
     last_trouble: str = ""
     #: Consecutive failed connections that have not caused a pause yet.
     connection_failures: int = 0
+    #: Messages that were refused since the last accepted one.
+    refused_in_a_row: int = 0
     #: A pause that a worker set has ended and nothing has been sent since: one message is tried before the others.
     probing: bool = False
 
@@ -67,9 +71,11 @@ class MessageFacts:
     attempts: int = 0
 
 
-def pause_in_force(reason: str, until: datetime | None, *, by_person: bool, now: datetime) -> Pause | None:
+def pause_in_force(
+    reason: str, until: datetime | None, *, by_person: bool, now: datetime, code: str = ""
+) -> Pause | None:
     """Return the pause that these columns describe, or None if there is no pause or it has ended."""
-    return Pause(reason, until, by_person) if is_in_force(reason, until, now=now) else None
+    return Pause(reason, until, by_person, code) if is_in_force(reason, until, now=now) else None
 
 
 def account_sentence(account: AccountFacts, *, now: datetime) -> str:
@@ -121,6 +127,8 @@ def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
             return _("one message is being tried first, after a pause")
         case ObstacleKind.CONNECTIONS:
             return _all_in_use(obstacle.max_connections)
+        case ObstacleKind.SLOW:
+            return _("the server asks to send more slowly; a drain will try the message")
         case ObstacleKind.LEASE_ENDED:
             return _("the worker was interrupted for too long; a drain will try the message")
     return _("no connection or permit was free at that moment")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -364,3 +364,52 @@ def open_recipients(message_id: int) -> int:
 def next_due(account_ids: Sequence[int]) -> datetime | None:
     """The earliest instant at which a waiting message of these accounts is due."""
     return min((head.next_attempt_at for pk in account_ids for head in _heads(pk)), default=None)
+
+
+@retried
+def claim_these(ids: Sequence[int], *, clock: Clock) -> ClaimBatch:
+    """Claim these messages, as far as they are due and no other transaction holds them."""
+    lease = Lease(outbox_settings().lease)
+    due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
+    rows = OutboxMessage.objects.filter(due, pk__in=ids, status__in=WAITING)
+    with atomic():
+        if connections[outbox_alias()].features.has_select_for_update_skip_locked:
+            rows = rows.select_for_update(skip_locked=True)
+        free = list(rows.values_list("pk", flat=True))
+        taken = claim_ids(free, guard=due, lease=lease, clock=clock) if free else 0
+    return ClaimBatch(load_claims(free, lease=lease) if taken else [])
+
+
+#: Due messages of each rank that are compared with refused ones, from either end of the queue.
+COMPARED = 100
+
+
+def due_unlike(
+    account_id: int,
+    refused: Collection[OutboxMessage],
+    *,
+    columns: Collection[str],
+    clock: Clock,
+    since: datetime | None = None,
+) -> list[OutboxMessage]:
+    """Due messages, among them such as have another tag, sender or subject than the refused ones if there are any.
+
+    ``since``: only those that have been due from then on, by a first request or by a person's.
+    """
+    due = _queued(account_id).filter(next_attempt_at__lte=clock.now, status__in=WAITING).only("pk", *columns)
+    if since is not None:
+        due = due.filter(next_attempt_at__gte=since, due_since__gte=since)
+    found: dict[int, OutboxMessage] = {}
+    for head in _heads(account_id):
+        if head.next_attempt_at > clock.now:
+            continue
+        rows = due.filter(claim_rank=head.rank)
+        for other in (
+            rows.exclude(tag__in={message.tag for message in refused}),
+            rows.exclude(from_email__in={message.from_email for message in refused}),
+            rows.exclude(subject__in={message.subject for message in refused}),
+            rows,
+        ):
+            found |= {message.pk: message for message in other.order_by("next_attempt_at", "id")[:COMPARED]}
+        found |= {message.pk: message for message in rows.order_by("-next_attempt_at", "-id")[:COMPARED]}
+    return list(found.values())

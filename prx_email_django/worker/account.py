@@ -17,6 +17,7 @@ from django.db import DatabaseError
 
 from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note_size, note_success
 from prx_email_django.rules.clock import Clock, uptime
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
 from prx_email_django.transports.found import Ahead
@@ -26,9 +27,11 @@ from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.events import announce_pause
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.pace import Pace
 from prx_email_django.worker.prefetch import ClaimPrefetch, ClaimSource
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
+from prx_email_django.worker.suspicion import Before, Next, Suspicion
 
 logger = logging.getLogger("prx_email_django")
 
@@ -63,6 +66,7 @@ class AccountWorker:
         self.connections = Connections(
             current, ready=self.ready, clock=clock, network=network, results=results, transport=transport
         )
+        self.pace = Pace(current, ready=self.ready, connections=self.connections, clock=clock)
         #: Events of connections: those that have arrived (the network's thread appends), and those to handle next.
         self._events: deque[ConnectionEvent] = deque()
         self._heard: deque[ConnectionEvent] = deque()
@@ -72,6 +76,8 @@ class AccountWorker:
         state = current.state
         self.prefetch.probing = state.pause_count > 0 or state.connection_failures > 0
         self._troubled = self.prefetch.probing or bool(state.last_trouble)
+        self.suspicion = Suspicion(current, ready=self.ready, clock=clock, tries_once=source.tries_once)
+        self.prefetch.probing = self.prefetch.probing or self.suspicion.is_active
         self._size = state.size_limit
         self._failed_at = -RECONNECT_AFTER
         #: When this worker paused the account, on the clock of ``uptime()``.
@@ -95,8 +101,12 @@ class AccountWorker:
         while self._heard:
             self._hear(self._heard.popleft())
         self.connections.look_at_clock()
+        if self.pace.is_over():
+            self._wake_connections()
         if self.finished:
             return
+        if self.suspicion.is_active and not self.stop_reason:
+            self._prepare_probe()
         if not self.stop_reason and not self.prefetch.claim_more(self.connections.greeted):
             self.stop("paused")
         if not self.stop_reason:
@@ -107,7 +117,8 @@ class AccountWorker:
 
     def wake_in(self) -> float | None:
         """Seconds until ``advance`` has something to do without an event; None: it needs an event."""
-        return None if self.finished else self.connections.wake_in()
+        waits = (self.connections.wake_in(), self.pace.wake_in(), self.prefetch.wake_in())
+        return None if self.finished else min((wait for wait in waits if wait is not None), default=None)
 
     def stop(self, reason: str) -> None:
         """Claim nothing more, release the messages that no connection has taken, and let the others end."""
@@ -152,6 +163,7 @@ class AccountWorker:
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
+        before = {message.id: Before.of(message) for message in messages}
         recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
         self.ready.recorded += sum(message.outcome.ending is Ending.ACCEPTED for message in messages)
         self._note_tokens(messages)
@@ -160,11 +172,38 @@ class AccountWorker:
         if untouched := [message for message in messages if not message.is_touched]:
             self._give_back(untouched)
             self.prefetch.look_again()
+        self._suspect(self.suspicion.note(messages, before, recorded))
         self._learn(messages)
         if any(attempt.progress for attempt in recorded):
             self.source.go_on()
             self.prefetch.look_again()
         self._wake_connections()
+
+    def _suspect(self, found: Next) -> None:
+        """Do what refusals in a row demand."""
+        if found is Next.PAUSE:
+            self.trouble(Trouble.REFUSING, self.suspicion.words)
+            self.recorder.reinstated(self.suspicion.paused())
+            return
+        if found is Next.PROBE:
+            self._give_back(self.prefetch.withdraw())
+        self.prefetch.probing = self._troubled or self.suspicion.is_active
+        if not self.suspicion.is_active or self.suspicion.probe is None:
+            self.source.only = None
+        self.prefetch.look_again()
+
+    def _prepare_probe(self) -> None:
+        """Let the most unlike message go next, once nothing else is on its way; without one the account pauses."""
+        if self.prefetch.claims or self.source.tries_once:
+            return
+        if self.suspicion.probe is not None and self.prefetch.exhausted:
+            self.suspicion.missed()
+            self.prefetch.look_again()
+        if self.suspicion.choose() is None and not self.suspicion.is_after_pause:
+            self._suspect(Next.PAUSE)
+            return
+        self.source.only = self.suspicion.probe
+        self.suspicion.let_probe_pass()
 
     def _give_back(self, messages: Sequence[ClaimedMessage]) -> None:
         """Release untouched messages, except those that the source keeps for its caller."""
@@ -240,6 +279,8 @@ class AccountWorker:
                 self.trouble(end.trouble, end.error)
         if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
             self.connections.retire(connection)
+            if len(self.connections) >= self.connections.most:
+                self.connections.release_spare()
         else:
             self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
@@ -301,6 +342,14 @@ class AccountWorker:
         else:
             self.connections.retry_in(RECONNECT_AFTER)
 
+    def _throttled(self, trouble: Trouble) -> None:
+        """Slow down; a caller who waits for one message does not wait for that."""
+        self.pace.throttled(trouble)
+        if self.source.tries_once:
+            self.prefetch.limited_by = Obstacle(ObstacleKind.SLOW)
+        elif self.pace.is_hopeless:
+            self.stop(LIMITED)
+
     def _is_paused(self) -> bool:
         self.current.look_again()
         return self.current.is_account_paused(self.clock.now)
@@ -308,13 +357,17 @@ class AccountWorker:
     def _learn(self, messages: Sequence[ClaimedMessage]) -> None:
         for message in messages:
             outcome = message.outcome
-            if outcome.trouble is not Trouble.NONE:
+            if outcome.ending is Ending.ACCEPTED:
+                self.pace.accepted()
+            if outcome.trouble.is_throttle:
+                self._throttled(outcome.trouble)
+            elif outcome.trouble is not Trouble.NONE:
                 if message.connection is not None:
                     message.connection.trouble_noted = True
                     if message.connection.token_ended and outcome.trouble is Trouble.AUTH:
                         continue
                 self.trouble(outcome.trouble, outcome.error)
-            elif outcome.is_completed:
+            elif outcome.is_completed and (not self.suspicion.is_active or outcome.ending is Ending.ACCEPTED):
                 self.prefetch.note_completed()
                 if (self._troubled or self.prefetch.after_pause) and message.mail_at > self._paused_at:
                     note_success(self.current.account, begun_at=message.started_at or self.clock.now)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from prx_email_django.limits.slots import Slot
-from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import (
     ConnectError,
@@ -174,9 +174,7 @@ class Connection:
         claimed = cast(ClaimedMessage, message)
         self.taken.remove(claimed)
         claimed.finish(outcome)
-        if outcome.ending is Ending.ACCEPTED:
-            self.ready.accepted += 1
-        self.ready.reported += 1
+        self.ready.heard(outcome)
         self.results.put(claimed)
 
 

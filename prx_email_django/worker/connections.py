@@ -150,7 +150,8 @@ class Connections:
             if slot.has_time_left() and slot.number <= account.max_connections:
                 return slot
             self._release([slot])
-        heeding = self.current.state if self.current.heeds_pause else None
+        heeds = self.current.heeds_pause and self.current.early_probe is None
+        heeding = self.current.state if heeds else None
         fresh = slot_or_obstacle(account, noted=self._noted, clock=self.clock, heeding=heeding)
         if isinstance(fresh, Obstacle):
             self.obstacle = fresh
@@ -240,6 +241,9 @@ def pause_reason(error: ConnectError) -> str:
         Trouble.CONNECTION: "connection failed",
         Trouble.TOKEN: NO_TOKEN,
         Trouble.QUOTA: "quota used up",
+        Trouble.REFUSING: "the server refuses all messages",
+        Trouble.RATE: "too fast",
+        Trouble.CROWDED: "too many connections",
         Trouble.NONE: "",
     }
     word, text = words[error.trouble], str(error)

@@ -7,6 +7,7 @@ from time import monotonic
 
 from prx_email_django.limits.pauses import known_state, read_account
 from prx_email_django.models import Account, AccountState, OutboxState
+from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store.outbox import outbox_state
 
@@ -35,9 +36,11 @@ class CurrentAccount:
     ``outbox`` None: a person asked for this attempt, and no pause is heeded.
     """
 
-    def __init__(self, account: Account, *, outbox: CurrentOutbox | None) -> None:
+    def __init__(self, account: Account, *, outbox: CurrentOutbox | None, early_probe: int | None = None) -> None:
         self.account = account
         self.outbox = outbox
+        #: A message that is tried although the server refuses the account (``limits.refusals.early_probe``).
+        self.early_probe = early_probe
         self._look_at = monotonic() + LOOK_AFTER
 
     @property
@@ -63,6 +66,8 @@ class CurrentAccount:
     def is_account_paused(self, now: datetime) -> bool:
         """Whether the account itself is paused."""
         self.look()
+        if self.early_probe is not None and self.state.pause_code == Trouble.REFUSING:
+            return False
         return is_paused(self.state, now=now)
 
     def may_send(self, now: datetime) -> bool:

@@ -10,8 +10,10 @@ from time import monotonic
 
 from django.db import Error
 
+from prx_email_django.limits.pace import is_slowed_down
 from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
 from prx_email_django.limits.rate_windows import has_permits
+from prx_email_django.limits.refusals import early_probe
 from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
@@ -23,6 +25,7 @@ from prx_email_django.store.claims import (
     Claim,
     ClaimBatch,
     claim,
+    claim_these,
     first_claimable,
     next_due,
     open_recipients,
@@ -88,15 +91,20 @@ class DueMessages:
         self._clock = clock
         self.budget = budget
         self._claimed = False
+        #: Only this message is claimed: a probe.  None: whatever is due.
+        self.only: int | None = None
 
     def has_due(self) -> bool:
         """Whether the account has a due message, by the claim's index."""
-        return first_claimable(self._current.account.pk, clock=self._clock) is not None
+        return self.only is not None or first_claimable(self._current.account.pk, clock=self._clock) is not None
 
     def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
         """Claim due messages, best rank first."""
         account = self._current.account
-        batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock)
+        if self.only is not None:
+            batch = claim_these([self.only], clock=self._clock)
+        else:
+            batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock)
         for claimed in batch.claims:
             claimed.message.account = account
         self._claimed = self._claimed or bool(batch.claims)
@@ -147,6 +155,8 @@ class Drain:
         self._look_at = 0.0
         #: Accounts whose work ended by an unexpected error: they are left out for the rest of the drain.
         self._barred: set[int] = set()
+        #: Messages that are tried although their account is paused, by account.
+        self._early_probes: dict[int, int] = {}
 
     def run(self) -> DrainReport:
         """Recover, then send until nothing can go now (with ``wait``: until the time budget ends)."""
@@ -237,7 +247,9 @@ class Drain:
         if self.outbox.is_paused(self.clock.now):
             return []
         return [
-            CurrentAccount(account, outbox=self.outbox) for account in self._candidates() if self._is_ready(account)
+            CurrentAccount(account, outbox=self.outbox, early_probe=self._early_probes.get(account.pk))
+            for account in self._candidates()
+            if self._is_ready(account)
         ]
 
     def _is_ready(self, account: Account) -> bool:
@@ -256,7 +268,13 @@ class Drain:
     def _has_work(self, account: Account) -> bool:
         state = known_state(account)
         end_expired_pause(state, now=self.clock.now)
+        self._early_probes.pop(account.pk, None)
         if is_paused(state, now=self.clock.now):
+            probe = early_probe(account, state, clock=self.clock)
+            if probe is not None:
+                self._early_probes[account.pk] = probe
+            return probe is not None
+        if is_slowed_down(state, clock=self.clock):
             return False
         head = first_claimable(account.pk, clock=self.clock)
         if head is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
@@ -21,6 +22,8 @@ from prx_email_django.worker.recorder import Recorder
 
 #: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
 RENDER_AHEAD = 4 * 1024 * 1024
+#: A limit that is free again after so many seconds does not end the account's work.
+SHORT_LIMIT = 1.1
 
 
 class ClaimSource(Protocol):
@@ -31,6 +34,8 @@ class ClaimSource(Protocol):
     #: The caller's deadline has passed before the body was written, and the words for that.
     time_is_over: bool
     late_reason: str
+    #: Claim this message only: a probe of a suspected account.
+    only: int | None
 
     def has_due(self) -> bool:
         """Whether there is something to claim."""
@@ -77,6 +82,8 @@ class ClaimPrefetch:
         self.stopped_at_hold = False
         #: A limit is reached: nothing more is claimed, what is claimed goes on.
         self.limited_by: Obstacle | None = None
+        #: Nothing is claimed before this instant of the monotonic clock: a limit per second is used up.
+        self.wait_until = 0.0
         self.lookahead = 4 * current.account.max_connections
         #: The source was asked a moment ago, and has due messages.
         self._known_due = True
@@ -120,6 +127,8 @@ class ClaimPrefetch:
 
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
+        if monotonic() < self.wait_until:
+            return True
         if not connections or self.is_empty() or (self.stopped_at_hold and not self._free(connections)):
             return True
         wanted = self._wanted()
@@ -132,8 +141,22 @@ class ClaimPrefetch:
         if permits.count > 0:
             self._claim(permits, hold_limit=self._free(connections))
         else:
-            self.limited_by = permits.obstacle or Obstacle.no_permit()
+            self._limit(permits.obstacle or Obstacle.no_permit())
         return True
+
+    def _limit(self, obstacle: Obstacle) -> None:
+        """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again."""
+        free_at = obstacle.reached.free_at if obstacle.reached else None
+        seconds = (free_at - self.clock.running).total_seconds() if free_at else math.inf
+        if self.source.tries_once or seconds > SHORT_LIMIT:
+            self.limited_by = obstacle
+        else:
+            self.wait_until = monotonic() + max(seconds, 0.0)
+
+    def wake_in(self) -> float | None:
+        """Seconds until a short limit is free again; None: nothing waits for one."""
+        left = self.wait_until - monotonic()
+        return left if left > 0 else None
 
     def note_completed(self) -> None:
         """Count a completed transaction; the rate of these decides how far ahead to claim."""
@@ -208,7 +231,7 @@ class ClaimPrefetch:
             self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits))
         if fitting < len(claims):
             self.release(ClaimedMessage(claim, clock=self.clock, permits=(single,)) for claim in claims[fitting:])
-            self.limited_by = recipients.obstacle or Obstacle.no_permit()
+            self._limit(recipients.obstacle or Obstacle.no_permit())
 
     # Rendering and giving back
 

@@ -9,8 +9,12 @@ import asyncio
 import queue
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 from typing import Protocol
 
+from prx_email_django.rules.outcomes import Ending, Outcome, Trouble
+from prx_email_django.rules.rates import FIRST_WAIT
+from prx_email_django.rules.refusals import RefusalRow, refusal_of
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 
@@ -61,12 +65,17 @@ class ReadyQueue:
         self.closing = False
         #: Caller: nothing more is handed out; the worker ends, and the database is away.
         self.stopped = False
+        #: Refusals in a row, as the network hears them; the caller puts another one in its place.
+        self.refusals = RefusalRow(0)
+        #: Nothing goes before this instant of the monotonic clock: the account sends too fast.
+        self.hold_until = 0.0
         self.pushed_bytes = 0  # caller
         self.recorded = 0  # caller
         self.taken = 0  # network
         self.taken_bytes = 0  # network
         self.reported = 0  # network
         self.accepted = 0  # network
+        self.refused = 0  # network
         #: Connections that wait.  A connection is counted before it looks for the last time, so a caller that has
         #: pushed a message and sees 0 here does not need to wake any (waking took a tenth of its time).
         self.waiting = 0  # network
@@ -112,6 +121,11 @@ class ReadyQueue:
         most = self.max_connections
         if self.stopped or self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
             return None
+        if self.hold_until and monotonic() < self.hold_until:
+            return None
+        room = self.refusals.room
+        if room is not None and self.in_flight >= room:
+            return None  # no more may be refused than it takes to suspect the account
         try:
             message = self.ready.popleft()
         except IndexError:
@@ -119,6 +133,18 @@ class ReadyQueue:
         self.taken += 1
         self.taken_bytes += len(message.body)
         return message
+
+    def heard(self, outcome: Outcome) -> None:
+        """Network: count an outcome that a connection has reported."""
+        self.reported += 1
+        if outcome.trouble is Trouble.RATE:
+            self.hold_until = max(self.hold_until, monotonic() + FIRST_WAIT)
+        if outcome.ending is Ending.ACCEPTED:
+            self.accepted += 1
+            self.refusals.clear()
+        elif (refusal := refusal_of(outcome)) is not None:
+            self.refused += 1
+            self.refusals.add(refusal)
 
     def wake_connections(self) -> None:
         """Network: something has changed for connections that wait."""

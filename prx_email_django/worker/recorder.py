@@ -82,6 +82,11 @@ class Recorder:
         now = self.clock.now
         self.finished([FinishedAttempt(claim, outcome, {}, started_at=now, finished_at=now)])
 
+    def reinstated(self, at_rest: int) -> None:
+        """Count messages that were put at rest, and are due again since the account was the cause."""
+        self.counts.failed = max(0, self.counts.failed - at_rest)
+        self.counts.deferred += at_rest
+
     def release(self, messages: Iterable[ClaimedMessage]) -> None:
         """Release messages untouched, and the permits of those whose MAIL was never written."""
         released = list(messages)

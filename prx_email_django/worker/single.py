@@ -37,6 +37,8 @@ class OneMessage:
     """The ``ClaimSource`` of one message that its caller has claimed."""
 
     tries_once = True
+    #: The caller's message is the only one anyhow.
+    only: int | None = None
     late_reason = TOO_LATE
 
     def __init__(self, claim: Claim, *, clock: Clock) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from prx_email_django import store
 from prx_email_django.errors import RetryRejected
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, RefusedMessage
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
@@ -142,6 +142,14 @@ def retry(*, force: bool) -> Call:
 
 
 ENDINGS = (Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN)
+
+
+def reinstate(row: Row) -> None:
+    """The refusal of a message that had never been tried is undone."""
+    refused = RefusedMessage.objects.create(account=row.account, message=row, key="k", refused_at=NOW)
+    store.reinstate.reinstate([refused], clock=at())
+
+
 VERBS: dict[str, list[Call]] = {
     "claim": [lambda row: store.claims.claim(row.account_id, limit=9, hold_limit=9, clock=at())],
     "finalize": [*(finalize(ending, is_late=False) for ending in ENDINGS), settle],
@@ -149,6 +157,7 @@ VERBS: dict[str, list[Call]] = {
     "recover": [recover],
     "expire": [lambda row: store.recover.expire([worker_of(row)], clock=at())],
     "late result": [finalize(ending, is_late=True) for ending in ENDINGS],
+    "reinstate": [reinstate],
     "cancel": [lambda row: store.operations.cancel([row.pk], clock=at())],
     "requeue": [requeue(force=False), requeue(force=True)],
     "retry": [retry(force=False), retry(force=True)],

@@ -113,6 +113,7 @@ WRONG: dict[str, list[object]] = {
     "BASE_BACKOFF": [0, -1, "5", "5 minutes", None, True, math.inf, math.nan, "1e400d", 10**400],
     "MAX_RETRIES": [0, -1, "3", True, 1.5],
     "MAX_UNKNOWN_OUTCOMES": [0, None, False],
+    "REFUSALS_IN_A_ROW": [-1, None, False, "10"],
     "GIVE_UP_AFTER": [None, "never"],
     "LEASE": ["3 min", []],
     "ON_UNKNOWN": ["Retry", None, ""],

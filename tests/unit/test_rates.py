@@ -26,7 +26,7 @@ def test_what_a_person_writes_is_what_is_kept(text: str, limits: tuple[RateLimit
 
 
 @pytest.mark.parametrize(
-    "text", ["0/minute", "30", "30/second", "-1/hour", "30/minute 5/hour", "1/hour, 2/hour", "x/day", "30 mails/day"]
+    "text", ["0/minute", "30", "30/week", "-1/hour", "30/minute 5/hour", "1/hour, 2/hour", "x/day", "30 mails/day"]
 )
 def test_a_limit_that_cannot_be_read_is_refused_and_never_ignored(text: str) -> None:
     with pytest.raises(ValueError, match="limit"):

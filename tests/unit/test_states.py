@@ -16,6 +16,7 @@ EXPECTED = {
     "recover": "SF ST",
     "expire": "SF",
     "late result": "PT FT",
+    "reinstate": "FF",
     "cancel": "PF FF",
     "requeue": "PP FF",
     "retry": "PS FS",

@@ -29,9 +29,9 @@ class Command(BaseCommand):
     help = (
         "Prints the state of the outbox; for one message or account, why it waits and when sending continues. With "
         "--check the exit code is for a monitor: 0 well; 1 late (a message has been due, or a message of a lost worker "
-        "has waited, for longer than --max-age); 2 broken (database or settings cannot be used, the database belongs "
-        "to another INSTANCE, or settings name an account that does not exist or is switched off). Without --check: 0, "
-        "or 1 for an error."
+        "has waited, for longer than --max-age, or the server refuses every message of an account); 2 broken (database "
+        "or settings cannot be used, the database belongs to another INSTANCE, or settings name an account that does "
+        "not exist or is switched off). Without --check: 0, or 1 for an error."
     )
     # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
@@ -166,9 +166,9 @@ def _span(seconds: float) -> str:
 
 
 def _narrowed(figures: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """Return the figures, with ``oldest_due_seconds`` of the named account instead of all accounts."""
+    """Return the figures of the named account only, as far as the health depends on an account."""
     if name is None:
         return figures
     account_named(name)
-    ages = {account["name"]: account["oldest_due_seconds"] for account in figures["accounts"]}
-    return {**figures, "oldest_due_seconds": ages[name]}
+    named = [account for account in figures["accounts"] if account["name"] == name]
+    return {**figures, "oldest_due_seconds": named[0]["oldest_due_seconds"], "accounts": named}

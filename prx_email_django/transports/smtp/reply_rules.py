@@ -31,8 +31,14 @@ class ReplyMeaning(Enum):
     SESSION_LIMIT = "session_limit"
     #: The account is not authenticated, or no longer.
     NOT_AUTHENTICATED = "not_authenticated"
+    #: At RCPT, in words: a demand for a login; in a session that is logged in, the refusal of one recipient.
+    LOGIN_DEMANDED = "login_demanded"
     #: The account may send no more messages for some time.
     QUOTA = "quota"
+    #: The account sends too fast: it waits for some seconds, and no message is judged.
+    RATE = "rate"
+    #: The account has too many connections at once: this connection ends, and no message is judged.
+    CROWDED = "crowded"
     #: Temporary, although the code may be 5yz.
     TEMPORARY = "temporary"
     #: Too many recipients in this transaction.
@@ -81,11 +87,29 @@ _SESSION_OVER = (
     r"|timeout exceeded|idle (too long|time)"
 )
 #: Meanings that make a reply to RCPT a reply to the session.
-_ABOUT_SESSION = (ReplyMeaning.SESSION_LIMIT, ReplyMeaning.NOT_AUTHENTICATED, ReplyMeaning.BAD_SEQUENCE)
+_ABOUT_SESSION = (
+    ReplyMeaning.SESSION_LIMIT,
+    ReplyMeaning.NOT_AUTHENTICATED,
+    ReplyMeaning.BAD_SEQUENCE,
+    ReplyMeaning.RATE,
+    ReplyMeaning.CROWDED,
+)
+#: The codes under which a server says that it is asked for too much at once.
+_THROTTLING = frozenset({421, 432, 450, 451, 452, 454})
 _MAIL, _RCPT = frozenset({Phase.MAIL}), frozenset({Phase.RCPT})
 _ALL = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY})
 _COMMANDS = _ALL - {Phase.BODY}
 
+#: "550 authentication required", "554 5.7.1 SMTP AUTH is required", qmail "503 AUTH first", "you must log in first".
+#: Not what speaks of SPF, DKIM and DMARC, nor Exchange 5.7.133 "SenderNotAuthenticatedForGroup": those are about a
+#: message or a recipient.
+_DEMANDS_LOGIN = _words(
+    r"^(?!.*(\b(spf|dkim|dmarc)\b|for ?group))"
+    r".*(\b(auth(entication|orization|orisation)?|log-?[io]n)\b( is| was)? (required|needed|first)"
+    r"|\b(not|must|please|have to|need to|requires?|without|before) (be |first |yet |to |sending )*"
+    r"(auth\b|authenticat|authori[sz]ed\b.*\bsend mail|log(ged)?[ -]?in\b)"
+    r"|\bunauthenticated (sender|client|user|connection|session))"
+)
 #: The first rule that matches decides.  Each names the servers and replies that it was made for.
 REPLY_RULES: tuple[ReplyRule, ...] = (
     # RFC 5321 §4.5.3.1.10; Gmail and Exchange 452 4.5.3, Postfix 452 4.5.3, others 552 5.5.3.
@@ -100,10 +124,37 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     # Exchange Online 5.7.30 (basic authentication switched off), 5.7.57 (not authenticated), 5.7.139 (disabled).
     ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, frozenset({530, 535, 538})),
     ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, enhanced=frozenset({"5.7.30", "5.7.57", "5.7.139"})),
-    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL, words=_words("authentication (is )?required|not authenticated")),
+    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL, words=_DEMANDS_LOGIN),
+    ReplyRule(ReplyMeaning.LOGIN_DEMANDED, _RCPT, words=_DEMANDS_LOGIN),
     # Gmail 5.4.5; Exchange 5.7.233 (tenant), 5.1.90 (recipients a day), 5.2.251-255 (continuous errors).
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset({"5.4.5", "5.7.233", "5.1.90"})),
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
+    # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, words=_words("too many messages.*(session|connection)")),
+    # Exchange "432 4.3.2 Concurrent connections limit exceeded", "… sender thread limit exceeded", Postfix "421 4.7.0
+    # too many connections from …", SES "421 Too many concurrent SMTP connections".
+    ReplyRule(
+        ReplyMeaning.CROWDED,
+        _ALL,
+        _THROTTLING,
+        words=_words(
+            r"concurrent|thread limit|(too many|simultaneous|parallel) (\w+ ){0,3}(connections|sessions)"
+            r"|connections? (limit|rate)|(limit|number|maximum) (of|on) (\w+ ){0,3}(connections|sessions)"
+        ),
+    ),
+    # A mailbox that receives too fast (Gmail 450 4.2.1) is a recipient's trouble, and a daily limit is a quota.
+    ReplyRule(
+        ReplyMeaning.RATE,
+        _ALL,
+        _THROTTLING,
+        words=_words(
+            r"^(?!.*(receiving|\bdaily\b|hourly|per (day|hour)|quota|smtp relay))"
+            r".*(throttl|\brate\b.{0,20}(limit|exceed|reached)|(exceed|reach|maximum|allowed).{0,30}\brate\b"
+            r"|too (fast|quickly)|slow (it |your sending )?down|too much mail|too many (mails|emails|commands)"
+            r"|per (second|minute))"
+        ),
+    ),
     # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
     # Exchange "554 5.2.0 … SubmissionQuotaExceededException".
     ReplyRule(
@@ -115,8 +166,7 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
             r"|submission ?quota"
         ),
     ),
-    # Gmail 421/451 4.4.5, Yahoo and others in words.
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
+    # Yahoo and others in words.
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS - _RCPT, words=_words("too many messages")),
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _RCPT, words=_words("too many messages.*(session|connection)")),
     # RFC 3463 §3.5, X.4.2 "bad connection": Gmail "451 4.4.2 Timeout - closing connection", Postfix "421 4.4.2 Error:
@@ -160,10 +210,8 @@ def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> ReplyVerdict:
     ``completed``: this connection has completed a transaction before.
     """
     meaning = meaning_of(phase, reply)
-    if meaning is ReplyMeaning.QUOTA:
-        return ReplyVerdict(Ending.TEMPORARY, Trouble.QUOTA, ends_session=True)
-    if meaning is ReplyMeaning.NOT_AUTHENTICATED:
-        return ReplyVerdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
+    if (of_account := _judge_account(phase, reply, meaning)) is not None:
+        return of_account
     if completed and (meaning is ReplyMeaning.SESSION_LIMIT or (reply.code == 421 and phase is Phase.MAIL)):
         return ReplyVerdict(Ending.UNTOUCHED, ends_session=True)
     if reply.code == 421 or meaning is ReplyMeaning.SESSION_LIMIT:
@@ -171,11 +219,29 @@ def judge_reply(phase: Phase, reply: Reply, *, completed: bool) -> ReplyVerdict:
         return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
     if reply.code < 400:
         return _judge_unexpected(phase)
+    # A server that ends each session before it completes a message would cost a login a message.
+    trouble = Trouble.NONE if completed else Trouble.CONNECTION
     if meaning is ReplyMeaning.BAD_SEQUENCE:
-        return ReplyVerdict(Ending.TEMPORARY, ends_session=True)
+        return ReplyVerdict(Ending.TEMPORARY, trouble, ends_session=True)
     if reply.code < 500 or meaning is ReplyMeaning.TEMPORARY:
         return ReplyVerdict(Ending.TEMPORARY)
     return ReplyVerdict(Ending.PERMANENT)
+
+
+def _judge_account(phase: Phase, reply: Reply, meaning: ReplyMeaning) -> ReplyVerdict | None:
+    """Judge a reply about the account; None: it is about the message or the session."""
+    match meaning:
+        case ReplyMeaning.QUOTA:
+            return ReplyVerdict(Ending.TEMPORARY, Trouble.QUOTA, ends_session=True)
+        case ReplyMeaning.NOT_AUTHENTICATED | ReplyMeaning.LOGIN_DEMANDED:
+            return ReplyVerdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
+        case ReplyMeaning.CROWDED:
+            return ReplyVerdict(Ending.UNTOUCHED, Trouble.CROWDED, ends_session=True)
+        case ReplyMeaning.RATE:
+            # At RCPT the other replies of the envelope are still to come, and after a 421 nothing does.
+            ends_session = reply.code == 421 or phase is Phase.RCPT
+            return ReplyVerdict(Ending.UNTOUCHED, Trouble.RATE, ends_session=ends_session)
+    return None
 
 
 def refuses_ahead(phase: Phase, reply: Reply, *, overlapped: bool) -> bool:
@@ -213,11 +279,12 @@ def _judge_unexpected(phase: Phase) -> ReplyVerdict:
     return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
 
 
-def is_about_session(reply: Reply) -> bool:
+def is_about_session(reply: Reply, *, logged_in: bool = False) -> bool:
     """Whether a reply to RCPT is about the session and not about the recipient, or makes no sense there (3yz)."""
     if 300 <= reply.code < 400 or reply.code == 421:
         return True
-    return meaning_of(Phase.RCPT, reply) in _ABOUT_SESSION
+    meaning = meaning_of(Phase.RCPT, reply)
+    return meaning in _ABOUT_SESSION or (meaning is ReplyMeaning.LOGIN_DEMANDED and not logged_in)
 
 
 def recipient_answer(reply: Reply) -> Answer:

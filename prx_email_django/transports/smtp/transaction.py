@@ -54,7 +54,8 @@ async def _send_recipients(state: SessionState, transaction: MailTransaction) ->
     for command in transaction.rcpt:
         reply = await state.ask(transaction, command)
         if reply.code >= 300:
-            if is_about_session(reply) or state.is_ahead_refused(transaction, reply):
+            logged_in = state.settings.auth_method != "none"
+            if is_about_session(reply, logged_in=logged_in) or state.is_ahead_refused(transaction, reply):
                 state.fail(transaction, reply)
             # "Too many" is progress: with ten refusals, a thousand recipients would take a hundred connections.
             state.refusals += recipient_answer(reply) is not Answer.TOO_MANY

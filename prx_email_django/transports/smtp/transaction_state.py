@@ -204,8 +204,8 @@ class MailTransaction:
 def session_end(verdict: ReplyVerdict, error: str) -> SessionEnd:
     """The end of a session that a verdict ended: a new connection may follow where the account has no trouble."""
     return SessionEnd(
-        reconnect=verdict.trouble is Trouble.NONE,
-        trouble=verdict.trouble,
+        reconnect=verdict.trouble is Trouble.NONE or verdict.trouble.is_throttle,
+        trouble=Trouble.NONE if verdict.trouble.is_throttle else verdict.trouble,  # the outcome names it
         error_code=verdict.error_code,
         error=error,
     )
