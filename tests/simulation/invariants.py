@@ -1,0 +1,204 @@
+"""What must be true after every schedule, whatever happened in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.states import TRANSITIONS
+from tests.simulation import audit
+from tests.simulation.schedule import Schedule
+from tests.simulation.server import Copy
+from tests.simulation.world import BEGIN
+
+_MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
+_ENTRIES = {str(verb.entry) for verb in TRANSITIONS.values() if verb.entry}
+#: Seconds within which a worker notices that a row was taken from it: a renewal, and a statement's delay.
+NOTICED_WITHIN = 25.0
+
+
+def check(schedule: Schedule) -> list[str]:
+    """Everything that is wrong, in words."""
+    rows = {row.pk: row for row in OutboxMessage.objects.order_by("pk")}
+    attempts: dict[int, list[DeliveryAttempt]] = {pk: [] for pk in rows}
+    for attempt in DeliveryAttempt.objects.order_by("message_id", "number"):
+        attempts[attempt.message_id].append(attempt)
+    found = Findings(schedule, rows, attempts)
+    return [text for rule in RULES for text in rule(found)]
+
+
+class Findings:
+    """The end of a schedule."""
+
+    def __init__(
+        self, schedule: Schedule, rows: dict[int, OutboxMessage], attempts: dict[int, list[DeliveryAttempt]]
+    ) -> None:
+        self.schedule = schedule
+        self.known = schedule.known
+        self.rows = rows
+        self.attempts = attempts
+        self.changes = audit.changes()
+        self.copies: dict[int, list[Copy]] = {pk: [] for pk in rows}
+        self.strangers: list[Copy] = []
+        for server in schedule.servers.values():
+            for copy in server.copies:
+                self.copies.get(copy.message, self.strangers).append(copy)
+        self.recipients: dict[int, list[Recipient]] = {pk: [] for pk in rows}
+        for recipient in Recipient.objects.order_by("pk"):
+            self.recipients[recipient.message_id].append(recipient)
+
+
+def nothing_stuck(found: Findings) -> Iterator[str]:
+    """Nothing is being sent, every slot is free or will be, nothing waits."""
+    for row in found.rows.values():
+        if row.status == "sending":
+            yield f"message {row.pk} is stuck in sending"
+    now = found.schedule.world.wall()
+    for slot in ConnectionSlot.objects.filter(token__isnull=False):
+        if slot.expires_at is None or (slot.expires_at - now).total_seconds() > 60:
+            yield f"slot {slot.number} of account {slot.account_id} is blocked until {slot.expires_at}"
+
+
+def nothing_lost(found: Findings) -> Iterator[str]:
+    """A message is sent, and then it arrived, or it is at rest for a reason that the story gave."""
+    for pk, row in found.rows.items():
+        arrived = {address for copy in found.copies[pk] for address in copy.recipients}
+        if row.status == "sent":
+            for recipient in found.recipients[pk]:
+                if recipient.result in ("", "accepted") and recipient.address not in arrived:
+                    if pk not in found.known.confirmed:
+                        yield f"message {pk} is sent, and {recipient.address} never got it"
+                elif recipient.result == "unknown":
+                    yield f"message {pk} is sent, and {recipient.address} is unknown"
+        elif not _has_reason(found, pk, row):
+            yield f"message {pk} rests without a reason: {row.last_error_code} {row.last_error}"
+
+
+def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
+    refused = set[str]().union(*(server.refused for server in found.schedule.servers.values()))
+    unknown = row.attempts - row.retries
+    match row.last_error_code:
+        case "cancelled":
+            return pk in found.known.cancelled
+        case "expired":
+            return pk in found.known.with_expiry
+        case "unknown_outcome" | "lost_claim":
+            return row.on_unknown == "hold" or unknown >= 6
+        case _:
+            addresses = {recipient.address for recipient in found.recipients[pk]} | {row.envelope_from}
+            return bool(addresses & refused)
+
+
+def no_copy_without_doubt(found: Findings) -> Iterator[str]:
+    """Nobody gets more copies than one and the outcomes that nobody knew; all copies bear one Message-ID."""
+    for copy in found.strangers:
+        yield f"the server accepted what is no message: {copy}"
+    for pk, copies in found.copies.items():
+        doubts = sum(attempt.outcome in ("unknown", "lost") for attempt in found.attempts[pk])
+        got = Counter(address for copy in copies for address in copy.recipients)
+        by_hand = found.known.by_hand.get(pk, [])
+        for address, count in got.items():
+            allowed = 1 + doubts
+            # A person who writes over a row that is being sent may cause a copy, but only of what was on its way.
+            for at in by_hand:
+                allowed += any(copy.mail_at <= at + NOTICED_WITHIN for copy in copies)
+            if count > allowed:
+                yield f"{address} got {count} copies of message {pk}, and {doubts} outcomes were unknown"
+        names = {copy.message_id for copy in copies}
+        if len(names) > 1 and not by_hand:
+            yield f"the copies of message {pk} have several Message-IDs: {sorted(names)}"
+
+
+def counters_are_right(found: Findings) -> Iterator[str]:
+    """``retries``, ``attempts``, ``message_number`` and the numbers of the attempts fit each other."""
+    for pk, row in found.rows.items():
+        attempts = found.attempts[pk]
+        by = Counter(str(attempt.outcome) for attempt in attempts)
+        numbers = [attempt.number for attempt in attempts]
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"message {pk} has the attempts {numbers}"
+        tokens = [attempt.claim_token for attempt in attempts if attempt.claim_token is not None]
+        if len(set(tokens)) < len(tokens):
+            yield f"message {pk} has two attempts of one claim"
+        if row.retries > row.attempts:
+            yield f"message {pk} has more retries ({row.retries}) than attempts ({row.attempts})"
+        unsure = by["unknown"] + by["lost"] + by["sent"]
+        if (row.message_number is None) is bool(unsure) and pk not in found.known.confirmed:
+            yield f"message {pk} has message_number {row.message_number} after {dict(by)}"
+        if pk in found.known.late or pk in found.known.by_hand:
+            if row.attempts - row.retries < by["unknown"] + by["lost"]:
+                yield f"message {pk} has attempts {row.attempts}, retries {row.retries}, after {dict(by)}"
+        elif (row.retries, row.attempts) != (by["failed"], by["failed"] + by["unknown"] + by["lost"]):
+            yield f"message {pk} has attempts {row.attempts}, retries {row.retries}, after {dict(by)}"
+
+
+def only_transitions(found: Findings) -> Iterator[str]:
+    """Every committed change is one of the table, and only the claim's owner ends it before its lease does."""
+    owners: dict[tuple[int, str], str] = {}
+    for change in found.changes:
+        move = (change.old_status, change.new_status)
+        by_person = change.actor == "person" and change.message in found.known.by_hand
+        if not change.old_status:
+            if change.new_status not in _ENTRIES:
+                yield f"{change} by {change.actor}: no message begins so"
+        elif move not in _MOVES and not by_person:
+            yield f"{change} by {change.actor} at {change.at - 1000:.3f}: no such transition"
+        if change.new_status == "sending":
+            owners[change.message, change.new_token] = change.actor
+        if change.old_status == "sending" and move != ("sending", "sending") and not by_person:
+            owner = owners.get((change.message, change.old_token), "nobody")
+            lease = datetime.fromisoformat(change.old_lease) if change.old_lease else BEGIN.replace(tzinfo=None)
+            left = (lease - BEGIN.replace(tzinfo=None)).total_seconds() - (change.at - 1000.0)
+            if owner != change.actor and left > 0.001:
+                yield f"{change} by {change.actor} {left:.3f} s before the lease of {owner} ends"
+
+
+def reports_are_right(found: Findings) -> Iterator[str]:
+    """Where nothing broke a drain, the reports together say what the rows say."""
+    known = found.known
+    troubled = known.broken_drains or known.late or known.by_hand or any(a.killed for a in found.schedule.world.actors)
+    if troubled:
+        return
+    total: Counter[str] = Counter()
+    for report in known.reports:
+        for name in ("claimed", "sent", "deferred", "failed", "recovered", "released", "expired"):
+            total[name] += getattr(report, name)
+    ends = total["sent"] + total["deferred"] + total["failed"] + total["released"] + total["expired"]
+    if not known.singles and total["claimed"] != ends + known.progress:
+        yield f"{total['claimed']} were claimed, and {dict(total)} with {known.progress} in progress came of it"
+    sent = sum(row.status == "sent" for row in found.rows.values())
+    if not known.singles and not known.confirmed and sent != total["sent"]:
+        yield f"{sent} messages are sent, and the reports say {total['sent']}"
+
+
+def results_are_right(found: Findings) -> Iterator[str]:
+    """``send`` said ``sent`` only of what is sent."""
+    for result in found.known.results:
+        if result.status == "sent" and found.rows[result.outbox_id].status != "sent":
+            yield f"send said sent of message {result.outbox_id}, which is {found.rows[result.outbox_id].status}"
+
+
+def limits_are_kept(found: Findings) -> Iterator[str]:
+    """No span of a minute has more MAILs than the account's limit."""
+    for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
+        if account.rate_limits != "4/minute":
+            continue
+        mails = sorted(server.mails)
+        for first, last in zip(mails, mails[4:], strict=False):
+            if last - first < 57.0:
+                yield f"five MAILs of {account.name} within {last - first:.3f} s"
+
+
+RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
+    nothing_stuck,
+    nothing_lost,
+    no_copy_without_doubt,
+    counters_are_right,
+    only_transitions,
+    reports_are_right,
+    results_are_right,
+    limits_are_kept,
+)
