@@ -73,7 +73,7 @@ class _Event:
     def wait(self, timeout: float | None = None) -> bool:
         seconds = float("inf") if timeout is None else timeout
         # A worker that polls less often is right too, and the schedule gets further.
-        World.current.block(self.is_set, seconds * World.current.random.choice([1, 1, 3]))
+        World.current.block(self.is_set, seconds * World.current.random.choice([1, 4, 12]))
         return self._is_set
 
 

@@ -74,7 +74,7 @@ class Schedule:
         self.database = SimulatedDatabase(self.world)
         # Most schedules have few kinds of trouble: two that meet are found sooner than eight that drown each other.
         self.kinds = {kind for kind in kinds if self.random.random() < 0.5}
-        self.length = self.random.choice([8.0, 20.0, 45.0])
+        self.length = self.random.choice([5.0, 12.0, 25.0])
         self.accounts: list[Account] = []
         self.servers: dict[str, SimulatedServer] = {}
 

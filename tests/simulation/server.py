@@ -20,7 +20,7 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     "data": ("451 4.3.0 later", "421 4.3.2 bye", "554 5.5.1 no", "drop", "reset", "hang", "slow", "stall"),
     "final": (
         *("451 4.3.0 later", "421 4.3.2 bye", "554 5.6.0 no", "drop", "reset", "hang", "slow"),
-        *("accept, drop", "accept, reset", "accept, hang", "accept, slow", "accept, 421"),
+        *("accept, drop", "accept, reset", "accept, hang", "accept, slow"),
     ),
     "rset": ("421 4.3.2 bye", "drop", "hang", "500 5.5.1 what"),
     "quit": ("drop", "hang", "reset"),
@@ -289,7 +289,7 @@ class ServerConnection:
         elif how == "slow":
             self._say("250 2.0.0 queued", after=seconds)
         else:
-            self._say("421 4.3.2 bye" if how == "421" else fault or "250 2.0.0 queued")
+            self._say(fault or "250 2.0.0 queued")
 
     def _keep(self, body: bytes) -> None:
         found = _MESSAGE.search(body)

@@ -14,6 +14,7 @@ DATABASES = {
     "default": {
         "ENGINE": "tests.simulation.database",
         "NAME": str(DATABASE_FILE),
+        "CONN_MAX_AGE": None,
         "OPTIONS": {
             "timeout": 0,
             "transaction_mode": "IMMEDIATE",
