@@ -224,6 +224,8 @@ class SimulatedTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         if self._gone or self._loop.dead:
             return
+        for _ in range(data.count(b"MAIL FROM:<")):
+            self._remote.server.mails.append(self._loop.world.uptime())
         if self._remote.stalled or self._unsent:
             self._unsent += bytes(data)
         else:

@@ -118,7 +118,8 @@ def counters_are_right(found: Findings) -> Iterator[str]:
         attempts = found.attempts[pk]
         by = Counter(str(attempt.outcome) for attempt in attempts)
         numbers = [attempt.number for attempt in attempts]
-        if numbers != list(range(1, len(numbers) + 1)):
+        # A late result of a claim that a person ended by hand takes the number that the next claim had seen as free.
+        if numbers != list(range(1, len(numbers) + 1)) and pk not in found.known.by_hand:
             yield f"message {pk} has the attempts {numbers}"
         tokens = [attempt.claim_token for attempt in attempts if attempt.claim_token is not None]
         if len(set(tokens)) < len(tokens):
@@ -126,7 +127,9 @@ def counters_are_right(found: Findings) -> Iterator[str]:
         if row.retries > row.attempts:
             yield f"message {pk} has more retries ({row.retries}) than attempts ({row.attempts})"
         unsure = by["unknown"] + by["lost"] + by["sent"]
-        if (row.message_number is None) is bool(unsure) and pk not in found.known.confirmed:
+        # A late failure takes the row of the lost attempt that had fixed the number.
+        is_right = bool(unsure) or pk in found.known.late if row.message_number is not None else not unsure
+        if not is_right and pk not in found.known.confirmed:
             yield f"message {pk} has message_number {row.message_number} after {dict(by)}"
         if pk in found.known.late or pk in found.known.by_hand:
             if row.attempts - row.retries < by["unknown"] + by["lost"]:
@@ -160,12 +163,12 @@ def reports_are_right(found: Findings) -> Iterator[str]:
     """Where nothing broke a drain, the reports together say what the rows say."""
     known = found.known
     troubled = known.broken_drains or known.late or known.by_hand or any(a.killed for a in found.schedule.world.actors)
-    if troubled:
-        return
     total: Counter[str] = Counter()
     for report in known.reports:
         for name in ("claimed", "sent", "deferred", "failed", "recovered", "released", "expired"):
             total[name] += getattr(report, name)
+    if troubled or total["recovered"]:
+        return
     ends = total["sent"] + total["deferred"] + total["failed"] + total["released"] + total["expired"]
     if not known.singles and total["claimed"] != ends + known.progress:
         yield f"{total['claimed']} were claimed, and {dict(total)} with {known.progress} in progress came of it"
@@ -188,7 +191,7 @@ def limits_are_kept(found: Findings) -> Iterator[str]:
             continue
         mails = sorted(server.mails)
         for first, last in zip(mails, mails[4:], strict=False):
-            if last - first < 57.0:
+            if last - first < 59.99:
                 yield f"five MAILs of {account.name} within {last - first:.3f} s"
 
 

@@ -57,6 +57,7 @@ class SimulatedServer:
         #: Envelope addresses that were refused for good, and senders whose message was.
         self.refused: set[str] = set()
         self.connections = 0
+        #: When clients wrote MAIL, on the clock of uptime.
         self.mails: list[float] = []
         self.open: set[ServerConnection] = set()
 
@@ -235,7 +236,6 @@ class ServerConnection:
 
     def _mail(self, line: str) -> None:
         address = line[line.index("<") + 1 : line.index(">")]
-        self.server.mails.append(self.world.now)
         if self._sender is not None:
             self._say("503 5.5.1 nested MAIL")
             return

@@ -123,7 +123,8 @@ class SimulatedDatabase:
         elif self.is_read_only:
             raise sqlite3.InternalError("cannot execute UPDATE in a read-only transaction")
         if self.delays and world.random.random() < self.delays:
-            seconds = world.random.choice([0.5, 3.0, 15.0, 50.0])
+            # A longer transaction would make the others fail, as SQLite does.
+            seconds = world.random.choice([0.5, 3.0] if connection.in_transaction else [0.5, 3.0, 15.0, 50.0])
             world.tell(f"the database takes {seconds:g} s for {statement[:40]}")
             world.sleep(seconds)
             self._check(connection)
@@ -148,11 +149,12 @@ class SimulatedDatabase:
 
     def _patiently(self, execute: Callable[[], Any]) -> Any:
         """Wait on the world's clock while another transaction holds the lock."""
-        begun = self.world.now
+        begun, pause = self.world.now, 0.002
         while True:
             try:
                 return execute()
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or self.world.now - begun > PATIENCE:
                     raise
-            self.world.sleep(0.002)
+            self.world.sleep(pause)
+            pause = min(2 * pause, 0.1)
