@@ -272,10 +272,12 @@ class SimulatedTransport(asyncio.Transport):
 
     # What the other end does
 
-    def receive(self, data: bytes) -> None:
-        """Bytes have arrived."""
-        if not self._gone and not self._loop.dead:
-            self._loop.call_soon(self._received, data)
+    def receive(self, data: bytes) -> bool:
+        """Give bytes to the client; True: its system has taken them."""
+        if self._gone or self._loop.dead:
+            return False
+        self._loop.call_soon(self._received, data)
+        return True
 
     def _received(self, data: bytes) -> None:
         if not self._gone:

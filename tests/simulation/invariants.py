@@ -112,6 +112,24 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
             yield f"the copies of message {pk} have several Message-IDs: {sorted(names)}"
 
 
+def the_living_forget_nothing(found: Findings) -> Iterator[str]:
+    """What a living worker was told is in the table: it is not sent again as a doubt."""
+    living = {actor.name for actor in found.schedule.world.actors if not actor.killed}
+    claims: dict[tuple[int, str], list[tuple[float, str]]] = {}
+    for change in found.changes:
+        if change.new_status == "sending":
+            claims.setdefault((change.message, change.actor), []).append((change.at, change.new_token))
+    for pk, copies in found.copies.items():
+        outcomes = {str(attempt.claim_token.hex): str(attempt.outcome) for attempt in found.attempts[pk] if attempt.claim_token}
+        for copy in copies:
+            if not copy.answered or copy.client not in living:
+                continue
+            tokens = [token for at, token in claims.get((pk, copy.client), []) if at <= copy.mail_at]
+            outcome = outcomes.get(tokens[-1], "absent") if tokens else "not claimed"
+            if outcome not in ("sent", "failed"):  # failed: accepted for some recipients
+                yield f"{copy.client} was told that message {pk} is accepted, and its attempt is {outcome}"
+
+
 def counters_are_right(found: Findings) -> Iterator[str]:
     """``retries``, ``attempts``, ``message_number`` and the numbers of the attempts fit each other."""
     for pk, row in found.rows.items():
@@ -199,6 +217,7 @@ RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     nothing_stuck,
     nothing_lost,
     no_copy_without_doubt,
+    the_living_forget_nothing,
     counters_are_right,
     only_transitions,
     reports_are_right,

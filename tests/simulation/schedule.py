@@ -205,8 +205,7 @@ class Schedule:
         try:
             command.handle(**options, dry_run=False, json=True, no_progress=True)
         except CommandError as error:
-            self.known.broken_drains += 1
-            self._may_break(error)
+            self.world.fail(f"{self.world.me.name}: the loop ended by itself: {error}")
 
     def _drains(self, delay: float) -> None:
         """A scheduler that drains once in a while, as django-q2 does."""
@@ -367,6 +366,7 @@ class Schedule:
                 self.world.fail(f"{actor.name} ended with {type(actor.error).__name__}: {actor.error}")
                 with contextlib.suppress(Exception):
                     logging.getLogger("simulation").error("%s", actor.name, exc_info=actor.error)
+        connection.close()  # the director's own connection may be broken
         self._resume()
 
     def _drain_until_quiet(self) -> None:

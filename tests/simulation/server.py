@@ -29,7 +29,7 @@ _MESSAGE = re.compile(rb"^Message-ID: *<([^>]*)>", re.IGNORECASE | re.MULTILINE)
 _OUTBOX_ID = re.compile(r"outbox-(\d+)-")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Copy:
     """One message that the server accepted."""
 
@@ -40,6 +40,8 @@ class Copy:
     mail_at: float
     at: float
     client: str
+    #: The final 250 has reached the client.
+    answered: bool = False
 
 
 class SimulatedServer:
@@ -140,12 +142,18 @@ class ServerConnection:
         if transport is not None:
             self.world.after(self.server.latency, transport.receive_reset if how == "reset" else transport.receive_eof)
 
-    def _say(self, text: str, *, after: float = 0.0) -> None:
+    def _say(self, text: str, *, after: float = 0.0, copy: Copy | None = None) -> None:
         def speak() -> None:
             if not self._closed and self._transport is not None:
                 data = text.encode() + b"\r\n"
                 transport = self._transport
-                self.world.after(self.server.latency, lambda: transport.receive(data))
+
+                def arrive() -> None:
+                    heard = transport.receive(data)
+                    if copy is not None:
+                        copy.answered = heard
+
+                self.world.after(self.server.latency, arrive)
                 if text.startswith("421"):
                     self._drop("drop")
 
@@ -277,8 +285,7 @@ class ServerConnection:
         accepts = not fault or fault == "slow" or fault.startswith("accept")
         if fault.startswith("5"):
             self.server.refused.add(self._sender or "")
-        if accepts:
-            self._keep(body)
+        copy = self._keep(body) if accepts else None
         self._forget()
         how = fault.removeprefix("accept, ")
         seconds = self.world.random.choice([1.0, 8.0, 25.0, 45.0])
@@ -287,11 +294,11 @@ class ServerConnection:
         elif how == "hang":
             self._hangs = True
         elif how == "slow":
-            self._say("250 2.0.0 queued", after=seconds)
+            self._say("250 2.0.0 queued", after=seconds, copy=copy)
         else:
-            self._say(fault or "250 2.0.0 queued")
+            self._say(fault or "250 2.0.0 queued", copy=copy)
 
-    def _keep(self, body: bytes) -> None:
+    def _keep(self, body: bytes) -> Copy:
         found = _MESSAGE.search(body)
         message_id = found[1].decode() if found else ""
         number = _OUTBOX_ID.search(message_id)
@@ -307,6 +314,7 @@ class ServerConnection:
         names = ", ".join(copy.recipients)
         text = f"accepts message {copy.message} from {self.client} for {names} ({copy.message_id})"
         self.world.story.append((self.world.uptime() - 1000.0, "server", text))
+        return copy
 
     def _forget(self) -> None:
         self._sender = None
