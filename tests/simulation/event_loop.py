@@ -72,7 +72,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self.dead:
-            self.world.fail(f"the event loop of {self.actor.name}: {context.get('message')} {context.get('exception')!r}")
+            self.world.fail(
+                f"the event loop of {self.actor.name}: {context.get('message')} {context.get('exception')!r}"
+            )
 
     def has_work(self) -> bool:
         """Whether a turn would run something now."""

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.states import TRANSITIONS
 from tests.simulation import audit
@@ -52,14 +51,15 @@ class Findings:
 
 
 def nothing_stuck(found: Findings) -> Iterator[str]:
-    """Nothing is being sent, every slot is free or will be, nothing waits."""
+    """Nothing is being sent, and only killed processes still hold a slot, until its lease ends."""
     for row in found.rows.values():
         if row.status == "sending":
             yield f"message {row.pk} is stuck in sending"
-    now = found.schedule.world.wall()
-    for slot in ConnectionSlot.objects.filter(token__isnull=False):
-        if slot.expires_at is None or (slot.expires_at - now).total_seconds() > 60:
-            yield f"slot {slot.number} of account {slot.account_id} is blocked until {slot.expires_at}"
+    world = found.schedule.world
+    killed = {f"{actor.name}:{actor.number}" for actor in world.actors if actor.killed}
+    for slot in ConnectionSlot.objects.filter(token__isnull=False, expires_at__gt=world.wall()):
+        if slot.holder not in killed or (slot.expires_at - world.wall()).total_seconds() > 60:
+            yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
 
 
 def nothing_lost(found: Findings) -> Iterator[str]:
@@ -120,7 +120,9 @@ def the_living_forget_nothing(found: Findings) -> Iterator[str]:
         if change.new_status == "sending":
             claims.setdefault((change.message, change.actor), []).append((change.at, change.new_token))
     for pk, copies in found.copies.items():
-        outcomes = {str(attempt.claim_token.hex): str(attempt.outcome) for attempt in found.attempts[pk] if attempt.claim_token}
+        outcomes = {
+            str(attempt.claim_token.hex): str(attempt.outcome) for attempt in found.attempts[pk] if attempt.claim_token
+        }
         for copy in copies:
             if not copy.answered or copy.client not in living:
                 continue

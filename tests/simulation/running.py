@@ -16,7 +16,7 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 
-from tests.simulation import audit, invariants, patches, schedule  # noqa: E402
+from tests.simulation import audit, invariants, mutations, patches, schedule, watching, workers  # noqa: E402
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
 
@@ -46,7 +46,7 @@ class Story:
 class Runner:
     """Plays seeds; one in a process."""
 
-    def __init__(self, *, kinds: Collection[str] | None) -> None:
+    def __init__(self, *, kinds: Collection[str] | None = None, broken: str | None = None) -> None:
         self.kinds = USUAL if kinds is None else tuple(kinds)
         if unknown := set(self.kinds) - set(schedule.KINDS):
             raise SystemExit(f"no such trouble: {', '.join(sorted(unknown))}; there are {', '.join(schedule.KINDS)}")
@@ -56,9 +56,12 @@ class Runner:
         call_command("migrate", verbosity=0)
         audit.set_up()
         patches.install(lambda host, port: self._now.servers[host])
-        schedule.watch(
+        workers.let_loops_be_stopped()
+        watching.watch(
             lambda: self._now.known, lambda text: World.current.tell(text), lambda text: World.current.fail(text)
         )
+        if broken is not None:
+            mutations.MUTATIONS[broken]()
         logging.getLogger("simulation").addHandler(logging.NullHandler())
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.simulation.event_loop import SimulatedTransport
@@ -47,7 +47,9 @@ class Copy:
 class SimulatedServer:
     """One mail server; ``rates`` says how often a stage goes wrong while the trouble lasts."""
 
-    def __init__(self, world: World, *, rates: Mapping[str, float], pipelining: bool, auth: bool, latency: float) -> None:
+    def __init__(
+        self, world: World, *, rates: Mapping[str, float], pipelining: bool, auth: bool, latency: float
+    ) -> None:
         self.world = world
         self.rates = rates
         self.pipelining = pipelining
@@ -62,6 +64,8 @@ class SimulatedServer:
         #: When clients wrote MAIL, on the clock of uptime.
         self.mails: list[float] = []
         self.open: set[ServerConnection] = set()
+        #: Called with each copy, before its reply is written.
+        self.on_copy: Callable[[Copy], object] = lambda copy: None
 
     def fault(self, stage: str) -> str:
         """What goes wrong at this stage now; empty: nothing."""
@@ -314,6 +318,7 @@ class ServerConnection:
         names = ", ".join(copy.recipients)
         text = f"accepts message {copy.message} from {self.client} for {names} ({copy.message_id})"
         self.world.story.append((self.world.uptime() - 1000.0, "server", text))
+        self.server.on_copy(copy)
         return copy
 
     def _forget(self) -> None:
