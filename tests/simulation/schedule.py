@@ -54,6 +54,8 @@ class Schedule:
         self._at_copies: list[tuple[int, Callable[[], object]]] = []
         self._copies = 0
         self.is_calm = False
+        #: Seconds until the next look at what is due and could not go.
+        self._patience = 3.0
         self.workers = Workers(self)
 
     # Running
@@ -227,7 +229,8 @@ class Schedule:
         world = self.world
         world.switching = 0.0
         for _ in range(MOST_DRAINS):
-            api.drain()
+            report = api.drain()
+            self._patience = 3.0 if report.claimed > report.released else min(2 * self._patience, 30.0)
             moments = self._moments()
             if not moments:
                 return
@@ -249,7 +252,7 @@ class Schedule:
         # What is due did not go: a pause, a slot, a rate.
         later += AccountState.objects.filter(paused_until__gt=now).values_list("paused_until", flat=True)
         if len(later) < len(moments) or not later:
-            later.append(now + timedelta(seconds=3))
+            later.append(now + timedelta(seconds=self._patience))
         return [(moment - begin).total_seconds() for moment in later]
 
 
