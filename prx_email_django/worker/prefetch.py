@@ -96,7 +96,7 @@ class ClaimPrefetch:
     def wants_connection(self, open_now: int) -> bool:
         """Whether one more connection would have something to do.
 
-        Not where a limit is reached: a message with ``hold`` that waits for a permit opened one connection after another.
+        Not where a limit is reached: a message with ``hold`` that waited for a permit opened connections without end.
         """
         return len(self.claims) > open_now or (self.stopped_at_hold and not self.is_empty())
 
