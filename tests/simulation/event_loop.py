@@ -195,6 +195,9 @@ class SimulatedTransport(asyncio.Transport):
         #: Bytes that the system does not take at the moment.
         self._unsent = b""
         loop.transports.append(self)
+        server = self._remote.server
+        server.live += 1
+        server.most_live = max(server.most_live, server.live)
 
     def __repr__(self) -> str:
         return f"connection {self._remote.number} of {self._loop.actor.name}"
@@ -255,6 +258,8 @@ class SimulatedTransport(asyncio.Transport):
 
     def vanish(self) -> None:
         """The process is gone; the system closes the connection."""
+        if not self._gone:
+            self._remote.server.live -= 1
         self._closing = self._gone = True
         if self in self._loop.transports:
             self._loop.transports.remove(self)
@@ -264,6 +269,7 @@ class SimulatedTransport(asyncio.Transport):
         if self._gone:
             return
         self._gone = self._closing = True
+        self._remote.server.live -= 1
         self._remote.client_closed()
         self._loop.call_soon(self._lost, error)
 

@@ -116,18 +116,19 @@ def releases_are_not_counted() -> None:
     _replace(give_back, lambda given: 0 * give_back(given), recorder)
 
 
-MUTATIONS = {
-    function.__name__: function
-    for function in (
-        a_lost_reply_is_a_known_failure,
-        claims_never_end,
-        holding_connects_for_ever,
-        late_acceptances_are_forgotten,
-        one_permit_too_many,
-        recovered_while_it_is_sent,
-        releases_are_not_counted,
-        slots_are_kept,
-        temporary_failures_rest,
-        unknown_outcomes_are_not_counted,
+#: Each with the kinds of trouble that bring it to light soon.
+MUTATIONS: dict[str, tuple[Callable[[], None], str]] = {
+    function.__name__: (function, kinds)
+    for function, kinds in (
+        (a_lost_reply_is_a_known_failure, "network"),
+        (claims_never_end, "delays,sleep"),
+        (holding_connects_for_ever, "people"),
+        (late_acceptances_are_forgotten, "delays,sleep"),
+        (one_permit_too_many, "people"),
+        (recovered_while_it_is_sent, "network"),
+        (releases_are_not_counted, "network"),
+        (slots_are_kept, "network"),
+        (temporary_failures_rest, "network"),
+        (unknown_outcomes_are_not_counted, "network"),
     )
 }

@@ -64,7 +64,7 @@ class Runner:
         gc.freeze()  # looking through Django's own objects again and again took a tenth of the time
         gc.set_threshold(20_000, 20, 20)
         if broken is not None:
-            mutations.MUTATIONS[broken]()
+            mutations.MUTATIONS[broken][0]()
         logging.getLogger("simulation").addHandler(logging.NullHandler())
 
     def close(self) -> None:

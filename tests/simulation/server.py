@@ -64,6 +64,8 @@ class SimulatedServer:
         #: When clients wrote MAIL, on the clock of uptime.
         self.mails: list[float] = []
         self.open: set[ServerConnection] = set()
+        #: Connections that clients have open, and the most at once.
+        self.live = self.most_live = 0
         #: Called with each copy, before its reply is written.
         self.on_copy: Callable[[Copy], object] = lambda copy: None
 
