@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from django.db import connection
+
+from tests.simulation.world import BEGIN
 
 _TABLE = "prx_email_django_outboxmessage"
 _SET_UP = (
@@ -13,7 +16,8 @@ _SET_UP = (
     due TEXT, code TEXT, attempts INTEGER, retries INTEGER)""",
     f"""CREATE TRIGGER simulated_update AFTER UPDATE ON {_TABLE}
     WHEN OLD.status IS NOT NEW.status OR (OLD.next_attempt_at IS NULL) IS NOT (NEW.next_attempt_at IS NULL)
-      OR (NEW.status = 'sending' AND OLD.claim_token IS NOT NEW.claim_token) BEGIN
+      OR (NEW.status = 'sending' AND (OLD.claim_token IS NOT NEW.claim_token
+        OR OLD.claim_expires_at IS NOT NEW.claim_expires_at)) BEGIN
     INSERT INTO simulated_changes (message, at, actor, old_status, new_status, old_token, new_token, old_lease,
       new_lease, due, code, attempts, retries)
     VALUES (NEW.id, simulated_now(), simulated_actor(), OLD.status, NEW.status, OLD.claim_token, NEW.claim_token,
@@ -48,6 +52,23 @@ class Change:
     code: str
     attempts: int
     retries: int
+
+    @property
+    def lease_ends(self) -> float:
+        """When the new lease ends, on the clock of uptime; 0: there is none."""
+        if self.new_lease is None:
+            return 0.0
+        return (datetime.fromisoformat(self.new_lease).replace(tzinfo=UTC) - BEGIN).total_seconds() + 1000.0
+
+    @property
+    def is_renewal(self) -> bool:
+        """Whether only the lease was changed."""
+        return self.old_status == self.new_status == "sending" and self.old_token == self.new_token
+
+    @property
+    def is_recovery(self) -> bool:
+        """Whether the claim was taken for lost."""
+        return self.old_status == "sending" and self.new_status == "failed" and self.code == "lost_claim"
 
     def __str__(self) -> str:
         due = f" due {self.due[11:23]}" if self.due else " at rest" if self.new_status == "failed" else ""

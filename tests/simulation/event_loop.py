@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from asyncio import events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from tests.simulation.world import Actor, Killed, World
 
 if TYPE_CHECKING:
     from tests.simulation.server import ServerConnection, SimulatedServer
+
+_MAIL = re.compile(rb"MAIL FROM:<([^>]*)>")
 
 
 class _Future(asyncio.Future[Any]):
@@ -78,6 +81,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def has_work(self) -> bool:
         """Whether a turn would run something now."""
+        if self.actor.is_frozen:
+            return False
         if self._ready:  # type: ignore[attr-defined]
             return True
         when = self.next_timer()
@@ -85,6 +90,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def next_timer(self) -> float | None:
         """When the next timer fires."""
+        if self.actor.is_frozen:
+            return self.actor.frozen_until
         scheduled = self._scheduled  # type: ignore[attr-defined]
         # Only the first handle is looked at: a turn removes it if it was cancelled.
         return scheduled[0]._when if scheduled else None
@@ -229,8 +236,8 @@ class SimulatedTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         if self._gone or self._loop.dead:
             return
-        for _ in range(data.count(b"MAIL FROM:<")):
-            self._remote.server.mails.append(self._loop.world.uptime())
+        for sender in _MAIL.findall(data):
+            self._remote.server.mails.append((self._loop.world.uptime(), self._remote.client, sender.decode()))
         if self._remote.stalled or self._unsent:
             self._unsent += bytes(data)
         else:

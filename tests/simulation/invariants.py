@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime
 
+from prx_email_django.conf import outbox_settings
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.states import TRANSITIONS
 from tests.simulation import audit
 from tests.simulation.schedule import Schedule
 from tests.simulation.server import Copy
-from tests.simulation.world import BEGIN
 
 _MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
 _ENTRIES = {str(verb.entry) for verb in TRANSITIONS.values() if verb.entry}
@@ -96,8 +95,11 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
     """Nobody gets more copies than one and the outcomes that nobody knew; all copies bear one Message-ID."""
     for copy in found.strangers:
         yield f"the server accepted what is no message: {copy}"
+    # A late result takes the row of the lost attempt: the recovery itself allowed a second copy.
+    recovered = Counter(change.message for change in found.changes if change.is_recovery)
     for pk, copies in found.copies.items():
-        doubts = sum(attempt.outcome in ("unknown", "lost") for attempt in found.attempts[pk])
+        by = Counter(str(attempt.outcome) for attempt in found.attempts[pk])
+        doubts = by["unknown"] + max(by["lost"], recovered[pk])
         got = Counter(address for copy in copies for address in copy.recipients)
         by_hand = found.known.by_hand.get(pk, [])
         for address, count in got.items():
@@ -163,22 +165,39 @@ def counters_are_right(found: Findings) -> Iterator[str]:
 def only_transitions(found: Findings) -> Iterator[str]:
     """Every committed change is one of the table, and only the claim's owner ends it before its lease does."""
     owners: dict[tuple[int, str], str] = {}
+    leases: dict[int, float] = {}
     for change in found.changes:
         move = (change.old_status, change.new_status)
         by_person = change.actor == "person" and change.message in found.known.by_hand
         if not change.old_status:
             if change.new_status not in _ENTRIES:
                 yield f"{change} by {change.actor}: no message begins so"
-        elif move not in _MOVES and not by_person:
+        elif move not in _MOVES and not change.is_renewal and not by_person:
             yield f"{change} by {change.actor} at {change.at - 1000:.3f}: no such transition"
         if change.new_status == "sending":
-            owners[change.message, change.new_token] = change.actor
-        if change.old_status == "sending" and move != ("sending", "sending") and not by_person:
+            owners.setdefault((change.message, change.new_token), change.actor)
+        if change.old_status == "sending" and not change.is_renewal and not by_person:
             owner = owners.get((change.message, change.old_token), "nobody")
-            lease = datetime.fromisoformat(change.old_lease) if change.old_lease else BEGIN.replace(tzinfo=None)
-            left = (lease - BEGIN.replace(tzinfo=None)).total_seconds() - (change.at - 1000.0)
+            left = leases.get(change.message, 0.0) - change.at
             if owner != change.actor and left > 0.001:
                 yield f"{change} by {change.actor} {left:.3f} s before the lease of {owner} ends"
+        leases[change.message] = change.lease_ends
+
+
+def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
+    """A third of the claim's lease remains when MAIL is written."""
+    least = outbox_settings().lease.total_seconds() / 3
+    messages = {row.envelope_from: pk for pk, row in found.rows.items()}
+    claims: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for change in found.changes:
+        if change.new_status == "sending":
+            claims.setdefault((change.message, change.actor), []).append((change.at, change.lease_ends))
+    for server in found.schedule.servers.values():
+        for at, client, sender in server.mails:
+            pk = messages.get(sender, 0)
+            ends = [ends for since, ends in claims.get((pk, client), []) if since <= at]
+            if pk not in found.known.by_hand and (not ends or ends[-1] - at < least - 0.01):
+                yield f"{client} wrote MAIL of message {pk} {ends[-1] - at if ends else 0:.3f} s before its lease ended"
 
 
 def reports_are_right(found: Findings) -> Iterator[str]:
@@ -209,13 +228,13 @@ def results_are_right(found: Findings) -> Iterator[str]:
 def limits_are_kept(found: Findings) -> Iterator[str]:
     """No span of a minute has more MAILs than the account's limit, and no instant more connections."""
     # A worker that sleeps through its slot's lease still has its connection when another takes the slot.
-    is_prompt = not found.schedule.kinds & {"sleep", "delays"}
+    is_prompt = not found.schedule.kinds & {"sleep", "delays", "freezes"}
     for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
         if is_prompt and server.most_live > account.max_connections:
             yield f"{account.name} had {server.most_live} connections, and may have {account.max_connections}"
         if account.rate_limits != "4/minute":
             continue
-        mails = sorted(server.mails)
+        mails = sorted(at for at, _, _ in server.mails)
         for first, last in zip(mails, mails[4:], strict=False):
             if last - first < 59.99:
                 yield f"five MAILs of {account.name} within {last - first:.3f} s"
@@ -228,6 +247,7 @@ RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     the_living_forget_nothing,
     counters_are_right,
     only_transitions,
+    mail_is_written_under_a_lease,
     reports_are_right,
     results_are_right,
     limits_are_kept,

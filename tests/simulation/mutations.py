@@ -121,11 +121,11 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str]] = {
     function.__name__: (function, kinds)
     for function, kinds in (
         (a_lost_reply_is_a_known_failure, "network"),
-        (claims_never_end, "delays,sleep"),
+        (claims_never_end, "freezes,network"),
         (holding_connects_for_ever, "people"),
-        (late_acceptances_are_forgotten, "delays,sleep"),
+        (late_acceptances_are_forgotten, "freezes"),
         (one_permit_too_many, "people"),
-        (recovered_while_it_is_sent, "network"),
+        (recovered_while_it_is_sent, "network,freezes"),
         (releases_are_not_counted, "network"),
         (slots_are_kept, "network"),
         (temporary_failures_rest, "network"),

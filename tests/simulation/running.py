@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 
 import django
@@ -17,6 +18,7 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 
+from prx_email_django.limits import slots  # noqa: E402
 from tests.simulation import audit, invariants, mutations, patches, schedule, watching, workers  # noqa: E402
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
@@ -56,6 +58,8 @@ class Runner:
         self._counts: Counter[str] = Counter()
         call_command("migrate", verbosity=0)
         audit.set_up()
+        # As short as LEASE in the settings, so that leases run out within a schedule.
+        slots.SLOT_LEASE, slots.SLOT_MARGIN = timedelta(seconds=24), 8.0
         patches.install(lambda host, port: self._now.servers[host])
         workers.let_loops_be_stopped()
         watching.watch(

@@ -31,7 +31,7 @@ from tests.simulation.workers import Workers
 from tests.simulation.world import Killed, ThreadPool, World
 
 #: What may happen beside the work itself; ``--faults`` names some of them.
-KINDS = ("network", "conflicts", "delays", "kills", "people", "sleep", "by_hand", "read_only", "absence")
+KINDS = ("network", "conflicts", "delays", "kills", "freezes", "people", "sleep", "by_hand", "read_only", "absence")
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
 _TABLES = (DeliveryAttempt, Recipient, OutboxMessage, AccountState, ConnectionSlot, RateWindow, Account)
@@ -46,13 +46,15 @@ class Schedule:
         self.known = Known()
         self.database = SimulatedDatabase(self.world)
         # Most schedules have few kinds of trouble: two that meet are found sooner than eight that drown each other.
-        self.kinds = {kind for kind in kinds if self.random.random() < 0.5}
-        self.length = self.random.choice([5.0, 12.0, 25.0])
+        share = 0.4 if len(kinds) > 3 else 0.8
+        self.kinds = {kind for kind in kinds if self.random.random() < share}
+        self.length = self.random.choice([5.0, 15.0, 40.0])
         self.accounts: list[Account] = []
         self.servers: dict[str, SimulatedServer] = {}
         #: What happens about the time at which the nth message is accepted.
         self._at_copies: list[tuple[int, Callable[[], object]]] = []
         self._copies = 0
+        self._last_client = ""
         self.is_calm = False
         #: Seconds until the next look at what is due and could not go.
         self._patience = 3.0
@@ -123,7 +125,7 @@ class Schedule:
         if "network" not in self.kinds:
             return {}
         if self.random.random() < 0.5:  # one stage that fails often
-            return {self.random.choice(list(FAULTS)): self.random.choice([0.3, 0.7])}
+            return {self.random.choice([*FAULTS, "final", "final"]): self.random.choice([0.3, 0.7])}
         return dict.fromkeys(FAULTS, self.random.choice([0.02, 0.08]))
 
     # The time of trouble
@@ -138,6 +140,9 @@ class Schedule:
             self.database.conflicts = self.random.choice([0.02, 0.15])
         if "delays" in self.kinds:
             self.database.delays = self.random.choice([0.01, 0.05])
+        if "freezes" in self.kinds:
+            for _ in range(self.random.choice([1, 1, 3])):
+                self.sometime(self._freeze)
         if "sleep" in self.kinds:
             self.sometime(self._machine_sleeps)
         if "absence" in self.kinds:
@@ -169,6 +174,7 @@ class Schedule:
 
     def _copy(self, copy: Copy) -> None:
         self._copies += 1
+        self._last_client = copy.client
         for number, happen in self._at_copies:
             if number == self._copies:
                 # Before its reply, between reply and result, or later.
@@ -179,6 +185,13 @@ class Schedule:
             self._span(self.database.go_away, self.database.come_back)
         else:
             self.database.lost_answers = self.random.choice([0.01, 0.05])
+
+    def _freeze(self) -> None:
+        """Stop the process that has just had a message accepted, else one by chance."""
+        living = [actor for actor in self.world.actors[1:] if not (actor.finished or actor.killed)]
+        last = [actor for actor in living if actor.name == self._last_client]
+        if living:
+            (last or living)[0].freeze(self.random.choice([3.0, 13.0, 13.0, 30.0]))
 
     def _machine_sleeps(self) -> None:
         seconds = self.random.choice([5.0, 25.0, 90.0])

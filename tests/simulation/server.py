@@ -61,8 +61,8 @@ class SimulatedServer:
         #: Envelope addresses that were refused for good, and senders whose message was.
         self.refused: set[str] = set()
         self.connections = 0
-        #: When clients wrote MAIL, on the clock of uptime.
-        self.mails: list[float] = []
+        #: When which client wrote MAIL with which sender, on the clock of uptime.
+        self.mails: list[tuple[float, str, str]] = []
         self.open: set[ServerConnection] = set()
         #: Connections that clients have open, and the most at once.
         self.live = self.most_live = 0

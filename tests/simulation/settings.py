@@ -30,7 +30,7 @@ PRX_EMAIL: dict[str, Any] = {
     "WAKE": "",
     "BASE_BACKOFF": 1,
     "MAX_BACKOFF": 60,
-    "LEASE": 30,
+    "LEASE": 12,
     "SMTP_TIMEOUT": 5,
     "SEND_DEADLINE": 8,
     "MESSAGE_ID_DOMAIN": "simulation.example",

@@ -47,6 +47,8 @@ class Actor:
         self.until = 0.0
         self.killed = False
         self.finished = False
+        #: Stopped until then (SIGSTOP, a machine that is moved): time passes for the others only.
+        self.frozen_until = 0.0
         self.error: BaseException | None = None
         #: Statements until the process is killed; None: it is not.
         self.dies_in: int | None = None
@@ -54,7 +56,20 @@ class Actor:
 
     def is_runnable(self) -> bool:
         """Whether it has something to do now."""
+        if self.is_frozen and not self.killed:
+            return False
         return self.killed or self.until <= self.world.now or (self.ready is not None and self.ready())
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether neither its calls nor its network go on."""
+        return self.frozen_until > self.world.now
+
+    def freeze(self, seconds: float) -> None:
+        """Stop the process for so many seconds."""
+        if not (self.killed or self.finished):
+            self.world.tell(f"{self.name} stands still for {seconds:g} s")
+            self.frozen_until = self.world.now + seconds
 
     def kill(self) -> None:
         """Kill the process: its connections break, and its calls never return."""
@@ -195,7 +210,7 @@ class World:
                 actor.kill()
         if actor.killed:
             raise Killed
-        if self.random.random() < self.switching:
+        if actor.is_frozen or self.random.random() < self.switching:
             self.block(None, 0.0)
 
     def _run_others(self, actor: Actor) -> None:
@@ -233,7 +248,9 @@ class World:
         heapq.heappop(self.events).happen()
 
     def _pass_time(self) -> bool:
-        moments = [actor.until for actor in self.actors if not actor.finished]
+        moments = [
+            actor.frozen_until if actor.is_frozen else actor.until for actor in self.actors if not actor.finished
+        ]
         moments += [moment for moment in (loop.next_timer() for loop in self.loops) if moment is not None]
         if self.events:
             moments.append(self.events[0].at)
