@@ -55,7 +55,7 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
         if row.status == "sending":
             yield f"message {row.pk} is stuck in sending"
     world = found.schedule.world
-    killed = {f"{actor.name}:{actor.number}" for actor in world.actors if actor.killed}
+    killed = {f"{actor.name}:{actor.number}" for actor in world.processes if actor.killed}
     for slot in ConnectionSlot.objects.filter(token__isnull=False, expires_at__gt=world.wall()):
         if slot.holder not in killed or (slot.expires_at - world.wall()).total_seconds() > 60:
             yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
@@ -116,7 +116,7 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
 
 def the_living_forget_nothing(found: Findings) -> Iterator[str]:
     """What a living worker was told is in the table: it is not sent again as a doubt."""
-    living = {actor.name for actor in found.schedule.world.actors if not actor.killed}
+    living = {actor.name for actor in found.schedule.world.processes if not actor.killed}
     claims: dict[tuple[int, str], list[tuple[float, str]]] = {}
     for change in found.changes:
         if change.new_status == "sending":
@@ -203,7 +203,9 @@ def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
 def reports_are_right(found: Findings) -> Iterator[str]:
     """Where nothing broke a drain, the reports together say what the rows say."""
     known = found.known
-    troubled = known.broken_drains or known.late or known.by_hand or any(a.killed for a in found.schedule.world.actors)
+    troubled = (
+        known.broken_drains or known.late or known.by_hand or any(a.killed for a in found.schedule.world.processes)
+    )
     total: Counter[str] = Counter()
     for report in known.reports:
         for name in ("claimed", "sent", "deferred", "failed", "recovered", "released", "expired"):

@@ -5,11 +5,14 @@ Installed once in a process that does nothing else.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +20,7 @@ from django.utils import timezone
 
 import prx_email_django
 from tests.simulation import event_loop
-from tests.simulation.world import World
+from tests.simulation.world import Actor, World
 
 _SKIPPED = tuple(f"prx_email_django.{name}" for name in ("admin", "contrib", "testing", "migrations"))
 
@@ -71,19 +74,95 @@ class _Event:
         return self._is_set
 
     def wait(self, timeout: float | None = None) -> bool:
-        seconds = float("inf") if timeout is None else timeout
-        # A worker that polls less often is right too, and the schedule gets further.
-        World.current.block(self.is_set, seconds * World.current.random.choice([1, 4, 12]))
+        World.current.block(self.is_set, float("inf") if timeout is None else timeout)
         return self._is_set
 
 
+class _PollEvent(_Event):
+    """The stop of a loop: a worker that polls less often is right too, and the schedule gets further."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(None if timeout is None else timeout * World.current.random.choice([1, 4, 12]))
+
+
+class _Condition:
+    """``threading.Condition``: nothing else runs while its owner does not wait."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        World.current.block(predicate, float("inf") if timeout is None else timeout)
+        return predicate()
+
+    def notify_all(self) -> None:
+        pass
+
+
+class _Thread:
+    """``threading.Thread``: a further thread of the simulated process, which ends with it."""
+
+    def __init__(self, target: Callable[..., object], args: tuple[Any, ...] = (), **_options: Any) -> None:
+        self._work = functools.partial(target, *args)
+        self._actor: Actor | None = None
+
+    def start(self) -> None:
+        process = World.current.me.process
+        self._actor = World.current.spawn(process.name, self._work, process=process)
+
+    def is_alive(self) -> bool:
+        return self._actor is not None and not self._actor.finished
+
+    def join(self, timeout: float | None = None) -> None:
+        World.current.block(lambda: not self.is_alive(), float("inf") if timeout is None else timeout)
+
+
 class _Threading:
-    Event = _Event
+    """The module ``threading``, as far as the app uses it."""
+
+    Condition = _Condition
+    Thread = _Thread
+
+    def __init__(self, event: type[_Event] = _Event) -> None:
+        self.Event = event
 
     def __getattr__(self, name: str) -> Any:
-        import threading
-
         return getattr(threading, name)
+
+
+class _OfProcess:
+    """A variable of a module that each simulated process has for itself."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def _own(self) -> Any:
+        variables = World.current.me.process.variables
+        if id(self) not in variables:
+            variables[id(self)] = self._make()
+        return variables[id(self)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own(), name)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._own()
+
+    def __iter__(self) -> Any:
+        return iter(self._own())
+
+    def __len__(self) -> int:
+        return len(self._own())
+
+
+#: Variables of modules that hold what one process knows: module, name, and what makes a new one.
+_VARIABLES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("prx_email_django.store.absence", "unwritten", lambda value: type(value)()),
+    ("prx_email_django.limits.slots", "_abandoned", lambda value: set()),
+)
 
 
 def _monotonic() -> float:
@@ -123,8 +202,13 @@ def install(server_of: Any) -> None:
         id(db.worker_name): _worker_name,
         id(time): _Time(),
         id(datetime): _Datetime,
+        id(threading): _Threading(),
         id(network.Network): event_loop.SimulatedNetwork,
     }
+    for name, attribute, make in _VARIABLES:
+        value = vars(sys.modules.get(name, object)).get(attribute)
+        if value is not None:
+            replaced[id(value)] = _OfProcess(functools.partial(make, value))
     for name, module in list(sys.modules.items()):
         if name.startswith("prx_email_django"):
             for attribute, value in list(vars(module).items()):
@@ -133,7 +217,7 @@ def install(server_of: Any) -> None:
     timezone.datetime = _Datetime  # type: ignore[misc]
     uuid.uuid4 = lambda: World.current.uuid4()
     queues.ResultQueue.wait = _wait  # type: ignore[method-assign]
-    _loop.threading = _Threading()  # type: ignore[assignment]
+    _loop.threading = _Threading(_PollEvent)  # type: ignore[assignment]
     connection.connect = event_loop.connector(server_of)
     _number_objects()
 

@@ -43,8 +43,10 @@ class Web(_Caller):
         for number in range(self.random.choice([1, 2, 4, 8, 12])):
             self.world.sleep(self.random.choice([0.0, 0.0, 0.3, 3.0]))
             if self.schedule.is_calm:
-                return
+                break
             self.guarded(partial(self._queue, number))
+        # Then it waits for requests that do not come.
+        self.world.block(lambda: self.schedule.workers.are_stopped, float("inf"))
 
     def _queue(self, number: int) -> None:
         world = self.world

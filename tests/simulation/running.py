@@ -97,7 +97,7 @@ class Runner:
         self._counts["copies accepted"] += sum(len(server.copies) for server in now.servers.values())
         self._counts["connections"] += sum(server.connections for server in now.servers.values())
         self._counts["drains"] += len(now.known.reports)
-        self._counts["kills"] += sum(actor.killed for actor in now.world.actors)
+        self._counts["kills"] += sum(actor.killed for actor in now.world.processes)
         self._counts["steps"] += now.world.steps
         self._counts["hours simulated"] += round((now.world.uptime() - 1000.0) / 36) / 100  # type: ignore[assignment]
 

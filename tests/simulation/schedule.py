@@ -188,7 +188,7 @@ class Schedule:
 
     def _freeze(self) -> None:
         """Stop the process that has just had a message accepted, else one by chance."""
-        living = [actor for actor in self.world.actors[1:] if not (actor.finished or actor.killed)]
+        living = [actor for actor in self.world.processes if not (actor.finished or actor.killed)]
         last = [actor for actor in living if actor.name == self._last_client]
         if living:
             (last or living)[0].freeze(self.random.choice([3.0, 13.0, 13.0, 30.0]))
@@ -219,6 +219,8 @@ class Schedule:
         self.database.calm()
         for server in self.servers.values():
             server.calm()
+        if self.kinds & {"absence", "read_only"}:
+            self.world.sleep(8.0)  # what could not be written is written as long as a process lives
         self.workers.stop()
         others = [actor for actor in self.world.actors[1:] if not actor.finished]
 

@@ -34,9 +34,11 @@ class Workers:
         self.world = schedule.world
         self.random = schedule.random
         self.stops: list[Stop] = []
+        self.are_stopped = False
 
     def stop(self) -> None:
         """Tell every worker to finish."""
+        self.are_stopped = True
         for stop in self.stops:
             stop.request()
 

@@ -35,10 +35,14 @@ class Broken(Exception):
 
 
 class Actor:
-    """One simulated process."""
+    """One simulated process, or a further thread of one."""
 
-    def __init__(self, world: World, name: str, number: int) -> None:
+    def __init__(self, world: World, name: str, number: int, process: Actor | None = None) -> None:
         self.world = world
+        #: The first thread of the process, which stands for the process.
+        self.process = process or self
+        #: Module variables of the process, by the number of the variable.
+        self.variables: dict[int, Any] = {}
         self.name = name
         self.number = number
         self.baton = threading.Semaphore(0)
@@ -56,14 +60,19 @@ class Actor:
 
     def is_runnable(self) -> bool:
         """Whether it has something to do now."""
-        if self.is_frozen and not self.killed:
-            return False
-        return self.killed or self.until <= self.world.now or (self.ready is not None and self.ready())
+        if self.is_gone:
+            return True
+        return not self.is_frozen and (self.until <= self.world.now or (self.ready is not None and self.ready()))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its process was killed, or has ended without waiting for this thread."""
+        return self.process.killed or (self.process.finished and self.process is not self)
 
     @property
     def is_frozen(self) -> bool:
         """Whether neither its calls nor its network go on."""
-        return self.frozen_until > self.world.now
+        return self.process.frozen_until > self.world.now
 
     def freeze(self, seconds: float) -> None:
         """Stop the process for so many seconds."""
@@ -157,16 +166,21 @@ class World:
 
     # Actors
 
-    def spawn(self, name: str, work: Callable[[], object]) -> Actor:
-        """Begin a process; it runs when it is chosen."""
-        actor = Actor(self, name, len(self.actors))
+    @property
+    def processes(self) -> list[Actor]:
+        """All processes but the director's, ended ones too."""
+        return [actor for actor in self.actors[1:] if actor.process is actor]
+
+    def spawn(self, name: str, work: Callable[[], object], *, process: Actor | None = None) -> Actor:
+        """Begin a process, or a further thread of ``process``; it runs when it is chosen."""
+        actor = Actor(self, name, process.number if process else len(self.actors), process)
         actor.until = self.now
         self.actors.append(actor)
 
         def run() -> None:
             actor.baton.acquire()
             try:
-                if not actor.killed:
+                if not actor.is_gone:
                     work()
             except Killed:
                 pass
@@ -193,12 +207,12 @@ class World:
             Killed: this process was killed meanwhile.
         """
         actor = self.me
-        if actor.killed:
+        if actor.is_gone:
             raise Killed
         actor.ready, actor.until = ready, self.now + max(0.0, seconds)
         self._run_others(actor)
         actor.ready = None
-        if actor.killed:
+        if actor.is_gone:
             raise Killed
 
     def checkpoint(self) -> None:
@@ -208,7 +222,7 @@ class World:
             actor.dies_in -= 1
             if actor.dies_in < 0:
                 actor.kill()
-        if actor.killed:
+        if actor.is_gone:
             raise Killed
         if actor.is_frozen or self.random.random() < self.switching:
             self.block(None, 0.0)
