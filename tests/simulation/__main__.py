@@ -9,6 +9,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 monotonic = time.monotonic
 #: From one process's first seed to the next one's.
 FAR = 1_000_000
+#: A file system in memory, on Linux.
+MEMORY = "/dev/shm"
 
 
 def main() -> int:
@@ -40,17 +43,21 @@ def main() -> int:
 
 def _run_processes(options: argparse.Namespace) -> int:
     """Run one process, or several side by side, each with seeds of its own."""
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}  # the order of a set of strings is the seed's too
     command = [sys.executable, "-m", "tests.simulation", *sys.argv[1:]]
     count = 1 if options.only is not None else options.processes
     # Of two options the last one counts.
     seeds = [options.seed + number * FAR for number in range(count)]
-    running = [subprocess.Popen([*command, "--child", "--seed", str(seed)], env=environment) for seed in seeds]
-    try:
-        return max(process.wait() for process in running)
-    finally:
-        for process in running:
-            process.kill()
+    place = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="simulation_", dir=place) as folder:
+        # The order of a set of strings must be the seed's too.
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PRX_SIMULATION_FOLDER": folder}
+        running = [subprocess.Popen([*command, "--child", "--seed", str(seed)], env=environment) for seed in seeds]
+        try:
+            return max(process.wait() for process in running)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
 
 
 def _play_one(runner: Runner, seed: int) -> int:

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_MEMORY = Path("/dev/shm")
-_FOLDER = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-DATABASE_FILE = _FOLDER / f"prx_simulation_{os.getpid()}.sqlite3"
+#: ``__main__`` makes a folder in memory, and removes it.
+DATABASE_FILE = Path(
+    os.environ.get("PRX_SIMULATION_FOLDER", tempfile.gettempdir()), f"simulation_{os.getpid()}.sqlite3"
+)
 DATABASES = {
     "default": {
         "ENGINE": "tests.simulation.database",
