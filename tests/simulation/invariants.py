@@ -116,7 +116,8 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
 
 def the_living_forget_nothing(found: Findings) -> Iterator[str]:
     """What a living worker was told is in the table: it is not sent again as a doubt."""
-    living = {actor.name for actor in found.schedule.world.processes if not actor.killed}
+    # What has reached a process that gets a signal may not have been read yet: its lease ends it.
+    living = {actor.name for actor in found.schedule.world.processes if not (actor.killed or actor.was_interrupted)}
     claims: dict[tuple[int, str], list[tuple[float, str]]] = {}
     for change in found.changes:
         if change.new_status == "sending":
@@ -204,7 +205,10 @@ def reports_are_right(found: Findings) -> Iterator[str]:
     """Where nothing broke a drain, the reports together say what the rows say."""
     known = found.known
     troubled = (
-        known.broken_drains or known.late or known.by_hand or any(a.killed for a in found.schedule.world.processes)
+        known.broken_drains
+        or known.late
+        or known.by_hand
+        or any(a.killed or a.was_interrupted for a in found.schedule.world.processes)
     )
     total: Counter[str] = Counter()
     for report in known.reports:

@@ -31,7 +31,19 @@ from tests.simulation.workers import Workers
 from tests.simulation.world import Killed, ThreadPool, World
 
 #: What may happen beside the work itself; ``--faults`` names some of them.
-KINDS = ("network", "conflicts", "delays", "kills", "freezes", "people", "sleep", "by_hand", "read_only", "absence")
+KINDS = (
+    "network",
+    "conflicts",
+    "delays",
+    "kills",
+    "signals",
+    "freezes",
+    "people",
+    "sleep",
+    "by_hand",
+    "read_only",
+    "absence",
+)
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
 _TABLES = (DeliveryAttempt, Recipient, OutboxMessage, AccountState, ConnectionSlot, RateWindow, Account)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,9 @@ class Workers:
     def start(self, name: str, *, delay: float) -> None:
         """Start a worker, which may be killed, and started again."""
         run = self._loop if self.random.random() < 0.6 else self._drains
-        actor = self.world.spawn(name, lambda: run(delay))
+        actor = self.world.spawn(name, lambda: self._until_signalled(lambda: run(delay)))
+        if "signals" in self.schedule.kinds and self.random.random() < 0.7:
+            self.schedule.sometime(actor.interrupt)
         if "kills" not in self.schedule.kinds or self.random.random() < 0.2:
             return
         if self.random.random() < 0.5:
@@ -55,6 +58,12 @@ class Workers:
         if self.random.random() < 0.7:
             again = self.random.uniform(1, self.schedule.length)
             self.world.after(again, lambda: self.schedule.is_calm or self.start(f"{name}'", delay=0.0))
+
+    def _until_signalled(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except SystemExit:
+            self.world.tell("ends by the signal")
 
     def _loop(self, delay: float) -> None:
         self.world.sleep(delay)

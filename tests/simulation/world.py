@@ -51,6 +51,9 @@ class Actor:
         self.until = 0.0
         self.killed = False
         self.finished = False
+        #: A signal that its next call or wait meets as SystemExit, as a task of django-q2 that takes too long does.
+        self.signal = False
+        self.was_interrupted = False
         #: Stopped until then (SIGSTOP, a machine that is moved): time passes for the others only.
         self.frozen_until = 0.0
         self.error: BaseException | None = None
@@ -61,6 +64,8 @@ class Actor:
     def is_runnable(self) -> bool:
         """Whether it has something to do now."""
         if self.is_gone:
+            return True
+        if self.signal and not self.is_frozen:
             return True
         return not self.is_frozen and (self.until <= self.world.now or (self.ready is not None and self.ready()))
 
@@ -79,6 +84,20 @@ class Actor:
         if not (self.killed or self.finished):
             self.world.tell(f"{self.name} stands still for {seconds:g} s")
             self.frozen_until = self.world.now + seconds
+
+    def interrupt(self) -> None:
+        """Raise SystemExit in the first thread of the process, wherever it is."""
+        if not (self.killed or self.finished):
+            self.world.tell(f"{self.name} gets a signal")
+            self.signal = self.was_interrupted = True
+
+    def heed_signals(self) -> None:
+        """Raise what the process has to meet now."""
+        if self.is_gone:
+            raise Killed
+        if self.signal:
+            self.signal = False
+            raise SystemExit
 
     def kill(self) -> None:
         """Kill the process: its connections break, and its calls never return."""
@@ -205,15 +224,14 @@ class World:
 
         Raises:
             Killed: this process was killed meanwhile.
+            SystemExit: it got a signal.
         """
         actor = self.me
-        if actor.is_gone:
-            raise Killed
+        actor.heed_signals()
         actor.ready, actor.until = ready, self.now + max(0.0, seconds)
         self._run_others(actor)
         actor.ready = None
-        if actor.is_gone:
-            raise Killed
+        actor.heed_signals()
 
     def checkpoint(self) -> None:
         """The actor reaches a statement: it may be killed here, or others may run first."""
@@ -222,8 +240,7 @@ class World:
             actor.dies_in -= 1
             if actor.dies_in < 0:
                 actor.kill()
-        if actor.is_gone:
-            raise Killed
+        actor.heed_signals()
         if actor.is_frozen or self.random.random() < self.switching:
             self.block(None, 0.0)
 
