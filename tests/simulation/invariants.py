@@ -14,8 +14,8 @@ from tests.simulation.server import Copy
 
 _MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
 _ENTRIES = {str(verb.entry) for verb in TRANSITIONS.values() if verb.entry}
-#: Seconds within which a worker notices that a row was taken from it: a renewal, and a statement's delay.
-NOTICED_WITHIN = 25.0
+#: Seconds within which a worker notices that a row was taken from it: until its next renewal; and if it stood still.
+NOTICED_WITHIN, NOTICED_LATE = 5.5, 60.0
 
 
 def check(schedule: Schedule) -> list[str]:
@@ -31,6 +31,11 @@ def check(schedule: Schedule) -> list[str]:
 class Findings:
     """The end of a schedule."""
 
+    def claim_of(self, copy: Copy) -> audit.Change | None:
+        """The claim under which a copy was sent."""
+        taken = self._claims.get((copy.message, copy.client), [])
+        return next((change for change in reversed(taken) if change.at <= copy.mail_at), None)
+
     def __init__(
         self, schedule: Schedule, rows: dict[int, OutboxMessage], attempts: dict[int, list[DeliveryAttempt]]
     ) -> None:
@@ -40,6 +45,12 @@ class Findings:
         self.attempts = attempts
         self.changes = audit.changes()
         self.copies: dict[int, list[Copy]] = {pk: [] for pk in rows}
+        self._claims: dict[tuple[int, str], list[audit.Change]] = {}
+        for change in self.changes:
+            if change.new_status == "sending" and not change.is_renewal:
+                self._claims.setdefault((change.message, change.actor), []).append(change)
+        #: Nothing stood still: what should be noticed by the next renewal is.
+        self.is_prompt = not schedule.kinds & {"sleep", "delays", "freezes", "absence", "read_only"}
         self.strangers: list[Copy] = []
         for server in schedule.servers.values():
             for copy in server.copies:
@@ -102,11 +113,15 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
         doubts = by["unknown"] + max(by["lost"], recovered[pk])
         got = Counter(address for copy in copies for address in copy.recipients)
         by_hand = found.known.by_hand.get(pk, [])
+        noticed = NOTICED_WITHIN if found.is_prompt else NOTICED_LATE
         for address, count in got.items():
             allowed = 1 + doubts
-            # A person who writes over a row that is being sent may cause a copy, but only of what was on its way.
+            # A person who writes over a row that is being sent may cause a copy, until its worker has noticed it.
             for at in by_hand:
-                allowed += any(copy.mail_at <= at + NOTICED_WITHIN for copy in copies)
+                allowed += any(
+                    copy.mail_at <= at + noticed and (claim := found.claim_of(copy)) is not None and claim.at <= at
+                    for copy in copies
+                )
             if count > allowed:
                 yield f"{address} got {count} copies of message {pk}, and {doubts} outcomes were unknown"
         names = {copy.message_id for copy in copies}
@@ -118,10 +133,6 @@ def the_living_forget_nothing(found: Findings) -> Iterator[str]:
     """What a living worker was told is in the table: it is not sent again as a doubt."""
     # What has reached a process that gets a signal may not have been read yet: its lease ends it.
     living = {actor.name for actor in found.schedule.world.processes if not (actor.killed or actor.was_interrupted)}
-    claims: dict[tuple[int, str], list[tuple[float, str]]] = {}
-    for change in found.changes:
-        if change.new_status == "sending":
-            claims.setdefault((change.message, change.actor), []).append((change.at, change.new_token))
     for pk, copies in found.copies.items():
         outcomes = {
             str(attempt.claim_token.hex): str(attempt.outcome) for attempt in found.attempts[pk] if attempt.claim_token
@@ -129,8 +140,8 @@ def the_living_forget_nothing(found: Findings) -> Iterator[str]:
         for copy in copies:
             if not copy.answered or copy.client not in living:
                 continue
-            tokens = [token for at, token in claims.get((pk, copy.client), []) if at <= copy.mail_at]
-            outcome = outcomes.get(tokens[-1], "absent") if tokens else "not claimed"
+            claim = found.claim_of(copy)
+            outcome = outcomes.get(claim.new_token, "absent") if claim is not None else "not claimed"
             if outcome not in ("sent", "failed"):  # failed: accepted for some recipients
                 yield f"{copy.client} was told that message {pk} is accepted, and its attempt is {outcome}"
 
@@ -169,7 +180,7 @@ def only_transitions(found: Findings) -> Iterator[str]:
     leases: dict[int, float] = {}
     for change in found.changes:
         move = (change.old_status, change.new_status)
-        by_person = change.actor == "person" and change.message in found.known.by_hand
+        by_person = change.actor == "hand"
         if not change.old_status:
             if change.new_status not in _ENTRIES:
                 yield f"{change} by {change.actor}: no message begins so"
@@ -234,9 +245,8 @@ def results_are_right(found: Findings) -> Iterator[str]:
 def limits_are_kept(found: Findings) -> Iterator[str]:
     """No span of a minute has more MAILs than the account's limit, and no instant more connections."""
     # A worker that sleeps through its slot's lease still has its connection when another takes the slot.
-    is_prompt = not found.schedule.kinds & {"sleep", "delays", "freezes"}
     for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
-        if is_prompt and server.most_live > account.max_connections:
+        if found.is_prompt and server.most_live > account.max_connections:
             yield f"{account.name} had {server.most_live} connections, and may have {account.max_connections}"
         if account.rate_limits != "4/minute":
             continue

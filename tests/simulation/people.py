@@ -86,8 +86,6 @@ class Person(_Caller):
         acts: list[Callable[[], object]] = []
         if "people" in self.kinds:
             acts += [self._cancel, self._requeue, self._retry, self._pause, self._resume, self._confirm]
-        if "by_hand" in self.kinds:
-            acts += [self._write_pending] * 2
         for _ in range(self.random.choice([1, 3, 6])):
             self.world.sleep(self.random.choice([0.1, 1.0, 5.0]))
             self.guarded(self.random.choice(acts))
@@ -134,12 +132,28 @@ class Person(_Caller):
     def _resume(self) -> None:
         self.schedule.resume()
 
+
+class Hand(_Caller):
+    """Somebody who writes rows by hand in a shell, also those that are being sent."""
+
+    def run(self) -> None:
+        """Write when the schedule says so."""
+        due: list[float] = []
+        for _ in range(self.random.choice([1, 1, 2])):
+            self.schedule.sometime(lambda: due.append(self.world.now))
+        while not self.schedule.is_calm:
+            self.world.block(lambda: bool(due) or self.schedule.is_calm, self.schedule.length)
+            if due:
+                due.pop()
+                self.guarded(self._write_pending)
+
     def _write_pending(self) -> None:
-        """Write the row by hand, as people do in a shell: while it is being sent too."""
-        pk = self._pick()
-        if pk is None:
+        unsent = OutboxMessage.objects.exclude(status="sent").order_by("pk").values_list("pk", "status")
+        ids = [pk for pk, status in unsent if status == "sending"] or [pk for pk, _ in unsent]
+        if not ids:
             return
-        changed = OutboxMessage.objects.filter(pk=pk).exclude(status="sent")
+        pk = self.random.choice(ids)
         self.known.by_hand.setdefault(pk, []).append(self.world.uptime())
-        count = changed.update(status="pending", next_attempt_at=self.world.wall(), claim_expires_at=None)
-        self.world.tell(f"writes pending over message {pk} by hand ({count} row)")
+        rows = OutboxMessage.objects.filter(pk=pk).exclude(status="sent")
+        count = rows.update(status="pending", next_attempt_at=self.world.wall(), claim_expires_at=None)
+        self.world.tell(f"writes pending over message {pk} ({count} row)")

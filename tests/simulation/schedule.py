@@ -25,7 +25,7 @@ from prx_email_django.models import (
 from tests.simulation import event_loop
 from tests.simulation.database.faults import SimulatedDatabase
 from tests.simulation.known import Known
-from tests.simulation.people import Person, Web
+from tests.simulation.people import Hand, Person, Web
 from tests.simulation.server import FAULTS, Copy, SimulatedServer
 from tests.simulation.workers import Workers
 from tests.simulation.world import Killed, ThreadPool, World
@@ -110,6 +110,8 @@ class Schedule:
             )
             server.on_copy = self._copy
             server.most_recipients = self.random.choice([100, 100, 2])
+            if "network" in self.kinds:
+                server.thinks = self.random.choice([0.0, 0.0, 0.0, 8.0])
             self.servers[host] = server
             self.accounts.append(
                 Account.objects.create(
@@ -146,22 +148,27 @@ class Schedule:
         for number in range(self.random.choice([1, 1, 2, 3])):
             self.workers.start(f"worker{number + 1}", delay=self.random.choice([0.0, 1.0, 4.0]))
         self.world.spawn("web", Web(self).run)
-        if "people" in self.kinds or "by_hand" in self.kinds:
+        if "people" in self.kinds:
             self.world.spawn("person", Person(self).run)
-        if "conflicts" in self.kinds:
-            self.database.conflicts = self.random.choice([0.02, 0.15])
-        if "delays" in self.kinds:
-            self.database.delays = self.random.choice([0.01, 0.05])
+        if "by_hand" in self.kinds:
+            self.world.spawn("hand", Hand(self).run)
+        self._trouble_of_the_database()
         if "freezes" in self.kinds:
             for _ in range(self.random.choice([1, 1, 3])):
                 self.sometime(self._freeze)
         if "sleep" in self.kinds:
             self.sometime(self._machine_sleeps)
+        self.world.sleep(self.length)
+
+    def _trouble_of_the_database(self) -> None:
+        if "conflicts" in self.kinds:
+            self.database.conflicts = self.random.choice([0.02, 0.15])
+        if "delays" in self.kinds:
+            self.database.delays = self.random.choice([0.01, 0.05])
         if "absence" in self.kinds:
             self._plan_absence()
         if "read_only" in self.kinds:
             self._span(lambda: self.database.set_read_only(True), lambda: self.database.set_read_only(False))
-        self.world.sleep(self.length)
 
     def _span(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
         seconds = self.random.choice([0.2, 2.0, 8.0, 40.0])

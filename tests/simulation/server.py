@@ -56,6 +56,8 @@ class SimulatedServer:
         self.auth = auth
         self.latency = latency
         self.most_recipients = 100
+        #: Seconds that every final reply takes while the trouble lasts.
+        self.thinks = 0.0
         self.in_trouble = True
         self.copies: list[Copy] = []
         #: Envelope addresses that were refused for good, and senders whose message was.
@@ -302,7 +304,8 @@ class ServerConnection:
         elif how == "slow":
             self._say("250 2.0.0 queued", after=seconds, copy=copy)
         else:
-            self._say(fault or "250 2.0.0 queued", copy=copy)
+            thinks = self.server.thinks if self.server.in_trouble else 0.0
+            self._say(fault or "250 2.0.0 queued", after=thinks, copy=copy)
 
     def _keep(self, body: bytes) -> Copy:
         found = _MESSAGE.search(body)
