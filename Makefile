@@ -2,13 +2,14 @@
 # make quick    unit and integration tests on SQLite, in parallel; within two minutes on two cores
 # make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
 # make check    formatting, lint, layers, types, missing migrations
+# make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
 # make matrix   unit and integration tests on every supported Python and Django
 # make demo     sends messages through a local mail server and prints what happens; make serve runs the example shop
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: venv .venv quick test check format matrix demo serve bench test-servers wheel clean
+.PHONY: venv .venv quick test check format matrix demo serve bench soak test-servers wheel clean
 
 venv: .venv/.ready
 
@@ -44,6 +45,9 @@ serve: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+soak: .venv/.ready
+	$(BIN)/python -W error -m tests.simulation --seconds 3600 $(ARGS)
 
 test-servers: .venv/.ready
 	$(BIN)/python -W error -m pytest tests/servers $(ARGS)

@@ -24,7 +24,10 @@ hypothesis.settings.load_profile("outbox")
 #: Mark -> files and folders below ``tests`` whose tests get it.
 MARKS = {
     "acceptance": ("acceptance",),
-    "engine_free": ("unit", "acceptance/transports", "acceptance/test_demo.py", "integration/test_docs_run.py"),
+    "engine_free": (
+        *("unit", "simulation", "acceptance/transports"),
+        *("acceptance/test_demo.py", "integration/test_docs_run.py"),
+    ),
     "stateful": ("integration/test_stateful.py",),
     "long": ("integration/test_docs_run.py", "integration/test_stateful.py", "integration/test_claim_plan.py"),
 }

@@ -101,8 +101,11 @@ class ClaimPrefetch:
         return not self.is_empty()
 
     def wants_connection(self, open_now: int) -> bool:
-        """Whether one more connection would have something to do."""
-        return len(self.claims) > open_now or self.stopped_at_hold
+        """Whether one more connection would have something to do.
+
+        Not where a limit is reached: a message with ``hold`` that waited for a permit opened connections without end.
+        """
+        return len(self.claims) > open_now or (self.stopped_at_hold and not self.is_empty())
 
     def look_again(self) -> None:
         """Ask the source again: something may have become due, or was released."""

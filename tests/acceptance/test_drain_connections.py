@@ -7,6 +7,7 @@ from time import monotonic
 
 import pytest
 
+from prx_email_django import api
 from prx_email_django.limits import slots
 from prx_email_django.models import ConnectionSlot
 from tests.support.factories import account_on, backlog
@@ -60,3 +61,15 @@ def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest
         assert draining.is_alive() and server.open_connections >= 1
         server.release(body)
         assert draining.outcome().sent == 2
+
+
+def test_a_hold_message_that_waits_for_a_permit_opens_no_further_connections() -> None:
+    """It opened and closed hundreds of connections a second, until the limit let it go."""
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=2, rate_limits="2/hour")
+        backlog(account, 1)
+        backlog(account, 3, on_unknown="hold")
+        server.on("quit", connection=1, delay=0.5)  # the other one has closed by then
+        report = api.drain(time_budget=5)
+        assert report.sent == 2
+        assert server.connections <= 2

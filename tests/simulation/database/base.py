@@ -1,0 +1,78 @@
+"""SQLite on the world's clock; ``simulated.SimulatedDatabase`` decides what goes wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from django.db.backends.sqlite3 import base
+
+from tests.simulation.database.faults import SimulatedDatabase
+
+
+class SimulatedConnection(sqlite3.Connection):
+    """A connection that the server may have closed."""
+
+    #: The server's life in which it was opened, and the server.
+    life = 0
+    database: SimulatedDatabase | None = None
+    #: Its end has been noticed: from then on it is "already closed".
+    noticed = False
+
+
+class SimulatedCursor(base.SQLiteCursorWrapper):
+    """Asks the simulated database before and after each statement."""
+
+    def execute(self, query: Any, params: Any = None) -> Any:
+        return self._run(str(query), lambda: super(SimulatedCursor, self).execute(query, params))
+
+    def executemany(self, query: Any, param_list: Any) -> Any:
+        return self._run(str(query), lambda: super(SimulatedCursor, self).executemany(query, param_list))
+
+    def _run(self, query: str, execute: Callable[[], Any]) -> Any:
+        database = SimulatedDatabase.current
+        if database is None:
+            return execute()
+        return database.run(self.connection, query, execute)
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """The backend."""
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        database = SimulatedDatabase.current
+        if database is not None:
+            database.check_connect()
+        connection = super().get_new_connection({**conn_params, "factory": SimulatedConnection})
+        connection.create_function("simulated_now", 0, SimulatedDatabase.clock)
+        connection.create_function("simulated_actor", 0, SimulatedDatabase.actor)
+        if database is not None:
+            database.opened(connection)
+        return connection
+
+    def create_cursor(self, name: Any = None) -> Any:
+        return self.connection.cursor(factory=SimulatedCursor)
+
+    def _commit(self) -> None:
+        database = SimulatedDatabase.current
+        if self.connection is None:
+            return
+        if database is None:
+            super()._commit()
+            return
+        with self.wrap_database_errors:
+            database.run(self.connection, "COMMIT", self.connection.commit)
+
+    def _rollback(self) -> None:
+        if self.connection is None:
+            return
+        self.connection.rollback()
+        database = SimulatedDatabase.current
+        if database is not None:
+            with self.wrap_database_errors:
+                database.check_rollback(self.connection)
+
+    def is_usable(self) -> bool:
+        database = SimulatedDatabase.current
+        return database is None or database.is_usable(self.connection)

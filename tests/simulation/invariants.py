@@ -1,0 +1,270 @@
+"""What must be true after every schedule, whatever happened in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.states import TRANSITIONS
+from tests.simulation import audit
+from tests.simulation.schedule import Schedule
+from tests.simulation.server import Copy
+
+_MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
+_ENTRIES = {str(verb.entry) for verb in TRANSITIONS.values() if verb.entry}
+#: Seconds within which a worker notices that a row was taken from it: until its next renewal; and if it stood still.
+NOTICED_WITHIN, NOTICED_LATE = 5.5, 60.0
+
+
+def check(schedule: Schedule) -> list[str]:
+    """Everything that is wrong, in words."""
+    rows = {row.pk: row for row in OutboxMessage.objects.order_by("pk")}
+    attempts: dict[int, list[DeliveryAttempt]] = {pk: [] for pk in rows}
+    for attempt in DeliveryAttempt.objects.order_by("message_id", "number"):
+        attempts[attempt.message_id].append(attempt)
+    found = Findings(schedule, rows, attempts)
+    return [text for rule in RULES for text in rule(found)]
+
+
+class Findings:
+    """The end of a schedule."""
+
+    def claim_of(self, copy: Copy) -> audit.Change | None:
+        """The claim under which a copy was sent."""
+        taken = self._claims.get((copy.message, copy.client), [])
+        return next((change for change in reversed(taken) if change.at <= copy.mail_at), None)
+
+    def __init__(
+        self, schedule: Schedule, rows: dict[int, OutboxMessage], attempts: dict[int, list[DeliveryAttempt]]
+    ) -> None:
+        self.schedule = schedule
+        self.known = schedule.known
+        self.rows = rows
+        self.attempts = attempts
+        self.changes = audit.changes()
+        self.copies: dict[int, list[Copy]] = {pk: [] for pk in rows}
+        self._claims: dict[tuple[int, str], list[audit.Change]] = {}
+        for change in self.changes:
+            if change.new_status == "sending" and not change.is_renewal:
+                self._claims.setdefault((change.message, change.actor), []).append(change)
+        #: Nothing stood still: what should be noticed by the next renewal is.
+        self.is_prompt = not schedule.kinds & {"sleep", "delays", "freezes", "absence", "read_only"}
+        self.strangers: list[Copy] = []
+        for server in schedule.servers.values():
+            for copy in server.copies:
+                self.copies.get(copy.message, self.strangers).append(copy)
+        self.recipients: dict[int, list[Recipient]] = {pk: [] for pk in rows}
+        for recipient in Recipient.objects.order_by("pk"):
+            self.recipients[recipient.message_id].append(recipient)
+
+
+def nothing_stuck(found: Findings) -> Iterator[str]:
+    """Nothing is being sent, and only killed processes still hold a slot, until its lease ends."""
+    for row in found.rows.values():
+        if row.status == "sending":
+            yield f"message {row.pk} is stuck in sending"
+    world = found.schedule.world
+    killed = {f"{actor.name}:{actor.number}" for actor in world.processes if actor.killed}
+    for slot in ConnectionSlot.objects.filter(token__isnull=False, expires_at__gt=world.wall()):
+        if slot.holder not in killed or (slot.expires_at - world.wall()).total_seconds() > 60:
+            yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
+
+
+def nothing_lost(found: Findings) -> Iterator[str]:
+    """A message is sent, and then it arrived, or it is at rest for a reason that the story gave."""
+    for pk, row in found.rows.items():
+        arrived = {address for copy in found.copies[pk] for address in copy.recipients}
+        if row.status == "sent":
+            for recipient in found.recipients[pk]:
+                if recipient.result in ("", "accepted") and recipient.address not in arrived:
+                    if pk not in found.known.confirmed:
+                        yield f"message {pk} is sent, and {recipient.address} never got it"
+                elif recipient.result == "unknown":
+                    yield f"message {pk} is sent, and {recipient.address} is unknown"
+        elif not _has_reason(found, pk, row):
+            yield f"message {pk} rests without a reason: {row.last_error_code} {row.last_error}"
+
+
+def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
+    refused = set[str]().union(*(server.refused for server in found.schedule.servers.values()))
+    unknown = row.attempts - row.retries
+    match row.last_error_code:
+        case "cancelled":
+            return pk in found.known.cancelled
+        case "expired":
+            return pk in found.known.with_expiry
+        case "unknown_outcome" | "lost_claim":
+            return row.on_unknown == "hold" or unknown >= 6
+        case _:
+            addresses = {recipient.address for recipient in found.recipients[pk]} | {row.envelope_from}
+            return bool(addresses & refused)
+
+
+def no_copy_without_doubt(found: Findings) -> Iterator[str]:
+    """Nobody gets more copies than one and the outcomes that nobody knew; all copies bear one Message-ID."""
+    for copy in found.strangers:
+        yield f"the server accepted what is no message: {copy}"
+    # A late result takes the row of the lost attempt: the recovery itself allowed a second copy.
+    recovered = Counter(change.message for change in found.changes if change.is_recovery)
+    for pk, copies in found.copies.items():
+        by = Counter(str(attempt.outcome) for attempt in found.attempts[pk])
+        doubts = by["unknown"] + max(by["lost"], recovered[pk])
+        got = Counter(address for copy in copies for address in copy.recipients)
+        by_hand = found.known.by_hand.get(pk, [])
+        noticed = NOTICED_WITHIN if found.is_prompt else NOTICED_LATE
+        for address, count in got.items():
+            allowed = 1 + doubts
+            # A person who writes over a row that is being sent may cause a copy, until its worker has noticed it.
+            for at in by_hand:
+                allowed += any(
+                    copy.mail_at <= at + noticed and (claim := found.claim_of(copy)) is not None and claim.at <= at
+                    for copy in copies
+                )
+            if count > allowed:
+                yield f"{address} got {count} copies of message {pk}, and {doubts} outcomes were unknown"
+        names = {copy.message_id for copy in copies}
+        if len(names) > 1 and not by_hand:
+            yield f"the copies of message {pk} have several Message-IDs: {sorted(names)}"
+
+
+def the_living_forget_nothing(found: Findings) -> Iterator[str]:
+    """What a living worker was told is in the table: it is not sent again as a doubt."""
+    # What has reached a process that gets a signal may not have been read yet: its lease ends it.
+    living = {actor.name for actor in found.schedule.world.processes if not (actor.killed or actor.was_interrupted)}
+    for pk, copies in found.copies.items():
+        outcomes = {
+            str(attempt.claim_token.hex): str(attempt.outcome) for attempt in found.attempts[pk] if attempt.claim_token
+        }
+        for copy in copies:
+            if not copy.answered or copy.client not in living:
+                continue
+            claim = found.claim_of(copy)
+            outcome = outcomes.get(claim.new_token, "absent") if claim is not None else "not claimed"
+            if outcome not in ("sent", "failed"):  # failed: accepted for some recipients
+                yield f"{copy.client} was told that message {pk} is accepted, and its attempt is {outcome}"
+
+
+def counters_are_right(found: Findings) -> Iterator[str]:
+    """``retries``, ``attempts``, ``message_number`` and the numbers of the attempts fit each other."""
+    for pk, row in found.rows.items():
+        attempts = found.attempts[pk]
+        by = Counter(str(attempt.outcome) for attempt in attempts)
+        numbers = [attempt.number for attempt in attempts]
+        # A late result of a claim that a person ended by hand takes the number that the next claim had seen as free.
+        if numbers != list(range(1, len(numbers) + 1)) and pk not in found.known.by_hand:
+            yield f"message {pk} has the attempts {numbers}"
+        tokens = [attempt.claim_token for attempt in attempts if attempt.claim_token is not None]
+        if len(set(tokens)) < len(tokens):
+            yield f"message {pk} has two attempts of one claim"
+        if row.retries > row.attempts:
+            yield f"message {pk} has more retries ({row.retries}) than attempts ({row.attempts})"
+        unsure = by["unknown"] + by["lost"] + by["sent"]
+        # A late failure takes the row of the lost attempt that had fixed the number.
+        is_right = bool(unsure) or pk in found.known.late if row.message_number is not None else not unsure
+        if not is_right and pk not in found.known.confirmed:
+            yield f"message {pk} has message_number {row.message_number} after {dict(by)}"
+        if pk in found.known.by_hand:
+            continue  # a late result of the claim that the person ended adds an attempt's row, and not always a count
+        if pk in found.known.late:
+            if row.attempts - row.retries < by["unknown"] + by["lost"]:
+                yield f"message {pk} has attempts {row.attempts}, retries {row.retries}, after {dict(by)}"
+        elif (row.retries, row.attempts) != (by["failed"], by["failed"] + by["unknown"] + by["lost"]):
+            yield f"message {pk} has attempts {row.attempts}, retries {row.retries}, after {dict(by)}"
+
+
+def only_transitions(found: Findings) -> Iterator[str]:
+    """Every committed change is one of the table, and only the claim's owner ends it before its lease does."""
+    owners: dict[tuple[int, str], str] = {}
+    leases: dict[int, float] = {}
+    for change in found.changes:
+        move = (change.old_status, change.new_status)
+        by_person = change.actor == "hand"
+        if not change.old_status:
+            if change.new_status not in _ENTRIES:
+                yield f"{change} by {change.actor}: no message begins so"
+        elif move not in _MOVES and not change.is_renewal and not by_person:
+            yield f"{change} by {change.actor} at {change.at - 1000:.3f}: no such transition"
+        if change.new_status == "sending":
+            owners.setdefault((change.message, change.new_token), change.actor)
+        if change.old_status == "sending" and not change.is_renewal and not by_person:
+            owner = owners.get((change.message, change.old_token), "nobody")
+            left = leases.get(change.message, 0.0) - change.at
+            if owner != change.actor and left > 0.001:
+                yield f"{change} by {change.actor} {left:.3f} s before the lease of {owner} ends"
+        leases[change.message] = change.lease_ends
+
+
+def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
+    """A third of the claim's lease remains when MAIL is written."""
+    least = outbox_settings().lease.total_seconds() / 3
+    messages = {row.envelope_from: pk for pk, row in found.rows.items()}
+    claims: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for change in found.changes:
+        if change.new_status == "sending":
+            claims.setdefault((change.message, change.actor), []).append((change.at, change.lease_ends))
+    for server in found.schedule.servers.values():
+        for at, client, sender in server.mails:
+            pk = messages.get(sender, 0)
+            ends = [ends for since, ends in claims.get((pk, client), []) if since <= at]
+            if pk not in found.known.by_hand and (not ends or ends[-1] - at < least - 0.01):
+                yield f"{client} wrote MAIL of message {pk} {ends[-1] - at if ends else 0:.3f} s before its lease ended"
+
+
+def reports_are_right(found: Findings) -> Iterator[str]:
+    """Where nothing broke a drain, the reports together say what the rows say."""
+    known = found.known
+    troubled = (
+        known.broken_drains
+        or known.late
+        or known.by_hand
+        or any(a.killed or a.was_interrupted for a in found.schedule.world.processes)
+    )
+    total: Counter[str] = Counter()
+    for report in known.reports:
+        for name in ("claimed", "sent", "deferred", "failed", "recovered", "released", "expired"):
+            total[name] += getattr(report, name)
+    if troubled or total["recovered"]:
+        return
+    ends = total["sent"] + total["deferred"] + total["failed"] + total["released"] + total["expired"]
+    if not known.singles and total["claimed"] != ends + known.progress:
+        yield f"{total['claimed']} were claimed, and {dict(total)} with {known.progress} in progress came of it"
+    sent = sum(row.status == "sent" for row in found.rows.values())
+    if not known.singles and not known.confirmed and sent != total["sent"]:
+        yield f"{sent} messages are sent, and the reports say {total['sent']}"
+
+
+def results_are_right(found: Findings) -> Iterator[str]:
+    """``send`` said ``sent`` only of what is sent."""
+    for result in found.known.results:
+        if result.status == "sent" and found.rows[result.outbox_id].status != "sent":
+            yield f"send said sent of message {result.outbox_id}, which is {found.rows[result.outbox_id].status}"
+
+
+def limits_are_kept(found: Findings) -> Iterator[str]:
+    """No span of a minute has more MAILs than the account's limit, and no instant more connections."""
+    # A worker that sleeps through its slot's lease still has its connection when another takes the slot.
+    for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
+        if found.is_prompt and server.most_live > account.max_connections:
+            yield f"{account.name} had {server.most_live} connections, and may have {account.max_connections}"
+        if account.rate_limits != "4/minute":
+            continue
+        mails = sorted(at for at, _, _ in server.mails)
+        for first, last in zip(mails, mails[4:], strict=False):
+            if last - first < 59.99:
+                yield f"five MAILs of {account.name} within {last - first:.3f} s"
+
+
+RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
+    nothing_stuck,
+    nothing_lost,
+    no_copy_without_doubt,
+    the_living_forget_nothing,
+    counters_are_right,
+    only_transitions,
+    mail_is_written_under_a_lease,
+    reports_are_right,
+    results_are_right,
+    limits_are_kept,
+)

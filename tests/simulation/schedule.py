@@ -1,0 +1,299 @@
+"""One schedule: what a seed makes happen, from the first message until nothing waits any more."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from django.db import connection
+
+from prx_email_django import api
+from prx_email_django.models import (
+    Account,
+    AccountState,
+    ConnectionSlot,
+    DeliveryAttempt,
+    OutboxMessage,
+    OutboxState,
+    RateWindow,
+    Recipient,
+)
+from tests.simulation import event_loop
+from tests.simulation.database.faults import SimulatedDatabase
+from tests.simulation.known import Known
+from tests.simulation.people import Hand, Person, Web
+from tests.simulation.server import FAULTS, Copy, SimulatedServer
+from tests.simulation.workers import Workers
+from tests.simulation.world import Killed, ThreadPool, World
+
+#: What may happen beside the work itself; ``--faults`` names some of them.
+KINDS = (
+    "network",
+    "conflicts",
+    "delays",
+    "kills",
+    "signals",
+    "freezes",
+    "people",
+    "sleep",
+    "by_hand",
+    "read_only",
+    "absence",
+)
+#: Drains after which a quiet world must have nothing that waits.
+MOST_DRAINS = 250
+_TABLES = (DeliveryAttempt, Recipient, OutboxMessage, AccountState, ConnectionSlot, RateWindow, Account)
+
+
+class Schedule:
+    """The director of one world."""
+
+    def __init__(self, seed: int, *, kinds: Collection[str], pool: ThreadPool) -> None:
+        self.world = World(seed, pool=pool)
+        self.random: Random = self.world.random
+        self.known = Known()
+        self.database = SimulatedDatabase(self.world)
+        # Most schedules have few kinds of trouble: two that meet are found sooner than eight that drown each other.
+        share = 0.4 if len(kinds) > 3 else 0.8
+        self.kinds = {kind for kind in kinds if self.random.random() < share}
+        self.length = self.random.choice([5.0, 15.0, 40.0])
+        self.accounts: list[Account] = []
+        self.servers: dict[str, SimulatedServer] = {}
+        #: What happens about the time at which the nth message is accepted.
+        self._at_copies: list[tuple[int, Callable[[], object]]] = []
+        self._copies = 0
+        self._last_client = ""
+        self.is_calm = False
+        #: Seconds until the next look at what is due and could not go.
+        self._patience = 3.0
+        self.workers = Workers(self)
+
+    # Running
+
+    def run(self) -> None:
+        """Play the schedule to its end; what is wrong stands in ``world.failures``."""
+        SimulatedDatabase.current = None
+        _empty()
+        connection.close()
+        SimulatedDatabase.current = self.database
+        event_loop.BURIED.clear()
+        try:
+            self._prepare()
+            self._trouble()
+            self._calm()
+            self._drain_until_quiet()
+        except Killed:
+            pass  # the world gave up, and said why
+        finally:
+            self.database.calm()
+            SimulatedDatabase.current = None
+            for loop in event_loop.BURIED:
+                if not loop.is_closed():
+                    loop.dead = True
+                    loop.bury()
+
+    def _prepare(self) -> None:
+        rates = self._rates()
+        for name in ("first", "second")[: self.random.choice([1, 1, 2])]:
+            auth = self.random.random() < 0.3
+            host = f"127.0.0.{len(self.servers) + 1}"
+            server = SimulatedServer(
+                self.world,
+                rates=rates,
+                pipelining=self.random.random() < 0.7,
+                auth=auth,
+                latency=self.random.choice([0.001, 0.02, 0.15]),
+            )
+            server.on_copy = self._copy
+            server.most_recipients = self.random.choice([100, 100, 2])
+            if "network" in self.kinds:
+                server.thinks = self.random.choice([0.0, 0.0, 0.0, 8.0])
+            self.servers[host] = server
+            self.accounts.append(
+                Account.objects.create(
+                    name=name,
+                    email=f"{name}@example.com",
+                    host=host,
+                    port=25,
+                    security="none",
+                    auth_method="password" if auth else "none",
+                    user="app" if auth else "",
+                    password="secret" if auth else "",
+                    max_connections=self.random.choice([1, 2, 3]),
+                    max_messages_per_connection=self.random.choice([2, 100]),
+                    pipelining=self.random.choice(["auto", "full", "envelope", "off"]),
+                    rate_limits=self.random.choice(["", "", "", "4/minute", "6 recipients/minute"]),
+                )
+            )
+        self.world.switching = self.random.choice([0.0, 0.02, 0.2])
+        self.world.tell(f"kinds of trouble: {', '.join(sorted(self.kinds)) or 'none'}, for {self.length:g} s")
+        for account in self.accounts:
+            fields = ("name", "max_connections", "max_messages_per_connection", "pipelining", "rate_limits")
+            self.world.tell("account " + ", ".join(f"{name} {getattr(account, name)}" for name in fields))
+
+    def _rates(self) -> dict[str, float]:
+        if "network" not in self.kinds:
+            return {}
+        if self.random.random() < 0.5:  # one stage that fails often
+            return {self.random.choice([*FAULTS, "final", "final"]): self.random.choice([0.3, 0.7])}
+        return dict.fromkeys(FAULTS, self.random.choice([0.02, 0.08]))
+
+    # The time of trouble
+
+    def _trouble(self) -> None:
+        for number in range(self.random.choice([1, 1, 2, 3])):
+            self.workers.start(f"worker{number + 1}", delay=self.random.choice([0.0, 1.0, 4.0]))
+        self.world.spawn("web", Web(self).run)
+        if "people" in self.kinds:
+            self.world.spawn("person", Person(self).run)
+        if "by_hand" in self.kinds:
+            self.world.spawn("hand", Hand(self).run)
+        self._trouble_of_the_database()
+        if "freezes" in self.kinds:
+            for _ in range(self.random.choice([1, 1, 3])):
+                self.sometime(self._freeze)
+        if "sleep" in self.kinds:
+            self.sometime(self._machine_sleeps)
+        self.world.sleep(self.length)
+
+    def _trouble_of_the_database(self) -> None:
+        if "conflicts" in self.kinds:
+            self.database.conflicts = self.random.choice([0.02, 0.15])
+        if "delays" in self.kinds:
+            self.database.delays = self.random.choice([0.01, 0.05])
+        if "absence" in self.kinds:
+            self._plan_absence()
+        if "read_only" in self.kinds:
+            self._span(lambda: self.database.set_read_only(True), lambda: self.database.set_read_only(False))
+
+    def _span(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        seconds = self.random.choice([0.2, 2.0, 8.0, 40.0])
+
+        def span() -> None:
+            begin()
+            self.world.after(seconds, end)
+
+        self.sometime(span)
+
+    def sometime(self, happen: Callable[[], object]) -> None:
+        """Let it happen at an instant by chance, or about the time at which a message is accepted."""
+
+        def unless_calm() -> None:
+            if not self.is_calm:
+                happen()
+
+        if self.random.random() < 0.4:
+            self.world.after(self.random.uniform(0, self.length), unless_calm)
+        else:
+            self._at_copies.append((self.random.choice([1, 1, 2, 3, 5]), unless_calm))
+
+    def _copy(self, copy: Copy) -> None:
+        self._copies += 1
+        self._last_client = copy.client
+        for number, happen in self._at_copies:
+            if number == self._copies:
+                # Before its reply, between reply and result, or later.
+                self.world.after(self.random.choice([0.0, 0.001, 0.01, 0.15, 0.2, 0.35]), happen)
+
+    def _plan_absence(self) -> None:
+        if self.random.random() < 0.5:
+            self._span(self.database.go_away, self.database.come_back)
+        else:
+            self.database.lost_answers = self.random.choice([0.01, 0.05])
+
+    def _freeze(self) -> None:
+        """Stop the process that has just had a message accepted, else one by chance."""
+        living = [actor for actor in self.world.processes if not (actor.finished or actor.killed)]
+        last = [actor for actor in living if actor.name == self._last_client]
+        if living:
+            (last or living)[0].freeze(self.random.choice([3.0, 13.0, 13.0, 30.0]))
+
+    def _machine_sleeps(self) -> None:
+        seconds = self.random.choice([5.0, 25.0, 90.0])
+        self.world.story.append((self.world.uptime() - 1000.0, "machine", f"sleeps for {seconds:g} s"))
+        self.world.slept += seconds
+
+    def may_break(self, error: Exception) -> None:
+        """Without trouble of the database no call may raise."""
+        self.world.tell(f"ends with {type(error).__name__}: {error}")
+        if not self.kinds & {"conflicts", "absence", "read_only"}:
+            self.world.fail(f"{self.world.me.name} ends with {type(error).__name__}: {error}")
+
+    # The end
+
+    def resume(self) -> None:
+        """End every person's pause."""
+        for account in (None, *self.accounts):
+            api.resume_outbox(account)
+        self.world.tell("resumes everything")
+
+    def _calm(self) -> None:
+        """End all trouble, and tell every worker to finish."""
+        self.world.tell("all trouble ends")
+        self.is_calm = True
+        self.database.calm()
+        for server in self.servers.values():
+            server.calm()
+        if self.kinds & {"absence", "read_only"}:
+            self.world.sleep(8.0)  # what could not be written is written as long as a process lives
+        self.workers.stop()
+        others = [actor for actor in self.world.actors[1:] if not actor.finished]
+
+        def all_ended() -> bool:
+            self.workers.stop()
+            return all(actor.finished for actor in others + self.world.actors[1:])
+
+        self.world.block(all_ended, 3600.0)
+        for actor in self.world.actors[1:]:
+            if not actor.finished:
+                self.world.fail(f"{actor.name} does not end although it was told to an hour ago")
+            elif actor.error is not None:
+                self.world.fail(f"{actor.name} ended with {type(actor.error).__name__}: {actor.error}")
+                with contextlib.suppress(Exception):
+                    logging.getLogger("simulation").error("%s", actor.name, exc_info=actor.error)
+        connection.close()  # the director's own connection may be broken
+        self.resume()
+
+    def _drain_until_quiet(self) -> None:
+        """Drain whenever something becomes due, as a scheduler does, until nothing waits."""
+        world = self.world
+        world.switching = 0.0
+        for _ in range(MOST_DRAINS):
+            report = api.drain()
+            self._patience = 3.0 if report.claimed > report.released else min(2 * self._patience, 30.0)
+            moments = self._moments()
+            if not moments:
+                return
+            world.sleep(max(0.05, min(moments) - (world.uptime() - 1000.0)))
+        world.fail(f"messages wait after {MOST_DRAINS} drains without trouble: {self._waiting()}")
+
+    def _waiting(self) -> list[Any]:
+        waiting = OutboxMessage.objects.exclude(status="sent").exclude(status="failed", next_attempt_at=None)
+        return list(waiting.order_by("pk").values_list("pk", "status", "next_attempt_at", "claim_expires_at"))
+
+    def _moments(self) -> list[float]:
+        """When something may go on, in seconds since the beginning."""
+        waiting = self._waiting()
+        if not waiting:
+            return []
+        now, begin = self.world.wall(), self.world.wall() - timedelta(seconds=self.world.uptime() - 1000.0)
+        moments = [moment for _, _, due, lease in waiting for moment in (lease or due,) if moment is not None]
+        later = [moment for moment in moments if moment > now]
+        # What is due did not go: a pause, a slot, a rate.
+        later += AccountState.objects.filter(paused_until__gt=now).values_list("paused_until", flat=True)
+        if len(later) < len(moments) or not later:
+            later.append(now + timedelta(seconds=self._patience))
+        return [(moment - begin).total_seconds() for moment in later]
+
+
+def _empty() -> None:
+    with connection.cursor() as cursor:
+        for model in _TABLES:
+            cursor.execute(f"DELETE FROM {model._meta.db_table}")
+        cursor.execute("DELETE FROM sqlite_sequence")
+        cursor.execute("DELETE FROM simulated_changes")
+    OutboxState.objects.all().delete()
