@@ -202,7 +202,14 @@ class OutboxMessage(OutboxModel):
             ContentAltered: an attachment is missing or altered.
             ValueError: the message cannot be rendered.
         """
-        rendered = render(self.mail_content(attachments=attachments, replaced=replaced))
+        return self.transformed(self.rendered(attachments=attachments, replaced=replaced))
+
+    def rendered(self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()) -> bytes:
+        """The message before ``TRANSFORM_MIME``; arguments and exceptions as for ``as_bytes``."""
+        return render(self.mail_content(attachments=attachments, replaced=replaced))
+
+    def transformed(self, rendered: bytes) -> bytes:
+        """What ``TRANSFORM_MIME`` makes of it; raises what the host's function raises."""
         transform = outbox_settings().transform_mime
         return cast(bytes, _imported(transform)(rendered, self)) if transform else rendered
 

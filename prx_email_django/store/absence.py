@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -61,8 +61,11 @@ _waiting = _Waiting()
 
 
 @contextmanager
-def waiting_for_database(wait: Wait) -> Iterator[None]:
-    """Let statements of this thread that find the database away call ``wait``, and repeat them while it says so."""
+def waiting_for_database(wait: Wait | None) -> Iterator[None]:
+    """Let statements of this thread that find the database away call ``wait``, and repeat them while it says so.
+
+    None: they raise at once.
+    """
     before = _waiting.wait
     _waiting.wait = wait
     try:
@@ -97,18 +100,26 @@ class Unwritten:
     def write(self, writes: Iterable[Write]) -> None:
         """Do these writes in order; from the first one that finds the database away on, they are left to the thread.
 
-        A write that fails otherwise is logged, and the others go on.
+        A write that fails otherwise is logged, and the others go on.  ``SystemExit`` leaves what is left to the thread
+        too: a process that does not end by it still knows its results.
         """
         left = deque(writes)
-        while left and self._ran(left[0]):
-            left.popleft()
-        if left:
-            logger.error("the database is away: %d results and claims are kept, and written when it is back", len(left))
-            with self._changed:
-                self._writes.extend(left)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="prx-email-unwritten", daemon=True)
-                    self._thread.start()
+        try:
+            with waiting_for_database(None):
+                while left and self._ran(left[0]):
+                    left.popleft()
+        finally:
+            if left:
+                self._leave_to_thread(left)
+
+    def _leave_to_thread(self, writes: Collection[Write]) -> None:
+        logger.error("%d results and claims are kept, and written when the database can be used", len(writes))
+        with self._changed:
+            self._writes.extend(writes)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="prx-email-unwritten", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def wait_until_written(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds until nothing is left; return whether that is so."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from django.db import Error, connections
+from django.db import connections
 from django.db.models import Case, Q, QuerySet, Value, When
 
 from prx_email_django.conf import outbox_settings
@@ -22,7 +22,7 @@ from prx_email_django.rules.policy import MessageCounters, gave_up
 from prx_email_django.rules.recipients import OPEN_RESULTS, is_open
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store.absence import is_away, unwritten
-from prx_email_django.store.db import atomic, lease_until, retried
+from prx_email_django.store.db import atomic, fresh_connection, lease_until, retried
 
 #: The highest priority is 10, so the lowest rank is -10.
 BELOW_ALL_RANKS = -11
@@ -159,11 +159,17 @@ def claim_rest(message_id: int, *, clock: Clock) -> Claim | None:
 
 @contextmanager
 def released_on_absence(lease: Lease) -> Iterator[None]:
-    """Release what was claimed under the lease if the database goes away: nobody would know that it was claimed."""
+    """Release what was claimed under the lease if the claim breaks off: nobody would know that it was claimed.
+
+    The database went away, or a ``SystemExit`` ended the call.
+    """
     try:
         yield
-    except Error as error:
-        if is_away(error):
+    except BaseException as error:
+        is_ended = not isinstance(error, Exception)
+        if is_ended:
+            fresh_connection()
+        if is_ended or is_away(error):
             unwritten.write([partial(release_lease, lease)])
         raise
 
@@ -293,15 +299,21 @@ def renew(claims: Iterable[Claim], *, clock: Clock) -> None:
             claim.is_lost = claim.is_lost or (claim.id, claim.lease.token) not in held
 
 
-@retried
 def release(claims: Iterable[Claim]) -> int:
     """Release messages untouched: they become as they were before the claim.  Returns how many were ours."""
     ids_by_token: dict[uuid.UUID, list[int]] = {}
     for claim in claims:
         ids_by_token.setdefault(claim.lease.token, []).append(claim.id)
-    return sum(
-        _release(OutboxMessage.objects.filter(pk__in=ids, claim_token=token)) for token, ids in ids_by_token.items()
-    )
+    return sum(_release_claimed(ids, token, tries=[]) for token, ids in ids_by_token.items())
+
+
+@retried
+def _release_claimed(ids: Sequence[int], token: uuid.UUID, *, tries: list[int]) -> int:
+    tries.append(1)
+    ours = OutboxMessage.objects.filter(pk__in=ids, claim_token=token)
+    released = _release(ours)
+    # An earlier try may have released them, and only its answer was lost: they are waiting under our token.
+    return released if len(tries) == 1 else max(released, ours.filter(status__in=WAITING).count())
 
 
 @retried
@@ -361,6 +373,7 @@ def open_recipients(message_id: int) -> int:
     return Recipient.objects.filter(message_id=message_id, result__in=OPEN_RESULTS).count()
 
 
+@retried
 def next_due(account_ids: Sequence[int]) -> datetime | None:
     """The earliest instant at which a waiting message of these accounts is due."""
     return min((head.next_attempt_at for pk in account_ids for head in _heads(pk)), default=None)

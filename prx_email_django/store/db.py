@@ -69,6 +69,16 @@ def fresh_connection() -> None:
         connection.close()
 
 
+def check_database() -> None:
+    """Ask the outbox's database anything.
+
+    Raises:
+        Error: it is away.
+    """
+    with connections[outbox_alias()].cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
 def database_now() -> datetime:
     """The clock of the outbox's database (SQLite has none of its own: this machine's)."""
     connection = connections[outbox_alias()]

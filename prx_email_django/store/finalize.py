@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules import policy
@@ -35,6 +35,11 @@ _JUDGED = ("retries", "attempts", "message_number", "provider_message_id", "on_u
 
 def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[RecordedAttempt]:
     """Record a group of attempts; a result whose claim was lost is recorded too."""
+    return [attempt for part in finalize_in_parts(group, clock=clock) for attempt in part]
+
+
+def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iterator[list[RecordedAttempt]]:
+    """``finalize``, one transaction after the other: an error in a later one takes nothing from what is recorded."""
     by_token: dict[uuid.UUID, list[FinishedAttempt]] = {}
     others: list[FinishedAttempt] = []
     for finished in group:
@@ -42,13 +47,12 @@ def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[Recorded
             by_token.setdefault(finished.claim.lease.token, []).append(finished)
         else:
             others.append(finished)
-    written: list[RecordedAttempt] = []
     for plain in by_token.values():
         ours = _record_sent(plain, clock=clock)
-        written += [_sent(finished, clock=clock) for finished in plain if finished.claim.id in ours]
+        yield [_sent(finished, clock=clock) for finished in plain if finished.claim.id in ours]
         others += [finished for finished in plain if finished.claim.id not in ours]
-    written += [_record_one(finished, clock=clock) for finished in others]
-    return written
+    for finished in others:
+        yield [_record_one(finished, clock=clock)]
 
 
 @retried

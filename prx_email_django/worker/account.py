@@ -11,14 +11,14 @@ import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from time import monotonic
-
-from django.db import DatabaseError
 
 from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note_size, note_success
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.store.absence import unwritten
 from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
 from prx_email_django.transports.found import Ahead
 from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
@@ -153,13 +153,7 @@ class AccountWorker:
         self.prefetch.claims.clear()
         self.connections.give_up_opening()
         self.connections.abort()
-        try:
-            self.recorder.release(untaken)
-        except DatabaseError:
-            logger.exception(
-                "account %s: its messages could not be released; they are recovered when their leases end",
-                self.current.account,
-            )
+        unwritten.write([partial(self.recorder.release, untaken)])
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""

@@ -35,7 +35,7 @@ from prx_email_django.store.db import retried
 from prx_email_django.store.outbox import begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
-from prx_email_django.worker.loop import LONGEST_ABSENCE, WorkerLoop, next_try
+from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
@@ -177,8 +177,10 @@ class Drain:
 
     def _wait_for_database(self, error: Error, absent: float) -> bool:
         """Wait a moment between two rounds, when nothing is claimed; False: the drain ends first."""
+        if is_first := absent < FIRST_TRY:  # perhaps only the session has ended
+            logger.error("the database is away, nothing is claimed: %s", error)
         time.sleep(next_try(absent))
-        return not self._should_stop() and absent < LONGEST_ABSENCE
+        return is_first or (not self._should_stop() and absent < LONGEST_ABSENCE)
 
     def _round(self, accounts: Iterable[CurrentAccount], network: Network) -> None:
         results = ResultQueue(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from operator import methodcaller
@@ -88,8 +89,12 @@ class WorkerLoop:
             Error: the database was away, and the worker should end before it is back.
         """
         self._is_over = is_over or (lambda: bool(should_stop()))
-        with waiting_for_database(self._wait_for_database):
+        with self.waiting():
             self._turn_until_finished(should_stop, tick, wake_in)
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """What ``run`` does when a statement finds the database away, for statements after it."""
+        return waiting_for_database(self._wait_for_database)
 
     def _turn_until_finished(
         self, should_stop: Callable[[], str], tick: Callable[[], None], wake_in: Callable[[], float]
@@ -124,15 +129,15 @@ class WorkerLoop:
         """Wait a moment for a database that is away; False: the worker ends first.
 
         The network goes on meanwhile with what the connections may take.  A worker that should end hands out nothing
-        more, and lets what is on its way come to its end.
+        more, and lets what is on its way come to its end.  It too tries once more: perhaps only its session has ended.
         """
-        if absent < FIRST_TRY:
+        if is_first := absent < FIRST_TRY:
             logger.error("the database is away, results are kept in memory: %s", error)
         until = monotonic() + next_try(absent)
         while (left := until - monotonic()) > 0:
             if not self._is_over() and absent < LONGEST_ABSENCE:
                 self._quiet_since = None
-            elif not self._becomes_quiet():
+            elif not self._becomes_quiet() and not is_first:
                 return False
             time.sleep(min(left, FIRST_TRY))
         return True
@@ -230,6 +235,6 @@ class WorkerLoop:
             if is_away(error) or all(other is worker for other in self.workers):
                 raise
             logger.exception("account %s: the drain goes on without it", worker.current.account)
-            for message in self._unrecorded.pop(worker, []):
-                self._rescue(worker, message, set())
+            results = self._unrecorded.pop(worker, [])
+            unwritten.write([partial(self._rescue, worker, message, set()) for message in results])
             worker.fail()

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
+from django.db import Error
+
 from prx_email_django.limits.rate_windows import Permits
 from prx_email_django.limits.slots import Slot
 from prx_email_django.mime.addresses import split_mailbox
@@ -22,7 +24,7 @@ from prx_email_django.states import ErrorCode
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claims import Claim
-from prx_email_django.store.db import retried
+from prx_email_django.store.db import check_database, retried
 from prx_email_django.transports.base import OutgoingMessage
 
 #: The null sender, as ``envelope_from`` (RFC 5321 §4.5.5).
@@ -73,7 +75,8 @@ class ClaimedMessage(OutgoingMessage):
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
         try:
-            self.body = retried(claim.message.as_bytes)(attachments=claim.attachments, replaced=self.route.replaced)
+            body = retried(claim.message.rendered)(attachments=claim.attachments, replaced=self.route.replaced)
+            self.body = retried(self._transformed)(body)
             self.sender = envelope_sender(claim.message)
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
@@ -86,6 +89,14 @@ class ClaimedMessage(OutgoingMessage):
         self.eight_bit = not self.body.isascii()
         self.utf8 = self.eight_bit or not all(address.isascii() for address in (self.sender, *self.recipients))
         return None
+
+    def _transformed(self, body: bytes) -> bytes:
+        """Apply ``TRANSFORM_MIME``.  It may ask other databases of the host: the outbox does not wait for those."""
+        try:
+            return self.claim.message.transformed(body)
+        except Error as error:
+            check_database()
+            raise ValueError(f"TRANSFORM_MIME: {error}") from error
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""

@@ -13,7 +13,7 @@ from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claims import Claim, release
-from prx_email_django.store.finalize import finalize, settle
+from prx_email_django.store.finalize import finalize_in_parts, settle
 from prx_email_django.store.recover import expire, recover
 from prx_email_django.worker.events import announce
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -57,9 +57,11 @@ class Recorder:
         announce(recorded, names=self.names)
 
     def finished(self, group: Sequence[FinishedAttempt]) -> list[RecordedAttempt]:
-        """Record finished attempts, in one group."""
-        recorded = finalize(group, clock=self.clock) if group else []
-        self._announce(recorded)
+        """Record finished attempts, in one group; what is recorded is counted and announced at once."""
+        recorded: list[RecordedAttempt] = []
+        for part in finalize_in_parts(group, clock=self.clock):
+            self._announce(part)
+            recorded += part
         return recorded
 
     def settle(self, claim: Claim) -> None:

@@ -158,15 +158,22 @@ class SingleSend:
         """
         try:
             self.loop.run(is_over=self._is_over, tick=self._heed_deadline, wake_in=self._wake_in)
-            return self._settle()
+            with self.loop.waiting():
+                return self._settle()
         except BaseException as error:
-            is_recorded = not self.worker.prefetch.claims and not self.source.is_unresolved
             self.loop.leave()
             if self.source.is_unresolved:
                 unwritten.write([self._release])
-            if is_recorded and is_away(error):
-                return None  # only slots, or the rest of the recipients, were left
+            if self._is_recorded and is_away(error):
+                return None  # before, or just now; only slots, or the rest of the recipients, may be left
             raise
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether the attempt's result is in the table."""
+        if self.worker.prefetch.claims or self.source.is_unresolved:
+            return False
+        return self.source.claim_now.message.status != Status.SENDING
 
     def _is_over(self) -> bool:
         """Whether the caller has waited long enough for the database; what has not reached its body is cut then."""
