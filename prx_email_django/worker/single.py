@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 
@@ -18,7 +19,7 @@ from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim, ClaimBatch, claim_rest, split_expired
+from prx_email_django.store.claims import Claim, ClaimBatch, claim_rest, release_lease, split_expired
 from prx_email_django.worker.account import LIMITED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop
@@ -235,7 +236,12 @@ def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tupl
         recorder_for(account, clock=clock).settle(claim)
         unwritten.write([partial(release_slots, [slot])])
         return claim.message, None
-    with Network() as network:
+    with ExitStack() as stack:
+        try:
+            network = stack.enter_context(Network())
+        except Exception:  # the system gives no thread or no file
+            unwritten.write([partial(release_lease, claim.lease)])
+            raise
         single = SingleSend(claim, account, slot, clock=clock, network=network)
         obstacle = single.run()
     message = single.source.claim_now.message

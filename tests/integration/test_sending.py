@@ -8,8 +8,9 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage, RetryRejected
-from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
-from tests.support.factories import NOW, account_on, backlog, mail
+from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.worker.network import Network
+from tests.support.factories import NOW, account, account_on, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -92,3 +93,18 @@ def test_empty_fields_are_refused_before_anything_is_written() -> None:
             prx.send(**mail(account, from_email="a@example.com", **{field: ""}))
         assert refused.value.code == code
     assert not OutboxMessage.objects.exists()
+
+
+def test_a_send_without_a_thread_for_its_network_leaves_nothing_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process at the limit of its threads: the row would wait for its lease and look like a possible copy."""
+    owner = account()
+
+    def no_thread(self: Network) -> Network:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Network, "__enter__", no_thread)
+    with pytest.raises(RuntimeError):
+        prx.send(**mail(owner))
+    row = OutboxMessage.objects.get()
+    assert (row.status, row.attempts) == ("pending", 0)
+    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
