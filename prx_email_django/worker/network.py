@@ -29,7 +29,11 @@ class Network:
         self._thread = threading.Thread(target=self._run, name="prx-email-network", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no further thread
+            self.loop.close()
+            raise
         return self
 
     def __exit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage, RetryRejected
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
-from prx_email_django.worker.network import Network
 from tests.support.factories import NOW, account, account_on, backlog, mail
 from tests.support.smtp_server import SmtpServer
 
@@ -99,11 +99,11 @@ def test_a_send_without_a_thread_for_its_network_leaves_nothing_claimed(monkeypa
     """A process at the limit of its threads: the row would wait for its lease and look like a possible copy."""
     owner = account()
 
-    def no_thread(self: Network) -> Network:
+    def no_thread(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(Network, "__enter__", no_thread)
-    with pytest.raises(RuntimeError):
+    with monkeypatch.context() as patches, pytest.raises(RuntimeError):
+        patches.setattr(threading.Thread, "start", no_thread)
         prx.send(**mail(owner))
     row = OutboxMessage.objects.get()
     assert (row.status, row.attempts) == ("pending", 0)

@@ -23,8 +23,8 @@ from tests.simulation import audit, invariants, mutations, patches, schedule, wa
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
 
-#: The kinds of trouble that the code bears today; ``--faults`` names the others.
-USUAL = tuple(kind for kind in schedule.KINDS if kind not in ("absence", "read_only", "by_hand"))
+#: The kinds of trouble of every schedule, if ``--faults`` names none.
+USUAL = schedule.KINDS
 
 
 @dataclass(frozen=True)
