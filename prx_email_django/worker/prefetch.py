@@ -186,6 +186,9 @@ class ClaimPrefetch:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
         batch = self.source.claim(limit=permits.count, hold_limit=hold_limit)
+        for claim in batch.claims:
+            if (older := self.claims.get(claim.id)) is not None:
+                older.is_lost = True  # somebody wrote its status by hand
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
         self.claims.update({claim.id: claim for claim in batch.claims})
         self.stopped_at_hold = batch.stopped_at_hold

@@ -134,9 +134,10 @@ def test_qmails_demand_for_a_login_is_no_bad_sequence() -> None:
         assert server.connections <= 3 and owner.pause_code == "auth"
 
 
-@pytest.mark.parametrize("reply", ["503 5.5.1 bad sequence", "451 4.4.5 too many messages"])
+# The first 503 may speak of the envelope in one piece, and is no failure yet.
+@pytest.mark.parametrize(("reply", "most"), [("503 5.5.1 bad sequence", 4), ("451 4.4.5 too many messages", 3)])
 def test_a_session_that_is_over_before_it_completes_anything_is_a_connection_failure(
-    reply: str, monkeypatch: pytest.MonkeyPatch
+    reply: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prx_email_django.worker.account.RECONNECT_AFTER", 0.01)
     with SmtpServer() as server:
@@ -144,7 +145,7 @@ def test_a_session_that_is_over_before_it_completes_anything_is_a_connection_fai
         backlog(owner, 50)
         server.on("mail", reply=reply)
         prx.drain()
-        assert server.connections == 3
+        assert server.connections == most
         assert owner.pause_code == "connection"
 
 

@@ -36,6 +36,10 @@ class Findings:
         taken = self._claims.get((copy.message, copy.client), [])
         return next((change for change in reversed(taken) if change.at <= copy.mail_at), None)
 
+    def is_of_claim_before(self, copy: Copy, at: float) -> bool:
+        """Whether a copy may have been sent under a claim that its worker had at this instant."""
+        return any(change.at <= at for change in self._claims.get((copy.message, copy.client), []))
+
     def __init__(
         self, schedule: Schedule, rows: dict[int, OutboxMessage], attempts: dict[int, list[DeliveryAttempt]]
     ) -> None:
@@ -94,7 +98,8 @@ def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
         case "cancelled":
             return pk in found.known.cancelled
         case "expired":
-            return pk in found.known.with_expiry
+            # Where the database broke off, the caller was not told its key.
+            return pk in found.known.with_expiry or row.expires_at is not None
         case "unknown_outcome" | "lost_claim":
             return row.on_unknown == "hold" or unknown >= 6
         case _:
@@ -118,10 +123,7 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
             allowed = 1 + doubts
             # A person who writes over a row that is being sent may cause a copy, until its worker has noticed it.
             for at in by_hand:
-                allowed += any(
-                    copy.mail_at <= at + noticed and (claim := found.claim_of(copy)) is not None and claim.at <= at
-                    for copy in copies
-                )
+                allowed += any(copy.mail_at <= at + noticed and found.is_of_claim_before(copy, at) for copy in copies)
             if count > allowed:
                 yield f"{address} got {count} copies of message {pk}, and {doubts} outcomes were unknown"
         names = {copy.message_id for copy in copies}
