@@ -149,7 +149,7 @@ def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
 def renew_slots(slots: Iterable[Slot], *, clock: Clock) -> None:
     """Renew all slots in one statement; a slot that is not ours any more has run out at once.
 
-    A slot whose lease has ended here is not renewed: another worker may count without it.
+    A slot whose lease has ended here is renewed only in the database: another worker may have counted without it.
     """
     live = list(slots)
     if not live:

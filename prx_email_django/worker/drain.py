@@ -53,27 +53,33 @@ LONGEST_REST = 30.0
 
 
 class EmptyHanded:
-    """Accounts whose last connection claimed nothing, since others hold what is due: each waits 1 s, then 2 s, 4 s, …
+    """Accounts whose last connection claimed nothing: the message that it came for was held by others.
 
-    Kept for the process: a loop begins a new drain each second, and each would cost a login.
+    Such an account waits 1 s, then 2 s, 4 s, …, unless another message comes first.  Kept for the process: a loop begins
+    a new drain each second, and each would cost a login.
     """
 
     def __init__(self) -> None:
+        #: By account: the message for which a connection is opened, the last wait, and until when it lasts for which.
+        self._expected: dict[int, int] = {}
         self._rests: dict[int, float] = {}
-        self._until: dict[int, float] = {}
+        self._waits: dict[int, tuple[int, float]] = {}
+
+    def waits(self, account_id: int, first: int) -> bool:
+        """Whether the account still waits; ``first`` is the message that a claim would get first."""
+        lost, until = self._waits.get(account_id, (0, 0.0))
+        self._expected[account_id] = first
+        return first == lost and monotonic() < until
 
     def note(self, account_id: int, *, claimed: bool) -> None:
         """Note how a connection ended that asked for claims."""
         if claimed:
             self._rests.pop(account_id, None)
-            self._until.pop(account_id, None)
+            self._waits.pop(account_id, None)
             return
         rest = min(2 * self._rests.get(account_id, POLL / 2), LONGEST_REST)
-        self._rests[account_id], self._until[account_id] = rest, monotonic() + rest
-
-    def waits(self, account_id: int) -> bool:
-        """Whether the account still waits."""
-        return monotonic() < self._until.get(account_id, 0.0)
+        self._rests[account_id] = rest
+        self._waits[account_id] = (self._expected.get(account_id, 0), monotonic() + rest)
 
 
 empty_handed = EmptyHanded()
@@ -256,7 +262,7 @@ class Drain:
 
     def _is_ready(self, account: Account) -> bool:
         """Whether the account may send its next due message; an account that fails unexpectedly is left out."""
-        if account.pk in self._barred or empty_handed.waits(account.pk):
+        if account.pk in self._barred:
             return False
         try:
             return self._has_work(account)
@@ -279,7 +285,7 @@ class Drain:
         if is_slowed_down(state, clock=self.clock):
             return False
         head = first_claimable(account.pk, clock=self.clock)
-        if head is None:
+        if head is None or empty_handed.waits(account.pk, head):
             return False
         if not rates_are_readable(account.rate_limits):
             return True  # the first connection says so, and pauses the account
