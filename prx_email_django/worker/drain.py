@@ -55,8 +55,8 @@ LONGEST_REST = 30.0
 class EmptyHanded:
     """Accounts whose last connection claimed nothing: the message that it came for was held by others.
 
-    Such an account waits 1 s, then 2 s, 4 s, …, unless another message comes first.  Kept for the process: a loop begins
-    a new drain each second, and each would cost a login.
+    Such an account waits 1 s, then 2 s, 4 s, …, unless another message comes first.  Kept for the process: a loop
+    begins a new drain each second, and each would cost a login.
     """
 
     def __init__(self) -> None:
