@@ -181,10 +181,11 @@ class AccountWorker:
             return
         if found is Next.PROBE:
             self._give_back(self.prefetch.withdraw())
+        if self.prefetch.probing or self.suspicion.is_active:  # else the last claim has shown what is due
+            self.prefetch.look_again()
         self.prefetch.probing = self._troubled or self.suspicion.is_active
         if not self.suspicion.is_active or self.suspicion.probe is None:
             self.source.only = None
-        self.prefetch.look_again()
 
     def _prepare_probe(self) -> None:
         """Let the most unlike message go next, once nothing else is on its way; without one the account pauses."""
