@@ -20,7 +20,7 @@ from prx_email_django.compose.attachment_store import read_stored, store_not_con
 from prx_email_django.compose.validation import check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
-from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN
+from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN, clean
 from prx_email_django.store.insert import DraftPart
 
 #: Bytes of UTF-8 in a file name (most file systems allow 255, and mail programs append suffixes).
@@ -29,6 +29,7 @@ FALLBACK_FILENAME = "attachment"
 #: Characters of a longer file name that are looked at, from its start and from its end: NFC takes quadratic time.
 _START, _END = 900, 100
 
+_TYPES_SETTING = 'PRX_EMAIL["ATTACHMENT_CONTENT_TYPES"]'
 _INLINE_ID = re.compile(r"[!-;=?-~]{1,200}")
 
 
@@ -183,7 +184,11 @@ def _check_type(content_type: str, allowed: frozenset[str] | None) -> None:
     is_allowed = allowed is None or essence in allowed
     is_allowed = is_allowed and len(content_type) <= MAX_COLUMN
     if not is_allowed or not is_content_type(content_type.strip(" ")) or essence.startswith("multipart/"):
-        raise AttachmentRejected(errors.ATTACHMENT_TYPE_NOT_ALLOWED, code="attachment_type_not_allowed")
+        named = clean(essence) or "no type"
+        reason = "is not a type that an attachment can have" if is_allowed else f"is not in {_TYPES_SETTING}"
+        raise AttachmentRejected(
+            f"{errors.ATTACHMENT_TYPE_NOT_ALLOWED}: {named} {reason}", code="attachment_type_not_allowed"
+        )
 
 
 def _check_inline_id(inline_id: str) -> None:

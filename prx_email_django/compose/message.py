@@ -20,6 +20,7 @@ from prx_email_django.compose.validation import (
     as_list,
     check_head_size,
     check_headers,
+    check_not_expired,
     check_options,
     check_text_fields,
     normalise_recipients,
@@ -40,7 +41,7 @@ Addresses: TypeAlias = str | Iterable[str] | None
 class MessageArguments:
     """The arguments that describe a message: the parameters of ``send`` and, with a few more, of its relatives."""
 
-    account: AccountRef
+    account: AccountRef | None = None
     to: Addresses
     subject: str
     body_text: str
@@ -85,6 +86,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
         metadata=message.metadata,
         idempotency_key=message.idempotency_key,
     )
+    check_not_expired(message.expires_at, now)
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
     reply_to = as_list(message.reply_to, field="reply_to")
     check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)

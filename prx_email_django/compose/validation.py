@@ -236,6 +236,16 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
     _check_metadata(metadata)
 
 
+def check_not_expired(expires_at: datetime | None, now: datetime) -> None:
+    """Refuse an ``expires_at`` that has passed: the message could never be sent.
+
+    Raises:
+        InvalidMessage: ``invalid_option``.
+    """
+    if expires_at is not None and expires_at <= now:
+        _refuse("invalid_option", "expires_at must be in the future")
+
+
 def check_instant(name: str, instant: datetime | None) -> None:
     """Check that the instant is an aware ``datetime``, or None.
 

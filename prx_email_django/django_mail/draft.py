@@ -44,7 +44,7 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
         message.to, message.cc, message.reply_to, message.from_email, message.subject, message.extra_headers
     )
     rendered = _rendered(message)
-    options = read_options(message, rendered.outbox_fields, priority=priority)
+    options = read_options(message, rendered.outbox_fields, now=now, priority=priority, on_unknown=on_unknown)
     recipients = envelope_recipients(message)
     check_attachment_sizes(rendered.raw)
     due_at = options.send_at or now
@@ -59,8 +59,8 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
             "envelope_from": envelope_address("from_email", message.from_email),
             "fixed_message_id": rendered.message_id,
             "priority": options.priority,
-            "expires_at": None if expires_after is None else due_at + expires_after,
-            "on_unknown": on_unknown or "",
+            "expires_at": options.expires_at or (None if expires_after is None else due_at + expires_after),
+            "on_unknown": options.on_unknown or "",
             "tag": options.tag,
             "metadata": options.metadata,
         },

@@ -195,3 +195,27 @@ def test_a_time_budget_that_is_none_is_refused(budget: Any) -> None:
         prx.drain(time_budget=budget)
     assert refused.value.code == "invalid_option"
     assert OutboxMessage.objects.get().status == "pending"
+
+
+# An account and an instant
+
+
+@pytest.mark.parametrize("function", ["send", "enqueue", "enqueue_many", "reply"])
+def test_the_default_account_is_taken_where_none_is_named(function: str, settings: Any) -> None:
+    owner = account()
+    settings.PRX_EMAIL = {**MEMORY, "DEFAULT_ACCOUNT": owner.name}
+    fields = {"to": "a@x.org", "subject": "s", "body_text": "b"}
+    if function == "reply":
+        prx.record_inbound(owner, b"From: b@x.org\r\nMessage-ID: <1@x.org>\r\n\r\n")
+        prx.reply(in_reply_to_message_id="<1@x.org>", body_text="yes")
+    elif function == "enqueue_many":
+        prx.enqueue_many([fields])
+    else:
+        getattr(prx, function)(**fields)
+    assert OutboxMessage.objects.get().account == owner
+
+
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(days=1)])
+def test_an_instant_of_expiry_that_has_passed_is_refused(late: timedelta) -> None:
+    error = refusal(now=NOW, expires_at=NOW - late)
+    assert (error.code, str(error)) == ("invalid_option", "expires_at must be in the future")
