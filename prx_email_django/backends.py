@@ -15,7 +15,8 @@ Django 6.1 and later::
         },
     }
 
-The account is that of the message (``outbox_account``), else of the mailer, else that of ``PRX_EMAIL["ACCOUNT_ROUTER"]``, else the default account.
+The account is that of the message (``outbox_account``), else that of the mailer, else that of
+``PRX_EMAIL["ACCOUNT_ROUTER"]``, else the default account.
 
 Three limits:
 
