@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from prx_email_django import errors
 from prx_email_django.compose.attachment_store import read_stored, store_not_configured, too_large
-from prx_email_django.compose.validation import check_header_text
+from prx_email_django.compose.validation import as_text, check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
 from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN, clean
@@ -47,6 +47,10 @@ class AttachmentInput:
     base64: str | None = field(default=None, repr=False)
     path: str | None = None
     inline_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Evaluate a lazy translation."""
+        object.__setattr__(self, "filename", as_text(self.filename))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def _is_django_attachment(given: object) -> bool:
     return (
         isinstance(given, tuple)
         and len(given) in {2, 3}
-        and isinstance(given[0], str | None)
+        and isinstance(as_text(given[0]), str | None)
         and isinstance(given[1], str | bytes)
     )
 
@@ -95,6 +99,7 @@ def _as_input(given: Any) -> AttachmentInput:
     if not _is_django_attachment(given):
         raise _not_an_attachment(given)
     filename, content, content_type = (*given, None)[:3]
+    filename = as_text(filename)
     return AttachmentInput(
         filename=filename or "",
         content_type=content_type or mimetypes.guess_type(filename or "")[0] or "application/octet-stream",

@@ -7,7 +7,7 @@ comments in comments).  What is only shown must not decide whether a message can
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from typing import TypeVar, cast
 
 T = TypeVar("T")
@@ -31,18 +31,19 @@ def body_of(message: EmailMessage, kind: str) -> str:
 
 def inline_parts(message: EmailMessage) -> Iterator[tuple[str, str, bytes]]:
     """Yield Content-ID, type and content of every part that has a Content-ID."""
-    for part in _read(lambda: list(message.walk()), []):
+    parts: list[MIMEPart] = _read(lambda: list(message.walk()), [])
+    for part in parts:
         name, kind, content = _read(lambda: _inline(part), ("", "", b""))  # noqa: B023 - called at once
         if name:
             yield name, kind, content
 
 
-def content_of(part: EmailMessage) -> bytes:
+def content_of(part: MIMEPart) -> bytes:
     """The decoded content of a part; empty for a multipart."""
     return cast("bytes | None", part.get_payload(decode=True)) or b""
 
 
-def _inline(part: EmailMessage) -> tuple[str, str, bytes]:
+def _inline(part: MIMEPart) -> tuple[str, str, bytes]:
     name = str(part.get("Content-ID", "")).strip("<> ")
     return (name, part.get_content_type(), content_of(part)) if name else ("", "", b"")
 
