@@ -15,7 +15,8 @@ Django 6.1 and later::
         },
     }
 
-The account is that of the mailer, else that of ``PRX_EMAIL["ACCOUNT_ROUTER"]``, else the default account.
+The account is that of the message (``outbox_account``), else that of the mailer, else that of
+``PRX_EMAIL["ACCOUNT_ROUTER"]``, else the default account.
 
 Three limits:
 
@@ -43,9 +44,11 @@ from django.db import Error as DatabaseError
 from django.utils.module_loading import import_string
 
 from prx_email_django import api
+from prx_email_django.compose.accounts import AccountRef
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.backend_options import OPTION_NAMES, read_backend_options
 from prx_email_django.django_mail.draft import draft_from_email
+from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import AccountUnavailable, OutboxError
 from prx_email_django.models import Account
 from prx_email_django.store.db import atomic, clock_for
@@ -118,7 +121,7 @@ class OutboxEmailBackend(BaseEmailBackend):
         """Queue all messages or none."""
         if not messages:
             return 0
-        accounts: dict[str | None, Account] = {}
+        accounts: dict[AccountRef | None, Account] = {}
         now = clock_for(None).now
         with atomic():
             rows = api.enqueue_drafts([self._draft(message, now, accounts) for message in messages], now=now)
@@ -138,7 +141,7 @@ class OutboxEmailBackend(BaseEmailBackend):
             logger.warning("a message was not queued (fail_silently): %s", reason)
             return 0
 
-    def _draft(self, message: EmailMessage, now: datetime, accounts: dict[str | None, Account]) -> Draft:
+    def _draft(self, message: EmailMessage, now: datetime, accounts: dict[AccountRef | None, Account]) -> Draft:
         return draft_from_email(
             message,
             account=self._account(message, accounts),
@@ -148,11 +151,13 @@ class OutboxEmailBackend(BaseEmailBackend):
             on_unknown=self.options.on_unknown or None,
         )
 
-    def _account(self, message: EmailMessage, accounts: dict[str | None, Account]) -> Account:
+    def _account(self, message: EmailMessage, accounts: dict[AccountRef | None, Account]) -> Account:
         """Return the account of a message; each name is looked up once per ``send_messages``."""
         router, alias = outbox_settings().account_router, getattr(self, "alias", None)
-        named_by = f"MAILERS[{alias!r}]" if alias else "the option “account” of the email backend"
-        name: Account | str | None = self.options.account or None
+        name, named_by = account_of(message), "outbox_account"
+        if name is None:
+            named_by = f"MAILERS[{alias!r}]" if alias else "the option “account” of the email backend"
+            name = self.options.account or None
         if name is None and router:
             name, named_by = import_string(router)(message) or None, f'PRX_EMAIL["ACCOUNT_ROUTER"] ({router})'
         if isinstance(name, Account):

@@ -1,7 +1,7 @@
 """Errors that the public functions raise, before anything is written.
 
-``code`` is stable and meant for programs, the text for people.  Programs may also compare the four attachment texts
-below: they stay word for word.
+``code`` is stable and meant for programs, the text for people.  The text of four attachment errors begins with the
+words below, which stay word for word; that of a refused type then names the type and the setting.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import EmailMessage
-from typing import cast
 
+from prx_email_django.django_mail.parsed_text import body_of, inline_parts
 from prx_email_django.models import Attachment, OutboxMessage
 from prx_email_django.models.content import ContentAltered, read_content
 
@@ -55,7 +55,7 @@ def bodies_of(message: OutboxMessage) -> Bodies:
         return Bodies(error="The message is too large to be shown here: download it.")
     try:
         return _parsed(message.as_email())
-    except (ContentAltered, ValueError) as error:
+    except (ContentAltered, ValueError, RecursionError) as error:
         return Bodies(error=str(error))
 
 
@@ -66,20 +66,16 @@ def safe_document(html: str, images: dict[str, str]) -> str:
 
 
 def _parsed(email: EmailMessage) -> Bodies:
-    plain, html = email.get_body(("plain",)), email.get_body(("html",))
-    text = plain.get_content() if plain is not None else ""
-    document = html.get_content() if html is not None else ""
+    text, document = body_of(email, "plain"), body_of(email, "html")
     images = dict(_parsed_images(email)) if "cid:" in document.lower() else {}
     return Bodies(text, safe_document(document, images) if document else "")
 
 
 def _parsed_images(email: EmailMessage) -> Iterator[tuple[str, str]]:
     left = MAX_IMAGES
-    for part in email.walk():
-        name, kind = str(part.get("Content-ID", "")).strip("<> "), part.get_content_type()
-        if not name or kind not in _IMAGES:
+    for name, kind, content in inline_parts(email):
+        if kind not in _IMAGES:
             continue
-        content = cast(bytes, part.get_payload(decode=True))
         left -= len(content)
         if left >= 0:
             yield name, _data_url(kind, content)

@@ -42,7 +42,7 @@ class AnswerArguments(SendArguments):
 
 def reply(
     *,
-    account: AccountRef,
+    account: AccountRef | None = None,
     in_reply_to_message_id: str,
     body_text: str,
     body_html: str = "",

@@ -35,7 +35,7 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
     """Queue a message, inside or outside ``atomic()``; a drain is woken when it is committed.
 
     Args:
-        account: an ``Account``, its primary key, or its name.
+        account: an ``Account``, its primary key, or its name; left out: the default account.
         to: one address or several; ``"Ann <ann@x.org>"`` is allowed (also cc, bcc, reply_to).
         envelope_from: reverse-path (RFC 5321 §4.4) where it differs from the From address; ``"<>"``: none.
         idempotency_key: unique per account; a second call with it returns the first message.
@@ -68,7 +68,9 @@ def enqueue_drafts(drafts: Sequence[Draft], *, now: datetime | None = None) -> l
     return _insert(drafts, clock=clock_for(now))
 
 
-def enqueue_many(messages: Iterable[Mapping[str, Any] | EmailMessage], *, account: AccountRef) -> list[OutboxMessage]:
+def enqueue_many(
+    messages: Iterable[Mapping[str, Any] | EmailMessage], *, account: AccountRef | None = None
+) -> list[OutboxMessage]:
     """Queue many messages, all or none: dicts of ``enqueue``'s arguments, or Django's ``EmailMessage`` objects.
 
     Raises:

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 
 from prx_email_django import errors
 from prx_email_django.compose.attachment_store import read_stored, store_not_configured, too_large
-from prx_email_django.compose.validation import check_header_text
+from prx_email_django.compose.validation import as_text, check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
-from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN
+from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN, clean
 from prx_email_django.store.insert import DraftPart
 
 #: Bytes of UTF-8 in a file name (most file systems allow 255, and mail programs append suffixes).
@@ -29,6 +29,7 @@ FALLBACK_FILENAME = "attachment"
 #: Characters of a longer file name that are looked at, from its start and from its end: NFC takes quadratic time.
 _START, _END = 900, 100
 
+_TYPES_SETTING = 'PRX_EMAIL["ATTACHMENT_CONTENT_TYPES"]'
 _INLINE_ID = re.compile(r"[!-;=?-~]{1,200}")
 
 
@@ -46,6 +47,10 @@ class AttachmentInput:
     base64: str | None = field(default=None, repr=False)
     path: str | None = None
     inline_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Evaluate a lazy translation."""
+        object.__setattr__(self, "filename", as_text(self.filename))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def _is_django_attachment(given: object) -> bool:
     return (
         isinstance(given, tuple)
         and len(given) in {2, 3}
-        and isinstance(given[0], str | None)
+        and isinstance(as_text(given[0]), str | None)
         and isinstance(given[1], str | bytes)
     )
 
@@ -94,6 +99,7 @@ def _as_input(given: Any) -> AttachmentInput:
     if not _is_django_attachment(given):
         raise _not_an_attachment(given)
     filename, content, content_type = (*given, None)[:3]
+    filename = as_text(filename)
     return AttachmentInput(
         filename=filename or "",
         content_type=content_type or mimetypes.guess_type(filename or "")[0] or "application/octet-stream",
@@ -183,7 +189,11 @@ def _check_type(content_type: str, allowed: frozenset[str] | None) -> None:
     is_allowed = allowed is None or essence in allowed
     is_allowed = is_allowed and len(content_type) <= MAX_COLUMN
     if not is_allowed or not is_content_type(content_type.strip(" ")) or essence.startswith("multipart/"):
-        raise AttachmentRejected(errors.ATTACHMENT_TYPE_NOT_ALLOWED, code="attachment_type_not_allowed")
+        named = clean(essence) or "no type"
+        reason = "is not a type that an attachment can have" if is_allowed else f"is not in {_TYPES_SETTING}"
+        raise AttachmentRejected(
+            f"{errors.ATTACHMENT_TYPE_NOT_ALLOWED}: {named} {reason}", code="attachment_type_not_allowed"
+        )
 
 
 def _check_inline_id(inline_id: str) -> None:

@@ -18,8 +18,10 @@ from prx_email_django.compose.attachments import (
 )
 from prx_email_django.compose.validation import (
     as_list,
+    as_text,
     check_head_size,
     check_headers,
+    check_not_expired,
     check_options,
     check_text_fields,
     normalise_recipients,
@@ -33,6 +35,18 @@ from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.store.insert import Draft, DraftPart
 from prx_email_django.worker.outgoing import NULL_SENDER
 
+#: Arguments that are texts.
+_TEXTS = (
+    "subject",
+    "body_text",
+    "body_html",
+    "from_email",
+    "envelope_from",
+    "idempotency_key",
+    "on_unknown",
+    "tag",
+)
+
 Addresses: TypeAlias = str | Iterable[str] | None
 
 
@@ -40,7 +54,7 @@ Addresses: TypeAlias = str | Iterable[str] | None
 class MessageArguments:
     """The arguments that describe a message: the parameters of ``send`` and, with a few more, of its relatives."""
 
-    account: AccountRef
+    account: AccountRef | None = None
     to: Addresses
     subject: str
     body_text: str
@@ -65,6 +79,11 @@ class MessageArguments:
     references: str = field(init=False, default="")
     now: datetime | None = None
 
+    def __post_init__(self) -> None:
+        """Evaluate lazy translations."""
+        for name in _TEXTS:
+            object.__setattr__(self, name, as_text(getattr(self, name)))
+
 
 def compose(message: MessageArguments, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
     """Validate the arguments and load the attachments.
@@ -85,6 +104,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
         metadata=message.metadata,
         idempotency_key=message.idempotency_key,
     )
+    check_not_expired(message.expires_at, now)
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
     reply_to = as_list(message.reply_to, field="reply_to")
     check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
@@ -92,7 +112,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
     texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
     subject, body_text, body_html = ("" if text is None else text for text in texts)
     check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
-    headers = dict(message.headers or {})
+    headers = {as_text(name): as_text(value) for name, value in dict(message.headers or {}).items()}
     check_headers(headers.items())
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)

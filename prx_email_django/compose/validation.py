@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import UnionType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
@@ -101,10 +101,18 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
     """
     if addresses is None:
         return []
-    if isinstance(addresses, str):
-        return [addresses] if addresses.strip() else []
-    _demand(Iterable, addresses, field, "an address or a list of addresses", "invalid_address")
-    return list(addresses)
+    given = as_text(addresses)
+    if isinstance(given, str):
+        return [given] if given.strip() else []
+    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | memoryview):
+        _refuse("invalid_address", f"{field} must be an address or a list of addresses, not {type(addresses).__name__}")
+    return [as_text(address) for address in given]
+
+
+def as_text(value: Any) -> Any:
+    """The text of a lazy one (``gettext_lazy``), in the language that is active now; any other value as it is."""
+    is_text = issubclass(type(value), str) or not hasattr(value, "casefold")
+    return value if is_text else str(value)
 
 
 def check_header_text(field: str, value: str) -> None:
@@ -234,6 +242,16 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
         if not idempotency_key:
             _refuse("invalid_option", "idempotency_key must not be empty; leave it out where there is no key")
     _check_metadata(metadata)
+
+
+def check_not_expired(expires_at: datetime | None, now: datetime) -> None:
+    """Refuse an ``expires_at`` that has passed: the message could never be sent.
+
+    Raises:
+        InvalidMessage: ``invalid_option``.
+    """
+    if expires_at is not None and expires_at <= now:
+        _refuse("invalid_option", "expires_at must be in the future")
 
 
 def check_instant(name: str, instant: datetime | None) -> None:

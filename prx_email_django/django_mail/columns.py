@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from email import message_from_bytes, policy
-from email.message import EmailMessage as ParsedMessage
-from typing import Any, cast
+from typing import Any
 
 from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
+from prx_email_django.django_mail.parsed_text import body_of, subject_of
 from prx_email_django.django_mail.source import is_plain
 from prx_email_django.rules.text import NOT_TEXT
 
@@ -38,22 +38,15 @@ def _alternative(message: EmailMessage, wanted: str) -> Any:
 
 
 def _from_bytes(raw: bytes) -> dict[str, Any]:
-    parsed = message_from_bytes(raw, policy=policy.default)
-    return {
-        "subject": parsed.get("Subject", ""),
-        "body_text": _body(parsed, "plain"),
-        "body_html": _body(parsed, "html"),
-    }
-
-
-def _body(parsed: ParsedMessage, kind: str) -> str:
-    part = parsed.get_body((kind,))
-    if part is None:
-        return ""
     try:
-        return str(part.get_content()).replace("\r\n", "\n")
-    except LookupError:  # a charset that Python does not know
-        return cast(bytes, part.get_payload(decode=True)).decode("latin-1")
+        parsed = message_from_bytes(raw, policy=policy.default)
+    except RecursionError:  # parts in parts
+        return {"subject": "", "body_text": "", "body_html": ""}
+    return {
+        "subject": subject_of(parsed),
+        "body_text": body_of(parsed, "plain"),
+        "body_html": body_of(parsed, "html"),
+    }
 
 
 def _text(value: object) -> str:

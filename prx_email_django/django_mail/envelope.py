@@ -22,6 +22,10 @@ class InvalidEmail(InvalidMessage, ValueError):
     """An invalid address or recipient list; a ``ValueError`` too, since Django's SMTP backend raises that."""
 
 
+class InvalidHeader(InvalidMessage, ValueError):
+    """An invalid header; a ``ValueError`` too, since Django raises its subclass ``BadHeaderError`` for line ends."""
+
+
 def envelope_recipients(message: EmailMessage) -> list[tuple[str, str]]:
     """The addresses of ``message.recipients()`` as (kind, addr-spec), each once.
 

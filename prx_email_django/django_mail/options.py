@@ -7,11 +7,14 @@ attribute                   header field                   meaning
 ``outbox_metadata``         ``X-Outbox-Metadata``          what JSON can hold; in the header: JSON
 ``outbox_idempotency_key``  ``X-Outbox-Idempotency-Key``   a second message with it is not queued
 ``outbox_send_at``          ``X-Outbox-Send-At``           not before this; in the header: ISO 8601
+``outbox_expires_at``       ``X-Outbox-Expires-At``        not after this; in the header: ISO 8601
+``outbox_on_unknown``       ``X-Outbox-On-Unknown``        ``retry`` or ``hold``
 ``outbox_priority``         ``X-Outbox-Priority``          −10 to 10, higher goes first
+``outbox_account``          none                           an account, its primary key or its name
 ==========================  =============================  ============================================
 
-Attributes win over headers, both over the backend's options.  Another header field with this prefix is refused: it was
-meant for the outbox, so it must neither be ignored nor be sent.
+Attributes win over headers, both over the backend's options.  Another attribute or header field with this prefix is
+refused: it was meant for the outbox, so it must neither be ignored nor be sent.
 """
 
 from __future__ import annotations
@@ -24,9 +27,13 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 
-from prx_email_django.compose.validation import check_options
+from prx_email_django.compose.accounts import AccountRef
+from prx_email_django.compose.validation import check_not_expired, check_options
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
+from prx_email_django.models import Account
+
+_PREFIX = "outbox_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ class MailOptions:
     metadata: Any = field(default_factory=dict)
     idempotency_key: str | None = None
     send_at: datetime | None = None
+    expires_at: datetime | None = None
+    on_unknown: str | None = None
     priority: int = 0
 
 
@@ -45,25 +54,62 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "metadata": json.loads,
     "idempotency_key": str,
     "send_at": datetime.fromisoformat,
+    "expires_at": datetime.fromisoformat,
+    "on_unknown": str,
     "priority": int,
 }
+#: Attributes that a message may have.  The backend writes ``outbox_id`` itself.
+_ATTRIBUTES = frozenset({"outbox_id", "outbox_account", *(_PREFIX + name for name in _READERS)})
 
 
-def read_options(message: EmailMessage, outbox_fields: Mapping[str, str], *, priority: int = 0) -> MailOptions:
+def account_of(message: EmailMessage) -> AccountRef | None:
+    """The account that the message's ``outbox_account`` names; None where it names none.
+
+    Raises:
+        InvalidMessage: ``invalid_option``.
+    """
+    account = getattr(message, "outbox_account", None)
+    if isinstance(account, bool) or not isinstance(account, Account | int | str | None):
+        raise InvalidMessage("outbox_account must be an account, its primary key or its name", code="invalid_option")
+    return None if account == "" else account
+
+
+def read_options(
+    message: EmailMessage,
+    outbox_fields: Mapping[str, str],
+    *,
+    now: datetime,
+    priority: int = 0,
+    on_unknown: str | None = None,
+) -> MailOptions:
     """The options of a message; ``outbox_fields``: its ``X-Outbox-…`` fields, named without prefix in lower case.
+
+    ``priority`` and ``on_unknown`` are those of a message without its own.
 
     Raises:
         InvalidMessage: ``invalid_option``, or ``invalid_header`` for an unknown ``X-Outbox-…`` field.
     """
-    values: dict[str, Any] = {"priority": priority}
+    _refuse_misspelt(message)
+    values: dict[str, Any] = {"priority": priority, "on_unknown": on_unknown}
     for name, value in outbox_fields.items():
         values[name.replace("-", "_")] = _read(name.replace("-", "_"), decode_words(value))
     for name in _READERS:
-        given = getattr(message, f"outbox_{name}", None)
+        given = getattr(message, _PREFIX + name, None)
         if given is not None:
             values[name] = given
     check_options(**values)
+    check_not_expired(values.get("expires_at"), now)
     return MailOptions(**values)
+
+
+def _refuse_misspelt(message: EmailMessage) -> None:
+    """Refuse an attribute that no option has; methods of a subclass may have any name."""
+    for name in dir(message):
+        if name.startswith(_PREFIX) and name not in _ATTRIBUTES and not callable(getattr(message, name, None)):
+            known = ", ".join(sorted(_ATTRIBUTES - {"outbox_id"}))
+            raise InvalidMessage(
+                f"the message must not have the attribute {name!r}; known are {known}", code="invalid_option"
+            )
 
 
 def _read(name: str, value: str) -> Any:

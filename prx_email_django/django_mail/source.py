@@ -20,9 +20,9 @@ from prx_email_django.compose.validation import check_head_size
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import is_misread_by_django
 from prx_email_django.mime.addresses import split_list
-from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, address_field
+from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, address_field, any_field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
-from prx_email_django.mime.transfer import is_wire_form, with_crlf
+from prx_email_django.mime.transfer import LINE, is_wire_form, with_crlf
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
@@ -69,7 +69,7 @@ def render_email(message: EmailMessage) -> Rendered:
             if _is_chosen(message, name, value, made=_is_between(value, began, datetime.now(UTC))):
                 kept.append(encoded)
         elif name not in HIDDEN_FIELDS:
-            kept.append(_with_own_addresses(message, name, encoded))
+            kept.append(_as_given(message, name, encoded))
     check_head_size(b"".join(kept).decode("latin-1"))
     raw = b"".join((*kept, b"\r\n", body))
     return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)
@@ -130,10 +130,31 @@ def _is_between(value: str, earliest: datetime, latest: datetime) -> bool:
     return earliest - timedelta(seconds=1) <= moment <= latest
 
 
+def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
+    """The field; made again where the standard library changes what the caller wrote.
+
+    It makes encoded words of long words in ASCII, also where RFC 2047 §5 allows none (References, List-Unsubscribe,
+    JSON), and drops the quotes of a long display name, so that its commas separate addresses.
+    """
+    if name in ADDRESS_FIELDS:
+        return _with_own_addresses(message, name, encoded)
+    given = next((str(value) for header, value in message.extra_headers.items() if header.lower() == name), "")
+    if not given or b"=?" not in encoded or not given.isascii() or "=?" in given or not is_plain(message):
+        return encoded
+    try:
+        return any_field(encoded.partition(b":")[0].decode("ascii"), given).encode()
+    except ValueError:
+        return encoded
+
+
+def _is_long_quoted(mailbox: str) -> bool:
+    return '"' in mailbox and len(mailbox) > LINE - 8
+
+
 def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     """The field, made again if it holds an address that Django writes differently."""
     mailboxes = _mailboxes(message, name)
-    if not any(map(is_misread_by_django, mailboxes)):
+    if not any(is_misread_by_django(mailbox) or _is_long_quoted(mailbox) for mailbox in mailboxes):
         return encoded
     try:
         return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()

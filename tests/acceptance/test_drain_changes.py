@@ -15,6 +15,7 @@ from django.db import connections
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.api import sending
+from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.transports.memory import shared
@@ -102,8 +103,9 @@ def test_a_retry_without_a_slot_returns_sent_for_a_row_that_was_sent_meanwhile(m
 
 
 def test_a_send_after_its_expiry_delivers_nothing(memory: None) -> None:
-    result = prx.send(**mail(account(), expires_at=store.db.clock_for(None).now - DAY))
-    assert not shared.delivered, result
+    with pytest.raises(InvalidMessage, match="expires_at must be in the future"):
+        prx.send(**mail(account(), expires_at=store.db.clock_for(None).now - DAY))
+    assert not shared.delivered
 
 
 def test_a_running_drain_heeds_a_lowered_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:

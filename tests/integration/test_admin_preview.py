@@ -7,14 +7,48 @@ from email.message import EmailMessage
 import pytest
 
 from prx_email_django.admin import preview
+from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.models import ContentChunk, OutboxMessage
 from prx_email_django.store.contents import store_contents
 from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
+from tests.integration.backend_messages import FromScratch
 
 pytestmark = pytest.mark.django_db
 
 PNG = b"\x89PNG\r\n\x1a\n not a real one"
+
+
+MALFORMED = {
+    "charset with NUL": b'Content-Type: text/plain; charset="utf\x00-8"\r\n\r\nhi',
+    "charset idna": b"Content-Type: text/plain; charset=idna\r\n\r\nhi" + b"\xff" * 300,
+    "charset undefined": b"Content-Type: text/html; charset=undefined\r\n\r\nhi",
+    "charset unknown": b"Content-Type: text/plain; charset=nope\r\n\r\nhi",
+    "comments in comments": b"Content-Type: text/plain; charset=" + b"(" * 3000 + b"\r\n\r\nhi",
+    "multipart without parts": b"Content-Type: multipart/alternative; boundary=b\r\n\r\nhi",
+    "image in parts": (
+        b"Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n"
+        b"<img src='cid:a'>\r\n--b\r\nContent-ID: <a>\r\nContent-Type: image/png; boundary=c\r\n"
+        b"Content-Transfer-Encoding: base64\r\n\r\n!!!\r\n--b--"
+    ),
+}
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_tree_never_breaks_page_or_columns(raw: bytes) -> None:
+    message = rows.make_message(rows.make_account())
+    content = store_contents([raw], clock=clock_for(None))[0]
+    OutboxMessage.objects.filter(pk=message.pk).update(raw=content, body_text="", body_html="", size=content.size)
+    message.refresh_from_db()
+    shown = shown_columns(FromScratch("s", "b", "a@x.org", ["b@x.org"]), raw)
+    bodies = preview.bodies_of(message)
+    assert isinstance(bodies.text, str)
+    assert all(isinstance(shown[name], str) for name in ("subject", "body_text", "body_html"))
+
+
+def test_a_body_in_an_unusable_charset_is_still_shown() -> None:
+    for raw in (MALFORMED["charset with NUL"], MALFORMED["charset unknown"]):
+        assert shown_columns(FromScratch("s", "b", "a@x.org", ["b@x.org"]), raw)["body_text"] == "hi"
 
 
 def rendered(*, text: str = "", html: str = "", images: dict[str, bytes] | None = None) -> OutboxMessage:

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import pytest
 from django.core.mail.message import EmailAttachment
+from django.utils.functional import SimpleLazyObject, lazystr
+from django.utils.translation import gettext_lazy
 
 import prx_email_django as prx
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
@@ -195,3 +197,60 @@ def test_a_time_budget_that_is_none_is_refused(budget: Any) -> None:
         prx.drain(time_budget=budget)
     assert refused.value.code == "invalid_option"
     assert OutboxMessage.objects.get().status == "pending"
+
+
+# An account and an instant
+
+
+@pytest.mark.parametrize("function", ["send", "enqueue", "enqueue_many", "reply"])
+def test_the_default_account_is_taken_where_none_is_named(function: str, settings: Any) -> None:
+    owner = account()
+    settings.PRX_EMAIL = {**MEMORY, "DEFAULT_ACCOUNT": owner.name}
+    fields = {"to": "a@x.org", "subject": "s", "body_text": "b"}
+    if function == "reply":
+        prx.record_inbound(owner, b"From: b@x.org\r\nMessage-ID: <1@x.org>\r\n\r\n")
+        prx.reply(in_reply_to_message_id="<1@x.org>", body_text="yes")
+    elif function == "enqueue_many":
+        prx.enqueue_many([fields])
+    else:
+        getattr(prx, function)(**fields)
+    assert OutboxMessage.objects.get().account == owner
+
+
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(days=1)])
+def test_an_instant_of_expiry_that_has_passed_is_refused(late: timedelta) -> None:
+    error = refusal(now=NOW, expires_at=NOW - late)
+    assert (error.code, str(error)) == ("invalid_option", "expires_at must be in the future")
+
+
+# Texts that are lazy, and values that are no text
+
+
+@pytest.mark.parametrize("lazy", [gettext_lazy, lazystr, lambda text: SimpleLazyObject(lambda: text)])
+def test_every_text_may_be_lazy(lazy: Any) -> None:
+    row = prx.enqueue(
+        account=account(),
+        to=lazy("Ann <a@x.org>"),
+        cc=[lazy("c@x.org")],
+        subject=lazy("Hello"),
+        body_text=lazy("text"),
+        body_html=lazy("<p>html</p>"),
+        from_email=lazy("shop@x.org"),
+        reply_to=lazy("r@x.org"),
+        headers={"X-A": lazy("value")},
+        tag=lazy("tag"),
+        attachments=[prx.AttachmentInput(lazy("a.txt"), "text/plain", b"x"), (lazy("b.txt"), "y", "text/plain")],
+    )
+    row.refresh_from_db()
+    assert (row.to, row.cc, row.reply_to) == (["Ann <a@x.org>"], ["c@x.org"], ["r@x.org"])
+    assert (row.subject, row.body_text, row.body_html) == ("Hello", "text", "<p>html</p>")
+    assert (row.from_email, row.headers, row.tag) == ("shop@x.org", {"X-A": "value"}, "tag")
+    assert sorted(row.attachments.values_list("filename", flat=True)) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "reply_to"])
+@pytest.mark.parametrize("value", [b"ann@example.org", bytearray(b"ann@example.org"), 7])
+def test_what_is_no_address_is_named_by_its_type(field: str, value: Any) -> None:
+    error = refusal(**{field: value})
+    assert error.code == "invalid_address"
+    assert str(error) == f"{field} must be an address or a list of addresses, not {type(value).__name__}"

@@ -350,6 +350,45 @@ def test_attributes_of_a_message_reach_its_row_and_not_the_wire() -> None:
     assert b"welcome" not in bytes(row.as_email())
 
 
+def test_a_message_chooses_its_account_expiry_and_what_follows_an_unknown_outcome() -> None:
+    account("mailer", "m@example.com")
+    chosen = account("bulk", "news@example.com")
+    expires_at = datetime(2131, 1, 5, 12, 0, tzinfo=UTC)
+    for named in (chosen, chosen.pk, "bulk"):
+        message = make_email()
+        vars(message).update(outbox_account=named, outbox_expires_at=expires_at, outbox_on_unknown="hold")
+        row = queued(message, account="mailer", expires_after="6h", on_unknown="retry")
+        assert (row.account, row.expires_at, row.on_unknown) == (chosen, expires_at, "hold")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"outbox_tga": "welcome"},
+        {"outbox_expire_at": None},
+        {"outbox_": 1},
+        {"outbox_account": 1.5},
+        {"outbox_account": True},
+        {"outbox_on_unknown": "drop"},
+        {"outbox_expires_at": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"outbox_expires_at": "2131-01-05T12:00:00+00:00"},
+    ],
+)
+def test_a_slip_in_an_attribute_is_refused(attributes: dict[str, Any]) -> None:
+    message = make_email()
+    vars(message).update(attributes)
+    with pytest.raises(InvalidMessage) as refused:
+        OutboxEmailBackend().send_messages([message])
+    assert refused.value.code == "invalid_option"
+    assert next(iter(attributes)).removeprefix("outbox_") in str(refused.value)
+    assert not OutboxMessage.objects.exists()
+
+
+def test_a_message_that_was_queued_can_be_sent_again() -> None:
+    message = make_email()
+    assert queued(message).pk != queued(message).pk
+
+
 def test_headers_of_a_message_reach_its_row_and_not_the_wire() -> None:
     headers = {
         "X-Outbox-Tag": "willkommen ü",

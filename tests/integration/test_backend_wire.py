@@ -15,6 +15,7 @@ from django.core.mail.backends import smtp
 
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
+from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, OutboxMessage
 from tests.integration.backend_messages import MESSAGES, make_email
 from tests.support.smtp_server import Received, SmtpServer
@@ -172,3 +173,43 @@ def test_a_local_part_beyond_ascii_reaches_a_server_that_takes_it(server: SmtpSe
     found = by_outbox(make_email(to=["Bjørn <bjørn@exämple.dk>"]), server)
     assert found.recipients == ("bjørn@xn--exmple-cua.dk",)
     assert "<bjørn@xn--exmple-cua.dk>\r\n".encode() in found.data
+
+
+# Headers of the caller
+
+
+@pytest.mark.parametrize("name", ["X-A: 1\r\nX-Evil", "X-A\n", "X A", "X-A:", "", "X-\xe4", "\u2028"])
+def test_a_header_name_that_is_none_is_refused(name: str, server: SmtpServer) -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        OutboxEmailBackend().send_messages([make_email(headers={name: "evil"})])
+    assert refused.value.code in {"header_injection", "invalid_header"}
+    assert isinstance(refused.value, ValueError)
+    assert not OutboxMessage.objects.exists()
+
+
+STRUCTURED = {
+    "List-Unsubscribe": "<https://example.com/u/" + "t" * 300 + ">, <mailto:u@example.com>",
+    "References": " ".join(f"<{number}{'r' * 90}@example.org>" for number in range(9)),
+    "In-Reply-To": "<" + "p" * 200 + "@example.org>",
+    "X-SMTPAPI": '{"to":["' + '","'.join(f"a{number}@example.org" for number in range(40)) + '"]}',
+    "DKIM-Like": "v=1; b=" + "b" * 400,
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_a_structured_header_never_becomes_encoded_words(name: str, server: SmtpServer) -> None:
+    raw = by_outbox(make_email(headers={name: STRUCTURED[name]}), server).data
+    head = raw.partition(b"\r\n\r\n")[0]
+    assert b"=?" not in head
+    assert max(map(len, head.split(b"\r\n"))) <= 998
+    value = message_from_bytes(raw)[name]
+    assert value.replace("\r\n", "").strip() == STRUCTURED[name]
+
+
+@pytest.mark.parametrize("field", ["to", "from_email", "reply_to"])
+def test_a_long_quoted_name_adds_no_address(field: str, server: SmtpServer) -> None:
+    mailbox = '"' + "Sales, evil@example.net, " * 5 + 'Ltd" <ann@example.org>'
+    raw = by_outbox(make_email(**{field: mailbox if field == "from_email" else [mailbox]}), server).data
+    header = {"to": "To", "from_email": "From", "reply_to": "Reply-To"}[field]
+    value: Any = parsed(raw)[header]
+    assert [address.addr_spec for address in value.addresses] == ["ann@example.org"]

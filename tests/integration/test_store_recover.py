@@ -174,7 +174,7 @@ def test_age_counts_from_when_it_was_due_not_from_when_it_was_queued(settings: A
 
 
 def test_a_stale_worker_expires_nothing() -> None:
-    row = message(account(), expires_at=NOW)
+    row = message(account(), expires_at=NOW + SECOND)
     stale = take_one(row)
     lose(stale)
     assert store.recover.expire([stale], clock=at()) == []
