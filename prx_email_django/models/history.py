@@ -73,6 +73,8 @@ class InboundMessage(models.Model):
     reply_to = ForeignJSONField(_("Reply-To"), default=list, blank=True, replacement=" ")
     subject = ForeignTextField(_("subject"), blank=True)
     references = models.TextField(_("References"), blank=True)
+    #: What could not be read of the message, in words for people.
+    left_out = models.CharField(_("left out"), max_length=998, blank=True, default="")
     received_at = models.DateTimeField(_("received at"), db_index=True)
 
     objects: ClassVar[OutboxManager[Self]] = OutboxManager()
