@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prx_email_django.rules.outcomes import Outcome, Phase
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
-from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage, envelope
+from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage
 from prx_email_django.transports.smtp.protocol import SmtpProtocol
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import judge_reply
@@ -65,7 +65,7 @@ class SessionState:
         """Start a message whose MAIL is written next.  None: it cannot be written, and has been reported."""
         transaction = MailTransaction(outgoing, self.peer)
         try:
-            transaction.commands = envelope(outgoing, self._extensions)
+            transaction.prepare(self._extensions)
         except UnsupportedMessage as unsupported:
             self.feed.report(outgoing, transaction.unsupported(unsupported))
             return None

@@ -11,7 +11,13 @@ from typing import Any
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.transports.base import Feed, OutgoingMessage, SessionEnd
-from prx_email_django.transports.smtp.commands import UnsupportedMessage
+from prx_email_django.transports.smtp.commands import (
+    Extensions,
+    UnsupportedMessage,
+    envelope,
+    unnameable_recipients,
+    write_header_in_ascii,
+)
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerdict, meaning_of, recipient_answer
 
@@ -36,10 +42,15 @@ class MailTransaction:
         "peer",
         "phase",
         "quota_exceeded",
+        "recipients",
+        "unnameable",
     )
 
     def __init__(self, outgoing: OutgoingMessage, peer: str) -> None:
         self.outgoing = outgoing
+        #: The recipients that are addressed, and those whose addresses the server cannot name.
+        self.recipients = outgoing.recipients
+        self.unnameable: dict[str, RecipientOutcome] = {}
         #: The other end of the connection, for ``Outcome.peer``.
         self.peer = peer
         #: RSET if the server needs it, MAIL, RCPT…, DATA.
@@ -57,24 +68,42 @@ class MailTransaction:
         self.dot_written = False
         self.bytes_behind_dot = 0
 
+    def prepare(self, extensions: Extensions) -> None:
+        """Make the commands.  A recipient whose address the server cannot name is refused alone.
+
+        Raises:
+            UnsupportedMessage: see ``envelope``; or no recipient is left.
+        """
+        self.unnameable = unnameable_recipients(self.outgoing, extensions)
+        if self.unnameable:
+            self.recipients = tuple(address for address in self.recipients if address not in self.unnameable)
+            if not self.recipients:
+                refusal = next(iter(self.unnameable.values()))
+                raise UnsupportedMessage(
+                    refusal.text, error_code="recipients_refused", smtp_code=refusal.code, enhanced=refusal.enhanced
+                )
+        if not extensions.utf8:
+            write_header_in_ascii(self.outgoing)
+        self.commands = envelope(self.outgoing, extensions, recipients=self.recipients)
+
     @property
     def before_mail(self) -> list[bytes]:
         """RSET, or nothing."""
-        return self.commands[: -2 - len(self.outgoing.recipients)]
+        return self.commands[: -2 - len(self.recipients)]
 
     @property
     def mail(self) -> bytes:
         """The MAIL command."""
-        return self.commands[-2 - len(self.outgoing.recipients)]
+        return self.commands[-2 - len(self.recipients)]
 
     @property
     def rcpt(self) -> list[bytes]:
         """The RCPT commands."""
-        return self.commands[-1 - len(self.outgoing.recipients) : -1]
+        return self.commands[-1 - len(self.recipients) : -1]
 
     def accepted_recipients(self) -> tuple[str, ...]:
         """The recipients that RCPT accepted."""
-        answers = zip(self.outgoing.recipients, self.answers, strict=False)
+        answers = zip(self.recipients, self.answers, strict=False)
         return tuple(address for address, reply in answers if reply.code < 300)
 
     def add_answer(self, reply: Reply) -> None:
@@ -152,11 +181,10 @@ class MailTransaction:
 
     def _recipients(self, if_accepted: RecipientOutcome) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
-        recipients = self.outgoing.recipients
         if not self.any_refused:
-            return dict.fromkeys(recipients, if_accepted)
-        result = dict.fromkeys(recipients, _OPEN)
-        for address, reply in zip(recipients, self.answers, strict=False):
+            return dict.fromkeys(self.recipients, if_accepted) | self.unnameable
+        result = dict.fromkeys(self.recipients, _OPEN) | self.unnameable
+        for address, reply in zip(self.recipients, self.answers, strict=False):
             answer = recipient_answer(reply)
             result[address] = (
                 if_accepted
