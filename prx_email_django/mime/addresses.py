@@ -20,6 +20,8 @@ from prx_email_django.rules.text import CONTROL
 MAX_ADDRESS = 254
 #: Characters of an address with its display name, where a caller gives it: the length of a line (RFC 5322 §2.1.1).
 MAX_MAILBOX = 998
+#: Characters of any text that is parsed as one address: no header holds more.
+_MAX_TEXT = 16_384
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a1-\U0010ffff-]"
 _DOT_ATOM = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
@@ -27,7 +29,6 @@ _DOT_ATOM = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
 _UNQUOTED = re.compile(rf"\.*{_ATEXT}(?:{_ATEXT}|\.)*")
 _SPEC = re.compile(rf'({_UNQUOTED.pattern}|"((?:[^"\\]|\\.)*)")@(.+)', re.DOTALL)
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_BLANKS_AROUND_AT = re.compile(r"[ \t]*@[ \t]*")
 #: What strangers write in front of an address in angle brackets: a route (RFC 5322 §4.4), or a link's scheme.
 _ROUTE = re.compile(r"\A[ \t]*(?:@[^:]*|mailto):", re.IGNORECASE)
 _OPENED, _CLOSED = Token("mark", "<"), Token("mark", ">")
@@ -59,6 +60,8 @@ def split_mailbox(text: str) -> Address:
     Raises:
         ValueError: the text is not exactly one address; the error says why, without repeating the address.
     """
+    if len(text) > _MAX_TEXT:
+        raise ValueError("it is too long")
     if CONTROL.search(text):
         raise ValueError("it must not hold a control character")
     return _address(tokens(text.strip()))
@@ -169,7 +172,7 @@ def _address(item: list[Token], *, lenient: bool = False) -> Address:
     if lenient:
         spec = _ROUTE.sub("", spec)
     if lenient or comment:
-        spec = _BLANKS_AROUND_AT.sub("@", spec)
+        spec = "@".join(part.strip(" \t") for part in spec.split("@"))
     return Address(display, _addr_spec(spec.strip()))
 
 
