@@ -1,7 +1,8 @@
 """Errors that the public functions raise, before anything is written.
 
-``code`` is stable and meant for programs, the text for people.  The text of four attachment errors begins with the
-words below, which stay word for word; that of a refused type then names the type and the setting.
+``code`` is stable and meant for programs, the text for people.  The text of four attachment errors is the
+words below, which stay word for word.  A refused type has a note (PEP 678) that names the type and the setting: it
+stands below the text in a traceback, and in ``error.__notes__``.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from prx_email_django.store.db import clock_for, retried
 def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> InboundMessage:
     """Keep what a reply will need of a message that was received; the same Message-ID again returns the first record.
 
+    What can't be read of it, such as an item of Reply-To that is no address, is left out and named in ``left_out``.
+
     Raises:
         InvalidMessage: ``invalid_header`` where it has no Message-ID or no sender; ``invalid_option`` where it is no
             message.
@@ -88,6 +90,7 @@ def _record(account: Account, inbound: Inbound) -> InboundMessage:
             "reply_to": list(inbound.reply_to),
             "subject": inbound.subject,
             "references": inbound.references,
+            "left_out": "; ".join(inbound.left_out),
             "received_at": clock_for(None).now,
         },
     )

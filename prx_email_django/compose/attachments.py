@@ -191,9 +191,9 @@ def _check_type(content_type: str, allowed: frozenset[str] | None) -> None:
     if not is_allowed or not is_content_type(content_type.strip(" ")) or essence.startswith("multipart/"):
         named = clean(essence) or "no type"
         reason = "is not a type that an attachment can have" if is_allowed else f"is not in {_TYPES_SETTING}"
-        raise AttachmentRejected(
-            f"{errors.ATTACHMENT_TYPE_NOT_ALLOWED}: {named} {reason}", code="attachment_type_not_allowed"
-        )
+        error = AttachmentRejected(errors.ATTACHMENT_TYPE_NOT_ALLOWED, code="attachment_type_not_allowed")
+        error.add_note(f"{named} {reason}")
+        raise error
 
 
 def _check_inline_id(inline_id: str) -> None:

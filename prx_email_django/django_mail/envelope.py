@@ -82,12 +82,11 @@ def _leniently_read(text: str) -> str:
 
 
 def is_misread_by_django(text: str) -> bool:
-    """Whether Django writes another address into the header.
+    """Whether Django writes another address into the header than the envelope has.
 
-    Django makes encoded words of a non-ASCII local part, and another domain of some non-ASCII domains (IDNA 2003).
+    Django makes encoded words of a non-ASCII local part, and another domain of some non-ASCII domains (IDNA 2003).  It
+    does not quote a local part that only a quoted string may hold, such as ``b..c``.
     """
-    if text.isascii():
-        return False
     try:
         addr_spec = split_mailbox(text).addr_spec
     except ValueError:

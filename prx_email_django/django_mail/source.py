@@ -19,8 +19,8 @@ from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.compose.validation import check_head_size
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import is_misread_by_django
-from prx_email_django.mime.addresses import split_list
-from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, address_field, any_field
+from prx_email_django.mime.addresses import format_list, split_list
+from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, any_field, field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
 from prx_email_django.mime.transfer import LINE, is_wire_form, with_crlf
 
@@ -153,20 +153,34 @@ def _is_long_quoted(mailbox: str) -> bool:
 
 def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     """The field, made again if it holds an address that Django writes differently."""
-    mailboxes = _mailboxes(message, name)
-    if not any(is_misread_by_django(mailbox) or _is_long_quoted(mailbox) for mailbox in mailboxes):
-        return encoded
+    given = _given_addresses(message, name)
     try:
-        return address_field(encoded.partition(b":")[0].decode("ascii"), mailboxes).encode()
-    except ValueError:  # a header of the caller's own that holds more than addresses, such as groups
+        found = [mailbox for value in given for mailbox in split_list(value)]
+        if not any(is_misread_by_django(mailbox) or _is_long_quoted(mailbox) for mailbox in found):
+            return encoded
+        own = ", ".join(map(_formatted, given))
+        return field(encoded.partition(b":")[0].decode("ascii"), own).encode()
+    except ValueError:  # a header of the caller's own that holds more than addresses
         return encoded
 
 
-def _mailboxes(message: EmailMessage, name: str) -> list[str]:
-    """The addresses that the caller gave for the header field."""
+def _formatted(value: str) -> str:
+    """The addresses of ``value``; one that only Django's parser reads, such as ``webmaster``, stays as it is."""
+    try:
+        return format_list(value)
+    except ValueError:
+        if not value.isascii():
+            raise
+        return value
+
+
+def _given_addresses(message: EmailMessage, name: str) -> list[str]:
+    """What the caller gave for the header field: addresses, or a list of them."""
+    if name not in ADDRESS_FIELDS:
+        return []
     for header, value in message.extra_headers.items():
         if header.lower() == name:
-            return split_list(str(value)) if name in ADDRESS_FIELDS else []
+            return [str(value)]
     if name == "from":
         return [str(message.from_email)]
     attribute = {"to": "to", "cc": "cc", "reply-to": "reply_to"}.get(name)

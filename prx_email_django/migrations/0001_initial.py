@@ -372,6 +372,7 @@ class Migration(migrations.Migration):
                 ("reply_to", models.JSONField(blank=True, default=list, verbose_name="Reply-To")),
                 ("subject", models.TextField(blank=True, verbose_name="subject")),
                 ("references", models.TextField(blank=True, verbose_name="References")),
+                ("left_out", models.CharField(blank=True, default="", max_length=998, verbose_name="left out")),
                 ("received_at", models.DateTimeField(db_index=True, verbose_name="received at")),
             ],
             options={

@@ -1,4 +1,8 @@
-"""Email addresses: parsed strictly, and formatted for a header (RFC 5322 §3.4, RFC 6531)."""
+"""Email addresses: parsed, and formatted for a header (RFC 5322 §3.4, RFC 6531).
+
+``split_mailbox`` takes exactly one address.  ``read_list`` takes a field that a stranger wrote, with groups, and says
+what in it is no address.  Both know comments and the dots that some carriers allow in a local part.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from prx_email_django.mime.address_tokens import Token, elements, tokens
 from prx_email_django.mime.encoded_words import decode_words, encode_words
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.text import CONTROL
@@ -15,15 +20,19 @@ from prx_email_django.rules.text import CONTROL
 MAX_ADDRESS = 254
 #: Characters of an address with its display name, where a caller gives it: the length of a line (RFC 5322 §2.1.1).
 MAX_MAILBOX = 998
+#: Characters of any text that is parsed as one address: no header holds more.
+_MAX_TEXT = 16_384
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a1-\U0010ffff-]"
 _DOT_ATOM = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
-_QUOTED = r'"((?:[^"\\]|\\.)*)"'
-_MAILBOX = re.compile(rf'((?:{_QUOTED}|[^"<>,;:@\\])*)<(.*)>', re.DOTALL)
-_SPEC = re.compile(rf"({_DOT_ATOM.pattern}|{_QUOTED})@(.+)", re.DOTALL)
-_QUOTED_STRING = re.compile(_QUOTED, re.DOTALL)
-_LIST_ITEM = re.compile(rf'(?:{_QUOTED}|[^",])+')
+#: An unquoted local part, also with dots at its ends or side by side, as docomo.ne.jp and others gave them out.
+_UNQUOTED = re.compile(rf"\.*{_ATEXT}(?:{_ATEXT}|\.)*")
+_SPEC = re.compile(rf'({_UNQUOTED.pattern}|"((?:[^"\\]|\\.)*)")@(.+)', re.DOTALL)
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+#: What strangers write in front of an address in angle brackets: a route (RFC 5322 §4.4), or a link's scheme.
+_ROUTE = re.compile(r"\A[ \t]*(?:@[^:]*|mailto):", re.IGNORECASE)
+_OPENED, _CLOSED = Token("mark", "<"), Token("mark", ">")
+_NOT_ONE = "it must be one address, as ann@example.com or Ann <ann@example.com>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,42 +43,40 @@ class Address:
     addr_spec: str
 
 
+@dataclass(frozen=True, slots=True)
+class AddressList:
+    """The addresses of a field, those in groups too, and its items that are no address, as they were written."""
+
+    addresses: list[Address]
+    unreadable: list[str]
+
+
 @lru_cache(maxsize=4096)
 def split_mailbox(text: str) -> Address:
-    """Parse ``ann@x.org`` or ``Ann <ann@x.org>``; the domain becomes ASCII, the local part is kept.
+    """Parse ``ann@x.org`` or ``Ann <ann@x.org>``; the domain becomes ASCII, the local part has one spelling.
+
+    A comment behind the address is its display name where there is no other (RFC 5322 §3.4).
 
     Raises:
         ValueError: the text is not exactly one address; the error says why, without repeating the address.
     """
+    if len(text) > _MAX_TEXT:
+        raise ValueError("it is too long")
     if CONTROL.search(text):
         raise ValueError("it must not hold a control character")
-    match = _MAILBOX.fullmatch(text.strip())
-    if match is None:
-        return Address("", _addr_spec(text.strip()))
-    display = re.sub(_QUOTED, lambda quoted: _unescape(quoted[1]), match[1]).strip()
-    display = decode_words(display)
-    if CONTROL.search(display):
-        raise ValueError("its display name must not hold a control character")
-    return Address(display, _addr_spec(match[3].strip()))
+    return _address(tokens(text.strip()))
 
 
-def split_list(text: str) -> list[str]:
-    """The addresses of a list, split at commas outside quotes; a quote that is never closed splits too."""
-    at = _unclosed_quote(text)
-    # All later quotes are unclosed too: none is searched again, since a search from each would take quadratic time.
-    text = text[:at] + text[at:].replace('"', ",")
-    return [item for match in _LIST_ITEM.finditer(text) if (item := match[0].strip())]
-
-
-def _unclosed_quote(text: str) -> int:
-    """Index of the first quote that is not closed, or the length of the text."""
-    at = 0
-    while (at := text.find('"', at)) >= 0:
-        quoted = _QUOTED_STRING.match(text, at)
-        if quoted is None:
-            return at
-        at = quoted.end()
-    return len(text)
+def _is_one(found: list[Token]) -> bool:
+    """Whether the tokens are one address, with nothing that another reader could take for a second one."""
+    marks = "".join(token.written for token in found if token.kind == "mark")
+    if marks != "<>":
+        return not marks
+    opened, closed = (found.index(mark) for mark in (_OPENED, _CLOSED))
+    unquoted = [token.written for token in found[:opened] if token.kind == "text"]
+    if any("@" in text or "\\" in text for text in unquoted):
+        return False
+    return all(token.kind == "comment" or token.written.isspace() for token in found[closed + 1 :])
 
 
 @lru_cache(maxsize=4096)
@@ -79,36 +86,112 @@ def format_mailbox(text: str) -> str:
     Raises:
         ValueError: the text is not exactly one address.
     """
-    address = split_mailbox(text)
+    return format_address(split_mailbox(text))
+
+
+def format_address(address: Address) -> str:
+    """See ``format_mailbox``."""
     if not address.display:
         return address.addr_spec
     return f"{_phrase(address.display)} <{address.addr_spec}>"
 
 
+def read_list(text: str) -> AddressList:
+    """The addresses of a field's value that anybody may have written: never raises, and takes linear time."""
+    found = AddressList([], [])
+    for kind, item in elements(text):
+        if kind != "mailbox":
+            continue
+        try:
+            found.addresses.append(_address(item, lenient=True))
+        except ValueError:
+            found.unreadable.append("".join(token.written for token in item).strip())
+    return found
+
+
+def split_list(text: str) -> list[str]:
+    """The mailboxes of a list, those in groups too, as they were written; not checked."""
+    items = ("".join(token.written for token in item).strip() for kind, item in elements(text) if kind == "mailbox")
+    return [item for item in items if item]
+
+
+def format_list(text: str, *, utf8: bool = True) -> str:
+    """A field's value formatted again, its groups kept; ``utf8=False``: without the addresses that ASCII cannot name.
+
+    Such an address becomes a group without members, whose name shows it (RFC 6857 §3.1.6).
+
+    Raises:
+        ValueError: the value holds more than addresses and groups.
+    """
+    outer: list[str] = []
+    written = outer
+    group = ""
+    for kind, item in elements(text):
+        if kind == "group":
+            if written is not outer:
+                raise ValueError("a group must not hold a group")
+            group, written = _phrase(decode_words(_name(item))), []
+        elif kind == "group end":
+            outer.append(f"{group}:{' ' * bool(written)}{', '.join(written)};")
+            written = outer
+        elif utf8 or (address := _address(item)).addr_spec.isascii():
+            written.append(format_address(_address(item)))
+        elif written is outer:
+            shown = f"{address.display} {address.addr_spec}".strip()
+            written.append(f"{' '.join(encode_words(shown))}:;")
+    return ", ".join(outer)
+
+
 def _phrase(display: str) -> str:
-    if not display.isascii() or "=?" in display or max(map(len, display.split())) > 200:
+    if not display.isascii() or "=?" in display or max(map(len, display.split()), default=0) > 200:
         # A single encoded word where possible: some readers, Python's too, put spaces between the words of a name.
         return " ".join(encode_words(display))
     if _PHRASE.fullmatch(display):
         return display
-    return '"' + display.replace("\\", r"\\").replace('"', r"\"") + '"'
+    return quoted(display)
+
+
+def quoted(text: str) -> str:
+    """The text as a quoted string (RFC 5322 §3.2.4)."""
+    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
+def _address(item: list[Token], *, lenient: bool = False) -> Address:
+    """The address that the tokens of one item are; ``lenient``: as a stranger may write it."""
+    if not lenient and not _is_one(item):
+        raise ValueError(_NOT_ONE)
+    begin = max((at for at, token in enumerate(item) if token == _OPENED), default=-1)
+    end = next((at for at, token in enumerate(item) if at > begin >= 0 and token == _CLOSED), len(item))
+    comment = next((token.text for token in reversed(item[begin + 1 :]) if token.kind == "comment"), "")
+    display = decode_words(_name(item[: max(begin, 0)]) or comment.strip())
+    if lenient:
+        display = " ".join(CONTROL.sub(" ", display).split())
+    elif CONTROL.search(display):
+        raise ValueError("its display name must not hold a control character")
+    spec = "".join(" " if token.kind == "comment" else token.written for token in item[begin + 1 : end])
+    if lenient:
+        spec = _ROUTE.sub("", spec)
+    if lenient or comment:
+        spec = "@".join(part.strip(" \t") for part in spec.split("@"))
+    return Address(display, _addr_spec(spec.strip()))
+
+
+def _name(item: list[Token]) -> str:
+    """The display name as it was written, without its quotes."""
+    return "".join(token.text if token.kind == "quoted" else token.written for token in item).strip()
 
 
 def _addr_spec(text: str) -> str:
     match = _SPEC.fullmatch(text)
     if match is None or not text.isprintable():
-        raise ValueError("it must be one address, as ann@example.com or Ann <ann@example.com>")
-    local = match[1]
-    if match[2] is not None and _DOT_ATOM.fullmatch(plain := _unescape(match[2])):
-        local = plain  # quoted without need: one address has one spelling
+        raise ValueError(_NOT_ONE)
+    plain = match[1] if match[2] is None else re.sub(r"\\(.)", r"\1", match[2])
+    # Quoted only where it must be (RFC 5321 §4.1.2): one address has one spelling.
+    local = plain if _DOT_ATOM.fullmatch(plain) else quoted(plain)
     spec = f"{local}@{_domain(match[3])}"
     if len(spec.encode()) > MAX_ADDRESS:
         raise ValueError(f"it must not be longer than {MAX_ADDRESS} bytes")
     return spec
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text)
 
 
 def _domain(text: str) -> str:
@@ -116,7 +199,7 @@ def _domain(text: str) -> str:
     if text.startswith("["):
         return _literal(text)
     try:
-        return ascii_domain(text)
+        return ascii_domain(text, underscores=True)
     except ValueError as error:
         raise ValueError(f"its domain is {error}") from error
 

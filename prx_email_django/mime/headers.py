@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from prx_email_django.mime.addresses import format_mailbox, split_list
+from prx_email_django.mime.addresses import format_list, format_mailbox
 from prx_email_django.mime.encoded_words import MAX_WORD_BYTES, decode_words, encode_words
 from prx_email_django.mime.transfer import LINE, MAX_LINE
 from prx_email_django.rules.text import HEADER_BREAK
@@ -106,7 +106,7 @@ def any_field(name: str, value: str) -> str:
     """
     lower = name.lower()
     if lower in ADDRESS_FIELDS:
-        return field(name, value) if value.isascii() else address_field(name, split_list(value))
+        return field(name, value) if value.isascii() else field(name, format_list(value))
     return id_field(name, value) if lower in ID_FIELDS else text_field(name, value)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.errors import MessageError
 from email.message import Message
 
-from prx_email_django.mime.addresses import split_list, split_mailbox
+from prx_email_django.mime.addresses import Address, quoted, read_list
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.headers import MESSAGE_ID
 from prx_email_django.mime.recode import field_text, split_fields
@@ -16,6 +17,14 @@ from prx_email_django.rules.text import CONTROL
 #: Characters kept of a header and of a display name, and read of any header: nothing that a sender writes is unbounded.
 MAX_VALUE, MAX_NAME, MAX_IDS = 998, 400, 16_384
 
+#: Characters read of each header.
+_READ = {
+    "In-Reply-To": MAX_VALUE,
+    "References": MAX_IDS,
+    "From": MAX_IDS,
+    "Reply-To": MAX_IDS,
+    "Subject": MAX_VALUE,
+}
 _NAMES = ("message-id", "in-reply-to", "references", "from", "reply-to", "subject")
 
 
@@ -33,6 +42,8 @@ class Inbound:
     subject: str
     #: Message-IDs separated by spaces.
     references: str
+    #: What the other values do not hold of the message, in words for people; () where nothing is missing.
+    left_out: tuple[str, ...] = ()
 
     @property
     def answer_to(self) -> tuple[str, ...]:
@@ -43,15 +54,30 @@ class Inbound:
 def parse_inbound(raw: bytes | Message) -> Inbound:
     """The header values that a reply needs; malformed headers count as absent and never raise."""
     values = _values_of_bytes(raw) if isinstance(raw, bytes) else _values_of_message(raw)
-    senders = _addresses(values["from"])
+    values["subject"] = _clean(decode_words(values["subject"][:MAX_IDS]))
+    message_ids = _ids(values["message-id"]) or _bare_id(values["message-id"])
+    senders, answers = _addresses(values["from"]), _addresses(values["reply-to"])
     return Inbound(
-        message_id="".join(_ids(values["message-id"])[:1]),
+        message_id="".join(message_ids[:1]),
         in_reply_to=" ".join(_ids(values["in-reply-to"][:MAX_VALUE])),
-        sender=senders[0] if senders else "",
-        reply_to=tuple(_addresses(values["reply-to"])),
-        subject=_clean(decode_words(values["subject"][:MAX_IDS]))[:MAX_VALUE],
+        sender=senders.written[0] if senders.written else "",
+        reply_to=tuple(answers.written),
+        subject=values["subject"][:MAX_VALUE],
         references=" ".join(_ids(values["references"])),
+        left_out=tuple(_left_out(values, {"From": senders.unreadable, "Reply-To": answers.unreadable})),
     )
+
+
+def _left_out(values: dict[str, str], unreadable: dict[str, int]) -> Iterator[str]:
+    for name, count in unreadable.items():
+        if count:
+            yield f"{name}: {count} that {'is no address' if count == 1 else 'are no addresses'}"
+    for name, ids in (("In-Reply-To", values["in-reply-to"]), ("References", values["references"])):
+        if ids.strip() and not _ids(ids):
+            yield f"{name}: no Message-ID in it can be read"
+    for name, length in _READ.items():
+        if len(values[name.lower()]) > length:
+            yield f"{name}: what stands behind its first {length} characters"
 
 
 def _values_of_bytes(raw: bytes) -> dict[str, str]:
@@ -79,31 +105,43 @@ def _values_of_message(message: Message) -> dict[str, str]:
 def _as_bytes(value: object) -> bytes:
     """A header's value; the parser keeps bytes beyond ASCII as lone surrogates."""
     try:
-        return str(value).encode("utf-8", "surrogateescape")
-    except (LookupError, MessageError, ValueError):  # a ``Header`` of an unknown charset, or other lone surrogates
+        text = str(value)
+    except (LookupError, MessageError, ValueError):  # a ``Header`` of an unknown charset
         return b""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other lone surrogates
+        return text.encode("utf-8", "replace")
 
 
 def _ids(text: str) -> list[str]:
-    return MESSAGE_ID.findall(text[:MAX_IDS])
+    """The Message-IDs of a field; some senders make encoded words of a long one."""
+    return MESSAGE_ID.findall(decode_words(text[:MAX_IDS]))
 
 
-def _addresses(text: str) -> list[str]:
-    addresses: list[str] = []
-    for item in split_list(text[:MAX_IDS]):
-        try:
-            address = split_mailbox(_clean(item))
-        except ValueError:
-            continue
-        addresses.append(_written(address.display, address.addr_spec))
-    return list(dict.fromkeys(addresses))
+def _bare_id(text: str) -> list[str]:
+    """A Message-ID that was written without its angle brackets."""
+    bare = f"<{text.strip()}>"
+    return [bare] if MESSAGE_ID.fullmatch(bare) else []
 
 
-def _written(display: str, addr_spec: str) -> str:
-    if not display:
-        return addr_spec
-    quoted = display[:MAX_NAME].replace("\\", r"\\").replace('"', r"\"")
-    return f'"{quoted}" <{addr_spec}>'
+@dataclass(frozen=True, slots=True)
+class _Mailboxes:
+    #: Each address once, in the form of ``Inbound.sender``.
+    written: list[str]
+    #: How many items are no address.
+    unreadable: int
+
+
+def _addresses(text: str) -> _Mailboxes:
+    found = read_list(text[:MAX_IDS])
+    return _Mailboxes(list(dict.fromkeys(map(_written, found.addresses))), len(found.unreadable))
+
+
+def _written(address: Address) -> str:
+    if not address.display:
+        return address.addr_spec
+    return f"{quoted(address.display[:MAX_NAME])} <{address.addr_spec}>"
 
 
 def _clean(text: str) -> str:

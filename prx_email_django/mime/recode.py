@@ -7,7 +7,8 @@ from email import message_from_bytes
 from email.message import Message
 from email.policy import Compat32
 
-from prx_email_django.mime.headers import any_field
+from prx_email_django.mime.addresses import format_list
+from prx_email_django.mime.headers import any_field, field
 from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
@@ -61,6 +62,21 @@ def recode_field(encoded: bytes) -> bytes:
         return encoded
     name = encoded.partition(b":")[0].strip(b" \t").decode("ascii")
     return any_field(name, field_text(encoded)).encode()
+
+
+def recipients_in_ascii(data: bytes) -> bytes:
+    """The message with To and Cc in ASCII: what ASCII cannot name becomes an empty group (RFC 6857 §3.1.6)."""
+    fields, body = split_fields(data)
+    return b"".join((*(_recipients_in_ascii(name, encoded) for name, encoded in fields), b"\r\n", body))
+
+
+def _recipients_in_ascii(name: str, encoded: bytes) -> bytes:
+    if name not in {"to", "cc"} or encoded.isascii():
+        return encoded
+    try:
+        return field(name.title(), format_list(field_text(encoded), utf8=False)).encode()
+    except ValueError:  # more than addresses
+        return encoded
 
 
 def seven_bit(data: bytes) -> bytes:

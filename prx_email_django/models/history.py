@@ -69,6 +69,8 @@ class InboundMessage(OutboxModel):
     reply_to = ForeignJSONField(_("Reply-To"), default=list, blank=True, replacement=" ")
     subject = ForeignTextField(_("subject"), blank=True)
     references = models.TextField(_("References"), blank=True)
+    #: What could not be read of the message, in words for people.
+    left_out = models.CharField(_("left out"), max_length=998, blank=True, default="")
     received_at = models.DateTimeField(_("received at"), db_index=True)
 
     class Meta(OutboxModel.Meta):

@@ -11,26 +11,27 @@ import idna
 MAX_DOMAIN = 253
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_UNDERSCORE_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _LENIENT_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 #: The full stop and the ideographic ones that may stand for it (UTS 46).
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 
 
 @lru_cache(maxsize=4096)
-def ascii_domain(domain: str, *, lenient: bool = False) -> str:
+def ascii_domain(domain: str, *, lenient: bool = False, underscores: bool = False) -> str:
     """The domain in lower-case ASCII: UTS 46 mapping, then IDNA 2008, non-transitional, as registries and browsers do.
 
     Python's own codec is IDNA 2003, which makes ``strasse.example`` of ``straße.example``: another domain, with
     another owner.  What IDNA 2008 refuses (emoji, for example) is refused; its ASCII form ``xn--…`` is accepted.
-    ``lenient``: also labels with underscores, or with hyphens at their ends, which no host name may have, but the DNS
-    has them, and private networks.
+    ``underscores``: also labels with underscores, which no host name may have, but addresses that people use.
+    ``lenient``: also with hyphens at their ends, which the DNS has, and private networks.
 
     Raises:
         ValueError: it is no host name; the text goes on after "the domain is".
     """
     if len(domain) > MAX_DOMAIN:
         raise ValueError("too long")
-    wanted = _LENIENT_LABEL if lenient else _LABEL
+    wanted = _LENIENT_LABEL if lenient else _UNDERSCORE_LABEL if underscores else _LABEL
     labels = _ascii_labels(domain)
     if not all(map(wanted.fullmatch, labels)):
         raise ValueError("not a host name")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.scripted import Failure, Script
-from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage, envelope
+from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import Loss, is_about_session, judge_loss, judge_reply
 from prx_email_django.transports.smtp.transaction_state import MailTransaction, next_message, session_end
@@ -67,7 +67,7 @@ class LocalSession:
     def _transmit(self, outgoing: OutgoingMessage) -> _Result:
         transaction = MailTransaction(outgoing, self.peer)
         try:
-            envelope(outgoing, self._extensions)
+            transaction.prepare(self._extensions)
         except UnsupportedMessage as unsupported:
             return transaction.unsupported(unsupported), None
         if not outgoing.may_write():
@@ -90,7 +90,7 @@ class LocalSession:
         result = self._scripted(transaction, Phase.RCPT)
         if result is not None:
             return result
-        for address in transaction.outgoing.recipients:
+        for address in transaction.recipients:
             reply = self._script.answer(address) or _OK
             if reply.code >= 300 and is_about_session(reply):
                 return self._failed(transaction, Failure(Phase.RCPT, reply))

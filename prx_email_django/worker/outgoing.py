@@ -86,8 +86,8 @@ class ClaimedMessage(OutgoingMessage):
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
         # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) has other bytes.
-        self.eight_bit = not self.body.isascii()
-        self.utf8 = self.eight_bit or not all(address.isascii() for address in (self.sender, *self.recipients))
+        # What the addresses of the envelope need is judged where the envelope is written.
+        self.utf8 = self.eight_bit = not self.body.isascii()
         return None
 
     def _transformed(self, body: bytes) -> bytes:

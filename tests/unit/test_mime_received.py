@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 from email.message import Message
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,7 @@ def test_hidden_line_ends_cannot_reach_a_reply() -> None:
     raw = b"From: =?utf-8?q?A=0D=0ABcc:_x?= <a@example.com>\nSubject: =?utf-8?q?A=0D=0ABcc:_x=00?=\n\n"
     found = parse_inbound(raw)
     assert found.subject == "A Bcc: x"
-    assert found.answer_to == ()
+    assert found.answer_to == ('"A Bcc: x" <a@example.com>',)
 
 
 def test_headers_of_the_body_are_not_headers() -> None:
@@ -83,6 +84,76 @@ class Hostile(Message):
 
 def test_a_header_that_the_standard_library_cannot_parse_counts_as_absent() -> None:
     assert parse_inbound(Hostile()) == Inbound("", "", "", (), "", "")
+
+
+#: A field's value, and the addresses that a reply goes to.
+WRITTEN = {
+    "MAILER-DAEMON@mx.example.org (Mail Delivery System)": ['"Mail Delivery System" <MAILER-DAEMON@mx.example.org>'],
+    "ann@example.org (=?utf-8?q?J=C3=B6rg?=)": ['"J\u00f6rg" <ann@example.org>'],
+    "ann (her account) @ example.org (at home)": ['"at home" <ann@example.org>'],
+    "ann@example.org (" + "(" * 5000 + ")" * 5000 + ")": ['"' + "(" * 200 + '" <ann@example.org>'],
+    "Ann (a, b; c@x.org) <ann@example.org>": ['"Ann (a, b; c@x.org)" <ann@example.org>'],
+    "undisclosed-recipients:;": [],
+    "Team: a@x.org, Bo <b@x.org>;": ["a@x.org", '"Bo" <b@x.org>'],
+    "Team: a@x.org;, c@x.org, Others:;": ["a@x.org", "c@x.org"],
+    "b@a_b.example": ["b@a_b.example"],
+    "b..c@docomo.ne.jp, b.@docomo.ne.jp": ['"b..c"@docomo.ne.jp', '"b."@docomo.ne.jp'],
+    "ann@x.org <ann@x.org>": ['"ann@x.org" <ann@x.org>'],
+    "=?utf-8?q?Doe,_J?= <j@x.org>": ['"Doe, J" <j@x.org>'],
+    "Ann <ann@x.org, b@x.org": ['"Ann" <ann@x.org>', "b@x.org"],
+    "<@relay.example:ann@x.org>": ["ann@x.org"],
+    "<mailto:ann@x.org>": ["ann@x.org"],
+    "a@[IPv6:2001:db8::1], b@[192.0.2.1]": ["a@[IPv6:2001:db8::1]", "b@[192.0.2.1]"],
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN, ids=lambda text: text[:30])
+@pytest.mark.parametrize("name", ["From", "Reply-To"])
+@pytest.mark.parametrize("kind", ["bytes", "compat32", "default"])
+def test_addresses_that_people_write_are_answered(kind: str, name: str, written: str) -> None:
+    raw = f"Message-ID: <1@x.org>\r\n{name}: {written}\r\n\r\n".encode()
+    policies: dict[str, email.policy.Policy[Any]] = {"compat32": email.policy.compat32, "default": email.policy.default}
+    given: Any = raw if kind == "bytes" else email.message_from_bytes(raw, policy=policies[kind])
+    found = parse_inbound(given)
+    answers = list(found.reply_to if name == "Reply-To" else found.answer_to)
+    expected = WRITTEN[written] if name == "Reply-To" else WRITTEN[written][:1]
+    assert [answer.replace(")", "").replace("(", "") for answer in answers] == [
+        answer.replace(")", "").replace("(", "") for answer in expected
+    ]
+    if answers:
+        assert normalise_recipients(answers)
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    raw = b"From: Ann <ann@x.org>\nReply-To: nobody, ann@x.org, <>\nReferences: none\nMessage-ID: bare@x.org\n\n"
+    found = parse_inbound(raw)
+    assert (found.message_id, found.reply_to) == ("<bare@x.org>", ("ann@x.org",))
+    assert found.left_out == ("Reply-To: 2 that are no addresses", "References: no Message-ID in it can be read")
+
+
+def test_ids_in_encoded_words_are_read() -> None:
+    """Python 3.11's email package writes a long References field so."""
+    raw = (
+        b"Message-ID: =?utf-8?q?=3C1=40x=2Eorg=3E?=\n"
+        b"References: =?utf-8?q?=3Ca=40x=2Eorg=3E_=3Cb=40?=\n =?utf-8?q?x=2Eorg=3E?=\n"
+        b"In-Reply-To: =?utf-8?b?PGJAeC5vcmc+?=\n\n"
+    )
+    for given_message in (
+        raw,
+        email.message_from_bytes(raw),
+        email.message_from_bytes(raw, policy=email.policy.default),
+    ):
+        found = parse_inbound(given_message)
+        assert found.message_id == "<1@x.org>"
+        assert (found.references, found.in_reply_to) == ("<a@x.org> <b@x.org>", "<b@x.org>")
+
+
+@given(st.text(max_size=80), st.sampled_from(["compat32", "default"]))
+def test_a_parsed_message_says_what_its_bytes_say(value: str, kind: str) -> None:
+    raw = b"Message-ID: <1@x.org>\nFrom: " + value.encode("utf-8", "replace").replace(b"\r", b"").replace(b"\n", b"")
+    raw += b"\n\n"
+    policy: Any = email.policy.compat32 if kind == "compat32" else email.policy.default
+    assert parse_inbound(email.message_from_bytes(raw, policy=policy)) == parse_inbound(raw)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"From: ", b"Reply-To: ", b"Subject: ", b"References: ", b""]))

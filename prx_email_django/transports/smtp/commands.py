@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prx_email_django.mime.recode import recipients_in_ascii
 from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.outcomes import Answer, RecipientOutcome
 from prx_email_django.rules.text import CONTROL
 from prx_email_django.transports.base import OutgoingMessage
 
@@ -35,21 +38,49 @@ class UnsupportedMessage(Exception):
         self.enhanced = enhanced
 
 
-def envelope(outgoing: OutgoingMessage, extensions: Extensions, recipients: tuple[str, ...] = ()) -> list[bytes]:
-    """Return MAIL, one RCPT for each of ``recipients`` (empty: all), and DATA: one item each, with its CRLF.
+#: Result of a recipient whose address needs SMTPUTF8 where the server lacks it (RFC 6531 §3.7.4.2).
+_NEEDS_UTF8 = RecipientOutcome(
+    Answer.REFUSED,
+    code=553,
+    enhanced="5.6.7",
+    text="the address has characters beyond ASCII, and the server does not offer SMTPUTF8",
+)
+
+
+def unnameable_recipients(outgoing: OutgoingMessage, extensions: Extensions) -> dict[str, RecipientOutcome]:
+    """The recipients whose addresses only SMTPUTF8 can name, each refused, where the server lacks it."""
+    if extensions.utf8:
+        return {}
+    return {address: _NEEDS_UTF8 for address in outgoing.recipients if not path(address).isascii()}
+
+
+def write_header_in_ascii(outgoing: OutgoingMessage) -> None:
+    """Write To and Cc without characters beyond ASCII: no server without SMTPUTF8 takes them (RFC 6857)."""
+    if not outgoing.body.isascii():
+        outgoing.body = recipients_in_ascii(outgoing.body)
+        outgoing.eight_bit = outgoing.utf8 = not outgoing.body.isascii()
+
+
+def envelope(
+    outgoing: OutgoingMessage, extensions: Extensions, *, recipients: Sequence[str] | None = None
+) -> list[bytes]:
+    """Return MAIL, one RCPT for each recipient, and DATA: one item each, with its CRLF.
+
+    ``recipients``: those of the message that are addressed; None: all.
 
     Raises:
         UnsupportedMessage: the message is too large (552 5.3.4) or needs an extension that the server lacks, or an
             address is invalid.
     """
-    if not outgoing.recipients:
+    addressed = outgoing.recipients if recipients is None else recipients
+    if not addressed:
         raise UnsupportedMessage("the message has no recipient", error_code="content")
     size = body_size(outgoing.body)
     if extensions.size_limit and size > extensions.size_limit:
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
     sender = path(outgoing.sender)
-    paths = [path(address) for address in recipients or outgoing.recipients]
+    paths = [path(address) for address in addressed]
     options = _options(outgoing, extensions, size=size, ascii_only=sender.isascii() and all(map(str.isascii, paths)))
     commands = [f"MAIL FROM:<{sender}>{options}\r\n".encode()]
     commands += [f"RCPT TO:<{address}>\r\n".encode() for address in paths]

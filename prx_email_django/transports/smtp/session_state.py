@@ -8,7 +8,7 @@ from dataclasses import replace
 from prx_email_django.rules.outcomes import Outcome, Phase
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.found import Ahead
-from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage, envelope
+from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage
 from prx_email_django.transports.smtp.protocol import SmtpProtocol
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import judge_reply, refuses_ahead
@@ -69,10 +69,8 @@ class SessionState:
     def begin(self, outgoing: OutgoingMessage) -> MailTransaction | None:
         """Start a message whose MAIL is written next.  None: it cannot be written, and has been reported."""
         transaction = MailTransaction(outgoing, self.peer)
-        if self.found.max_recipients:
-            transaction.recipients = outgoing.recipients[: self.found.max_recipients]
         try:
-            transaction.commands = envelope(outgoing, self._extensions, transaction.recipients)
+            transaction.prepare(self._extensions, most=self.found.max_recipients)
         except UnsupportedMessage as unsupported:
             self.feed.report(outgoing, transaction.unsupported(unsupported))
             return None

@@ -12,7 +12,13 @@ from typing import Any
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.transports.base import Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.found import Ahead
-from prx_email_django.transports.smtp.commands import UnsupportedMessage
+from prx_email_django.transports.smtp.commands import (
+    Extensions,
+    UnsupportedMessage,
+    envelope,
+    unnameable_recipients,
+    write_header_in_ascii,
+)
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerdict, meaning_of, recipient_answer
 
@@ -43,12 +49,17 @@ class MailTransaction:
         "quota_exceeded",
         "recipients",
         "stepwise",
+        "unnameable",
+        "kept",
     )
 
     def __init__(self, outgoing: OutgoingMessage, peer: str) -> None:
         self.outgoing = outgoing
-        #: The recipients of this transaction: all, or as many as the server takes in one.
+        #: The recipients of this transaction, those that wait for the next one since the server takes no more at once,
+        #: and those whose addresses the server cannot name.
         self.recipients = outgoing.recipients
+        self.kept: tuple[str, ...] = ()
+        self.unnameable: dict[str, RecipientOutcome] = {}
         #: The other end of the connection, for ``Outcome.peer``.
         self.peer = peer
         #: Commands go one at a time; else RCPT and DATA are written ahead.
@@ -69,6 +80,28 @@ class MailTransaction:
         #: The final dot was handed to the operating system, with this many bytes of the next envelope behind it.
         self.dot_written = False
         self.bytes_behind_dot = 0
+
+    def prepare(self, extensions: Extensions, *, most: int = 0) -> None:
+        """Make the commands.  A recipient whose address the server cannot name is refused alone.
+
+        ``most``: recipients that the server takes in one transaction; 0: not known.
+
+        Raises:
+            UnsupportedMessage: see ``envelope``; or no recipient is left.
+        """
+        self.unnameable = unnameable_recipients(self.outgoing, extensions)
+        if self.unnameable:
+            self.recipients = tuple(address for address in self.recipients if address not in self.unnameable)
+            if not self.recipients:
+                refusal = next(iter(self.unnameable.values()))
+                raise UnsupportedMessage(
+                    refusal.text, error_code="recipients_refused", smtp_code=refusal.code, enhanced=refusal.enhanced
+                )
+        if most:
+            self.recipients, self.kept = self.recipients[:most], self.recipients[most:]
+        if not extensions.utf8:
+            write_header_in_ascii(self.outgoing)
+        self.commands = envelope(self.outgoing, extensions, recipients=self.recipients)
 
     @property
     def before_mail(self) -> list[bytes]:
@@ -186,11 +219,10 @@ class MailTransaction:
 
     def _recipients(self, if_accepted: RecipientOutcome) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
-        recipients = self.outgoing.recipients
-        kept = recipients[len(self.recipients) :]
+        others = self.unnameable | dict.fromkeys(self.kept, _KEPT)
         if not self.any_refused:
-            return dict.fromkeys(self.recipients, if_accepted) | dict.fromkeys(kept, _KEPT)
-        result = dict.fromkeys(recipients, _OPEN) | dict.fromkeys(kept, _KEPT)
+            return dict.fromkeys(self.recipients, if_accepted) | others
+        result = dict.fromkeys(self.recipients, _OPEN) | others
         for address, reply in zip(self.recipients, self.answers, strict=False):
             answer = recipient_answer(reply)
             result[address] = (

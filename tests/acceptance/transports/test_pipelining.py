@@ -274,7 +274,8 @@ def test_what_the_server_cannot_take_is_a_clear_error() -> None:
     with SmtpServer(utf8=False, eight_bit=False, size=None) as server:
         messages = [outgoing(1, utf8=True), outgoing(2, eight_bit=True), outgoing(3, "b\xf6b@example.org"), outgoing(4)]
         feed, _ = transmit(server, messages)
-        assert [feed.outcomes[n].error_code for n in (1, 2, 3)] == ["content"] * 3
+        assert [feed.outcomes[n].error_code for n in (1, 2, 3)] == ["content", "content", "recipients_refused"]
+        assert "SMTPUTF8" in feed.outcomes[3].error
         assert "SMTPUTF8" in feed.outcomes[1].error and "8BITMIME" in feed.outcomes[2].error
         assert [message.options for message in server.messages] == [()]
 
