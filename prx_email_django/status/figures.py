@@ -27,7 +27,6 @@ from prx_email_django.states import WAITING, Status
 from prx_email_django.status.configured_accounts import unusable_accounts
 from prx_email_django.status.reasons import (
     AccountFacts,
-    MessageFacts,
     Pause,
     account_sentence,
     message_sentence,
@@ -157,27 +156,11 @@ def pause_facts(outbox: OutboxState, state: AccountState, *, now: datetime) -> t
     return _outbox_pause(outbox, now), _pause(state, now)
 
 
-def message_facts(message: OutboxMessage) -> MessageFacts:
-    """Return the facts about a message; makes no query."""
-    return MessageFacts(
-        status=message.status,
-        next_attempt_at=message.next_attempt_at,
-        claim_expires_at=message.claim_expires_at,
-        sent_at=message.sent_at,
-        expires_at=message.expires_at,
-        gives_up_at=message.due_since + outbox_settings().give_up_after,
-        error_code=message.last_error_code,
-        error=message.last_error,
-        retries=message.retries,
-        attempts=message.attempts,
-    )
-
-
 def message_reason(message: OutboxMessage, *, account: AccountFacts | None = None, now: datetime | None = None) -> str:
     """Say why a message waits and when the next attempt is; makes no query if ``account`` and ``now`` are given."""
     moment = now or clock_for(None).running
     facts = account or account_facts([message.account], now=moment)[message.account_id]
-    return message_sentence(message_facts(message), facts, now=moment)
+    return message_sentence(message, facts, now=moment)
 
 
 def account_reason(account: Account, *, facts: AccountFacts | None = None, now: datetime | None = None) -> str:

@@ -1,6 +1,6 @@
 """Sentences that say why a message or an account waits, and when sending continues.  Commands and the admin show them.
 
-Pure functions: ``status.figures`` reads the database and passes the facts and the time as values.  A sentence is
+No function makes a query: ``status.figures`` reads the database and passes rows, facts and the time.  A sentence is
 translated when it is made, in the language and the time zone that are active at that moment.
 """
 
@@ -13,6 +13,8 @@ from django.utils import formats, timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind, ReachedLimit
 from prx_email_django.rules.pauses import is_in_force
 from prx_email_django.states import ErrorCode, Status
@@ -52,23 +54,6 @@ class AccountFacts:
     refused_in_a_row: int = 0
     #: A pause that a worker set has ended and nothing has been sent since: one message is tried before the others.
     probing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MessageFacts:
-    """What decides whether a message may be sent now."""
-
-    status: str
-    next_attempt_at: datetime | None = None
-    claim_expires_at: datetime | None = None
-    sent_at: datetime | None = None
-    expires_at: datetime | None = None
-    #: When the message will have been due for longer than ``GIVE_UP_AFTER``.
-    gives_up_at: datetime | None = None
-    error_code: str = ""
-    error: str = ""
-    retries: int = 0
-    attempts: int = 0
 
 
 def pause_in_force(
@@ -134,8 +119,8 @@ def obstacle_sentence(obstacle: Obstacle, *, now: datetime) -> str:
     return _("no connection or permit was free at that moment")
 
 
-def message_sentence(message: MessageFacts, account: AccountFacts, *, now: datetime) -> str:
-    """Say what the state of a message is, why it waits, and when the next attempt is."""
+def message_sentence(message: OutboxMessage, account: AccountFacts, *, now: datetime) -> str:
+    """Say what the state of a message is, why it waits, and when the next attempt is; makes no query."""
     if message.status == Status.SENT:
         return _sent(message, now)
     if message.status == Status.SENDING:
@@ -184,9 +169,9 @@ def _paused(pause: Pause, now: datetime) -> str:
     return _("paused until %(time)s: %(reason)s") % words
 
 
-def _sent(message: MessageFacts, now: datetime) -> str:
-    words = {"when": _when(message.sent_at, now), "answer": message.error}
-    if message.error_code == ErrorCode.RECIPIENTS_REFUSED and message.error:
+def _sent(message: OutboxMessage, now: datetime) -> str:
+    words = {"when": _when(message.sent_at, now), "answer": message.last_error}
+    if message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error:
         return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
     return _("accepted by the server%(when)s") % words
 
@@ -195,21 +180,25 @@ def _when(moment: datetime | None, now: datetime) -> str:
     return _(" at %(time)s") % {"time": at(moment, now)} if moment else ""
 
 
-def _sending(message: MessageFacts, now: datetime) -> str:
+def _sending(message: OutboxMessage, now: datetime) -> str:
     if message.claim_expires_at is not None and message.claim_expires_at <= now:
         return _("the worker was lost while it was sending: the next drain will try again or put the message at rest")
     return _("being sent")
 
 
-def _reason(message: MessageFacts) -> str:
+def _reason(message: OutboxMessage) -> str:
     """Return the label of the error code, and the error text."""
-    if not message.error_code:
-        return message.error
-    label = str(ErrorCode(message.error_code).label) if message.error_code in ErrorCode.values else message.error_code
-    return f"{label} ({message.error})" if message.error else label
+    if not message.last_error_code:
+        return message.last_error
+    label = (
+        str(ErrorCode(message.last_error_code).label)
+        if message.last_error_code in ErrorCode.values
+        else message.last_error_code
+    )
+    return f"{label} ({message.last_error})" if message.last_error else label
 
 
-def _at_rest(message: MessageFacts) -> str:
+def _at_rest(message: OutboxMessage) -> str:
     if message.status == Status.PENDING:
         return _("no attempt is planned, until a person retries it")
     reason = _reason(message)
@@ -218,16 +207,16 @@ def _at_rest(message: MessageFacts) -> str:
     return _("at rest: %(reason)s, until a person retries it") % {"reason": reason}
 
 
-def _not_due(message: MessageFacts, due: datetime, now: datetime) -> str:
-    if not message.error_code and not message.attempts:
+def _not_due(message: OutboxMessage, due: datetime, now: datetime) -> str:
+    if not message.last_error_code and not message.attempts:
         return _("to be sent at %(time)s") % {"time": at(due, now)}
     words = {"time": at(due, now), "reason": _reason(message)}
     return _("next attempt at %(time)s: %(reason)s") % words
 
 
-def _due(message: MessageFacts, account: AccountFacts, now: datetime) -> str:
-    ends = [moment for moment in (message.expires_at, message.gives_up_at) if moment is not None]
-    if ends and min(ends) <= now:
+def _due(message: OutboxMessage, account: AccountFacts, now: datetime) -> str:
+    gives_up_at = message.due_since + outbox_settings().give_up_after
+    if gives_up_at <= now or (message.expires_at is not None and message.expires_at <= now):
         return _("expired: the next drain will put it at rest")
     if account.is_active and account.outbox is None and account.pause is not None:
         return _("its account is %(paused)s") % {"paused": _paused(account.pause, now)}

@@ -179,7 +179,7 @@ class Drain:
                     self._tick()
                 if not self.wait or not self._wait_for_due():
                     break
-        return self.recorder.counts.report(monotonic() - self.begun)
+        return self.recorder.report(monotonic() - self.begun)
 
     def _wait_for_database(self, error: Error, absent: float) -> bool:
         """Wait a moment between two rounds, when nothing is claimed; False: the drain ends first."""
@@ -237,7 +237,7 @@ class Drain:
         if self.limit is None:
             return wanted
         counts = self.recorder.counts
-        return max(0, min(wanted, self.limit - (counts.claimed - counts.released)))
+        return max(0, min(wanted, self.limit - (counts["claimed"] - counts["released"])))
 
     def _should_stop(self) -> str:
         if self.stop is not None and self.stop():
@@ -248,7 +248,7 @@ class Drain:
 
     def _tick(self) -> None:
         if self.progress is not None:
-            self.progress(self.recorder.counts.report(monotonic() - self.begun))
+            self.progress(self.recorder.report(monotonic() - self.begun))
 
     def _ready_accounts(self) -> list[CurrentAccount]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""

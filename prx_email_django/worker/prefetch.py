@@ -195,7 +195,7 @@ class ClaimPrefetch:
         self._found_some = bool(batch.claims)
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
-        self.recorder.counts.claimed += len(batch.claims)
+        self.recorder.counts["claimed"] += len(batch.claims)
         self._admit(batch.claims, permits)
 
     def _admit(self, claims: Sequence[Claim], permits: Permits) -> None:

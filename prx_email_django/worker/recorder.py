@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 
 from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
@@ -19,41 +19,29 @@ from prx_email_django.worker.events import announce
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 
-@dataclass(slots=True)
-class Counts:
-    """The drain's report, while it is being made."""
-
-    claimed: int = 0
-    sent: int = 0
-    deferred: int = 0
-    failed: int = 0
-    recovered: int = 0
-    released: int = 0
-    expired: int = 0
-
-    def report(self, seconds: float) -> DrainReport:
-        """The finished report."""
-        return DrainReport(**asdict(self), seconds=seconds)
-
-
 class Recorder:
     """Writes the results of a drain by ``store``; counts and announces what was written."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.counts = Counts()
+        #: The fields of the drain's report.
+        self.counts: Counter[str] = Counter()
         self.names: dict[int, str] = {}
+
+    def report(self, seconds: float) -> DrainReport:
+        """What was done until now, in so many seconds."""
+        return DrainReport(**self.counts, seconds=seconds)
 
     def recover(self) -> None:
         """Recover the messages of lost workers."""
         recorded = recover(clock=self.clock)
-        self.counts.recovered += len(recorded)
+        self.counts["recovered"] += len(recorded)
         announce(recorded, names=self.names)
 
     def expire(self, claims: Sequence[Claim]) -> None:
         """Put messages that are too old at rest."""
         recorded = expire(claims, clock=self.clock)
-        self.counts.expired += len(recorded)
+        self.counts["expired"] += len(recorded)
         announce(recorded, names=self.names)
 
     def finished(self, group: Sequence[FinishedAttempt]) -> list[RecordedAttempt]:
@@ -86,15 +74,15 @@ class Recorder:
 
     def reinstated(self, at_rest: int) -> None:
         """Count messages that were put at rest, and are due again since the account was the cause."""
-        self.counts.failed = max(0, self.counts.failed - at_rest)
-        self.counts.deferred += at_rest
+        self.counts["failed"] = max(0, self.counts["failed"] - at_rest)
+        self.counts["deferred"] += at_rest
 
     def release(self, messages: Iterable[ClaimedMessage]) -> None:
         """Release messages untouched, and the permits of those whose MAIL was never written."""
         released = list(messages)
         if not released:
             return
-        self.counts.released += release([message.claim for message in released])
+        self.counts["released"] += release([message.claim for message in released])
         for message in released:
             if not message.mail_written:
                 self.release_permits(message.permits)
@@ -113,8 +101,8 @@ class Recorder:
         if attempt.late or attempt.progress:
             return
         if attempt.status is Status.SENT:
-            self.counts.sent += 1
+            self.counts["sent"] += 1
         elif attempt.next_attempt_at is None:
-            self.counts.failed += 1
+            self.counts["failed"] += 1
         else:
-            self.counts.deferred += 1
+            self.counts["deferred"] += 1

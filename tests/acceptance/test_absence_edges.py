@@ -198,7 +198,7 @@ def test_what_a_group_recorded_before_the_database_went_away_is_counted_and_anno
                 recorder.finished(group)
         finally:
             signals.message_sent.disconnect(hear)
-        assert (recorder.counts.sent, heard) == (1, [first.pk])
+        assert (recorder.counts["sent"], heard) == (1, [first.pk])
 
 
 def prx_now() -> Any:

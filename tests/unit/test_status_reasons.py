@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone, translation
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prx_email_django.limits.rate_windows import rolled
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.rates import BUCKETS, RateLimit, reached
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.status.reasons import (
     AccountFacts,
-    MessageFacts,
     Pause,
     ReachedLimit,
     account_sentence,
@@ -27,7 +28,18 @@ from prx_email_django.status.reasons import (
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=5)
 MAIN = AccountFacts(name="main", max_connections=3)
-DUE = MessageFacts(status=Status.PENDING, next_attempt_at=NOW)
+
+
+def row(
+    status: Status, due: datetime | None = None, *, error_code: str = "", error: str = "", **fields: Any
+) -> OutboxMessage:
+    """A message that is not in the database."""
+    return OutboxMessage(
+        **{"due_since": NOW, **fields}, status=status, next_attempt_at=due, last_error_code=error_code, last_error=error
+    )
+
+
+DUE = row(Status.PENDING, NOW)
 
 
 @pytest.fixture(autouse=True)
@@ -82,54 +94,50 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "sentence"),
+    ("message", "sentence"),
     [
         (DUE, "due, waiting for a worker"),
-        (replace(DUE, next_attempt_at=SOON), "to be sent at 14:05"),
+        (row(Status.PENDING, SOON), "to be sent at 14:05"),
         (
-            MessageFacts(
-                Status.FAILED, SOON, error_code=ErrorCode.PROVIDER, error="451 4.3.0 busy", retries=1, attempts=1
-            ),
+            row(Status.FAILED, SOON, error_code=ErrorCode.PROVIDER, error="451 4.3.0 busy", retries=1, attempts=1),
             "next attempt at 14:05: refused by the server (451 4.3.0 busy)",
         ),
         (
-            MessageFacts(Status.FAILED, error_code=ErrorCode.PROVIDER, error="550 no", retries=1, attempts=1),
+            row(Status.FAILED, error_code=ErrorCode.PROVIDER, error="550 no", retries=1, attempts=1),
             "at rest: refused by the server (550 no), until a person retries it",
         ),
-        (MessageFacts(Status.FAILED, error_code=ErrorCode.CANCELLED), "at rest: cancelled, until a person retries it"),
-        (MessageFacts(Status.FAILED), "at rest, until a person retries it"),
-        (MessageFacts(Status.PENDING), "no attempt is planned, until a person retries it"),
+        (row(Status.FAILED, error_code=ErrorCode.CANCELLED), "at rest: cancelled, until a person retries it"),
+        (row(Status.FAILED), "at rest, until a person retries it"),
+        (row(Status.PENDING), "no attempt is planned, until a person retries it"),
         (
-            MessageFacts(Status.FAILED, error_code=ErrorCode.LOST_CLAIM, attempts=1),
+            row(Status.FAILED, error_code=ErrorCode.LOST_CLAIM, attempts=1),
             "at rest: worker lost, until a person retries it; it may have been delivered",
         ),
         (
-            MessageFacts(Status.FAILED, SOON, error_code=ErrorCode.UNKNOWN_OUTCOME, attempts=1),
+            row(Status.FAILED, SOON, error_code=ErrorCode.UNKNOWN_OUTCOME, attempts=1),
             "next attempt at 14:05: outcome unknown; it may have been delivered",
         ),
         (
-            MessageFacts(Status.FAILED, error_code="new_code", error="?"),
+            row(Status.FAILED, error_code="new_code", error="?"),
             "at rest: new_code (?), until a person retries it",
         ),
-        (MessageFacts(Status.SENDING, claim_expires_at=SOON), "being sent"),
+        (row(Status.SENDING, claim_expires_at=SOON), "being sent"),
         (
-            MessageFacts(Status.SENDING, claim_expires_at=NOW),
+            row(Status.SENDING, claim_expires_at=NOW),
             "the worker was lost while it was sending: the next drain will try again or put the message at rest",
         ),
-        (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00"),
-        (MessageFacts(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00"),
+        (row(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00"),
+        (row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00"),
         (
-            MessageFacts(
-                Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"
-            ),
+            row(Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"),
             "accepted by the server at 14:00:00, but not for every recipient: 550 5.1.1 nobody lives here",
         ),
-        (replace(DUE, expires_at=NOW), "expired: the next drain will put it at rest"),
-        (replace(DUE, gives_up_at=NOW - timedelta(days=1)), "expired: the next drain will put it at rest"),
+        (row(Status.PENDING, NOW, expires_at=NOW), "expired: the next drain will put it at rest"),
+        (row(Status.PENDING, NOW, due_since=NOW - timedelta(days=6)), "expired: the next drain will put it at rest"),
     ],
 )
-def test_a_message_says_what_its_state_is(facts: MessageFacts, sentence: str) -> None:
-    assert message_sentence(facts, MAIN, now=NOW) == sentence
+def test_a_message_says_what_its_state_is(message: OutboxMessage, sentence: str) -> None:
+    assert message_sentence(message, MAIN, now=NOW) == sentence
 
 
 def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
@@ -139,7 +147,7 @@ def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
     )
     switched_off = replace(paused, is_active=False)
     assert message_sentence(DUE, switched_off, now=NOW) == "the account is inactive, until a person activates it"
-    later = replace(DUE, next_attempt_at=NOW + timedelta(hours=1))
+    later = row(Status.PENDING, NOW + timedelta(hours=1))
     assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00"
 
 
