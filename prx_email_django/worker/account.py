@@ -77,7 +77,8 @@ class AccountWorker:
         self.prefetch.probing = state.pause_count > 0 or state.connection_failures > 0
         self._troubled = self.prefetch.probing or bool(state.last_trouble)
         self.suspicion = Suspicion(current, ready=self.ready, clock=clock, tries_once=source.tries_once)
-        self.prefetch.probing = self.prefetch.probing or self.suspicion.is_active
+        self._suspected = self.suspicion.is_active
+        self.prefetch.probing = self.prefetch.probing or self._suspected
         self._size = state.size_limit
         self._failed_at = -RECONNECT_AFTER
         #: When this worker paused the account, on the clock of ``uptime()``.
@@ -181,9 +182,10 @@ class AccountWorker:
             return
         if found is Next.PROBE:
             self._give_back(self.prefetch.withdraw())
-        if self.prefetch.probing or self.suspicion.is_active:  # else the last claim has shown what is due
+        was_suspected, self._suspected = self._suspected, self.suspicion.is_active
+        if was_suspected or self._suspected:
+            self.prefetch.probing = self._suspected
             self.prefetch.look_again()
-        self.prefetch.probing = self._troubled or self.suspicion.is_active
         if not self.suspicion.is_active or self.suspicion.probe is None:
             self.source.only = None
 
