@@ -7,6 +7,7 @@ before that, what it could not write is left to ``unwritten``, whose thread writ
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -30,6 +31,8 @@ MYSQL_TEXT_ERRORS = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
 _MYSQL_STATEMENT_ERRORS = MYSQL_TEXT_ERRORS | {1054, 1264, 1364}
 #: Seconds between two tries to write what is left over: the first wait, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+#: Seconds for which a process that ends waits for the database.
+AT_EXIT = 5.0
 
 
 def is_away(error: BaseException) -> bool:
@@ -166,3 +169,5 @@ class Unwritten:
 
 unwritten = Unwritten()
 os.register_at_fork(after_in_child=unwritten.forget)
+# The last chance of a process that ends: what it does not write now is recovered when its leases end.
+atexit.register(unwritten.wait_until_written, AT_EXIT)

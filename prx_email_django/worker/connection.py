@@ -172,6 +172,8 @@ class Connection:
     def report(self, message: OutgoingMessage, outcome: Outcome) -> None:
         """Leave an outcome for the calling thread."""
         claimed = cast(ClaimedMessage, message)
+        if claimed not in self.taken:
+            return  # reported already: the connection was cut while it was given back
         self.taken.remove(claimed)
         claimed.finish(outcome)
         self.ready.heard(outcome)

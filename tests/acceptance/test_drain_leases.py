@@ -57,9 +57,12 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still
         account = account_on(server, max_connections=2, pipelining="off")
         backlog(account, 12)
         stalled = server.on("final", stall=True, times=1)
+        waiting = server.on("mail", stall=True, nth=6)
         with Drainer(settings={"LEASE": 1.0}) as drainer:
-            assert stalled.reached.wait(60)
-            assert server.wait_for(1)
+            assert stalled.reached.wait(60) and waiting.reached.wait(60)
+            # Stopped within a transaction, it would keep its locks, and everybody else waiting.
+            sent = OutboxMessage.objects.filter(status="sent")
+            assert eventually(lambda: sent.count() == len(server.messages))
             os.kill(drainer.process.pid, signal.SIGSTOP)
             before = len(server.messages)
             threading.Event().wait(1.2)
@@ -68,6 +71,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still
             during = len(server.messages)
             os.kill(drainer.process.pid, signal.SIGCONT)
             server.release(stalled)
+            server.release(waiting)
             drainer.report()
         assert during >= before
         now = timezone.now() + timedelta(hours=1)

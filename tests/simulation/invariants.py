@@ -65,14 +65,15 @@ class Findings:
 
 
 def nothing_stuck(found: Findings) -> Iterator[str]:
-    """Nothing is being sent, and only killed processes still hold a slot, until its lease ends."""
+    """Nothing is being sent, and only processes that were ended still hold a slot, until its lease ends."""
     for row in found.rows.values():
         if row.status == "sending":
             yield f"message {row.pk} is stuck in sending"
     world = found.schedule.world
-    killed = {f"{actor.name}:{actor.number}" for actor in world.processes if actor.killed}
+    # A signal may end a process while the database is away: it takes what it could not write with it.
+    ended = {f"{actor.name}:{actor.number}" for actor in world.processes if actor.killed or actor.was_interrupted}
     for slot in ConnectionSlot.objects.filter(token__isnull=False, expires_at__gt=world.wall()):
-        if slot.holder not in killed or (slot.expires_at - world.wall()).total_seconds() > 60:
+        if slot.holder not in ended or (slot.expires_at - world.wall()).total_seconds() > 60:
             yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
 
 
