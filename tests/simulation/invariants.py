@@ -165,7 +165,8 @@ def counters_are_right(found: Findings) -> Iterator[str]:
             yield f"message {pk} has more retries ({row.retries}) than attempts ({row.attempts})"
         unsure = by["unknown"] + by["lost"] + by["sent"]
         # A late failure takes the row of the lost attempt that had fixed the number.
-        is_right = bool(unsure) or pk in found.known.late if row.message_number is not None else not unsure
+        may_be_fixed = bool(unsure or row.provider_message_id) or pk in found.known.late
+        is_right = may_be_fixed if row.message_number is not None else not unsure
         if not is_right and pk not in found.known.confirmed:
             yield f"message {pk} has message_number {row.message_number} after {dict(by)}"
         if pk in found.known.by_hand:

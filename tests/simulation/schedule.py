@@ -21,6 +21,7 @@ from prx_email_django.models import (
     OutboxState,
     RateWindow,
     Recipient,
+    RefusedMessage,
 )
 from tests.simulation import event_loop
 from tests.simulation.database.faults import SimulatedDatabase
@@ -46,7 +47,7 @@ KINDS = (
 )
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
-_TABLES = (DeliveryAttempt, Recipient, OutboxMessage, AccountState, ConnectionSlot, RateWindow, Account)
+_TABLES = (RefusedMessage, DeliveryAttempt, Recipient, OutboxMessage, AccountState, ConnectionSlot, RateWindow, Account)
 
 
 class Schedule:
