@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.models import F
 
 from prx_email_django import api
@@ -30,7 +30,7 @@ class _Caller:
         """Do something as a web request does: an error of the database ends it, and its connection."""
         try:
             act()
-        except DatabaseError as error:
+        except Error as error:
             self.schedule.may_break(error)
             connection.close()
 

@@ -280,7 +280,9 @@ class World:
 
     def _pass_time(self) -> bool:
         moments = [
-            actor.frozen_until if actor.is_frozen else actor.until for actor in self.actors if not actor.finished
+            actor.process.frozen_until if actor.is_frozen else actor.until
+            for actor in self.actors
+            if not actor.finished
         ]
         moments += [moment for moment in (loop.next_timer() for loop in self.loops) if moment is not None]
         if self.events:
