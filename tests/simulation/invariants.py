@@ -134,8 +134,13 @@ def no_copy_without_doubt(found: Findings) -> Iterator[str]:
 
 def the_living_forget_nothing(found: Findings) -> Iterator[str]:
     """What a living worker was told is in the table: it is not sent again as a doubt."""
-    # What has reached a process that gets a signal may not have been read yet: its lease ends it.
-    living = {actor.name for actor in found.schedule.world.processes if not (actor.killed or actor.was_interrupted)}
+    # What has reached a process that gets a signal may not have been read yet: its lease ends it.  A process that came
+    # to its end while the database was away took with it what it could not write.
+    living = {
+        actor.name
+        for actor in found.schedule.world.processes
+        if not (actor.killed or actor.was_interrupted or actor.is_left_unwritten())
+    }
     for pk, copies in found.copies.items():
         outcomes = {
             str(attempt.claim_token.hex): str(attempt.outcome) for attempt in found.attempts[pk] if attempt.claim_token

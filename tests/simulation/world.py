@@ -79,6 +79,10 @@ class Actor:
         """Whether neither its calls nor its network go on."""
         return self.process.frozen_until > self.world.now
 
+    def is_left_unwritten(self) -> bool:
+        """Whether the process has ended with results that it could not write."""
+        return self.finished and any(getattr(value, "_writes", None) for value in self.variables.values())
+
     def freeze(self, seconds: float) -> None:
         """Stop the process for so many seconds."""
         if not (self.killed or self.finished):
