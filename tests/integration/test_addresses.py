@@ -5,9 +5,10 @@ from __future__ import annotations
 from email import message_from_bytes, policy
 
 import pytest
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 
 import prx_email_django as prx
+from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.models import InboundMessage, OutboxMessage, Recipient
 from prx_email_django.transports.memory import shared
 from tests.support.factories import account
@@ -23,7 +24,6 @@ ADDRESSES = [
     ("b@stra\u00dfe.example", "b@xn--strae-oqa.example"),
     ("B\u00e9a (Sales) <b@stra\u00dfe.example>", "b@xn--strae-oqa.example"),
 ]
-BACKEND = "prx_email_django.backends.OutboxEmailBackend"
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def _emails(*given: str) -> list[EmailMessage]:
 @pytest.mark.parametrize(("given", "written"), CARRIERS)
 def test_an_address_of_a_carrier_is_queued_with_its_batch(given: str, written: str) -> None:
     batch = _emails("ann@example.org", given, "bob@example.org")
-    assert get_connection(BACKEND).send_messages(batch) == 3
+    assert OutboxEmailBackend().send_messages(batch) == 3
     assert list(Recipient.objects.order_by("pk").values_list("address", flat=True)) == [
         "ann@example.org",
         written,
@@ -52,7 +52,7 @@ def test_an_address_of_a_carrier_is_queued_with_its_batch(given: str, written: s
 @pytest.mark.parametrize(("given", "written"), ADDRESSES)
 def test_header_and_envelope_name_the_same_address(given: str, written: str, way: str) -> None:
     if way == "backend":
-        get_connection(BACKEND).send_messages(_emails(given))
+        OutboxEmailBackend().send_messages(_emails(given))
     else:
         prx.enqueue(account="main", to=given, reply_to=given, subject="s", body_text="b", from_email="me@example.org")
     assert prx.drain().sent == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import django
 import pytest
 from django.core import checks
 
@@ -73,7 +74,10 @@ def test_an_account_that_settings_name_is_missed_before_mail_is_lost(
 
 
 def test_a_mailer_that_finds_no_account_is_missed_before_mail_is_lost(settings: Any) -> None:
-    for configured in ({"EMAIL_BACKEND": BACKEND}, {"MAILERS": {"default": {"BACKEND": BACKEND}}}):
+    ways: list[dict[str, Any]] = [{"MAILERS": {"default": {"BACKEND": BACKEND}}}]
+    if django.VERSION < (6, 1):  # deprecated since
+        ways.insert(0, {"EMAIL_BACKEND": BACKEND})
+    for configured in ways:
         configure(settings, **configured)
         (warning,) = warned()
         assert warning.id == "prx_email_django.W041" and "has no DEFAULT_ACCOUNT" in warning.msg

@@ -74,7 +74,8 @@ def test_a_head_that_no_server_takes_is_refused_at_the_call(case: str, verb: str
 )
 def test_the_email_backend_refuses_it_too(fields: dict[str, Any]) -> None:
     email = EmailMessage(**{"body": "text", "to": ["ann@example.org"], "from_email": "app@example.com", **fields})
-    with pytest.raises(ValueError if fields.get("to") == ["(" * 200_000] else InvalidMessage):
+    # Of comments in comments, Django 5.2 and 6.0 say it themselves.
+    with pytest.raises((ValueError, InvalidMessage) if fields.get("to") == ["(" * 200_000] else InvalidMessage):
         api.enqueue_many([email], account=account())
     assert not OutboxMessage.objects.exists()
 
