@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from prx_email_django.worker import single
 from tests.support.fake_clock import MovableClock
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hangups_are_heeded() -> Iterator[None]:
+    """A run under nohup ignores SIGHUP, and the processes that it starts would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
