@@ -13,8 +13,8 @@ from prx_email_django.models import Account, AccountState, OutboxMessage, Refuse
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.refusals import UNLIKE_IN_KIND, Refusal, RefusalRow, Traits, unlikeness
-from prx_email_django.store.claims import due_unlike
 from prx_email_django.store.db import atomic, retried
+from prx_email_django.store.due import due_unlike
 from prx_email_django.store.reinstate import reinstate
 
 #: How long the same refusal raises no suspicion after an unlike message was accepted.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -19,13 +19,11 @@ from prx_email_django.models.history import next_numbers
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.policy import MessageCounters, gave_up
-from prx_email_django.rules.recipients import OPEN_RESULTS, is_open
+from prx_email_django.rules.recipients import is_open
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.db import atomic, fresh_connection, lease_until, retried
-
-#: The highest priority is 10, so the lowest rank is -10.
-BELOW_ALL_RANKS = -11
+from prx_email_django.store.due import due_rows, heads
 
 
 class Lease:
@@ -103,27 +101,6 @@ def counters_of(message: OutboxMessage) -> MessageCounters:
     )
 
 
-class RankHead(NamedTuple):
-    """The message of one rank that is due first."""
-
-    rank: int
-    next_attempt_at: datetime
-    pk: int
-
-
-def _heads(account_id: int) -> Iterator[RankHead]:
-    """The head of every rank in use, lowest rank first: a skip scan, since no index serves a sorted read of all ranks.
-
-    One index row each.  (MariaDB reads every row of the account for MIN, and those of sent rows without a lower bound.)
-    """
-    waiting = _queued(account_id).filter(status__in=WAITING).order_by("claim_rank", "next_attempt_at", "id")
-    rank = BELOW_ALL_RANKS
-    columns = ("claim_rank", "next_attempt_at", "pk")
-    while head := waiting.filter(claim_rank__gt=rank).values_list(*columns).first():
-        yield RankHead(*head)
-        rank = head[0]
-
-
 @dataclass(frozen=True, slots=True)
 class ClaimBatch:
     """What one claim took."""
@@ -148,13 +125,24 @@ def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> Clai
         return ClaimBatch(load_claims(ids, lease=lease) if ids else [], stopped_at_hold)
 
 
-def claim_rest(message_id: int, *, clock: Clock) -> Claim | None:
-    """Claim a message that is due for the rest of its recipients; None: somebody else has it, or it was cancelled."""
+def claim_message(message_id: int, *, clock: Clock) -> Claim | None:
+    """Claim one message if it is due; None: it is not, or somebody else has it."""
     lease = Lease(outbox_settings().lease)
-    due = Q(next_attempt_at__lte=clock.now)
     with released_on_absence(lease):
-        retried(claim_ids)([message_id], guard=due, lease=lease, clock=clock)
+        _take_one(message_id, lease=lease, clock=clock)
+        # Read by the token: the claim may have been granted although its answer was lost.
         return next(iter(load_claims([message_id], lease=lease)), None)
+
+
+@retried
+def _take_one(message_id: int, *, lease: Lease, clock: Clock) -> None:
+    due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
+    rows = OutboxMessage.objects.filter(due, pk=message_id, status__in=WAITING)
+    with atomic():
+        if connections[outbox_alias()].features.has_select_for_update_skip_locked:
+            rows = rows.select_for_update(skip_locked=True)
+        if rows.values_list("pk").first() is not None:
+            claim_ids([message_id], guard=due, lease=lease, clock=clock)
 
 
 @contextmanager
@@ -206,25 +194,14 @@ def _take(account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: 
     return ids, stopped_at_hold
 
 
-def _queued(account_id: int) -> QuerySet[OutboxMessage]:
-    # The second condition is the partial index's own: without it the index is not used.
-    return OutboxMessage.objects.filter(account_id=account_id, next_attempt_at__isnull=False)
-
-
-def _due(account_id: int, rank: int, clock: Clock) -> QuerySet[OutboxMessage]:
-    """The due messages of one rank, in order."""
-    rows = _queued(account_id).filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
-    return rows.order_by("next_attempt_at", "id")
-
-
 def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
     """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
     found: list[int] = []
     holding = False
-    for head in _heads(account_id):
+    for head in heads(account_id):
         if head.next_attempt_at > clock.now:
             continue
-        rows = _due(account_id, head.rank, clock)
+        rows = due_rows(account_id, head.rank, clock)
         if locked:
             rows = rows.select_for_update(skip_locked=True)
         ordered = rows.values_list("pk", "on_unknown")
@@ -345,84 +322,3 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
         )
         (old if is_old else fresh).append(claim)
     return fresh, old
-
-
-@retried
-def first_claimable(account_id: int, *, clock: Clock) -> int | None:
-    """The message that a claim of this account would get first; None: nothing is due, or others hold it.
-
-    Asked before a connection is opened: a due row in somebody's open transaction would cost a login a second otherwise.
-    """
-    due_heads = (head for head in _heads(account_id) if head.next_attempt_at <= clock.now)
-    connection = connections[outbox_alias()]
-    if not connection.features.has_select_for_update_skip_locked:
-        return next((head.pk for head in due_heads), None)
-    for head in due_heads:
-        # The claim's own lock, which ends with the statement; the ORM would need a transaction for it.
-        query, params = _due(account_id, head.rank, clock).values_list("pk")[:1].query.sql_with_params()
-        with connection.cursor() as cursor:
-            cursor.execute(f"{query} {connection.ops.for_update_sql(skip_locked=True)}", params)
-            if row := cursor.fetchone():
-                return int(row[0])
-    return None
-
-
-@retried
-def open_recipients(message_id: int) -> int:
-    """How many recipients the message has left."""
-    return Recipient.objects.filter(message_id=message_id, result__in=OPEN_RESULTS).count()
-
-
-@retried
-def next_due(account_ids: Sequence[int]) -> datetime | None:
-    """The earliest instant at which a waiting message of these accounts is due."""
-    return min((head.next_attempt_at for pk in account_ids for head in _heads(pk)), default=None)
-
-
-@retried
-def claim_these(ids: Sequence[int], *, clock: Clock) -> ClaimBatch:
-    """Claim these messages, as far as they are due and no other transaction holds them."""
-    lease = Lease(outbox_settings().lease)
-    due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
-    rows = OutboxMessage.objects.filter(due, pk__in=ids, status__in=WAITING)
-    with atomic():
-        if connections[outbox_alias()].features.has_select_for_update_skip_locked:
-            rows = rows.select_for_update(skip_locked=True)
-        free = list(rows.values_list("pk", flat=True))
-        taken = claim_ids(free, guard=due, lease=lease, clock=clock) if free else 0
-    return ClaimBatch(load_claims(free, lease=lease) if taken else [])
-
-
-#: Due messages of each rank that are compared with refused ones, from either end of the queue.
-COMPARED = 100
-
-
-def due_unlike(
-    account_id: int,
-    refused: Collection[OutboxMessage],
-    *,
-    columns: Collection[str],
-    clock: Clock,
-    since: datetime | None = None,
-) -> list[OutboxMessage]:
-    """Due messages, among them such as have another tag, sender or subject than the refused ones if there are any.
-
-    ``since``: only those that have been due from then on, by a first request or by a person's.
-    """
-    due = _queued(account_id).filter(next_attempt_at__lte=clock.now, status__in=WAITING).only("pk", *columns)
-    if since is not None:
-        due = due.filter(next_attempt_at__gte=since, due_since__gte=since)
-    found: dict[int, OutboxMessage] = {}
-    for head in _heads(account_id):
-        if head.next_attempt_at > clock.now:
-            continue
-        rows = due.filter(claim_rank=head.rank)
-        for other in (
-            rows.exclude(tag__in={message.tag for message in refused}),
-            rows.exclude(from_email__in={message.from_email for message in refused}),
-            rows.exclude(subject__in={message.subject for message in refused}),
-            rows,
-        ):
-            found |= {message.pk: message for message in other.order_by("next_attempt_at", "id")[:COMPARED]}
-        found |= {message.pk: message for message in rows.order_by("-next_attempt_at", "-id")[:COMPARED]}
-    return list(found.values())

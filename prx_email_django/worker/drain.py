@@ -17,27 +17,17 @@ from prx_email_django.limits.refusals import early_probe
 from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.rules.rates import rates_are_readable
 from prx_email_django.store.absence import is_away, waiting_for_database
-from prx_email_django.store.claims import (
-    Claim,
-    ClaimBatch,
-    claim,
-    claim_these,
-    first_claimable,
-    next_due,
-    open_recipients,
-    split_expired,
-)
 from prx_email_django.store.db import retried
+from prx_email_django.store.due import first_claimable, next_due, open_recipients
 from prx_email_django.store.outbox import begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
+from prx_email_django.worker.due_messages import DueMessages, empty_handed
 from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
-from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.token_keeper import transport
@@ -48,89 +38,6 @@ logger = logging.getLogger("prx_email_django")
 GROUP_PER_CONNECTION = 3
 #: Seconds between two looks at the queue: for other accounts, or while a waiting drain has nothing to do.
 POLL = 1.0
-#: Longest time, in seconds, for which an account waits whose connections claimed nothing.
-LONGEST_REST = 30.0
-
-
-class EmptyHanded:
-    """Accounts whose last connection claimed nothing: the message that it came for was held by others.
-
-    Such an account waits 1 s, then 2 s, 4 s, …, unless another message comes first.  Kept for the process: a loop
-    begins a new drain each second, and each would cost a login.
-    """
-
-    def __init__(self) -> None:
-        #: By account: the message for which a connection is opened, the last wait, and until when it lasts for which.
-        self._expected: dict[int, int] = {}
-        self._rests: dict[int, float] = {}
-        self._waits: dict[int, tuple[int, float]] = {}
-
-    def waits(self, account_id: int, first: int) -> bool:
-        """Whether the account still waits; ``first`` is the message that a claim would get first."""
-        lost, until = self._waits.get(account_id, (0, 0.0))
-        self._expected[account_id] = first
-        return first == lost and monotonic() < until
-
-    def note(self, account_id: int, *, claimed: bool) -> None:
-        """Note how a connection ended that asked for claims."""
-        if claimed:
-            self._rests.pop(account_id, None)
-            self._waits.pop(account_id, None)
-            return
-        rest = min(2 * self._rests.get(account_id, POLL / 2), LONGEST_REST)
-        self._rests[account_id] = rest
-        self._waits[account_id] = (self._expected.get(account_id, 0), monotonic() + rest)
-
-
-empty_handed = EmptyHanded()
-
-
-class DueMessages:
-    """The ``ClaimSource`` of a drain: the due messages of one account."""
-
-    tries_once = False
-    time_is_over = False
-    late_reason = ""
-
-    def __init__(self, current: CurrentAccount, *, clock: Clock, budget: Callable[[int], int]) -> None:
-        self._current = current
-        self._clock = clock
-        self.budget = budget
-        self._claimed = False
-        #: Only this message is claimed: a probe.  None: whatever is due.
-        self.only: int | None = None
-
-    def has_due(self) -> bool:
-        """Whether the account has a due message, by the claim's index."""
-        return self.only is not None or first_claimable(self._current.account.pk, clock=self._clock) is not None
-
-    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
-        """Claim due messages, best rank first."""
-        account = self._current.account
-        if self.only is not None:
-            batch = claim_these([self.only], clock=self._clock)
-        else:
-            batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock)
-        for claimed in batch.claims:
-            claimed.message.account = account
-        self._claimed = self._claimed or bool(batch.claims)
-        if not batch.stopped_at_hold:
-            empty_handed.note(account.pk, claimed=self._claimed)
-        return batch
-
-    def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
-        """Claims that may be sent, and those that are too old."""
-        return split_expired(claims, clock=self._clock)
-
-    def keeps(self, message: ClaimedMessage) -> bool:
-        """Return False: no caller waits for a single message."""
-        return False
-
-    def go_on(self) -> None:
-        """Do nothing: the row is due now, and the next claim finds it."""
-
-    def fail(self, outcome: Outcome) -> None:
-        """Do nothing: no caller waits for a single message."""
 
 
 class Drain:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import uuid
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 
-from django.db import DatabaseError, connections
+from django.db import connections
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.limits.token_refresh import end_refresh_lease, is_replaced, store_token
 from prx_email_django.oauth.fetch import TokenFetch
 from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.rules.clock import Clock
+from prx_email_django.store.absence import unwritten
 
-logger = logging.getLogger("prx_email_django")
-
-#: Seconds for which a thread waits for an answer, and then tries to store it.
-LATE_ANSWER, LATE_STORE = 60.0, 600.0
-#: Seconds between two tries to store a late answer.
-STORE_AGAIN = 1.0
+#: Seconds for which a thread waits for an answer.
+LATE_ANSWER = 60.0
 #: Seconds for which the exit of the process waits for late answers.
 EXIT_WAIT = 20.0
 
@@ -89,8 +87,7 @@ class Refresh:
 def keep_later(refresh: Refresh) -> None:
     """Store the answer of a request that nobody waits for, when it comes, in a thread of its own.
 
-    The thread is a daemon: neither a token server nor a database that stays away delays an exit by more than
-    ``EXIT_WAIT`` seconds.
+    The thread is a daemon: a token server that stays away delays an exit by no more than ``EXIT_WAIT`` seconds.
     """
     thread = threading.Thread(target=_keep_late, args=(refresh,), name="prx-email-late-token", daemon=True)
     _late.add(thread)
@@ -99,27 +96,15 @@ def keep_later(refresh: Refresh) -> None:
 
 def _keep_late(refresh: Refresh) -> None:
     try:
-        _store_late(refresh)
-    except TokenRefused:
-        pass  # whoever needs a token next finds out
-    except Exception:
-        logger.exception("account %s: a token that came late could not be stored", refresh.account_id)
+        unwritten.write([partial(_keep, refresh)])
     finally:
         connections.close_all()  # those of this thread, which ends now
         _late.discard(threading.current_thread())
 
 
-def _store_late(refresh: Refresh) -> None:
-    ends_at = monotonic() + LATE_ANSWER + LATE_STORE
-    while True:
-        try:
-            refresh.keep(wait=LATE_ANSWER)
-            return
-        except DatabaseError:
-            if monotonic() >= ends_at:
-                raise
-            connections.close_all()
-            threading.Event().wait(STORE_AGAIN)
+def _keep(refresh: Refresh) -> None:
+    with suppress(TokenRefused):  # whoever needs a token next finds out
+        refresh.keep(wait=LATE_ANSWER)
 
 
 def _wait_for_late() -> None:

@@ -19,7 +19,7 @@ from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim, ClaimBatch, claim_rest, release_lease, split_expired
+from prx_email_django.store.claims import Claim, ClaimBatch, claim_message, release_lease, split_expired
 from prx_email_django.worker.account import LIMITED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop
@@ -72,7 +72,7 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
-        rest = claim_rest(self.claim_now.id, clock=self.clock)
+        rest = claim_message(self.claim_now.id, clock=self.clock)
         if rest is None:
             return ClaimBatch([])  # a drain has it already, or a person has cancelled it
         self.claim_now = rest

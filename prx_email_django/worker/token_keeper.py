@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime
 
-from django.db import DatabaseError
+from django.db import Error
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
@@ -248,7 +248,7 @@ class TokenKeeper:
         """Nobody waits any more: store what has come, and leave to a thread what has not, or cannot be stored now."""
         try:
             settled = self.is_settled()
-        except DatabaseError:
+        except Error:  # the database is away
             settled = False
         if not settled:
             self._leave_behind()

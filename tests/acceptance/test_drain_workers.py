@@ -13,7 +13,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import OutboxMessage, RateWindow
 from prx_email_django.rules import clock as clocks
-from prx_email_django.worker import drain as drains
+from prx_email_django.worker.due_messages import empty_handed
 from tests.acceptance.drainer import drainers
 from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, backlog
@@ -130,7 +130,8 @@ def test_a_tight_limit_is_never_exceeded_in_any_span() -> None:
 
 def test_a_connection_that_claimed_nothing_is_not_opened_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another worker was faster each time: a login a second for nothing."""
-    monkeypatch.setattr(drains, "empty_handed", drains.EmptyHanded())
+    monkeypatch.setattr(empty_handed, "_waits", {})
+    monkeypatch.setattr(empty_handed, "_rests", {})
     with SmtpServer() as server:
         (row,) = backlog(account_on(server), 1)
         greeting = server.on("greeting", stall=True, nth=1)

@@ -104,18 +104,18 @@ def test_work_is_found_by_its_index_behind_everything_that_is_not_due(crowded: A
 
     found = statements(find)
     assert len(found) == 3, "two ranks are in use, each is asked for, and read only where something is due"
-    for statement in [*found, *statements(lambda: store.claims.first_claimable(crowded.pk, clock=at()))]:
+    for statement in [*found, *statements(lambda: store.due.first_claimable(crowded.pk, clock=at()))]:
         assert_cheap(statement, index="prx_message_claim")
     if vendor() == "mysql":
         # A plan that names the index may still walk all of it.
         assert rows_read(find) < 100
-        assert rows_read(lambda: store.claims.first_claimable(crowded.pk, clock=at())) < 50
-        assert rows_read(lambda: store.claims.next_due([crowded.pk])) < 50
+        assert rows_read(lambda: store.due.first_claimable(crowded.pk, clock=at())) < 50
+        assert rows_read(lambda: store.due.next_due([crowded.pk])) < 50
 
 
 def test_the_next_due_instant_is_found_by_the_index(crowded: Account) -> None:
     moments: list[Any] = []
-    for statement in statements(lambda: moments.append(store.claims.next_due([crowded.pk]))):
+    for statement in statements(lambda: moments.append(store.due.next_due([crowded.pk]))):
         said = plan(statement)
         assert "prx_message_claim" in said or "optimized away" in said, f"{statement}\n{said}"
         assert "Seq Scan" not in said

@@ -160,7 +160,7 @@ class Outbox(RuleBasedStateMachine):
     )
     def claim(self, limit: int, hold_limit: int, waits: bool) -> Any:
         """A drain that waits moves on to the next due instant, so that short runs get far."""
-        due = store.claims.next_due([self.account.pk])
+        due = store.due.next_due([self.account.pk])
         if waits and due is not None:
             self.now = max(self.now, due)
         with self.moving_by("claim"):

@@ -72,7 +72,7 @@ def test_a_row_at_rest_is_never_claimed() -> None:
     row = message(owner)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
     assert take(owner, now=NOW + timedelta(days=400)) == []
-    assert not store.claims.first_claimable(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.due.first_claimable(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_priority_goes_first_then_due_time_then_age() -> None:
@@ -100,7 +100,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     first, second = account("first"), account("second")
     row = message(second)
     assert take(first) == []
-    assert not store.claims.first_claimable(first.pk, clock=at())
+    assert not store.due.first_claimable(first.pk, clock=at())
     assert [one.id for one in take(second)] == [row.pk]
 
 
@@ -148,12 +148,12 @@ def test_the_setting_holds_where_the_message_says_nothing(settings: Any) -> None
 
 def test_the_earliest_due_instant_is_found_over_all_ranks_and_accounts() -> None:
     first, second = account("first"), account("second")
-    assert store.claims.next_due([first.pk, second.pk]) is None
+    assert store.due.next_due([first.pk, second.pk]) is None
     message(first, send_at=NOW + 9 * SECOND, priority=10)
     message(second, send_at=NOW + 7 * SECOND, priority=-3)
     message(second, send_at=NOW + 8 * SECOND)
-    assert store.claims.next_due([first.pk, second.pk]) == NOW + 7 * SECOND
-    assert store.claims.next_due([first.pk]) == NOW + 9 * SECOND
+    assert store.due.next_due([first.pk, second.pk]) == NOW + 7 * SECOND
+    assert store.due.next_due([first.pk]) == NOW + 9 * SECOND
 
 
 # Leases
@@ -224,6 +224,24 @@ def test_a_claim_whose_answer_was_lost_is_released_by_the_next_try() -> None:
         claims = take(owner, limit=2)
     assert len(claims) == 2 and len(waits) == 1
     assert OutboxMessage.objects.filter(status="sending").count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_single_claim_whose_commit_was_not_answered_is_still_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe: claimed again under another token, it would wait for the end of its first lease and count as lost."""
+    row = message(account())
+    commit, losses = connection._commit, [OperationalError("server closed the connection unexpectedly")]
+
+    def commit_and_lose_the_answer() -> None:
+        commit()
+        if losses:
+            raise losses.pop()
+
+    monkeypatch.setattr(connection, "_commit", commit_and_lose_the_answer)
+    with waiting_for_database(lambda error, absent: True):
+        claimed = store.claims.claim_message(row.pk, clock=at())
+    assert not losses
+    assert claimed and fresh(row).claim_token == claimed.lease.token
 
 
 def test_a_renewal_does_not_bring_back_what_was_recovered() -> None:
