@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.utils.functional import cached_property
 from django.views.decorators.http import require_POST
 
+from prx_email_django.models import OutboxMessage
 from prx_email_django.models.encrypted import EncryptedTextField
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return all columns but encrypted ones."""
         return shown_fields(self.model)
+
+
+def may_read_content(request: HttpRequest) -> bool:
+    """Return whether this person may read texts, source, headers and files of messages."""
+    return request.user.has_perm(f"{OutboxMessage._meta.app_label}.view_message_content")
 
 
 def page_url(model_admin: ModelAdmin, model: type[Model], page: str, *args: int) -> str:

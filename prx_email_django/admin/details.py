@@ -10,14 +10,18 @@ from django.db.models import QuerySet
 from prx_email_django.admin.columns import recipient_answer, recipient_result, what_happened
 from prx_email_django.admin.preview import bodies_of
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.states import Status
 from prx_email_django.status.figures import message_reason
 
 #: Most recipients and most attempts that the page shows; the lists show all of them.
 MAX_ROWS = 200
 
 
-def message_details(message: OutboxMessage) -> dict[str, Any]:
-    """Return the template context of the message's page; the number of queries is fixed."""
+def message_details(message: OutboxMessage, *, with_content: bool) -> dict[str, Any]:
+    """Return the template context of the message's page; the number of queries is fixed.
+
+    ``with_content``: texts and files too, for who may read them.
+    """
     recipients, more_recipients = _first(message.recipients.order_by("pk"))
     attempts, more_attempts = _first(message.delivery_attempts.order_by("-number"))
     return {
@@ -29,8 +33,9 @@ def message_details(message: OutboxMessage) -> dict[str, Any]:
             for attempt in attempts
         ],
         "more_attempts": more_attempts,
-        "attachments": message.attachments.order_by("position"),
-        "bodies": bodies_of(message),
+        "attachments": message.attachments.order_by("position") if with_content else (),
+        "bodies": bodies_of(message) if with_content else None,
+        "is_erased": message.is_sensitive and message.status == Status.SENT,
     }
 
 

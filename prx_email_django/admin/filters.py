@@ -15,15 +15,10 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.models import OutboxMessage
+from prx_email_django.models.conditions import AT_REST, FAILED, MAY_HAVE_BEEN_DELIVERED, NEEDS_PERSON, SENDING
 from prx_email_django.states import ErrorCode, Status
 
 Messages = QuerySet[OutboxMessage]
-
-FAILED = Q(status=Status.FAILED)
-SENDING = Q(status=Status.SENDING, claim_expires_at__isnull=False)
-AT_REST = FAILED & Q(next_attempt_at__isnull=True)
-#: A message that was attempted and released is failed, so a pending message has no attempts.
-UNKNOWN = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
 
 
 class ChoiceFilter(admin.SimpleListFilter):
@@ -51,6 +46,7 @@ class StatusFilter(ChoiceFilter):
     choices_by_name = {
         **{status.value: (status.label, Q(status=status)) for status in Status},
         Status.SENDING.value: (Status.SENDING.label, SENDING),
+        "needs_person": (_("failed, needs a person"), NEEDS_PERSON),
         "at_rest": (_("failed, at rest"), AT_REST),
         "waiting": (_("failed, will be tried again"), FAILED & Q(next_attempt_at__isnull=False)),
     }
@@ -62,7 +58,7 @@ class UnknownOutcomeFilter(ChoiceFilter):
     title = _("outcome")
     parameter_name = "doubt"
     choices_by_name = {
-        "yes": (_("may have been delivered"), UNKNOWN),
+        "yes": (_("may have been delivered"), MAY_HAVE_BEEN_DELIVERED),
         "held": (_("may have been delivered, at rest"), AT_REST & Q(attempts__gt=F("retries"))),
     }
 

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns, filters
 from prx_email_django.admin.actions import UNDERSTOOD, MessageActionsMixin
-from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fieldsets
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fieldsets, may_read_content
 from prx_email_django.admin.details import message_details
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
@@ -150,6 +150,8 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         empty = {name for name, column in OPTIONAL.items() if getattr(obj, column) in (None, "", [], {})}
         if not columns.reason(obj):
             empty.add("reason")
+        if not may_read_content(request):
+            empty.add("headers")
         return changed_fieldsets(fieldsets, removed=empty)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -170,8 +172,11 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show one message with its recipients, attempts, attachments, bodies and buttons."""
+        readable = may_read_content(request)
         context.update(
-            message_details(kwargs["obj"]), buttons=self.buttons_for(request, kwargs["obj"]), understood=UNDERSTOOD
+            message_details(kwargs["obj"], with_content=readable),
+            buttons=self.buttons_for(request, kwargs["obj"]),
+            understood=UNDERSTOOD,
         )
         return super().render_change_form(request, context, *args, **kwargs)
 
@@ -218,6 +223,8 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
             raise PermissionDenied
         if message is None:
             raise Http404
+        if not may_read_content(request):
+            raise PermissionDenied
         return message
 
     @admin.display(description=_("message"), ordering="id")

@@ -1,6 +1,7 @@
 """The operations behind the buttons and bulk actions of messages.  Each calls one function of ``api``.
 
-"Retry" and "Send now" call ``api.requeue_outbox``, "Cancel" ``api.cancel_outbox``, "Confirm" ``api.confirm_outbox``.
+"Retry" and "Send now" call ``api.requeue_outbox``, "Cancel" ``api.cancel_outbox``, "Confirm"
+``api.confirm_outbox``, "Dismiss" ``api.dismiss_outbox``.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ def _is_unknown(message: OutboxMessage, now: datetime) -> bool:
     return message.status == Status.FAILED and message.may_have_been_delivered
 
 
+def _needs_person(message: OutboxMessage, now: datetime) -> bool:
+    return message.needs_person
+
+
 RETRY = Operation(
     name="retry",
     label=_("Retry now"),
@@ -128,4 +133,20 @@ CONFIRM = Operation(
     is_offered=_is_unknown,
 )
 
-OPERATIONS: Mapping[str, Operation] = {operation.name: operation for operation in (RETRY, SEND_NOW, CONFIRM, CANCEL)}
+DISMISS = Operation(
+    name="dismiss",
+    label=_("Dismiss"),
+    help=_("Nothing more has to be done: the message leaves the list of those that need a person. It stays failed."),
+    done=ngettext_lazy(
+        "%(count)d message is dismissed: it needs nobody any more.",
+        "%(count)d messages are dismissed: they need nobody any more.",
+        "count",
+    ),
+    log=_("Dismissed."),
+    apply=api.dismiss_outbox,
+    is_offered=_needs_person,
+)
+
+OPERATIONS: Mapping[str, Operation] = {
+    operation.name: operation for operation in (RETRY, SEND_NOW, CONFIRM, CANCEL, DISMISS)
+}

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns
-from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, may_read_content, page_url
 from prx_email_django.admin.search import begins_with
 from prx_email_django.models import (
     AccountState,
@@ -94,6 +94,10 @@ class AttachmentAdmin(RecordAdmin):
     """Attachments of messages; their content is downloaded from the message's page."""
 
     list_display = ("filename", "kind", "content_type", "size", "message_page")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether this person may also read the content of messages."""
+        return super().has_view_permission(request, obj) and may_read_content(request)
 
 
 @admin.register(InboundMessage)

@@ -1,4 +1,4 @@
-"""Operations on messages and accounts: requeue, cancel, confirm, pause, resume, adopt, purge; ``atomic()`` is fine."""
+"""Operations on messages and accounts; all of them may be called inside ``atomic()``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prx_email_django.results import ChangeReport
 from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.adopt import adopt
 from prx_email_django.store.db import clock_for
-from prx_email_django.store.operations import Rows, cancel, confirm, requeue
+from prx_email_django.store.operations import Rows, cancel, confirm, dismiss, requeue
 from prx_email_django.store.outbox import pause_everything, resume_everything
 from prx_email_django.store.purge import PurgeReport, purge
 
@@ -31,6 +31,11 @@ def cancel_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> Chan
     """Put waiting messages at rest."""
     check_instant("now", now)
     return cancel(ids_or_queryset, clock=clock_for(now))
+
+
+def dismiss_outbox(ids_or_queryset: Rows) -> ChangeReport:
+    """Take messages at rest off the list of those that need a person; a later retry or requeue puts them back on it."""
+    return dismiss(ids_or_queryset, clock=clock_for(None))
 
 
 def confirm_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:

@@ -43,6 +43,7 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
         expires_at: not sent after this instant.
         on_unknown: ``"retry"`` (at least once) or ``"hold"`` (at most once); None: the setting.
         tag, metadata: the caller's own, never sent.
+        is_sensitive: text, HTML, headers and files are removed as soon as the message is sent.
         send_at: not sent before this instant.
 
     Raises:

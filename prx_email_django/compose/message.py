@@ -73,6 +73,7 @@ class MessageArguments:
     on_unknown: str | None = None
     tag: str = ""
     metadata: Any = None
+    is_sensitive: bool = False
     # A subclass makes parameters of those that its function takes.
     send_at: datetime | None = field(init=False, default=None)
     in_reply_to: str = field(init=False, default="")
@@ -103,6 +104,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
         tag=message.tag,
         metadata=message.metadata,
         idempotency_key=message.idempotency_key,
+        is_sensitive=message.is_sensitive,
     )
     check_not_expired(message.expires_at, now)
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
@@ -139,6 +141,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
             "tag": message.tag,
             # A copy: a caller may change the same dict for each of many messages.
             "metadata": {} if message.metadata is None else deepcopy(message.metadata),
+            "is_sensitive": message.is_sensitive,
         },
         recipients=recipients,
         parts=_load(message),

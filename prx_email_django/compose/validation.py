@@ -218,6 +218,7 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
     expires_at: datetime | None = None,
     priority: int = 0,
     on_unknown: str | None = None,
+    is_sensitive: bool = False,
     tag: str = "",
     metadata: object = None,
     idempotency_key: str | None = None,
@@ -234,6 +235,8 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
     _demand(int, priority, "priority", "an integer")
     if isinstance(priority, bool) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
         _refuse("invalid_option", f"priority must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}")
+    if not isinstance(is_sensitive, bool):
+        _refuse("invalid_option", "is_sensitive must be True or False")
     if on_unknown not in {None, "retry", "hold"}:
         _refuse("invalid_option", 'on_unknown must be "retry", "hold" or None')
     _check_label("tag", tag, MAX_TAG)

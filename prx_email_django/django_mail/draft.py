@@ -65,6 +65,7 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
             "priority": options.priority,
             "expires_at": options.expires_at or (None if expires_after is None else due_at + expires_after),
             "on_unknown": options.on_unknown or "",
+            "is_sensitive": options.is_sensitive,
             "tag": options.tag,
             "metadata": options.metadata,
         },

@@ -10,6 +10,7 @@ attribute                   header field                   meaning
 ``outbox_expires_at``       ``X-Outbox-Expires-At``        not after this; in the header: ISO 8601
 ``outbox_on_unknown``       ``X-Outbox-On-Unknown``        ``retry`` or ``hold``
 ``outbox_priority``         ``X-Outbox-Priority``          −10 to 10, higher goes first
+``outbox_is_sensitive``     ``X-Outbox-Is-Sensitive``      content is removed when sent; in the header: true
 ``outbox_account``          none                           an account, its primary key or its name
 ==========================  =============================  ============================================
 
@@ -47,6 +48,7 @@ class MailOptions:
     expires_at: datetime | None = None
     on_unknown: str | None = None
     priority: int = 0
+    is_sensitive: bool = False
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
@@ -57,6 +59,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "expires_at": datetime.fromisoformat,
     "on_unknown": str,
     "priority": int,
+    "is_sensitive": lambda text: {"true": True, "false": False}.get(text.strip().lower(), text),
 }
 #: Attributes that a message may have.  The backend writes ``outbox_id`` itself.
 _ATTRIBUTES = frozenset({"outbox_id", "outbox_account", *(_PREFIX + name for name in _READERS)})

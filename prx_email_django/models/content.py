@@ -29,6 +29,8 @@ class Content(OutboxModel):
     sha256 = models.CharField(_("SHA-256"), max_length=64, db_index=True)
     size = models.BigIntegerField(_("size"))
     stored_at = models.DateTimeField(_("stored at"), db_index=True)
+    #: Belongs to one sensitive message, and is deleted when that is sent.
+    is_private = models.BooleanField(_("belongs to one message"), default=False)
 
     class Meta(OutboxModel.Meta):
         verbose_name = _("content")

@@ -20,6 +20,7 @@ from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.mime.identity import message_id
 from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.models.account import Account
+from prx_email_django.models.conditions import SETTLED_CODES
 from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.indexes import PartialIndex
@@ -76,6 +77,8 @@ class OutboxMessage(OutboxModel):
         _("last error code"), max_length=30, choices=ErrorCode.choices, blank=True, default=""
     )
     next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
+    #: When a person took the message at rest off the list of those that need a person; a new attempt clears it.
+    dismissed_at = models.DateTimeField(_("dismissed at"), null=True, blank=True)
     due_since = models.DateTimeField(_("due since"), default=timezone.now)
     provider_message_id = models.CharField(_("accepted Message-ID"), max_length=998, null=True, blank=True)  # noqa: DJ001
     provider_response = ForeignCharField(_("server's response"), max_length=255, blank=True, default="")
@@ -90,6 +93,8 @@ class OutboxMessage(OutboxModel):
     )
     tag = models.CharField(_("tag"), max_length=100, blank=True, default="", db_index=True)
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    #: The content is removed as soon as the message is sent (``store.sensitive``).
+    is_sensitive = models.BooleanField(_("sensitive"), default=False)
     sent_at = models.DateTimeField(_("sent at"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"), default=timezone.now, db_index=True)
     updated_at = models.DateTimeField(_("updated at"), default=timezone.now)
@@ -108,6 +113,8 @@ class OutboxMessage(OutboxModel):
         verbose_name = _("outbox message")
         verbose_name_plural = _("outbox messages")
         ordering = ("-id",)
+        # A reset link in a body is as good as a password, and whoever is on duty must see states and server replies.
+        permissions = (("view_message_content", _("Can view texts, source and files of messages")),)
         indexes = (
             PartialIndex(
                 fields=("account", "claim_rank", "next_attempt_at", "id"),
@@ -118,7 +125,9 @@ class OutboxMessage(OutboxModel):
                 fields=("claim_expires_at",), name="prx_message_lease", where=Q(claim_expires_at__isnull=False)
             ),
             PartialIndex(
-                fields=("status", "last_error_code", "id"), name="prx_message_failed", where=Q(status="failed")
+                fields=("status", "last_error_code", "dismissed_at", "id"),
+                name="prx_message_failed",
+                where=Q(status="failed"),
             ),
         )
         constraints = (
@@ -159,8 +168,13 @@ class OutboxMessage(OutboxModel):
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether the message is failed and waits for a person: it is never due by itself."""
+        """Whether the message is failed and never due by itself."""
         return self.status == MessageStatus.FAILED and self.next_attempt_at is None
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether the message is at rest, and no person has cancelled, adopted or dismissed it."""
+        return self.is_at_rest and self.dismissed_at is None and self.last_error_code not in SETTLED_CODES
 
     @property
     def may_have_been_delivered(self) -> bool:

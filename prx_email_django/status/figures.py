@@ -18,6 +18,7 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.refusals import refusal_row
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
 from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.conditions import NEEDS_PERSON
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
@@ -86,6 +87,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "waiting": sum(account["waiting"] for account in accounts),
         "sending": leases["all"],
         "at_rest": failed.filter(next_attempt_at__isnull=True).count(),
+        "needs_person": OutboxMessage.objects.filter(NEEDS_PERSON).count(),
         "unknown": failed.filter(attempts__gt=F("retries")).count(),
         "expired_leases": leases["expired"],
         "oldest_expired_lease_seconds": _age(leases["oldest"], moment),

@@ -33,13 +33,14 @@ class FinishedAttempt:
 
     @property
     def is_plain(self) -> bool:
-        """Whether everything was accepted and nothing was in doubt: recorded without reading the recipients again."""
+        """Whether all was accepted, nothing is in doubt or sensitive: recorded in a group, without reading."""
         doubtful = (RecipientResult.UNKNOWN, RecipientResult.REFUSED)
         return (
             self.outcome.ending is Ending.ACCEPTED
             and all(said.answer is Answer.ACCEPTED for said in self.answers.values())
             and len(self.answers) == len(self.claim.open_addresses)
             and not any(recipient.result in doubtful for recipient in self.claim.recipients)
+            and not self.claim.message.is_sensitive
         )
 
 

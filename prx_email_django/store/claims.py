@@ -168,6 +168,7 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
         status=Status.SENDING,
         claim_token=lease.token,
         claim_expires_at=lease_until(clock, outbox_settings().lease),
+        dismissed_at=None,
         updated_at=clock.now,
     )
 

@@ -27,6 +27,7 @@ from prx_email_django.store.attempts import (
 from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.late_results import record_late, recorded_before
+from prx_email_django.store.sensitive import erase_sent
 from prx_email_django.store.sent_group import record_sent
 
 #: What a verdict needs of a row as it is now.
@@ -100,6 +101,8 @@ def _record_one(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
         if not ours.update(**values):
             raise AssertionError("the row was locked")  # pragma: no cover
         DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**attempt_columns(finished, verdict.outcome))])
+        if verdict.status is Status.SENT:
+            erase_sent([message])
     update_instance(message, {"provider_message_id": current.provider_message_id} | values)
     return recorded(
         finished,
@@ -122,8 +125,10 @@ def settle(claim: Claim, *, clock: Clock) -> list[RecordedAttempt]:
     else:
         values = {"status": status, "next_attempt_at": None, "claim_expires_at": None, "updated_at": now}
     ours = OutboxMessage.objects.filter(pk=claim.id, claim_token=claim.lease.token)
-    if not ours.filter(status=Status.SENDING).update(**values) and not ours.filter(status=status).exists():
-        return []  # not ours, and not written by an earlier try whose answer was lost
+    with atomic():
+        if not ours.filter(status=Status.SENDING).update(**values) and not ours.filter(status=status).exists():
+            return []  # not ours, and not written by an earlier try whose answer was lost
+        erase_sent([message])
     update_instance(message, values)
     ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT
     return [recorded(FinishedAttempt(claim, Outcome(ending), {}, started_at=now, finished_at=now), status)]

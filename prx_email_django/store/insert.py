@@ -49,6 +49,11 @@ class Draft:
     raw: bytes | None = field(default=None, repr=False)
     idempotency_key: str | None = None
 
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether the content is removed as soon as the message is sent."""
+        return bool(self.fields.get("is_sensitive"))
+
 
 def idempotency_hash(key: str | None) -> str | None:
     """What is unique per account: a text column is case- and accent-blind in MariaDB."""
@@ -135,9 +140,10 @@ class _Written(NamedTuple):
 
 
 def _insert_all(drafts: Sequence[Draft], *, clock: Clock, lease: Lease | None = None) -> _Written:
-    bodies = [draft.raw for draft in drafts if draft.raw is not None]
-    bodies += [part.content for draft in drafts for part in draft.parts]
-    contents = iter(store_contents(bodies, clock=clock))
+    bodies = [(draft.raw, draft.is_sensitive) for draft in drafts if draft.raw is not None]
+    bodies += [(part.content, draft.is_sensitive) for draft in drafts for part in draft.parts]
+    private = {place for place, (_body, is_sensitive) in enumerate(bodies) if is_sensitive}
+    contents = iter(store_contents([body for body, _ in bodies], clock=clock, private=private))
     raws = [None if draft.raw is None else next(contents) for draft in drafts]
     messages = [_message(draft, raw, clock=clock, lease=lease) for draft, raw in zip(drafts, raws, strict=True)]
     if connections[outbox_alias()].features.can_return_rows_from_bulk_insert:

@@ -23,6 +23,7 @@ from prx_email_django.store.attempts import (
     recorded,
     write_recipients,
 )
+from prx_email_django.store.sensitive import erase_sent
 
 _ATTEMPTS = {
     Ending.ACCEPTED: AttemptOutcome.SENT,
@@ -125,4 +126,6 @@ def _mark_acceptance(finished: FinishedAttempt, message: OutboxMessage, *, clock
     if settled:
         values |= sent_columns(recipients, number=number, message_id=accepted_id, now=clock.now)
     row.update(**values)
+    if settled:
+        erase_sent([message])
     return refused

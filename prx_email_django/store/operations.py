@@ -1,4 +1,4 @@
-"""The operations that a person asks for: retry, requeue, cancel, confirm.
+"""The operations that a person asks for: retry, requeue, cancel, dismiss, confirm.
 
 All but retry also work in a caller's open transaction.
 """
@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from django.db.models import F, Q, QuerySet
+from django.db.models import DateTimeField, F, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.models.conditions import AT_REST
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import is_settled, settled_status
@@ -21,6 +23,7 @@ from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Sta
 from prx_email_django.store.attempts import becomes_sent
 from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims, released_on_absence
 from prx_email_django.store.db import atomic, retried, retried_after_conflict
+from prx_email_django.store.sensitive import erase_sent
 
 Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
 
@@ -39,7 +42,13 @@ def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
     statuses = TRANSITIONS["requeue"].sources if force else {Status.FAILED}
 
     def change(ids: Sequence[int]) -> int:
-        fields = {"next_attempt_at": clock.now, "due_since": clock.now, "expires_at": None, "updated_at": clock.now}
+        fields = {
+            "next_attempt_at": clock.now,
+            "due_since": clock.now,
+            "expires_at": None,
+            "dismissed_at": None,
+            "updated_at": clock.now,
+        }
         rows = OutboxMessage.objects.filter(pk__in=ids, status__in=statuses)
         at_rest = list(rows.filter(next_attempt_at__isnull=True).values_list("pk", flat=True))
         changed = rows.filter(pk__in=at_rest, next_attempt_at__isnull=True).update(**fields)
@@ -69,6 +78,21 @@ def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
     return _each_batch(rows, refusal=refusal, change=change)
 
 
+def dismiss(rows: Rows, *, clock: Clock) -> ChangeReport:
+    """Take messages at rest off the list of those that need a person; a dismissed one stays dismissed."""
+
+    def refusal(row: OutboxMessage) -> str:
+        if row.status in (Status.SENT, Status.SENDING):
+            return row.status
+        return "" if row.is_at_rest else "waiting"
+
+    def change(ids: Sequence[int]) -> int:
+        first_time = Coalesce("dismissed_at", Value(clock.now, output_field=DateTimeField()))
+        return OutboxMessage.objects.filter(AT_REST, pk__in=ids).update(dismissed_at=first_time)
+
+    return _each_batch(rows, refusal=refusal, change=change)
+
+
 def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
     """Record that messages in doubt have arrived: unknown recipients become accepted, open ones are due now."""
 
@@ -94,12 +118,15 @@ def _confirm(pk: int, *, clock: Clock) -> int:
     results = [recipient.result for recipient in recipients]
     if is_settled(results) and settled_status(results) is Status.FAILED:
         return row.update(next_attempt_at=None)
-    values = becomes_sent(row.get(), recipients, now=clock.now)
+    message = row.get()
+    values = becomes_sent(message, recipients, now=clock.now)
     if not is_settled(results):
         # What follows stays in the thread of the copy that arrived.
         copy = {name: values[name] for name in ("provider_message_id", "message_number")}
         return row.update(next_attempt_at=clock.now, due_since=clock.now, **copy)
-    return row.update(**values)
+    changed = row.update(**values)
+    erase_sent([message])
+    return changed
 
 
 def reopen(ids: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, 
 from prx_email_django.store.attempts import RecordedAttempt, update_instance, verdict_columns
 from prx_email_django.store.claims import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
+from prx_email_django.store.sensitive import erase_sent
 
 #: Messages recovered in one transaction.
 BATCH = 100
@@ -70,6 +71,7 @@ def record_lost(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") 
         update_instance(row, values)
         recorded.append(_recorded(row, numbers[row.pk]))
     DeliveryAttempt.objects.bulk_create(attempts)
+    erase_sent(row for row in rows if row.status == Status.SENT)
     return recorded
 
 

@@ -21,7 +21,7 @@ from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
 
-VERBS = ["retry", "send-now", "cancel", "confirm"]
+VERBS = ["retry", "send-now", "cancel", "confirm", "dismiss"]
 MAKERS = [rows.sent, rows.at_rest, rows.unknown, rows.deferred, rows.sending, rows.make_message]
 
 
@@ -208,8 +208,8 @@ def test_the_buttons_are_those_that_make_sense() -> None:
     later = timezone.now() + timedelta(days=1)
     assert names(rows.sent(account)) == []
     assert names(rows.sending(account)) == []
-    assert names(rows.at_rest(account)) == ["retry"]
+    assert names(rows.at_rest(account)) == ["retry", "dismiss"]
     assert names(rows.deferred(account)) == ["retry", "cancel"]
-    assert names(rows.unknown(account)) == ["retry", "confirm"]
+    assert names(rows.unknown(account)) == ["retry", "confirm", "dismiss"]
     assert names(rows.make_message(account)) == ["cancel"]
     assert names(rows.make_message(account, send_at=later)) == ["send-now", "cancel"]

@@ -305,7 +305,7 @@ def test_inline_images_are_shown_and_an_altered_one_is_left_out() -> None:
 
 def test_the_source_is_what_goes_over_the_wire() -> None:
     message = rows.make_message(rows.make_account(), subject="Größe")
-    client = rows.client_for("view_outboxmessage")
+    client = rows.client_for("view_outboxmessage", "view_message_content")
     shown = unescape(client.get(f"{rows.MESSAGES}{message.pk}/source/").content.decode())
     assert message.message_id in shown
     download = client.get(f"{rows.MESSAGES}{message.pk}/source.eml")
@@ -332,7 +332,7 @@ def test_an_attachment_is_only_ever_saved_and_only_from_its_own_message() -> Non
     file = AttachmentInput(filename="grüße.txt", content_type="text/plain", content=upload.read())
     message, other = rows.make_message(account, attachment=file), rows.make_message(account)
     pk = Attachment.objects.get().pk
-    client = rows.client_for("view_outboxmessage")
+    client = rows.client_for("view_outboxmessage", "view_message_content")
     response = client.get(f"{rows.MESSAGES}{message.pk}/files/{pk}/")
     assert response.content == b"<script>alert(1)</script>"
     assert response["Content-Type"] == "application/octet-stream"
@@ -346,3 +346,25 @@ def test_mail_is_read_only_by_who_may(part: str) -> None:
     message = rows.make_message(rows.make_account())
     client = rows.client_for("view_recipient")
     assert client.get(f"{rows.MESSAGES}{message.pk}/{part}").status_code == 403
+
+
+def test_content_is_shown_only_to_who_may_read_it() -> None:
+    file = AttachmentInput(filename="ticket.txt", content_type="text/plain", content=b"seat 12")
+    planted = {"body_text": "reset 4711", "body_html": "<p>reset 4712</p>", "headers": {"X-Link": "reset-4713"}}
+    message = rows.make_message(rows.make_account(), attachment=file, **planted)
+    page = f"{rows.MESSAGES}{message.pk}/change/"
+    duty = rows.client_for("view_outboxmessage", "change_outboxmessage", "view_attachment")
+    shown = unescape(duty.get(page).content.decode())
+    assert "ann@example.org" in shown
+    assert not [secret for secret in ("4711", "4712", "4713", "ticket.txt") if secret in shown]
+    for part in ("source/", "source.eml", f"files/{Attachment.objects.get().pk}/"):
+        assert duty.get(f"{rows.MESSAGES}{message.pk}/{part}").status_code == 403
+    assert duty.get(f"{rows.ADMIN}attachment/").status_code == 403
+    reader = rows.client_for("view_outboxmessage", "view_message_content")
+    shown = unescape(reader.get(page).content.decode())
+    assert [secret for secret in ("4711", "4712", "4713", "ticket.txt") if secret not in shown] == []
+
+
+def test_the_page_of_a_sent_sensitive_message_says_that_its_content_is_gone() -> None:
+    message = rows.sent(rows.make_account(), is_sensitive=True)
+    assert "removed when the message was sent" in page_of(message)

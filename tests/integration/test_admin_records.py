@@ -68,7 +68,7 @@ def urls(model: type[Model]) -> tuple[str, str]:
 @pytest.mark.parametrize("model", [Account, *FACTS], ids=lambda model: model.__name__)
 @pytest.mark.parametrize("permission", ["view", "change"])
 def test_every_page_opens_and_shows_no_secret(model: type[Model], permission: str) -> None:
-    client = rows.client_for(f"{permission}_{model._meta.model_name}")
+    client = rows.client_for(f"{permission}_{model._meta.model_name}", "view_message_content")
     for url in urls(model):
         response = client.get(url)
         assert response.status_code == 200, url

@@ -13,6 +13,7 @@ import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models.conditions import NEEDS_PERSON
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.outcomes import Answer, Ending
 from tests.support.factories import (
@@ -315,3 +316,60 @@ def test_an_operation_that_comes_too_late_by_a_moment_is_refused() -> None:
     for verb in (prx.cancel_outbox, prx.requeue_outbox, prx.confirm_outbox):
         assert verb([row.pk], now=NOW).refused == {"sending": 1}
     assert fresh(row).claim_token == claim.lease.token
+
+
+# dismiss
+
+
+DISMISSALS: list[tuple[Make, str]] = [
+    (at_rest, ""),
+    (pending, "waiting"),
+    (deferred, "waiting"),
+    (sending, "sending"),
+    (sent, "sent"),
+    (nobody, "not_found"),
+]
+
+
+@pytest.mark.parametrize(("make", "code"), DISMISSALS)
+def test_only_a_message_at_rest_is_dismissed(make: Make, code: str) -> None:
+    row = make(account())
+    needed = OutboxMessage.objects.filter(NEEDS_PERSON).exists()
+    report = prx.dismiss_outbox([row.pk])
+    assert report == (ChangeReport(refused={code: 1}) if code else ChangeReport(changed=1))
+    assert needed == (not code)
+    assert not OutboxMessage.objects.filter(NEEDS_PERSON).exists()
+
+
+def test_who_needs_a_person_is_the_same_for_a_row_and_for_the_database() -> None:
+    owner = account()
+    rows = [at_rest(owner) for _ in range(4)]
+    waiting = pending(owner)
+    prx.cancel_outbox([waiting.pk], now=NOW)
+    OutboxMessage.objects.filter(pk=rows[0].pk).update(last_error_code="adopted")
+    OutboxMessage.objects.filter(pk=rows[1].pk).update(last_error_code="")
+    prx.dismiss_outbox([rows[2].pk])
+    everyone = list(OutboxMessage.objects.all())
+    needing = set(OutboxMessage.objects.filter(NEEDS_PERSON))
+    assert needing == {rows[1], rows[3]} == {row for row in everyone if row.needs_person}
+
+
+@pytest.mark.parametrize("how", ["requeue", "retry", "written by hand"])
+def test_a_dismissed_message_that_is_tried_again_needs_a_person_when_it_fails_again(how: str, settings: Any) -> None:
+    settings.PRX_EMAIL = MEMORY
+    row = at_rest(account())
+    prx.dismiss_outbox([row.pk])
+    first = fresh(row).dismissed_at
+    assert prx.dismiss_outbox([row.pk]).changed == 1
+    assert fresh(row).dismissed_at == first is not None
+    if how == "retry":
+        prx.retry_outbox(row.pk, now=NOW, failure_mode=prx.FailureMode.PROVIDER_PERMANENT)
+    else:
+        if how == "requeue":
+            prx.requeue_outbox([row.pk], now=NOW)
+            assert fresh(row).dismissed_at is None
+        else:
+            make_due(row)
+        finish(take_one(row), Ending.PERMANENT)
+    assert fresh(row).is_at_rest
+    assert fresh(row).needs_person

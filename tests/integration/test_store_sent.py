@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.db import connections
 
+import prx_email_django as prx
 from prx_email_django import store
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import Account, Content, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.rules.sent import message_id_number, sent_columns
@@ -242,3 +244,43 @@ def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., objec
     ]
     statement(attempts, [f"250 as {claim.id}" for claim in claims], token=token, now=LATER)
     assert {row["id"]: row for row in OutboxMessage.objects.values(*columns)} == expected
+
+
+# Sensitive content
+
+
+def sensitive(owner: Account, **fields: Any) -> OutboxMessage:
+    file = prx.AttachmentInput("code.txt", "text/plain", content=b"one-time code 4711")
+    return message(owner, to=[A, B], is_sensitive=True, attachment=file, headers={"X-Code": "4711"}, **fields)
+
+
+@pytest.mark.parametrize("become_sent", WAYS, ids=lambda way: way.__name__)
+def test_the_content_of_a_sensitive_message_is_gone_as_soon_as_it_is_sent(
+    become_sent: Callable[[OutboxMessage, Answers], None],
+) -> None:
+    owner = account()
+    row, twin = sensitive(owner, body_html="<p>4711</p>"), sensitive(owner)
+    OutboxMessage.objects.filter(pk=twin.pk).update(status="failed", next_attempt_at=None)
+    become_sent(row, {})
+    now = fresh(row)
+    assert (now.status, now.subject, now.to) == ("sent", "Hello", [A, B])
+    assert (now.body_text, now.body_html, now.headers, now.size, now.raw) == ("", "", {}, 0, None)
+    assert row.attachments.get().content_id is None
+    assert twin.attachments.get().open().read() == b"one-time code 4711", "the content of another message stays"
+    assert Content.objects.count() == 1
+
+
+def test_sensitive_content_is_not_shared_and_other_content_is() -> None:
+    owner = account()
+    plain = {"to": A, "attachment": prx.AttachmentInput("code.txt", "text/plain", content=b"one-time code 4711")}
+    # In real time: only a recent copy is shared.
+    rows = [message(owner, now=None, is_sensitive=sensitive, **plain) for sensitive in (False, False, True, True)]
+    assert len({row.attachments.get().content_id for row in rows}) == 3
+
+
+def test_sensitive_content_stays_while_a_recipient_is_left() -> None:
+    row = sensitive(account())
+    finish(take_one(row), Ending.ACCEPTED, {B: Answer.DEFERRED})
+    assert fresh(row).body_text == "Hi Ann."
+    finish(take_one(make_due(row)), Ending.ACCEPTED)
+    assert (fresh(row).status, fresh(row).body_text) == ("sent", "")

@@ -54,7 +54,7 @@ def mail(owner: Account, **fields: Any) -> dict[str, Any]:
     return {"account": owner, "to": "ann@example.org", "subject": "Hello", "body_text": "Hi Ann.", **fields}
 
 
-def message(owner: Account, *, now: datetime = NOW, **fields: Any) -> OutboxMessage:
+def message(owner: Account, *, now: datetime | None = NOW, **fields: Any) -> OutboxMessage:
     """A queued message, due at ``now``."""
     return api.enqueue(**mail(owner, now=now, **fields))
 

@@ -1,0 +1,20 @@
+"""Conditions on rows of ``OutboxMessage``; the index ``prx_message_failed`` serves those of failed rows."""
+
+from __future__ import annotations
+
+from django.db.models import F, Q
+
+from prx_email_django.states import ErrorCode, Status
+
+FAILED = Q(status=Status.FAILED)
+AT_REST = FAILED & Q(next_attempt_at__isnull=True)
+SENDING = Q(status=Status.SENDING, claim_expires_at__isnull=False)
+#: A message that was attempted and released is failed, so a pending message has no attempts.
+MAY_HAVE_BEEN_DELIVERED = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
+#: Codes of messages at rest with which nobody has to do anything: a person put them at rest.
+SETTLED_CODES = frozenset({ErrorCode.CANCELLED, ErrorCode.ADOPTED})
+#: At rest, and no person has decided what becomes of the message.  (All other codes are named: an index serves them.)
+NEEDS_PERSON = AT_REST & Q(
+    dismissed_at__isnull=True,
+    last_error_code__in=["", *(code.value for code in ErrorCode if code not in SETTLED_CODES)],
+)
