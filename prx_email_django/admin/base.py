@@ -121,6 +121,11 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
         return shown_fields(self.model)
 
 
+def username(request: HttpRequest) -> str:
+    """Return the name of the person who is signed in, for histories."""
+    return request.user.get_username()
+
+
 def may_read_content(request: HttpRequest) -> bool:
     """Return whether this person may read texts, source, headers and files of messages."""
     return request.user.has_perm(f"{OutboxMessage._meta.app_label}.view_message_content")

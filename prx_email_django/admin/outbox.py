@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from prx_email_django import api
-from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, username
 from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import OutboxState
 from prx_email_django.rules.pauses import in_force
@@ -51,7 +51,7 @@ class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
         self._require_permission(request)
         form = PauseForm(request.POST)
         if form.is_valid():
-            api.pause_outbox(None, reason=form.cleaned_data["reason"], until=form.cleaned_data["until"])
+            api.pause_outbox(None, **form.cleaned_data, by=username(request))
             messages.success(request, _("Everything is paused. New messages are queued and wait."))
         else:
             messages.error(request, form.first_error())
@@ -61,7 +61,7 @@ class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
         """End the pause of everything."""
         self._require_permission(request)
         was_paused = everything_paused() is not None
-        api.resume_outbox(None)
+        api.resume_outbox(None, by=username(request))
         messages.success(request, _("The outbox is resumed.") if was_paused else _("The outbox was not paused."))
         return self.back_to("changelist")
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django import api
 from prx_email_django.admin.actions import log, selected_rows
-from prx_email_django.admin.base import OperatorMixin
+from prx_email_django.admin.base import OperatorMixin, username
 from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import Account, AccountState
 
@@ -71,7 +71,7 @@ class PauseActionsMixin(OperatorMixin):
     def _pause(self, request: HttpRequest, accounts: Sequence[Account], form: PauseForm) -> None:
         permitted = [account for account in accounts if self.has_operate_permission(request, account)]
         for account in permitted:
-            api.pause_outbox(account, reason=form.cleaned_data["reason"], until=form.cleaned_data["until"])
+            api.pause_outbox(account, **form.cleaned_data, by=username(request))
         text = ngettext("%(count)d account is paused.", "%(count)d accounts are paused.", len(permitted))
         self._show_result(
             request, permitted, text % {"count": len(permitted)}, _("Paused."), len(accounts) - len(permitted)
@@ -85,7 +85,7 @@ class PauseActionsMixin(OperatorMixin):
         paused = set(states.values_list("account_id", flat=True))
         resumed = [account for account in permitted if account.pk in paused]
         for account in resumed:
-            api.resume_outbox(account)
+            api.resume_outbox(account, by=username(request))
         text = ngettext("%(count)d account is resumed.", "%(count)d accounts are resumed.", len(resumed))
         self._show_result(
             request, resumed, text % {"count": len(resumed)}, _("Resumed."), len(accounts) - len(permitted)

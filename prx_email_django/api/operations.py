@@ -47,8 +47,12 @@ def confirm_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> Cha
     return report
 
 
-def pause_outbox(account: AccountRef | None = None, *, reason: str, until: datetime | None = None) -> None:
+def pause_outbox(
+    account: AccountRef | None = None, *, reason: str, until: datetime | None = None, by: str = ""
+) -> None:
     """Send nothing over one account, or (None) nothing at all, until it is resumed or ``until`` has passed.
+
+    ``by``: who pauses, for the history (``PauseRecord``).
 
     Raises:
         InvalidMessage: ``invalid_option`` where the reason is empty or ``until`` has no time zone.
@@ -58,17 +62,18 @@ def pause_outbox(account: AccountRef | None = None, *, reason: str, until: datet
     check_reason(reason)
     clock = clock_for(None)
     if account is None:
-        pause_everything(reason=reason[:MAX_COLUMN], until=until, clock=clock)
+        pause_everything(reason=reason[:MAX_COLUMN], until=until, by=by, clock=clock)
     else:
-        pause_by_person(resolve_account(account, active=False), reason=reason, until=until, clock=clock)
+        pause_by_person(resolve_account(account, active=False), reason=reason, until=until, by=by, clock=clock)
 
 
-def resume_outbox(account: AccountRef | None = None) -> None:
-    """End the pause of one account, or (None) of everything; a drain is woken."""
+def resume_outbox(account: AccountRef | None = None, *, by: str = "") -> None:
+    """End the pause of one account, or (None) of everything; a drain is woken.  ``by`` as for ``pause_outbox``."""
+    clock = clock_for(None)
     if account is None:
-        resume_everything()
+        resume_everything(by=by, clock=clock)
     else:
-        resume_by_person(resolve_account(account, active=False))
+        resume_by_person(resolve_account(account, active=False), by=by, clock=clock)
     wake_on_commit()
 
 

@@ -6,13 +6,14 @@ from datetime import datetime, timedelta
 
 from django.db.models import F, Q, QuerySet
 
-from prx_email_django.models import Account, AccountState, RefusedMessage
-from prx_email_django.models.runtime_state import PausedBy
+from prx_email_django.models import Account, AccountState, PauseRecord, RefusedMessage
+from prx_email_django.models.activity import BY_WORKER
+from prx_email_django.models.runtime_state import NOT_PAUSED, PausedBy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import in_force, pause_length, pauses_account
 from prx_email_django.rules.text import MAX_COLUMN
-from prx_email_django.store.db import retried
+from prx_email_django.store.db import atomic, retried
 from prx_email_django.transports.found import Ahead
 
 #: How long an account does without what its server did not bear; then it is tried again, and no message pays for that.
@@ -51,7 +52,9 @@ def end_expired_pause(state: AccountState, *, now: datetime) -> None:
     """Clear a person's pause whose end has passed, so that it is not shown any more."""
     if state.paused_by == PausedBy.PERSON and state.paused_until is not None and state.paused_until <= now:
         over = AccountState.objects.filter(pk=state.pk, paused_by=PausedBy.PERSON, paused_until__lte=now)
-        over.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code="")
+        with atomic():
+            if over.update(**NOT_PAUSED):
+                PauseRecord.objects.end(state.pk, by="", at=state.paused_until)
 
 
 @retried
@@ -73,15 +76,20 @@ def note_failure(
         return None
     until = clock.now + max(pause_length(state.pause_count), at_least or timedelta(0))
     # An older pause that is still in force was set for the same episode by another worker: it counts once.
-    paused = rows.exclude(in_force(clock.now)).update(
-        paused_by=PausedBy.WORKER,
-        paused_at=clock.now,
-        paused_until=until,
-        pause_reason=reason[:MAX_COLUMN],
-        pause_code=trouble.value,
-        pause_count=F("pause_count") + 1,
-        connection_failures=0,
-    )
+    with atomic():
+        paused = rows.exclude(in_force(clock.now)).update(
+            paused_by=PausedBy.WORKER,
+            paused_at=clock.now,
+            paused_until=until,
+            pause_reason=reason[:MAX_COLUMN],
+            pause_code=trouble.value,
+            pause_count=F("pause_count") + 1,
+            connection_failures=0,
+        )
+        if paused:
+            PauseRecord.objects.begin(
+                account.pk, code=trouble.value, reason=reason, by=BY_WORKER, at=clock.now, until=until
+            )
     return until if paused else None
 
 
@@ -94,8 +102,11 @@ def note_success(account: Account, *, begun_at: datetime) -> None:
     older = AccountState.objects.filter(Q(paused_at__isnull=True) | Q(paused_at__lte=begun_at), account_id=account.pk)
     troubled = Q(connection_failures__gt=0) | Q(pause_count__gt=0) | ~Q(last_trouble="")
     older.filter(troubled).update(connection_failures=0, pause_count=0, last_trouble="")
-    cleared = {"paused_by": "", "paused_at": None, "paused_until": None, "pause_reason": "", "pause_code": ""}
-    older.filter(paused_by=PausedBy.WORKER).update(**cleared)
+    paused = older.filter(paused_by=PausedBy.WORKER)
+    if paused.exists():
+        with atomic():
+            if paused.update(**NOT_PAUSED):
+                PauseRecord.objects.end(account.pk, by=BY_WORKER, at=begun_at)
 
 
 @retried
@@ -117,26 +128,29 @@ def note_size(account: Account, size: int) -> None:
 
 
 @retried
-def pause_by_person(account: Account, *, reason: str, until: datetime | None, clock: Clock) -> None:
+def pause_by_person(account: Account, *, reason: str, until: datetime | None, by: str, clock: Clock) -> None:
     """Pause the account for a person, in place of a worker's pause."""
     account_state(account)
-    AccountState.objects.filter(account_id=account.pk).update(
-        paused_by=PausedBy.PERSON,
-        paused_at=clock.now,
-        paused_until=until,
-        pause_reason=reason[:MAX_COLUMN],
-        pause_code=PausedBy.PERSON,
-    )
+    with atomic():
+        AccountState.objects.filter(account_id=account.pk).update(
+            paused_by=PausedBy.PERSON,
+            paused_at=clock.now,
+            paused_until=until,
+            pause_reason=reason[:MAX_COLUMN],
+            pause_code=PausedBy.PERSON,
+        )
+        PauseRecord.objects.begin(account.pk, code=PausedBy.PERSON, reason=reason, by=by, at=clock.now, until=until)
 
 
 @retried
-def resume_by_person(account: Account) -> bool:
+def resume_by_person(account: Account, *, by: str, clock: Clock) -> bool:
     """End any pause of the account for a person, and count failures and refusals from 0."""
     rows = AccountState.objects.filter(account_id=account.pk)
-    paused = rows.exclude(pause_reason="")
-    was_paused = bool(paused.update(paused_by="", paused_at=None, paused_until=None, pause_reason="", pause_code=""))
-    rows.update(connection_failures=0, pause_count=0, slow_until=None, slow_seconds=0)
-    if was_paused:  # else its refused messages may have to be reinstated yet
-        rows.update(refused_in_a_row=0)
-        RefusedMessage.objects.filter(account_id=account.pk).delete()
+    with atomic():
+        was_paused = bool(rows.exclude(pause_reason="").update(**NOT_PAUSED))
+        rows.update(connection_failures=0, pause_count=0, slow_until=None, slow_seconds=0)
+        if was_paused:  # else its refused messages may have to be reinstated yet
+            PauseRecord.objects.end(account.pk, by=by, at=clock.now)
+            rows.update(refused_in_a_row=0)
+            RefusedMessage.objects.filter(account_id=account.pk).delete()
     return was_paused

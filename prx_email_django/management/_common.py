@@ -26,6 +26,10 @@ from prx_email_django.states import ErrorCode
 _MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|Table .* doesn't exist")
 
 
+#: Who pauses and resumes, in the history.
+BY_COMMAND = "manage.py"
+
+
 def duration(value: str | float | timedelta) -> timedelta:
     """Parse an argument like ``30``, ``30s``, ``10m``, ``6h`` or ``5d``; a number without a unit is seconds.
 

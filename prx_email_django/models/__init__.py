@@ -1,6 +1,7 @@
 """The tables of the outbox: what a person configures, what is to be sent, what happened, what workers learned."""
 
 from prx_email_django.models.account import Account
+from prx_email_django.models.activity import PauseRecord
 from prx_email_django.models.content import Attachment, Content, ContentChunk
 from prx_email_django.models.history import DeliveryAttempt, InboundMessage
 from prx_email_django.models.message import OutboxMessage, Recipient
@@ -17,6 +18,7 @@ __all__ = [
     "InboundMessage",
     "OutboxMessage",
     "OutboxState",
+    "PauseRecord",
     "RateWindow",
     "Recipient",
     "RefusedMessage",

@@ -6,11 +6,13 @@ written to that row would wait for the caller's transaction, and every other ``e
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from prx_email_django.models.activity import PauseRecord
 from prx_email_django.models.encrypted import EncryptedTextField
 from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.managers import OutboxManager, OutboxModel
@@ -26,6 +28,16 @@ class PausedBy(models.TextChoices):
     NOBODY = "", _("nobody")
     WORKER = "worker", _("a worker")
     PERSON = "person", _("a person")
+
+
+#: The columns of a state without a pause.
+NOT_PAUSED: dict[str, Any] = {
+    "paused_by": "",
+    "paused_at": None,
+    "paused_until": None,
+    "pause_reason": "",
+    "pause_code": "",
+}
 
 
 class AccountStateManager(OutboxManager["AccountState"]):
@@ -58,23 +70,17 @@ class AccountStateManager(OutboxManager["AccountState"]):
             slow_seconds=0,
         )
         RefusedMessage.objects.filter(account_id=account_id).delete()
-        self._end_pause(rows.filter(paused_by=PausedBy.WORKER))
+        self._end_pause(account_id, rows.filter(paused_by=PausedBy.WORKER))
 
     def forget_misconfiguration(self, account_id: int) -> None:
         """End the pause of an account that could not work: a person has edited it, and it is judged anew."""
         code = Trouble.CONFIGURATION.value
-        self._end_pause(self.filter(account_id=account_id, paused_by=PausedBy.WORKER, pause_code=code))
+        paused = self.filter(account_id=account_id, paused_by=PausedBy.WORKER, pause_code=code)
+        self._end_pause(account_id, paused)
 
-    def _end_pause(self, rows: models.QuerySet[AccountState]) -> None:
-        rows.update(
-            paused_by="",
-            pause_reason="",
-            pause_code="",
-            paused_until=None,
-            paused_at=None,
-            pause_count=0,
-            last_trouble="",
-        )
+    def _end_pause(self, account_id: int, rows: models.QuerySet[AccountState]) -> None:
+        if rows.update(**NOT_PAUSED, pause_count=0, last_trouble=""):
+            PauseRecord.objects.end(account_id, by="", at=timezone.now())
 
 
 class AccountState(OutboxModel):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connections
 from django.db.models import Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import WrongInstance
-from prx_email_django.models import OutboxState
+from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import StatementTime, atomic, clock_for, retried
 
 #: A wake-up that no drain has answered for so long is sent again.
 WAKE_AGAIN = timedelta(seconds=60)
 PURGE_EVERY = timedelta(hours=1)
+#: The columns of the outbox without a pause.
+_NOT_PAUSED: dict[str, Any] = {"pause_reason": "", "paused_until": None, "paused_at": None}
 
 
 @retried
@@ -64,17 +68,32 @@ def is_copy(state: OutboxState) -> bool:
 
 
 @retried
-def pause_everything(*, reason: str, until: datetime | None, clock: Clock) -> None:
+def pause_everything(*, reason: str, until: datetime | None, by: str, clock: Clock) -> None:
     """Pause the whole outbox."""
     outbox_state()
-    OutboxState.objects.filter(pk=1).update(pause_reason=reason, paused_until=until, paused_at=clock.now)
+    with atomic():
+        OutboxState.objects.filter(pk=1).update(pause_reason=reason, paused_until=until, paused_at=clock.now)
+        PauseRecord.objects.begin(None, code=PausedBy.PERSON, reason=reason, by=by, at=clock.now, until=until)
 
 
 @retried
-def resume_everything() -> int:
+def resume_everything(*, by: str, clock: Clock) -> int:
     """End the pause of the whole outbox; 0: there was none."""
     paused = OutboxState.objects.filter(pk=1).exclude(pause_reason="")
-    return paused.update(pause_reason="", paused_until=None, paused_at=None)
+    with atomic():
+        if ended := paused.update(**_NOT_PAUSED):
+            PauseRecord.objects.end(None, by=by, at=clock.now)
+    return ended
+
+
+@retried
+def end_expired_pause_of_everything(state: OutboxState, *, now: datetime) -> None:
+    """Clear a pause of the whole outbox whose end has passed."""
+    if state.paused_until is not None and state.paused_until <= now:
+        with atomic():
+            if OutboxState.objects.filter(pk=1, paused_until__lte=now).update(**_NOT_PAUSED):
+                PauseRecord.objects.end(None, by="", at=state.paused_until)
+        state.paused_until = None
 
 
 @retried

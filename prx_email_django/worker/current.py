@@ -9,7 +9,7 @@ from prx_email_django.limits.pauses import known_state, read_account
 from prx_email_django.models import Account, AccountState, OutboxState
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import is_paused
-from prx_email_django.store.outbox import outbox_state
+from prx_email_django.store.outbox import end_expired_pause_of_everything, outbox_state
 
 #: Seconds for which nobody looks again whether a person, or another worker, has changed something.
 LOOK_AFTER = 1.0
@@ -27,7 +27,10 @@ class CurrentOutbox:
         if monotonic() >= self._look_at:
             self._state = outbox_state()
             self._look_at = monotonic() + LOOK_AFTER
-        return is_paused(self._state, now=now)
+        if is_paused(self._state, now=now):
+            return True
+        end_expired_pause_of_everything(self._state, now=now)
+        return False
 
 
 class CurrentAccount:

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 
 import pytest
 from django.db import connections, transaction
+from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits.pauses import account_state, note_failure, note_success
-from prx_email_django.models import Account, AccountState, OutboxState
+from prx_email_django.models import Account, AccountState, OutboxState, PauseRecord
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import in_force, is_paused
@@ -170,3 +171,63 @@ def test_a_pause_does_not_wait_for_a_callers_open_transaction() -> None:
     done.set()
     worker.join(60)
     assert AccountState.objects.get().pause_code == "auth"
+
+
+# The history
+
+
+def history(owner: Account | None) -> list[tuple[str, str, str, datetime, datetime | None, str]]:
+    """Records of an account, or of everything, the oldest first."""
+    rows = PauseRecord.objects.filter(account=owner).order_by("pk")
+    return [(row.code, row.reason, row.by, row.begun_at, row.ended_at, row.ended_by) for row in rows]
+
+
+def test_the_history_has_the_pauses_of_workers_and_their_ends() -> None:
+    owner = account()
+    fail(owner, Trouble.AUTH)
+    again = NOW + 31 * SECOND
+    fail(owner, Trouble.AUTH, again)
+    first = ("auth", "as the test says", "worker", NOW)
+    assert history(owner) == [(*first, None, "")], "one trouble, tried again in vain, is one pause"
+    fail(owner, Trouble.TLS, again + 100 * SECOND)
+    note_success(owner, begun_at=again + 200 * SECOND)
+    assert history(owner) == [
+        (*first, again + 100 * SECOND, "worker"),
+        ("tls", "as the test says", "worker", again + 100 * SECOND, again + 200 * SECOND, "worker"),
+    ]
+
+
+@pytest.mark.parametrize("of", ["account", "everything"])
+def test_the_history_has_the_pauses_of_persons_and_their_ends(of: str) -> None:
+    owner = account() if of == "account" else None
+    prx.pause_outbox(owner, reason="maintenance", by="keiko")
+    prx.pause_outbox(owner, reason="still", by="bob")
+    prx.resume_outbox(owner, by="ann")
+    prx.resume_outbox(owner, by="ann")
+    (code, reason, by, begun_at, ended_at, ended_by), second = history(owner)
+    assert (code, reason, by, ended_by) == ("person", "maintenance", "keiko", "bob")
+    assert (*second[:3], second[5]) == ("person", "still", "bob", "ann")
+    assert begun_at <= (ended_at or begun_at) == second[3] <= (second[4] or NOW)
+    others = PauseRecord.objects.exclude(account=owner)
+    assert not others.exists()
+
+
+def test_a_person_takes_over_a_workers_pause_and_changed_credentials_end_it() -> None:
+    owner = account(auth_method="password", user="app", password="old", security="tls", port=465)
+    fail(owner, Trouble.AUTH)
+    owner.password = "new"
+    owner.save()
+    ((*_, ended_at, ended_by),) = history(owner)
+    assert ended_at is not None
+    assert ended_by == ""
+
+
+@pytest.mark.parametrize("of", ["account", "everything"])
+def test_a_pause_whose_time_is_over_ended_at_that_time(of: str, settings: object) -> None:
+    owner = account()
+    paused_one = owner if of == "account" else None
+    prx.pause_outbox(paused_one, reason="lunch", until=timezone.now() + 3600 * SECOND, by="keiko")
+    record = PauseRecord.objects.get()
+    prx.drain(now=timezone.now() + 7200 * SECOND)
+    record.refresh_from_db()
+    assert (record.ended_at, record.ended_by) == (record.until, "")

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from prx_email_django import api
-from prx_email_django.management._common import add_account, chosen_account, future, plain_errors
+from prx_email_django.management._common import BY_COMMAND, add_account, chosen_account, future, plain_errors
 
 
 class Command(BaseCommand):
@@ -36,6 +36,6 @@ class Command(BaseCommand):
                 raise CommandError(
                     f"Nothing was paused: --until must be in the future, not {until.isoformat(timespec='seconds')}."
                 )
-            api.pause_outbox(account, reason=options["reason"], until=until)
+            api.pause_outbox(account, reason=options["reason"], until=until, by=BY_COMMAND)
             end = f" until {until.isoformat(timespec='seconds')}" if until else ""
             self.stdout.write(f"paused {account.name if account else 'everything'}{end}")

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from prx_email_django import api
-from prx_email_django.management._common import add_account, chosen_account, plain_errors
+from prx_email_django.management._common import BY_COMMAND, add_account, chosen_account, plain_errors
 from prx_email_django.models import OutboxState
 
 
@@ -28,6 +28,6 @@ class Command(BaseCommand):
         with plain_errors():
             account = chosen_account(options)
             was_paused = account.pause_reason if account else OutboxState.objects.exclude(pause_reason="").exists()
-            api.resume_outbox(account)
+            api.resume_outbox(account, by=BY_COMMAND)
             name = account.name if account else "everything"
             self.stdout.write(f"resumed {name}" if was_paused else f"{name} was not paused")
