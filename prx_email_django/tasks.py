@@ -26,6 +26,7 @@ from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import claim_purge
 from prx_email_django.store.purge import PurgeReport, purge_idle
 from prx_email_django.transports.smtp.session_state import MIN_RATE
+from prx_email_django.worker.heartbeat import working_as
 
 logger = logging.getLogger("prx_email_django")
 
@@ -105,7 +106,8 @@ def purge_if_time() -> PurgeReport | None:
 def _drain(*, wait: bool) -> int | None:
     try:
         budget = outbox_settings().drain_time_budget.total_seconds()
-        report = api.drain(time_budget=budget, wait=wait)
+        with working_as("task"):
+            report = api.drain(time_budget=budget, wait=wait)
         if wait and _is_idle(report, budget):
             purge_if_time()
     except (WrongInstance, ImproperlyConfigured) as error:

@@ -1,7 +1,7 @@
 """The tables of the outbox: what a person configures, what is to be sent, what happened, what workers learned."""
 
 from prx_email_django.models.account import Account
-from prx_email_django.models.activity import PauseRecord
+from prx_email_django.models.activity import HourlyCount, PauseRecord, Worker
 from prx_email_django.models.content import Attachment, Content, ContentChunk
 from prx_email_django.models.history import DeliveryAttempt, InboundMessage
 from prx_email_django.models.message import OutboxMessage, Recipient
@@ -15,6 +15,7 @@ __all__ = [
     "Content",
     "ContentChunk",
     "DeliveryAttempt",
+    "HourlyCount",
     "InboundMessage",
     "OutboxMessage",
     "OutboxState",
@@ -22,4 +23,5 @@ __all__ = [
     "RateWindow",
     "Recipient",
     "RefusedMessage",
+    "Worker",
 ]

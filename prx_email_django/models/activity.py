@@ -81,3 +81,64 @@ class PauseRecord(OutboxModel):
 
     def __str__(self) -> str:
         return f"pause of {'everything' if self.account_id is None else f'account {self.account_id}'}"
+
+
+class WorkerState(models.TextChoices):
+    """What a worker did when it was seen last."""
+
+    WORKING = "working", _("working")
+    IDLE = "idle", _("idle")
+
+
+class Worker(OutboxModel):
+    """One process that sends: what it is, and when it was seen last.  Only that process writes the row.
+
+    A working worker that is not seen for a minute hangs or was killed; an idle one has ended.
+    """
+
+    #: host:pid
+    name = models.CharField(_("name"), max_length=MAX_COLUMN, unique=True)
+    #: ``loop``, ``task``, ``command``, or ``drain`` for a plain call.
+    kind = models.CharField(_("kind"), max_length=20)
+    state = models.CharField(_("state"), max_length=10, choices=WorkerState.choices, default=WorkerState.IDLE)
+    started_at = models.DateTimeField(_("started at"))
+    last_seen_at = models.DateTimeField(_("last seen at"), db_index=True)
+    sent = models.PositiveBigIntegerField(_("sent"), default=0)
+
+    class Meta(OutboxModel.Meta):
+        verbose_name = _("worker")
+        verbose_name_plural = _("workers")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class HourlyCount(OutboxModel):
+    """What one process did for one account in one hour; a reader adds up the rows of all processes.
+
+    Each process writes rows of its own, so that no two wait for each other.
+    """
+
+    account = models.ForeignKey(
+        "prx_email_django.Account", models.CASCADE, related_name="hourly_counts", verbose_name=_("account")
+    )
+    hour = models.DateTimeField(_("hour"))
+    #: host:pid
+    worker = models.CharField(_("worker"), max_length=MAX_COLUMN)
+    #: Messages that were accepted for all recipients that were not refused.
+    sent = models.IntegerField(_("sent"), default=0)
+    #: Messages that came to rest by an outcome, a recovery or an expiry.
+    failed = models.IntegerField(_("failed"), default=0)
+    refused_recipients = models.IntegerField(_("refused recipients"), default=0)
+    #: Attempts whose outcome nobody knows, those of lost workers too.
+    unknown = models.IntegerField(_("unknown outcomes"), default=0)
+    #: Seconds from due to accepted, over all sent messages.
+    seconds = models.FloatField(_("seconds from due to accepted"), default=0.0)
+
+    class Meta(OutboxModel.Meta):
+        verbose_name = _("hourly count")
+        verbose_name_plural = _("hourly counts")
+        constraints = (models.UniqueConstraint(fields=("hour", "account", "worker"), name="prx_hour_of_worker"),)
+
+    def __str__(self) -> str:
+        return f"account {self.account_id} at {self.hour:%Y-%m-%d %H}h"

@@ -12,13 +12,22 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, F, Min, Q, Sum
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.refusals import refusal_row
-from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
+from prx_email_django.models import (
+    Account,
+    AccountState,
+    ConnectionSlot,
+    HourlyCount,
+    OutboxMessage,
+    OutboxState,
+    RateWindow,
+    Worker,
+)
 from prx_email_django.models.account_validation import connection_problem
-from prx_email_django.models.conditions import NEEDS_PERSON
+from prx_email_django.models.conditions import AT_REST, NEEDS_PERSON
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
@@ -34,6 +43,10 @@ from prx_email_django.status.reasons import (
     pause_in_force,
 )
 from prx_email_django.store.db import clock_for
+
+HOUR = timedelta(hours=1)
+#: Workers in the figures.
+MAX_WORKERS = 100
 
 
 class Health(IntEnum):
@@ -54,12 +67,14 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     """Return the figures of the whole outbox as JSON-serializable values; instants are ISO 8601 in UTC.
 
     ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None if
-    no message is due), ``waiting`` (due later), ``sending``, ``at_rest``, ``unknown`` (failed messages that may have
-    been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
-    end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
-    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
-    used: ``named_by``, ``name``, ``problem``), and ``accounts``: figures for each account, with ``refused_in_a_row``
-    (messages refused since the last accepted one), ``pause_code``, ``last_trouble`` and the sentence ``why``.
+    no message is due), ``waiting`` (due later), ``sending``, ``at_rest``, ``needs_person`` (at rest, and neither
+    cancelled, adopted nor dismissed), ``unknown`` (failed messages that may have been delivered), ``expired_leases``
+    (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and end of the pause of the whole outbox,
+    else None), ``instance_matches`` (False in a copied database: nothing is sent until it is adopted),
+    ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be used: ``named_by``,
+    ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``, ``failed_last_hour``,
+    ``refused_in_a_row`` (messages refused since the last accepted one), ``pause_code``, ``last_trouble`` and the
+    sentence ``why``; ``hours`` (see ``hourly_figures``) and ``workers`` (see ``worker_figures``).
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
@@ -68,7 +83,14 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     moment = now or clock_for(None).running
     state = OutboxState.objects.filter(pk=1).first() or OutboxState()
     facts = account_facts(now=moment, state=state)
-    accounts = [_account_figures(pk, account, now=moment) for pk, account in facts.items()]
+    resting = _resting()
+    last_hour = _last_hour(moment)
+    accounts = [
+        _account_figures(pk, account, now=moment)
+        | resting.get(pk, {"at_rest": 0, "needs_person": 0})
+        | last_hour.get(pk, {"sent_last_hour": 0, "failed_last_hour": 0})
+        for pk, account in facts.items()
+    ]
     ages = [account["oldest_due_seconds"] for account in accounts if account["oldest_due_seconds"] is not None]
     failed = OutboxMessage.objects.filter(status=Status.FAILED)
     sending = OutboxMessage.objects.filter(claim_expires_at__isnull=False, status=Status.SENDING)
@@ -86,8 +108,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "oldest_due_seconds": max(ages, default=None),
         "waiting": sum(account["waiting"] for account in accounts),
         "sending": leases["all"],
-        "at_rest": failed.filter(next_attempt_at__isnull=True).count(),
-        "needs_person": OutboxMessage.objects.filter(NEEDS_PERSON).count(),
+        "at_rest": sum(account["at_rest"] for account in accounts),
+        "needs_person": sum(account["needs_person"] for account in accounts),
         "unknown": failed.filter(attempts__gt=F("retries")).count(),
         "expired_leases": leases["expired"],
         "oldest_expired_lease_seconds": _age(leases["oldest"], moment),
@@ -97,6 +119,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "last_purge_at": _text(state.last_purge_at),
         "unusable_accounts": [asdict(found) for found in unusable_accounts()],
         "accounts": accounts,
+        "hours": hourly_figures(now=moment),
+        "workers": worker_figures(),
     }
 
 
@@ -170,6 +194,55 @@ def account_reason(account: Account, *, facts: AccountFacts | None = None, now: 
     moment = now or clock_for(None).running
     known = facts or account_facts([account], now=moment)[account.pk]
     return account_sentence(known, now=moment)
+
+
+def hourly_figures(*, now: datetime) -> list[dict[str, Any]]:
+    """Return what was sent and what failed in each of the last 24 hours and the present one, by account; oldest first.
+
+    Hours without any are left out.
+    """
+    rows = HourlyCount.objects.filter(hour__gt=now - timedelta(hours=25)).values_list("account__name", "hour")
+    sums = rows.annotate(all_sent=Sum("sent"), all_failed=Sum("failed")).order_by("hour", "account__name")
+    return [{"account": name, "hour": _text(hour), "sent": sent, "failed": failed} for name, hour, sent, failed in sums]
+
+
+def worker_figures() -> list[dict[str, Any]]:
+    """Return the workers of the last day, the one that was seen last first."""
+    return [
+        {
+            "name": worker.name,
+            "kind": worker.kind,
+            "state": worker.state,
+            "started_at": _text(worker.started_at),
+            "last_seen_at": _text(worker.last_seen_at),
+            "sent": worker.sent,
+        }
+        for worker in Worker.objects.order_by("-last_seen_at")[:MAX_WORKERS]
+    ]
+
+
+def _resting() -> dict[int, dict[str, int]]:
+    """Account -> how many of its messages are at rest, and how many of them need a person."""
+    rows = OutboxMessage.objects.filter(AT_REST).values_list("account_id")
+    counted = rows.annotate(at_rest=Count("pk"), needing=Count("pk", filter=NEEDS_PERSON)).order_by()
+    return {pk: {"at_rest": all_, "needs_person": needing} for pk, all_, needing in counted}
+
+
+def _last_hour(now: datetime) -> dict[int, dict[str, int]]:
+    """Account -> what was sent and failed in the last sixty minutes.
+
+    Counts are kept by the clock's hour: of the hour before, the part is taken that sixty minutes reach back into.
+    """
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    part = 1 - (now - hour) / HOUR
+    found: dict[int, dict[str, float]] = {}
+    rows = HourlyCount.objects.filter(hour__in=[hour - HOUR, hour]).values_list("account_id", "hour")
+    for pk, of, sent, failed in rows.annotate(all_sent=Sum("sent"), all_failed=Sum("failed")).order_by():
+        weight = 1 if of == hour else part
+        sums = found.setdefault(pk, {"sent_last_hour": 0, "failed_last_hour": 0})
+        sums["sent_last_hour"] += weight * sent
+        sums["failed_last_hour"] += weight * failed
+    return {pk: {name: round(value) for name, value in sums.items()} for pk, sums in found.items()}
 
 
 def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str, Any]:

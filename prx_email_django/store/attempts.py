@@ -60,6 +60,13 @@ class RecordedAttempt:
     #: The result came back after the claim had been lost.
     late: bool = False
     progress: bool = False
+    #: The message has this status by this result; a late one may find the message as it leaves it.
+    is_news: bool = True
+
+    @property
+    def comes_to_rest(self) -> bool:
+        """Whether this result put the message at rest."""
+        return self.status is Status.FAILED and self.next_attempt_at is None and not self.late
 
 
 def recorded(finished: FinishedAttempt, status: Status, **fields: Any) -> RecordedAttempt:

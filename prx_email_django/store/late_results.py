@@ -60,14 +60,20 @@ def record_late(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     message = row.first()
     said = finished.outcome
     if message is None or said.ending is Ending.UNTOUCHED:
-        return recorded(finished, Status.FAILED, late=True)
+        return recorded(finished, Status.FAILED, late=True, is_news=False)
     if _write_attempt(finished) and said.ending is Ending.UNKNOWN and message.status != Status.SENT:
         _mark_doubt(finished, message)
     refused = _mark_acceptance(finished, message, clock=clock) if said.ending is Ending.ACCEPTED else {}
+    before = message.status
     message.refresh_from_db()
     finished.claim.message = message
     return recorded(
-        finished, Status(message.status), next_attempt_at=message.next_attempt_at, refused=refused, late=True
+        finished,
+        Status(message.status),
+        next_attempt_at=message.next_attempt_at,
+        refused=refused,
+        late=True,
+        is_news=message.status != before,
     )
 
 

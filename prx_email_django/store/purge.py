@@ -8,7 +8,16 @@ from datetime import datetime, timedelta
 from django.db.models import Q, QuerySet
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.models import Attachment, Content, ContentChunk, InboundMessage, OutboxMessage
+from prx_email_django.models import (
+    Attachment,
+    Content,
+    ContentChunk,
+    HourlyCount,
+    InboundMessage,
+    OutboxMessage,
+    PauseRecord,
+    Worker,
+)
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
 from prx_email_django.store.contents import KEPT_FOR
@@ -16,6 +25,9 @@ from prx_email_django.store.db import atomic, retried
 
 #: Rows of each kind in one transaction.
 BATCH = 500
+WORKERS_KEPT_FOR = timedelta(days=1)
+#: The page of the operator shows thirty days.
+HOURS_KEPT_FOR = timedelta(days=35)
 #: Batches of an idle worker in an hour.
 IDLE_BATCHES = 20
 
@@ -59,6 +71,7 @@ def purge(
 
 def purge_idle(*, clock: Clock) -> PurgeReport:
     """Purge up to 10 000 rows of each kind: once an hour, this keeps up with 240 000 messages a day."""
+    purge_activity(clock=clock)
     total = PurgeReport()
     for _ in range(IDLE_BATCHES):
         report = purge(clock=clock)
@@ -66,6 +79,16 @@ def purge_idle(*, clock: Clock) -> PurgeReport:
         if not report.total:
             break
     return total
+
+
+@retried
+def purge_activity(*, clock: Clock) -> None:
+    """Delete workers that have ended, and the history that nobody shows any more."""
+    now, kept = clock.running, outbox_settings().retention.failed
+    Worker.objects.filter(last_seen_at__lt=now - WORKERS_KEPT_FOR).delete()
+    HourlyCount.objects.filter(hour__lt=now - HOURS_KEPT_FOR).delete()
+    if kept is not None:
+        PauseRecord.objects.filter(ended_at__lt=now - kept).delete()
 
 
 def _sent_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:

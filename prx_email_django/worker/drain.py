@@ -26,6 +26,7 @@ from prx_email_django.store.outbox import begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
 from prx_email_django.worker.due_messages import DueMessages, empty_handed
+from prx_email_django.worker.heartbeat import Heartbeat
 from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.queues import ResultQueue
@@ -65,6 +66,7 @@ class Drain:
         self.stop = stop
         self.begun = monotonic()
         self.recorder = Recorder(clock)
+        self.heartbeat = Heartbeat(clock)
         self._look_at = 0.0
         #: Accounts whose work ended by an unexpected error: they are left out for the rest of the drain.
         self._barred: set[int] = set()
@@ -75,6 +77,7 @@ class Drain:
         """Recover, then send until nothing can go now (with ``wait``: until the time budget ends)."""
         begin_drain(clock=self.clock)
         with ExitStack() as stack:
+            stack.callback(self._end)
             stack.enter_context(waiting_for_database(self._wait_for_database))
             network: Network | None = None
             while not self._should_stop():
@@ -87,6 +90,11 @@ class Drain:
                 if not self.wait or not self._wait_for_due():
                     break
         return self.recorder.report(monotonic() - self.begun)
+
+    def _end(self) -> None:
+        """Write the counts, also of a drain that breaks off."""
+        self.recorder.tally.write()
+        self.heartbeat.end(self.recorder.counts["sent"])
 
     def _wait_for_database(self, error: Error, absent: float) -> bool:
         """Wait a moment between two rounds, when nothing is claimed; False: the drain ends first."""
@@ -119,6 +127,8 @@ class Drain:
 
         def tick() -> None:
             self._tick()
+            if self.heartbeat.beat(self.recorder.counts["sent"]):
+                self.recorder.tally.write()
             add(self._newcomers(loop))
 
         add(accounts)

@@ -27,7 +27,7 @@ def announce(recorded: Iterable[RecordedAttempt], *, names: dict[int, str] | Non
             _send(signals.recipients_refused, message=attempt.message, recipients=attempt.refused)
         if attempt.status is Status.SENT:
             _send(signals.message_sent, message=attempt.message)
-        elif attempt.status is Status.FAILED and attempt.next_attempt_at is None and not attempt.late:
+        elif attempt.comes_to_rest:
             _send(signals.message_failed, message=attempt.message, error_code=attempt.error_code)
         elif attempt.status is Status.FAILED and not attempt.late and not attempt.progress:
             _send(signals.message_deferred, message=attempt.message, next_attempt_at=attempt.next_attempt_at)

@@ -17,6 +17,7 @@ from prx_email_django.store.finalize import finalize_in_parts, settle
 from prx_email_django.store.recover import expire, recover
 from prx_email_django.worker.events import announce
 from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.tally import HourlyTally
 
 
 class Recorder:
@@ -27,6 +28,7 @@ class Recorder:
         #: The fields of the drain's report.
         self.counts: Counter[str] = Counter()
         self.names: dict[int, str] = {}
+        self.tally = HourlyTally(clock)
 
     def report(self, seconds: float) -> DrainReport:
         """What was done until now, in so many seconds."""
@@ -36,13 +38,13 @@ class Recorder:
         """Recover the messages of lost workers."""
         recorded = recover(clock=self.clock)
         self.counts["recovered"] += len(recorded)
-        announce(recorded, names=self.names)
+        self._tell(recorded)
 
     def expire(self, claims: Sequence[Claim]) -> None:
         """Put messages that are too old at rest."""
         recorded = expire(claims, clock=self.clock)
         self.counts["expired"] += len(recorded)
-        announce(recorded, names=self.names)
+        self._tell(recorded)
 
     def finished(self, group: Sequence[FinishedAttempt]) -> list[RecordedAttempt]:
         """Record finished attempts, in one group; what is recorded is counted and announced at once."""
@@ -72,8 +74,9 @@ class Recorder:
         now = self.clock.now
         self.finished([FinishedAttempt(claim, outcome, {}, started_at=now, finished_at=now)])
 
-    def reinstated(self, at_rest: int) -> None:
+    def reinstated(self, account_id: int, at_rest: int) -> None:
         """Count messages that were put at rest, and are due again since the account was the cause."""
+        self.tally.reinstated(account_id, at_rest)
         self.counts["failed"] = max(0, self.counts["failed"] - at_rest)
         self.counts["deferred"] += at_rest
 
@@ -95,6 +98,10 @@ class Recorder:
     def _announce(self, recorded: Sequence[RecordedAttempt]) -> None:
         for attempt in recorded:
             self._count(attempt)
+        self._tell(recorded)
+
+    def _tell(self, recorded: Sequence[RecordedAttempt]) -> None:
+        self.tally.note(recorded)
         announce(recorded, names=self.names)
 
     def _count(self, attempt: RecordedAttempt) -> None:

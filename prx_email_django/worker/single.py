@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from time import monotonic
 
@@ -130,9 +130,11 @@ class OneMessage:
 class SingleSend:
     """One attempt: the loop of a drain over one message, and the caller's deadline."""
 
-    def __init__(self, claim: Claim, account: Account, slot: Slot, *, clock: Clock, network: Network) -> None:
+    def __init__(  # noqa: PLR0913  (what one attempt needs)
+        self, claim: Claim, account: Account, slot: Slot, *, clock: Clock, network: Network, recorder: Recorder
+    ) -> None:
         self.source = OneMessage(claim, clock=clock)
-        self.recorder = recorder_for(account, clock=clock)
+        self.recorder = recorder
         results = ResultQueue(1)
         self.loop = WorkerLoop(clock=clock, results=results, recorder=self.recorder)
         self.loop.waits_for_results_only = True
@@ -233,7 +235,8 @@ def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tupl
     ``account`` has its runtime state (``limits.pauses.with_state``).  The slot is released.
     """
     if claim.recipients and not claim.open_addresses:  # a late acceptance answered them all
-        recorder_for(account, clock=clock).settle(claim)
+        with recorder_for(account, clock=clock) as recorder:
+            recorder.settle(claim)
         unwritten.write([partial(release_slots, [slot])])
         return claim.message, None
     with ExitStack() as stack:
@@ -242,7 +245,8 @@ def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tupl
         except Exception:  # the system gives no thread or no file
             unwritten.write([partial(release_lease, claim.lease)])
             raise
-        single = SingleSend(claim, account, slot, clock=clock, network=network)
+        recorder = stack.enter_context(recorder_for(account, clock=clock))
+        single = SingleSend(claim, account, slot, clock=clock, network=network, recorder=recorder)
         obstacle = single.run()
     message = single.source.claim_now.message
     if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now
@@ -258,7 +262,8 @@ def expire_now(claim: Claim, account: Account, *, clock: Clock) -> bool:
     """Bring a claimed message to rest where it has expired already; whether it had."""
     _, expired = split_expired([claim], clock=clock)
     if expired:
-        recorder_for(account, clock=clock).expire(expired)
+        with recorder_for(account, clock=clock) as recorder:
+            recorder.expire(expired)
     return bool(expired)
 
 
@@ -273,11 +278,16 @@ def simulate(claim: Claim, account: Account, mode: FailureMode, *, clock: Clock)
             Ending.PERMANENT, error_code=ErrorCode.PROVIDER, error="550 simulated refusal", smtp_code=550
         ),
     }
-    recorder_for(account, clock=clock).failed(claim, outcomes[mode])
+    with recorder_for(account, clock=clock) as recorder:
+        recorder.failed(claim, outcomes[mode])
 
 
-def recorder_for(account: Account, *, clock: Clock) -> Recorder:
-    """A recorder that knows the account's name, for its log lines."""
+@contextmanager
+def recorder_for(account: Account, *, clock: Clock) -> Iterator[Recorder]:
+    """A recorder that knows the account's name, for its log lines; what it counted is written at the end."""
     recorder = Recorder(clock)
     recorder.names[account.pk] = account.name
-    return recorder
+    try:
+        yield recorder
+    finally:
+        recorder.tally.write()

@@ -17,11 +17,14 @@ from prx_email_django.models import (
     AccountState,
     ConnectionSlot,
     DeliveryAttempt,
+    HourlyCount,
     OutboxMessage,
     OutboxState,
+    PauseRecord,
     RateWindow,
     Recipient,
     RefusedMessage,
+    Worker,
 )
 from tests.simulation import event_loop
 from tests.simulation.database.faults import SimulatedDatabase
@@ -47,7 +50,19 @@ KINDS = (
 )
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
-_TABLES = (RefusedMessage, DeliveryAttempt, Recipient, OutboxMessage, AccountState, ConnectionSlot, RateWindow, Account)
+_TABLES = (
+    RefusedMessage,
+    DeliveryAttempt,
+    Recipient,
+    OutboxMessage,
+    AccountState,
+    ConnectionSlot,
+    RateWindow,
+    PauseRecord,
+    HourlyCount,
+    Worker,
+    Account,
+)
 
 
 class Schedule:

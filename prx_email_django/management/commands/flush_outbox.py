@@ -23,6 +23,7 @@ from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.absence import is_away
 from prx_email_django.tasks import purge_if_time
+from prx_email_django.worker.heartbeat import LOOP, working_as
 
 logger = logging.getLogger("prx_email_django")
 
@@ -78,8 +79,9 @@ class Command(BaseCommand):
                 heartbeat=None if options["heartbeat"] is None else Path(options["heartbeat"]),
             )
             with stop.on_signals():
-                run = self._loop if options["loop"] else self._once
-                report = run(stop, accounts, options)
+                run, kind = (self._loop, LOOP) if options["loop"] else (self._once, "command")
+                with working_as(kind):
+                    report = run(stop, accounts, options)
             self._summary(report, as_json=options["json"])
             if not report.claimed and not options["loop"] and not options["json"]:
                 self._print_waiting(_accounts(names))

@@ -1,0 +1,61 @@
+"""Counts what was recorded, by account and hour, until it is written (``HourlyCount``)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from typing import TypeAlias
+
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.states import Status
+from prx_email_django.store.absence import unwritten
+from prx_email_django.store.activity import add_hourly
+from prx_email_django.store.attempts import RecordedAttempt
+
+#: Account and hour -> fields of ``HourlyCount``, and what is added to them.
+_Amounts: TypeAlias = defaultdict[tuple[int, datetime], defaultdict[str, float]]
+
+
+def _none() -> _Amounts:
+    return defaultdict(lambda: defaultdict(float))
+
+
+class HourlyTally:
+    """What one drain or one send did since its counts were written last."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._amounts: _Amounts = _none()
+
+    def note(self, recorded: Iterable[RecordedAttempt]) -> None:
+        """Count what was recorded."""
+        now = self._clock.now
+        for attempt in recorded:
+            amounts = self._of(attempt.message.account_id, now)
+            amounts["refused_recipients"] += len(attempt.refused)
+            if attempt.outcome.ending is Ending.UNKNOWN:
+                amounts["unknown"] += 1
+            if attempt.status is Status.SENT:
+                amounts["sent"] += attempt.is_news
+                amounts["seconds"] += attempt.is_news * max(0.0, (now - attempt.message.due_since).total_seconds())
+            elif attempt.comes_to_rest:
+                amounts["failed"] += 1
+
+    def reinstated(self, account_id: int, count: int) -> None:
+        """Take back messages that were counted as failed: the account was the cause, and they are due again."""
+        self._of(account_id, self._clock.now)["failed"] -= count
+
+    def write(self) -> None:
+        """Write the counts; if the database is away, a thread writes them when it is back."""
+        noted, self._amounts = self._amounts, _none()
+        unwritten.write(
+            partial(add_hourly, account_id, hour, {name: amount for name, amount in amounts.items() if amount})
+            for (account_id, hour), amounts in sorted(noted.items())
+            if any(amounts.values())
+        )
+
+    def _of(self, account_id: int, now: datetime) -> defaultdict[str, float]:
+        return self._amounts[account_id, now.replace(minute=0, second=0, microsecond=0)]
