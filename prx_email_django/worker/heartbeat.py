@@ -39,7 +39,7 @@ class Heartbeat:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._told = 0
+        self._counted = 0
 
     def beat(self, sent: int) -> bool:
         """Write that the process is working, if a heartbeat is due; ``sent``: messages of this drain until now."""
@@ -50,7 +50,7 @@ class Heartbeat:
 
     def end(self, sent: int) -> None:
         """Write that the process is idle; a loop writes it once in a while, or when it has sent something."""
-        if sent > self._told or _kind.get() != LOOP or self._is_due():
+        if sent > self._counted or _kind.get() != LOOP or self._is_due():
             self._write(WorkerState.IDLE, sent)
 
     def _is_due(self) -> bool:
@@ -59,5 +59,5 @@ class Heartbeat:
 
     def _write(self, state: WorkerState, sent: int) -> None:
         now = _last[worker_name()] = self._clock.running
-        new, self._told = sent - self._told, sent
+        new, self._counted = sent - self._counted, sent
         unwritten.write([partial(seen, kind=_kind.get(), state=state, sent=new, at=now)])
