@@ -11,12 +11,15 @@ this package and register your own.  The templates override blocks of Django's t
 from prx_email_django.admin import outbox, records
 from prx_email_django.admin.accounts import AccountAdmin, AccountAdminMixin
 from prx_email_django.admin.base import FactsAdminMixin
+from prx_email_django.admin.dashboard import OutboxAdmin, OutboxAdminMixin
 from prx_email_django.admin.messages import OutboxMessageAdmin, OutboxMessageAdminMixin
 
 __all__ = [
     "AccountAdmin",
     "AccountAdminMixin",
     "FactsAdminMixin",
+    "OutboxAdmin",
+    "OutboxAdminMixin",
     "OutboxMessageAdmin",
     "OutboxMessageAdminMixin",
     "outbox",

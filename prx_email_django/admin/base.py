@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from django.contrib import admin
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
 from django.views.decorators.http import require_POST
 
@@ -93,6 +94,7 @@ class OperatorMixin(ModelAdminBase):
 
     def own_page(self, request: HttpRequest, template: str, *, media: Any = None, **context: Any) -> TemplateResponse:
         """Render a page that Django's admin does not have, in the frame of the admin."""
+        request.current_app = self.admin_site.name
         frame = {**self.admin_site.each_context(request), "opts": self.opts, "media": media or self.media}
         return TemplateResponse(request, f"admin/prx_email_django/{template}", {**frame, **context})
 
@@ -121,6 +123,12 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
         return shown_fields(self.model)
 
 
+def log(request: HttpRequest, rows: Sequence[Any], text: str) -> None:
+    """Record the operation and its user in the history of each row."""
+    person = cast(int, request.user.pk)
+    LogEntry.objects.log_actions(user_id=person, queryset=rows, action_flag=CHANGE, change_message=text)
+
+
 def username(request: HttpRequest) -> str:
     """Return the name of the person who is signed in, for histories."""
     return request.user.get_username()
@@ -131,10 +139,18 @@ def may_read_content(request: HttpRequest) -> bool:
     return request.user.has_perm(f"{OutboxMessage._meta.app_label}.view_message_content")
 
 
-def page_url(model_admin: ModelAdmin, model: type[Model], page: str, *args: int) -> str:
+def page_url(model_admin: ModelAdmin, model: type[Model], page: str, *args: object) -> str:
     """Return the URL of a page (``change``, ``changelist``) of a model in the site of ``model_admin``."""
     opts = model._meta
     return reverse(f"{model_admin.admin_site.name}:{opts.app_label}_{opts.model_name}_{page}", args=args)
+
+
+def page_url_if_any(model_admin: ModelAdmin, model: type[Model], page: str, *args: object) -> str:
+    """Return the URL as ``page_url`` does; empty where the site has no page of this model (a host unregistered it)."""
+    try:
+        return page_url(model_admin, model, page, *args)
+    except NoReverseMatch:
+        return ""
 
 
 def changed_fieldsets(

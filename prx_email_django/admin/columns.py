@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -16,6 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
 from prx_email_django.states import WAITING, ErrorCode, Status
+from prx_email_django.status.overview import span
 from prx_email_django.status.reasons import at
 
 #: Addresses shown in one line of a list.
@@ -42,6 +44,20 @@ def below(first: SafeString, second: SafeString) -> SafeString:
 def link(url: str, label: object) -> SafeString:
     """Return a link to another page of the admin."""
     return format_html('<a href="{}">{}</a>', url, label)
+
+
+def ago(moment: datetime, now: datetime) -> SafeString:
+    """Return how long ago an instant is, or in how long it comes, with the exact time and its zone on hover."""
+    seconds = (now - moment).total_seconds()
+    if abs(seconds) < 1:
+        text = _("now")
+    elif seconds > 0:
+        text = _("%(time)s ago") % {"time": span(seconds)}
+    else:
+        text = _("in %(time)s") % {"time": span(-seconds)}
+    local = timezone.localtime(moment)
+    exact = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', local.isoformat(), exact, text)
 
 
 def message_state(message: OutboxMessage) -> tuple[str, str]:

@@ -12,11 +12,13 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.models import OutboxMessage
-from prx_email_django.models.conditions import AT_REST, FAILED, MAY_HAVE_BEEN_DELIVERED, NEEDS_PERSON, SENDING
-from prx_email_django.states import ErrorCode, Status
+from prx_email_django.models.conditions import AT_REST, FAILED, MAY_HAVE_BEEN_DELIVERED, NEEDS_PERSON, QUEUED, SENDING
+from prx_email_django.states import WAITING, ErrorCode, Status
+from prx_email_django.status.failures import texts_of_group
 
 Messages = QuerySet[OutboxMessage]
 
@@ -39,17 +41,41 @@ class ChoiceFilter(admin.SimpleListFilter):
 
 
 class StatusFilter(ChoiceFilter):
-    """Filter by status: the four statuses, and the two kinds of failed messages."""
+    """Filter by status: the four statuses, what is due, and the kinds of failed messages."""
 
     title = _("status")
     parameter_name = "status"
     choices_by_name = {
         **{status.value: (status.label, Q(status=status)) for status in Status},
+        Status.PENDING.value: (Status.PENDING.label, QUEUED & Q(status=Status.PENDING)),
         Status.SENDING.value: (Status.SENDING.label, SENDING),
+        "due": (_("due now"), QUEUED & Q(status__in=WAITING)),
         "needs_person": (_("failed, needs a person"), NEEDS_PERSON),
         "at_rest": (_("failed, at rest"), AT_REST),
         "waiting": (_("failed, will be tried again"), FAILED & Q(next_attempt_at__isnull=False)),
     }
+
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the messages of the chosen kind; what is due depends on the time."""
+        found = super().queryset(request, queryset)
+        return found.filter(next_attempt_at__lte=timezone.now()) if self.value() == "due" else found
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """The messages of one reason of the dashboard; it offers no choice of its own."""
+
+    title = _("reason")
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """Return the reason that is chosen: a filter without choices would be left out."""
+        chosen = request.GET.get(self.parameter_name)
+        return [(chosen, chosen)] if chosen else []
+
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the messages whose text folds to the reason."""
+        folded = self.value()
+        return queryset if folded is None else queryset.filter(last_error__in=texts_of_group(queryset, folded))
 
 
 class UnknownOutcomeFilter(ChoiceFilter):

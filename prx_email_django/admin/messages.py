@@ -10,14 +10,17 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.http import content_disposition_header
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns, filters
-from prx_email_django.admin.actions import UNDERSTOOD, MessageActionsMixin
+from prx_email_django.admin.actions import MessageActionsMixin
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fieldsets, may_read_content
+from prx_email_django.admin.bulk import UNDERSTOOD
 from prx_email_django.admin.details import message_details
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
@@ -61,12 +64,13 @@ class MessageChangeList(ChangeList):
 class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     """List and page of messages; derive from this class to add columns, filters and fieldsets."""
 
-    list_display = ("number", "status_and_reason", "recipients_short", "account", "created_at", "tag")
+    list_display = ("number", "status_and_reason", "queued", "recipients_short")
     list_display_links = ("number",)
     list_filter = (
         filters.StatusFilter,
         filters.UnknownOutcomeFilter,
         filters.ErrorCodeFilter,
+        filters.ReasonFilter,
         "account",
         filters.PriorityFilter,
         "created_at",
@@ -228,9 +232,16 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         return message
 
     @admin.display(description=_("message"), ordering="id")
-    def number(self, message: OutboxMessage) -> str:
-        """Show number and subject."""
-        return f"{message.pk}: {Truncator(message.subject).chars(70) or '–'}"
+    def number(self, message: OutboxMessage) -> SafeString:
+        """Show number and subject, and below them account and tag."""
+        subject = Truncator(message.subject).chars(70) or "–"
+        owner = f"{message.account.name} · {message.tag}" if message.tag else message.account.name
+        return format_html('{}: {}<div class="outbox-reason">{}</div>', message.pk, subject, owner)
+
+    @admin.display(description=_("queued"), ordering="created_at")
+    def queued(self, message: OutboxMessage) -> SafeString:
+        """Show how long ago the message was queued, with the exact time on hover."""
+        return columns.ago(message.created_at, timezone.now())
 
     @admin.display(description=_("status and reason"))
     def status_and_reason(self, message: OutboxMessage) -> SafeString:

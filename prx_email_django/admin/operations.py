@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = str | _StrPromise
 
-#: Text for each code of ``ChangeReport.refused``; ``forbidden`` exists only in the admin.
+#: Text for each code of ``ChangeReport.refused``; ``forbidden`` and ``set_aside`` exist only in the admin.
 REFUSALS: Mapping[str, Text] = {
     "not_found": _("deleted"),
     "sent": _("already sent"),
@@ -33,6 +33,7 @@ REFUSALS: Mapping[str, Text] = {
     "at_rest": _("at rest already"),
     "not_unknown": _("their outcome is known"),
     "forbidden": _("not permitted"),
+    "set_aside": _("cancelled, adopted or expired"),
 }
 
 
@@ -82,12 +83,8 @@ def _needs_person(message: OutboxMessage, now: datetime) -> bool:
 RETRY = Operation(
     name="retry",
     label=_("Retry now"),
-    help=_("The message becomes due now; the next drain sends it."),
-    done=ngettext_lazy(
-        "%(count)d message is due now and will be sent by the next drain.",
-        "%(count)d messages are due now and will be sent by the next drain.",
-        "count",
-    ),
+    help=_("Due now: a running worker sends it."),
+    done=ngettext_lazy("%(count)d message is due now.", "%(count)d messages are due now.", "count"),
     log=_("Retry requested."),
     apply=api.requeue_outbox,
     is_offered=_is_failed,
@@ -96,7 +93,7 @@ RETRY = Operation(
 SEND_NOW = Operation(
     name="send-now",
     label=_("Send now"),
-    help=_("The message becomes due now, before its planned time; the next drain sends it."),
+    help=_("Due now, before the planned time: a running worker sends it."),
     done=RETRY.done,
     log=_("Sending before the planned time requested."),
     apply=lambda ids: api.requeue_outbox(ids, force=True),

@@ -29,6 +29,10 @@ class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
 
     list_display = ("__str__", "instance", "pause_reason", "paused_until", "last_drain_at", "last_purge_at")
 
+    def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
+        """Return no permission: the dashboard leads here, and the index leaves the row out."""
+        return {}
+
     def get_urls(self) -> list[URLPattern]:
         """Add the URLs of the two buttons."""
         return [

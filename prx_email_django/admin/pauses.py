@@ -12,8 +12,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django import api
-from prx_email_django.admin.actions import log, selected_rows
-from prx_email_django.admin.base import OperatorMixin, username
+from prx_email_django.admin.actions import selected_rows
+from prx_email_django.admin.base import OperatorMixin, log, username
 from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import Account, AccountState
 

@@ -20,6 +20,7 @@ from prx_email_django.models import (
     DeliveryAttempt,
     InboundMessage,
     OutboxMessage,
+    PauseRecord,
     RateWindow,
     Recipient,
 )
@@ -37,6 +38,14 @@ class RecordAdmin(FactsAdminMixin, ModelAdmin):
     def message_page(self, row: Any) -> SafeString:
         """Show the number of the row's message, with a link to its page."""
         return columns.link(page_url(self, OutboxMessage, "change", row.message_id), row.message_id)
+
+
+class PlumbingAdmin(RecordAdmin):
+    """A list that the index does not show: it is reached from its owner."""
+
+    def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
+        """Return no permission, so that the index leaves the model out."""
+        return {}
 
 
 @admin.register(Recipient)
@@ -90,7 +99,7 @@ class DeliveryAttemptAdmin(RecordAdmin):
 
 
 @admin.register(Attachment)
-class AttachmentAdmin(RecordAdmin):
+class AttachmentAdmin(PlumbingAdmin):
     """Attachments of messages; their content is downloaded from the message's page."""
 
     list_display = ("filename", "kind", "content_type", "size", "message_page")
@@ -108,8 +117,21 @@ class InboundMessageAdmin(RecordAdmin):
     list_filter = ("account",)
 
 
+@admin.register(PauseRecord)
+class PauseRecordAdmin(RecordAdmin):
+    """Pauses of accounts and of everything: by whom, why, from when to when."""
+
+    list_display = ("whose", "reason", "by", "begun_at", "ended_at", "ended_by")
+    list_select_related = ("account",)
+
+    @admin.display(description=_("account"))
+    def whose(self, record: PauseRecord) -> str:
+        """Show the account, or that everything was paused."""
+        return record.account.name if record.account else str(_("everything"))
+
+
 @admin.register(AccountState)
-class AccountStateAdmin(RecordAdmin):
+class AccountStateAdmin(PlumbingAdmin):
     """Runtime state of accounts, written by workers; tokens are never shown."""
 
     list_display = (
@@ -129,14 +151,14 @@ class AccountStateAdmin(RecordAdmin):
 
 
 @admin.register(ConnectionSlot)
-class ConnectionSlotAdmin(RecordAdmin):
+class ConnectionSlotAdmin(PlumbingAdmin):
     """Connection slots and their holders."""
 
     list_display = ("account", "number", "holder", "expires_at")
 
 
 @admin.register(RateWindow)
-class RateWindowAdmin(RecordAdmin):
+class RateWindowAdmin(PlumbingAdmin):
     """Permits spent of each rate limit."""
 
     list_display = ("account", "limit_key", "spent")

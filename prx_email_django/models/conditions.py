@@ -8,6 +8,8 @@ from prx_email_django.states import ErrorCode, Status
 
 FAILED = Q(status=Status.FAILED)
 AT_REST = FAILED & Q(next_attempt_at__isnull=True)
+#: Has a next attempt: the rows of the claim's index.
+QUEUED = Q(claim_rank__isnull=False, next_attempt_at__isnull=False)
 SENDING = Q(status=Status.SENDING, claim_expires_at__isnull=False)
 #: A message that was attempted and released is failed, so a pending message has no attempts.
 MAY_HAVE_BEEN_DELIVERED = (FAILED | SENDING) & Q(attempts__gt=F("retries"))

@@ -87,13 +87,23 @@ def reached(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: dateti
 
     ``bucket`` is the number of the newest bucket that was written, ``counts`` what was spent, newest first.
     """
-    current = max(int(now.timestamp() // limit.bucket_seconds), bucket)
-    spent = [0] * min(current - bucket, BUCKETS) + list(counts)
+    current, spent = _window(limit, bucket, counts, now)
     for moved in range(BUCKETS + 1):
         if sum(spent[: BUCKETS - moved]) < limit.count:
             free_at = datetime.fromtimestamp((current + moved) * limit.bucket_seconds, UTC)
             return ReachedLimit(str(limit), free_at) if moved else None
     raise AssertionError  # pragma: no cover  (a limit is at least 1, and an empty window has spent nothing)
+
+
+def spent_now(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: datetime) -> int:
+    """How much of a rate limit is used up; arguments as for ``reached``."""
+    return sum(_window(limit, bucket, counts, now)[1][:BUCKETS])
+
+
+def _window(limit: RateLimit, bucket: int, counts: Sequence[int], now: datetime) -> tuple[int, list[int]]:
+    """The number of the present bucket, and what was spent in it and in those before, newest first."""
+    current = max(int(now.timestamp() // limit.bucket_seconds), bucket)
+    return current, [0] * min(current - bucket, BUCKETS) + list(counts)
 
 
 def next_wait(last: int) -> int:

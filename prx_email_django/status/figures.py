@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from django.db.models import Count, F, Min, Q, Sum
+from django.db.models import Count, F, Min, Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.refusals import refusal_row
@@ -20,21 +20,27 @@ from prx_email_django.models import (
     Account,
     AccountState,
     ConnectionSlot,
-    HourlyCount,
     OutboxMessage,
     OutboxState,
     RateWindow,
-    Worker,
 )
 from prx_email_django.models.account_validation import connection_problem
-from prx_email_django.models.conditions import AT_REST, NEEDS_PERSON
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.outcomes import Trouble
-from prx_email_django.rules.rates import parse_rate_limits, reached
-from prx_email_django.states import WAITING, Status
+from prx_email_django.rules.rates import RateLimit, parse_rate_limits, reached, spent_now
+from prx_email_django.states import Status
 from prx_email_django.status.configured_accounts import unusable_accounts
+from prx_email_django.status.counts import (
+    LastHour,
+    Queue,
+    hourly_figures,
+    last_hours,
+    queue_of_each,
+    text_of,
+    worker_figures,
+)
 from prx_email_django.status.reasons import (
     AccountFacts,
     Pause,
@@ -43,10 +49,6 @@ from prx_email_django.status.reasons import (
     pause_in_force,
 )
 from prx_email_django.store.db import clock_for
-
-HOUR = timedelta(hours=1)
-#: Workers in the figures.
-MAX_WORKERS = 100
 
 
 class Health(IntEnum):
@@ -67,14 +69,15 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     """Return the figures of the whole outbox as JSON-serializable values; instants are ISO 8601 in UTC.
 
     ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None if
-    no message is due), ``waiting`` (due later), ``sending``, ``at_rest``, ``needs_person`` (at rest, and neither
-    cancelled, adopted nor dismissed), ``unknown`` (failed messages that may have been delivered), ``expired_leases``
-    (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and end of the pause of the whole outbox,
-    else None), ``instance_matches`` (False in a copied database: nothing is sent until it is adopted),
-    ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be used: ``named_by``,
-    ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``, ``failed_last_hour``,
-    ``refused_in_a_row`` (messages refused since the last accepted one), ``pause_code``, ``last_trouble`` and the
-    sentence ``why``; ``hours`` (see ``hourly_figures``) and ``workers`` (see ``worker_figures``).
+    no message is due), ``waiting`` (due later), ``deferred`` (failed, and tried again), ``sending``, ``at_rest``,
+    ``needs_person`` (at rest, and neither cancelled, adopted nor dismissed), ``unknown`` (failed messages that may have
+    been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
+    end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
+    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
+    used: ``named_by``, ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``,
+    ``failed_last_hour``, ``refused_in_a_row`` (messages refused since the last accepted one), ``limits`` (what is used
+    of each rate limit), ``pause_code``, ``last_trouble`` and the sentence ``why``; ``hours`` (see ``hourly_figures``)
+    and ``workers`` (see ``worker_figures``).
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
@@ -83,12 +86,9 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     moment = now or clock_for(None).running
     state = OutboxState.objects.filter(pk=1).first() or OutboxState()
     facts = account_facts(now=moment, state=state)
-    resting = _resting()
-    last_hour = _last_hour(moment)
+    queues, hours = queue_of_each(facts.keys(), now=moment), last_hours(moment)
     accounts = [
-        _account_figures(pk, account, now=moment)
-        | resting.get(pk, {"at_rest": 0, "needs_person": 0})
-        | last_hour.get(pk, {"sent_last_hour": 0, "failed_last_hour": 0})
+        _account_figures(pk, account, queues.get(pk, Queue()), hours.get(pk, LastHour()), now=moment)
         for pk, account in facts.items()
     ]
     ages = [account["oldest_due_seconds"] for account in accounts if account["oldest_due_seconds"] is not None]
@@ -101,12 +101,13 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     everything = _outbox_pause(state, moment)
     return {
         "version": VERSION,
-        "at": _text(moment),
+        "at": text_of(moment),
         "instance": state.instance,
         "instance_matches": state.instance in ("", instance),
         "due": sum(account["due"] for account in accounts),
         "oldest_due_seconds": max(ages, default=None),
         "waiting": sum(account["waiting"] for account in accounts),
+        "deferred": sum(account["deferred"] for account in accounts),
         "sending": leases["all"],
         "at_rest": sum(account["at_rest"] for account in accounts),
         "needs_person": sum(account["needs_person"] for account in accounts),
@@ -114,9 +115,9 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "expired_leases": leases["expired"],
         "oldest_expired_lease_seconds": _age(leases["oldest"], moment),
         "accounts_paused": sum(account.pause is not None for account in facts.values()),
-        "paused": {"reason": everything.reason, "until": _text(everything.until)} if everything else None,
-        "last_drain_at": _text(state.last_drain_at),
-        "last_purge_at": _text(state.last_purge_at),
+        "paused": {"reason": everything.reason, "until": text_of(everything.until)} if everything else None,
+        "last_drain_at": text_of(state.last_drain_at),
+        "last_purge_at": text_of(state.last_purge_at),
         "unusable_accounts": [asdict(found) for found in unusable_accounts()],
         "accounts": accounts,
         "hours": hourly_figures(now=moment),
@@ -165,6 +166,8 @@ def account_facts(
             outbox=everything,
             pause=_pause(runtime_state.get(account.pk), now),
             reached=_reached(account, windows, now),
+            used=_used(account, windows, now),
+            token_expires_at=_token_expires_at(account, runtime_state.get(account.pk)),
             connections=slots.get(account.pk, 0),
             max_connections=account.max_connections,
             problem=_problem(account),
@@ -196,76 +199,31 @@ def account_reason(account: Account, *, facts: AccountFacts | None = None, now: 
     return account_sentence(known, now=moment)
 
 
-def hourly_figures(*, now: datetime) -> list[dict[str, Any]]:
-    """Return what was sent and what failed in each of the last 24 hours and the present one, by account; oldest first.
-
-    Hours without any are left out.
-    """
-    rows = HourlyCount.objects.filter(hour__gt=now - timedelta(hours=25)).values_list("account__name", "hour")
-    sums = rows.annotate(all_sent=Sum("sent"), all_failed=Sum("failed")).order_by("hour", "account__name")
-    return [{"account": name, "hour": _text(hour), "sent": sent, "failed": failed} for name, hour, sent, failed in sums]
-
-
-def worker_figures() -> list[dict[str, Any]]:
-    """Return the workers of the last day, the one that was seen last first."""
-    return [
-        {
-            "name": worker.name,
-            "kind": worker.kind,
-            "state": worker.state,
-            "started_at": _text(worker.started_at),
-            "last_seen_at": _text(worker.last_seen_at),
-            "sent": worker.sent,
-        }
-        for worker in Worker.objects.order_by("-last_seen_at")[:MAX_WORKERS]
-    ]
-
-
-def _resting() -> dict[int, dict[str, int]]:
-    """Account -> how many of its messages are at rest, and how many of them need a person."""
-    rows = OutboxMessage.objects.filter(AT_REST).values_list("account_id")
-    counted = rows.annotate(at_rest=Count("pk"), needing=Count("pk", filter=NEEDS_PERSON)).order_by()
-    return {pk: {"at_rest": all_, "needs_person": needing} for pk, all_, needing in counted}
-
-
-def _last_hour(now: datetime) -> dict[int, dict[str, int]]:
-    """Account -> what was sent and failed in the last sixty minutes.
-
-    Counts are kept by the clock's hour: of the hour before, the part is taken that sixty minutes reach back into.
-    """
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    part = 1 - (now - hour) / HOUR
-    found: dict[int, dict[str, float]] = {}
-    rows = HourlyCount.objects.filter(hour__in=[hour - HOUR, hour]).values_list("account_id", "hour")
-    for pk, of, sent, failed in rows.annotate(all_sent=Sum("sent"), all_failed=Sum("failed")).order_by():
-        weight = 1 if of == hour else part
-        sums = found.setdefault(pk, {"sent_last_hour": 0, "failed_last_hour": 0})
-        sums["sent_last_hour"] += weight * sent
-        sums["failed_last_hour"] += weight * failed
-    return {pk: {name: round(value) for name, value in sums.items()} for pk, sums in found.items()}
-
-
-def _account_figures(pk: int, facts: AccountFacts, *, now: datetime) -> dict[str, Any]:
-    """Count the queue of one account by the claim's index, which reads each queued row once and no other row."""
-    queued = OutboxMessage.objects.filter(
-        account_id=pk, claim_rank__isnull=False, next_attempt_at__isnull=False, status__in=WAITING
-    )
-    is_due = Q(next_attempt_at__lte=now)
-    counts = queued.aggregate(
-        all=Count("pk"), due=Count("pk", filter=is_due), oldest=Min("next_attempt_at", filter=is_due)
-    )
+def _account_figures(
+    pk: int, facts: AccountFacts, queue: Queue, last_hour: LastHour, *, now: datetime
+) -> dict[str, Any]:
     return {
+        "id": pk,
         "name": facts.name,
         "is_active": facts.is_active,
-        "due": counts["due"],
-        "waiting": counts["all"] - counts["due"],
-        "oldest_due_seconds": _age(counts["oldest"], now),
+        "due": queue.due,
+        "waiting": queue.waiting,
+        "deferred": queue.deferred,
+        "oldest_due_seconds": _age(queue.oldest_due, now),
+        "at_rest": queue.at_rest,
+        "needs_person": queue.needs_person,
+        "sent_last_hour": last_hour.sent,
+        "failed_last_hour": last_hour.failed,
         "connections": facts.connections,
+        "max_connections": facts.max_connections,
         "refused_in_a_row": facts.refused_in_a_row,
         "pause_code": facts.pause.code if facts.pause else "",
-        "paused_until": _text(facts.pause.until) if facts.pause else None,
+        "paused_until": text_of(facts.pause.until) if facts.pause else None,
         "pause_reason": facts.pause.reason if facts.pause else "",
         "last_trouble": facts.last_trouble,
+        "problem": facts.problem,
+        "limits": [{"limit": limit, "used": used, "count": count} for limit, used, count in facts.used],
+        "token_expires_at": text_of(facts.token_expires_at),
         "why": account_sentence(facts, now=now),
     }
 
@@ -308,17 +266,33 @@ def _problem(account: Account) -> str:
 def _reached(
     account: Account, windows: Mapping[tuple[int, str], RateWindow], now: datetime
 ) -> tuple[ReachedLimit, ...]:
-    try:
-        limits = parse_rate_limits(account.rate_limits)
-    except ValueError:  # written without the model's validation: the other figures must still be shown
-        return ()
-    spent = [(limit, windows[account.pk, limit.key]) for limit in limits if (account.pk, limit.key) in windows]
+    spent = _spent(account, windows)
     found = (reached(limit, bucket=row.bucket, counts=row.counts, now=now) for limit, row in spent)
     return tuple(limit for limit in found if limit is not None)
 
 
-def _text(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).isoformat() if moment else None
+def _used(
+    account: Account, windows: Mapping[tuple[int, str], RateWindow], now: datetime
+) -> tuple[tuple[str, int, int], ...]:
+    """Return each limit that something was spent of, how much is spent now, and how much it allows."""
+    return tuple(
+        (str(limit), spent_now(limit, bucket=row.bucket, counts=row.counts, now=now), limit.count)
+        for limit, row in _spent(account, windows)
+    )
+
+
+def _spent(account: Account, windows: Mapping[tuple[int, str], RateWindow]) -> list[tuple[RateLimit, RateWindow]]:
+    try:
+        limits = parse_rate_limits(account.rate_limits)
+    except ValueError:  # written without the model's validation: the other figures must still be shown
+        return []
+    return [(limit, windows[account.pk, limit.key]) for limit in limits if (account.pk, limit.key) in windows]
+
+
+def _token_expires_at(account: Account, state: AccountState | None) -> datetime | None:
+    """Return the end of the access token in use: a fetched one takes the place of a pasted one."""
+    fetched = state.access_token_expires_at if state else None
+    return fetched or account.oauth_token_expires_at
 
 
 def _age(moment: datetime | None, now: datetime) -> float | None:

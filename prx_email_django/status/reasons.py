@@ -42,6 +42,9 @@ class AccountFacts:
     #: The pause of this account.
     pause: Pause | None = None
     reached: tuple[ReachedLimit, ...] = ()
+    #: Each rate limit, how much of it is spent, and how much it allows.
+    used: tuple[tuple[str, int, int], ...] = ()
+    token_expires_at: datetime | None = None
     connections: int = 0
     max_connections: int = 1
     #: What keeps it from ever connecting: a field that validation refuses, or credentials that cannot be decrypted.

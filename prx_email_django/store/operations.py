@@ -102,31 +102,32 @@ def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
         return "" if row.status == Status.FAILED and row.attempts > row.retries else "not_unknown"
 
     def change(ids: Sequence[int]) -> int:
-        return sum(_confirm(pk, clock=clock) for pk in ids)
+        may = Q(status__in=TRANSITIONS["confirm"].sources, attempts__gt=F("retries"))
+        # Their locks are held since ``_batch`` read them, so they stay as they are.
+        messages = list(OutboxMessage.objects.filter(may, pk__in=ids).order_by("pk"))
+        everyone = Recipient.objects.filter(message_id__in=[message.pk for message in messages])
+        everyone.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
+        recipients: dict[int, list[Recipient]] = {message.pk: [] for message in messages}
+        for recipient in everyone.order_by("id"):
+            recipients[recipient.message_id].append(recipient)
+        changed = sum(_confirm(message, recipients[message.pk], clock=clock) for message in messages)
+        erase_sent(messages)
+        return changed
 
     return _each_batch(rows, refusal=refusal, change=change)
 
 
-def _confirm(pk: int, *, clock: Clock) -> int:
-    may = Q(status__in=TRANSITIONS["confirm"].sources, attempts__gt=F("retries"))
-    row = OutboxMessage.objects.filter(may, pk=pk)
-    if not row.update(updated_at=clock.now):
-        return 0
-    rows = Recipient.objects.filter(message_id=pk)
-    rows.filter(result=RecipientResult.UNKNOWN).update(result=RecipientResult.ACCEPTED)
-    recipients = list(rows.order_by("id"))
+def _confirm(message: OutboxMessage, recipients: Sequence[Recipient], *, clock: Clock) -> int:
+    row = OutboxMessage.objects.filter(pk=message.pk)
     results = [recipient.result for recipient in recipients]
     if is_settled(results) and settled_status(results) is Status.FAILED:
-        return row.update(next_attempt_at=None)
-    message = row.get()
+        return row.update(next_attempt_at=None, updated_at=clock.now)
     values = becomes_sent(message, recipients, now=clock.now)
     if not is_settled(results):
         # What follows stays in the thread of the copy that arrived.
         copy = {name: values[name] for name in ("provider_message_id", "message_number")}
-        return row.update(next_attempt_at=clock.now, due_since=clock.now, **copy)
-    changed = row.update(**values)
-    erase_sent([message])
-    return changed
+        return row.update(next_attempt_at=clock.now, due_since=clock.now, updated_at=clock.now, **copy)
+    return row.update(**values)
 
 
 def reopen(ids: Sequence[int]) -> None:

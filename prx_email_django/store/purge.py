@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import (
@@ -28,6 +28,9 @@ BATCH = 500
 WORKERS_KEPT_FOR = timedelta(days=1)
 #: The page of the operator shows thirty days.
 HOURS_KEPT_FOR = timedelta(days=35)
+#: The hour of the rows that sum up what was before, and the columns that are summed.
+BEGINNING = datetime(1970, 1, 1, 1, tzinfo=UTC)
+COUNTED = ("sent", "failed", "refused_recipients", "unknown", "seconds")
 #: Batches of an idle worker in an hour.
 IDLE_BATCHES = 20
 
@@ -86,9 +89,26 @@ def purge_activity(*, clock: Clock) -> None:
     """Delete workers that have ended, and the history that nobody shows any more."""
     now, kept = clock.running, outbox_settings().retention.failed
     Worker.objects.filter(last_seen_at__lt=now - WORKERS_KEPT_FOR).delete()
-    HourlyCount.objects.filter(hour__lt=now - HOURS_KEPT_FOR).delete()
+    _fold_old_hours(now - HOURS_KEPT_FOR)
     if kept is not None:
         PauseRecord.objects.filter(ended_at__lt=now - kept).delete()
+
+
+def _fold_old_hours(before: datetime) -> None:
+    """Replace old hours by one row for each account, so that the sum over all rows, a counter, never falls."""
+    with atomic():
+        old = HourlyCount.objects.filter(hour__lt=before).exclude(hour=BEGINNING).select_for_update()
+        rows = list(old.order_by("pk"))
+        for account_id in sorted({row.account_id for row in rows}):
+            theirs = [row for row in rows if row.account_id == account_id]
+            sums = {name: sum(getattr(row, name) for row in theirs) for name in COUNTED}
+            total, is_new = HourlyCount.objects.get_or_create(
+                account_id=account_id, hour=BEGINNING, worker="", defaults=sums
+            )
+            if not is_new:
+                added = {name: F(name) + amount for name, amount in sums.items()}
+                HourlyCount.objects.filter(pk=total.pk).update(**added)
+        HourlyCount.objects.filter(pk__in=[row.pk for row in rows]).delete()
 
 
 def _sent_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:

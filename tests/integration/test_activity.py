@@ -166,4 +166,17 @@ def test_old_activity_is_purged_and_open_pauses_stay() -> None:
     PauseRecord.objects.create(account=owner, begun_at=old, ended_at=old)
     PauseRecord.objects.create(account=owner, begun_at=old)
     purge_activity(clock=store.db.clock_for(now))
-    assert (HourlyCount.objects.count(), Worker.objects.count(), PauseRecord.objects.count()) == (2, 1, 1)
+    assert (Worker.objects.count(), PauseRecord.objects.count()) == (1, 1)
+
+
+def test_old_hours_become_one_row_and_their_sum_stays() -> None:
+    owner, other = account(), account("other")
+    for days in (1, 36, 37):
+        for whose in (owner, other):
+            HourlyCount.objects.create(account=whose, hour=NOW - timedelta(days=days), worker="w:1", sent=days)
+    for later in (0, 20):
+        purge_activity(clock=store.db.clock_for(NOW + timedelta(days=later)))
+        assert HourlyCount.objects.count() == 4
+    purge_activity(clock=store.db.clock_for(NOW + timedelta(days=40)))
+    rows = HourlyCount.objects.order_by("account").values_list("account", "sent")
+    assert list(rows) == [(owner.pk, 1 + 36 + 37), (other.pk, 1 + 36 + 37)]

@@ -14,7 +14,9 @@ from django.http import HttpRequest
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from prx_email_django.admin import OutboxMessageAdmin, actions
+import prx_email_django as prx
+from prx_email_django.admin import OutboxMessageAdmin
+from prx_email_django.admin import bulk as bulk_pages
 from prx_email_django.models import OutboxMessage
 from prx_email_django.states import Status
 from tests.integration import admin_rows as rows
@@ -87,7 +89,7 @@ def test_retry_makes_a_refused_message_due() -> None:
     assert message.status == Status.FAILED
     assert message.next_attempt_at is not None
     assert message.next_attempt_at <= timezone.now()
-    assert rows.notices(response) == ["1 message is due now and will be sent by the next drain."]
+    assert rows.notices(response) == ["Retry requested. Due, waiting for a worker.", "No worker has ever been seen."]
     assert LogEntry.objects.get().change_message == "Retry requested."
 
 
@@ -137,8 +139,19 @@ def test_a_button_of_a_missing_message_is_not_found() -> None:
     assert rows.client_for("*").post(f"{rows.MESSAGES}4711/retry/").status_code == 404
 
 
+def test_what_a_button_did_is_said_from_the_state_afterwards() -> None:
+    account = rows.make_account()
+    message = rows.at_rest(account)
+    prx.pause_outbox(account, reason="wrong price")
+    client = rows.client_for("change_outboxmessage")
+    response = client.post(f"{rows.MESSAGES}{message.pk}/retry/", follow=True)
+    said = "Retry requested. Its account is paused until a person resumes it: wrong price."
+    assert rows.notices(response)[0] == said
+
+
 def bulk(client: Client, action: str, messages: list[OutboxMessage], **extra: Any) -> Any:
-    data = {"action": action, "_selected_action": [message.pk for message in messages], **extra}
+    """Choose messages and an action in the list, and go on after the page that asks."""
+    data = {"action": action, "_selected_action": [message.pk for message in messages], "understood": "yes", **extra}
     return client.post(rows.MESSAGES, data, follow=True)
 
 
@@ -147,8 +160,9 @@ def test_bulk_actions_show_how_many_changed_and_why_others_did_not() -> None:
     made = [rows.sent(account), rows.at_rest(account), rows.sending(account), rows.make_message(account)]
     client = rows.client_for("change_outboxmessage")
     assert rows.notices(bulk(client, "retry_selected", made)) == [
-        "1 message is due now and will be sent by the next drain.",
+        "1 message is due now.",
         "3 refused: 1 being sent right now, 1 already sent, 1 waiting for its first attempt.",
+        "No worker has ever been seen.",
     ]
     assert rows.notices(bulk(client, "cancel_selected", made)) == [
         "2 messages are cancelled and will not be sent.",
@@ -157,24 +171,51 @@ def test_bulk_actions_show_how_many_changed_and_why_others_did_not() -> None:
     assert rows.notices(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
 
 
-def test_a_bulk_retry_asks_before_it_makes_second_copies() -> None:
+@pytest.mark.parametrize("action", ["retry", "cancel", "confirm", "dismiss"])
+def test_every_bulk_action_asks_first_and_says_what_it_would_change(action: str) -> None:
+    account, other = rows.make_account(), rows.make_account("paused")
+    prx.pause_outbox(other, reason="x")
+    made = [rows.unknown(account), rows.at_rest(account), rows.make_message(account), rows.at_rest(other)]
+    prx.cancel_outbox(made[2])
+    before = everything()
+    data = {"action": f"{action}_selected", "_selected_action": [message.pk for message in made]}
+    asked = rows.client_for("change_outboxmessage").post(rows.MESSAGES, data)
+    summary = asked.context["summary"]
+    assert (summary.count, summary.doubtful, summary.set_aside, summary.paused) == (4, 1, 1, {"paused": 1})
+    assert everything() == before
+
+
+@pytest.mark.parametrize("revives", [False, True])
+def test_what_was_set_aside_is_revived_only_by_a_tick_of_its_own(revives: bool) -> None:
     account = rows.make_account()
-    made = [rows.unknown(account), rows.at_rest(account)]
+    made = [rows.at_rest(account), rows.make_message(account), rows.at_rest(account)]
+    prx.cancel_outbox(made[1])
+    OutboxMessage.objects.filter(pk=made[2].pk).update(last_error_code="expired")
+    extra = {"revive": "yes"} if revives else {}
+    notices = rows.notices(bulk(rows.client_for("change_outboxmessage"), "retry_selected", made, **extra))
+    assert notices[0] == ("3 messages are due now." if revives else "1 message is due now.")
+    assert ("2 refused: 2 cancelled, adopted or expired." in notices) == (not revives)
+
+
+def test_an_action_on_all_that_match_goes_on_over_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_pages, "BATCH", 2)
+    monkeypatch.setattr(bulk_pages, "BUDGET", 0.0)
+    account = rows.make_account()
+    made = [rows.at_rest(account) for _ in range(5)]
     client = rows.client_for("change_outboxmessage")
-    asked = bulk(client, "retry_selected", made)
-    assert "1 of the selected messages may have been delivered" in asked.content.decode()
-    assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
-    done = bulk(client, "retry_selected", made, understood="yes")
-    assert rows.notices(done) == ["2 messages are due now and will be sent by the next drain."]
-
-
-def test_a_bulk_action_over_too_many_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "MAX_BULK", 1)
-    account = rows.make_account()
-    made = [rows.at_rest(account), rows.at_rest(account)]
-    response = bulk(rows.client_for("*"), "retry_selected", made)
-    assert "more than 1 messages" in rows.notices(response)[0]
-    assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
+    data = {"action": "dismiss_selected", "_selected_action": [made[0].pk], "select_across": "1", "understood": "yes"}
+    response = client.post(rows.MESSAGES, data)
+    assert (response.context["changed"], response.context["left"]) == (0, 5)
+    monkeypatch.setattr(bulk_pages, "monotonic", iter([0.0, -1.0, -1.0, 1.0]).__next__)
+    fields: dict[str, Any] = {}
+    for name, value in response.context["fields"]:
+        fields.setdefault(name, []).append(value)
+    response = client.post(rows.MESSAGES, fields)
+    assert (response.context["changed"], response.context["left"]) == (4, 1)
+    monkeypatch.undo()
+    fields = dict(response.context["fields"])
+    client.post(rows.MESSAGES, fields)
+    assert not OutboxMessage.objects.filter(dismissed_at__isnull=True).exists()
 
 
 @pytest.fixture

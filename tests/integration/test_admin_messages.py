@@ -368,3 +368,13 @@ def test_content_is_shown_only_to_who_may_read_it() -> None:
 def test_the_page_of_a_sent_sensitive_message_says_that_its_content_is_gone() -> None:
     message = rows.sent(rows.make_account(), is_sensitive=True)
     assert "removed when the message was sent" in page_of(message)
+
+
+def test_a_search_with_very_many_matches_finds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prx_email_django.admin.search.LIMIT", 3)
+    account = rows.make_account()
+    for number in range(7):
+        rows.make_message(account, to=f"bob{number}@example.org", tag="bob" if number == 6 else "")
+    rows.make_message(account)
+    listed = rows.client_for("view_outboxmessage").get(rows.MESSAGES, {"q": "bob"}).context["cl"]
+    assert listed.queryset.count() == listed.result_count == 7

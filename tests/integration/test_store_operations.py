@@ -7,13 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.conditions import NEEDS_PERSON
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.outcomes import Answer, Ending
 from tests.support.factories import (
@@ -373,3 +375,12 @@ def test_a_dismissed_message_that_is_tried_again_needs_a_person_when_it_fails_ag
         finish(take_one(row), Ending.PERMANENT)
     assert fresh(row).is_at_rest
     assert fresh(row).needs_person
+
+
+def test_a_confirmation_in_bulk_costs_a_statement_a_message() -> None:
+    owner = account()
+    rows = [in_doubt(owner) for _ in range(10)]
+    with CaptureQueriesContext(connections[outbox_alias()]) as statements:
+        assert prx.confirm_outbox([row.pk for row in rows], now=NOW).changed == 10
+    assert len(statements) <= 10 + 9, [query["sql"] for query in statements.captured_queries]
+    assert {fresh(row).status for row in rows} == {"sent"}

@@ -1,0 +1,59 @@
+"""A view for load balancers and uptime monitors: 200 if mail is sent in time, else 503; it costs three statements.
+
+::
+
+    from prx_email_django.contrib.health import health
+
+    urlpatterns = [path("health/outbox/", health)]
+    urlpatterns = [path("health/outbox/", health, {"max_age": "30m"})]
+
+The answer names no account, no address and no host, so it may be public.  ``outbox_status --check`` says more.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db import Error
+from django.db.models import Max, Min
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+
+from prx_email_django.conf import parse_duration
+from prx_email_django.models import Account, OutboxMessage, OutboxState, Worker
+from prx_email_django.models.conditions import QUEUED
+from prx_email_django.states import WAITING
+from prx_email_django.store.db import clock_for
+from prx_email_django.store.outbox import is_copy
+
+
+@never_cache
+def health(request: HttpRequest, max_age: str | float | timedelta = "10m") -> JsonResponse:
+    """Answer with ``status`` (``ok``, ``late``, ``broken``), ``oldest_due_seconds`` and ``worker_seen_seconds``.
+
+    ``late``: a message has been due for longer than ``max_age`` (a duration), whatever the cause.  ``broken``: the
+    database cannot be used, or belongs to another ``INSTANCE``.
+    """
+    try:
+        found = _facts()
+    except Error:
+        return JsonResponse({"status": "broken"}, status=503)
+    if found.pop("is_copy"):
+        return JsonResponse({"status": "broken", **found}, status=503)
+    if (found["oldest_due_seconds"] or 0) > parse_duration(max_age).total_seconds():
+        return JsonResponse({"status": "late", **found}, status=503)
+    return JsonResponse({"status": "ok", **found})
+
+
+def _facts() -> dict[str, Any]:
+    state = OutboxState.objects.filter(pk=1).first()
+    queued = OutboxMessage.objects.filter(QUEUED, status__in=WAITING, account_id__in=Account.objects.values("pk"))
+    oldest = queued.aggregate(oldest=Min("next_attempt_at"))["oldest"]
+    seen = Worker.objects.aggregate(seen=Max("last_seen_at"))["seen"]
+    now = clock_for(None).running
+    return {
+        "is_copy": state is not None and is_copy(state),
+        "oldest_due_seconds": max(0.0, round((now - oldest).total_seconds(), 1)) if oldest and oldest <= now else None,
+        "worker_seen_seconds": max(0.0, round((now - seen).total_seconds(), 1)) if seen else None,
+    }

@@ -1,0 +1,209 @@
+"""What is wrong with the outbox, where, since when: the verdict and its causes, for the operator's page.
+
+``outbox_status`` has the figures; here they become one sentence and a list of causes, the worst first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from prx_email_django.models import PauseRecord
+from prx_email_django.models.activity import WorkerState
+from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.status.reasons import at
+
+#: A due message that has waited for longer is late.
+LATE_AFTER = timedelta(minutes=10)
+#: A worker that has not been seen for longer does not live.
+ALIVE_FOR = timedelta(minutes=1)
+#: Causes of one verdict.
+MAX_CAUSES = 5
+
+
+class Level(StrEnum):
+    """How bad it is; also the colour."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong, and what a person may do about it."""
+
+    level: Level
+    text: str
+    #: The account that it is about; empty: the whole outbox.
+    account: str = ""
+    #: ``resume``: the pause can be ended by a button.
+    can_resume: bool = False
+    by_person: bool = False
+    #: ``needs_person``, ``doubt``: the list of messages that it is about.
+    messages: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state of the whole outbox in one sentence."""
+
+    level: Level
+    text: str
+    causes: tuple[Cause, ...]
+
+
+def verdict_of(figures: Mapping[str, Any], *, now: datetime) -> Verdict:
+    """Return the verdict on the figures of ``outbox_status``; two queries for the history of pauses."""
+    causes = sorted(_causes(figures, now), key=lambda cause: cause.level != Level.RED)[:MAX_CAUSES]
+    age = figures["oldest_due_seconds"] or 0
+    is_late = age > LATE_AFTER.total_seconds()
+    sentences = [_waiting_sentence(figures, age, is_late=is_late), worker_sentence(figures, now)]
+    if figures["needs_person"]:
+        count = figures["needs_person"]
+        text = ngettext("%(count)d message needs a person.", "%(count)d messages need a person.", count)
+        sentences.append(text % {"count": count})
+    level = Level.GREEN
+    if causes or figures["needs_person"]:
+        level = Level.AMBER
+    if is_late or any(cause.level is Level.RED for cause in causes):
+        level = Level.RED
+    return Verdict(level, " ".join(filter(None, sentences)), tuple(causes))
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in words: “48 min”, “3 h 20 min”, “2 d”."""
+    total = int(seconds)
+    if total < 60:
+        return _("%(count)d s") % {"count": total}
+    if total < 3600:
+        return _("%(count)d min") % {"count": total // 60}
+    if total < 2 * 86400:
+        hours, minutes = total // 3600, total % 3600 // 60
+        return (
+            _("%(hours)d h %(minutes)d min") % {"hours": hours, "minutes": minutes}
+            if minutes
+            else (_("%(hours)d h") % {"hours": hours})
+        )
+    return _("%(count)d d") % {"count": total // 86400}
+
+
+def is_alive(worker: Mapping[str, Any], *, now: datetime) -> bool:
+    """Whether a worker of ``worker_figures`` was seen a moment ago."""
+    return now - _instant(worker["last_seen_at"]) <= ALIVE_FOR
+
+
+def silence(figures: Mapping[str, Any], *, now: datetime) -> timedelta | None:
+    """Return for how long no worker has been seen; None: none was ever seen."""
+    seen = [_instant(worker["last_seen_at"]) for worker in figures["workers"]]
+    if figures["last_drain_at"]:
+        seen.append(_instant(figures["last_drain_at"]))
+    return max(timedelta(0), now - max(seen)) if seen else None
+
+
+def _waiting_sentence(figures: Mapping[str, Any], age: float, *, is_late: bool) -> str:
+    words = {"due": figures["due"], "age": span(age), "sent": _sent(figures)}
+    if is_late:
+        return _("Late: %(due)d due, the oldest for %(age)s.") % words
+    if figures["due"]:
+        return _("%(due)d due, the oldest for %(age)s; %(sent)d sent in the last hour.") % words
+    return _("Nothing is late; %(sent)d sent in the last hour.") % words
+
+
+def _sent(figures: Mapping[str, Any]) -> int:
+    return sum(account["sent_last_hour"] for account in figures["accounts"])
+
+
+def worker_sentence(figures: Mapping[str, Any], now: datetime) -> str:
+    """Say that nobody works, and since when; empty while a worker lives, or nothing is due."""
+    quiet = silence(figures, now=now)
+    if quiet is None:
+        return _("No worker has ever been seen.") if figures["due"] else ""
+    if quiet <= ALIVE_FOR or not figures["due"]:
+        return ""
+    return _("No worker for %(age)s.") % {"age": span(quiet.total_seconds())}
+
+
+def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
+    if not figures["instance_matches"]:
+        text = _("The database belongs to another instance, “%(instance)s”: nothing is sent until it is adopted.")
+        yield Cause(Level.RED, text % {"instance": figures["instance"]})
+    for found in figures["unusable_accounts"]:
+        yield Cause(Level.RED, _("Mail is lost when it is queued: %(problem)s.") % {"problem": found["problem"]})
+    records = {record.account_id: record for record in PauseRecord.objects.filter(ended_at__isnull=True)}
+    if figures["paused"]:
+        reason = figures["paused"]["reason"]
+        text = _paused_text(_("everything"), records.get(None), reason, now)
+        yield Cause(Level.RED, text, can_resume=True, by_person=True)
+    for account in figures["accounts"]:
+        yield from _causes_of(account, records.get(account["id"]), now)
+    yield from _lost_workers(figures, now)
+    if figures["unknown"]:
+        text = ngettext(
+            "%(count)d failed message may have been delivered.",
+            "%(count)d failed messages may have been delivered.",
+            figures["unknown"],
+        )
+        yield Cause(Level.AMBER, text % {"count": figures["unknown"]}, messages="doubt")
+
+
+def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: datetime) -> Iterator[Cause]:
+    name, waits = account["name"], account["due"] + account["deferred"]
+    level = Level.RED if (account["oldest_due_seconds"] or 0) > LATE_AFTER.total_seconds() else Level.AMBER
+    if account["pause_code"]:
+        text = _paused_text(name, record, account["pause_reason"], now)
+        by_person = account["pause_code"] == "person"
+        yield Cause(level, _and_waiting(text, waits), account=name, can_resume=True, by_person=by_person)
+    elif account["is_active"] and account["last_trouble"]:
+        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": account["last_trouble"]}
+        yield Cause(level, _and_waiting(text, waits), account=name)
+    elif not account["is_active"] and account["due"]:
+        text = _("%(name)s is switched off") % {"name": name}
+        yield Cause(level, _and_waiting(text, waits), account=name)
+    elif account["problem"]:
+        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": account["problem"]}
+        yield Cause(level, _and_waiting(text, waits), account=name)
+
+
+def _paused_text(name: str, record: PauseRecord | None, reason: str, now: datetime) -> str:
+    if record is None:
+        return _("%(name)s is paused: %(reason)s") % {"name": name, "reason": reason}
+    words = {"name": name, "since": at(record.begun_at, now), "reason": reason, "by": record.by}
+    if record.code == Trouble.REFUSING:
+        return _("%(name)s: every message is refused since %(since)s: %(reason)s") % words
+    if record.code != "person":
+        return _("%(name)s is paused since %(since)s: %(reason)s") % words
+    if record.by:
+        return _("%(name)s is paused by %(by)s since %(since)s: %(reason)s") % words
+    return _("%(name)s is paused by a person since %(since)s: %(reason)s") % words
+
+
+def _and_waiting(text: str, waits: int) -> str:
+    if not waits:
+        return text
+    return ngettext("%(text)s; %(count)d waits", "%(text)s; %(count)d wait", waits) % {"text": text, "count": waits}
+
+
+def _lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
+    for worker in figures["workers"]:
+        if worker["state"] == WorkerState.WORKING and not is_alive(worker, now=now):
+            age = span((now - _instant(worker["last_seen_at"])).total_seconds())
+            text = _("The worker %(name)s hangs or was killed: it worked, and has not been seen for %(age)s.")
+            yield Cause(Level.AMBER, text % {"name": worker["name"], "age": age})
+    if figures["expired_leases"]:
+        text = ngettext(
+            "%(count)d message of a lost worker waits for a drain.",
+            "%(count)d messages of lost workers wait for a drain.",
+            figures["expired_leases"],
+        )
+        yield Cause(Level.AMBER, text % {"count": figures["expired_leases"]})
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
