@@ -81,8 +81,8 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
     ordering = ("-id",)
     search_fields = ("tag",)
     search_help_text = _(
-        "Finds the message number, the start of a recipient’s address, tags and Message-IDs. The subject and domains "
-        "(@example.com) are searched in the newest 100 000 messages only."
+        "Finds the message number, the start of a recipient’s address, tags and Message-IDs. The subject, queue ids of "
+        "servers and domains (@example.com) are searched in the newest 100 000 messages only."
     )
     fieldsets = (
         (

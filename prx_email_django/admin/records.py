@@ -66,10 +66,7 @@ class RecipientAdmin(RecordAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         """Search by index."""
         term = search_term.strip()
-        found = (
-            queryset.filter(begins_with("address", term) | begins_with("address", term.lower())) if term else queryset
-        )
-        return found, False
+        return (queryset.filter(begins_with("address_lower", term.lower())) if term else queryset), False
 
     @admin.display(description=_("result"))
     def result_now(self, recipient: Recipient) -> SafeString:

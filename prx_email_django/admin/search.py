@@ -1,7 +1,7 @@
 """Search that stays fast among millions of messages.
 
-Numbers, addresses, tags and Message-IDs of this app are found by index among all messages.  Subjects, other Message-IDs
-and domains have no index: they are searched in the newest ``RECENT`` messages.
+Numbers, addresses (in any case), tags and Message-IDs of this app are found by index among all messages.  Subjects,
+other Message-IDs, queue ids of servers and domains have no index: they are searched in the newest ``RECENT`` messages.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from prx_email_django.models.managers import outbox_alias
 
 #: Newest messages that a search without an index reads.
 RECENT = 100_000
+#: A shorter word is no queue id.
+MIN_QUEUE_ID = 6
 #: Up to so many messages of each kind are found one by one, by index.
 LIMIT = 5_000
 
@@ -49,16 +51,27 @@ def _conditions(term: str) -> list[Q]:
     if own:
         return [Q(pk=int(own[1]))]
     if term.startswith("<") and term.endswith(">"):
-        return [_recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
+        return _by_message_id(term)
     if "@" in term:
-        return _by_address(term)
+        return [*_by_address(term), *_by_message_id(f"<{term}>")]
     return [
         *_by_number(term),
         Q(tag=term),
         *_by_address(term),
         begins_with("tag", term),
         _recent(subject__icontains=term),
+        *_by_queue_id(term),
     ]
+
+
+def _by_message_id(term: str) -> list[Q]:
+    return [_recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
+
+
+def _by_queue_id(term: str) -> list[Q]:
+    """Match the id that the server gave with its acceptance: “250 2.0.0 Ok: queued as 4F11A22B”."""
+    is_id = len(term) >= MIN_QUEUE_ID and any(map(str.isdigit, term)) and " " not in term
+    return [_recent(provider_response__icontains=term)] if is_id else []
 
 
 def _by_number(term: str) -> list[Q]:
@@ -66,13 +79,11 @@ def _by_number(term: str) -> list[Q]:
 
 
 def _by_address(term: str) -> list[Q]:
-    """Match an address as given or in lower case, the start of an address, or (from ``@``) its domain."""
+    """Match an address, the start of an address, or (from ``@``) its domain, in any case."""
     if term.startswith("@"):
         return [_recent() & Q(pk__in=Recipient.objects.filter(address__iendswith=term).values("message_id"))]
-    spellings = {term, term.lower()}
-    exact = Q(pk__in=Recipient.objects.filter(address__in=spellings).values("message_id"))
-    starts = [begins_with("address", spelling) for spelling in sorted(spellings)]
-    return [exact, *(Q(pk__in=Recipient.objects.filter(start).values("message_id")) for start in starts)]
+    starts = begins_with("address_lower", term.lower())
+    return [Q(pk__in=Recipient.objects.filter(starts).values("message_id"))]
 
 
 def begins_with(field: str, term: str) -> Q:

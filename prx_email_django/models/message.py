@@ -11,6 +11,7 @@ from typing import Any, cast
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Case, F, Q, Value, When
+from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
@@ -267,7 +268,11 @@ class Recipient(OutboxModel):
 
     message = models.ForeignKey(OutboxMessage, models.CASCADE, related_name="recipients", verbose_name=_("message"))
     kind = models.CharField(_("kind"), max_length=5, choices=Kind.choices, default=Kind.TO)
-    address = models.CharField(_("address"), max_length=320, db_index=True)
+    address = models.CharField(_("address"), max_length=320)
+    #: People search for an address in any case.
+    address_lower = models.GeneratedField(
+        expression=Lower("address"), output_field=models.CharField(max_length=320), db_persist=True
+    )
     result = models.CharField(_("result"), max_length=10, choices=RecipientResult.choices, blank=True, default="")
     code = models.PositiveSmallIntegerField(_("code"), null=True, blank=True)
     text = ForeignCharField(_("text"), max_length=255, blank=True, default="")
@@ -276,6 +281,11 @@ class Recipient(OutboxModel):
         verbose_name = _("recipient")
         verbose_name_plural = _("recipients")
         ordering = ("message", "id")
+        indexes = (
+            models.Index(fields=("address",), name="prx_recipient_address"),
+            # PostgreSQL needs the operator class to find the start of an address.
+            models.Index(fields=("address_lower",), name="prx_recipient_lower", opclasses=("varchar_pattern_ops",)),
+        )
 
     def __str__(self) -> str:
         return self.address

@@ -378,3 +378,26 @@ def test_a_search_with_very_many_matches_finds_them_all(monkeypatch: pytest.Monk
     rows.make_message(account)
     listed = rows.client_for("view_outboxmessage").get(rows.MESSAGES, {"q": "bob"}).context["cl"]
     assert listed.queryset.count() == listed.result_count == 7
+
+
+@pytest.mark.parametrize("term", ["bob.case@example.com", "BOB.CASE@EXAMPLE.COM", "Bob.Ca", "bob.case@"])
+def test_an_address_is_found_in_any_case_by_an_index(term: str) -> None:
+    account = rows.make_account()
+    wanted = rows.make_message(account, to="Bob.Case@Example.COM")
+    rows.make_message(account, to="bobby@example.com")
+    client = rows.client_for("view_outboxmessage", "view_recipient")
+    assert list(client.get(rows.MESSAGES, {"q": term}).context["cl"].queryset) == [wanted]
+    listed = client.get(f"{rows.ADMIN}recipient/", {"q": term}).context["cl"].queryset
+    assert [recipient.message_id for recipient in listed] == [wanted.pk]
+    if connection.vendor != "postgresql":  # which reads a table of two rows anyway
+        assert "prx_recipient_lower" in listed.order_by().explain()
+
+
+@pytest.mark.parametrize("term", ["<own.4711@shop.example>", "own.4711@shop.example", "4F11A22B"])
+def test_a_message_is_found_by_the_ids_that_others_know(term: str) -> None:
+    account = rows.make_account()
+    known = {"provider_message_id": "<own.4711@shop.example>", "provider_response": "250 Ok: queued as 4F11A22B"}
+    wanted = rows.make_message(account, columns=known)
+    rows.make_message(account)
+    listed = rows.client_for("view_outboxmessage").get(rows.MESSAGES, {"q": term}).context["cl"].queryset
+    assert list(listed) == [wanted]
