@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         aretry_outbox,
         asend,
         cancel_outbox,
+        check_account,
         confirm_outbox,
         dismiss_outbox,
         drain,
@@ -30,21 +31,25 @@ if TYPE_CHECKING:
         send,
     )
     from prx_email_django.compose.attachments import AttachmentInput
-    from prx_email_django.results import ChangeReport, DrainReport, FailureMode, SendResult
+    from prx_email_django.results import AccountReport, ChangeReport, CheckStep, DrainReport, FailureMode, SendResult
 
 __version__ = "0.1.0.dev0"
 
 _VALUES = {
+    "AccountReport": "results",
     "AttachmentInput": "compose.attachments",
     "ChangeReport": "results",
+    "CheckStep": "results",
     "DrainReport": "results",
     "FailureMode": "results",
     "SendResult": "results",
 }
 
 __all__ = [
+    "AccountReport",
     "AttachmentInput",
     "ChangeReport",
+    "CheckStep",
     "DrainReport",
     "FailureMode",
     "SendResult",
@@ -54,6 +59,7 @@ __all__ = [
     "aretry_outbox",
     "asend",
     "cancel_outbox",
+    "check_account",
     "confirm_outbox",
     "dismiss_outbox",
     "drain",

@@ -65,3 +65,26 @@ class DrainReport:
     released: int = 0
     expired: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """One step of an account check.
+
+    ``name``: ``resolve``, ``connect``, ``tls``, ``greeting``, ``extensions``, ``token``, ``login`` or ``message``.
+    ``detail`` says what was found or what failed, ``advice`` what to do about a failure.
+    """
+
+    name: str
+    ok: bool
+    seconds: float
+    detail: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReport:
+    """The steps of an account check, up to the first that failed."""
+
+    ok: bool
+    steps: tuple[CheckStep, ...]

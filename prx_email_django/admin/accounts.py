@@ -18,6 +18,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 
 from prx_email_django.admin import columns
 from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url
+from prx_email_django.admin.check import SAVE_AND_CHECK, AccountCheckMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import PauseActionsMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
@@ -63,7 +64,7 @@ def _is_set_column(name: str) -> Callable[[Any, Account], bool]:
     return column
 
 
-class AccountAdminMixin(PauseActionsMixin, FastListMixin):
+class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
     """List and form of accounts; derive from this class to add fields and columns."""
 
     form = AccountForm
@@ -133,6 +134,7 @@ class AccountAdminMixin(PauseActionsMixin, FastListMixin):
     ) -> HttpResponse:
         """Show the form with the account's state and buttons, or with the presets for a new account."""
         obj = kwargs.get("obj")
+        context["save_and_check"] = SAVE_AND_CHECK
         if obj is None:
             context.update(presets=list(_presets()))
         else:

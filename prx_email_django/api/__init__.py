@@ -1,5 +1,6 @@
 """The public functions: validate, then ``store``, then ``delivery``.  No rule of the machine lives here."""
 
+from prx_email_django.api.account_check import check_account, check_steps
 from prx_email_django.api.aio import adrain, aenqueue, areply, aretry_outbox, asend
 from prx_email_django.api.inbound import record_inbound, reply
 from prx_email_django.api.operations import (
@@ -25,6 +26,8 @@ __all__ = [
     "aretry_outbox",
     "asend",
     "cancel_outbox",
+    "check_account",
+    "check_steps",
     "confirm_outbox",
     "dismiss_outbox",
     "drain",

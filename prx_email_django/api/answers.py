@@ -6,10 +6,14 @@ from prx_email_django.limits.pauses import known_state
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import SendResult
 from prx_email_django.rules.clock import Clock
+from prx_email_django.states import ErrorCode
+from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import pause_facts
 from prx_email_django.status.reasons import AccountFacts, obstacle
 
 LIMITED, PAUSED = "limited", "paused"
+#: Codes of attempts that did not get as far as MAIL, mostly.
+_OF_CONNECTION = frozenset({ErrorCode.NETWORK, ErrorCode.TIMEOUT, ErrorCode.TLS, ErrorCode.AUTH})
 
 
 def answer(message: OutboxMessage, *, code: str = "", error: str = "") -> SendResult:
@@ -20,9 +24,15 @@ def answer(message: OutboxMessage, *, code: str = "", error: str = "") -> SendRe
         retries=message.retries,
         provider_message_id=message.provider_message_id,
         next_attempt_at=message.next_attempt_at,
-        error=error if code else message.last_error,
+        error=error if code else _with_advice(message),
         error_code=code or message.last_error_code,
     )
+
+
+def _with_advice(message: OutboxMessage) -> str:
+    """The last error; where no connection could be opened, with what to do about it."""
+    hint = advice(message.last_error) if message.last_error_code in _OF_CONNECTION else ""
+    return f"{message.last_error}. {hint}" if hint else message.last_error
 
 
 def pause_sentence(account: Account, outbox: OutboxState, *, clock: Clock) -> str:

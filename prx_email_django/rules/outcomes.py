@@ -34,6 +34,19 @@ class Ending(StrEnum):
     UNTOUCHED = "untouched"
 
 
+class Step(StrEnum):
+    """A step on the way to a message that is accepted, in this order (STARTTLS: TLS after the greeting)."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    TLS = "tls"
+    GREETING = "greeting"
+    EXTENSIONS = "extensions"
+    TOKEN = "token"  # noqa: S105  (the name of a step)
+    LOGIN = "login"
+    MESSAGE = "message"
+
+
 class Trouble(StrEnum):
     """What an attempt says about the account, in addition to the message."""
 

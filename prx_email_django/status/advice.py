@@ -29,6 +29,25 @@ _ADVICE = (
         gettext_lazy("Open the account in the admin and save it: the form says which field to correct, and how."),
     ),
     (
+        r"5\.7\.139|SmtpClientAuthentication|basic authentication (is|has been) disabled",
+        gettext_lazy(
+            "SMTP AUTH is switched off for this mailbox or its whole organization: its administrator must allow it, or "
+            "the account signs in with OAuth."
+        ),
+    ),
+    (
+        r"\b534\b|5\.7\.9\b|application.specific password|app(lication)? password|WebLoginRequired",
+        gettext_lazy("The provider wants an app password: make one in the settings of the mailbox, and enter it here."),
+    ),
+    (
+        r"5\.7\.60|SendAsDenied|(not allowed|not permitted|no permission) to send as|not owned by user"
+        "|sender address rejected|from address (not|is not) verified|not verified",
+        gettext_lazy(
+            "The provider does not let this account send under that address: use the account's own address as sender, "
+            "or have the provider verify the address or domain."
+        ),
+    ),
+    (
         "(issue|use|requires?) a? ?starttls|starttls (command )?(first|required)",
         gettext_lazy("The server demands TLS: choose STARTTLS as the security of the account."),
     ),
@@ -123,7 +142,11 @@ _ADVICE = (
         gettext_lazy("No mail server answers at this host and port, or a firewall blocks the connection."),
     ),
     (
-        "no answer in time|no reply in time|not done within",
+        "may begin with TLS",
+        gettext_lazy("A port that begins with TLS waits for it in silence: choose implicit TLS, or port 587."),
+    ),
+    (
+        "no (answer|reply|greeting|connection|TLS handshake)( [a-z ]+)? (in|from|to|with) |not done within",
         gettext_lazy(
             "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
         ),

@@ -7,6 +7,7 @@ here runs on the network's event loop; nothing here uses the database.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -147,6 +148,10 @@ class TlsFiles:
     key_file: str = ""
 
 
+def _nobody(name: str, detail: str) -> None:
+    """Nobody follows the opening of the connection."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """Where and how to connect: plain values copied from an ``Account``; secrets never appear in ``repr``."""
@@ -167,6 +172,8 @@ class ConnectionSettings:
     pipelining: str = "auto"
     #: What the account's connections share; a value of its own where only one is opened.
     found: FoundOut = field(default_factory=FoundOut, repr=False, compare=False)
+    #: Called on the network's thread with the name of each step of the opening that is done, and what was found.
+    done: Callable[[str, str], None] = field(default=_nobody, repr=False, compare=False)
     #: Messages after which the connection is closed and replaced.
     max_messages: int = 100
     #: Seconds for the reply to a command (connect, TLS and authentication together have three times this).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prx_email_django.rules import hosts
 
@@ -18,10 +18,17 @@ class HostNotAllowed(Exception):
     """``ACCOUNT_HOSTS`` allows none of the addresses that the host has."""
 
 
-async def connect(host: str, port: int, *, timeout: float, allowed: tuple[str, ...] | None = None) -> socket.socket:
+async def connect(
+    host: str,
+    port: int,
+    *,
+    timeout: float,
+    allowed: tuple[str, ...] | None = None,
+    resolved: Callable[[list[str]], None] = lambda addresses: None,
+) -> socket.socket:
     """Resolve the name once, try its addresses in order, and return a connected, non-blocking socket.
 
-    Only addresses that ``allowed`` (``ACCOUNT_HOSTS``) admits are dialled.
+    Only addresses that ``allowed`` (``ACCOUNT_HOSTS``) admits are dialled; ``resolved`` is told which these are.
 
     Raises:
         HostNotAllowed: there is no such address.
@@ -35,6 +42,7 @@ async def connect(host: str, port: int, *, timeout: float, allowed: tuple[str, .
         addresses = [entry for entry in found if hosts.host_allowed(host, allowed, reached=str(entry[4][0]))]
         if not addresses:
             raise HostNotAllowed
+        resolved([str(entry[4][0]) for entry in addresses])
         for family, kind, protocol, _, address in addresses[:-1]:
             try:
                 async with asyncio.timeout(min(_ONE_ADDRESS, timeout / len(addresses))):

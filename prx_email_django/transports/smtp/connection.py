@@ -18,7 +18,7 @@ from typing import cast
 import aiosmtplib
 
 from prx_email_django.rules.hosts import ascii_host
-from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.rules.outcomes import Phase, Step, Trouble
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp import auth as sasl
@@ -34,7 +34,7 @@ from prx_email_django.transports.smtp.connect import (
 )
 from prx_email_django.transports.smtp.replies import not_smtp
 from prx_email_django.transports.smtp.session import SmtpSession
-from prx_email_django.transports.smtp.tls import UnusableFile, tls_context
+from prx_email_django.transports.smtp.tls import UnusableFile, certificate_words, tls_context
 
 logger = logging.getLogger("prx_email_django")
 
@@ -95,6 +95,8 @@ class _Opening:
     def __init__(self, settings: ConnectionSettings) -> None:
         self.settings = settings
         self.phase = Phase.CONNECT
+        #: The last step that was done.
+        self.reached: Step | None = None
         self.peer = ""
         self.sock: socket.socket | None = None
         self.client: _Client | None = None
@@ -108,8 +110,10 @@ class _Opening:
         host = ascii_host(settings.host)  # DNS and TLS see one name, and by IDNA 2008: Python's own codec has others
         self.sock = sock = await self._dial(host)
         self.peer = peer_name(sock)
+        self._done(Step.CONNECT, self.peer)
         if settings.security == "none":
             self._allow_cleartext(sock)
+            self._done(Step.TLS, "clear text, which is allowed to this host")
         self.client = client = _Client(
             hostname=host,
             sock=sock,
@@ -123,8 +127,13 @@ class _Opening:
         await self._greet(client)
         if settings.security == "starttls":
             await self._start_tls(client)
+        self._done(Step.EXTENSIONS, _offers(client))
         await self._authenticate(client)
         return self._hand_over(client)
+
+    def _done(self, step: Step, detail: str) -> None:
+        self.reached = step
+        self.settings.done(step, detail)
 
     async def _context(self) -> ssl.SSLContext:
         try:
@@ -136,7 +145,13 @@ class _Opening:
     async def _dial(self, host: str) -> socket.socket:
         settings = self.settings
         try:
-            return await connect(host, settings.port, timeout=settings.timeout, allowed=settings.account_hosts)
+            return await connect(
+                host,
+                settings.port,
+                timeout=settings.timeout,
+                allowed=settings.account_hosts,
+                resolved=lambda addresses: self._done(Step.RESOLVE, ", ".join(addresses)),
+            )
         except HostNotAllowed:
             text = "ACCOUNT_HOSTS does not allow this host"
             raise self._error(text, Trouble.CONFIGURATION, "configuration") from None
@@ -159,6 +174,7 @@ class _Opening:
             if client.was_connected:
                 self.phase = Phase.CONNECT
         self._note_tls(client)
+        self._done(Step.GREETING, "220")
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
         try:
@@ -181,6 +197,7 @@ class _Opening:
         tls = client.transport.get_extra_info("ssl_object") if client.transport is not None else None
         if tls is not None:
             self.peer = f"{self.peer} {tls.version()}"
+            self._done(Step.TLS, f"{tls.version()}, {certificate_words(tls.getpeercert())}")
 
     async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
         if self.settings.auth_method == "none":
@@ -195,6 +212,8 @@ class _Opening:
             text = f"the server offers no usable authentication mechanism (it offers {names}{wanted})"
             raise self._error(text, Trouble.AUTH, "auth")
         refusal = await self._try(client, mechanisms)
+        if refusal is None:
+            self._done(Step.LOGIN, self.settings.user)
         if refusal is not None:
             error = self._refused(refusal.code, str(refusal))
             del refusal  # error reports show the variables of this frame, and the server may have echoed a secret
@@ -256,8 +275,22 @@ class _Opening:
             return self._error(text, Trouble.CONNECTION, "network")
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
-            return self._error(f"no answer in time from {where}", Trouble.CONNECTION, "timeout")
+            return self._error(self._silence(where), Trouble.CONNECTION, "timeout")
         return self._error(f"connection failed: {where}: {_reason(original)}", Trouble.CONNECTION, "network")
+
+    def _silence(self, where: str) -> str:
+        """Say what did not come in time, from where, and after which time."""
+        waited, security = f"in {self.settings.timeout:.0f} s", self.settings.security
+        if self.phase is Phase.TLS:
+            return f"no TLS handshake with {where} {waited}"
+        if self.phase is Phase.AUTH:
+            return f"no answer to the login from {where} {waited}"
+        if self.reached in (None, Step.RESOLVE):
+            return f"no connection to {where} {waited}"
+        if self.reached in (Step.GREETING, Step.EXTENSIONS) or (self.reached, security) == (Step.TLS, "starttls"):
+            return f"no answer to EHLO from {where} {waited}"
+        hint = "" if security == "tls" else "; that port may begin with TLS"
+        return f"no greeting from {where} {waited}{hint}"
 
     def _refused(self, code: int, text: str) -> ConnectError:
         """Return the error for a reply that ended the attempt.
@@ -333,6 +366,16 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
     return clean(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+
+
+def _offers(client: aiosmtplib.SMTP) -> str:
+    """The extensions that people ask for, as the server announced them."""
+    offered = client.esmtp_extensions
+    names = [name.upper() for name in ("pipelining", "chunking", "8bitmime", "smtputf8") if name in offered]
+    size = offered.get("size", "").strip()
+    sizes = [f"SIZE {size}".strip()] if "size" in offered else []
+    methods = " ".join(client.server_auth_methods).upper()
+    return clean(", ".join([*sizes, *names, *([f"AUTH {methods}"] if methods else [])])) or "none"
 
 
 def _extensions(client: aiosmtplib.SMTP) -> Extensions:

@@ -6,8 +6,11 @@ import asyncio
 import functools
 import ssl
 import stat
+import time
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from prx_email_django.transports.base import TlsFiles
 
@@ -107,3 +110,13 @@ def _reason(error: Exception, otherwise: str = "it is not a path") -> str:
     if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
         return otherwise
     return error.strerror or type(error).__name__
+
+
+def certificate_words(certificate: Mapping[str, Any] | None) -> str:
+    """Say who issued a certificate and for how many days it is valid."""
+    if not certificate:
+        return "no certificate"
+    issuer = {name: value for part in certificate.get("issuer", ()) for name, value in part}
+    name = issuer.get("organizationName") or issuer.get("commonName") or "an unnamed authority"
+    days = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
+    return f"certificate by {name}, {days:.0f} days left"

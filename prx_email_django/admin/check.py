@@ -1,0 +1,132 @@
+"""The button that tries an account: a bounded request whose page shows each step as it comes.
+
+A worker could do it too, but the button is pressed above all where no worker runs yet.  The request holds one thread of
+the web server for at most twenty seconds, outside of any transaction.  Under WSGI the page is streamed; an ASGI server
+gets it in one piece, since Django cannot stream from synchronous code there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib import messages
+from django.core import signing
+from django.core.exceptions import PermissionDenied
+from django.core.handlers.asgi import ASGIRequest
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.template.loader import render_to_string
+from django.urls import URLPattern, path
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
+
+from prx_email_django import api
+from prx_email_django.admin.base import OperatorMixin, page_url
+from prx_email_django.errors import OutboxError
+from prx_email_django.models import Account
+from prx_email_django.results import CheckStep
+
+#: Seconds for the whole check.
+TIMEOUT = 20.0
+#: Name of the button “Save and check”, and seconds for which its redirect may be followed.
+SAVE_AND_CHECK, GOOD_FOR = "_check", 60
+_SALT = "prx_email_django.admin.check"
+#: Where the page is cut, to send the steps between its halves.
+_STEPS = "<!-- steps -->"
+
+
+class AccountCheckMixin(OperatorMixin):
+    """View ``/<id>/check/``, and the button that saves and checks."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the URL of the check before Django's own."""
+        view = self.admin_site.admin_view(self.check_view)
+        return [path("<int:pk>/check/", view, name=self.url_name("check")), *super().get_urls()]
+
+    @transaction.non_atomic_requests
+    def check_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Try the account: a POST request, or the redirect of “Save and check”, which is signed for this person."""
+        account = self.operable(request, pk)
+        if request.method != "POST" and not _is_own_redirect(request, account):
+            raise PermissionDenied
+        send_to = request.POST.get("send_to", "").strip() or None
+        try:
+            steps = api.check_steps(account, send_to=send_to, timeout=TIMEOUT)
+        except OutboxError as error:
+            messages.error(request, str(error))
+            return self.back_to("change", pk)
+        page = self._page(request, account, send_to)
+        if isinstance(request, ASGIRequest):
+            return HttpResponse("".join(_with_steps(page, steps)))
+        response = StreamingHttpResponse(_with_steps(page, steps))
+        response["Cache-Control"] = "no-store"
+        response["X-Accel-Buffering"] = "no"  # nginx would hold the page back
+        return response
+
+    def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
+        """After “Save and check”, go to the check: the request that saves is inside a transaction."""
+        return self._to_check(request, obj) or super().response_change(request, obj)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        """After “Save and check”, go to the check."""
+        return self._to_check(request, obj) or super().response_add(request, obj, post_url_continue)
+
+    def _to_check(self, request: HttpRequest, account: Account) -> HttpResponse | None:
+        if SAVE_AND_CHECK not in request.POST or not self.has_operate_permission(request, account):
+            return None
+        go = signing.dumps([request.user.pk, account.pk], salt=_SALT)
+        return HttpResponseRedirect(f"{page_url(self, Account, 'check', account.pk)}?go={go}")
+
+    def _page(self, request: HttpRequest, account: Account, send_to: str | None) -> str:
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "original": account,
+            "title": _("Check of the account %(name)s") % {"name": account.name},
+            "back": page_url(self, Account, "change", account.pk),
+            "again": page_url(self, Account, "check", account.pk),
+            "send_to": send_to or "",
+            "mark": _STEPS,
+        }
+        return render_to_string("admin/prx_email_django/check.html", context, request=request)
+
+
+def _is_own_redirect(request: HttpRequest, account: Account) -> bool:
+    try:
+        signed = signing.loads(request.GET.get("go", ""), salt=_SALT, max_age=GOOD_FOR)
+    except signing.BadSignature:
+        return False
+    return bool(signed == [request.user.pk, account.pk])
+
+
+def _with_steps(page: str, steps: Iterator[CheckStep]) -> Iterator[str]:
+    before, _mark, after = page.partition(_STEPS)
+    yield before
+    all_well = True
+    for step in steps:
+        all_well = step.ok
+        yield _row(step)
+    verdict = _("All is well.") if all_well else _("This account cannot send as it is.")
+    yield format_html(
+        '</tbody></table><p class="outbox-verdict outbox-level-{}" role="status">{}</p>',
+        "green" if all_well else "red",
+        verdict,
+    )
+    yield after
+
+
+def _row(step: CheckStep) -> str:
+    state, label = ("sent", _("ok")) if step.ok else ("failed", _("failed"))
+    hint = format_html('<div class="outbox-hint-line">{}</div>', step.advice) if step.advice else ""
+    return format_html(
+        '<tr><th scope="row">{}</th><td><span class="outbox-badge outbox-{}">{}</span></td><td>{} s</td>'
+        '<td class="outbox-address">{}{}</td></tr>\n',
+        step.name,
+        state,
+        label,
+        f"{step.seconds:.2f}",
+        step.detail,
+        hint,
+    )

@@ -1,0 +1,256 @@
+"""check_account: from the host's name to a login, step by step, by the code that sends."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+
+from django.views.decorators.debug import sensitive_variables
+
+from prx_email_django.api.guards import check_may_send
+from prx_email_django.api.queueing import enqueue
+from prx_email_django.api.sending import retry_outbox
+from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.conf import outbox_settings
+from prx_email_django.errors import OutboxError
+from prx_email_django.limits.pauses import known_state, note_success, read_account
+from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
+from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.encrypted import DecryptionFailed
+from prx_email_django.oauth.token import TokenRefused
+from prx_email_django.results import AccountReport, CheckStep
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.rules.outcomes import Phase, Step
+from prx_email_django.states import Status
+from prx_email_django.status.advice import advice
+from prx_email_django.status.reasons import obstacle_sentence
+from prx_email_django.store.absence import unwritten
+from prx_email_django.store.outbox import outbox_and_clock
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.network import Network
+from prx_email_django.worker.token_keeper import TokenKeeper, connection_settings
+
+#: Seconds for one answer of the server, where ``timeout`` allows as much.
+ONE_ANSWER = 10.0
+#: Seconds between two looks at what another thread or worker does.
+LOOK = 0.05
+SUBJECT = "Test of the account {name}"
+BODY = "This message shows that the account {name} can send mail.\n"
+
+
+def check_account(account: AccountRef, *, send_to: str | None = None, timeout: float = 20) -> AccountReport:
+    """Walk from the host's name to a login, and with ``send_to`` send one message; say what to do where it fails.
+
+    Takes a free connection of the account, and for the message its permits; ignores a pause, and a success ends a
+    pause that a worker set, never one that a person set.  ``timeout``: seconds for all of it.
+
+    Raises:
+        SendInsideTransaction: inside ``atomic()``.
+        WrongInstance: this is a copied database.
+        AccountUnavailable, InvalidMessage: there is no such account, or ``send_to`` is no address.
+    """
+    steps = tuple(check_steps(account, send_to=send_to, timeout=timeout))
+    return AccountReport(ok=all(step.ok for step in steps), steps=steps)
+
+
+def check_steps(account: AccountRef, *, send_to: str | None = None, timeout: float = 20) -> Iterator[CheckStep]:
+    """The steps of ``check_account`` as they come; raises at the call what that raises."""
+    check_may_send("check_account")
+    found = resolve_account(account, active=False)
+    _, clock = outbox_and_clock(None)
+    return _AccountCheck(read_account(found.pk), clock=clock, until=monotonic() + timeout).run(send_to)
+
+
+class _AccountCheck:
+    """One check."""
+
+    def __init__(self, account: Account, *, clock: Clock, until: float) -> None:
+        self.account = account
+        self.clock = clock
+        self.until = until
+        self._step_begun = monotonic()
+
+    def run(self, send_to: str | None) -> Iterator[CheckStep]:
+        """Yield each step, the failed one last."""
+        if (name := outbox_settings().transport) != "smtp":
+            yield self._step(Step.CONNECT, True, f"TRANSPORT is “{name}”: no server is asked")
+            return
+        noted: set[Slot] = set()
+        try:
+            problem = self._problem() or self._obstacle(noted)
+            if problem:
+                yield self._step(Step.CONNECT, False, problem)
+                return
+            all_well = True
+            for step in self._session_steps():
+                all_well = step.ok
+                yield step
+            if not all_well:
+                return
+        finally:
+            unwritten.write([partial(release_slots, noted)])
+        note_success(self.account, begun_at=self.clock.now)
+        if send_to is not None:
+            yield self._message(send_to)
+
+    def _problem(self) -> str:
+        try:
+            return connection_problem(self.account)
+        except DecryptionFailed as error:
+            return str(error)
+
+    def _obstacle(self, noted: set[Slot]) -> str:
+        slot = slot_or_obstacle(self.account, noted=noted, clock=self.clock, heeding=None)
+        return obstacle_sentence(slot, now=self.clock.running) if isinstance(slot, Obstacle) else ""
+
+    # The session
+
+    @sensitive_variables("token")
+    def _session_steps(self) -> Iterator[CheckStep]:
+        keeper = TokenKeeper(CurrentAccount(self.account, outbox=None), clock=self.clock)
+        if not keeper.needed:
+            yield from self._walk("", without_login=False)
+            return
+        try:
+            token, token_step = self._token(keeper)
+            walked = list(self._walk(token, without_login=not token_step.ok))
+            if _login_refused(walked) and keeper.refused(token, logged_in=False):
+                token, token_step = self._token(keeper)  # a refused token is replaced once
+                walked = list(self._walk(token, without_login=not token_step.ok))
+        finally:
+            keeper.abandon()
+        login = [step for step in walked if step.name == Step.LOGIN]
+        yield from (step for step in walked if step.name != Step.LOGIN)
+        if login or all(step.ok for step in walked):
+            yield token_step
+        yield from login
+
+    @sensitive_variables("token")
+    def _token(self, keeper: TokenKeeper) -> tuple[str, CheckStep]:
+        self._step_begun = monotonic()
+        arrived = threading.Event()
+        try:
+            while (token := keeper.current(done=arrived.set)) is None:
+                if monotonic() >= self.until:
+                    return "", self._step(Step.TOKEN, False, "no access token: the token server does not answer")
+                arrived.wait(LOOK)
+        except TokenRefused as error:
+            return "", self._step(Step.TOKEN, False, f"no access token: {error}")
+        return token, self._step(Step.TOKEN, True, "an access token is there")
+
+    @sensitive_variables("token", "settings")
+    def _walk(self, token: str, *, without_login: bool) -> Iterator[CheckStep]:
+        """Open a session on the network's thread, and yield what it has come to."""
+        done: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        settings = connection_settings(self.account, known_state(self.account), token=token, now=self.clock.now)
+        settings = replace(
+            settings,
+            timeout=min(settings.timeout, ONE_ANSWER, max(1.0, self.until - monotonic())),
+            auth_method="none" if without_login else settings.auth_method,
+            done=lambda name, detail: done.put((name, detail)),
+        )
+        self._step_begun = monotonic()
+        reached: list[str] = []
+        with ExitStack() as stack:
+            network = stack.enter_context(Network())
+            opening = network.start(_open_and_quit(settings, max(0.1, self.until - monotonic())))
+            opening.add_done_callback(lambda _: done.put(None))
+            while (passed := done.get()) is not None:
+                name, detail = passed
+                reached.append(name)
+                yield self._step(Step(name), True, detail)
+            error = opening.result()
+        if error is not None:
+            yield self._step(_failed_step(error, reached, self.account.security), False, str(error))
+        elif not without_login and self.account.auth_method == "none":
+            yield self._step(Step.LOGIN, True, "without a login")
+
+    # The message
+
+    def _message(self, send_to: str) -> CheckStep:
+        """Send one message and follow it; a drain may be faster than this process."""
+        self._step_begun = monotonic()
+        name = self.account.name
+        message = enqueue(
+            account=self.account,
+            to=send_to,
+            subject=SUBJECT.format(name=name),
+            body_text=BODY.format(name=name),
+            tag="account-check",
+        )
+        try:
+            result = retry_outbox(message.pk, force=True)
+            status, text = result.status, result.error
+        except OutboxError:
+            status, text = self._follow(message.pk)
+        if status == Status.SENT:
+            message.refresh_from_db()
+            return self._step(Step.MESSAGE, True, message.provider_response or "accepted")
+        return self._step(Step.MESSAGE, False, text or f"message {message.pk} is {status}")
+
+    def _follow(self, pk: int) -> tuple[str, str]:
+        pause = threading.Event()
+        while True:
+            row = OutboxMessage.objects.get(pk=pk)
+            if row.status != Status.SENDING or monotonic() >= self.until:
+                return row.status, row.last_error
+            pause.wait(LOOK)
+
+    def _step(self, name: Step, ok: bool, detail: str) -> CheckStep:
+        seconds, self._step_begun = monotonic() - self._step_begun, monotonic()
+        return CheckStep(str(name), ok, round(seconds, 3), detail, "" if ok else advice(detail))
+
+
+async def _open_and_quit(settings: ConnectionSettings, seconds: float) -> ConnectError | None:
+    """Open a session and close it; an error is returned, so that no traceback holds what a server said."""
+    try:
+        async with asyncio.timeout(seconds):
+            session = await SmtpTransport().open(settings)
+    except ConnectError as error:
+        return error
+    except TimeoutError as error:
+        cause = error.__cause__.__cause__ if error.__cause__ is not None else None
+        if isinstance(cause, ConnectError):
+            return cause
+        raise
+    await session.run(_NoMessages())
+    return None
+
+
+class _NoMessages:
+    """A feed that ends at once: the session says QUIT."""
+
+    def take(self) -> None:
+        return None
+
+    async def wait(self) -> None:
+        return None
+
+    def report(self, outgoing: object, outcome: object) -> None:
+        raise AssertionError("nothing was taken")  # pragma: no cover
+
+
+def _failed_step(error: ConnectError, reached: list[str], security: str) -> Step:
+    """The step that failed: the first one that was not done."""
+    if error.phase is Phase.AUTH:
+        return Step.LOGIN
+    if error.phase is Phase.TLS:
+        return Step.TLS
+    order = [Step.RESOLVE, Step.CONNECT, Step.TLS, Step.GREETING, Step.EXTENSIONS]
+    if security == "starttls":
+        order = [Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.TLS, Step.EXTENSIONS]
+    return next((step for step in order if step not in reached), Step.LOGIN)
+
+
+def _login_refused(steps: list[CheckStep]) -> bool:
+    return bool(steps) and steps[-1].name == Step.LOGIN and not steps[-1].ok
