@@ -17,10 +17,10 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from prx_email_django.admin import columns
-from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url
+from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url_if_any
 from prx_email_django.admin.check import SAVE_AND_CHECK, AccountCheckMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
-from prx_email_django.admin.pauses import PauseActionsMixin
+from prx_email_django.admin.pauses import MAX_PAUSES, PauseActionsMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
 from prx_email_django.models.encrypted import is_set
 from prx_email_django.models.presets import PRESETS
@@ -143,6 +143,7 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
                 why=reason,
                 advice=advice(reason),
                 is_paused=bool(obj.pause_reason),
+                pauses=obj.pause_records.all()[:MAX_PAUSES],
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )
         return super().render_change_form(request, context, *args, **kwargs)
@@ -182,8 +183,9 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
         count: int = account.shown_at_rest
         if not count:
             return count
-        url = page_url(self, OutboxMessage, "changelist")
-        return columns.link(f"{url}?{urlencode({'account__id__exact': account.pk, 'status': 'at_rest'})}", count)
+        query = urlencode({"account__id__exact": account.pk, "status": "at_rest"})
+        url = page_url_if_any(self, OutboxMessage, "changelist")
+        return columns.link(f"{url}?{query}" if url else "", count)
 
     password_is_set = _is_set_column("password")
     oauth_token_is_set = _is_set_column("oauth_token")

@@ -42,7 +42,9 @@ def below(first: SafeString, second: SafeString) -> SafeString:
 
 
 def link(url: str, label: object) -> SafeString:
-    """Return a link to another page of the admin."""
+    """Return a link to another page of the admin; without an address, the label alone."""
+    if not url:
+        return format_html("{}", label)
     return format_html('<a href="{}">{}</a>', url, label)
 
 

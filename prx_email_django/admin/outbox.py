@@ -14,7 +14,8 @@ from django.utils.translation import gettext as _
 from prx_email_django import api
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, username
 from prx_email_django.admin.forms import PauseForm
-from prx_email_django.models import OutboxState
+from prx_email_django.admin.pauses import MAX_PAUSES
+from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.rules.pauses import in_force
 
 
@@ -46,6 +47,7 @@ class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
         context = {
             "title": _("State of the outbox"),
             "everything_paused": everything_paused(),
+            "pauses": PauseRecord.objects.filter(account__isnull=True)[:MAX_PAUSES],
             "pause_form": PauseForm() if self.has_operate_permission(request) else None,
         }
         return super().changelist_view(request, {**context, **(extra_context or {})})

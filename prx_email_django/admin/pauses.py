@@ -17,6 +17,9 @@ from prx_email_django.admin.base import OperatorMixin, log, username
 from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import Account, AccountState
 
+#: Newest pauses on the page of an account, and of everything.
+MAX_PAUSES = 20
+
 
 class PauseActionsMixin(OperatorMixin):
     """Views ``/<id>/pause/`` and ``/<id>/resume/``, and bulk actions for the same operations."""

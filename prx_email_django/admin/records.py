@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin import columns
-from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, may_read_content, page_url
+from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, may_read_content, page_url_if_any
 from prx_email_django.admin.search import begins_with
 from prx_email_django.models import (
     AccountState,
@@ -37,7 +37,7 @@ class RecordAdmin(FactsAdminMixin, ModelAdmin):
     @admin.display(description=_("message"))
     def message_page(self, row: Any) -> SafeString:
         """Show the number of the row's message, with a link to its page."""
-        return columns.link(page_url(self, OutboxMessage, "change", row.message_id), row.message_id)
+        return columns.link(page_url_if_any(self, OutboxMessage, "change", row.message_id), row.message_id)
 
 
 class PlumbingAdmin(RecordAdmin):
