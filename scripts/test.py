@@ -39,9 +39,6 @@ CI = os.environ.get("CI", "").lower() in {"1", "true"}
 SIDE_BY_SIDE = 2 * (os.cpu_count() or 1)
 #: Runs into which the acceptance tests of a database are divided: as one run they would end long after all others.
 PARTS = 2
-#: Python caches what it has compiled, also where the environment forbids it: tests start hundreds of processes, and
-#: each would compile this package again.
-INHERITED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def perform(run: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome
         marks = ["-m", run.marks] if run.marks else []
         pytest = ["-m", "pytest", f"--junit-xml={report}", *marks, *run.where, *arguments]
         command = [sys.executable, "-W", "error", *(["-m", "coverage", "run"] if run.measured else []), *pytest]
-        environment = {**INHERITED, "DATABASE": run.engine.name}
+        environment = {**os.environ, "DATABASE": run.engine.name}
         begun = time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         _, status, used = os.wait4(process.pid, 0)
