@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -107,6 +108,12 @@ def perform(run: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome
     return Outcome(code, passed, not empty and (code != 0 or not passed), wall, processor)
 
 
+def folders() -> list[str]:
+    """Return the folders of tests that pyproject.toml names."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    return [str(folder) for folder in options["testpaths"]]
+
+
 def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Run]:
     """Divide the tests into runs, the longest first; ``deselect`` leaves out the tests of missing services."""
     if not engines:
@@ -115,11 +122,13 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     def marks(*expressions: str) -> str:
         return " and ".join(filter(None, [deselect, *expressions]))
 
-    first, *others = engines
+    first, *more = engines
     if arguments:  # somebody waits for the output: the first run prints the results of all selected tests at once
-        return [Run(first, marks()), *(Run(engine, marks("not engine_free"), may_be_empty=True) for engine in others)]
+        return [Run(first, marks()), *(Run(engine, marks("not engine_free"), may_be_empty=True) for engine in more)]
     explored = random.choice(engines)  # noqa: S311  (not a secret)
     rows = marks("not engine_free")
+    # What the other runs do not have, so that no new folder is forgotten; all tests in tests/unit are engine_free.
+    others = tuple(sorted(set(folders()) - {"tests/acceptance", "tests/simulation", "tests/unit"}))
     return [
         *(
             Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"), measured=engine is first)
@@ -132,7 +141,7 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
             Run(
                 engine,
                 rows if engine is explored else marks("not engine_free", "not stateful"),
-                ("tests/integration",),
+                others,
                 measured=engine is first,
             )
             for engine in engines
