@@ -36,8 +36,8 @@ SERVICES = {"redis": facilities.redis, "browser": facilities.browser}
 #: pytest's exit code when it has found no test to run.
 NO_TESTS = 5
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
-#: Runs at the same time.  A run keeps a processor busy for about half of its time.
-SIDE_BY_SIDE = 2 * (os.cpu_count() or 1)
+#: Runs at the same time: an acceptance run keeps a processor busy for a third of its time.
+SIDE_BY_SIDE = 5 * (os.cpu_count() or 1) // 2
 #: Runs into which the acceptance tests of a database are divided: as one run they would end long after all others.
 PARTS = 2
 
@@ -115,7 +115,7 @@ def folders() -> list[str]:
 
 
 def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Run]:
-    """Divide the tests into runs, the longest first; ``deselect`` leaves out the tests of missing services."""
+    """Divide the tests into runs, long ones first; ``deselect`` leaves out the tests of missing services."""
     if not engines:
         return []
 
@@ -129,13 +129,15 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     rows = marks("not engine_free")
     # What the other runs do not have, so that no new folder is forgotten; all tests in tests/unit are engine_free.
     others = tuple(sorted(set(folders()) - {"tests/acceptance", "tests/simulation", "tests/unit"}))
+    acceptance = [
+        Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"), measured=engine is first)
+        for part in range(1, PARTS + 1)
+        for engine in engines
+    ]
     return [
-        *(
-            Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"), measured=engine is first)
-            for part in range(1, PARTS + 1)
-            for engine in engines
-        ),
-        Run(first, marks(), ("tests/simulation",)),  # its tests start processes, which are not measured
+        *acceptance[:3],
+        Run(first, marks(), ("tests/simulation",)),  # it only computes; its processes are not measured
+        *acceptance[3:],
         Run(first, marks("engine_free", "not simulation"), measured=True),
         *(
             Run(
