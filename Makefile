@@ -9,6 +9,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
+# Tests start hundreds of processes; each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: venv .venv quick test check format matrix demo serve bench soak test-servers wheel clean
 
 venv: .venv/.ready

@@ -1,5 +1,8 @@
 """Unit and integration tests on every supported Python and Django, on SQLite: ``make matrix``.
 
+Each Python and each Django runs all of them in one cell.  The other cells run the tests that are marked ``pair``;
+``PRX_MATRIX_COMPLETE=1`` lets every cell run all.
+
 Interpreters are taken from PATH and from ``~/.pyenv/versions``.  A missing interpreter is named and skipped; with
 ``CI=true`` uv downloads it, and without it the run fails.  ``PRX_MATRIX_PYTHONS="3.12 3.13"`` narrows the run.
 """
@@ -17,6 +20,10 @@ SUPPORTED = {
     "6.0": ("3.12", "3.13"),
     "6.1": ("3.12", "3.13"),
 }
+#: Cells that run all tests.
+COMPLETE = {("3.11", "5.2"), ("3.12", "6.0"), ("3.13", "6.1")}
+if os.environ.get("PRX_MATRIX_COMPLETE") == "1":
+    COMPLETE = {(python, django) for django, pythons in SUPPORTED.items() for python in pythons}
 WANTED = os.environ.get("PRX_MATRIX_PYTHONS", "3.11 3.12 3.13").split()
 CELLS = [(python, django) for django, pythons in SUPPORTED.items() for python in pythons if python in WANTED]
 
@@ -48,4 +55,5 @@ def tests(session: nox.Session, django: str) -> None:
     """Run one cell of the matrix; arguments after ``--`` go to pytest."""
     with tempfile.TemporaryDirectory() as folder:
         session.install("-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".")
-    session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", "not long", *FOLDERS, *session.posargs)
+    marks = "not long" if (session.python, django) in COMPLETE else "pair and not long"
+    session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", marks, *FOLDERS, *session.posargs)

@@ -6,7 +6,7 @@ run, coverage is measured, on the first database only: it doubles the time.  Tes
 run once, and the random exploration (``stateful``) runs on one database, another one each time.
 
 Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
-at once, the output of each other run when the runs before it have ended.
+at once, the output of each other run when the runs before it have ended.  A table at the end tells what each run cost.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import tomllib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -34,8 +36,10 @@ SERVICES = {"redis": facilities.redis, "browser": facilities.browser}
 #: pytest's exit code when it has found no test to run.
 NO_TESTS = 5
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
-#: Runs at the same time.  A run keeps a processor busy for about half of its time.
-SIDE_BY_SIDE = 2 * (os.cpu_count() or 1)
+#: Runs at the same time: an acceptance run keeps a processor busy for a third of its time.
+SIDE_BY_SIDE = 5 * (os.cpu_count() or 1) // 2
+#: Runs into which the acceptance tests of a database are divided: as one run they would end long after all others.
+PARTS = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Run:
 
     engine: Finding
     marks: str
+    #: Folders and options for pytest; empty means all tests.
+    where: tuple[str, ...] = ()
     measured: bool = False
     #: Arguments may have selected no test of this run.
     may_be_empty: bool = False
@@ -69,57 +75,84 @@ class Run:
     @property
     def title(self) -> str:
         """The heading above the output."""
-        return f"{self.engine.name} {self.engine.text}{f' ({self.marks})' if self.marks else ''}"
+        selected = " ".join([*self.where, *([f"({self.marks})"] if self.marks else [])])
+        return f"{self.engine.name} {self.engine.text} {selected}".rstrip()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How a run ended; ``wall`` and ``processor`` are seconds, the second with all processes that it started."""
 
     code: int
     passed: int
     failed: bool
+    wall: float
+    processor: float
 
 
 def perform(run: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome:
     """Run pytest; it prints to ``output``, or to this process's own output if that is None."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        pytest = ["-m", "pytest", f"--junit-xml={report}", *(["-m", run.marks] if run.marks else []), *arguments]
+        marks = ["-m", run.marks] if run.marks else []
+        pytest = ["-m", "pytest", f"--junit-xml={report}", *marks, *run.where, *arguments]
         command = [sys.executable, "-W", "error", *(["-m", "coverage", "run"] if run.measured else []), *pytest]
         environment = {**os.environ, "DATABASE": run.engine.name}
-        code = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False).returncode
+        begun = time.monotonic()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+        wall, processor = time.monotonic() - begun, used.ru_utime + used.ru_stime
         passed = count_passed(report)
     empty = run.may_be_empty and code == NO_TESTS
-    return Outcome(code, passed, failed=not empty and (code != 0 or not passed))
+    return Outcome(code, passed, not empty and (code != 0 or not passed), wall, processor)
+
+
+def folders() -> list[str]:
+    """Return the folders of tests that pyproject.toml names."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    return [str(folder) for folder in options["testpaths"]]
 
 
 def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Run]:
-    """Divide the tests into runs, the longest first; ``deselect`` leaves out the tests of missing services."""
+    """Divide the tests into runs, long ones first; ``deselect`` leaves out the tests of missing services."""
     if not engines:
         return []
 
     def marks(*expressions: str) -> str:
         return " and ".join(filter(None, [deselect, *expressions]))
 
-    first, *others = engines
+    first, *more = engines
     if arguments:  # somebody waits for the output: the first run prints the results of all selected tests at once
-        return [Run(first, marks()), *(Run(engine, marks("not engine_free"), may_be_empty=True) for engine in others)]
+        return [Run(first, marks()), *(Run(engine, marks("not engine_free"), may_be_empty=True) for engine in more)]
     explored = random.choice(engines)  # noqa: S311  (not a secret)
-
-    def rows(engine: Finding) -> str:
-        return marks("not engine_free", "not acceptance", *([] if engine is explored else ["not stateful"]))
-
+    rows = marks("not engine_free")
+    # What the other runs do not have, so that no new folder is forgotten; all tests in tests/unit are engine_free.
+    others = tuple(sorted(set(folders()) - {"tests/acceptance", "tests/simulation", "tests/unit"}))
+    acceptance = [
+        Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"), measured=engine is first)
+        for part in range(1, PARTS + 1)
+        for engine in engines
+    ]
     return [
-        *(Run(engine, marks("not engine_free", "acceptance"), measured=engine is first) for engine in engines),
-        Run(first, marks("engine_free"), measured=True),
-        *(Run(engine, rows(engine), measured=engine is first) for engine in engines),
+        *acceptance[:3],
+        Run(first, marks(), ("tests/simulation",)),  # it only computes; its processes are not measured
+        *acceptance[3:],
+        Run(first, marks("engine_free", "not simulation"), measured=True),
+        *(
+            Run(
+                engine,
+                rows if engine is explored else marks("not engine_free", "not stateful"),
+                others,
+                measured=engine is first,
+            )
+            for engine in engines
+        ),
     ]
 
 
-def perform_all(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Finding]:
-    """Perform all runs; return each engine with its result."""
-    runs = plan([engine for engine in engines if engine.reached], deselect, arguments)
+def perform_all(runs: list[Run], arguments: list[str]) -> list[tuple[Run, Outcome]]:
+    """Perform all runs; return each with its outcome."""
     outcomes: list[tuple[Run, Outcome]] = []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool, ExitStack() as stack:
         outputs = [stack.enter_context(tempfile.TemporaryFile()) if run is not runs[0] else None for run in runs]
@@ -133,7 +166,7 @@ def perform_all(engines: list[Finding], deselect: str, arguments: list[str]) -> 
                 output.seek(0)
                 shutil.copyfileobj(output, sys.stdout.buffer)
                 sys.stdout.flush()
-    return [with_result(engine, [outcome for run, outcome in outcomes if run.engine == engine]) for engine in engines]
+    return outcomes
 
 
 def with_result(engine: Finding, outcomes: list[Outcome]) -> Finding:
@@ -144,6 +177,15 @@ def with_result(engine: Finding, outcomes: list[Outcome]) -> Finding:
     codes = ", ".join(str(outcome.code) for outcome in outcomes if outcome.failed)
     verdict = f"FAILED ({passed} tests passed, exit code {codes})" if codes else f"{passed} tests passed"
     return Finding(engine.name, f"{engine.text}: {verdict}", reached=True, failed=bool(codes))
+
+
+def print_costs(outcomes: list[tuple[Run, Outcome]], wall: float) -> None:
+    """Print the seconds of each run and of all; below two processors in use, the runs have waited for each other."""
+    print("\nWhat it cost\n  tests  seconds  processor seconds")
+    for run, outcome in outcomes:
+        print(f"{outcome.passed:>7}{outcome.wall:>9.0f}{outcome.processor:>19.0f}  {run.title}")
+    processor = sum(outcome.processor for _, outcome in outcomes)
+    print(f"{sum(outcome.passed for _, outcome in outcomes):>7}{wall:>9.0f}{processor:>19.0f}  all")
 
 
 def count_passed(report: Path) -> int:
@@ -180,11 +222,16 @@ def main(arguments: list[str]) -> int:
     subprocess.run([sys.executable, "-m", "coverage", "erase"], check=True)
     services = [probe(name, version_of) for name, version_of in SERVICES.items()]
     deselect = " and ".join(f"not {service.name}" for service in services if not service.reached)
-    engines = perform_all([probe(name, ENGINES[name]) for name in wanted], deselect, arguments)
+    probed = [probe(name, ENGINES[name]) for name in wanted]
+    begun = time.monotonic()
+    outcomes = perform_all(plan([engine for engine in probed if engine.reached], deselect, arguments), arguments)
+    wall = time.monotonic() - begun
+    engines = [with_result(engine, [outcome for run, outcome in outcomes if run.engine == engine]) for engine in probed]
     ran = any(engine.reached for engine in engines)
     complete = set(wanted) == set(ENGINES) and all(finding.reached for finding in [*engines, *services])
     covered = not ran or bool(arguments) or coverage(gate=complete)
     left_out = [Finding(name, "not wanted (PRX_TEST_ENGINES)", reached=False) for name in ENGINES if name not in wanted]
+    print_costs(outcomes, wall)
     print_summary([*engines, *left_out, *services])
     if not covered:
         print("  coverage   FAILED: below the limit in pyproject.toml")

@@ -1,14 +1,20 @@
 """Rules for every test: connections only to loopback, no hypothesis deadline, marks by folder, one database a worker.
 
-A test marked ``engine_free`` does not depend on the database, and ``make test`` runs it once.  A test marked
-``stateful`` tries other steps in every run, and ``make test`` runs it on one database, another one each time.  A test
-marked ``long`` takes long and has the same result on every Python and Django, and ``make matrix`` leaves it out.
+Marks that ``make test`` and ``make matrix`` select by:
+
+- ``engine_free``: does not depend on the database; ``make test`` runs it once.
+- ``simulation``: starts processes that nothing measures; ``make test`` runs it once.
+- ``stateful``: tries other steps in every run; ``make test`` runs it on one database, another one each time.
+- ``long``: takes long and has the same result on every Python and Django; ``make matrix`` leaves it out.
+- ``pair``: may depend on the pair of a Python and a Django, because objects of Django go through Python's own packages;
+  ``make matrix`` runs it on every pair, and all other tests once on each Python and on each Django.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +34,40 @@ MARKS = {
         *("unit", "simulation", "acceptance/transports"),
         *("acceptance/test_demo.py", "integration/test_docs_run.py"),
     ),
+    "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),
     "long": ("integration/test_docs_run.py", "integration/test_stateful.py", "integration/test_claim_plan.py"),
+    "pair": (
+        # Django's messages, rendered by Python's email package; connections, in Python's threads and event loop
+        *("integration/test_backend.py", "integration/test_backend_checks.py", "integration/test_backend_django.py"),
+        *("integration/test_backend_wire.py", "unit/test_mime_rendering.py", "unit/test_mime_raw.py"),
+        *("integration/test_sending.py", "integration/test_rules_drain.py", "integration/test_rules_transactions.py"),
+        # arguments, forms, fields and pages of Django, read by Python's argparse, html and json
+        *("integration/test_commands.py", "integration/test_checks.py", "integration/test_fields.py"),
+        *("integration/test_admin_accounts.py", "integration/test_admin_preview.py", "integration/test_tasks.py"),
+        *("integration/test_testing_kit.py", "unit/test_packaging.py"),
+    ),
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their file or folder."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--part``."""
+    parser.addoption("--part", metavar="N/ALL", help="run the N-th of ALL equal parts of the selected tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by their file or folder, and select the part of them that ``--part`` names."""
+    _mark(items)
+    if wanted := config.getoption("part"):
+        number, parts = map(int, wanted.split("/"))
+        assert 1 <= number <= parts, f"--part={wanted}"
+        # A test stays in its part whatever other tests there are.
+        chosen = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts == number - 1]
+        config.hook.pytest_deselected(items=sorted(set(items) - set(chosen), key=lambda item: item.nodeid))
+        items[:] = chosen
+
+
+def _mark(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         for mark, paths in MARKS.items():

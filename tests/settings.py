@@ -85,6 +85,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     *([] if WITHOUT_DJANGO_Q else ["django_q"]),
     "prx_email_django",
+    "tests.support.flush",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

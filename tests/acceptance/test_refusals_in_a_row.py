@@ -22,7 +22,7 @@ from tests.support.smtp_server import SmtpServer
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SUSPENDED = "554 Message rejected: Sending suspended for this account"
-COUNT = 500
+COUNT = 200
 
 
 @pytest.fixture

@@ -151,7 +151,6 @@ class Project:
             **inherited,
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "DJANGO_SETTINGS_MODULE": settings,
             "OUTBOX_INSTANCE": "docs",
         }
