@@ -17,10 +17,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def filled() -> set[str]:
-    """The tables that have rows."""
+    """The tables of models that have rows."""
     found = set()
     with connection.cursor() as cursor:
-        for table in connection.introspection.table_names():
+        for table in connection.introspection.django_table_names(only_existing=True, include_views=False):
             cursor.execute(f"SELECT 1 FROM {connection.ops.quote_name(table)} LIMIT 1")
             if cursor.fetchone():
                 found.add(table)
@@ -28,7 +28,7 @@ def filled() -> set[str]:
 
 
 def test_no_row_of_a_test_is_left_for_the_next_one() -> None:
-    written = {*KEPT, "django_q_schedule"}
+    written = {*KEPT, "django_q_schedule"} - {"django_migrations"}  # a table without a model
     assert filled() == written
     backlog(account(), 3)
     group = Group.objects.create(name="operators")
