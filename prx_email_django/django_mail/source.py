@@ -101,7 +101,12 @@ def _rendered_bytes(message: EmailMessage) -> bytes:
     make: Callable[..., Any] = message.message
     takes_policy = django.VERSION >= (6, 0) and _accepts(make, "policy")
     made = make(policy=policy.SMTP) if takes_policy else make()
-    encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
+    try:
+        encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
+    except UnicodeEncodeError:  # a multipart without boundary, in eight bits: the standard library cannot write it
+        if not isinstance(made, Message):
+            raise
+        encoded = as_given(made)
     return cast(bytes, encoded)
 
 
