@@ -19,10 +19,11 @@ from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.compose.validation import check_head_size
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import is_misread_by_django
+from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside
 from prx_email_django.mime.addresses import format_list, split_list
 from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, any_field, field
-from prx_email_django.mime.recode import field_text, seven_bit, split_fields
-from prx_email_django.mime.transfer import LINE, is_wire_form, with_crlf
+from prx_email_django.mime.recode import field_text, split_fields, to_wire
+from prx_email_django.mime.transfer import LINE
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
@@ -53,7 +54,7 @@ def render_email(message: EmailMessage) -> Rendered:
         ValueError: raised by ``message.message()``, or for a header that has no wire form.
     """
     began = datetime.now(UTC)
-    fields, body = split_fields(with_crlf(_as_bytes(message)))
+    fields, body = split_fields(_as_bytes(message))
     kept: list[bytes] = []
     outbox_fields: dict[str, str] = {}
     message_id = ""
@@ -71,8 +72,7 @@ def render_email(message: EmailMessage) -> Rendered:
         elif name not in HIDDEN_FIELDS:
             kept.append(_as_given(message, name, encoded))
     check_head_size(b"".join(kept).decode("latin-1"))
-    raw = b"".join((*kept, b"\r\n", body))
-    return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)
+    return Rendered(to_wire(b"".join((*kept, b"\r\n", body))), message_id, outbox_fields)
 
 
 def check_attachment_sizes(raw: bytes) -> None:
@@ -90,10 +90,23 @@ def check_attachment_sizes(raw: bytes) -> None:
 
 
 def _as_bytes(message: EmailMessage) -> bytes:
+    """The bytes of ``message.message()``; where Django makes them, with forwarded messages as they were given."""
+    if not can_set_aside(message):
+        return _rendered_bytes(message)
+    forwarded = Forwarded(message)
+    return forwarded.put_back(_rendered_bytes(forwarded.message))
+
+
+def _rendered_bytes(message: EmailMessage) -> bytes:
     make: Callable[..., Any] = message.message
     takes_policy = django.VERSION >= (6, 0) and _accepts(make, "policy")
     made = make(policy=policy.SMTP) if takes_policy else make()
-    encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
+    try:
+        encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
+    except UnicodeEncodeError:  # a multipart without boundary, in eight bits: the standard library cannot write it
+        if not isinstance(made, Message):
+            raise
+        encoded = as_given(made)
     return cast(bytes, encoded)
 
 
@@ -190,7 +203,7 @@ def _given_addresses(message: EmailMessage, name: str) -> list[str]:
 def _size(part: Message, limit: int) -> int:
     payload = part.get_payload()
     if not isinstance(payload, str):  # an attached message
-        return sum(len(attached.as_bytes()) for attached in cast("list[Message]", payload or []))
+        return sum(len(as_given(attached)) for attached in cast("list[Message]", payload or []))
     if len(payload) <= limit:  # no transfer encoding makes content shorter
         return len(payload)
     content = cast(bytes, part.get_payload(decode=True))

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prx_email_django.mime.entity import split_entity
 from prx_email_django.mime.headers import content_type_field, disposition_field, field
-from prx_email_django.mime.recode import seven_bit
-from prx_email_django.mime.transfer import base64_lines, encode_text, is_wire_form, with_crlf
+from prx_email_django.mime.recode import entity_to_wire
+from prx_email_django.mime.transfer import base64_lines, encode_text, with_crlf
 
 _UTF8 = re.compile(r'charset\s*=\s*"?utf-?8\b', re.IGNORECASE)
 
@@ -53,7 +54,16 @@ def part_entity(part: MailPart) -> MimeEntity:
     Raises:
         ValueError: the content type, the file name or the inline id is malformed.
     """
-    content_type, encoding, body = _encode(part)
+    essence = part.content_type.partition(";")[0].strip().lower()
+    if essence.startswith("multipart/"):
+        raise ValueError("an attachment must not be of a multipart type")
+    if essence.startswith("message/"):
+        return _message_entity(part)
+    content_type, encoding, body = _encode(part, essence)
+    return MimeEntity(_head(part, content_type, encoding), body)
+
+
+def _head(part: MailPart, content_type: str, encoding: str) -> str:
     head = content_type_field(content_type) + field("Content-Transfer-Encoding", encoding)
     if part.kind != "alternative" or part.filename:
         head += disposition_field("inline" if part.kind == "inline" else "attachment", part.filename)
@@ -61,30 +71,22 @@ def part_entity(part: MailPart) -> MimeEntity:
         head += field("Content-ID", f"<{part.inline_id}>")
     if not head.isascii():
         raise ValueError("a content type and an inline id must be ASCII")
-    return MimeEntity(head, body)
+    return head
 
 
-def _encode(part: MailPart) -> tuple[str, str, bytes]:
-    essence = part.content_type.partition(";")[0].strip().lower()
-    if essence.startswith("multipart/"):
-        raise ValueError("an attachment must not be of a multipart type")
-    if essence.startswith("message/"):
-        return _encode_message(part.content_type, essence, part.content)
+def _message_entity(part: MailPart) -> MimeEntity:
+    """An attached message, which may not be in base64 (RFC 2046 §5.2.1), see ``recode``."""
+    head = _head(part, part.content_type, "7bit").encode()
+    entity = split_entity(entity_to_wire(head + b"\r\n" + part.content))
+    return MimeEntity(b"".join(found.encoded for found in entity.fields).decode("ascii"), entity.body)
+
+
+def _encode(part: MailPart, essence: str) -> tuple[str, str, bytes]:
     content_type = _with_charset(part.content_type, essence, part.content)
     is_utf8 = part.content.isascii() or _UTF8.search(content_type)
     if part.kind == "alternative" and essence.startswith("text/") and is_utf8:
         return content_type, *encode_text(with_crlf(part.content))
     return content_type, "base64", base64_lines(part.content)
-
-
-def _encode_message(content_type: str, essence: str, content: bytes) -> tuple[str, str, bytes]:
-    """Messages may not be base64 (RFC 2046 §5.2); one that cannot be 7-bit becomes ``application/octet-stream``."""
-    data = with_crlf(content)
-    if essence == "message/rfc822" and not is_wire_form(data):
-        data = seven_bit(data)
-    if is_wire_form(data):
-        return content_type, "7bit", data
-    return "application/octet-stream", "base64", base64_lines(content)
 
 
 def _with_charset(content_type: str, essence: str, content: bytes) -> str:

@@ -18,8 +18,7 @@ from prx_email_django.mime.headers import (
     is_message_id,
     text_field,
 )
-from prx_email_django.mime.recode import recode_field, seven_bit, split_fields
-from prx_email_django.mime.transfer import is_wire_form, with_crlf
+from prx_email_django.mime.recode import split_fields, to_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +47,12 @@ class MailContent:
 
 
 def render(mail: MailContent) -> bytes:
-    """The message as bytes (RFC 5322): seven bits, CRLF, no line above 998 bytes, no Bcc.
+    """The message as bytes (RFC 5322): CRLF, no Bcc; seven bits and no line above 998 bytes.
 
     The same content always gives the same bytes.  A header field of ``mail.headers`` replaces the one that would be
-    made, Message-ID and Date included; Bcc is left out.  Only a non-ASCII local part of an address makes the header
-    UTF-8 (RFC 6532), since nothing else can carry it: the server must then offer SMTPUTF8.
+    made, Message-ID and Date included; Bcc is left out.  Two things can be beyond seven bits: a non-ASCII local part of
+    an address makes the header UTF-8 (RFC 6532), since nothing else can carry it; and content that others made stays as
+    it is where no encoding keeps it true, see ``recode``.
 
     Raises:
         ValueError: the content cannot be a message (the caller records it as ``content``).
@@ -136,8 +136,11 @@ def _multipart(subtype: str, entities: Sequence[MimeEntity], seed: bytes, parame
     for entity in entities:
         chunks += (b"--", boundary, b"\r\n", entity.head.encode(), b"\r\n", entity.body, b"\r\n")
     chunks += (b"--", boundary, b"--\r\n")
-    content_type = f'multipart/{subtype}{parameters};\r\n boundary="{boundary.decode()}"'
-    return MimeEntity(f"Content-Type: {content_type}\r\n", b"".join(chunks))
+    head = f'Content-Type: multipart/{subtype}{parameters};\r\n boundary="{boundary.decode()}"\r\n'
+    body = b"".join(chunks)
+    if not body.isascii():  # an attached message that cannot be encoded (RFC 2045 §6.4)
+        head += "Content-Transfer-Encoding: 8bit\r\n"
+    return MimeEntity(head, body)
 
 
 def _seed(mail: MailContent) -> bytes:
@@ -157,15 +160,12 @@ def _boundary(mark: str, entities: Sequence[MimeEntity], seed: bytes) -> bytes:
 
 def _render_raw(mail: MailContent, raw: bytes) -> bytes:
     """The raw message in wire form, ``mail.headers`` in front of it; its own Message-ID and Date are kept."""
-    data = with_crlf(raw)
-    if not is_wire_form(data):
-        data = seven_bit(data)
-    fields, body = split_fields(data)
+    fields, body = split_fields(raw)
     present = {name for name, _ in fields} | {name.lower() for name, _ in mail.headers}
     front = list(_own_fields(mail))
     if "date" not in present:
         front.insert(0, _date(mail))
     if "message-id" not in present:
         front.insert(0, _message_id(mail))
-    kept = [recode_field(encoded) for name, encoded in fields if name not in HIDDEN_FIELDS]
-    return b"".join(("".join(front).encode(), *kept, b"\r\n", body))
+    kept = [encoded for name, encoded in fields if name not in HIDDEN_FIELDS]
+    return to_wire(b"".join(("".join(front).encode(), *kept, b"\r\n", body)))

@@ -14,20 +14,33 @@ _HIGH = bytes(range(128, 256))
 _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 
 
+def crlf(data: bytes) -> bytes:
+    """The data with CRLF for every line end (CRLF, LF or CR)."""
+    if is_canonical(data):
+        return data  # the data may be large: no copy
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
 def with_crlf(data: bytes) -> bytes:
     """The data with CRLF for every line end (CRLF, LF or CR), also at the end of the last line."""
-    if b"\r" in data:
-        if data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n") and data.endswith(b"\n"):
-            return data  # the data may be large: no copy
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if data and not data.endswith(b"\n"):
-        data += b"\n"
-    return data.replace(b"\n", b"\r\n")
+    data = crlf(data)
+    return data if data.endswith(b"\r\n") or not data else data + b"\r\n"
+
+
+def is_canonical(data: bytes) -> bool:
+    """Whether every CR and every LF is one of a CRLF."""
+    pairs = data.count(b"\r\n")
+    return data.count(b"\n") == pairs and data.count(b"\r") == pairs
 
 
 def is_wire_form(data: bytes) -> bool:
-    """Whether data with CRLF line ends can be sent as it is: seven bits, no NUL, no line above 998 bytes."""
-    return data.isascii() and b"\x00" not in data and _keeps_to(data, MAX_LINE)
+    """Whether data can be sent to every server as it is: seven bits, CRLF, no NUL, no line above 998 bytes."""
+    return data.isascii() and is_eight_bit_form(data)
+
+
+def is_eight_bit_form(data: bytes) -> bool:
+    """Whether data can be sent with 8BITMIME (RFC 6152 §3): CRLF, no NUL, no line above 998 bytes."""
+    return b"\x00" not in data and is_canonical(data) and _keeps_to(data, MAX_LINE)
 
 
 def _keeps_to(data: bytes, limit: int) -> bool:
@@ -61,14 +74,20 @@ def _base64_block(content: bytes) -> bytes:
     return b"\r\n".join([encoded[at : at + 76] for at in range(0, len(encoded), 76)]) + b"\r\n"
 
 
+def _quoted_printable(data: bytes) -> bytes:
+    encoded = b2a_qp(data)
+    # It ends its own lines as the first line of the data ends, and with LF where the data have one line.
+    return encoded if b"\r\n" in data else encoded.replace(b"\n", b"\r\n")
+
+
 def encode_text(data: bytes) -> tuple[str, bytes]:
     """The name of the transfer encoding, and the encoded text; ``data`` must have CRLF line ends (``with_crlf``)."""
     if data.isascii():
         if longest_line(data) <= LINE and len(data.translate(None, _CONTROLS)) == len(data):
             return "7bit", data
-        return "quoted-printable", b2a_qp(data)
+        return "quoted-printable", _quoted_printable(data)
     high = len(data) - len(data.translate(None, _HIGH))
     # Quoted-printable adds two bytes for each byte above 127, base64 a third of all bytes and the line ends.
     if high * 2 < len(data) * 0.37:
-        return "quoted-printable", b2a_qp(data)
+        return "quoted-printable", _quoted_printable(data)
     return "base64", base64_lines(data)

@@ -13,6 +13,7 @@ from django.db import Error
 from prx_email_django.limits.rate_windows import Permits
 from prx_email_django.limits.slots import Slot
 from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.mime.recode import needs_smtputf8
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import ContentAltered
 from prx_email_django.models.message import envelope_route
@@ -85,9 +86,8 @@ class ClaimedMessage(OutgoingMessage):
                 raise
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
-        # Bodies are always 7-bit: only a header in UTF-8 (RFC 6532) has other bytes.
         # What the addresses of the envelope need is judged where the envelope is written.
-        self.utf8 = self.eight_bit = not self.body.isascii()
+        self.eight_bit, self.utf8 = not self.body.isascii(), needs_smtputf8(self.body)
         return None
 
     def _transformed(self, body: bytes) -> bytes:

@@ -18,7 +18,7 @@ from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.headers import any_field, is_content_type, text_field
 from prx_email_django.mime.identity import reply_references
 from prx_email_django.mime.received import parse_inbound
-from prx_email_django.mime.recode import split_fields
+from prx_email_django.mime.recode import split_fields, to_seven_bits, to_wire
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.smtp.replies import MalformedReply, ReplyParser
 
@@ -49,6 +49,9 @@ PIECES = {
     "controls": ("", "\x01 ", ""),
     "ids": ("", "<a@b>", ""),
     "parameters": ("text/plain", ';a="b"', ""),
+    "open parameters": ("text/plain", ' ; name="ü ', ""),
+    "delimiters": ("multipart/mixed; boundary=b\r\n\r\n", "\r\n--b\r\n ü", ""),
+    "parts in parts": ("", "multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: ", "ü"),
 }
 
 
@@ -75,6 +78,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "mailbox": lambda text: split_mailbox.__wrapped__(text),
     "list": split_list,
     "words": decode_words,
+    "wire form": lambda text: to_wire(b"Content-Type: " + text.encode()),
+    "seven bits": lambda text: to_seven_bits(b"Content-Type: " + text.encode()),
     "fields": lambda text: split_fields(text.encode()),
     "references": lambda text: reply_references(text, text, "<a@b>"),
     "file name": clean_filename,

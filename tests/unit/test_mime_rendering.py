@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 
 import pytest
 
@@ -207,11 +207,17 @@ def test_an_attached_message_is_never_wrapped_in_an_encoding_that_readers_must_r
     assert str(inner["Subject"]) in {"inner", "grüße"}
 
 
-def test_a_delivery_report_that_is_not_seven_bit_becomes_octet_stream() -> None:
-    (attached,) = parsed(
-        render(mail(parts=(MailPart("attachment", "r", "message/delivery-status", b"\xff"),)))
-    ).iter_attachments()
-    assert (attached.get_content_type(), attached.get_content()) == ("application/octet-stream", b"\xff")
+def test_a_delivery_report_beyond_seven_bits_keeps_its_bytes_or_becomes_a_file() -> None:
+    def report(content: bytes) -> MIMEPart:
+        data = render(mail(parts=(MailPart("attachment", "r", "message/delivery-status", content),)))
+        assert content in data or data.isascii()
+        (attached,) = parsed(data).iter_attachments()
+        return attached
+
+    kept = report(b"Diagnostic-Code: smtp; 550 inconnu \xe9\r\n")
+    assert (kept.get_content_type(), kept["Content-Transfer-Encoding"]) == ("message/delivery-status", "8bit")
+    file = report(b"\xff\x00")
+    assert (file.get_content_type(), file.get_content()) == ("application/octet-stream", b"\xff\x00")
 
 
 def test_rendering_stays_far_below_what_the_standard_library_takes() -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prx_email_django.mime.recode import recipients_in_ascii
+from prx_email_django.mime.recode import needs_smtputf8, recipients_in_ascii, to_seven_bits
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.outcomes import Answer, RecipientOutcome
 from prx_email_django.rules.text import CONTROL
@@ -54,11 +54,19 @@ def unnameable_recipients(outgoing: OutgoingMessage, extensions: Extensions) -> 
     return {address: _NEEDS_UTF8 for address in outgoing.recipients if not path(address).isascii()}
 
 
-def write_header_in_ascii(outgoing: OutgoingMessage) -> None:
-    """Write To and Cc without characters beyond ASCII: no server without SMTPUTF8 takes them (RFC 6857)."""
-    if not outgoing.body.isascii():
+def adapt(outgoing: OutgoingMessage, extensions: Extensions) -> None:
+    """Bring header and body to what the server takes.
+
+    Without SMTPUTF8, To and Cc are written without characters beyond ASCII (RFC 6857).  Without 8BITMIME, the body is
+    encoded in seven bits (RFC 6152 §3); what no encoding keeps true (signed parts) goes as it is.
+    """
+    if outgoing.body.isascii() or (extensions.utf8 and extensions.eight_bit):
+        return
+    if not extensions.utf8:
         outgoing.body = recipients_in_ascii(outgoing.body)
-        outgoing.eight_bit = outgoing.utf8 = not outgoing.body.isascii()
+    if not extensions.eight_bit:
+        outgoing.body = to_seven_bits(outgoing.body)
+    outgoing.eight_bit, outgoing.utf8 = not outgoing.body.isascii(), needs_smtputf8(outgoing.body)
 
 
 def envelope(
@@ -90,9 +98,7 @@ def envelope(
 
 def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, ascii_only: bool) -> str:
     options = f" SIZE={size}" if extensions.size else ""
-    if outgoing.eight_bit:
-        if not extensions.eight_bit:
-            raise UnsupportedMessage("the message has 8-bit bytes and the server lacks 8BITMIME", error_code="content")
+    if outgoing.eight_bit and extensions.eight_bit:
         options += " BODY=8BITMIME"
     if outgoing.utf8 or not ascii_only:
         if not extensions.utf8:

@@ -15,9 +15,9 @@ from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import (
     Extensions,
     UnsupportedMessage,
+    adapt,
     envelope,
     unnameable_recipients,
-    write_header_in_ascii,
 )
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerdict, meaning_of, recipient_answer
@@ -99,8 +99,7 @@ class MailTransaction:
                 )
         if most:
             self.recipients, self.kept = self.recipients[:most], self.recipients[most:]
-        if not extensions.utf8:
-            write_header_in_ascii(self.outgoing)
+        adapt(self.outgoing, extensions)
         self.commands = envelope(self.outgoing, extensions, recipients=self.recipients)
 
     @property

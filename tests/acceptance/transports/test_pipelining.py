@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from email import message_from_bytes
 
 import pytest
 
@@ -272,12 +273,22 @@ def test_parameters_of_mail_follow_message_and_server(server: SmtpServer) -> Non
 
 def test_what_the_server_cannot_take_is_a_clear_error() -> None:
     with SmtpServer(utf8=False, eight_bit=False, size=None) as server:
-        messages = [outgoing(1, utf8=True), outgoing(2, eight_bit=True), outgoing(3, "b\xf6b@example.org"), outgoing(4)]
+        messages = [outgoing(1, utf8=True), outgoing(2, "b\xf6b@example.org"), outgoing(3)]
         feed, _ = transmit(server, messages)
-        assert [feed.outcomes[n].error_code for n in (1, 2, 3)] == ["content", "content", "recipients_refused"]
-        assert "SMTPUTF8" in feed.outcomes[3].error
-        assert "SMTPUTF8" in feed.outcomes[1].error and "8BITMIME" in feed.outcomes[2].error
+        assert [feed.outcomes[n].error_code for n in (1, 2)] == ["content", "recipients_refused"]
+        assert "SMTPUTF8" in feed.outcomes[1].error and "SMTPUTF8" in feed.outcomes[2].error
         assert [message.options for message in server.messages] == [()]
+
+
+def test_eight_bits_are_encoded_for_a_server_that_takes_seven() -> None:
+    body = b"Subject: x\r\n\r\ngr\xc3\xbc\xc3\x9fe\r\n"
+    with SmtpServer(eight_bit=False) as server:
+        feed, _ = transmit(server, [outgoing(1, body=body, eight_bit=True)])
+        assert all_accepted(feed)
+        (received,) = server.messages
+    assert received.options == (f"SIZE={len(received.data)}",), "the size of what is sent"
+    assert received.data.isascii()
+    assert message_from_bytes(received.data).get_payload(decode=True) == "grüße\r\n".encode()
 
 
 def test_eight_connections_share_one_feed_and_send_each_message_once(server: SmtpServer) -> None:

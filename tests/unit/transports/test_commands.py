@@ -58,7 +58,6 @@ def test_invalid_address_is_refused(address: str) -> None:
     ("options", "extensions", "word"),
     [
         ({"utf8": True}, Extensions(), "SMTPUTF8"),
-        ({"eight_bit": True}, Extensions(), "8BITMIME"),
         ({"sender": "\xe4@example.org"}, Extensions(), "SMTPUTF8"),
         ({"body": b"x" * 1001}, ALL, "1001 bytes"),
     ],
