@@ -8,6 +8,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
+from prx_email_django.django_mail.normalised import subject_of as given_subject
 from prx_email_django.django_mail.parsed_text import body_of, subject_of
 from prx_email_django.django_mail.source import is_plain
 from prx_email_django.rules.text import NOT_TEXT
@@ -29,7 +30,7 @@ def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
 def _from_attributes(message: EmailMessage) -> dict[str, Any]:
     is_html = message.content_subtype == "html"
     html = message.body if is_html else _alternative(message, "text/html")
-    return {"subject": message.subject, "body_text": "" if is_html else message.body, "body_html": html}
+    return {"subject": given_subject(message), "body_text": "" if is_html else message.body, "body_html": html}
 
 
 def _alternative(message: EmailMessage, wanted: str) -> Any:
