@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -17,6 +16,7 @@ from prx_email_django.compose.attachments import (
     load,
 )
 from prx_email_django.compose.validation import (
+    as_json,
     as_list,
     as_text,
     check_head_size,
@@ -137,8 +137,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
             "expires_at": message.expires_at,
             "on_unknown": message.on_unknown or "",
             "tag": message.tag,
-            # A copy: a caller may change the same dict for each of many messages.
-            "metadata": {} if message.metadata is None else deepcopy(message.metadata),
+            "metadata": {} if message.metadata is None else as_json(message.metadata),
         },
         recipients=recipients,
         parts=_load(message),

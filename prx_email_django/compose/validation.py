@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
-from prx_email_django.mime.headers import FIELD_NAME, MAX_HEAD, MAX_HEADER
+from prx_email_django.mime.headers import FIELD_NAME, ID_FIELDS, MAX_HEAD, MAX_HEADER, SINGLE_FIELDS, URI_FIELDS
+from prx_email_django.mime.transfer import MAX_LINE
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
@@ -115,6 +116,33 @@ def as_text(value: Any) -> Any:
     return value if is_text else str(value)
 
 
+def as_json(value: object) -> object:
+    """The value as JSON gives it back, its lazy texts evaluated: a copy, since callers reuse a dict for each message.
+
+    Raises:
+        InvalidMessage: ``invalid_option``: JSON, or a database, cannot hold it.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_evaluated)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidMessage(
+            "metadata must be what JSON can hold: dicts, lists, strings, finite numbers, booleans, None",
+            code="invalid_option",
+        ) from error
+    if _JSON_NUL.search(text):  # PostgreSQL refuses it, as it does NaN and lone surrogates
+        _refuse("invalid_option", "metadata must not hold NUL characters")
+    return json.loads(text)
+
+
+def _evaluated(value: object) -> str:
+    """The text of a lazy one, for what JSON does not know."""
+    text = as_text(value)
+    if not isinstance(text, str):
+        raise TypeError(type(value).__name__)
+    return text
+
+
 def check_header_text(field: str, value: str) -> None:
     """Refuse a text for a header that holds a character of ``rules.text.CONTROL``.
 
@@ -142,8 +170,19 @@ def check_header(name: str, value: str) -> None:
     if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
         _refuse("invalid_header", f"headers: {name} must not be given: it is made from the message's fields")
     check_header_text(f"headers: {name}", value)
+    if (lower in URI_FIELDS or lower in ID_FIELDS) and not _is_structured(value):
+        _refuse(
+            "invalid_header",
+            f"headers: {name} must be ASCII, its parts separated by white space and each short enough for a line "
+            f"({MAX_LINE} characters): RFC 2047 allows no encoded words in it",
+        )
     if len(value) > MAX_HEADER:
         _refuse("invalid_header", f"headers: the value of {name} must not be longer than {MAX_HEADER} characters")
+
+
+def _is_structured(value: str) -> bool:
+    """Whether the value can be folded as it is, each part on a line of its own, behind a blank."""
+    return value.isascii() and all(len(part) < MAX_LINE for part in value.split())
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:
@@ -152,8 +191,12 @@ def check_headers(headers: Iterable[tuple[str, str]]) -> None:
     Raises:
         InvalidMessage: ``header_injection``, ``invalid_header``.
     """
+    seen: set[str] = set()
     for name, value in headers:
         check_header(name, value)
+        if name.lower() in SINGLE_FIELDS and name.lower() in seen:
+            _refuse("invalid_header", f"headers: {name} must not be given twice")
+        seen.add(name.lower())
 
 
 def check_head_size(*values: object) -> None:
@@ -241,7 +284,7 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
         _check_label("idempotency_key", idempotency_key, MAX_KEY)
         if not idempotency_key:
             _refuse("invalid_option", "idempotency_key must not be empty; leave it out where there is no key")
-    _check_metadata(metadata)
+    as_json(metadata)
 
 
 def check_not_expired(expires_at: datetime | None, now: datetime) -> None:
@@ -282,20 +325,6 @@ def _check_label(name: str, value: str, limit: int) -> None:
         _refuse("invalid_option", f"{name} must be a string of at most {limit} characters")
     if CONTROL.search(value):
         _refuse("invalid_option", f"{name} must not hold control characters")
-
-
-def _check_metadata(metadata: object) -> None:
-    """Check that every database can hold the value as JSON: PostgreSQL refuses NUL, NaN and lone surrogates."""
-    try:
-        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessage(
-            "metadata must be what JSON can hold: dicts, lists, strings, finite numbers, booleans, None",
-            code="invalid_option",
-        ) from error
-    if _JSON_NUL.search(text):
-        _refuse("invalid_option", "metadata must not hold NUL characters")
 
 
 def _demand_text(field: str, value: object, code: str = "invalid_option") -> None:

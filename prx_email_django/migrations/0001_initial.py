@@ -365,10 +365,10 @@ class Migration(migrations.Migration):
             name="InboundMessage",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("message_id", models.CharField(max_length=998, verbose_name="Message-ID")),
+                ("message_id", models.CharField(blank=True, max_length=998, verbose_name="Message-ID")),
                 ("message_id_hash", models.CharField(max_length=64, verbose_name="hash of the Message-ID")),
                 ("in_reply_to", models.CharField(blank=True, max_length=998, verbose_name="In-Reply-To")),
-                ("sender", models.CharField(max_length=998, verbose_name="sender")),
+                ("sender", models.CharField(blank=True, max_length=998, verbose_name="sender")),
                 ("reply_to", models.JSONField(blank=True, default=list, verbose_name="Reply-To")),
                 ("subject", models.TextField(blank=True, verbose_name="subject")),
                 ("references", models.TextField(blank=True, verbose_name="References")),
