@@ -30,7 +30,7 @@ from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
 
 #: Writes the fields of a parsed message as they were sent.
-_AS_SENT = policy.SMTP.clone(refold_source="none")
+AS_SENT = policy.SMTP.clone(refold_source="none")
 
 
 class OnUnknown(models.TextChoices):
@@ -223,7 +223,7 @@ class OutboxMessage(OutboxModel):
 
     def as_email(self) -> EmailMessage:
         """The message as it is sent, parsed; raises as ``as_bytes``.  Its ``as_bytes()`` folds no header anew."""
-        return message_from_bytes(self.as_sent(), policy=_AS_SENT)
+        return message_from_bytes(self.as_sent(), policy=AS_SENT)
 
 
 def envelope_route(addresses: Iterable[str]) -> Route:
