@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -18,13 +18,13 @@ from django.core.mail import DNS_NAME, EmailMessage
 from prx_email_django.compose.attachment_store import too_large
 from prx_email_django.compose.validation import check_head_size
 from prx_email_django.conf import outbox_settings
-from prx_email_django.django_mail.envelope import is_misread_by_django
+from prx_email_django.django_mail.envelope import InvalidHeader, is_misread_by_django
 from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.addresses import format_list, split_list
 from prx_email_django.mime.encoded_words import decode_words, has_long_words
 from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, SINGLE_FIELDS, any_field, encoded_field, field
 from prx_email_django.mime.recode import field_text, seven_bit, split_fields
-from prx_email_django.mime.transfer import LINE, is_wire_form, with_crlf
+from prx_email_django.mime.transfer import LINE, MAX_LINE, is_wire_form, longest_line, with_crlf
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
@@ -58,31 +58,41 @@ def render_email(message: EmailMessage) -> Rendered:
     with normalised(message):
         fields, body = split_fields(with_crlf(_as_bytes(message)))
     kept: list[bytes] = []
-    single: set[str] = set()
     outbox_fields: dict[str, str] = {}
     message_id = ""
-    for name, encoded in fields:
+    for name, encoded in _once(fields):
         value = field_text(encoded)
-        if name in SINGLE_FIELDS and name in single:
-            continue
-        single.add(name)
         if name.startswith(PREFIX):
             outbox_fields[name.removeprefix(PREFIX)] = value
         elif name == "message-id":
             if value and _is_chosen(message, name, value, made=_is_made_id(value)):
-                message_id = value
+                message_id = _fitting(value)
                 kept.append(encoded)
         elif name == "date":
             if _is_chosen(message, name, value, made=_is_between(value, began, datetime.now(UTC))):
                 kept.append(encoded)
         elif name not in HIDDEN_FIELDS:
             kept.append(_as_given(message, name, encoded))
-    if "mime-version" not in single:
-        # The standard library leaves it out where the body is empty, on Django 6.1.
+    if not any(name == "mime-version" for name, _ in fields):  # on Django 6.1, where the body is empty
         kept.append(b"MIME-Version: 1.0\r\n")
     check_head_size(b"".join(kept).decode("latin-1"))
     raw = b"".join((*kept, b"\r\n", body))
     return Rendered(raw if is_wire_form(raw) else seven_bit(raw), message_id, outbox_fields)
+
+
+def _once(fields: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The fields, of ``SINGLE_FIELDS`` the first of each."""
+    seen: set[str] = set()
+    for name, encoded in fields:
+        if name not in SINGLE_FIELDS or name not in seen:
+            yield name, encoded
+        seen.add(name)
+
+
+def _fitting(message_id: str) -> str:
+    if len(message_id) >= MAX_LINE:
+        raise InvalidHeader("headers: a Message-ID must fit on a line", code="invalid_header")
+    return message_id
 
 
 def check_attachment_sizes(raw: bytes) -> None:
@@ -151,7 +161,7 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     if name in ADDRESS_FIELDS:
         return _with_own_addresses(message, name, encoded)
     if b"=?" not in encoded:
-        return encoded
+        return encoded if longest_line(encoded) <= LINE else _folded(encoded)
     given = next((str(value) for header, value in message.extra_headers.items() if header.lower() == name), "")
     if "=?" in given:  # the caller's own encoded words
         return encoded
@@ -162,6 +172,15 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     shown = encoded.partition(b":")[0].decode("ascii")
     try:
         return (any_field(shown, meant) if meant.isascii() else encoded_field(shown, written)).encode()
+    except ValueError:
+        return encoded
+
+
+def _folded(encoded: bytes) -> bytes:
+    """The field folded anew; the standard library leaves some lines long."""
+    text = field_text(encoded)
+    try:
+        return field(encoded.partition(b":")[0].decode("ascii"), text).encode() if text.isascii() else encoded
     except ValueError:
         return encoded
 

@@ -241,7 +241,9 @@ def test_a_structured_header_never_becomes_encoded_words(name: str, server: Smtp
     raw = by_outbox(make_email(headers={name: STRUCTURED[name]}), server).data
     head = raw.partition(b"\r\n\r\n")[0]
     assert b"=?" not in head
-    assert max(map(len, head.split(b"\r\n"))) <= 998
+    assert (
+        max(map(len, head.split(b"\r\n"))) <= max(78, *map(len, f"{name}: {STRUCTURED[name]}".split())) + len(name) + 2
+    )
     value = message_from_bytes(raw)[name]
     assert value.replace("\r\n", "").strip() == STRUCTURED[name]
 
@@ -349,6 +351,17 @@ def test_a_long_id_of_the_caller_is_kept(name: str, server: SmtpServer) -> None:
     data = by_outbox(make_email(headers={name: long_id}), server).data
     assert message_from_bytes(data)[name].strip() == long_id
     assert max(map(len, data.split(b"\r\n"))) <= 998
+
+
+def test_an_id_that_fits_on_no_line_is_refused(server: SmtpServer) -> None:
+    with pytest.raises(InvalidMessage, match="fit on a line"):
+        OutboxEmailBackend().send_messages([make_email(headers={"Message-ID": f"<{'m' * 1000}@example.com>"})])
+
+
+def test_many_references_are_folded_as_short_as_they_can_be(server: SmtpServer) -> None:
+    ids = [f"<{number}{'r' * 60}@example.org>" for number in range(60)]
+    head = by_outbox(make_email(headers={"References": " ".join(ids)}), server).data.partition(b"\r\n\r\n")[0]
+    assert max(map(len, head.split(b"\r\n"))) <= 89
 
 
 def test_a_field_that_a_subclass_adds_never_becomes_encoded_words(server: SmtpServer) -> None:
