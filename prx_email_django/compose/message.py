@@ -15,12 +15,11 @@ from prx_email_django.compose.attachments import (
     as_attachments,
     load,
 )
+from prx_email_django.compose.headers import check_head_size, check_headers
 from prx_email_django.compose.validation import (
     as_json,
     as_list,
     as_text,
-    check_head_size,
-    check_headers,
     check_not_expired,
     check_options,
     check_text_fields,

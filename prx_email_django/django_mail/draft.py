@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from django.core.mail import EmailMessage
 
-from prx_email_django.compose.validation import check_head_size
+from prx_email_django.compose.headers import check_head_size
 from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
 from prx_email_django.django_mail.options import read_options

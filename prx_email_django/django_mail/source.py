@@ -16,7 +16,7 @@ import django
 from django.core.mail import DNS_NAME, EmailMessage
 
 from prx_email_django.compose.attachment_store import too_large
-from prx_email_django.compose.validation import check_head_size
+from prx_email_django.compose.headers import check_head_size
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.envelope import InvalidHeader, is_misread_by_django
 from prx_email_django.django_mail.normalised import check_tree, normalised
