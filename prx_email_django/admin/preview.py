@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import EmailMessage
 
-from prx_email_django.django_mail.parsed_text import body_of, inline_parts
+from django.db import DatabaseError
+
+from prx_email_django.django_mail.parsed_text import body_of, inline_parts, parsed
 from prx_email_django.models import Attachment, OutboxMessage
 from prx_email_django.models.content import ContentAltered, read_content
 
@@ -54,8 +56,10 @@ def bodies_of(message: OutboxMessage) -> Bodies:
     if message.size > MAX_PARSED:
         return Bodies(error="The message is too large to be shown here: download it.")
     try:
-        return _parsed(message.as_email())
-    except (ContentAltered, ValueError, RecursionError) as error:
+        return _parsed(parsed(message.as_sent()))
+    except DatabaseError:
+        raise
+    except Exception as error:  # noqa: BLE001 - TRANSFORM_MIME is code of the host, and content may be anything
         return Bodies(error=str(error))
 
 

@@ -23,11 +23,11 @@ from prx_email_django.store.db import clock_for, retried
 def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> InboundMessage:
     """Keep what a reply will need of a message that was received; the same Message-ID again returns the first record.
 
-    What can't be read of it, such as an item of Reply-To that is no address, is left out and named in ``left_out``.
+    Whatever a stranger wrote is recorded.  What can't be read of it, such as an item of Reply-To that is no address, is
+    left out and named in ``left_out``; without a Message-ID, ``message_id`` is empty, and nothing can reply to it.
 
     Raises:
-        InvalidMessage: ``invalid_header`` where it has no Message-ID or no sender; ``invalid_option`` where it is no
-            message.
+        InvalidMessage: ``invalid_option`` where the argument is no message.
         AccountUnavailable: no such account.
     """
     found = resolve_account(account, active=False)
@@ -64,7 +64,7 @@ def reply(
     parent = _parent(found, in_reply_to_message_id)
     answer = AnswerArguments(
         account=found,
-        to=parent.reply_to or [parent.sender],
+        to=parent.reply_to or parent.sender,
         subject=reply_subject(parent.subject),
         body_text=body_text,
         body_html=body_html,
@@ -82,7 +82,7 @@ def reply(
 def _record(account: Account, inbound: Inbound) -> InboundMessage:
     record, _ = InboundMessage.objects.get_or_create(
         account=account,
-        message_id_hash=_hash(inbound.message_id),
+        message_id_hash=_hash(inbound.message_id or inbound.fingerprint),
         defaults={
             "message_id": inbound.message_id,
             "in_reply_to": inbound.in_reply_to,
@@ -103,15 +103,7 @@ def _parsed(message: bytes | EmailMessage) -> Inbound:
         raise InvalidMessage(
             f"message: give bytes or an email.message.Message, not {type(given).__name__}", code="invalid_option"
         )
-    inbound = parse_inbound(given if isinstance(given, EmailMessage) else bytes(given))
-    if not inbound.message_id:
-        raise InvalidMessage(
-            "the message has no Message-ID that a reply could name: up to 900 printable ASCII characters in <>",
-            code="invalid_header",
-        )
-    if not inbound.answer_to:
-        raise InvalidMessage("the message has no sender's address that could be replied to", code="invalid_header")
-    return inbound
+    return parse_inbound(given if isinstance(given, EmailMessage) else bytes(given))
 
 
 def _parent(account: Account, message_id: str) -> InboundMessage:

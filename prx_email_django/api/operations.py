@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, resolve_account
-from prx_email_django.compose.validation import check_instant, check_reason
+from prx_email_django.compose.validation import as_text, check_instant, check_reason
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.pauses import pause_by_person, resume_by_person
 from prx_email_django.results import ChangeReport
@@ -59,6 +59,7 @@ def pause_outbox(
         AccountUnavailable: no such account.
     """
     check_instant("until", until)
+    reason = as_text(reason)
     check_reason(reason)
     clock = clock_for(None)
     if account is None:

@@ -13,6 +13,7 @@ from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.django_mail.draft import draft_from_email
+from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.clock import Clock
@@ -74,21 +75,55 @@ def enqueue_many(
 ) -> list[OutboxMessage]:
     """Queue many messages, all or none: dicts of ``enqueue``'s arguments, or Django's ``EmailMessage`` objects.
 
+    An ``EmailMessage`` may name another account (``outbox_account``), which wins as in the email backend; its
+    ``outbox_id`` is set to the key of its row.
+
     Raises:
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written; a note on the error
             (``__notes__``) says which of the messages it was, counted from 0.
     """
-    found = resolve_account(account)
+    found = _Accounts(account)
     clock = clock_for(None)
-    largest = largest_size(found)
     drafts: list[Draft] = []
+    emails: list[EmailMessage | None] = []
     for number, message in enumerate(messages):
         try:
-            drafts.append(_draft(message, account=found, now=clock.now, largest=largest))
+            drafts.append(_draft(message, accounts=found, now=clock.now))
         except OutboxError as error:
             error.add_note(f"enqueue_many: message {number}, counted from 0; none of them has been queued")
             raise
-    return _insert(drafts, clock=clock)
+        emails.append(None if isinstance(message, Mapping) else message)
+    rows = _insert(drafts, clock=clock)
+    for row, email in zip(rows, emails, strict=True):
+        if email is not None:
+            email.outbox_id = row.pk  # type: ignore[attr-defined]
+    return rows
+
+
+class _Accounts:
+    """The account of the call and those that messages name (``outbox_account``), each looked up once."""
+
+    def __init__(self, default: AccountRef | None) -> None:
+        self.default = resolve_account(default)
+        self._found: dict[int | str, Account] = {}
+        self._largest: dict[int, int] = {}
+
+    def of(self, email: EmailMessage) -> Account:
+        """The account that the message names, else that of the call."""
+        named = account_of(email)
+        if named is None:
+            return self.default
+        if isinstance(named, Account):
+            return resolve_account(named, named_by="outbox_account")
+        if named not in self._found:
+            self._found[named] = resolve_account(named, named_by="outbox_account")
+        return self._found[named]
+
+    def largest(self, account: Account) -> int:
+        """See ``largest_size``."""
+        if account.pk not in self._largest:
+            self._largest[account.pk] = largest_size(account)
+        return self._largest[account.pk]
 
 
 def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
@@ -107,13 +142,14 @@ def _write(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage
         return insert_many(drafts, clock=clock)
 
 
-def _draft(given: Mapping[str, Any] | EmailMessage, *, account: Account, now: datetime, largest: int) -> Draft:
+def _draft(given: Mapping[str, Any] | EmailMessage, *, accounts: _Accounts, now: datetime) -> Draft:
     if not isinstance(given, Mapping):
-        draft = draft_from_email(given, account=account, now=now)
-        check_limits(draft, largest=largest)
+        draft = draft_from_email(given, account=accounts.of(given), now=now)
+        check_limits(draft, largest=accounts.largest(draft.account))
         return draft
+    account = accounts.default
     try:
         message = EnqueueArguments(account=account, **given)
     except TypeError as error:
         raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
-    return compose(message, account=account, now=message.now or now, largest=largest)
+    return compose(message, account=account, now=message.now or now, largest=accounts.largest(account))

@@ -49,8 +49,9 @@ class AttachmentInput:
     inline_id: str = ""
 
     def __post_init__(self) -> None:
-        """Evaluate a lazy translation."""
-        object.__setattr__(self, "filename", as_text(self.filename))
+        """Evaluate lazy translations."""
+        for name in ("filename", "content_type", "base64", "path", "inline_id"):
+            object.__setattr__(self, name, as_text(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _is_django_attachment(given: object) -> bool:
         isinstance(given, tuple)
         and len(given) in {2, 3}
         and isinstance(as_text(given[0]), str | None)
-        and isinstance(given[1], str | bytes)
+        and isinstance(as_text(given[1]), str | bytes)
     )
 
 
@@ -99,7 +100,7 @@ def _as_input(given: Any) -> AttachmentInput:
     if not _is_django_attachment(given):
         raise _not_an_attachment(given)
     filename, content, content_type = (*given, None)[:3]
-    filename = as_text(filename)
+    filename, content, content_type = as_text(filename), as_text(content), as_text(content_type)
     return AttachmentInput(
         filename=filename or "",
         content_type=content_type or mimetypes.guess_type(filename or "")[0] or "application/octet-stream",

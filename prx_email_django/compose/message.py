@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -16,11 +15,11 @@ from prx_email_django.compose.attachments import (
     as_attachments,
     load,
 )
+from prx_email_django.compose.headers import check_head_size, check_headers
 from prx_email_django.compose.validation import (
+    as_json,
     as_list,
     as_text,
-    check_head_size,
-    check_headers,
     check_not_expired,
     check_options,
     check_text_fields,
@@ -139,8 +138,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
             "expires_at": message.expires_at,
             "on_unknown": message.on_unknown or "",
             "tag": message.tag,
-            # A copy: a caller may change the same dict for each of many messages.
-            "metadata": {} if message.metadata is None else deepcopy(message.metadata),
+            "metadata": {} if message.metadata is None else as_json(message.metadata),
             "is_sensitive": message.is_sensitive,
         },
         recipients=recipients,

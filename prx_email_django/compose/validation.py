@@ -1,4 +1,4 @@
-"""Validation of a call's arguments: addresses, headers, texts, options.
+"""Validation of a call's arguments: addresses, texts, options (headers: ``compose.headers``).
 
 Every function raises ``errors.InvalidMessage`` with a stable code and the name of the argument, before anything is
 written.  Its text does not repeat the value, which may be private or hold control characters.
@@ -8,37 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from types import UnionType
 from typing import Any, NoReturn
 
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
-from prx_email_django.mime.headers import FIELD_NAME, MAX_HEAD, MAX_HEADER
+from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 MAX_TAG, MAX_KEY = 100, 255
 
-#: Headers that the app makes from the message's fields: a second one would contradict the first.
-_RESERVED = frozenset(
-    {
-        "message-id",
-        "date",
-        "from",
-        "to",
-        "cc",
-        "bcc",
-        "sender",
-        "reply-to",
-        "return-path",
-        "mime-version",
-        "received",
-        "dkim-signature",
-    }
-)
-_RESERVED_PREFIXES = ("resent-", "content-")
 #: A NUL as JSON text escapes it; an escaped backslash before ``u0000`` is none.
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -49,12 +31,10 @@ def parse_address(text: str, *, field: str = "address") -> Address:
     Raises:
         InvalidMessage: ``invalid_address``, or ``header_injection`` where the text holds a control character.
     """
-    _demand_text(field, text, "invalid_address")
+    demand_text(field, text, "invalid_address")
     check_header_text(field, text)
     if len(text) > MAX_MAILBOX:
-        _refuse(
-            "invalid_address", f"{field}: an address with its name must not be longer than {MAX_MAILBOX} characters"
-        )
+        refuse("invalid_address", f"{field}: an address with its name must not be longer than {MAX_MAILBOX} characters")
     try:
         return split_mailbox(text)
     except ValueError as error:
@@ -87,7 +67,7 @@ def normalise_recipients(
     for kind, given in (("to", to), ("cc", cc), ("bcc", bcc)):
         addresses = as_list(given, field=kind)
         if kind == "to" and not any(str(address).strip() for address in addresses):
-            _refuse("empty_to", "to must name at least one recipient")
+            refuse("empty_to", "to must name at least one recipient")
         for address in parse_addresses(addresses, field=kind):
             envelope.setdefault(address.addr_spec, kind)
     return [(kind, address) for address, kind in envelope.items()]
@@ -105,7 +85,7 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
     if isinstance(given, str):
         return [given] if given.strip() else []
     if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | memoryview):
-        _refuse("invalid_address", f"{field} must be an address or a list of addresses, not {type(addresses).__name__}")
+        refuse("invalid_address", f"{field} must be an address or a list of addresses, not {type(addresses).__name__}")
     return [as_text(address) for address in given]
 
 
@@ -115,6 +95,33 @@ def as_text(value: Any) -> Any:
     return value if is_text else str(value)
 
 
+def as_json(value: object) -> object:
+    """The value as JSON gives it back, its lazy texts evaluated: a copy, since callers reuse a dict for each message.
+
+    Raises:
+        InvalidMessage: ``invalid_option``: JSON, or a database, cannot hold it.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_evaluated)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidMessage(
+            "metadata must be what JSON can hold: dicts, lists, strings, finite numbers, booleans, None",
+            code="invalid_option",
+        ) from error
+    if _JSON_NUL.search(text):  # PostgreSQL refuses it, as it does NaN and lone surrogates
+        refuse("invalid_option", "metadata must not hold NUL characters")
+    return json.loads(text)
+
+
+def _evaluated(value: object) -> str:
+    """The text of a lazy one, for what JSON does not know."""
+    text = as_text(value)
+    if not isinstance(text, str):
+        raise TypeError(type(value).__name__)
+    return text
+
+
 def check_header_text(field: str, value: str) -> None:
     """Refuse a text for a header that holds a character of ``rules.text.CONTROL``.
 
@@ -122,63 +129,7 @@ def check_header_text(field: str, value: str) -> None:
         InvalidMessage: ``header_injection``.
     """
     if CONTROL.search(value):
-        _refuse("header_injection", f"{field} must not hold line ends or other control characters")
-
-
-def check_header(name: str, value: str) -> None:
-    """Check a header of the caller: a name of printable ASCII without a colon, and none that the app makes.
-
-    Raises:
-        InvalidMessage: ``header_injection``, ``invalid_header``.
-    """
-    _demand_text("headers: name", name, "invalid_header")
-    _demand_text("headers: value", value, "invalid_header")
-    check_header_text("headers: name", name)
-    if not FIELD_NAME.fullmatch(name) or len(name) > 76:
-        _refuse(
-            "invalid_header", "headers: a name must be printable ASCII without space and colon, at most 76 characters"
-        )
-    lower = name.lower()
-    if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
-        _refuse("invalid_header", f"headers: {name} must not be given: it is made from the message's fields")
-    check_header_text(f"headers: {name}", value)
-    if len(value) > MAX_HEADER:
-        _refuse("invalid_header", f"headers: the value of {name} must not be longer than {MAX_HEADER} characters")
-
-
-def check_headers(headers: Iterable[tuple[str, str]]) -> None:
-    """Check every pair of name and value with ``check_header``.
-
-    Raises:
-        InvalidMessage: ``header_injection``, ``invalid_header``.
-    """
-    for name, value in headers:
-        check_header(name, value)
-
-
-def check_head_size(*values: object) -> None:
-    """Refuse header fields that are longer than ``MAX_HEAD`` together; ``values`` are texts, or lists or dicts of them.
-
-    Values that are not text are not counted: they are refused where they are read.
-
-    Raises:
-        InvalidMessage: ``message_too_large``.
-    """
-    if sum(map(_head_bytes, values)) > MAX_HEAD:
-        _refuse(
-            "message_too_large",
-            f"the header fields of a message must not be longer than {MAX_HEAD} bytes together: give fewer addresses "
-            "and headers, or send several messages",
-        )
-
-
-def _head_bytes(value: object) -> int:
-    """Bytes of UTF-8; each text counts two more, for what separates it from the next one."""
-    if isinstance(value, str):
-        return 2 + len(value if value.isascii() else value.encode("utf-8", "replace"))
-    if isinstance(value, Mapping):
-        return sum(_head_bytes(name) + _head_bytes(item) for name, item in value.items())
-    return sum(map(_head_bytes, value)) if isinstance(value, list | tuple) else 0
+        refuse("header_injection", f"{field} must not hold line ends or other control characters")
 
 
 def check_subject(subject: str) -> None:
@@ -187,12 +138,12 @@ def check_subject(subject: str) -> None:
     Raises:
         InvalidMessage: ``empty_subject``, ``header_injection``, ``invalid_option``.
     """
-    _demand_text("subject", subject)
+    demand_text("subject", subject)
     check_header_text("subject", subject)
     if not subject.strip():
-        _refuse("empty_subject", "subject must not be empty")
+        refuse("empty_subject", "subject must not be empty")
     if len(subject) > MAX_HEADER:
-        _refuse("invalid_option", f"subject must not be longer than {MAX_HEADER} characters")
+        refuse("invalid_option", f"subject must not be longer than {MAX_HEADER} characters")
 
 
 def check_text_fields(*, subject: str, body_text: str, body_html: str = "") -> None:
@@ -204,11 +155,11 @@ def check_text_fields(*, subject: str, body_text: str, body_html: str = "") -> N
     """
     check_subject(subject)
     for field, text in (("body_text", body_text), ("body_html", body_html)):
-        _demand_text(field, text)
+        demand_text(field, text)
         if NOT_TEXT.search(text):
-            _refuse("invalid_option", f"{field} must not hold NUL or lone surrogates")
+            refuse("invalid_option", f"{field} must not hold NUL or lone surrogates")
     if not body_text.strip() and not body_html.strip():
-        _refuse("empty_body", "body_text or body_html must not be empty")
+        refuse("empty_body", "body_text or body_html must not be empty")
 
 
 def check_options(  # noqa: PLR0913 - a message has that many options; keyword-only
@@ -231,20 +182,20 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
     for name, instant in (("now", now), ("send_at", send_at), ("expires_at", expires_at)):
         check_instant(name, instant)
     if send_at is not None and expires_at is not None and expires_at < send_at:
-        _refuse("invalid_option", "expires_at must not be before send_at")
+        refuse("invalid_option", "expires_at must not be before send_at")
     _demand(int, priority, "priority", "an integer")
     if isinstance(priority, bool) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-        _refuse("invalid_option", f"priority must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        refuse("invalid_option", f"priority must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}")
     if not isinstance(is_sensitive, bool):
-        _refuse("invalid_option", "is_sensitive must be True or False")
+        refuse("invalid_option", "is_sensitive must be True or False")
     if on_unknown not in {None, "retry", "hold"}:
-        _refuse("invalid_option", 'on_unknown must be "retry", "hold" or None')
+        refuse("invalid_option", 'on_unknown must be "retry", "hold" or None')
     _check_label("tag", tag, MAX_TAG)
     if idempotency_key is not None:
         _check_label("idempotency_key", idempotency_key, MAX_KEY)
         if not idempotency_key:
-            _refuse("invalid_option", "idempotency_key must not be empty; leave it out where there is no key")
-    _check_metadata(metadata)
+            refuse("invalid_option", "idempotency_key must not be empty; leave it out where there is no key")
+    as_json(metadata)
 
 
 def check_not_expired(expires_at: datetime | None, now: datetime) -> None:
@@ -254,7 +205,7 @@ def check_not_expired(expires_at: datetime | None, now: datetime) -> None:
         InvalidMessage: ``invalid_option``.
     """
     if expires_at is not None and expires_at <= now:
-        _refuse("invalid_option", "expires_at must be in the future")
+        refuse("invalid_option", "expires_at must be in the future")
 
 
 def check_instant(name: str, instant: datetime | None) -> None:
@@ -265,7 +216,7 @@ def check_instant(name: str, instant: datetime | None) -> None:
     """
     _demand(datetime | None, instant, name, "an aware datetime")
     if instant is not None and instant.utcoffset() is None:
-        _refuse("invalid_option", f"{name} must be an aware datetime, such as django.utils.timezone.now()")
+        refuse("invalid_option", f"{name} must be an aware datetime, such as django.utils.timezone.now()")
 
 
 def check_reason(reason: str) -> None:
@@ -276,40 +227,32 @@ def check_reason(reason: str) -> None:
     """
     _demand(str, reason, "reason", "a string")
     if not reason.strip():
-        _refuse("invalid_option", "reason must not be empty")
+        refuse("invalid_option", "reason must not be empty")
 
 
 def _check_label(name: str, value: str, limit: int) -> None:
-    _demand_text(name, value)
+    demand_text(name, value)
     if len(value) > limit:
-        _refuse("invalid_option", f"{name} must be a string of at most {limit} characters")
+        refuse("invalid_option", f"{name} must be a string of at most {limit} characters")
     if CONTROL.search(value):
-        _refuse("invalid_option", f"{name} must not hold control characters")
+        refuse("invalid_option", f"{name} must not hold control characters")
 
 
-def _check_metadata(metadata: object) -> None:
-    """Check that every database can hold the value as JSON: PostgreSQL refuses NUL, NaN and lone surrogates."""
-    try:
-        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessage(
-            "metadata must be what JSON can hold: dicts, lists, strings, finite numbers, booleans, None",
-            code="invalid_option",
-        ) from error
-    if _JSON_NUL.search(text):
-        _refuse("invalid_option", "metadata must not hold NUL characters")
+def demand_text(field: str, value: object, code: str = "invalid_option") -> None:
+    """Check that the value is a string; lazy texts have been evaluated before.
 
-
-def _demand_text(field: str, value: object, code: str = "invalid_option") -> None:
+    Raises:
+        InvalidMessage: ``code``.
+    """
     _demand(str, value, field, "a string", code)
 
 
 def _demand(kind: type | UnionType, value: object, field: str, what: str, code: str = "invalid_option") -> None:
     """Check the type: callers without a type checker must see the mistake here, not in a worker."""
     if not isinstance(value, kind):
-        _refuse(code, f"{field} must be {what}")
+        refuse(code, f"{field} must be {what}")
 
 
-def _refuse(code: str, text: str) -> NoReturn:
+def refuse(code: str, text: str) -> NoReturn:
+    """Raise ``InvalidMessage``."""
     raise InvalidMessage(text, code=code)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from email import message_from_bytes, policy
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
-from prx_email_django.django_mail.parsed_text import body_of, subject_of
+from prx_email_django.django_mail.normalised import subject_of as given_subject
+from prx_email_django.django_mail.parsed_text import body_of, parsed, subject_of
 from prx_email_django.django_mail.source import is_plain
 from prx_email_django.rules.text import NOT_TEXT
 
@@ -29,7 +29,7 @@ def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
 def _from_attributes(message: EmailMessage) -> dict[str, Any]:
     is_html = message.content_subtype == "html"
     html = message.body if is_html else _alternative(message, "text/html")
-    return {"subject": message.subject, "body_text": "" if is_html else message.body, "body_html": html}
+    return {"subject": given_subject(message), "body_text": "" if is_html else message.body, "body_html": html}
 
 
 def _alternative(message: EmailMessage, wanted: str) -> Any:
@@ -38,14 +38,11 @@ def _alternative(message: EmailMessage, wanted: str) -> Any:
 
 
 def _from_bytes(raw: bytes) -> dict[str, Any]:
-    try:
-        parsed = message_from_bytes(raw, policy=policy.default)
-    except RecursionError:  # parts in parts
-        return {"subject": "", "body_text": "", "body_html": ""}
+    message = parsed(raw)
     return {
-        "subject": subject_of(parsed),
-        "body_text": body_of(parsed, "plain"),
-        "body_html": body_of(parsed, "html"),
+        "subject": subject_of(message),
+        "body_text": body_of(message, "plain"),
+        "body_html": body_of(message, "html"),
     }
 
 

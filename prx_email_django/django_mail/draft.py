@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.core.mail import EmailMessage
 
-from prx_email_django.compose.validation import check_head_size
+from prx_email_django.compose.headers import check_head_size
 from prx_email_django.django_mail.columns import shown_columns
-from prx_email_django.django_mail.envelope import InvalidHeader, envelope_address, envelope_recipients
+from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
 from prx_email_django.django_mail.options import read_options
 from prx_email_django.django_mail.source import Rendered, check_attachment_sizes, render_email
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.headers import FIELD_NAME
 from prx_email_django.models import Account
-from prx_email_django.rules.text import CONTROL
 from prx_email_django.store.insert import Draft
 
 
@@ -46,7 +43,6 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
     check_head_size(
         message.to, message.cc, message.reply_to, message.from_email, message.subject, message.extra_headers
     )
-    _check_header_names(message.extra_headers)
     rendered = _rendered(message)
     options = read_options(message, rendered.outbox_fields, now=now, priority=priority, on_unknown=on_unknown)
     recipients = envelope_recipients(message)
@@ -70,16 +66,6 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
             "metadata": options.metadata,
         },
     )
-
-
-def _check_header_names(names: Iterable[object]) -> None:
-    """Refuse a name that is not one (RFC 5322 §3.6.8): a line end in it would start a field of a stranger's choice."""
-    for name in names:
-        if not FIELD_NAME.fullmatch(str(name)):
-            raise InvalidHeader(
-                "headers: a name must be printable ASCII without space and colon, and not empty",
-                code="header_injection" if CONTROL.search(str(name)) else "invalid_header",
-            )
 
 
 def _rendered(message: EmailMessage) -> Rendered:

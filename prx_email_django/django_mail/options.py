@@ -29,7 +29,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 
 from prx_email_django.compose.accounts import AccountRef
-from prx_email_django.compose.validation import check_not_expired, check_options
+from prx_email_django.compose.validation import as_json, as_text, check_not_expired, check_options
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.models import Account
@@ -71,7 +71,7 @@ def account_of(message: EmailMessage) -> AccountRef | None:
     Raises:
         InvalidMessage: ``invalid_option``.
     """
-    account = getattr(message, "outbox_account", None)
+    account = as_text(getattr(message, "outbox_account", None))
     if isinstance(account, bool) or not isinstance(account, Account | int | str | None):
         raise InvalidMessage("outbox_account must be an account, its primary key or its name", code="invalid_option")
     return None if account == "" else account
@@ -99,7 +99,7 @@ def read_options(
     for name in _READERS:
         given = getattr(message, _PREFIX + name, None)
         if given is not None:
-            values[name] = given
+            values[name] = as_json(given) if name == "metadata" else as_text(given)
     check_options(**values)
     check_not_expired(values.get("expires_at"), now)
     return MailOptions(**values)

@@ -7,10 +7,29 @@ comments in comments).  What is only shown must not decide whether a message can
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 from typing import TypeVar, cast
 
+from prx_email_django.mime.encoded_words import decode_words
+from prx_email_django.mime.recode import field_text, split_fields
+from prx_email_django.mime.transfer import with_crlf
+
 T = TypeVar("T")
+
+
+def parsed(raw: bytes) -> EmailMessage:
+    """The message; only its subject where the standard library cannot parse it (parts in parts, some types)."""
+    return _read(lambda: message_from_bytes(raw, policy=policy.default), None) or _with_subject(raw)
+
+
+def _with_subject(raw: bytes) -> EmailMessage:
+    message = EmailMessage(policy=policy.default)
+    subject = next((value for name, value in split_fields(with_crlf(raw))[0] if name == "subject"), b"")
+    with suppress(ValueError):
+        message["Subject"] = decode_words(field_text(subject))
+    return message
 
 
 def subject_of(message: EmailMessage) -> str:

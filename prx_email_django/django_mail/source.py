@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -16,14 +16,16 @@ import django
 from django.core.mail import DNS_NAME, EmailMessage
 
 from prx_email_django.compose.attachment_store import too_large
-from prx_email_django.compose.validation import check_head_size
+from prx_email_django.compose.headers import check_head_size
 from prx_email_django.conf import outbox_settings
-from prx_email_django.django_mail.envelope import is_misread_by_django
+from prx_email_django.django_mail.envelope import InvalidHeader, is_misread_by_django
 from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside
+from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.addresses import format_list, split_list
-from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, any_field, field
+from prx_email_django.mime.encoded_words import decode_words, has_long_words
+from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, SINGLE_FIELDS, any_field, encoded_field, field
 from prx_email_django.mime.recode import field_text, split_fields, to_wire
-from prx_email_django.mime.transfer import LINE
+from prx_email_django.mime.transfer import LINE, MAX_LINE, longest_line
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
@@ -54,25 +56,43 @@ def render_email(message: EmailMessage) -> Rendered:
         ValueError: raised by ``message.message()``, or for a header that has no wire form.
     """
     began = datetime.now(UTC)
-    fields, body = split_fields(_as_bytes(message))
+    with normalised(message):
+        fields, body = split_fields(_as_bytes(message))
     kept: list[bytes] = []
     outbox_fields: dict[str, str] = {}
     message_id = ""
-    for name, encoded in fields:
+    for name, encoded in _once(fields):
         value = field_text(encoded)
         if name.startswith(PREFIX):
             outbox_fields[name.removeprefix(PREFIX)] = value
         elif name == "message-id":
-            if not message_id and value and _is_chosen(message, name, value, made=_is_made_id(value)):
-                message_id = value
+            if value and _is_chosen(message, name, value, made=_is_made_id(value)):
+                message_id = _fitting(value)
                 kept.append(encoded)
         elif name == "date":
             if _is_chosen(message, name, value, made=_is_between(value, began, datetime.now(UTC))):
                 kept.append(encoded)
         elif name not in HIDDEN_FIELDS:
             kept.append(_as_given(message, name, encoded))
+    if not any(name == "mime-version" for name, _ in fields):  # on Django 6.1, where the body is empty
+        kept.append(b"MIME-Version: 1.0\r\n")
     check_head_size(b"".join(kept).decode("latin-1"))
     return Rendered(to_wire(b"".join((*kept, b"\r\n", body))), message_id, outbox_fields)
+
+
+def _once(fields: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The fields, of ``SINGLE_FIELDS`` the first of each."""
+    seen: set[str] = set()
+    for name, encoded in fields:
+        if name not in SINGLE_FIELDS or name not in seen:
+            yield name, encoded
+        seen.add(name)
+
+
+def _fitting(message_id: str) -> str:
+    if len(message_id) >= MAX_LINE:
+        raise InvalidHeader("headers: a Message-ID must fit on a line", code="invalid_header")
+    return message_id
 
 
 def check_attachment_sizes(raw: bytes) -> None:
@@ -101,6 +121,7 @@ def _rendered_bytes(message: EmailMessage) -> bytes:
     make: Callable[..., Any] = message.message
     takes_policy = django.VERSION >= (6, 0) and _accepts(make, "policy")
     made = make(policy=policy.SMTP) if takes_policy else make()
+    check_tree(made)
     try:
         encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
     except UnicodeEncodeError:  # a multipart without boundary, in eight bits: the standard library cannot write it
@@ -147,15 +168,32 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     """The field; made again where the standard library changes what the caller wrote.
 
     It makes encoded words of long words in ASCII, also where RFC 2047 §5 allows none (References, List-Unsubscribe,
-    JSON), and drops the quotes of a long display name, so that its commas separate addresses.
+    JSON), makes encoded words of 76 characters, and drops the quotes of a long display name, so that its commas
+    separate addresses.
     """
     if name in ADDRESS_FIELDS:
         return _with_own_addresses(message, name, encoded)
+    if b"=?" not in encoded:
+        return encoded if longest_line(encoded) <= LINE else _folded(encoded)
     given = next((str(value) for header, value in message.extra_headers.items() if header.lower() == name), "")
-    if not given or b"=?" not in encoded or not given.isascii() or "=?" in given or not is_plain(message):
+    if "=?" in given:  # the caller's own encoded words
         return encoded
+    written = field_text(encoded)
+    meant = decode_words(written)
+    if "=?" in meant or not (meant.isascii() or has_long_words(written)):
+        return encoded
+    shown = encoded.partition(b":")[0].decode("ascii")
     try:
-        return any_field(encoded.partition(b":")[0].decode("ascii"), given).encode()
+        return (any_field(shown, meant) if meant.isascii() else encoded_field(shown, written)).encode()
+    except ValueError:
+        return encoded
+
+
+def _folded(encoded: bytes) -> bytes:
+    """The field folded anew; the standard library leaves some lines long."""
+    text = field_text(encoded)
+    try:
+        return field(encoded.partition(b":")[0].decode("ascii"), text).encode() if text.isascii() else encoded
     except ValueError:
         return encoded
 
@@ -170,11 +208,18 @@ def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> byt
     try:
         found = [mailbox for value in given for mailbox in split_list(value)]
         if not any(is_misread_by_django(mailbox) or _is_long_quoted(mailbox) for mailbox in found):
-            return encoded
+            return _with_short_words(encoded)
         own = ", ".join(map(_formatted, given))
         return field(encoded.partition(b":")[0].decode("ascii"), own).encode()
     except ValueError:  # a header of the caller's own that holds more than addresses
         return encoded
+
+
+def _with_short_words(encoded: bytes) -> bytes:
+    text = field_text(encoded)
+    if not has_long_words(text):
+        return encoded
+    return field(encoded.partition(b":")[0].decode("ascii"), format_list(text)).encode()
 
 
 def _formatted(value: str) -> str:

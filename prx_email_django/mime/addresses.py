@@ -160,6 +160,8 @@ def _address(item: list[Token], *, lenient: bool = False) -> Address:
     """The address that the tokens of one item are; ``lenient``: as a stranger may write it."""
     if not lenient and not _is_one(item):
         raise ValueError(_NOT_ONE)
+    if len(item) == 1 and item[0].kind == "quoted":  # the address as a whole, which the standard library reads too
+        return Address("", _addr_spec(item[0].text.strip()))
     begin = max((at for at, token in enumerate(item) if token == _OPENED), default=-1)
     end = next((at for at, token in enumerate(item) if at > begin >= 0 and token == _CLOSED), len(item))
     comment = next((token.text for token in reversed(item[begin + 1 :]) if token.kind == "comment"), "")

@@ -9,6 +9,9 @@ from binascii import a2b_base64, a2b_qp, b2a_base64
 #: Bytes of UTF-8 that one encoded word can hold (75 characters in the header, RFC 2047 §2).
 MAX_WORD_BYTES = 45
 
+#: Characters of an encoded word (RFC 2047 §2).
+MAX_WORD = 75
+
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?\s]*)\?=")
 
 
@@ -28,6 +31,11 @@ def encode_words(text: str, size: int = MAX_WORD_BYTES) -> list[str]:
         words.append(f"=?utf-8?b?{b2a_base64(data[start:end], newline=False).decode()}?=")
         start = end
     return words
+
+
+def has_long_words(text: str) -> bool:
+    """Whether an encoded word in the text is longer than RFC 2047 §2 allows; the standard library makes some."""
+    return any(len(match[0]) > MAX_WORD for match in _WORD.finditer(text))
 
 
 def decode_words(text: str) -> str:

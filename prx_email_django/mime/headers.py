@@ -26,12 +26,22 @@ ADDRESS_FIELDS = frozenset(
 #: Fields whose value is a list of Message-IDs.
 ID_FIELDS = frozenset({"message-id", "in-reply-to", "references", "resent-message-id", "content-id"})
 
+#: Fields that describe the body, and are made with it.
+BODY_FIELDS = frozenset({"mime-version", "content-type", "content-transfer-encoding"})
+#: Fields that a message has at most once (RFC 5322 §3.6): some servers refuse a message with a second one.
+SINGLE_FIELDS = frozenset(
+    {"from", "to", "cc", "sender", "reply-to", "subject", "date", "message-id", "in-reply-to", "references"}
+    | BODY_FIELDS
+)
+#: Fields of URIs in angle brackets, separated by commas (RFC 2369, RFC 8058): no encoded word is allowed in them.
+URI_FIELDS = frozenset(f"list-{name}" for name in ("archive", "help", "owner", "post", "subscribe", "unsubscribe"))
+
 #: The name of a field (RFC 5322 §3.6.8).
 FIELD_NAME = re.compile(r"[!-9;-~]+")
 _TOKEN = re.compile(r"[ \t]*[^ \t]+")
-_ID = re.compile(r"[!-~]{1,900}")
-#: A Message-ID with its angle brackets, in printable ASCII, short enough for a line.
-MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+_ID = re.compile(r"[!-~]{1,997}")
+#: A Message-ID with its angle brackets, in printable ASCII, short enough for a line of its own.
+MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,995}>")
 _CONTENT_TYPE = re.compile(
     r"""[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:[ \t]*;[ \t]*[\w.*+-]+=(?:"(?:[ !#-\[\]-~]|\\[ -~])*"|[!#-:<-~]+))*[ \t;]*""",
     re.ASCII,
@@ -56,6 +66,7 @@ def field(name: str, value: str) -> str:
         # Some readers fail on an empty first line: it is made only before encoded words, whose lines must be short
         # (RFC 2047 §2).
         first = len(lines) == 1 and lines[0] == f"{name}:" and not token.startswith(" =?")
+        first = first and len(lines[0]) + len(token) <= MAX_LINE
         if first or len(lines[-1]) + len(token) <= LINE:
             lines[-1] += token
         else:
@@ -76,6 +87,18 @@ def text_field(name: str, value: str) -> str:
     if value.isascii() and max(map(len, value.split()), default=0) < MAX_LINE - len(name) - 2:
         return field(name, value)
     return field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_size(name))))
+
+
+def encoded_field(name: str, value: str) -> str:
+    """An unstructured field with all its value in encoded words of our own making; blanks in the value's words stay.
+
+    Raises:
+        ValueError: see ``text_field``.
+    """
+    meant = decode_words(value)
+    if HEADER_BREAK.search(meant):
+        raise ValueError(f"header {name!r} must not have a control character in its value")
+    return field(name, " ".join(encode_words(meant, _word_size(name))))
 
 
 def _word_size(name: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.errors import MessageError
 from email.message import Message
 
@@ -15,7 +16,7 @@ from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.rules.text import CONTROL
 
 #: Characters kept of a header and of a display name, and read of any header: nothing that a sender writes is unbounded.
-MAX_VALUE, MAX_NAME, MAX_IDS = 998, 400, 16_384
+MAX_VALUE, MAX_NAME, MAX_IDS = 998, 360, 16_384
 
 #: Characters read of each header.
 _READ = {
@@ -44,6 +45,8 @@ class Inbound:
     references: str
     #: What the other values do not hold of the message, in words for people; () where nothing is missing.
     left_out: tuple[str, ...] = ()
+    #: Hash of the header: tells apart messages that have no Message-ID.
+    fingerprint: str = field(default="", compare=False)
 
     @property
     def answer_to(self) -> tuple[str, ...]:
@@ -53,7 +56,11 @@ class Inbound:
 
 def parse_inbound(raw: bytes | Message) -> Inbound:
     """The header values that a reply needs; malformed headers count as absent and never raise."""
-    values = _values_of_bytes(raw) if isinstance(raw, bytes) else _values_of_message(raw)
+    fields = list(_fields_of_bytes(raw) if isinstance(raw, bytes) else _fields_of_message(raw))
+    values = dict.fromkeys(_NAMES, "")
+    for name, value in fields:
+        if name in values and not values[name]:
+            values[name] = value
     values["subject"] = _clean(decode_words(values["subject"][:MAX_IDS]))
     message_ids = _ids(values["message-id"]) or _bare_id(values["message-id"])
     senders, answers = _addresses(values["from"]), _addresses(values["reply-to"])
@@ -64,8 +71,24 @@ def parse_inbound(raw: bytes | Message) -> Inbound:
         reply_to=tuple(answers.written),
         subject=values["subject"][:MAX_VALUE],
         references=" ".join(_ids(values["references"])),
-        left_out=tuple(_left_out(values, {"From": senders.unreadable, "Reply-To": answers.unreadable})),
+        left_out=(
+            *_absent(message_ids, senders.written),
+            *_left_out(values, {"From": senders.unreadable, "Reply-To": answers.unreadable}),
+        ),
+        fingerprint=_fingerprint(fields),
     )
+
+
+def _absent(message_ids: list[str], senders: list[str]) -> Iterator[str]:
+    if not message_ids:
+        yield "Message-ID: none that a reply could name, so the message cannot be replied to"
+    if not senders:
+        yield "From: no address"
+
+
+def _fingerprint(fields: list[tuple[str, str]]) -> str:
+    text = "\n".join(f"{name}:{' '.join(value.split())}" for name, value in fields)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _left_out(values: dict[str, str], unreadable: dict[str, int]) -> Iterator[str]:
@@ -80,26 +103,19 @@ def _left_out(values: dict[str, str], unreadable: dict[str, int]) -> Iterator[st
             yield f"{name}: what stands behind its first {length} characters"
 
 
-def _values_of_bytes(raw: bytes) -> dict[str, str]:
-    values = dict.fromkeys(_NAMES, "")
+def _fields_of_bytes(raw: bytes) -> Iterator[tuple[str, str]]:
     for name, encoded in split_fields(with_crlf(raw))[0]:
-        if name in values and not values[name]:
-            values[name] = field_text(encoded)
-    return values
+        yield name, field_text(encoded)
 
 
-def _values_of_message(message: Message) -> dict[str, str]:
-    """The headers as they were received.
+def _fields_of_message(message: Message) -> Iterator[tuple[str, str]]:
+    """The header fields as they were received.
 
     The standard library's parser of header values fails on some, takes quadratic time, and follows comments in
     comments until the stack ends.
     """
-    values = dict.fromkeys(_NAMES, "")
     for name, value in message.raw_items():
-        lower = name.lower()
-        if lower in values and not values[lower]:
-            values[lower] = field_text(b":" + with_crlf(_as_bytes(value)).removesuffix(b"\r\n"))
-    return values
+        yield str(name).strip().lower(), field_text(b":" + with_crlf(_as_bytes(value)).removesuffix(b"\r\n"))
 
 
 def _as_bytes(value: object) -> bytes:

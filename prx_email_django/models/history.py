@@ -60,12 +60,13 @@ class InboundMessage(OutboxModel):
     account = models.ForeignKey(
         "prx_email_django.Account", models.CASCADE, related_name="inbound_messages", verbose_name=_("account")
     )
-    message_id = models.CharField(_("Message-ID"), max_length=998)
-    #: The id is too long for an index everywhere, and text columns are case-blind in MariaDB.
+    #: Empty: it has none that a reply could name.
+    message_id = models.CharField(_("Message-ID"), max_length=998, blank=True)
+    #: The id (else the header) is too long for an index everywhere, and text columns are case-blind in MariaDB.
     message_id_hash = models.CharField(_("hash of the Message-ID"), max_length=64)
     in_reply_to = models.CharField(_("In-Reply-To"), max_length=998, blank=True)
     # A space in the place of a character makes an address that is refused, not somebody else's.
-    sender = ForeignCharField(_("sender"), max_length=998, replacement=" ")
+    sender = ForeignCharField(_("sender"), max_length=998, blank=True, replacement=" ")
     reply_to = ForeignJSONField(_("Reply-To"), default=list, blank=True, replacement=" ")
     subject = ForeignTextField(_("subject"), blank=True)
     references = models.TextField(_("References"), blank=True)

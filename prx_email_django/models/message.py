@@ -31,6 +31,9 @@ from prx_email_django.rules.sent import message_id_number
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
 
+#: Writes the fields of a parsed message as they were sent.
+AS_SENT = policy.SMTP.clone(refold_source="none")
+
 
 class OnUnknown(models.TextChoices):
     """What follows an outcome that nobody knows."""
@@ -234,8 +237,8 @@ class OutboxMessage(OutboxModel):
         return self.as_bytes(replaced=envelope_route(addresses).replaced)
 
     def as_email(self) -> EmailMessage:
-        """The message as it is sent, parsed; raises as ``as_bytes``."""
-        return message_from_bytes(self.as_sent(), policy=policy.default)
+        """The message as it is sent, parsed; raises as ``as_bytes``.  Its ``as_bytes()`` folds no header anew."""
+        return message_from_bytes(self.as_sent(), policy=AS_SENT)
 
 
 def envelope_route(addresses: Iterable[str]) -> Route:

@@ -26,6 +26,8 @@ ABOVE_BMP = re.compile("[\U00010000-\U0010ffff]")
 #: What breaks a header field that is written.  Tab is white space there, and what lies beyond ASCII is encoded: the
 #: headers of messages that others made hold C1 when Latin-1 was guessed.
 HEADER_BREAK = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+#: A line end that begins a new field or line of its own: no white space follows, which would continue the field.
+LINE_BREAK = re.compile(r"\r\n(?![ \t])|\r(?![\n \t])|(?<!\r)\n(?![ \t])")
 #: What is removed from a file name: ``CONTROL``, the bidirectional controls (they show ``gpj.exe`` as ``exe.jpg``) and
 #: the byte order mark.
 INVISIBLE = re.compile(f"[{_CONTROLS}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import email.policy
+import re
 from collections.abc import Iterator
 from email import message_from_bytes
+from email.header import decode_header
 from email.message import EmailMessage as ParsedMessage
 from typing import Any, cast
 
 import pytest
 from django.core import mail
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends import smtp
 
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
+from prx_email_django.mime.headers import ADDRESS_FIELDS
 from prx_email_django.models import Account, OutboxMessage
 from tests.integration.backend_messages import MESSAGES, make_email
+from tests.integration.backend_odd_messages import ONLY_OURS
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -69,7 +73,28 @@ def parsed(data: bytes) -> ParsedMessage:
 
 
 def header_of(part: ParsedMessage, left_out: set[str]) -> list[tuple[str, str]]:
-    return sorted((name.lower(), str(value)) for name, value in part.items() if name.lower() not in left_out)
+    """The fields that a reader sees, without the blanks that only Python's parser makes of a fold.
+
+    It puts blanks between the encoded words of a name, and around a value.  Django 5.2
+    sends a Subject of ``headers=`` as a second one, which readers do not show.
+    """
+    found = []
+    for name, value in part.items():
+        text = re.sub(r"\s", "", str(value)) if name.lower() in ADDRESS_FIELDS else str(value).strip()
+        if name.lower() not in left_out and (name.lower(), "subject") not in [("subject", seen) for seen, _ in found]:
+            found.append((name.lower(), text))
+    return sorted(found)
+
+
+def decode_words_strictly(word: bytes) -> str:
+    """Raise for a word that ends within a character (RFC 2047 §5)."""
+    ((content, charset),) = decode_header(word.decode())
+    return cast(bytes, content).decode(charset or "ascii")
+
+
+def with_domain_in_lower_case(address: str) -> str:
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{domain.lower()}"
 
 
 def tree(part: ParsedMessage, left_out: set[str]) -> Any:
@@ -98,7 +123,7 @@ def tree(part: ParsedMessage, left_out: set[str]) -> Any:
     return values | {"content": content}
 
 
-@pytest.mark.parametrize("name", sorted(MESSAGES))
+@pytest.mark.parametrize("name", sorted(set(MESSAGES) - ONLY_OURS))
 def test_the_message_on_the_wire_is_the_one_that_the_smtp_backend_sends(name: str, server: SmtpServer) -> None:
     expected = by_smtp(MESSAGES[name](), server)
     found = by_outbox(MESSAGES[name](), server)
@@ -107,8 +132,17 @@ def test_the_message_on_the_wire_is_the_one_that_the_smtp_backend_sends(name: st
     )
     left_out = OF_THE_OUTBOX - given
     assert tree(parsed(found.data), left_out) == tree(parsed(expected.data), left_out)
-    assert found.sender == expected.sender
-    assert sorted(found.recipients) == sorted(set(expected.recipients))
+    assert with_domain_in_lower_case(found.sender) == with_domain_in_lower_case(expected.sender)
+    assert sorted(map(with_domain_in_lower_case, found.recipients)) == sorted(
+        set(map(with_domain_in_lower_case, expected.recipients))
+    )
+
+
+@pytest.mark.parametrize("name", sorted(ONLY_OURS))
+def test_what_only_django_refuses_is_sent(name: str, server: SmtpServer) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        by_smtp(MESSAGES[name](), server)
+    by_outbox(MESSAGES[name](), server)
 
 
 @pytest.mark.parametrize("name", sorted(MESSAGES))
@@ -117,6 +151,12 @@ def test_no_server_is_asked_for_more_than_seven_bits_and_short_lines(name: str, 
     assert data.isascii()
     assert max(map(len, data.split(b"\r\n"))) <= 998
     assert data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n")
+    head = data.partition(b"\r\n\r\n")[0]
+    names = [name.lower() for name in re.findall(rb"^([!-9;-~]+):", head, re.MULTILINE)]
+    assert names.count(b"mime-version") == names.count(b"content-type") == names.count(b"subject") == 1
+    for word in re.findall(rb"=\?[^?\s]+\?[bqBQ]\?[^?\s]*\?=", head):
+        assert len(word) <= 75
+        decode_words_strictly(word)
 
 
 @pytest.mark.parametrize("name", ["all_kinds_of_recipients", "bcc_only"])
@@ -201,7 +241,9 @@ def test_a_structured_header_never_becomes_encoded_words(name: str, server: Smtp
     raw = by_outbox(make_email(headers={name: STRUCTURED[name]}), server).data
     head = raw.partition(b"\r\n\r\n")[0]
     assert b"=?" not in head
-    assert max(map(len, head.split(b"\r\n"))) <= 998
+    assert (
+        max(map(len, head.split(b"\r\n"))) <= max(78, *map(len, f"{name}: {STRUCTURED[name]}".split())) + len(name) + 2
+    )
     value = message_from_bytes(raw)[name]
     assert value.replace("\r\n", "").strip() == STRUCTURED[name]
 
@@ -213,3 +255,144 @@ def test_a_long_quoted_name_adds_no_address(field: str, server: SmtpServer) -> N
     header = {"to": "To", "from_email": "From", "reply_to": "Reply-To"}[field]
     value: Any = parsed(raw)[header]
     assert [address.addr_spec for address in value.addresses] == ["ann@example.org"]
+
+
+def add_to_tree(name: str, value: str) -> type[EmailMultiAlternatives]:
+    """A class whose ``message()`` adds a field, past every check of the standard library."""
+
+    class Changed(EmailMultiAlternatives):
+        def message(self, **kwargs: Any) -> Any:
+            made = super().message(**kwargs)
+            part = made.get_payload()[-1] if made.is_multipart() else made
+            part._headers.append((name, value))
+            return made
+
+    return Changed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-A: 1\r\nX-Evil", "evil"),
+        ("X A", "evil"),
+        ("", "evil"),
+        ("X-A", "1\r\nX-Evil: evil"),
+        ("X-A", "1\nX-Evil: evil"),
+        ("X-A", "1\rX-Evil: evil"),
+        ("X-A", "1\n\nevil"),
+        ("Content-Disposition", 'attachment; filename="a\nX-Evil: b"'),
+    ],
+)
+@pytest.mark.parametrize("attached", [False, True])
+def test_no_line_end_of_a_tree_begins_a_field(attached: bool, name: str, value: str, server: SmtpServer) -> None:
+    message = add_to_tree(name, value)("Hello", "Hi.", "app@example.com", ["ann@example.org"])
+    if attached:
+        message.attach("a.bin", b"x", "application/octet-stream")
+    with pytest.raises(InvalidMessage) as refused:
+        OutboxEmailBackend().send_messages([message])
+    assert refused.value.code in {"header_injection", "invalid_header"}
+    with pytest.raises(InvalidMessage):
+        prx.enqueue_many([message])
+    assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/pdf"])
+@pytest.mark.parametrize("name", ["a\nX-Evil: b.pdf", "a\r\n\r\nevil.pdf", "ä\r.pdf"])
+def test_a_line_end_in_a_file_name_is_refused(name: str, kind: str, server: SmtpServer) -> None:
+    message = make_email()
+    message.attach(name, b"x", kind)
+    with pytest.raises(ValueError, match="file name") as refused:
+        OutboxEmailBackend().send_messages([message])
+    assert getattr(refused.value, "code", "") == "header_injection"
+
+
+TWICE = {
+    "Subject": "Another",
+    "subject": "A third",
+    "Content-Type": "text/html",
+    "MIME-Version": "1.0",
+    "content-transfer-encoding": "base64",
+    "Message-ID": "<own@example.com>",
+    "message-id": "<second@example.com>",
+    "Date": "Mon, 05 Jan 2026 12:00:00 +0000",
+    "date": "Tue, 06 Jan 2026 12:00:00 +0000",
+    "Sender": "one@example.com",
+    "sender": "two@example.com",
+    "References": "<a@example.com>",
+    "REFERENCES": "<b@example.com>",
+}
+
+
+@pytest.mark.parametrize("with_file", [False, True])
+def test_no_field_that_a_message_has_once_leaves_twice(with_file: bool, server: SmtpServer) -> None:
+    message = make_email(headers=dict(TWICE))
+    if with_file:
+        message.attach("a.bin", b"x")
+    found = parsed(by_outbox(message, server).data)
+    assert max(len(found.get_all(name, [])) for name in TWICE) == 1
+    assert (found["Subject"], found["Message-ID"], found["References"]) == (
+        "Hello",
+        "<own@example.com>",
+        "<a@example.com>",
+    )
+    assert found.get_content_type() == ("multipart/mixed" if with_file else "text/plain")
+    assert message.extra_headers == TWICE
+
+
+def test_a_subject_that_only_the_headers_have_is_sent(server: SmtpServer) -> None:
+    data = by_outbox(make_email("", headers={"Subject": "Größe"}), server).data
+    assert parsed(data).get_all("Subject") == ["Größe"]
+    assert OutboxMessage.objects.get().subject == "Größe"
+
+
+@pytest.mark.parametrize("name", ["Message-ID", "In-Reply-To", "References"])
+def test_a_long_id_of_the_caller_is_kept(name: str, server: SmtpServer) -> None:
+    long_id = f"<{'m' * 970}@example.com>"
+    data = by_outbox(make_email(headers={name: long_id}), server).data
+    assert message_from_bytes(data)[name].strip() == long_id
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+
+
+def test_an_id_that_fits_on_no_line_is_refused(server: SmtpServer) -> None:
+    with pytest.raises(InvalidMessage, match="fit on a line"):
+        OutboxEmailBackend().send_messages([make_email(headers={"Message-ID": f"<{'m' * 1000}@example.com>"})])
+
+
+def test_many_references_are_folded_as_short_as_they_can_be(server: SmtpServer) -> None:
+    ids = [f"<{number}{'r' * 60}@example.org>" for number in range(60)]
+    head = by_outbox(make_email(headers={"References": " ".join(ids)}), server).data.partition(b"\r\n\r\n")[0]
+    assert max(map(len, head.split(b"\r\n"))) <= 89
+
+
+def test_a_field_that_a_subclass_adds_never_becomes_encoded_words(server: SmtpServer) -> None:
+    link = f"<https://example.com/{'u' * 300}>"
+
+    class WithLink(EmailMultiAlternatives):
+        def message(self, **kwargs: Any) -> Any:
+            made = super().message(**kwargs)
+            made["List-Unsubscribe"] = link
+            return made
+
+    message = WithLink(
+        "Hello", "Hi.", "app@example.com", ["ann@example.org"], headers={"References": f"<{'r' * 200}@x>"}
+    )
+    data = by_outbox(message, server).data
+    assert b"=?" not in data
+    assert message_from_bytes(data)["List-Unsubscribe"].strip() == link
+
+
+class Remembering(EmailMultiAlternatives):
+    """A subclass that keeps the Message-ID, as projects do to recognise answers."""
+
+    def message(self, **kwargs: Any) -> Any:
+        """Django's message, its Message-ID stored."""
+        made = super().message(**kwargs)
+        self.remembered = made["Message-ID"]
+        return made
+
+
+def test_a_subclass_that_stores_the_message_id_finds_the_id_that_leaves(server: SmtpServer) -> None:
+    message = Remembering("Hello", "Hi.", "app@example.com", ["ann@example.org"])
+    data = by_outbox(message, server).data
+    assert parsed(data)["Message-ID"] == message.remembered
+    assert OutboxMessage.objects.get().provider_message_id == message.remembered

@@ -6,6 +6,7 @@ The info string of a fenced block says what the tests do with it:
 ``python compile``     only compiled: it needs a server or a project that the tests do not have
 ``python settings``    put at the end of a settings module that must pass ``check``; ``deploy`` adds ``check --deploy``
 ``python file=a/b.py`` written to that file of the project before anything runs
+``html file=a/b.html`` the same for a template
 ``python pytest``      a test module of the project, run by pytest
 ``sh``                 each command is run and must succeed
 ``sh host``            only its syntax is checked: it changes the machine or the repository

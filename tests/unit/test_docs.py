@@ -34,6 +34,7 @@ KINDS = {
     "python settings deploy",
     "python file",
     "python pytest",
+    "html file",
     "sh",
     "sh host",
     "text output",

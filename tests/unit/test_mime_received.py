@@ -83,7 +83,8 @@ class Hostile(Message):
 
 
 def test_a_header_that_the_standard_library_cannot_parse_counts_as_absent() -> None:
-    assert parse_inbound(Hostile()) == Inbound("", "", "", (), "", "")
+    found = parse_inbound(Hostile())
+    assert (found.message_id, found.answer_to, found.subject) == ("", (), "")
 
 
 #: A field's value, and the addresses that a reply goes to.

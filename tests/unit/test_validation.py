@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prx_email_django.compose.headers import check_header, check_headers
 from prx_email_django.compose.validation import (
-    check_header,
-    check_headers,
     check_subject,
     check_text_fields,
     normalise_recipients,

@@ -1,0 +1,133 @@
+"""An ``EmailMessage`` while it is rendered: its headers and file names in the form that every Django renders alike.
+
+Django 5.2 sends a Subject or Content-Type of ``headers=`` beside its own, 6.1 raises for them; 6.1 raises for header
+values that are no text, both for lazy file names beyond ASCII.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from email.message import Message
+from email.utils import format_datetime
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.utils.encoding import force_str
+
+from prx_email_django.compose.validation import as_text
+from prx_email_django.django_mail.envelope import InvalidHeader
+from prx_email_django.mime.headers import BODY_FIELDS, FIELD_NAME, SINGLE_FIELDS
+from prx_email_django.rules.text import CONTROL, LINE_BREAK
+
+
+@contextmanager
+def normalised(message: EmailMessage) -> Iterator[None]:
+    """Render the message in this context; its attributes are as before at the end, except those that were set anew.
+
+    Raises:
+        InvalidHeader: ``header_injection`` or ``invalid_header``, see ``check_name``; a line end in a file name.
+    """
+    changes: dict[str, Any] = {}
+    headers = _headers(message)
+    if headers != dict(message.extra_headers):
+        changes["extra_headers"] = headers
+    if not str(message.subject) and (subject := subject_of(message)):
+        changes["subject"] = subject
+    attachments = [_attachment(attachment) for attachment in message.attachments]
+    if any(new is not old for new, old in zip(attachments, message.attachments, strict=True)):
+        changes["attachments"] = attachments
+    before = {name: getattr(message, name) for name in changes}
+    for name, value in changes.items():
+        setattr(message, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if getattr(message, name) is changes[name]:
+                setattr(message, name, value)
+
+
+def subject_of(message: EmailMessage) -> str:
+    """The subject that is sent: the message's own, else that of its headers."""
+    given = (value for name, value in _texts(message) if name.lower() == "subject")
+    return str(message.subject) or next(filter(None, given), "")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is not one (RFC 5322 §3.6.8): a line end in it would start a field of a stranger's choice.
+
+    Raises:
+        InvalidHeader: ``header_injection``, ``invalid_header``.
+    """
+    if not FIELD_NAME.fullmatch(name):
+        raise InvalidHeader(
+            "headers: a name must be printable ASCII without space and colon, and not empty",
+            code="header_injection" if CONTROL.search(name) else "invalid_header",
+        )
+
+
+def check_tree(made: object) -> None:
+    """Check names and values of the fields of every part; the standard library writes line ends in them as they are.
+
+    Within an attached message, which others made, only line ends are refused.
+
+    Raises:
+        InvalidHeader: ``header_injection``, ``invalid_header``.
+    """
+    parts: list[tuple[object, bool]] = [(made, False)]
+    while parts:
+        part, is_foreign = parts.pop()
+        if not isinstance(part, Message):
+            continue
+        for name, value in part.raw_items():
+            if not is_foreign or LINE_BREAK.search(name):
+                check_name(name)
+            if LINE_BREAK.search(_as_text(value)):
+                raise InvalidHeader(
+                    "headers: a value must not hold line ends, nor must a file name", code="header_injection"
+                )
+        payload = part.get_payload()
+        if isinstance(payload, list):
+            is_foreign = is_foreign or part.get_content_maintype() == "message"
+            parts += [(child, is_foreign) for child in payload]
+
+
+def _as_text(value: object) -> str:
+    try:
+        return str(value)
+    except (LookupError, ValueError):  # a ``Header`` of an unknown charset: the generator judges it
+        return ""
+
+
+def _texts(message: EmailMessage) -> Iterator[tuple[str, str]]:
+    for name, value in message.extra_headers.items():
+        given = format_datetime(value) if isinstance(value, datetime) else force_str(value)
+        yield str(name), given
+
+
+def _headers(message: EmailMessage) -> dict[str, str]:
+    """The headers as texts, without those that Django makes itself from other attributes."""
+    kept: dict[str, str] = {}
+    seen: set[str] = set()
+    for name, value in _texts(message):
+        check_name(name)
+        lower = name.lower()
+        if lower == "subject" or lower in BODY_FIELDS or (lower in SINGLE_FIELDS and lower in seen):
+            continue
+        seen.add(lower)
+        kept[name] = value
+    return kept
+
+
+def _attachment(given: Any) -> Any:
+    """The attachment with a file name that is a plain string."""
+    if not isinstance(given, tuple) or not given or given[0] is None:
+        return given
+    name = as_text(given[0])
+    if isinstance(name, str) and ("\n" in name or "\r" in name):
+        raise InvalidHeader("attachments: a file name must not hold line ends", code="header_injection")
+    if name is given[0]:
+        return given
+    return type(given)(name, *given[1:]) if hasattr(given, "_fields") else (name, *given[1:])

@@ -1,0 +1,63 @@
+"""The signature that docs/content.md shows how to make is good when the message has arrived."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dkim
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+import prx_email_django as prx
+from prx_email_django.backends import OutboxEmailBackend
+from prx_email_django.models import Account, OutboxMessage
+from tests.integration.backend_messages import MESSAGES
+from tests.integration.backend_odd_messages import ONLY_OURS
+from tests.support.documents import blocks
+from tests.support.smtp_server import SmtpServer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
+    """The module of the page, with a fresh key; returns the DNS records that verify it."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    file = tmp_path / "dkim.pem"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+    )
+    monkeypatch.setenv("DKIM_KEY", str(file))
+    module = ModuleType("signing_of_the_page")
+    shown = next(block for block in blocks("docs/content.md") if block.path == "shop/signing.py")
+    exec(compile(shown.text, str(shown), "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    record = b"v=DKIM1; k=rsa; p=" + b"".join(public.splitlines()[1:-1])
+    return {b"s2026._domainkey.example.com.": record}
+
+
+def test_the_signature_verifies_after_the_way(signing: dict[bytes, bytes], settings: Any) -> None:
+    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": "", "TRANSFORM_MIME": "signing_of_the_page.sign"}
+    names = sorted(set(MESSAGES) - ONLY_OURS)[::6] + ["one_click", "lone_carriage_returns", "non_ascii_everywhere"]
+    with SmtpServer() as server:
+        Account.objects.create(
+            name="main",
+            email="app@example.com",
+            host=server.host,
+            port=server.port,
+            security="none",
+            auth_method="none",
+        )
+        OutboxEmailBackend().send_messages([MESSAGES[name]() for name in names])
+        assert prx.drain().sent == len(names), list(OutboxMessage.objects.values("last_error"))
+        for message in server.messages:
+            assert dkim.verify(message.data, dnsfunc=lambda name, **_: signing.get(name))
+            altered = message.data.replace(b"\r\n\r\n", b"\r\n\r\nx", 1)
+            assert not dkim.verify(altered, dnsfunc=lambda name, **_: signing.get(name))
