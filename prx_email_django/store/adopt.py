@@ -41,7 +41,7 @@ def _rest_sending(*, clock: Clock) -> int:
                 return total
             # A write first: it locks the rows.  It changes nothing: updated_at is still the instant of the claim.
             sending.filter(pk__in=ids).update(claim_token=F("claim_token"))
-            total += len(record_lost(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
+            total += len(record_lost(list(sending.filter(pk__in=ids)), now=clock.now, code=ErrorCode.ADOPTED))
 
 
 def unsent() -> QuerySet[OutboxMessage]:

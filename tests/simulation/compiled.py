@@ -1,8 +1,8 @@
 """Keeps what the ORM compiles again for each statement: columns, order, converters, conditions.
 
-The statements stay what they are: the same seeds give the same stories with and without this module.  The ORM's work was
-most of a schedule's time, SQLite's a tenth of it, and a worker asks the same questions again and again.  The values of
-conditions are compiled each time.
+The statements stay what they are: a test tells one story with and without this module.
+The ORM's work was most of a schedule's time, SQLite's a tenth of it, and a worker asks the same questions all the time.
+The values of conditions are compiled each time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from django.db.models.expressions import Col, Value
 from django.db.models.sql.compiler import SQLCompiler
 from django.db.models.sql.query import Query
 from django.db.models.sql.where import AND, WhereNode
-
 
 _get_select, _get_order_by, _get_converters = (
     SQLCompiler.get_select,
