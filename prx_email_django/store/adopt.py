@@ -25,6 +25,8 @@ def adopt(instance: str, *, clock: Clock) -> int:
     The order matters, since MariaDB commits at the second step: after a crash in between nothing may be sent yet.
     """
     changed = _rest_sending(clock=clock) + _rest_waiting(clock=clock)
+    # What was claimed between the two; from now on nothing waits that was queued before.
+    changed += _rest_sending(clock=clock)
     _jump_ids()
     outbox_state()
     OutboxState.objects.filter(pk=1).update(instance=instance)

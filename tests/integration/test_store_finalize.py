@@ -398,7 +398,7 @@ def set_pending(row: OutboxMessage) -> None:
 
 @pytest.mark.parametrize("ending", [Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN])
 @pytest.mark.parametrize("order", ["claimed, late", "late, claimed", "claimed, claimed, late, late", "late, released"])
-def test_attempts_are_numbered_without_gaps_after_a_row_was_set_to_pending_by_hand(ending: Ending, order: str) -> None:
+def test_attempts_are_numbered_without_gaps_whoever_wrote_the_row(ending: Ending, order: str) -> None:
     row = message(account(), to=["a@x.org", "b@x.org"])
     claims = [take_one(row)]
     some = {"b@x.org": Answer.DEFERRED} if ending is Ending.ACCEPTED else {}

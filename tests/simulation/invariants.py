@@ -70,8 +70,12 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
         if row.status == "sending":
             yield f"message {row.pk} is stuck in sending"
     world = found.schedule.world
-    # A signal may end a process while the database is away: it takes what it could not write with it.
-    ended = {f"{actor.name}:{actor.number}" for actor in world.processes if actor.killed or actor.was_interrupted}
+    # A process may end while the database is away, by a signal or by itself: it takes what it could not write with it.
+    ended = {
+        f"{actor.name}:{actor.number}"
+        for actor in world.processes
+        if actor.killed or actor.was_interrupted or actor.is_left_unwritten()
+    }
     for slot in ConnectionSlot.objects.filter(token__isnull=False, expires_at__gt=world.wall()):
         if slot.holder not in ended or (slot.expires_at - world.wall()).total_seconds() > 60:
             yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
