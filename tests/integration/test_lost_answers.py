@@ -19,7 +19,7 @@ from prx_email_django.store.absence import SLOW_TRIES, is_away, waiting_for_data
 from prx_email_django.store.db import retried
 from prx_email_django.store.reinstate import reinstate
 from prx_email_django.worker.recorder import Recorder
-from tests.support.factories import NOW, account, at, finish, fresh, lapse, message, take, take_one
+from tests.support.factories import NOW, account, at, finish, fresh, lapse, lose, message, take, take_one
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -84,6 +84,17 @@ def test_what_another_drain_recovered_meanwhile_is_its_own() -> None:
     later = NOW + timedelta(seconds=1)
     assert len(store.recover.recover(clock=at())) == 1
     assert store.recover._recover(dict([token]), now=later, running=later, tries=[1]) == []
+
+
+def test_a_late_result_is_late_also_at_the_second_try() -> None:
+    """Found by the simulation: it was counted as if its claim had not been lost."""
+    claim = take_one(message(account()))
+    lose(claim)
+    with losing_answer("UPDATE", "deliveryattempt") as lost:
+        recorded = finish(claim, Ending.ACCEPTED)
+    assert lost == ["COMMIT"]
+    assert (recorded.status, recorded.late) == ("sent", True)
+    assert list(DeliveryAttempt.objects.values_list("outcome", flat=True)) == ["sent"]
 
 
 def test_a_failed_connection_counts_once() -> None:
