@@ -14,7 +14,7 @@ from tests.simulation.mutations import MUTATIONS
 SECONDS = float(os.environ.get("PRX_SIMULATION_SECONDS", "60"))
 #: The first seed and the most schedules: the same ones each time, so that a change alone turns the test red.  ``make
 #: soak`` begins elsewhere each time.
-SEED, SCHEDULES = "680000", "400"
+SEED, SCHEDULES = "680000", "250"
 
 
 def simulate(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
