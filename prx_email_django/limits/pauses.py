@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import F, Q, QuerySet
 
@@ -57,7 +58,6 @@ def end_expired_pause(state: AccountState, *, now: datetime) -> None:
                 PauseRecord.objects.end(state.pk, by="", at=state.paused_until)
 
 
-@retried
 def note_failure(
     account: Account, trouble: Trouble, reason: str, *, clock: Clock, at_least: timedelta | None = None
 ) -> datetime | None:
@@ -66,31 +66,67 @@ def note_failure(
     A pause that a person set stays as it is.  ``at_least``: a server asked for a pause of this length.
     """
     state = account_state(account)
-    rows = AccountState.objects.filter(account_id=account.pk)
-    if reason:
-        rows.update(last_trouble=reason[:MAX_COLUMN])
+    failures = state.connection_failures
     if trouble is Trouble.CONNECTION:
-        rows.update(connection_failures=F("connection_failures") + 1)
-        state.refresh_from_db()
-    if not pauses_account(trouble, state.connection_failures):
+        failures = _count_failure(account, tries=[])
+    if reason:
+        _note_reason(account, reason)
+    if not pauses_account(trouble, failures):
         return None
-    until = clock.now + max(pause_length(state.pause_count), at_least or timedelta(0))
+    now = clock.now
+    until = now + max(pause_length(state.pause_count), at_least or timedelta(0))
+    pause = {
+        "paused_by": PausedBy.WORKER,
+        "paused_at": now,
+        "paused_until": until,
+        "pause_reason": reason[:MAX_COLUMN],
+        "pause_code": trouble.value,
+    }
+    return until if _pause(account, pause, now=now, tries=[]) else None
+
+
+@retried
+def _count_failure(account: Account, *, tries: list[int]) -> int:
+    """Count one failed connection, by compare and set; return the failures in a row.
+
+    ``tries``: what earlier tries wanted to write.  After a lost answer a count that has moved is taken for our own, so
+    that no failure counts twice.
+    """
+    rows = AccountState.objects.filter(account_id=account.pk)
+    if tries:
+        seen = rows.values_list("connection_failures", flat=True).get()
+        if seen != tries[-1] - 1:
+            return tries[-1]
+    while True:
+        tries.append(rows.values_list("connection_failures", flat=True).get() + 1)
+        if rows.filter(connection_failures=tries[-1] - 1).update(connection_failures=tries[-1]):
+            return tries[-1]
+
+
+@retried
+def _note_reason(account: Account, reason: str) -> None:
+    AccountState.objects.filter(account_id=account.pk).update(last_trouble=reason[:MAX_COLUMN])
+
+
+@retried
+def _pause(account: Account, pause: dict[str, Any], *, now: datetime, tries: list[int]) -> bool:
+    """Set a worker's pause; False: there is one already."""
+    tries.append(1)
+    rows = AccountState.objects.filter(account_id=account.pk)
     # An older pause that is still in force was set for the same episode by another worker: it counts once.
     with atomic():
-        paused = rows.exclude(in_force(clock.now)).update(
-            paused_by=PausedBy.WORKER,
-            paused_at=clock.now,
-            paused_until=until,
-            pause_reason=reason[:MAX_COLUMN],
-            pause_code=trouble.value,
-            pause_count=F("pause_count") + 1,
-            connection_failures=0,
-        )
+        paused = rows.exclude(in_force(now)).update(**pause, pause_count=F("pause_count") + 1, connection_failures=0)
         if paused:
             PauseRecord.objects.begin(
-                account.pk, code=trouble.value, reason=reason, by=BY_WORKER, at=clock.now, until=until
+                account.pk,
+                code=pause["pause_code"],
+                reason=pause["pause_reason"],
+                by=BY_WORKER,
+                at=now,
+                until=pause["paused_until"],
             )
-    return until if paused else None
+    # An earlier try may have set it, and only its answer was lost.
+    return bool(paused) or (len(tries) > 1 and rows.filter(paused_by=PausedBy.WORKER, paused_at=now).exists())
 
 
 @retried

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import F
@@ -50,11 +50,27 @@ def refusal_row(state: AccountState, *, clock: Clock) -> RefusalRow:
     return RefusalRow(limit, known, forgiven=forgiven(state, now=clock.now))
 
 
-@retried
-def note_refusals(account: Account, refused: Collection[RefusedMessage], *, after_success: bool) -> AccountState:
+def note_refusals(account: Account, refused: Sequence[RefusedMessage], *, after_success: bool) -> AccountState:
     """Add refused messages to the row, which begins anew ``after_success``; return the state as it is now."""
+    _add_refusals(account, refused, after_success=after_success, tries=[])
     state = account_state(account)
+    state.refresh_from_db()
+    return state
+
+
+@retried
+def _add_refusals(
+    account: Account, refused: Sequence[RefusedMessage], *, after_success: bool, tries: list[int]
+) -> None:
+    account_state(account)
     rows = AccountState.objects.filter(account_id=account.pk)
+    tries.append(1)
+    if len(tries) > 1 and refused:
+        last = refused[-1]
+        for row in refused:
+            row.pk = None  # the first try may have set it
+        if RefusedMessage.objects.filter(message_id=last.message_id, refused_at=last.refused_at).exists():
+            return  # only the answer was lost
     with atomic():
         # A write first: it takes the lock of the account's state on every engine.
         rows.update(refused_in_a_row=len(refused) if after_success else F("refused_in_a_row") + len(refused))
@@ -62,8 +78,6 @@ def note_refusals(account: Account, refused: Collection[RefusedMessage], *, afte
             RefusedMessage.objects.filter(account_id=account.pk).delete()
         if outbox_settings().refusals_in_a_row:
             RefusedMessage.objects.bulk_create(refused)
-    state.refresh_from_db()
-    return state
 
 
 @retried
@@ -87,8 +101,8 @@ def forgive(account: Account, keys: Collection[str], *, clock: Clock) -> None:
         rows.update(forgiven_refusals={**kept, **dict.fromkeys(keys, until)})
 
 
-def reinstate_refused(account: Account, keys: Collection[str], *, clock: Clock) -> int:
-    """Make the messages of these refusals due again; return how many were at rest.  The rows stay as examples."""
+def reinstate_refused(account: Account, keys: Collection[str], *, clock: Clock) -> list[OutboxMessage]:
+    """Make the messages of these refusals due again; return those that were at rest.  The rows stay as examples."""
     rows = RefusedMessage.objects.filter(account_id=account.pk, is_reinstated=False, key__in=keys)
     return reinstate(rows, clock=clock)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count, filterfalse, islice
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -47,11 +48,16 @@ class DeliveryAttempt(OutboxModel):
         return f"attempt {self.number} of message {self.message_id}: {self.outcome}"
 
 
-def next_numbers(message_ids: Sequence[int]) -> dict[int, int]:
-    """Message id -> number of its next ``DeliveryAttempt``: 1, 2, 3 … for each message."""
-    rows = DeliveryAttempt.objects.filter(message_id__in=message_ids).order_by().values("message_id")
-    last = {row["message_id"]: row["last"] for row in rows.annotate(last=models.Max("number"))}
-    return {pk: last.get(pk, 0) + 1 for pk in message_ids}
+def next_numbers(message_ids: Sequence[int], *, skip: int = 0) -> dict[int, int]:
+    """Message id -> number of its next ``DeliveryAttempt``: 1, 2, 3 … for each message.
+
+    It is the smallest free one.  ``skip``: leave so many free ones to claims whose attempts are not recorded yet.
+    """
+    taken: dict[int, set[int]] = {pk: set() for pk in message_ids}
+    rows = DeliveryAttempt.objects.filter(message_id__in=message_ids).order_by()
+    for pk, number in rows.values_list("message_id", "number"):
+        taken[pk].add(number)
+    return {pk: next(islice(filterfalse(used.__contains__, count(1)), skip, None)) for pk, used in taken.items()}
 
 
 class InboundMessage(OutboxModel):

@@ -52,6 +52,20 @@ def is_away(error: BaseException) -> bool:
     return True
 
 
+#: The database ended a statement that took too long.  PostgreSQL: query canceled (``statement_timeout``, also while it
+#: waited for a lock).  MariaDB, MySQL: statement timeout, query execution was interrupted.
+_TOO_SLOW_SQLSTATE, _TOO_SLOW_MYSQL = "57014", {1969, 3024, 1317}
+#: Tries of a statement that took too long: a lock may have been in its way.
+SLOW_TRIES = 3
+
+
+def is_too_slow(error: BaseException) -> bool:
+    """Whether the database is there, and ended the statement because it took too long."""
+    if getattr(error.__cause__, "sqlstate", None) == _TOO_SLOW_SQLSTATE:
+        return True
+    return isinstance(error, OperationalError) and bool(error.args) and error.args[0] in _TOO_SLOW_MYSQL
+
+
 #: Called with the error and the seconds since the first one of the same statement; waits, and says whether to go on.
 Wait = Callable[[Error, float], bool]
 
@@ -77,11 +91,18 @@ def waiting_for_database(wait: Wait | None) -> Iterator[None]:
         _waiting.wait = before
 
 
-def waits(error: Error, since: float) -> bool:
-    """Whether the statement that raised this error should be repeated now, after a wait; never in a transaction."""
+def waits(error: Error, since: float, *, slow: int = 0) -> bool:
+    """Whether the statement that raised this error should be repeated now, after a wait; never in a transaction.
+
+    ``since``: when it first raised one, on the monotonic clock; ``slow``: how often it took too long.
+    """
     connection = django_connections[outbox_alias()]
     if _waiting.wait is None or connection.in_atomic_block or not is_away(error):
         return False
+    if is_too_slow(error):
+        # The database is not away: waiting for it would hold the worker for minutes.
+        logger.error("a statement took longer than the database's limit, try %d: %s", slow, error)
+        return slow < SLOW_TRIES
     connection.close()  # after a failover it would lead to the old server
     return _waiting.wait(error, monotonic() - since)
 

@@ -25,6 +25,8 @@ def adopt(instance: str, *, clock: Clock) -> int:
     The order matters, since MariaDB commits at the second step: after a crash in between nothing may be sent yet.
     """
     changed = _rest_sending(clock=clock) + _rest_waiting(clock=clock)
+    # What was claimed between the two; from now on nothing waits that was queued before.
+    changed += _rest_sending(clock=clock)
     _jump_ids()
     outbox_state()
     OutboxState.objects.filter(pk=1).update(instance=instance)
@@ -41,7 +43,7 @@ def _rest_sending(*, clock: Clock) -> int:
                 return total
             # A write first: it locks the rows.  It changes nothing: updated_at is still the instant of the claim.
             sending.filter(pk__in=ids).update(claim_token=F("claim_token"))
-            total += len(record_lost(list(sending.filter(pk__in=ids)), clock=clock, code=ErrorCode.ADOPTED))
+            total += len(record_lost(list(sending.filter(pk__in=ids)), now=clock.now, code=ErrorCode.ADOPTED))
 
 
 def unsent() -> QuerySet[OutboxMessage]:

@@ -23,7 +23,7 @@ from prx_email_django.models.foreign_text import NARROWER, narrowed_to
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.policy import Rules
-from prx_email_django.store.absence import MYSQL_TEXT_ERRORS, waits
+from prx_email_django.store.absence import MYSQL_TEXT_ERRORS, is_too_slow, waits
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -210,13 +210,14 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
-        since = 0.0
+        since, slow = 0.0, 0
         while True:
             try:
                 return once(*args, **kwargs)
             except Error as error:
                 since = since or time.monotonic()
-                if not waits(error, since):
+                slow += is_too_slow(error)
+                if not waits(error, since, slow=slow):
                     raise
 
     return attempt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules import policy
@@ -53,7 +54,7 @@ def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iter
         yield [_sent(finished, clock=clock) for finished in plain if finished.claim.id in ours]
         others += [finished for finished in plain if finished.claim.id not in ours]
     for finished in others:
-        yield [_record_one(finished, clock=clock)]
+        yield [_record_one(finished, clock=clock, tries=[])]
 
 
 @retried
@@ -77,8 +78,8 @@ def _sent(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
 
 
 @retried
-def _record_one(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
-    """Record one result with doubt in it.
+def _record_one(finished: FinishedAttempt, *, clock: Clock, tries: list[bool]) -> RecordedAttempt:
+    """Record one result with doubt in it; ``tries``: whether earlier tries found the claim lost.
 
     The row and its recipients are read again: a late result of an earlier claim may have changed them since the claim.
     """
@@ -88,7 +89,10 @@ def _record_one(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     with atomic():
         # A write first: it takes the row's lock on every engine, and its count says whose the message is.
         if not ours.update(updated_at=clock.now):
-            return recorded_before(finished) or record_late(finished, clock=clock)
+            if (written := recorded_before(finished)) is not None:
+                return replace(written, late=any(tries))
+            tries.append(True)
+            return record_late(finished, clock=clock)
         current = row.only(*_JUDGED).get()
         recipients = list(Recipient.objects.filter(message_id=message.pk).order_by("id"))
         results = merged(recipients, finished.answers)

@@ -61,8 +61,13 @@ def record_late(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     said = finished.outcome
     if message is None or said.ending is Ending.UNTOUCHED:
         return recorded(finished, Status.FAILED, late=True, is_news=False)
-    if _write_attempt(finished) and said.ending is Ending.UNKNOWN and message.status != Status.SENT:
-        _mark_doubt(finished, message)
+    if _write_attempt(finished, message) and message.status != Status.SENT:
+        if said.ending is Ending.UNKNOWN:
+            _mark_doubt(finished, message)
+        elif said.ending is not Ending.ACCEPTED:
+            # What the server said; it also tells the next claim that there has been an attempt.
+            known = {"last_error_code": said.error_code, "last_error": said.error[:MAX_TEXT]}
+            row.filter(last_error_code="").update(**known)
     refused = _mark_acceptance(finished, message, clock=clock) if said.ending is Ending.ACCEPTED else {}
     before = message.status
     message.refresh_from_db()
@@ -77,7 +82,7 @@ def record_late(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
     )
 
 
-def _write_attempt(finished: FinishedAttempt) -> bool:
+def _write_attempt(finished: FinishedAttempt, message: OutboxMessage) -> bool:
     """Give the outcome to the row of the lost attempt; True if there is none, and a new one was made."""
     claim, said = finished.claim, finished.outcome
     attempts = DeliveryAttempt.objects.filter(message_id=claim.id, claim_token=claim.lease.token)
@@ -87,8 +92,10 @@ def _write_attempt(finished: FinishedAttempt) -> bool:
         )
     if attempts.exists():
         return False
-    # The claim was not recovered: somebody wrote the message's status by hand.
-    values = attempt_columns(finished, _ATTEMPTS[said.ending]) | {"number": next_numbers([claim.id])[claim.id]}
+    # The claim was not recovered: somebody wrote the message's status by hand.  Who sends it now has the first free
+    # number already.
+    number = next_numbers([claim.id], skip=int(message.status == Status.SENDING))[claim.id]
+    values = attempt_columns(finished, _ATTEMPTS[said.ending]) | {"number": number}
     DeliveryAttempt.objects.bulk_create([DeliveryAttempt(**values)])
     return True
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from django.db.models import F
@@ -27,33 +29,47 @@ def recover(*, clock: Clock) -> list[RecordedAttempt]:
     """End every claim whose lease has run out: its outcome is unknown, the message is tried again or rests."""
     recorded: list[RecordedAttempt] = []
     while True:
-        ids = _run_out(clock)
-        if not ids:
+        tokens = _run_out(clock)
+        if not tokens:
             return recorded
-        batch = _recover(ids, clock=clock)
+        batch = _recover(tokens, now=clock.now, running=clock.running, tries=[])
         if not batch:
             return recorded  # other drains are recovering them
         recorded += batch
 
 
 @retried
-def _run_out(clock: Clock) -> list[int]:
+def _run_out(clock: Clock) -> dict[int, uuid.UUID | None]:
+    """Message id -> claim token."""
     expired = OutboxMessage.objects.filter(claim_expires_at__lte=clock.running, status=Status.SENDING)
-    return list(expired.order_by("claim_expires_at").values_list("pk", flat=True)[:BATCH])
+    return dict(expired.order_by("claim_expires_at").values_list("pk", "claim_token")[:BATCH])
 
 
 @retried
-def _recover(ids: Sequence[int], *, clock: Clock) -> list[RecordedAttempt]:
+def _recover(
+    tokens: Mapping[int, uuid.UUID | None], *, now: datetime, running: datetime, tries: list[int]
+) -> list[RecordedAttempt]:
+    tries.append(1)
+    if len(tries) > 1 and (done := _recovered_before(tokens, now=now)):
+        return done
     with atomic():
-        expired = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_expires_at__lte=clock.running)
+        expired = OutboxMessage.objects.filter(pk__in=tokens, status=Status.SENDING, claim_expires_at__lte=running)
         # A write first: it locks the rows on every engine, and leaves out those that another drain has recovered.
         # It changes nothing, so that updated_at is still the instant of the claim.
         if not expired.update(claim_token=F("claim_token")):
             return []
-        return record_lost(list(expired.order_by("pk")), clock=clock)
+        return record_lost(list(expired.order_by("pk")), now=now)
 
 
-def record_lost(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") -> list[RecordedAttempt]:
+def _recovered_before(tokens: Mapping[int, uuid.UUID | None], *, now: datetime) -> list[RecordedAttempt]:
+    """What an earlier try recorded whose commit took effect although its answer was lost: all or nothing."""
+    lost = DeliveryAttempt.objects.filter(message_id__in=tokens, outcome=AttemptOutcome.LOST, finished_at=now)
+    ours = [attempt for attempt in lost.order_by("message_id") if attempt.claim_token == tokens[attempt.message_id]]
+    rows = OutboxMessage.objects.in_bulk([attempt.message_id for attempt in ours])
+    return [_recorded(rows[attempt.message_id], attempt.number) for attempt in ours if attempt.message_id in rows]
+
+
+def record_lost(rows: Sequence[OutboxMessage], *, now: datetime, code: str = "") -> list[RecordedAttempt]:
     """Record ``lost`` for locked ``sending`` rows; with ``code`` they get this error code and rest: no further try."""
     ids = [row.pk for row in rows]
     numbers = next_numbers(ids)
@@ -61,12 +77,12 @@ def record_lost(rows: Sequence[OutboxMessage], *, clock: Clock, code: str = "") 
     attempts: list[DeliveryAttempt] = []
     recorded: list[RecordedAttempt] = []
     for row in rows:
-        attempts.append(_lost_attempt(row, numbers[row.pk], clock=clock))
+        attempts.append(_lost_attempt(row, numbers[row.pk], now=now))
         results = [recipient.result for recipient in recipients[row.pk]]
-        verdict = policy.lost(counters_of(row), results, now=clock.now, rules=rules())
+        verdict = policy.lost(counters_of(row), results, now=now, rules=rules())
         if code and verdict.status is not Status.SENT:
             verdict = replace(verdict, error_code=code, next_attempt_at=None)
-        values = verdict_columns(verdict, recipients[row.pk], message_id=row.message_id, now=clock.now)
+        values = verdict_columns(verdict, recipients[row.pk], message_id=row.message_id, now=now)
         OutboxMessage.objects.filter(pk=row.pk, status=Status.SENDING, claim_token=row.claim_token).update(**values)
         update_instance(row, values)
         recorded.append(_recorded(row, numbers[row.pk]))
@@ -85,14 +101,14 @@ def _in_doubt(ids: Sequence[int]) -> dict[int, list[Recipient]]:
     return found
 
 
-def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryAttempt:
+def _lost_attempt(row: OutboxMessage, number: int, *, now: datetime) -> DeliveryAttempt:
     return DeliveryAttempt(
         message=row,
         number=number,
         header_message_id=row.message_id,
         # A claim does not store when its attempt began; the last change of the row is the claim itself.
         started_at=row.updated_at,
-        finished_at=clock.now,
+        finished_at=now,
         outcome=AttemptOutcome.LOST,
         error_code=ErrorCode.LOST_CLAIM,
         error="the worker was lost before it recorded a result",
@@ -103,7 +119,8 @@ def _lost_attempt(row: OutboxMessage, number: int, *, clock: Clock) -> DeliveryA
 def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOWN) -> RecordedAttempt:
     return RecordedAttempt(
         message=row,
-        status=Status(row.status),
+        # Somebody else may have claimed it again since.
+        status=Status.SENT if row.status == Status.SENT else Status.FAILED,
         outcome=Outcome(ending, error_code=row.last_error_code, error=row.last_error),
         error_code=row.last_error_code,
         error=row.last_error,

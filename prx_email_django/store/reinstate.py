@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from prx_email_django.models import OutboxMessage, Recipient, RefusedMessage
 from prx_email_django.rules.clock import Clock
@@ -12,17 +12,27 @@ from prx_email_django.store.db import atomic, retried
 _REFUSED = (ErrorCode.PROVIDER, ErrorCode.RECIPIENTS_REFUSED)
 
 
-def reinstate(refused: Iterable[RefusedMessage], *, clock: Clock) -> int:
-    """Undo these refusals, the newest first; return how many of the messages were at rest.
+def reinstate(refused: Iterable[RefusedMessage], *, clock: Clock) -> list[OutboxMessage]:
+    """Undo these refusals, the newest first; return the messages that were at rest and are due again.
 
     A message that somebody has changed since (it was cancelled, retried, claimed) stays as it is.  The error stays too:
     it says what happened.
     """
-    return sum(_reinstate_one(row, clock=clock) for row in sorted(refused, key=lambda row: -row.pk))
+    rows = sorted(refused, key=lambda row: -row.pk)
+    ids = {row.message_id for row in rows if _reinstate_one(row, clock=clock, tries=[])}
+    return _read(ids) if ids else []
 
 
 @retried
-def _reinstate_one(row: RefusedMessage, *, clock: Clock) -> int:
+def _read(ids: Collection[int]) -> list[OutboxMessage]:
+    return list(OutboxMessage.objects.filter(pk__in=ids).order_by("pk"))
+
+
+@retried
+def _reinstate_one(row: RefusedMessage, *, clock: Clock, tries: list[bool]) -> bool:
+    """Undo one refusal; True if its message was at rest.  ``tries``: what earlier tries found."""
+    if tries and RefusedMessage.objects.filter(pk=row.pk, is_reinstated=True).exists():
+        return tries[-1]  # only the answer was lost
     with atomic():
         unchanged = OutboxMessage.objects.filter(
             pk=row.message_id,
@@ -32,6 +42,7 @@ def _reinstate_one(row: RefusedMessage, *, clock: Clock) -> int:
             last_error_code__in=_REFUSED,
         )
         was_at_rest = unchanged.filter(next_attempt_at__isnull=True).exists()
+        tries.append(was_at_rest)
         changed = unchanged.update(
             retries=row.retries,
             attempts=row.attempts,
@@ -42,4 +53,4 @@ def _reinstate_one(row: RefusedMessage, *, clock: Clock) -> int:
             refused = Recipient.objects.filter(pk__in=row.recipients, result=RecipientResult.REFUSED)
             refused.update(result=RecipientResult.IMPLIED)
         RefusedMessage.objects.filter(pk=row.pk).update(is_reinstated=True)
-    return int(bool(changed) and was_at_rest)
+    return bool(changed) and was_at_rest

@@ -178,7 +178,7 @@ class AccountWorker:
         """Do what refusals in a row demand."""
         if found is Next.PAUSE:
             self.trouble(Trouble.REFUSING, self.suspicion.words)
-            self.recorder.reinstated(self.account_id, self.suspicion.paused())
+            self.recorder.reinstated(self.suspicion.paused())
             return
         if found is Next.PROBE:
             self._give_back(self.prefetch.withdraw())

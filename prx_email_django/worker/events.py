@@ -33,6 +33,17 @@ def announce(recorded: Iterable[RecordedAttempt], *, names: dict[int, str] | Non
             _send(signals.message_deferred, message=attempt.message, next_attempt_at=attempt.next_attempt_at)
 
 
+def announce_reinstated(messages: Iterable[OutboxMessage]) -> None:
+    """Log and signal that messages are due again: ``message_failed`` was sent for each of them."""
+    for message in messages:
+        logger.info(
+            "message %s is due again: its account was refused, not the message",
+            message.pk,
+            extra={"outbox_id": message.pk, "outcome": "reinstated", "error_code": message.last_error_code},
+        )
+        _send(signals.message_deferred, message=message, next_attempt_at=message.next_attempt_at)
+
+
 def announce_pause(account: Account, *, reason: str, until: datetime) -> None:
     """Log and signal that a worker has paused an account."""
     logger.error(

@@ -15,7 +15,7 @@ from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claims import Claim, release
 from prx_email_django.store.finalize import finalize_in_parts, settle
 from prx_email_django.store.recover import expire, recover
-from prx_email_django.worker.events import announce
+from prx_email_django.worker.events import announce, announce_reinstated
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.tally import HourlyTally
 
@@ -74,11 +74,12 @@ class Recorder:
         now = self.clock.now
         self.finished([FinishedAttempt(claim, outcome, {}, started_at=now, finished_at=now)])
 
-    def reinstated(self, account_id: int, at_rest: int) -> None:
-        """Count messages that were put at rest, and are due again since the account was the cause."""
-        self.tally.reinstated(account_id, at_rest)
-        self.counts["failed"] = max(0, self.counts["failed"] - at_rest)
-        self.counts["deferred"] += at_rest
+    def reinstated(self, messages: Sequence[OutboxMessage]) -> None:
+        """Count and announce messages that were put at rest, and are due again since the account was the cause."""
+        self.tally.reinstated(messages)
+        self.counts["failed"] = max(0, self.counts["failed"] - len(messages))
+        self.counts["deferred"] += len(messages)
+        announce_reinstated(messages)
 
     def release(self, messages: Iterable[ClaimedMessage]) -> None:
         """Release messages untouched, and the permits of those whose MAIL was never written."""

@@ -144,10 +144,10 @@ class Suspicion:
             return Next.PROBE
         return self._after_probe(group)
 
-    def paused(self) -> int:
-        """The account is paused: undo what its refusals did to messages; return how many had been put at rest."""
+    def paused(self) -> list[OutboxMessage]:
+        """The account is paused: undo what its refusals did to messages; return those that had been put at rest."""
         keys = self._row.counting() | self._keys
-        return reinstate_refused(self.current.account, keys, clock=self.clock) if keys else 0
+        return reinstate_refused(self.current.account, keys, clock=self.clock) if keys else []
 
     def let_probe_pass(self) -> None:
         """Nothing of the account is on its way any more: one message may go."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeAlias
 
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.states import Status
@@ -44,9 +45,10 @@ class HourlyTally:
             elif attempt.comes_to_rest:
                 amounts["failed"] += 1
 
-    def reinstated(self, account_id: int, count: int) -> None:
+    def reinstated(self, messages: Iterable[OutboxMessage]) -> None:
         """Take back messages that were counted as failed: the account was the cause, and they are due again."""
-        self._of(account_id, self._clock.now)["failed"] -= count
+        for message in messages:
+            self._of(message.account_id, self._clock.now)["failed"] -= 1
 
     def write(self) -> None:
         """Write the counts; if the database is away, a thread writes them when it is back."""

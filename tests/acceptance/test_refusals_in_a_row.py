@@ -12,6 +12,7 @@ import pytest
 from django.core.management import call_command
 
 import prx_email_django as prx
+from prx_email_django import signals
 from prx_email_django.limits.pauses import account_state
 from prx_email_django.models import Account, AccountState, OutboxMessage, RefusedMessage
 from prx_email_django.store import db
@@ -56,6 +57,31 @@ def assert_refusing(owner: Account, words: str, *, waiting: int = COUNT) -> None
     rows = OutboxMessage.objects.filter(next_attempt_at__lte=db.database_now(), retries=0, attempts=0)
     assert rows.filter(status__in=("pending", "failed")).count() == waiting
     assert at_rest() == 0
+
+
+def test_who_was_told_of_a_failure_is_told_that_the_message_is_due_again(server: SmtpServer) -> None:
+    heard: dict[int, list[str]] = {}
+
+    def failed(message: OutboxMessage, **_: Any) -> None:
+        heard.setdefault(message.pk, []).append("failed")
+
+    def deferred(message: OutboxMessage, next_attempt_at: Any, **_: Any) -> None:
+        heard.setdefault(message.pk, []).append("deferred")
+        assert next_attempt_at == message.next_attempt_at
+        assert next_attempt_at is not None
+
+    signals.message_failed.connect(failed)
+    signals.message_deferred.connect(deferred)
+    try:
+        server.on("final", reply=SUSPENDED)
+        newsletter(account_on(server), 50)
+        report = prx.drain()
+    finally:
+        signals.message_failed.disconnect(failed)
+        signals.message_deferred.disconnect(deferred)
+    assert heard, "some were put at rest before the account was suspected"
+    assert set(map(tuple, heard.values())) == {("failed", "deferred")}
+    assert (report.failed, report.deferred) == (0, len(heard))
 
 
 def refused(server: SmtpServer) -> int:

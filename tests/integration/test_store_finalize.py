@@ -389,3 +389,32 @@ def test_a_late_success_of_a_message_that_was_confirmed_meanwhile_is_one_attempt
     assert recorded[lost.pk].late
     assert list(DeliveryAttempt.objects.filter(message=lost).values_list("outcome", flat=True)) == ["sent"]
     assert fresh(kept).status == "sent"
+
+
+def set_pending(row: OutboxMessage) -> None:
+    """Somebody writes the row by hand."""
+    OutboxMessage.objects.filter(pk=row.pk).update(status="pending", next_attempt_at=NOW, claim_expires_at=None)
+
+
+@pytest.mark.parametrize("ending", [Ending.ACCEPTED, Ending.TEMPORARY, Ending.PERMANENT, Ending.UNKNOWN])
+@pytest.mark.parametrize("order", ["claimed, late", "late, claimed", "claimed, claimed, late, late", "late, released"])
+def test_attempts_are_numbered_without_gaps_whoever_wrote_the_row(ending: Ending, order: str) -> None:
+    row = message(account(), to=["a@x.org", "b@x.org"])
+    claims = [take_one(row)]
+    some = {"b@x.org": Answer.DEFERRED} if ending is Ending.ACCEPTED else {}
+    for step in order.split(", "):
+        if step == "claimed":
+            set_pending(row)
+            claims.append(take_one(row))
+        elif step == "released":
+            set_pending(row)
+            store.claims.release([take_one(row)])
+            claims.append(take_one(make_due(row)))
+        else:
+            set_pending(row) if len(claims) == 1 else None
+            finish(claims.pop(0), ending, some)
+    assert len(claims) == 1
+    finish(claims[0], Ending.ACCEPTED)
+    numbers = list(DeliveryAttempt.objects.order_by("number").values_list("number", flat=True))
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 1

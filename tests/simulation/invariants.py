@@ -59,6 +59,10 @@ class Findings:
         for server in schedule.servers.values():
             for copy in server.copies:
                 self.copies.get(copy.message, self.strangers).append(copy)
+        #: A late result took the row of its lost attempt; its worker may have been killed before it could say so.
+        recovered = Counter(change.message for change in self.changes if change.is_recovery)
+        lost = {pk: sum(attempt.outcome == "lost" for attempt in attempts[pk]) for pk in rows}
+        self.late = self.known.late | {pk for pk in rows if recovered[pk] > lost[pk]}
         self.recipients: dict[int, list[Recipient]] = {pk: [] for pk in rows}
         for recipient in Recipient.objects.order_by("pk"):
             self.recipients[recipient.message_id].append(recipient)
@@ -70,8 +74,12 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
         if row.status == "sending":
             yield f"message {row.pk} is stuck in sending"
     world = found.schedule.world
-    # A signal may end a process while the database is away: it takes what it could not write with it.
-    ended = {f"{actor.name}:{actor.number}" for actor in world.processes if actor.killed or actor.was_interrupted}
+    # A process may end while the database is away, by a signal or by itself: it takes what it could not write with it.
+    ended = {
+        f"{actor.name}:{actor.number}"
+        for actor in world.processes
+        if actor.killed or actor.was_interrupted or actor.is_left_unwritten()
+    }
     for slot in ConnectionSlot.objects.filter(token__isnull=False, expires_at__gt=world.wall()):
         if slot.holder not in ended or (slot.expires_at - world.wall()).total_seconds() > 60:
             yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
@@ -160,8 +168,7 @@ def counters_are_right(found: Findings) -> Iterator[str]:
         attempts = found.attempts[pk]
         by = Counter(str(attempt.outcome) for attempt in attempts)
         numbers = [attempt.number for attempt in attempts]
-        # A late result of a claim that a person ended by hand takes the number that the next claim had seen as free.
-        if numbers != list(range(1, len(numbers) + 1)) and pk not in found.known.by_hand:
+        if numbers != list(range(1, len(numbers) + 1)):
             yield f"message {pk} has the attempts {numbers}"
         tokens = [attempt.claim_token for attempt in attempts if attempt.claim_token is not None]
         if len(set(tokens)) < len(tokens):
@@ -170,13 +177,13 @@ def counters_are_right(found: Findings) -> Iterator[str]:
             yield f"message {pk} has more retries ({row.retries}) than attempts ({row.attempts})"
         unsure = by["unknown"] + by["lost"] + by["sent"]
         # A late failure takes the row of the lost attempt that had fixed the number.
-        may_be_fixed = bool(unsure or row.provider_message_id) or pk in found.known.late
+        may_be_fixed = bool(unsure or row.provider_message_id) or pk in found.late
         is_right = may_be_fixed if row.message_number is not None else not unsure
         if not is_right and pk not in found.known.confirmed:
             yield f"message {pk} has message_number {row.message_number} after {dict(by)}"
         if pk in found.known.by_hand:
             continue  # a late result of the claim that the person ended adds an attempt's row, and not always a count
-        if pk in found.known.late:
+        if pk in found.late:
             if row.attempts - row.retries < by["unknown"] + by["lost"]:
                 yield f"message {pk} has attempts {row.attempts}, retries {row.retries}, after {dict(by)}"
         elif (row.retries, row.attempts) != (by["failed"], by["failed"] + by["unknown"] + by["lost"]):
@@ -226,7 +233,7 @@ def reports_are_right(found: Findings) -> Iterator[str]:
     known = found.known
     troubled = (
         known.broken_drains
-        or known.late
+        or found.late
         or known.by_hand
         or any(a.killed or a.was_interrupted for a in found.schedule.world.processes)
     )

@@ -40,11 +40,14 @@ class Web(_Caller):
 
     def run(self) -> None:
         """A web process: it queues mail, and now and then sends at once."""
-        for number in range(self.random.choice([1, 2, 4, 8, 12])):
+        has_limit = any(account.rate_limits for account in self.schedule.accounts)
+        # A limit is met by many messages only; most other trouble is found by few, in less time.
+        for number in range(self.random.choice([5, 8, 12] if has_limit else [1, 1, 2, 3, 4, 8])):
             self.world.sleep(self.random.choice([0.0, 0.0, 0.3, 3.0]))
             if self.schedule.is_calm:
                 break
             self.guarded(partial(self._queue, number))
+        self.schedule.is_queued = True
         # Then it waits for requests that do not come.
         self.world.block(lambda: self.schedule.workers.are_stopped, float("inf"))
 
@@ -156,4 +159,5 @@ class Hand(_Caller):
         self.known.by_hand.setdefault(pk, []).append(self.world.uptime())
         rows = OutboxMessage.objects.filter(pk=pk).exclude(status="sent")
         count = rows.update(status="pending", next_attempt_at=self.world.wall(), claim_expires_at=None)
+        self.world.meet("pending by hand", "sending" if "sending" in dict(unsent).values() else "waiting")
         self.world.tell(f"writes pending over message {pk} ({count} row)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import traceback
 from collections import Counter
 from collections.abc import Collection
@@ -19,7 +20,7 @@ from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 
 from prx_email_django.limits import slots  # noqa: E402
-from tests.simulation import audit, invariants, mutations, patches, schedule, watching, workers  # noqa: E402
+from tests.simulation import audit, compiled, invariants, mutations, patches, schedule, watching, workers  # noqa: E402
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
 
@@ -56,8 +57,11 @@ class Runner:
         self._pool = ThreadPool(_end_of_process)
         self._now: schedule.Schedule
         self._counts: Counter[str] = Counter()
+        self.troubles: Counter[str] = Counter()
         call_command("migrate", verbosity=0)
         audit.set_up()
+        if "PRX_SIMULATION_PLAIN" not in os.environ:
+            compiled.keep()
         # As short as LEASE in the settings, so that leases run out within a schedule.
         slots.SLOT_LEASE, slots.SLOT_MARGIN = timedelta(seconds=24), 8.0
         patches.install(lambda host, port: self._now.servers[host])
@@ -91,9 +95,11 @@ class Runner:
 
     def figures(self) -> str:
         """What the schedules had in them."""
-        return ", ".join(f"{count} {name}" for name, count in self._counts.items())
+        counts = ", ".join(f"{count:g} {name}" for name, count in self._counts.items())
+        return f"{counts}; {self.troubles.total()} troubles of {len(self.troubles)} kinds"
 
     def _count(self, now: schedule.Schedule) -> None:
+        self.troubles.update(now.world.troubles)
         self._counts["copies accepted"] += sum(len(server.copies) for server in now.servers.values())
         self._counts["connections"] += sum(server.connections for server in now.servers.values())
         self._counts["drains"] += len(now.known.reports)

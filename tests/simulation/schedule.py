@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import sqlite3
 from collections.abc import Callable, Collection
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -31,6 +33,7 @@ from tests.simulation.database.faults import SimulatedDatabase
 from tests.simulation.known import Known
 from tests.simulation.people import Hand, Person, Web
 from tests.simulation.server import FAULTS, Copy, SimulatedServer
+from tests.simulation.settings import DATABASE_FILE
 from tests.simulation.workers import Workers
 from tests.simulation.world import Killed, ThreadPool, World
 
@@ -50,6 +53,9 @@ KINDS = (
 )
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
+_WAITING = """FROM prx_email_django_outboxmessage
+ WHERE status = 'sending' OR (status <> 'sent' AND next_attempt_at IS NOT NULL)"""
+_PAUSED = ("outboxstate", "accountstate")
 _TABLES = (
     RefusedMessage,
     DeliveryAttempt,
@@ -76,7 +82,7 @@ class Schedule:
         # Most schedules have few kinds of trouble: two that meet are found sooner than eight that drown each other.
         share = 0.4 if len(kinds) > 3 else 0.8
         self.kinds = {kind for kind in kinds if self.random.random() < share}
-        self.length = self.random.choice([5.0, 15.0, 40.0])
+        self.length = self.random.choice([4.0, 10.0, 30.0])
         self.accounts: list[Account] = []
         self.servers: dict[str, SimulatedServer] = {}
         #: What happens about the time at which the nth message is accepted.
@@ -84,6 +90,8 @@ class Schedule:
         self._copies = 0
         self._last_client = ""
         self.is_calm = False
+        #: The web process has queued its last message.
+        self.is_queued = False
         #: Seconds until the next look at what is due and could not go.
         self._patience = 3.0
         self.workers = Workers(self)
@@ -145,6 +153,8 @@ class Schedule:
                     rate_limits=self.random.choice(["", "", "", "4/minute", "6 recipients/minute"]),
                 )
             )
+        if self.random.random() < 0.9:  # one schedule in ten purges too
+            OutboxState.objects.create(pk=1, last_purge_at=self.world.wall())
         self.world.switching = self.random.choice([0.0, 0.02, 0.2])
         self.world.tell(f"kinds of trouble: {', '.join(sorted(self.kinds)) or 'none'}, for {self.length:g} s")
         for account in self.accounts:
@@ -156,7 +166,7 @@ class Schedule:
             return {}
         if self.random.random() < 0.5:  # one stage that fails often
             return {self.random.choice([*FAULTS, "final", "final"]): self.random.choice([0.3, 0.7])}
-        return dict.fromkeys(FAULTS, self.random.choice([0.02, 0.08]))
+        return dict.fromkeys(FAULTS, self.random.choice([0.05, 0.15]))
 
     # The time of trouble
 
@@ -170,17 +180,24 @@ class Schedule:
             self.world.spawn("hand", Hand(self).run)
         self._trouble_of_the_database()
         if "freezes" in self.kinds:
-            for _ in range(self.random.choice([1, 1, 3])):
+            for _ in range(self.random.choice([1, 2, 4])):
                 self.sometime(self._freeze)
         if "sleep" in self.kinds:
             self.sometime(self._machine_sleeps)
-        self.world.sleep(self.length)
+        ends = self.world.now + self.length
+        while self.world.now < ends and not self._is_all_over():
+            self.world.sleep(1.0)
+
+    def _is_all_over(self) -> bool:
+        """Whether nothing more is queued and nothing waits: from now on the workers would only sleep."""
+        callers = [actor for actor in self.world.processes if actor.name == "person"]
+        return self.is_queued and all(actor.finished for actor in callers) and not _look(f"SELECT 1 {_WAITING} LIMIT 1")
 
     def _trouble_of_the_database(self) -> None:
         if "conflicts" in self.kinds:
-            self.database.conflicts = self.random.choice([0.02, 0.15])
+            self.database.conflicts = self.random.choice([0.05, 0.25])
         if "delays" in self.kinds:
-            self.database.delays = self.random.choice([0.01, 0.05])
+            self.database.delays = self.random.choice([0.03, 0.1])
         if "absence" in self.kinds:
             self._plan_absence()
         if "read_only" in self.kinds:
@@ -219,7 +236,7 @@ class Schedule:
         if self.random.random() < 0.5:
             self._span(self.database.go_away, self.database.come_back)
         else:
-            self.database.lost_answers = self.random.choice([0.01, 0.05])
+            self.database.lost_answers = self.random.choice([0.03, 0.15])
 
     def _freeze(self) -> None:
         """Stop the process that has just had a message accepted, else one by chance."""
@@ -231,6 +248,7 @@ class Schedule:
     def _machine_sleeps(self) -> None:
         seconds = self.random.choice([5.0, 25.0, 90.0])
         self.world.story.append((self.world.uptime() - 1000.0, "machine", f"sleeps for {seconds:g} s"))
+        self.world.meet("sleep", self.world.processes[-1].statement if self.world.processes else "the beginning")
         self.world.slept += seconds
 
     def may_break(self, error: Exception) -> None:
@@ -272,7 +290,8 @@ class Schedule:
                 with contextlib.suppress(Exception):
                     logging.getLogger("simulation").error("%s", actor.name, exc_info=actor.error)
         connection.close()  # the director's own connection may be broken
-        self.resume()
+        if any(_look(f"SELECT 1 FROM prx_email_django_{table} WHERE pause_reason <> ''") for table in _PAUSED):
+            self.resume()
 
     def _drain_until_quiet(self) -> None:
         """Drain whenever something becomes due, as a scheduler does, until nothing waits."""
@@ -288,8 +307,12 @@ class Schedule:
         world.fail(f"messages wait after {MOST_DRAINS} drains without trouble: {self._waiting()}")
 
     def _waiting(self) -> list[Any]:
-        waiting = OutboxMessage.objects.exclude(status="sent").exclude(status="failed", next_attempt_at=None)
-        return list(waiting.order_by("pk").values_list("pk", "status", "next_attempt_at", "claim_expires_at"))
+        return [
+            (pk, status, _instant(due), _instant(lease))
+            for pk, status, due, lease in _look(
+                f"SELECT id, status, next_attempt_at, claim_expires_at {_WAITING} ORDER BY id"
+            )
+        ]
 
     def _moments(self) -> list[float]:
         """When something may go on, in seconds since the beginning."""
@@ -300,10 +323,25 @@ class Schedule:
         moments = [moment for _, _, due, lease in waiting for moment in (lease or due,) if moment is not None]
         later = [moment for moment in moments if moment > now]
         # What is due did not go: a pause, a slot, a rate.
-        later += AccountState.objects.filter(paused_until__gt=now).values_list("paused_until", flat=True)
+        pauses = _look("SELECT paused_until FROM prx_email_django_accountstate WHERE paused_until IS NOT NULL")
+        later += [until for (text,) in pauses for until in (_instant(text),) if until is not None and until > now]
         if len(later) < len(moments) or not later:
             later.append(now + timedelta(seconds=self._patience))
         return [(moment - begin).total_seconds() for moment in later]
+
+
+def _look(statement: str) -> list[tuple[Any, ...]]:
+    """Read past the simulated database: it neither takes time nor meets trouble."""
+    return _looking().execute(statement).fetchall()
+
+
+@functools.cache
+def _looking() -> sqlite3.Connection:
+    return sqlite3.connect(DATABASE_FILE, isolation_level=None)
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def _empty() -> None:

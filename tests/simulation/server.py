@@ -76,6 +76,7 @@ class SimulatedServer:
         if not self.in_trouble or self.world.random.random() >= self.rates.get(stage, 0.0):
             return ""
         found = self.world.random.choice(FAULTS[stage])
+        self.world.meet(found, stage)
         self.world.story.append((self.world.uptime() - 1000.0, "server", f"{stage}: {found}"))
         return found
 

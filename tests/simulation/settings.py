@@ -18,6 +18,7 @@ DATABASES = {
         "CONN_MAX_AGE": None,
         "OPTIONS": {
             "timeout": 0,
+            "cached_statements": 2000,
             "transaction_mode": "IMMEDIATE",
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;",
         },

@@ -52,7 +52,7 @@ class Workers:
         if "kills" not in self.schedule.kinds or self.random.random() < 0.2:
             return
         if self.random.random() < 0.5:
-            actor.dies_in = self.random.randrange(10, 250)
+            actor.dies_in = self.random.randrange(5, 150)
         else:
             self.schedule.sometime(actor.kill)
         if self.random.random() < 0.7:
@@ -84,7 +84,7 @@ class Workers:
         budget = self.random.choice([None, 2.0, 20.0])
         while not stop():
             self._drain(time_budget=budget, wait=budget is not None and self.random.random() < 0.3, stop=stop)
-            stop.wait(self.random.choice([1.0, 5.0]))
+            stop.wait(self.random.choice([1.0, 5.0, 15.0]))
 
     def _drain(self, **options: Any) -> None:
         try:

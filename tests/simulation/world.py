@@ -13,6 +13,7 @@ import queue
 import random
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -57,17 +58,20 @@ class Actor:
         #: Stopped until then (SIGSTOP, a machine that is moved): time passes for the others only.
         self.frozen_until = 0.0
         self.error: BaseException | None = None
+        #: The statement that it reached last.
+        self.statement = "its beginning"
         #: Statements until the process is killed; None: it is not.
         self.dies_in: int | None = None
         self.loops: list[SimulatedLoop] = []
 
     def is_runnable(self) -> bool:
         """Whether it has something to do now."""
-        if self.is_gone:
+        process = self.process
+        if process.killed or (process.finished and process is not self):  # is_gone
             return True
-        if self.signal and not self.is_frozen:
-            return True
-        return not self.is_frozen and (self.until <= self.world.now or (self.ready is not None and self.ready()))
+        if process.frozen_until > self.world.now:  # is_frozen
+            return False
+        return self.signal or self.until <= self.world.now or (self.ready is not None and self.ready())
 
     @property
     def is_gone(self) -> bool:
@@ -87,12 +91,14 @@ class Actor:
         """Stop the process for so many seconds."""
         if not (self.killed or self.finished):
             self.world.tell(f"{self.name} stands still for {seconds:g} s")
+            self.world.meet("freeze", self.statement)
             self.frozen_until = self.world.now + seconds
 
     def interrupt(self) -> None:
         """Raise SystemExit in the first thread of the process, wherever it is."""
         if not (self.killed or self.finished):
             self.world.tell(f"{self.name} gets a signal")
+            self.world.meet("signal", self.statement)
             self.signal = self.was_interrupted = True
 
     def heed_signals(self) -> None:
@@ -108,6 +114,7 @@ class Actor:
         if self.killed or self.finished:
             return
         self.world.tell(f"{self.name} is killed")
+        self.world.meet("kill", self.statement)
         self.killed = True
         for loop in list(self.loops):
             loop.die()
@@ -143,12 +150,15 @@ class World:
         self.actors: list[Actor] = []
         self.loops: list[SimulatedLoop] = []
         self.story: list[tuple[float, str, str]] = []
+        #: Trouble that something met, with the place where.
+        self.troubles: Counter[str] = Counter()
         #: What went wrong, in words.
         self.failures: list[str] = []
         #: How often a statement gives the turn away.
         self.switching = 0.1
         self.me = Actor(self, "director", 0)
         self.actors.append(self.me)
+        self._unfinished = [self.me]
 
     # Clocks
 
@@ -167,6 +177,10 @@ class World:
     def tell(self, text: str) -> None:
         """Add a line to the story."""
         self.story.append((self.now + self.slept - 1000.0, self.me.name, text))
+
+    def meet(self, trouble: str, where: str) -> None:
+        """Count trouble that something met."""
+        self.troubles[f"{trouble} at {where}"] += 1
 
     def fail(self, text: str) -> None:
         """Note what is wrong; the schedule goes on."""
@@ -199,6 +213,7 @@ class World:
         actor = Actor(self, name, process.number if process else len(self.actors), process)
         actor.until = self.now
         self.actors.append(actor)
+        self._unfinished.append(actor)
 
         def run() -> None:
             actor.baton.acquire()
@@ -266,7 +281,7 @@ class World:
     def _choose(self) -> Actor | Callable[[], object]:
         while True:
             self.steps += 1
-            choices: list[Any] = [actor for actor in self.actors if not actor.finished and actor.is_runnable()]
+            choices: list[Any] = [actor for actor in self._living() if actor.is_runnable()]
             choices += [loop.turn for loop in self.loops if loop.has_work()]
             if self.events and self.events[0].at <= self.now:
                 choices.append(self._next_event)
@@ -279,15 +294,17 @@ class World:
             if not self._pass_time():
                 return self._give_up("everybody waits for ever")
 
+    def _living(self) -> list[Actor]:
+        """Actors that have not finished; those that have do not come back."""
+        if any(actor.finished for actor in self._unfinished):
+            self._unfinished = [actor for actor in self._unfinished if not actor.finished]
+        return self._unfinished
+
     def _next_event(self) -> None:
         heapq.heappop(self.events).happen()
 
     def _pass_time(self) -> bool:
-        moments = [
-            actor.process.frozen_until if actor.is_frozen else actor.until
-            for actor in self.actors
-            if not actor.finished
-        ]
+        moments = [actor.process.frozen_until if actor.is_frozen else actor.until for actor in self._living()]
         moments += [moment for moment in (loop.next_timer() for loop in self.loops) if moment is not None]
         if self.events:
             moments.append(self.events[0].at)

@@ -19,6 +19,12 @@ class SimulatedConnection(sqlite3.Connection):
     database: SimulatedDatabase | None = None
     #: Its end has been noticed: from then on it is "already closed".
     noticed = False
+    #: It has changed the row that asks for a drain, and has not committed yet.
+    touches_wake_row = False
+
+
+#: Closed connections, to be opened again: SQLite reads the whole schema for a new one.
+_CLOSED: list[SimulatedConnection] = []
 
 
 class SimulatedCursor(base.SQLiteCursorWrapper):
@@ -44,12 +50,20 @@ class DatabaseWrapper(base.DatabaseWrapper):
         database = SimulatedDatabase.current
         if database is not None:
             database.check_connect()
-        connection = super().get_new_connection({**conn_params, "factory": SimulatedConnection})
-        connection.create_function("simulated_now", 0, SimulatedDatabase.clock)
-        connection.create_function("simulated_actor", 0, SimulatedDatabase.actor)
+        if _CLOSED:
+            connection = _CLOSED.pop()
+        else:
+            connection = super().get_new_connection({**conn_params, "factory": SimulatedConnection})
+            connection.create_function("simulated_now", 0, SimulatedDatabase.clock)
+            connection.create_function("simulated_actor", 0, SimulatedDatabase.actor)
         if database is not None:
             database.opened(connection)
         return connection
+
+    def _close(self) -> None:
+        if self.connection is not None:
+            self.connection.rollback()
+            _CLOSED.append(self.connection)
 
     def create_cursor(self, name: Any = None) -> Any:
         return self.connection.cursor(factory=SimulatedCursor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import sqlite3
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,7 +12,16 @@ from tests.simulation.world import World
 
 #: Seconds for which a statement waits for another's transaction: SQLite's busy timeout, on the world's clock.
 PATIENCE = 20.0
+_NAMES = re.compile(r"(\w+)(?:.*?\"prx_email_django_(\w+)\")?", re.DOTALL)
+_TOUCHES_WAKE_ROW = ("UPDATE outboxstate", "INSERT outboxstate")
 _READS = ("SELECT", "PRAGMA", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "WITH")
+
+
+@functools.lru_cache(maxsize=4096)
+def statement_name(statement: str) -> str:
+    """Its verb and its table."""
+    found = _NAMES.match(statement)
+    return " ".join(filter(None, found.groups())) if found else statement[:20]
 
 
 class SimulatedDatabase:
@@ -28,7 +39,9 @@ class SimulatedDatabase:
         self.conflicts = 0.0
         self.delays = 0.0
         self.lost_answers = 0.0
-        self._connections: list[Any] = []
+        #: Changes whenever a look at the wake row may find something new.
+        self.wake_row = 0
+        self._connections: dict[int, Any] = {}
 
     @staticmethod
     def clock() -> float:
@@ -52,7 +65,7 @@ class SimulatedDatabase:
     def opened(self, connection: Any) -> None:
         """Note a new connection."""
         connection.database, connection.life, connection.noticed = self, self.life, False
-        self._connections.append(connection)
+        self._connections[id(connection)] = connection
 
     def is_usable(self, connection: Any) -> bool:
         """What a ping of Django finds."""
@@ -86,7 +99,8 @@ class SimulatedDatabase:
     def break_connections(self) -> None:
         """Break every open connection (a restart, a pool that cuts)."""
         self.life += 1
-        for connection in self._connections:
+        self.wake_row += 1
+        for connection in self._connections.values():
             self._abort(connection)
         self._connections.clear()
 
@@ -114,6 +128,7 @@ class SimulatedDatabase:
         world = self.world
         if connection.database is not self:  # opened in an earlier schedule
             self.opened(connection)
+        where = world.me.statement = statement_name(statement)
         world.checkpoint()
         self._check(connection)
         world.now += 0.0003
@@ -121,18 +136,26 @@ class SimulatedDatabase:
             if statement != "COMMIT":
                 return self._patiently(execute)
         elif self.is_read_only:
+            world.meet("read-only", where)
             raise sqlite3.InternalError("cannot execute UPDATE in a read-only transaction")
         if self.delays and world.random.random() < self.delays:
             # A longer transaction would make the others fail, as SQLite does.
             seconds = world.random.choice([0.5, 3.0] if connection.in_transaction else [0.5, 3.0, 15.0, 50.0])
+            world.meet("delay", where)
             world.tell(f"the database takes {seconds:g} s for {statement[:40]}")
             world.sleep(seconds)
             self._check(connection)
         if self.conflicts and statement != "COMMIT" and world.random.random() < self.conflicts:
+            world.meet("conflict", where)
             world.tell(f"conflict at {statement[:40]}")
             raise sqlite3.OperationalError("database is locked")
         result = self._patiently(execute)
+        connection.touches_wake_row |= where in _TOUCHES_WAKE_ROW
+        if connection.touches_wake_row and not connection.in_transaction:
+            connection.touches_wake_row = False
+            self.wake_row += 1
         if self.lost_answers and not connection.in_transaction and world.random.random() < self.lost_answers:
+            world.meet("lost answer", where)
             world.tell(f"the answer is lost after {statement[:40]}")
             connection.life = -1
             connection.noticed = True
@@ -145,6 +168,7 @@ class SimulatedDatabase:
             if connection.noticed:
                 raise sqlite3.InterfaceError("connection already closed")
             connection.noticed = True
+            self.world.meet("absence", self.world.me.statement)
             raise sqlite3.OperationalError("server closed the connection unexpectedly")
 
     def _patiently(self, execute: Callable[[], Any]) -> Any:
