@@ -15,13 +15,24 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.status.configured_accounts import unusable_accounts
 
 
-def _warnings(databases: Sequence[str] | None, *, of_default: bool, rule: str) -> list[checks.CheckMessage]:
+def has_accounts(databases: Sequence[str] | None) -> bool:
+    """Whether the outbox's database is checked and has the table of accounts; before the first migrate it has not."""
     alias = outbox_alias()
-    if alias not in (databases or ()) or settings_in_force() is None:
+    if alias not in (databases or ()):
+        return False
+    with connections[alias].cursor() as cursor:
+        columns = {
+            column.name
+            for table in connections[alias].introspection.table_names(cursor)
+            if table == Account._meta.db_table
+            for column in connections[alias].introspection.get_table_description(cursor, table)
+        }
+    return "source" in columns
+
+
+def _warnings(databases: Sequence[str] | None, *, of_default: bool, rule: str) -> list[checks.CheckMessage]:
+    if settings_in_force() is None or not has_accounts(databases):
         return []
-    with connections[alias].cursor() as cursor:  # before the first migrate there is no table
-        if Account._meta.db_table not in connections[alias].introspection.table_names(cursor):
-            return []
     hint = "Mail that is sent there raises AccountUnavailable and is not queued. Add the account, or correct the name."
     return [
         checks.Warning(f"{found.problem[0].upper()}{found.problem[1:]}.", hint=hint, obj=found.named_by, id=rule)

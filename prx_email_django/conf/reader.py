@@ -20,15 +20,19 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
+from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS, DeclaredAccount, from_smtp_options
 from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
 from prx_email_django.conf.kinds import Retention, closest
-from prx_email_django.conf.table import SETTINGS
+from prx_email_django.conf.table import SETTINGS, Setting
 
 NAME = "PRX_EMAIL"
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
-_REBUILD_ON = frozenset({NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS"})
+_REBUILD_ON = frozenset(
+    {NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS", "MAILERS", "EMAIL_BACKEND", *SMTP_OPTIONS.values()}
+)
 #: With a shorter lease, a single slow statement of the database can make a live worker lose its claims.
 _SHORT_LEASE = timedelta(seconds=30)
 
@@ -53,7 +57,10 @@ class OutboxSettings:
     """``PRX_EMAIL``, read and validated; each attribute is named as its key, in lower case."""
 
     instance: str
+    #: Where nothing names one: the account that Django's own mail settings make, if they make one.
     default_account: str
+    #: Those of ACCOUNTS, and those that Django's own mail settings make.
+    accounts: Mapping[str, DeclaredAccount] = field(repr=False)
     message_id_domain: str
     base_backoff: timedelta
     max_backoff: timedelta
@@ -112,6 +119,10 @@ def outbox_settings() -> OutboxSettings:
         raise ImproperlyConfigured(f"{found[0].message} {found[0].hint}")
     if values["wake"] is None:
         values["wake"] = DJANGO_Q_WAKE if django_q_installed() else ""
+    made = _accounts_of_django(values)
+    if not values["default_account"] and made:
+        values["default_account"] = next((name for name in (DJANGO_ACCOUNT, "default") if name in made), "")
+    values["accounts"] = {**made, **values["accounts"]}
     return OutboxSettings(**values)
 
 
@@ -127,7 +138,7 @@ def _read() -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(raw, Mapping):
         return {}, [_problem("", "must be a dict.", 'Write PRX_EMAIL = {"INSTANCE": "production"}.', "E001")]
     values: dict[str, Any] = {}
-    found = [_unknown(key) for key in raw if key not in _NAMES]
+    found = [_unknown(key, raw) for key in raw if key not in _NAMES]
     for setting in SETTINGS:
         try:
             values[_attribute(setting.name)] = setting.kind.read(raw.get(setting.name, setting.default))
@@ -148,10 +159,20 @@ def _problem(key: str, message: str, hint: str, rule: str) -> Problem:
     return Problem(key=key or NAME, message=f"{name} {message}", hint=hint, id=f"prx_email_django.{rule}")
 
 
-def _unknown(key: object) -> Problem:
-    meant = closest(str(key), _NAMES)
+def _unknown(key: object, raw: Mapping[Any, Any]) -> Problem:
+    """Suggest only a setting that is not set yet and that could have this value."""
+    fitting = (setting.name for setting in SETTINGS if setting.name not in raw and _reads(setting, raw[key]))
+    meant = closest(str(key), fitting)
     hint = f'Did you mean "{meant}"?' if meant else f"Known are {', '.join(_NAMES)}."
     return _problem(str(key), "is not a setting of this app.", hint, "E002")
+
+
+def _reads(setting: Setting, value: object) -> bool:
+    try:
+        setting.kind.read(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -229,8 +250,18 @@ def q_cluster() -> Mapping[str, Any]:
 
 
 def default_from_email() -> str:
-    """``DEFAULT_FROM_EMAIL``.  No ``EMAIL_*`` setting is read for sending: Django 6.1 forbids them with MAILERS."""
+    """``DEFAULT_FROM_EMAIL``."""
     return settings.DEFAULT_FROM_EMAIL
+
+
+def secret_fingerprints(text: str) -> tuple[str, ...]:
+    """Keyed hashes by which a change of a secret is noticed that only the settings hold: the first is written.
+
+    The keys are SECRET_KEY and its fallbacks.  Nobody can test a guess without them.
+    """
+    secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    made = (salted_hmac(f"{NAME} secret in settings", text, secret=secret, algorithm="sha256") for secret in secrets)
+    return tuple(mac.hexdigest()[:32] for mac in made)
 
 
 def prx_email() -> Mapping[str, Any]:
@@ -250,6 +281,50 @@ def configures_mail_by_email_settings() -> bool:
     if deprecated is None:
         return True
     return mailers() is None and any(settings.is_overridden(name) for name in deprecated)  # type: ignore[misc]
+
+
+def _accounts_of_django(values: Mapping[str, Any]) -> dict[str, DeclaredAccount]:
+    """The accounts that Django's own mail settings make, for a project that has only changed the backend's path.
+
+    With MAILERS (Django 6.1) each entry of this app's backend that has OPTIONS of Django's SMTP backend makes one,
+    named as its alias.  Without MAILERS ``EMAIL_HOST`` and its neighbours make the account ``django``, unless
+    DEFAULT_ACCOUNT or ACCOUNTS is set.
+    """
+    configured = mailers()
+    if configured is not None:
+        return {
+            alias: _account_of_mailer(alias, entry["OPTIONS"])
+            for alias, entry in configured.items()
+            if _has_smtp_options(entry) and is_outbox_backend(entry.get("BACKEND"))
+        }
+    if values["default_account"] or values["accounts"] or not is_outbox_backend(email_backend()):
+        return {}
+    with warnings.catch_warnings():  # Django 6.1 warns where the project defines them, which is enough
+        warnings.simplefilter("ignore")
+        options = {option: getattr(settings, name) for option, name in SMTP_OPTIONS.items()}
+    return {DJANGO_ACCOUNT: from_smtp_options(DJANGO_ACCOUNT, options, path="EMAIL_HOST", paths=SMTP_OPTIONS)}
+
+
+def _has_smtp_options(entry: object) -> bool:
+    options = entry.get("OPTIONS") if isinstance(entry, Mapping) else None
+    return isinstance(options, Mapping) and not SMTP_OPTIONS.keys().isdisjoint(options)
+
+
+def _account_of_mailer(alias: str, options: Mapping[str, object]) -> DeclaredAccount:
+    path = f"MAILERS[{alias!r}]"
+    paths = {option: f'{path}["OPTIONS"]["{option}"]' for option in SMTP_OPTIONS}
+    given = {option: options.get(option) for option in SMTP_OPTIONS}
+    return from_smtp_options(alias, given, path=path, paths=paths)
+
+
+def is_outbox_backend(path: object) -> bool:
+    """Whether the path names the email backend of this app, or one that is derived from it."""
+    if not isinstance(path, str) or path.startswith("django."):
+        return False
+    try:
+        return isinstance(getattr(import_string(path), "outbox_options", None), frozenset)
+    except ImportError:
+        return False
 
 
 def email_backend() -> str:

@@ -20,6 +20,7 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting("INSTANCE", "", kinds.TEXT),
     Setting("DEFAULT_ACCOUNT", None, kinds.OPTIONAL_TEXT),
+    Setting("ACCOUNTS", {}, kinds.ACCOUNTS),
     Setting("MESSAGE_ID_DOMAIN", "prx-email.local", kinds.DOMAIN),
     Setting("BASE_BACKOFF", 5, kinds.DURATION),
     Setting("MAX_BACKOFF", 21_600, kinds.DURATION),
