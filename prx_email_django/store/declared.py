@@ -72,7 +72,7 @@ def make(name: str) -> bool:
 def _exists(name: str) -> bool:
     """Asked as the last committed state has it: a repeatable read would not show another transaction's row."""
     if connections[outbox_alias()].vendor != "mysql":
-        return Account.objects.filter(name=name).exists()
+        return bool(Account.objects.filter(name=name).exists())
     with atomic():
         return bool(Account.objects.select_for_update().filter(name=name).values_list("pk"))
 
@@ -98,7 +98,7 @@ def _may_write() -> bool:
     if connection.vendor != "mysql":
         return True
     inside = any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
-    is_open = inside or not (connection.in_atomic_block or connection.get_autocommit())
+    is_open = inside or not bool(connection.in_atomic_block or connection.get_autocommit())
     return not is_open and bool(connection.features.has_select_for_update_skip_locked)
 
 
