@@ -24,7 +24,7 @@ from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
 from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS, DeclaredAccount, from_smtp_options
-from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
+from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
 from prx_email_django.conf.kinds import Retention, closest
 from prx_email_django.conf.table import SETTINGS, Setting
 
@@ -99,10 +99,8 @@ class OutboxSettings:
         Raises:
             ImproperlyConfigured: the function of CREDENTIAL_KEYS returned no keys.
         """
-        if self.key_source is None:
-            return tuple(from_secret_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
         source = _call_key_function(self.key_source) if isinstance(self.key_source, str) else self.key_source
-        return tuple(fernet_key(key) for key in source)
+        return tuple(made for key in source or (OF_DJANGO,) for made in _fernet_keys(key))
 
 
 @functools.lru_cache(maxsize=1)
@@ -221,6 +219,14 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("ATTACHMENT_STORE", "is not a directory here.", "Create it, or write None.", "W004")
     if authorities and not authorities.is_file():
         yield _problem("TLS_CA_FILE", "is not a file here.", "Create it, or write None.", "W005")
+
+
+def _fernet_keys(key: str) -> Iterator[bytes]:
+    if key != OF_DJANGO:
+        yield fernet_key(key)
+        return
+    for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        yield from_secret_key(secret)
 
 
 def _call_key_function(path: str) -> tuple[str, ...]:

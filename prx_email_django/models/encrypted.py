@@ -160,6 +160,20 @@ def rotate(value: Ciphertext) -> Ciphertext:
     return Ciphertext(label=value.label, stored=PREFIX + _cipher().rotate(value._token()).decode())
 
 
+def is_current(value: Ciphertext) -> bool:
+    """Whether the ciphertext was made with the first key.
+
+    Raises:
+        DecryptionFailed: see ``Ciphertext.decrypt``.
+    """
+    value.decrypt()
+    try:
+        Fernet(outbox_settings().credential_keys[0]).decrypt(value._token())
+    except InvalidToken:
+        return False
+    return True
+
+
 def is_set(instance: models.Model, name: str) -> bool:
     """Whether the encrypted field ``name`` is not empty; the value is not decrypted."""
     return bool(_stored_value(instance, name))
