@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from prx_email_django.conf import kinds
 from prx_email_django.conf.kinds import Kind
 
-
 #: Two installations that keep it may use the same Message-IDs.
 DEFAULT_MESSAGE_ID_DOMAIN = "prx-email.local"
 

@@ -45,8 +45,8 @@ def rotate_secrets(*, dry_run: bool = False, progress: Callable[[int], object] |
     """Encrypt every secret with the first key that is not encrypted with it yet.
 
     It may be ended at any time and be started again: each secret is one conditional UPDATE, and a secret that is
-    current is left alone.  A secret that somebody changes meanwhile keeps the newer value.  ``progress`` is called with the
-    number of rows of each batch.
+    current is left alone.  A secret that somebody changes meanwhile keeps the newer value.  ``progress`` is called with
+    the number of rows of each batch.
     """
     done = Rotation()
     for rows, names in _tables():

@@ -40,8 +40,8 @@ FIRING: dict[str, dict[str, Any]] = {
 }
 #: Ids that test_declared_accounts covers.
 DECLARED = {"E009", "E042", "W007", "W042"}
-#: Ids that test_rotation covers.
-ROTATION = {"W043"}
+#: Ids that test_rotation and test_identity cover.
+ROTATION = {"W043", "W044", "W045"}
 DEPLOY_ONLY = {"E007", "E008", "W006", "W012", "W014"}
 WELL: dict[str, Any] = {
     "PRX_EMAIL": {"INSTANCE": "production", "MESSAGE_ID_DOMAIN": "mail.example.org"},
