@@ -218,7 +218,7 @@ def test_a_bad_field_is_named_and_stops_no_other_account(entry: Any, path: str, 
     declare(settings, shop=entry, other="smtp+clear://localhost:1025")
     found = ids()
     assert set(found) == {"E009"}
-    assert found["E009"].startswith(f'PRX_EMAIL["ACCOUNTS"]["shop"]{path} ')
+    assert found["E009"].startswith(f'PRX_EMAIL["ACCOUNTS"]["shop"]{path}: ')
     assert words in found["E009"] and SECRET not in found["E009"]
     with pytest.raises(AccountUnavailable) as raised:
         enqueue()
