@@ -135,11 +135,11 @@ def test_a_new_secret_key_of_django_is_no_change_of_the_secret(settings: Any) ->
     declare(settings, shop=URL)
     enqueue()
     before = stored()
-    AccountState.objects.update_or_create(account=Account.objects.get(), defaults={"size_limit": 7, "pause_count": 3})
+    AccountState.objects.update_or_create(account=Account.objects.get(), defaults={"access_token": "fetched"})
     settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "another key for tests only"
     store.keep_declared_accounts()
     assert stored() != before and str(stored()).startswith("settings:")
-    assert AccountState.objects.get().pause_count == 3
+    assert AccountState.objects.get().access_token == "fetched"
 
 
 def test_a_row_that_was_changed_behind_the_settings_back_is_mended(settings: Any) -> None:
