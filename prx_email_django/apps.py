@@ -20,12 +20,22 @@ class OutboxConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, and create the schedule after ``migrate`` if django-q2 is installed."""
+        """Register the checks; after ``migrate`` make declared accounts, and the schedule if django-q2 is installed."""
         from prx_email_django import checks  # noqa: F401, PLC0415  (models are ready only now)
         from prx_email_django.conf.reader import django_q_installed  # noqa: PLC0415
 
+        post_migrate.connect(keep_accounts, sender=self, dispatch_uid="prx_email_django.accounts")
         if django_q_installed():
             post_migrate.connect(register_schedule, sender=self, dispatch_uid="prx_email_django.schedule")
+
+
+def keep_accounts(*, using: str, **kwargs: Any) -> None:
+    """Make the rows of the accounts that the settings declare, and keep them equal."""
+    from prx_email_django.checks.accounts import has_accounts
+    from prx_email_django.store.declared import keep_declared_accounts
+
+    if has_accounts([using]):  # not before the first migration, after the last one back, or in a schema without it
+        keep_declared_accounts()
 
 
 def register_schedule(*, using: str, apps: Any = installed, **kwargs: Any) -> None:

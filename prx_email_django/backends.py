@@ -5,6 +5,9 @@ Django 5.2 and 6.0::
     EMAIL_BACKEND = "prx_email_django.backends.OutboxEmailBackend"
     PRX_EMAIL = {"DEFAULT_ACCOUNT": "main"}
 
+A project that has only changed the path of its backend keeps Django's ``EMAIL_HOST`` and its neighbours (in MAILERS the
+OPTIONS of Django's SMTP backend): they become an account.
+
 Django 6.1 and later::
 
     MAILERS = {
@@ -46,7 +49,8 @@ from django.utils.module_loading import import_string
 from prx_email_django import api
 from prx_email_django.compose.accounts import AccountRef
 from prx_email_django.conf import outbox_settings
-from prx_email_django.django_mail.backend_options import OPTION_NAMES, read_backend_options
+from prx_email_django.conf.declared import SMTP_OPTIONS
+from prx_email_django.django_mail.backend_options import OPTION_NAMES, account_of_smtp_options, read_backend_options
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import AccountUnavailable, OutboxError
@@ -81,19 +85,21 @@ class OutboxEmailBackend(BaseEmailBackend):
         **kwargs: Any,
     ) -> None:
         self._refuse_misspelt(kwargs)
+        smtp = {name: kwargs.pop(name) for name in SMTP_OPTIONS if name in kwargs}
         super().__init__(**kwargs)
         # Set after super().__init__(): from Django 6.1 on the base class warns if it is read before it is set.
         self.fail_silently = fail_silently
+        alias = getattr(self, "alias", None)
         try:
-            self.options = read_backend_options(account, priority, expires_after, on_unknown)
+            of_smtp = account_of_smtp_options(smtp, alias=alias, account=account)
+            self.options = read_backend_options(account or of_smtp or None, priority, expires_after, on_unknown)
         except ValueError as error:
-            raise _misconfigured(str(error), getattr(self, "alias", None)) from error
+            raise _misconfigured(str(error), alias) from error
 
     def _refuse_misspelt(self, options: Mapping[str, Any]) -> None:
         """Raise for a misspelt option: ``acount`` would silently select the default account.
 
-        Other names are passed to the base class: Django passes the options of one backend to another
-        (``get_connection(host=…)``) and ignores them.
+        Other names are passed to the base class, which ignores them before Django 6.1.
         """
         for name in options:
             if name not in self.outbox_options and get_close_matches(name, self.outbox_options, cutoff=0.85):

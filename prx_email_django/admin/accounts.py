@@ -22,8 +22,9 @@ from prx_email_django.admin.check import SAVE_AND_CHECK, AccountCheckMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import MAX_PAUSES, PauseActionsMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
-from prx_email_django.models.encrypted import is_set
+from prx_email_django.models.encrypted import DecryptionFailed, is_set
 from prx_email_django.models.presets import PRESETS
+from prx_email_django.rules.references import reference
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import account_facts, account_reason
@@ -53,13 +54,26 @@ class AccountChangeList(ChangeList):
         self.result_list = accounts
 
 
-def _is_set_column(name: str) -> Callable[[Any, Account], bool]:
-    """Return a column that shows whether a secret is stored, and never the secret."""
+@sensitive_variables()
+def _secret_in_words(account: Account, name: str) -> str:
+    if not is_set(account, name):
+        return _("not set")
+    try:
+        named = reference(getattr(account, name))
+    except DecryptionFailed:
+        return _("set, but it cannot be decrypted with the present keys")
+    if named is not None:
+        return _("reference: %(reference)s") % {"reference": named}
+    return _("set in the settings") if account.is_from_settings else _("set")
+
+
+def _is_set_column(name: str) -> Callable[[Any, Account], str]:
+    """Return a column that shows whether a secret is set, or where it is kept, and never the secret."""
     label = next(field.verbose_name for field in Account._meta.concrete_fields if field.name == name)
 
-    @admin.display(description=label, boolean=True)
-    def column(self: Any, account: Account) -> bool:
-        return is_set(account, name)
+    @admin.display(description=label)
+    def column(self: Any, account: Account) -> str:
+        return _secret_in_words(account, name)
 
     return column
 
@@ -106,6 +120,11 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
         ),
     )
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the form may be saved: an account that the settings declare is changed there."""
+        is_declared = obj is not None and obj.is_from_settings
+        return not is_declared and super().has_change_permission(request, obj)
+
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that adds state and counts."""
         return AccountChangeList
@@ -115,13 +134,14 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
         if obj is not None and not self.has_change_permission(request, obj):
             replaced = {name: f"{name}_is_set" for name in SECRETS}
             boxes = {clear_box(name) for name in SECRETS}
-            return changed_fieldsets(super().get_fieldsets(request, obj), removed=boxes, replaced=replaced)
+            shown = changed_fieldsets(super().get_fieldsets(request, obj), removed=boxes, replaced=replaced)
+            return [(None, {"fields": ("source",)}), *shown] if obj.is_from_settings else shown
         unset = {clear_box(name) for name in SECRETS if obj is None or not is_set(obj, name)}
         return changed_fieldsets(super().get_fieldsets(request, obj), removed=unset)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Include the read-only fields that replace secrets."""
-        return [*super().get_readonly_fields(request, obj), *(f"{name}_is_set" for name in SECRETS)]
+        """Include the read-only fields that replace secrets, and the source."""
+        return [*super().get_readonly_fields(request, obj), "source", *(f"{name}_is_set" for name in SECRETS)]
 
     @method_decorator(sensitive_post_parameters())
     @sensitive_variables()

@@ -10,6 +10,7 @@ from django.apps import AppConfig
 from django.core import checks
 from django.utils.log import AdminEmailHandler
 
+from prx_email_django.conf.declared import SMTP_OPTIONS
 from prx_email_django.conf.kinds import closest
 from prx_email_django.conf.reader import admins, email_backend, mailers
 from prx_email_django.django_mail.backend_options import option_problems, outbox_options
@@ -21,7 +22,7 @@ _LOGGERS = ("", "prx_email_django")
 
 
 def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """E030: MAILERS names an unknown option of this app's backend.  E031 to E034: an option has an invalid value.
+    """E030: an unknown option in MAILERS.  E031 to E034: an invalid value.  E035: an account and a server are named.
 
     Django itself reports both only when the first message is sent.
     """
@@ -32,6 +33,7 @@ def check_mailers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
         if known and isinstance(options, Mapping):
             found += _unknown_options(alias, options, known)
             found += _bad_values(alias, options)
+            found += _two_servers(alias, options)
     return found
 
 
@@ -62,6 +64,13 @@ def _bad_values(alias: object, options: Mapping[str, Any]) -> Iterator[checks.Ch
     values = {name: options[name] for name in _OPTION_IDS if name in options}
     for problem in option_problems(**values):
         yield _error(alias, f"{problem.name!r} {problem.message}.", problem.hint, _OPTION_IDS[problem.name])
+
+
+def _two_servers(alias: object, options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
+    said = [name for name in SMTP_OPTIONS if options.get(name) not in (None, "")]
+    if said and options.get("account"):
+        hint = "Keep 'account', or the options of Django's SMTP backend."
+        yield _error(alias, f"'account' and {', '.join(said)} name two servers.", hint, "E035")
 
 
 def _error(alias: object, message: str, hint: str, rule: str) -> checks.Error:

@@ -12,10 +12,12 @@ from prx_email_django.conf.reader import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
+from prx_email_django.models.declared import declared_fields, settings_problem
 from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.text import CONTROL
 from prx_email_django.store.db import is_refused_text
+from prx_email_django.store.declared import keep_equal, make
 
 AccountRef: TypeAlias = Account | int | str
 
@@ -64,6 +66,8 @@ def _given_or_default(account: AccountRef | None, named_by: str) -> tuple[Accoun
 def _checked(account: Account, named_by: str) -> Account:
     if not account.is_active:
         raise AccountUnavailable(inactive_text(account.name, named_by), code="account_inactive")
+    if problem := settings_problem(account):
+        raise AccountUnavailable(withheld_text(account.name, problem), code="account_inactive")
     return account
 
 
@@ -77,9 +81,19 @@ def _look_up(account: int | str, accounts: QuerySet[Account], named_by: str) -> 
         if not is_refused_text(error):
             raise
         found = None
+    if found is None and isinstance(account, str) and (made := make(account)):
+        found = accounts.filter(pk=made.pk).first() or made  # a repeatable read does not show what was made beside it
     if found is None:
-        raise AccountUnavailable(missing_text(account, named_by), code="account_not_found")
+        raise AccountUnavailable(_not_found(account, named_by), code="account_not_found")
+    keep_equal(found)
     return found
+
+
+def _not_found(account: int | str, named_by: str) -> str:
+    made = declared_fields(account) if isinstance(account, str) else None
+    if made is not None and made.problems:
+        return withheld_text(made.declared.name, str(made.problems[0]))
+    return missing_text(account, named_by)
 
 
 def missing_text(account: int | str, named_by: str) -> str:
@@ -94,6 +108,11 @@ def inactive_text(name: str, named_by: str) -> str:
     return f"the account “{name}”{source} is switched off; activate it in the admin, or name another account"
 
 
+def withheld_text(name: str, problem: str) -> str:
+    """Say why an account that the settings declare, or declared, must not send."""
+    return f"the account “{name}” sends nothing: {problem}"
+
+
 def no_account_text() -> str:
     """Say that nothing names an account, and what to do."""
     return f"no account is named, and PRX_EMAIL has no DEFAULT_ACCOUNT; {_known_accounts()}"
@@ -102,7 +121,7 @@ def no_account_text() -> str:
 def _known_accounts() -> str:
     names = list(Account.objects.order_by("name").values_list("name", flat=True)[: _LISTED + 1])
     known = ", ".join(f"“{name}”" for name in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-    make = "add an account in the admin, or with Account.objects.from_preset()"
+    make = 'declare an account in PRX_EMAIL["ACCOUNTS"], add it in the admin, or use Account.objects.from_preset()'
     return f"there are {known}; {make}" if names else f"there is no account yet: {make}"
 
 

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from prx_email_django.conf.declared import read_accounts
 from prx_email_django.conf.keys import read_keys
 from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
 from prx_email_django.rules.hosts import account_host_entry, cleartext_entry
@@ -27,6 +28,11 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]+")
 _CONTENT_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
+
+#: Names that are less alike than this have no more than a word in common (BACKOFF and MAX_BACKOFF: 0.78).
+_ALIKE = 0.8
+#: Two letters in the wrong order are half of a short name.
+_SHORT, _ALIKE_IF_SHORT = 5, 0.75
 
 #: Where clear text is always allowed.
 LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
@@ -88,9 +94,11 @@ def _positive_duration(value: object) -> timedelta:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that ``name`` was probably meant to be, or ``""``."""
+    """The known name that ``name`` was plainly meant to be, or ``""``: a wrong suggestion is worse than none."""
     by_upper = {candidate.upper(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.upper(), by_upper, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(
+        name.upper(), by_upper, n=1, cutoff=_ALIKE if len(name) > _SHORT else _ALIKE_IF_SHORT
+    )
     return by_upper[found[0]] if found else ""
 
 
@@ -132,6 +140,17 @@ def _domain(value: object) -> str:
         return ascii_domain(value if isinstance(value, str) else "")
     except ValueError:
         raise ValueError("must be a domain name") from None
+
+
+def _domain_or_function(value: object) -> str:
+    """A domain in ASCII, or a dotted path that is none; ``reader`` finds out which path names a function."""
+    try:
+        return _domain(value)
+    except ValueError:
+        try:
+            return _dotted(value)
+        except ValueError:
+            raise ValueError("must be a domain name, or the dotted path of a function that returns it") from None
 
 
 def _boolean(value: object) -> bool:
@@ -268,9 +287,10 @@ def _credential_keys(value: object) -> tuple[str, ...] | str | None:
     return _dotted(value) if isinstance(value, str) else read_keys(value)
 
 
+ACCOUNTS = Kind("accounts", '{"main": "smtps://user:password@smtp.example.com"}', read_accounts)
 TEXT = Kind("text", "text on one line", _text)
 OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional(_text, ""))
-DOMAIN = Kind("domain", '"mail.example.com"', _domain)
+DOMAIN = Kind("domain", '"mail.example.com", or "project.mail.domain" for a function', _domain_or_function)
 DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', _positive_duration)
 BOOLEAN = Kind("boolean", "True or False", _boolean)
 SIZE = Kind("bytes", "a whole number of bytes", _number(0))

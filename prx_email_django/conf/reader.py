@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
-from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
+from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS, DeclaredAccount, from_smtp_options
+from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
 from prx_email_django.conf.kinds import Retention, closest
-from prx_email_django.conf.table import SETTINGS
+from prx_email_django.conf.table import SETTINGS, Setting
+from prx_email_django.rules.domains import ascii_domain
 
 NAME = "PRX_EMAIL"
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
-_REBUILD_ON = frozenset({NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS"})
+_REBUILD_ON = frozenset(
+    {NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS", "MAILERS", "EMAIL_BACKEND", *SMTP_OPTIONS.values()}
+)
 #: With a shorter lease, a single slow statement of the database can make a live worker lose its claims.
 _SHORT_LEASE = timedelta(seconds=30)
 
@@ -53,7 +59,10 @@ class OutboxSettings:
     """``PRX_EMAIL``, read and validated; each attribute is named as its key, in lower case."""
 
     instance: str
+    #: Where nothing names one: the account that Django's own mail settings make, if they make one.
     default_account: str
+    #: Those of ACCOUNTS, and those that Django's own mail settings make.
+    accounts: Mapping[str, DeclaredAccount] = field(repr=False)
     message_id_domain: str
     base_backoff: timedelta
     max_backoff: timedelta
@@ -83,6 +92,24 @@ class OutboxSettings:
     retention: Retention
     key_source: tuple[str, ...] | str | None = field(repr=False)
 
+    def domain_of_message_ids(self) -> str:
+        """The right side of a Message-ID now: MESSAGE_ID_DOMAIN, or what its function returns, asked each time.
+
+        Raises:
+            ImproperlyConfigured: it is no domain.
+        """
+        domain = self._message_id_function() if self._message_id_function else self.message_id_domain
+        try:
+            return ascii_domain(domain if isinstance(domain, str) else "")
+        except ValueError:
+            raise ImproperlyConfigured(
+                f'{NAME}["MESSAGE_ID_DOMAIN"] must be a domain, or a function that returns a domain.'
+            ) from None
+
+    @functools.cached_property
+    def _message_id_function(self) -> Callable[[], object] | None:
+        return _function(prx_email().get("MESSAGE_ID_DOMAIN"))
+
     @functools.cached_property
     def credential_keys(self) -> tuple[bytes, ...]:
         """The Fernet keys: the first key encrypts, every key decrypts.
@@ -92,10 +119,8 @@ class OutboxSettings:
         Raises:
             ImproperlyConfigured: the function of CREDENTIAL_KEYS returned no keys.
         """
-        if self.key_source is None:
-            return tuple(from_secret_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
         source = _call_key_function(self.key_source) if isinstance(self.key_source, str) else self.key_source
-        return tuple(fernet_key(key) for key in source)
+        return tuple(made for key in source or (OF_DJANGO,) for made in _fernet_keys(key))
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,13 +137,24 @@ def outbox_settings() -> OutboxSettings:
         raise ImproperlyConfigured(f"{found[0].message} {found[0].hint}")
     if values["wake"] is None:
         values["wake"] = DJANGO_Q_WAKE if django_q_installed() else ""
+    made = _accounts_of_django(values)
+    if not values["default_account"] and made:
+        values["default_account"] = next((name for name in (DJANGO_ACCOUNT, "default") if name in made), "")
+    values["accounts"] = {**made, **values["accounts"]}
     return OutboxSettings(**values)
 
 
 def problems() -> list[Problem]:
     """All problems with ``PRX_EMAIL``, for the system checks; they never hold an encryption key."""
     values, found = _read()
-    return [*found, *_contradictions(values), *_risks(values), *_unimportable(values), *_missing_files(values)]
+    return [
+        *found,
+        *_contradictions(values),
+        *_risks(values),
+        *_unimportable(values),
+        *_lost_function(values),
+        *_missing_files(values),
+    ]
 
 
 def _read() -> tuple[dict[str, Any], list[Problem]]:
@@ -127,7 +163,7 @@ def _read() -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(raw, Mapping):
         return {}, [_problem("", "must be a dict.", 'Write PRX_EMAIL = {"INSTANCE": "production"}.', "E001")]
     values: dict[str, Any] = {}
-    found = [_unknown(key) for key in raw if key not in _NAMES]
+    found = [_unknown(key, raw) for key in raw if key not in _NAMES]
     for setting in SETTINGS:
         try:
             values[_attribute(setting.name)] = setting.kind.read(raw.get(setting.name, setting.default))
@@ -148,10 +184,20 @@ def _problem(key: str, message: str, hint: str, rule: str) -> Problem:
     return Problem(key=key or NAME, message=f"{name} {message}", hint=hint, id=f"prx_email_django.{rule}")
 
 
-def _unknown(key: object) -> Problem:
-    meant = closest(str(key), _NAMES)
+def _unknown(key: object, raw: Mapping[Any, Any]) -> Problem:
+    """Suggest only a setting that is not set yet and that could have this value."""
+    fitting = (setting.name for setting in SETTINGS if setting.name not in raw and _reads(setting, raw[key]))
+    meant = closest(str(key), fitting)
     hint = f'Did you mean "{meant}"?' if meant else f"Known are {', '.join(_NAMES)}."
     return _problem(str(key), "is not a setting of this app.", hint, "E002")
+
+
+def _reads(setting: Setting, value: object) -> bool:
+    try:
+        setting.kind.read(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -188,9 +234,41 @@ def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _is_function(path: str) -> bool:
+    return _function(path) is not None
+
+
+def _function(path: object) -> Callable[..., object] | None:
+    """What the dotted path names; None: nothing that can be imported and called."""
     try:
-        return callable(import_string(path))
+        found = import_string(path) if isinstance(path, str) and "." in path else None
     except ImportError:
+        return None
+    return found if callable(found) else None
+
+
+def _lost_function(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A domain that is spelt as a module of this project and something that the module does not have."""
+    path = prx_email().get("MESSAGE_ID_DOMAIN") if "message_id_domain" in values else None
+    if not isinstance(path, str) or _is_function(path):
+        return
+    module = path.rpartition(".")[0]
+    if _is_domain(path) and not ("." in module and _is_module(module)):
+        return
+    hint = "Write a domain, or the dotted path of a function that returns it and can be imported."
+    yield _problem("MESSAGE_ID_DOMAIN", f'names no function; "{path}" is none that can be imported.', hint, "E005")
+
+
+def _is_domain(text: str) -> bool:
+    try:
+        return bool(ascii_domain(text))
+    except ValueError:
+        return False
+
+
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ImportError, ValueError):
         return False
 
 
@@ -200,6 +278,14 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("ATTACHMENT_STORE", "is not a directory here.", "Create it, or write None.", "W004")
     if authorities and not authorities.is_file():
         yield _problem("TLS_CA_FILE", "is not a file here.", "Create it, or write None.", "W005")
+
+
+def _fernet_keys(key: str) -> Iterator[bytes]:
+    if key != OF_DJANGO:
+        yield fernet_key(key)
+        return
+    for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        yield from_secret_key(secret)
 
 
 def _call_key_function(path: str) -> tuple[str, ...]:
@@ -229,8 +315,18 @@ def q_cluster() -> Mapping[str, Any]:
 
 
 def default_from_email() -> str:
-    """``DEFAULT_FROM_EMAIL``.  No ``EMAIL_*`` setting is read for sending: Django 6.1 forbids them with MAILERS."""
+    """``DEFAULT_FROM_EMAIL``."""
     return settings.DEFAULT_FROM_EMAIL
+
+
+def secret_fingerprints(text: str) -> tuple[str, ...]:
+    """Keyed hashes by which a change of a secret is noticed that only the settings hold: the first is written.
+
+    The keys are SECRET_KEY and its fallbacks.  Nobody can test a guess without them.
+    """
+    secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    made = (salted_hmac(f"{NAME} secret in settings", text, secret=secret, algorithm="sha256") for secret in secrets)
+    return tuple(mac.hexdigest()[:32] for mac in made)
 
 
 def prx_email() -> Mapping[str, Any]:
@@ -250,6 +346,50 @@ def configures_mail_by_email_settings() -> bool:
     if deprecated is None:
         return True
     return mailers() is None and any(settings.is_overridden(name) for name in deprecated)  # type: ignore[misc]
+
+
+def _accounts_of_django(values: Mapping[str, Any]) -> dict[str, DeclaredAccount]:
+    """The accounts that Django's own mail settings make, for a project that has only changed the backend's path.
+
+    With MAILERS (Django 6.1) each entry of this app's backend that has OPTIONS of Django's SMTP backend makes one,
+    named as its alias.  Without MAILERS ``EMAIL_HOST`` and its neighbours make the account ``django``, unless
+    DEFAULT_ACCOUNT or ACCOUNTS is set.
+    """
+    configured = mailers()
+    if configured is not None:
+        return {
+            alias: _account_of_mailer(alias, entry["OPTIONS"])
+            for alias, entry in configured.items()
+            if _has_smtp_options(entry) and is_outbox_backend(entry.get("BACKEND"))
+        }
+    if values["default_account"] or values["accounts"] or not is_outbox_backend(email_backend()):
+        return {}
+    with warnings.catch_warnings():  # Django 6.1 warns where the project defines them, which is enough
+        warnings.simplefilter("ignore")
+        options = {option: getattr(settings, name) for option, name in SMTP_OPTIONS.items()}
+    return {DJANGO_ACCOUNT: from_smtp_options(DJANGO_ACCOUNT, options, path="EMAIL_HOST", paths=SMTP_OPTIONS)}
+
+
+def _has_smtp_options(entry: object) -> bool:
+    options = entry.get("OPTIONS") if isinstance(entry, Mapping) else None
+    return isinstance(options, Mapping) and not SMTP_OPTIONS.keys().isdisjoint(options)
+
+
+def _account_of_mailer(alias: str, options: Mapping[str, object]) -> DeclaredAccount:
+    path = f"MAILERS[{alias!r}]"
+    paths = {option: f'{path}["OPTIONS"]["{option}"]' for option in SMTP_OPTIONS}
+    given = {option: options.get(option) for option in SMTP_OPTIONS}
+    return from_smtp_options(alias, given, path=path, paths=paths)
+
+
+def is_outbox_backend(path: object) -> bool:
+    """Whether the path names the email backend of this app, or one that is derived from it."""
+    if not isinstance(path, str) or path.startswith("django."):
+        return False
+    try:
+        return isinstance(getattr(import_string(path), "outbox_options", None), frozenset)
+    except ImportError:
+        return False
 
 
 def email_backend() -> str:

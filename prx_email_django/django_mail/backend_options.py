@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from django.utils.module_loading import import_string
 
 from prx_email_django.compose.validation import MAX_PRIORITY, MIN_PRIORITY
-from prx_email_django.conf import parse_duration
+from prx_email_django.conf import outbox_settings, parse_duration
+from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS
 
-#: Known keys of OPTIONS.  ``fail_silently`` is Django's; Django's base class no longer keeps it.
-OPTION_NAMES = ("account", "priority", "expires_after", "on_unknown", "fail_silently")
+#: Known keys of OPTIONS.  ``fail_silently`` is Django's; Django's base class no longer keeps it.  The keys of Django's
+#: SMTP backend make an account that is named as the mailer.
+OPTION_NAMES = ("account", "priority", "expires_after", "on_unknown", "fail_silently", *SMTP_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,32 @@ def option_problems(
         yield OptionProblem(
             "on_unknown", 'must be "retry" or "hold"', "Remove the option to use the setting ON_UNKNOWN."
         )
+
+
+def account_of_smtp_options(given: Mapping[str, object], *, alias: str | None, account: object) -> str:
+    """The account that options of Django's SMTP backend mean; empty where none is given.
+
+    They may only say what the settings say: an account is a row that every worker reads, not a value of one call.
+
+    Raises:
+        ValueError: they say something else (``send_mail(auth_user=…)``, ``get_connection(host=…)``), or stand beside
+            the option ``account``.  The text holds no value.
+    """
+    said = {name: value for name, value in given.items() if value is not None and value != ""}
+    if not said:
+        return ""
+    names = ", ".join(sorted(said))
+    if account:
+        raise ValueError(f"options {names}: they name a server, and the option 'account' names another; remove one")
+    name = alias or DJANGO_ACCOUNT
+    declared = outbox_settings().accounts.get(name)
+    if declared is None or any(declared.options.get(option) != value for option, value in said.items()):
+        raise ValueError(
+            f"options {names}: the outbox sends over accounts that every worker knows, not over a server or user that "
+            "one call names; declare an account in PRX_EMAIL[\"ACCOUNTS\"], and name it by the option 'account' or by "
+            "message.outbox_account"
+        )
+    return name
 
 
 def outbox_options(path: object) -> frozenset[str]:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import F, Q
 
+from prx_email_django.conf.references import absence, resolve
 from prx_email_django.models import Account, AccountState
 from prx_email_django.oauth.token import Token
 from prx_email_django.rules.clock import Clock
@@ -32,13 +33,18 @@ def access_token(account: Account, state: AccountState, *, clock: Clock, refused
 
     Without a provider the pasted token is used as it is, whatever its expiry says.  Beside a provider it is only the
     first token: it never comes back once a token was fetched or the server has refused it.
+
+    Raises:
+        SecretAbsent: the pasted token is a reference that names nothing here.
     """
     if not may_refresh(account):
-        return account.oauth_token
+        return resolve(account.oauth_token)
     if state.access_token and state.access_token not in refused and _is_fresh(state, clock.running):
         return state.access_token
-    pasted, ends_at = account.oauth_token, account.oauth_token_expires_at
-    if pasted and not state.pasted_token_is_over and pasted not in refused:
+    if not account.oauth_token or state.pasted_token_is_over:
+        return ""
+    pasted, ends_at = resolve(account.oauth_token), account.oauth_token_expires_at
+    if pasted not in refused:
         return pasted if ends_at is None or ends_at > clock.running else ""
     return ""
 
@@ -113,5 +119,5 @@ def drop_token(account: Account, refused: str) -> None:
     if state.access_token == refused:
         unchanged = rows.filter(token_version=state.token_version)
         unchanged.update(access_token="", access_token_expires_at=None, access_token_fetched_at=None)
-    if account.oauth_token == refused:
+    if not absence(account.oauth_token) and resolve(account.oauth_token) == refused:
         rows.update(pasted_token_is_over=True)

@@ -21,6 +21,7 @@ from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import ChangeReport
 from prx_email_django.states import ErrorCode
+from prx_email_django.store.declared import keep_declared_accounts
 
 #: Error texts of SQLite, PostgreSQL, MariaDB and MySQL for a missing table.
 _MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|Table .* doesn't exist")
@@ -97,6 +98,7 @@ def account_named(name: str) -> Account:
     Raises:
         CommandError: there is no such account.
     """
+    keep_declared_accounts()
     account: Account | None = Account.objects.filter(name=name).first()
     if account is None:
         raise CommandError(f"There is no account “{name}”.")

@@ -220,6 +220,18 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("is_active", models.BooleanField(default=True, verbose_name="active")),
+                (
+                    "source",
+                    models.CharField(
+                        blank=True,
+                        choices=[("", "a person"), ("settings", "the settings")],
+                        default="",
+                        editable=False,
+                        help_text="Whether a person or the settings say what this account is.",
+                        max_length=10,
+                        verbose_name="source",
+                    ),
+                ),
                 ("created_at", models.DateTimeField(auto_now_add=True, verbose_name="created at")),
                 ("updated_at", models.DateTimeField(auto_now=True, verbose_name="updated at")),
             ],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -14,7 +15,15 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models.account_validation import KEY_WITHOUT_CERTIFICATE, MECHANISM_FITS_NOT, account_errors
-from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Pipelining, Security
+from prx_email_django.models.choices import (
+    AccountSource,
+    AuthMechanism,
+    AuthMethod,
+    OAuthProvider,
+    Pipelining,
+    Security,
+)
+from prx_email_django.models.declared import SETTINGS, apply_settings
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
 from prx_email_django.models.managers import OutboxManager, OutboxModel, outbox_alias
 from prx_email_django.models.presets import preset_fields
@@ -179,8 +188,20 @@ class Account(OutboxModel):
     )
     pipelining = models.CharField(_("pipelining"), max_length=10, choices=Pipelining.choices, default=Pipelining.AUTO)
     is_active = models.BooleanField(_("active"), default=True)
+    source = models.CharField(
+        _("source"),
+        max_length=10,
+        choices=AccountSource.choices,
+        blank=True,
+        default=AccountSource.PERSON,
+        editable=False,
+        help_text=_("Whether a person or the settings say what this account is."),
+    )
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    #: Columns of the row that are not as the settings declare them, by ``models.declared.apply_settings``.
+    settings_differ: Mapping[str, bool] = MappingProxyType({})
 
     objects: ClassVar[AccountManager] = AccountManager()
 
@@ -240,6 +261,13 @@ class Account(OutboxModel):
     def __str__(self) -> str:
         return self.name
 
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **kwargs: Any) -> Self:
+        """Read a row; an account of the settings has their values, whatever the row says."""
+        account = super().from_db(db, field_names, values, **kwargs)
+        account.settings_differ = apply_settings(account)
+        return account
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save; delete the runtime state that belongs to changed credentials, and the pause of a corrected account."""
         self.fill_defaults()
@@ -273,7 +301,15 @@ class Account(OutboxModel):
     def _changed_credentials(self) -> set[str]:
         """Names of the credentials that saving will change; a secret that cannot be decrypted counts as changed."""
         stored = Account.objects.using(self._state.db or outbox_alias()).filter(pk=self.pk).first()
-        return set() if stored is None else {name for name in CREDENTIAL_FIELDS if self._differs(stored, name)}
+        if stored is None:
+            return set()
+        by_settings = {name for name, is_changed in stored.settings_differ.items() if is_changed}
+        return {name for name in CREDENTIAL_FIELDS if name in by_settings or self._differs(stored, name)}
+
+    @property
+    def is_from_settings(self) -> bool:
+        """Whether the settings say what this account is."""
+        return self.source == SETTINGS
 
     def _differs(self, stored: Account, name: str) -> bool:
         try:

@@ -18,6 +18,7 @@ from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
 from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, host_allowed, is_host, is_loopback
 from prx_email_django.rules.rates import parse_rate_limits
+from prx_email_django.rules.references import reference
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
 
 MECHANISM_FITS_NOT = _(
@@ -26,6 +27,8 @@ MECHANISM_FITS_NOT = _(
 )
 KEY_WITHOUT_CERTIFICATE = _("The client key needs a client certificate.")
 
+#: The fields that hold a secret, or a reference to a secret.
+SECRET_FIELDS = ("password", "oauth_token", "oauth_client_secret", "oauth_refresh_token")
 #: Fields of text in which a control character can only be a mistake: servers, headers and log lines refuse it.
 _PLAIN_TEXT = ("name", "display_name", "user", "oauth_client_id", "oauth_tenant", "oauth_scope")
 #: Problems that a connection judges itself, by the address that it has reached, or that harm no login.
@@ -47,6 +50,7 @@ def account_errors(account: Any) -> dict[str, Any]:
         errors["rate_limits"] = str(error)
     _clean_addresses(account, errors)
     _clean_secrets(account, errors)
+    _clean_references(account, errors)
     _clean_oauth(account, errors)
     _clean_text(account, errors)
     _clean_tls_files(account, errors)
@@ -116,12 +120,22 @@ def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
         errors["password"] = _("A password must not contain a NUL character or half a surrogate pair.")
     if not by_password and not token and not account.oauth_provider:
         errors["oauth_token"] = _("Set a token, or a provider that fetches one.")
-    elif token and not _TOKEN.fullmatch(token):
+    elif token and reference(token) is None and not _TOKEN.fullmatch(token):
         errors["oauth_token"] = _("A token has only printable ASCII characters, and no blank.")
     if by_password and token:
         errors["oauth_token"] = _("Set either a password or a token, not both.")
     if not by_password and password:
         errors["password"] = _("Set either a password or a token, not both.")
+
+
+@sensitive_variables()
+def _clean_references(account: Any, errors: dict[str, Any]) -> None:
+    """Only what holds on every machine: whether the variable or the file exists is found out by a worker."""
+    for name in SECRET_FIELDS:
+        named = reference(getattr(account, name))
+        if named is not None and named.problem:
+            text = _("The reference %(problem)s. A secret that begins like this is written with a backslash before it.")
+            errors.setdefault(name, text % {"problem": named.problem})
 
 
 @sensitive_variables()

@@ -6,6 +6,13 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 
+class AccountSource(models.TextChoices):
+    """Who says what an account is."""
+
+    PERSON = "", _("a person")
+    SETTINGS = "settings", _("the settings")
+
+
 class Security(models.TextChoices):
     """Encryption of the connection."""
 

@@ -3,6 +3,8 @@
 A value is stored as ``v1:`` and a Fernet token of the field's label and the text, so that a token that is moved into
 another column cannot be decrypted there.  The empty text is stored as ``""``, so that constraints can check it.
 
+A secret that only the settings hold is stored as ``settings:`` and a keyed hash, by which a change is noticed.
+
 A model instance holds ciphertext too, which is decrypted when the attribute is read.  Only then ``DecryptionFailed`` is
 raised, so that rows whose key is lost can still be listed, saved and given a new secret.
 """
@@ -34,8 +36,10 @@ else:
     TextFieldBase = models.TextField
 
 PREFIX = "v1:"
+IN_SETTINGS = "settings:"
 #: A Fernet token starts with its version and the high bytes of a time stamp: no password looks like this by chance.
 _CIPHERTEXT = re.compile(r"v1:gAAAAA[\w-]{90,}={0,2}", re.ASCII)
+_MARKER = re.compile(rf"{IN_SETTINGS}[0-9a-f]{{32}}")
 
 
 class DecryptionFailed(ValidationError):
@@ -102,6 +106,40 @@ class Ciphertext:
         return self.stored.removeprefix(PREFIX).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class InSettings:
+    """A secret that only the settings hold: ``values()`` returns it, and model instances hold it.
+
+    ``text`` is the secret or a reference to it, in this process only: the database, pickles and ``repr`` hold the
+    fingerprint.  It is empty where these settings do not declare the account.
+    """
+
+    fingerprint: str
+    text: str = field(default="", repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return "********"
+
+    def __reduce__(self) -> tuple[type[InSettings], tuple[str]]:
+        return InSettings, (self.fingerprint,)
+
+    @property
+    def stored(self) -> str:
+        """What the database holds."""
+        return IN_SETTINGS + self.fingerprint
+
+
+class _TextInSettings(str):
+    """The secret of the settings, which a raw save (``loaddata``) takes from the attribute: it must not be stored."""
+
+    marker: InSettings
+
+    def __new__(cls, marker: InSettings) -> _TextInSettings:
+        made = super().__new__(cls, marker.text)
+        made.marker = marker
+        return made
+
+
 @sensitive_variables()
 def encrypt(text: str, *, label: str) -> Ciphertext:
     """Encrypt the text with the first key, for the field ``label`` (``app.model.field``)."""
@@ -122,13 +160,27 @@ def rotate(value: Ciphertext) -> Ciphertext:
     return Ciphertext(label=value.label, stored=PREFIX + _cipher().rotate(value._token()).decode())
 
 
+def is_current(value: Ciphertext) -> bool:
+    """Whether the ciphertext was made with the first key.
+
+    Raises:
+        DecryptionFailed: see ``Ciphertext.decrypt``.
+    """
+    value.decrypt()
+    try:
+        Fernet(outbox_settings().credential_keys[0]).decrypt(value._token())
+    except InvalidToken:
+        return False
+    return True
+
+
 def is_set(instance: models.Model, name: str) -> bool:
     """Whether the encrypted field ``name`` is not empty; the value is not decrypted."""
     return bool(_stored_value(instance, name))
 
 
 def _stored_value(instance: models.Model, name: str) -> object:
-    """The value in the instance: ``""``, a ``Ciphertext``, or an expression."""
+    """The value in the instance: ``""``, a ``Ciphertext``, an ``InSettings``, or an expression."""
     if name not in instance.__dict__:
         getattr(instance, name)  # a deferred field is fetched now
     return instance.__dict__[name]
@@ -141,6 +193,8 @@ class _SecretAttribute(DeferredAttribute):
 
     def __get__(self, instance: models.Model | None, cls: type[models.Model] | None = None) -> Any:
         value = super().__get__(instance, cls)
+        if isinstance(value, InSettings):
+            return _TextInSettings(value)
         return value.decrypt() if isinstance(value, Ciphertext) else value
 
     def __set__(self, instance: models.Model, value: object) -> None:
@@ -151,7 +205,7 @@ class _StoredExact(Exact):
     """The lookup ``exact`` for the empty text or a ciphertext; a text cannot be searched for."""
 
     def get_prep_lookup(self) -> Any:
-        if not isinstance(self.rhs, Ciphertext) and self.rhs != "":
+        if not isinstance(self.rhs, Ciphertext | InSettings) and self.rhs != "":
             raise FieldError("an encrypted field cannot be searched, except for the empty text or with isnull")
         return super().get_prep_lookup()
 
@@ -179,21 +233,27 @@ class EncryptedTextField(TextFieldBase):
         """The value as a model instance holds it: text encrypted, ``None`` as ``""``, an expression unchanged."""
         if value is None or value == "":
             return ""
+        if isinstance(value, InSettings):
+            return value
         if isinstance(value, Ciphertext):
             return value if value.label == self.label else encrypt(value.decrypt(), label=self.label)
         return value if hasattr(value, "resolve_expression") else encrypt(str(value), label=self.label)
 
-    def from_db_value(self, value: str | None, expression: object, connection: object) -> Ciphertext | str:
+    def from_db_value(self, value: str | None, expression: object, connection: object) -> Ciphertext | InSettings | str:
         """The ciphertext, not decrypted: a row whose key is lost can be loaded."""
+        if value and value.startswith(IN_SETTINGS):
+            return InSettings(value.removeprefix(IN_SETTINGS))
         return Ciphertext(label=self.label, stored=value) if value else ""
 
     def get_prep_value(self, value: Any) -> Any:
         """The value for the database, in ``save``, ``bulk_create`` and ``update`` alike."""
+        if isinstance(value, _TextInSettings):
+            return value.marker.stored
         value = super(models.TextField, self).get_prep_value(value)
         if value is None:
             return None
         prepared = self.encrypted(value)
-        return prepared.stored if isinstance(prepared, Ciphertext) else prepared
+        return prepared.stored if isinstance(prepared, Ciphertext | InSettings) else prepared
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
         """The ciphertext of the instance: saving decrypts nothing."""
@@ -203,6 +263,8 @@ class EncryptedTextField(TextFieldBase):
         """A fixture's value: ciphertext, as ``value_to_string`` writes it, or text."""
         if isinstance(value, str) and _CIPHERTEXT.fullmatch(value):
             return Ciphertext(label=self.label, stored=value)
+        if isinstance(value, str) and _MARKER.fullmatch(value):
+            return InSettings(value.removeprefix(IN_SETTINGS))
         return "" if value is None else value
 
     def clean(self, value: Any, model_instance: models.Model | None) -> Any:
@@ -214,7 +276,7 @@ class EncryptedTextField(TextFieldBase):
     def value_to_string(self, obj: models.Model) -> str:
         """The ciphertext, for ``dumpdata``; ``loaddata`` needs its key, and encrypts it again with the first key."""
         value = _stored_value(obj, self.attname)
-        return value.stored if isinstance(value, Ciphertext) else ""
+        return value.stored if isinstance(value, Ciphertext | InSettings) else ""
 
     def value_from_object(self, obj: models.Model) -> str:
         """The initial value of a form: always ``""``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from urllib.parse import quote
 
 from django.views.decorators.debug import sensitive_variables
 
+from prx_email_django.conf.references import resolve
 from prx_email_django.oauth.token import misconfigured
 
 GOOGLE_URL = "https://oauth2.googleapis.com/token"
@@ -65,12 +67,13 @@ def token_request(account: OAuthAccount, *, refresh_token: str = "") -> TokenReq
     Raises:
         TokenRefused: the account lacks a field that its provider needs (permanent).
         DecryptionFailed: a secret cannot be decrypted with the present keys.
+        SecretAbsent: a secret is a reference that names nothing here.
     """
     provider = str(account.oauth_provider)
     if provider == "custom" and account.oauth_callable:
-        return TokenRequest(grant=Grant.CALLABLE, callable=account.oauth_callable, account=account)
-    refresh_token = refresh_token or account.oauth_refresh_token
-    secret = account.oauth_client_secret
+        return TokenRequest(grant=Grant.CALLABLE, callable=account.oauth_callable, account=_resolved(account))
+    refresh_token = refresh_token or resolve(account.oauth_refresh_token)
+    secret = resolve(account.oauth_client_secret)
     grant = Grant.REFRESH_TOKEN if refresh_token else Grant.CLIENT_CREDENTIALS
     url, scope = _provider_defaults(provider, grant, account.oauth_tenant)
     url = account.oauth_token_url or url
@@ -84,6 +87,19 @@ def token_request(account: OAuthAccount, *, refresh_token: str = "") -> TokenReq
         refresh_token=refresh_token,
         scope=account.oauth_scope or scope,
     )
+
+
+@sensitive_variables()
+def _resolved(account: OAuthAccount) -> OAuthAccount:
+    """The account for the host's function: a copy with the secrets themselves, where it holds references."""
+    held = {name: getattr(account, name, "") for name in ("password", "oauth_client_secret", "oauth_refresh_token")}
+    meant = {name: secret for name, text in held.items() if (secret := resolve(text)) != text}
+    if not meant:
+        return account
+    account = copy.copy(account)
+    for name, secret in meant.items():
+        setattr(account, name, secret)
+    return account
 
 
 def _provider_defaults(provider: str, grant: Grant, tenant: str) -> tuple[str, str]:

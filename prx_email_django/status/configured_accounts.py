@@ -6,10 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prx_email_django.compose.accounts import DEFAULT_ACCOUNT, inactive_text, missing_text, no_account_text
+from prx_email_django.compose.accounts import (
+    DEFAULT_ACCOUNT,
+    inactive_text,
+    missing_text,
+    no_account_text,
+    withheld_text,
+)
 from prx_email_django.conf.reader import email_backend, mailers, outbox_settings
 from prx_email_django.django_mail.backend_options import outbox_options
 from prx_email_django.models import Account
+from prx_email_django.models.declared import declared_fields
 
 #: A subclass may choose the account itself.
 _OWN_BACKEND = "prx_email_django.backends.OutboxEmailBackend"
@@ -61,6 +68,12 @@ def _judged(named_by: str, name: str) -> Iterator[UnusableAccount]:
     if not name:
         yield UnusableAccount(named_by, name, f"{named_by} loses mail: {no_account_text()}")
         return
+    if (made := declared_fields(name)) is not None:
+        if made.problems:
+            yield UnusableAccount(named_by, name, withheld_text(name, str(made.problems[0])))
+            return
+        if not Account.objects.filter(name=name).exists():
+            return  # whoever uses it first makes it
     is_active = Account.objects.filter(name=name).values_list("is_active", flat=True).first()
     if is_active is None:
         yield UnusableAccount(named_by, name, missing_text(name, named_by))

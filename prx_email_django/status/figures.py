@@ -25,6 +25,7 @@ from prx_email_django.models import (
     RateWindow,
 )
 from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.declared import settings_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
@@ -258,7 +259,7 @@ def _suspicious() -> int:
 def _problem(account: Account) -> str:
     """Return what keeps the account from ever connecting, by the rule that each connection asks."""
     try:
-        return connection_problem(account)
+        return settings_problem(account) or connection_problem(account)
     except DecryptionFailed as error:
         return str(error)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
 
+from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
@@ -28,6 +29,8 @@ from prx_email_django.worker.token_keeper import TokenKeeper, connection_setting
 TOKEN_POLL = 0.25
 #: How every reason begins that is about fetching a token.
 NO_TOKEN = "no access token"  # noqa: S105  (words, no secret)
+#: How every reason begins that is about a reference which names nothing.
+NO_SECRET = "no secret"  # noqa: S105  (words, no secret)
 
 
 class Connections:
@@ -116,6 +119,9 @@ class Connections:
             raise _unable(f"{NO_TOKEN}: {error}", trouble, retry_after=error.retry_after) from error
         except DecryptionFailed as error:
             raise _unable(str(error), Trouble.CONFIGURATION, ErrorCode.CONFIGURATION) from error
+        except SecretAbsent as error:
+            trouble = Trouble.TOKEN if self.tokens.needed else Trouble.AUTH
+            raise _unable(f"{NO_SECRET}: {error}", trouble) from error
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
         """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""
@@ -247,4 +253,4 @@ def pause_reason(error: ConnectError) -> str:
         Trouble.NONE: "",
     }
     word, text = words[error.trouble], str(error)
-    return text if text.startswith((word, NO_TOKEN)) else f"{word} ({text})"
+    return text if text.startswith((word, NO_TOKEN, NO_SECRET)) else f"{word} ({text})"

@@ -9,18 +9,21 @@ from contextlib import ExitStack
 from time import monotonic
 
 from django.db import Error
+from django.db.models import Q
 
 from prx_email_django.limits.pace import is_slowed_down
 from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
 from prx_email_django.limits.rate_windows import has_permits
 from prx_email_django.limits.refusals import early_probe
 from prx_email_django.models import Account, OutboxState
+from prx_email_django.models.declared import SETTINGS, settings_problem
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.rules.rates import rates_are_readable
 from prx_email_django.store.absence import is_away, waiting_for_database
 from prx_email_django.store.db import retried
+from prx_email_django.store.declared import keep_equal, make_missing, missing_names
 from prx_email_django.store.due import first_claimable, next_due, open_recipients
 from prx_email_django.store.outbox import begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
@@ -68,6 +71,8 @@ class Drain:
         self.recorder = Recorder(clock)
         self.heartbeat = Heartbeat(clock)
         self._look_at = 0.0
+        #: Declared accounts without a row, which this drain has tried to make.
+        self._made: set[str] = set()
         #: Accounts whose work ended by an unexpected error: they are left out for the rest of the drain.
         self._barred: set[int] = set()
         #: Messages that are tried although their account is paused, by account.
@@ -209,9 +214,21 @@ class Drain:
         # Checked before connecting: otherwise a reached limit would cost a login a second.
         return has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
-    @retried
     def _candidates(self) -> list[Account]:
-        active = with_state().filter(is_active=True)
+        """Accounts that may send; those that the settings declare are made, and are as the settings say."""
+        found = self._active_accounts()
+        missing = missing_names({account.name for account in found} | self._made) if self.accounts is None else set()
+        if missing:
+            self._made |= missing  # a person may have given the name to another account
+            make_missing(missing)
+            found = self._active_accounts()
+        for account in found:
+            keep_equal(account)
+        return [account for account in found if account.is_active and not settings_problem(account)]
+
+    @retried
+    def _active_accounts(self) -> list[Account]:
+        active = with_state().filter(Q(is_active=True) | Q(source=SETTINGS))
         if self.accounts is not None:
             active = active.filter(pk__in=[account.pk for account in self.accounts])
         return list(active.order_by("pk"))

@@ -11,6 +11,7 @@ from django.db import Error
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.references import resolve
 from prx_email_django.limits.pauses import account_state
 from prx_email_django.limits.token_refresh import (
     access_token,
@@ -20,6 +21,7 @@ from prx_email_django.limits.token_refresh import (
     take_refresh_lease,
 )
 from prx_email_django.models import Account, AccountState
+from prx_email_django.models.declared import timeout_of
 from prx_email_django.oauth.fetch import TokenFetch
 from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.oauth.token_request import token_request
@@ -55,6 +57,7 @@ def connection_settings(
 
     Raises:
         DecryptionFailed: a secret cannot be decrypted with the keys in force.
+        SecretAbsent: the password is a reference that names nothing here.
     """
     settings = outbox_settings()
     pipelining = account.pipelining
@@ -69,12 +72,12 @@ def connection_settings(
         auth_method=account.auth_method,
         auth_mechanism=account.auth_mechanism,
         user=account.user,
-        password=account.password,
+        password=resolve(account.password),
         token=token,
         pipelining=pipelining,
         found=found or FoundOut(),
         max_messages=account.max_messages_per_connection,
-        timeout=settings.smtp_timeout.total_seconds(),
+        timeout=timeout_of(account) or settings.smtp_timeout.total_seconds(),
         tls_files=TlsFiles(
             shared_ca_file=str(settings.tls_ca_file or ""),
             ca_file=account.tls_ca_file,
@@ -130,6 +133,7 @@ class TokenKeeper:
 
         Raises:
             TokenRefused: none is to be had.
+            SecretAbsent: a secret that is needed for it is a reference that names nothing here.
         """
         token = self._fresh_token(done)
         self._last = token or self._last

@@ -19,6 +19,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
+from prx_email_django.store.declared import keep_declared_accounts
 
 DEFAULT_MAX_AGE = "10m"
 
@@ -63,10 +64,12 @@ class Command(BaseCommand):
             elif options["account"] is not None:
                 self._account(options["account"], as_json=options["json"])
             else:
+                keep_declared_accounts()
                 self._outbox(outbox_status(), as_json=options["json"])
 
     def _check(self, options: dict[str, Any]) -> None:
         try:
+            keep_declared_accounts()
             figures = outbox_status()
             health, reason = judge(_narrowed(figures, options["account"]), max_age=age(options["max_age"]))
         except (DatabaseError, ImproperlyConfigured) as error:
@@ -101,7 +104,7 @@ class Command(BaseCommand):
             self.stdout.write(self.style.ERROR(found["problem"]))
         if not figures["accounts"]:
             self.stdout.write(
-                "There is no account. Add an account in the admin, or with Account.objects.from_preset()."
+                'There is no account. Declare an account in PRX_EMAIL["ACCOUNTS"], or add it in the admin.'
             )
         if figures["paused"]:
             self.stdout.write(self.style.WARNING(_paused_line(figures["paused"])))

@@ -1,0 +1,95 @@
+"""Checks of the accounts that the settings declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.core import checks
+
+from prx_email_django.checks.accounts import has_accounts
+from prx_email_django.checks.project import TAG, settings_in_force
+from prx_email_django.conf.references import absence
+from prx_email_django.models import Account
+from prx_email_django.models.account_validation import SECRET_FIELDS
+from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_fields
+
+_HINT = "The form of an account in the admin names the same fields; docs/accounts.md describes them."
+
+
+@checks.register(TAG)
+def check_declared_accounts(**_: Any) -> list[checks.CheckMessage]:
+    """E009: an account that the settings declare has a field that cannot work; it sends nothing."""
+    return [
+        checks.Error(
+            f"{problem}",
+            hint=problem.hint or _HINT,
+            obj=made.declared.path,
+            id="prx_email_django.E009",
+        )
+        for made in _declared()
+        for problem in made.problems
+    ]
+
+
+@checks.register(TAG, deploy=True)
+def check_references(**_: Any) -> list[checks.CheckMessage]:
+    """W007: a declared account refers to a secret that this process does not find.
+
+    Only in a deployment: where an image is built, the secret is not there yet.
+    """
+    hint = "Set the variable, or mount the file, in every process that sends mail; another process does not need it."
+    return [
+        checks.Warning(
+            f"{path} is a reference that names nothing here: {absent}.", hint=hint, id="prx_email_django.W007"
+        )
+        for made in _declared()
+        for path, absent in _absent(made)
+    ]
+
+
+@checks.register(checks.Tags.database)
+def check_names_of_settings(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """E042: a person has made an account whose name the settings declare.  W042: the settings have lost an account."""
+    if settings_in_force() is None or not has_accounts(databases):
+        return []
+    declared = {made.declared.name: made.declared for made in _declared()}
+    rows = list(Account.objects.order_by("name").values_list("name", "source"))
+    typed = [name for name, source in rows if source != SETTINGS and name in declared]
+    lost = [name for name, source in rows if source == SETTINGS and name not in declared]
+    return [
+        *(
+            checks.Error(
+                f"The account “{name}” is declared in {declared[name].path}, and a person has made an account of this "
+                "name, which is used as it is.",
+                hint="Rename one of them, or delete the account that a person made.  To keep its messages and let the "
+                f'settings take over: Account.objects.filter(name="{name}").update(source="settings").',
+                obj=declared[name].path,
+                id="prx_email_django.E042",
+            )
+            for name in typed
+        ),
+        *(
+            checks.Warning(
+                f"The settings do not declare the account “{name}” any more: it sends nothing, and its messages wait.",
+                hint="Declare it again; or cancel its messages, and delete it in the admin once they are purged.",
+                obj=name,
+                id="prx_email_django.W042",
+            )
+            for name in lost
+        ),
+    ]
+
+
+def _declared() -> Iterator[DeclaredFields]:
+    settings = settings_in_force()
+    for name in settings.accounts if settings else ():
+        if (made := declared_fields(name)) is not None:
+            yield made
+
+
+def _absent(made: DeclaredFields) -> Iterator[tuple[str, str]]:
+    for name in SECRET_FIELDS:
+        secret = made.columns.get(name)
+        if secret and (absent := absence(secret.text)):
+            yield made.declared.path_of(name), absent

@@ -1,0 +1,196 @@
+"""Account fields of the accounts that the settings declare: made, validated and compared with rows.
+
+An ``Account`` that is read from the database has the values of the settings at once (``apply_settings``), so that no
+reader ever sees older ones.  ``store.declared`` writes them to the row.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db import models
+from django.views.decorators.debug import sensitive_variables
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.declared import DeclaredAccount
+from prx_email_django.conf.kinds import closest
+from prx_email_django.conf.reader import secret_fingerprints
+from prx_email_django.models.encrypted import EncryptedTextField, InSettings
+from prx_email_django.models.presets import preset_fields
+
+#: ``Account.source`` of an account that the settings declare.
+SETTINGS = "settings"
+#: Columns that no declaration names.
+_OWN = frozenset({"id", "name", "source", "created_at", "updated_at"})
+_TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
+#: Words of Django that follow the name of a field, as this package's own messages do.
+_ABSENT = "must not be None"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """A mistake in a declared account: where it is written (``path``), what is wrong, and what to write if known."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredFields:
+    """What a declaration means: the value of every column, or the problems that leave none."""
+
+    declared: DeclaredAccount
+    columns: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    problems: tuple[FieldProblem, ...] = ()
+    #: Secret field -> the fingerprints that an unchanged row may have.
+    fingerprints: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+
+
+_made: weakref.WeakKeyDictionary[DeclaredAccount, DeclaredFields] = weakref.WeakKeyDictionary()
+
+
+def declared_fields(name: str) -> DeclaredFields | None:
+    """What the settings declare for this name; None: nothing.
+
+    Raises:
+        ImproperlyConfigured: the settings are invalid as a whole.
+    """
+    declared = outbox_settings().accounts.get(name)
+    if declared is None:
+        return None
+    if declared not in _made:
+        _made[declared] = _make(declared)
+    return _made[declared]
+
+
+def settings_problem(account: Any) -> str:
+    """Why the account must not send, since the settings say so; empty if nothing does."""
+    if account.source != SETTINGS:
+        return ""
+    made = declared_fields(account.name)
+    if made is None:
+        return "the settings do not declare this account any more"
+    return str(made.problems[0]) if made.problems else ""
+
+
+def timeout_of(account: Any) -> float | None:
+    """Seconds for a command, where the declaration has a time of its own."""
+    declared = outbox_settings().accounts.get(account.name) if account.source == SETTINGS else None
+    return declared.timeout if declared else None
+
+
+def apply_settings(account: Any) -> dict[str, bool]:
+    """Give an account that was read from the database the values of the settings.
+
+    Returns the columns that differ, each with whether its meaning has changed: a fingerprint under an older SECRET_KEY
+    differs, and means the same.
+    """
+    held = account.__dict__
+    made = declared_fields(held["name"]) if held.get("source") == SETTINGS and "name" in held else None
+    if made is None or made.problems:
+        return {}
+    differing: dict[str, bool] = {}
+    for name, wanted in made.columns.items():
+        if name not in held:
+            continue
+        if held[name] != wanted:
+            known = made.fingerprints.get(name, ())
+            is_same = isinstance(held[name], InSettings) and held[name].fingerprint in known
+            differing[name] = not is_same
+        held[name] = wanted
+    return differing
+
+
+@sensitive_variables()
+def _make(declared: DeclaredAccount) -> DeclaredFields:
+    if declared.problem is not None:
+        return DeclaredFields(declared, problems=(FieldProblem(*declared.problem),))
+    try:
+        given = _with_preset(declared)
+    except ValueError as error:
+        return DeclaredFields(declared, problems=(FieldProblem(declared.path_of("preset"), f"{error}"),))
+    except ValidationError as error:
+        return DeclaredFields(declared, problems=tuple(_problems(declared, error)))
+    if unknown := tuple(_unknown(declared, given)):
+        return DeclaredFields(declared, problems=unknown)
+    return _validated(declared, given)
+
+
+@sensitive_variables()
+def _with_preset(declared: DeclaredAccount) -> dict[str, Any]:
+    given = dict(declared.fields)
+    if "preset" not in given:
+        return given
+    preset, user = given.pop("preset"), str(given.pop("user", ""))
+    fields = preset_fields(str(preset), name=declared.name, user=user, **given)
+    fields.pop("name", None)
+    return fields
+
+
+def _unknown(declared: DeclaredAccount, given: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    known = {column.name for column in _columns()}
+    for name in given:
+        if name in known:
+            continue
+        meant = closest(str(name), sorted(known - given.keys()))
+        hint = f'Did you mean "{meant}"?' if meant else f"Fields are {', '.join(sorted(known))}; and preset."
+        yield FieldProblem(declared.path_of(str(name)), "is not a field of an account.", hint)
+
+
+def _columns() -> list[models.Field[Any, Any]]:
+    account = apps.get_model("prx_email_django", "Account")
+    return [column for column in account._meta.concrete_fields if column.name not in _OWN]
+
+
+@sensitive_variables()
+def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredFields:
+    model = apps.get_model("prx_email_django", "Account")
+    account: Any = model(name=declared.name, source=SETTINGS)
+    secrets = {column.name for column in _columns() if isinstance(column, EncryptedTextField)}
+    fingerprints: dict[str, tuple[str, ...]] = {}
+    problems: list[FieldProblem] = []
+    for name, value in given.items():
+        if name not in secrets:
+            setattr(account, name, _converted(model._meta.get_field(name), value))
+        elif not isinstance(value, str):
+            text = _ABSENT if value is None else "must be text"
+            problems.append(
+                FieldProblem(declared.path_of(name), f"{text}.", "Write the secret, env:NAME or file:/path.")
+            )
+        elif value:
+            fingerprints[name] = secret_fingerprints(value)
+            setattr(account, name, InSettings(fingerprints[name][0], value))
+    if problems:
+        return DeclaredFields(declared, problems=tuple(problems))
+    try:
+        account.full_clean(exclude=secrets, validate_unique=False, validate_constraints=False)
+    except ValidationError as error:
+        return DeclaredFields(declared, problems=tuple(_problems(declared, error)))
+    columns = {column.name: column.pre_save(account, add=True) for column in _columns()}
+    return DeclaredFields(declared, columns=columns, fingerprints=fingerprints)
+
+
+def _converted(column: Any, value: Any) -> Any:
+    """The words of a URL's query for a boolean; every other value is converted by the column itself."""
+    if isinstance(column, models.BooleanField) and isinstance(value, str):
+        word = value.strip().lower()
+        return word in _TRUE if word in _TRUE | _FALSE else value
+    return value
+
+
+def _problems(declared: DeclaredAccount, error: ValidationError) -> Iterator[FieldProblem]:
+    for name, texts in error.message_dict.items():
+        try:
+            path = declared.path_of(_columns()[0].model._meta.get_field(name).name)
+        except FieldDoesNotExist:  # about no field
+            path = declared.path
+        yield FieldProblem(path, " ".join(texts))
