@@ -127,7 +127,7 @@ def _make(declared: DeclaredAccount) -> DeclaredFields:
 
 @sensitive_variables()
 def _with_preset(declared: DeclaredAccount) -> dict[str, Any]:
-    given = dict(declared.fields)
+    given: dict[str, Any] = dict(declared.fields)
     if "preset" not in given:
         return given
     preset, user = given.pop("preset"), str(given.pop("user", ""))
