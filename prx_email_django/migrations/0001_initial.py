@@ -6,6 +6,8 @@ import django.db.models.expressions
 import django.utils.timezone
 from django.db import migrations, models
 
+import prx_email_django.models.account
+import prx_email_django.models.derived
 import prx_email_django.models.encrypted
 import prx_email_django.models.indexes
 
@@ -23,9 +25,9 @@ class Migration(migrations.Migration):
                 ("name", models.CharField(max_length=100, unique=True, verbose_name="name")),
                 (
                     "email",
-                    models.CharField(
+                    prx_email_django.models.derived.SenderField(
                         blank=True,
-                        help_text="The From address of messages that name none.",
+                        help_text="The From address of messages that name none. Left empty: the user, if that is an address, else DEFAULT_FROM_EMAIL.",  # noqa: E501
                         max_length=320,
                         verbose_name="email address",
                     ),
@@ -45,7 +47,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "security",
-                    models.CharField(
+                    prx_email_django.models.derived.SecurityField(
                         blank=True,
                         choices=[
                             ("tls", "implicit TLS"),
@@ -60,7 +62,7 @@ class Migration(migrations.Migration):
                 ("user", models.CharField(blank=True, max_length=320, verbose_name="user")),
                 (
                     "auth_method",
-                    models.CharField(
+                    prx_email_django.models.derived.AuthMethodField(
                         blank=True,
                         choices=[
                             ("password", "password"),
@@ -240,6 +242,9 @@ class Migration(migrations.Migration):
                 "ordering": ("name",),
                 "base_manager_name": "objects",
             },
+            managers=[
+                ("objects", prx_email_django.models.account.AccountManager()),
+            ],
         ),
         migrations.CreateModel(
             name="Attachment",
@@ -731,7 +736,7 @@ class Migration(migrations.Migration):
             model_name="account",
             constraint=models.CheckConstraint(
                 condition=models.Q(("host", ""), _negated=True),
-                name="prx_account_host",
+                name="account_host_is_not_empty",
                 violation_error_message="The host is empty.",
             ),
         ),
@@ -739,7 +744,7 @@ class Migration(migrations.Migration):
             model_name="account",
             constraint=models.CheckConstraint(
                 condition=models.Q(("port__gte", 1), ("port__lte", 65535)),
-                name="prx_account_port",
+                name="account_port_is_from_1_to_65535",
                 violation_error_message="The port must be between 1 and 65535.",
             ),
         ),
@@ -747,8 +752,16 @@ class Migration(migrations.Migration):
             model_name="account",
             constraint=models.CheckConstraint(
                 condition=models.Q(("security__in", ["tls", "starttls", "none"])),
-                name="prx_account_security",
+                name="account_security_is_tls_starttls_or_none",
                 violation_error_message="The security is one of tls, starttls and none.",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="account",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("auth_method__in", ["password", "xoauth2", "none"])),
+                name="account_authentication_is_known",
+                violation_error_message="The authentication is one of password, xoauth2 and none.",
             ),
         ),
         migrations.AddConstraint(
@@ -756,26 +769,42 @@ class Migration(migrations.Migration):
             constraint=models.CheckConstraint(
                 condition=models.Q(
                     models.Q(
-                        ("auth_method", "password"),
-                        ("oauth_token", ""),
-                        models.Q(("user", ""), _negated=True),
-                        models.Q(("password", ""), _negated=True),
+                        ("auth_method", "password"), ("oauth_token", ""), models.Q(("password", ""), _negated=True)
                     ),
                     models.Q(
                         ("auth_method", "xoauth2"),
                         ("password", ""),
-                        models.Q(("user", ""), _negated=True),
                         models.Q(
                             models.Q(("oauth_token", ""), _negated=True),
                             models.Q(("oauth_provider", ""), _negated=True),
                             _connector="OR",
                         ),
                     ),
-                    models.Q(("auth_method", "none"), ("oauth_token", ""), ("password", ""), ("user", "")),
+                    models.Q(("auth_method__in", ("password", "xoauth2")), _negated=True),
                     _connector="OR",
                 ),
-                name="prx_account_one_secret",
-                violation_error_message="Exactly one of password and OAuth token must be set, with a user; an unauthenticated relay (authentication “none”) has neither.",
+                name="account_has_password_or_token_not_both",
+                violation_error_message="Set either a password or a token, not both and not neither.",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="account",
+            constraint=models.CheckConstraint(
+                condition=models.Q(models.Q(("user", ""), _negated=True), ("auth_method", "none"), _connector="OR"),
+                name="account_login_has_a_user",
+                violation_error_message="The user is empty.",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="account",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("auth_method", "none"), _negated=True),
+                    models.Q(("oauth_token", ""), ("password", ""), ("user", "")),
+                    _connector="OR",
+                ),
+                name="account_without_login_has_no_user_or_secret",
+                violation_error_message="A relay without authentication has no user, password or token.",
             ),
         ),
         migrations.AddConstraint(
@@ -805,7 +834,7 @@ class Migration(migrations.Migration):
             model_name="account",
             constraint=models.CheckConstraint(
                 condition=models.Q(("max_connections__gte", 1), ("max_messages_per_connection__gte", 1)),
-                name="prx_account_limits",
+                name="account_has_at_least_one_connection_and_message",
                 violation_error_message="At least one connection, and one message on each.",
             ),
         ),
@@ -813,7 +842,7 @@ class Migration(migrations.Migration):
             model_name="account",
             constraint=models.CheckConstraint(
                 condition=models.Q(("pipelining__in", ["auto", "full", "envelope", "off"])),
-                name="prx_account_pipelining",
+                name="account_pipelining_is_known",
                 violation_error_message="The pipelining is one of auto, full, envelope and off.",
             ),
         ),
@@ -821,7 +850,7 @@ class Migration(migrations.Migration):
             model_name="account",
             constraint=models.CheckConstraint(
                 condition=models.Q(("oauth_provider__in", ["", "google", "microsoft", "custom"])),
-                name="prx_account_provider",
+                name="account_oauth_provider_is_known",
                 violation_error_message="The OAuth provider is one of google, microsoft and custom.",
             ),
         ),
