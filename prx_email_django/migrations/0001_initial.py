@@ -784,7 +784,7 @@ class Migration(migrations.Migration):
                     _connector="OR",
                 ),
                 name="account_has_password_or_token_not_both",
-                violation_error_message="Set either a password or a token, not both and not neither.",
+                violation_error_message="Set either a password or a token, not both.",
             ),
         ),
         migrations.AddConstraint(

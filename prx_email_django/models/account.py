@@ -90,9 +90,10 @@ class AccountManager(OutboxManager["Account"]):
                 provider does not have, or incomplete; no region or sender where one is needed; a name that is taken.
         """
         account = self.model(**preset_fields(preset, region=region, name=name, user=user, **fields))
-        account.full_clean()
+        account.full_clean(validate_constraints=False)
         if errors := account_errors(account):  # the historical model of a migration has no clean()
             raise ValidationError(errors)
+        account.validate_constraints()
         account.save(using=self._db, force_insert=True)
         return account
 

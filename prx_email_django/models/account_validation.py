@@ -32,7 +32,7 @@ MECHANISM_FITS_NOT = _(
     "PLAIN, LOGIN and CRAM-MD5 need a password; XOAUTH2 and OAUTHBEARER need a token; without authentication there is "
     "no mechanism."
 )
-PASSWORD_OR_TOKEN = _("Set either a password or a token, not both and not neither.")
+PASSWORD_OR_TOKEN = _("Set either a password or a token, not both.")
 NO_USER = _("The user is empty.")
 NO_LOGIN = _("A relay without authentication has no user, password or token.")
 KEY_WITHOUT_CERTIFICATE = _("The client key needs a client certificate.")
@@ -128,9 +128,9 @@ def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
     elif token and reference(token) is None and not _TOKEN.fullmatch(token):
         errors["oauth_token"] = _("A token has only printable ASCII characters, and no blank.")
     if by_password and token:
-        errors["oauth_token"] = _("Set either a password or a token, not both.")
+        errors["oauth_token"] = PASSWORD_OR_TOKEN
     if not by_password and password:
-        errors["password"] = _("Set either a password or a token, not both.")
+        errors["password"] = PASSWORD_OR_TOKEN
 
 
 @sensitive_variables()
