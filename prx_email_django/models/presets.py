@@ -101,7 +101,7 @@ PRESETS: Mapping[str, Preset] = {
         "smtp.fastmail.com",
         465,
         "https://www.fastmail.help/hc/en-us/articles/1500000278342",
-        _("The password of the mailbox is refused: make an app password with access to SMTP. Basic plans have none."),
+        _("The password of the mailbox is refused: make an app password with access to SMTP."),
     ),
     "icloud": Preset(
         "iCloud Mail",
