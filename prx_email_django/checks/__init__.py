@@ -6,10 +6,10 @@ every other rule is in the docstring of its check.
 
 from django.core.checks import register
 
-from prx_email_django.checks import accounts, cluster, database, declared, project
+from prx_email_django.checks import accounts, cluster, database, declared, identity, project
 from prx_email_django.checks.mailers import check_admin_email_handler, check_mailers
 
-__all__ = ["accounts", "cluster", "database", "declared", "project"]
+__all__ = ["accounts", "cluster", "database", "declared", "identity", "project"]
 
 for _check in (check_mailers, check_admin_email_handler):
     register(_check, project.TAG)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core import checks
@@ -11,8 +11,36 @@ from django.db import connections
 from prx_email_django.checks.project import settings_in_force
 from prx_email_django.compose.accounts import DEFAULT_ACCOUNT
 from prx_email_django.models import Account
+from prx_email_django.models.account_validation import SECRET_FIELDS
+from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.status.configured_accounts import unusable_accounts
+
+
+@checks.register(checks.Tags.database)
+def check_secrets(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """W043: a stored secret of an account cannot be decrypted with the keys in force: the account cannot log in."""
+    if settings_in_force() is None or not has_accounts(databases):
+        return []
+    hint = "Add the key with which it was encrypted to CREDENTIAL_KEYS (or SECRET_KEY_FALLBACKS), or enter it again."
+    return [
+        checks.Warning(
+            f"Of the account “{account.name}” these secrets cannot be decrypted with the present keys: {names}.",
+            hint=hint,
+            obj=account.name,
+            id="prx_email_django.W043",
+        )
+        for account in Account.objects.order_by("name")
+        if (names := ", ".join(_unreadable(account)))
+    ]
+
+
+def _unreadable(account: Account) -> Iterator[str]:
+    for name in SECRET_FIELDS:
+        try:
+            getattr(account, name)
+        except DecryptionFailed:
+            yield name
 
 
 def has_accounts(databases: Sequence[str] | None) -> bool:

@@ -81,8 +81,8 @@ def _look_up(account: int | str, accounts: QuerySet[Account], named_by: str) -> 
         if not is_refused_text(error):
             raise
         found = None
-    if found is None and isinstance(account, str) and make(account):
-        found = accounts.filter(name=account).first()
+    if found is None and isinstance(account, str) and (made := make(account)):
+        found = accounts.filter(pk=made.pk).first() or made  # a repeatable read does not show what was made beside it
     if found is None:
         raise AccountUnavailable(_not_found(account, named_by), code="account_not_found")
     keep_equal(found)

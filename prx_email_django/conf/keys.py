@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 #: Least length of a passphrase, in characters.
 PASSPHRASE_LENGTH = 16
+#: The entry of a list of keys that stands for the keys which are derived from SECRET_KEY and its fallbacks.
+OF_DJANGO = "SECRET_KEY"
 _INFO = b"prx_email_django credential key v1"
 _ROUNDS = 600_000
 
@@ -25,8 +27,10 @@ def read_keys(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError("must be a list of at least one key")
     keys = tuple(key.decode("utf-8", "replace") if isinstance(key, bytes) else key for key in value)
-    if not all(isinstance(key, str) and len(key) >= PASSPHRASE_LENGTH for key in keys):
-        raise ValueError(f"must hold Fernet keys, or passphrases of {PASSPHRASE_LENGTH} characters or more")
+    if not all(isinstance(key, str) and (key == OF_DJANGO or len(key) >= PASSPHRASE_LENGTH) for key in keys):
+        raise ValueError(
+            f'must hold Fernet keys, passphrases of {PASSPHRASE_LENGTH} characters or more, or "{OF_DJANGO}"'
+        )
     return keys
 
 

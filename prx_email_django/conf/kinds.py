@@ -142,6 +142,17 @@ def _domain(value: object) -> str:
         raise ValueError("must be a domain name") from None
 
 
+def _domain_or_function(value: object) -> str:
+    """A domain in ASCII, or a dotted path that is none; ``reader`` finds out which path names a function."""
+    try:
+        return _domain(value)
+    except ValueError:
+        try:
+            return _dotted(value)
+        except ValueError:
+            raise ValueError("must be a domain name, or the dotted path of a function that returns it") from None
+
+
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be True or False")
@@ -279,7 +290,7 @@ def _credential_keys(value: object) -> tuple[str, ...] | str | None:
 ACCOUNTS = Kind("accounts", '{"main": "smtps://user:password@smtp.example.com"}', read_accounts)
 TEXT = Kind("text", "text on one line", _text)
 OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional(_text, ""))
-DOMAIN = Kind("domain", '"mail.example.com"', _domain)
+DOMAIN = Kind("domain", '"mail.example.com", or "project.mail.domain" for a function', _domain_or_function)
 DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', _positive_duration)
 BOOLEAN = Kind("boolean", "True or False", _boolean)
 SIZE = Kind("bytes", "a whole number of bytes", _number(0))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from django.utils.crypto import salted_hmac
 from django.utils.module_loading import import_string
 
 from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS, DeclaredAccount, from_smtp_options
-from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
+from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
 from prx_email_django.conf.kinds import Retention, closest
 from prx_email_django.conf.table import SETTINGS, Setting
+from prx_email_django.rules.domains import ascii_domain
 
 NAME = "PRX_EMAIL"
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
@@ -90,6 +92,24 @@ class OutboxSettings:
     retention: Retention
     key_source: tuple[str, ...] | str | None = field(repr=False)
 
+    def domain_of_message_ids(self) -> str:
+        """The right side of a Message-ID now: MESSAGE_ID_DOMAIN, or what its function returns, asked each time.
+
+        Raises:
+            ImproperlyConfigured: it is no domain.
+        """
+        domain = self._message_id_function() if self._message_id_function else self.message_id_domain
+        try:
+            return ascii_domain(domain if isinstance(domain, str) else "")
+        except ValueError:
+            raise ImproperlyConfigured(
+                f'{NAME}["MESSAGE_ID_DOMAIN"] must be a domain, or a function that returns a domain.'
+            ) from None
+
+    @functools.cached_property
+    def _message_id_function(self) -> Callable[[], object] | None:
+        return _function(prx_email().get("MESSAGE_ID_DOMAIN"))
+
     @functools.cached_property
     def credential_keys(self) -> tuple[bytes, ...]:
         """The Fernet keys: the first key encrypts, every key decrypts.
@@ -99,10 +119,8 @@ class OutboxSettings:
         Raises:
             ImproperlyConfigured: the function of CREDENTIAL_KEYS returned no keys.
         """
-        if self.key_source is None:
-            return tuple(from_secret_key(secret) for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
         source = _call_key_function(self.key_source) if isinstance(self.key_source, str) else self.key_source
-        return tuple(fernet_key(key) for key in source)
+        return tuple(made for key in source or (OF_DJANGO,) for made in _fernet_keys(key))
 
 
 @functools.lru_cache(maxsize=1)
@@ -129,7 +147,14 @@ def outbox_settings() -> OutboxSettings:
 def problems() -> list[Problem]:
     """All problems with ``PRX_EMAIL``, for the system checks; they never hold an encryption key."""
     values, found = _read()
-    return [*found, *_contradictions(values), *_risks(values), *_unimportable(values), *_missing_files(values)]
+    return [
+        *found,
+        *_contradictions(values),
+        *_risks(values),
+        *_unimportable(values),
+        *_lost_function(values),
+        *_missing_files(values),
+    ]
 
 
 def _read() -> tuple[dict[str, Any], list[Problem]]:
@@ -209,9 +234,41 @@ def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _is_function(path: str) -> bool:
+    return _function(path) is not None
+
+
+def _function(path: object) -> Callable[..., object] | None:
+    """What the dotted path names; None: nothing that can be imported and called."""
     try:
-        return callable(import_string(path))
+        found = import_string(path) if isinstance(path, str) and "." in path else None
     except ImportError:
+        return None
+    return found if callable(found) else None
+
+
+def _lost_function(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A domain that is spelt as a module of this project and something that the module does not have."""
+    path = prx_email().get("MESSAGE_ID_DOMAIN") if "message_id_domain" in values else None
+    if not isinstance(path, str) or _is_function(path):
+        return
+    module = path.rpartition(".")[0]
+    if _is_domain(path) and not ("." in module and _is_module(module)):
+        return
+    hint = "Write a domain, or the dotted path of a function that returns it and can be imported."
+    yield _problem("MESSAGE_ID_DOMAIN", f'names no function; "{path}" is none that can be imported.', hint, "E005")
+
+
+def _is_domain(text: str) -> bool:
+    try:
+        return bool(ascii_domain(text))
+    except ValueError:
+        return False
+
+
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ImportError, ValueError):
         return False
 
 
@@ -221,6 +278,14 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("ATTACHMENT_STORE", "is not a directory here.", "Create it, or write None.", "W004")
     if authorities and not authorities.is_file():
         yield _problem("TLS_CA_FILE", "is not a file here.", "Create it, or write None.", "W005")
+
+
+def _fernet_keys(key: str) -> Iterator[bytes]:
+    if key != OF_DJANGO:
+        yield fernet_key(key)
+        return
+    for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        yield from_secret_key(secret)
 
 
 def _call_key_function(path: str) -> tuple[str, ...]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from prx_email_django.conf import kinds
 from prx_email_django.conf.kinds import Kind
 
+#: Two installations that keep it may use the same Message-IDs.
+DEFAULT_MESSAGE_ID_DOMAIN = "prx-email.local"
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -21,7 +24,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("INSTANCE", "", kinds.TEXT),
     Setting("DEFAULT_ACCOUNT", None, kinds.OPTIONAL_TEXT),
     Setting("ACCOUNTS", {}, kinds.ACCOUNTS),
-    Setting("MESSAGE_ID_DOMAIN", "prx-email.local", kinds.DOMAIN),
+    Setting("MESSAGE_ID_DOMAIN", DEFAULT_MESSAGE_ID_DOMAIN, kinds.DOMAIN),
     Setting("BASE_BACKOFF", 5, kinds.DURATION),
     Setting("MAX_BACKOFF", 21_600, kinds.DURATION),
     Setting("MAX_RETRIES", None, kinds.OPTIONAL_COUNT),

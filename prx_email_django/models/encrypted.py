@@ -129,6 +129,17 @@ class InSettings:
         return IN_SETTINGS + self.fingerprint
 
 
+class _TextInSettings(str):
+    """The secret of the settings, which a raw save (``loaddata``) takes from the attribute: it must not be stored."""
+
+    marker: InSettings
+
+    def __new__(cls, marker: InSettings) -> _TextInSettings:
+        made = super().__new__(cls, marker.text)
+        made.marker = marker
+        return made
+
+
 @sensitive_variables()
 def encrypt(text: str, *, label: str) -> Ciphertext:
     """Encrypt the text with the first key, for the field ``label`` (``app.model.field``)."""
@@ -147,6 +158,20 @@ def rotate(value: Ciphertext) -> Ciphertext:
     """
     value.decrypt()  # refuses a token of another column
     return Ciphertext(label=value.label, stored=PREFIX + _cipher().rotate(value._token()).decode())
+
+
+def is_current(value: Ciphertext) -> bool:
+    """Whether the ciphertext was made with the first key.
+
+    Raises:
+        DecryptionFailed: see ``Ciphertext.decrypt``.
+    """
+    value.decrypt()
+    try:
+        Fernet(outbox_settings().credential_keys[0]).decrypt(value._token())
+    except InvalidToken:
+        return False
+    return True
 
 
 def is_set(instance: models.Model, name: str) -> bool:
@@ -169,7 +194,7 @@ class _SecretAttribute(DeferredAttribute):
     def __get__(self, instance: models.Model | None, cls: type[models.Model] | None = None) -> Any:
         value = super().__get__(instance, cls)
         if isinstance(value, InSettings):
-            return value.text
+            return _TextInSettings(value)
         return value.decrypt() if isinstance(value, Ciphertext) else value
 
     def __set__(self, instance: models.Model, value: object) -> None:
@@ -222,6 +247,8 @@ class EncryptedTextField(TextFieldBase):
 
     def get_prep_value(self, value: Any) -> Any:
         """The value for the database, in ``save``, ``bulk_create`` and ``update`` alike."""
+        if isinstance(value, _TextInSettings):
+            return value.marker.stored
         value = super(models.TextField, self).get_prep_value(value)
         if value is None:
             return None

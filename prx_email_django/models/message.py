@@ -146,7 +146,7 @@ class OutboxMessage(OutboxModel):
         if self.fixed_message_id:
             return self.fixed_message_id
         number = message_id_number(self.message_number, self.retries)
-        return message_id(self.pk, number, outbox_settings().message_id_domain)
+        return message_id(self.pk, number, outbox_settings().domain_of_message_ids())
 
     @property
     def refused_recipients(self) -> dict[str, dict[str, Any]]:

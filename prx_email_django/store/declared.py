@@ -7,7 +7,8 @@ whatever its row says (``models.declared``), so a row that another transaction h
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.db.models import QuerySet
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.declared import DeclaredAccount
 from prx_email_django.models import Account
-from prx_email_django.models.declared import SETTINGS, declared_fields
+from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_fields
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.db import atomic, retried
 
@@ -49,57 +50,78 @@ def make_missing(names: Collection[str]) -> None:
         make(name)
 
 
-@retried
-def make(name: str) -> bool:
-    """Make the row of a declared account; False: the settings declare none that could work.
+def make(name: str) -> Account | None:
+    """The row of a declared account, which is made if it is missing; None: the settings declare none that could work.
 
-    Another process may make it at the same time, and a person may have given its name to another account.
+    Another process may make it at the same time, and a person may have given its name to another account.  In a
+    caller's transaction it is made beside that, so that nobody waits for the transaction's end.
     """
     made = declared_fields(name)
     if made is None or made.problems:
-        return False
+        return None
+    return _on_own_connection(_insert, made) if _has_other_callers() else _insert(made)
+
+
+@retried
+def _insert(made: DeclaredFields) -> Account:
+    account = Account(name=made.declared.name, source=SETTINGS, **made.columns)
     try:
         with atomic():
-            Account(name=name, source=SETTINGS, **made.columns).save(force_insert=True)
+            account.save(force_insert=True)
     except IntegrityError:
-        if not _exists(name):
+        found: Account | None = Account.objects.filter(name=made.declared.name).first()
+        if found is None:
             raise
-    else:
-        _written_at[made.declared] = monotonic()
-    return True
+        return found
+    _written_at[made.declared] = monotonic()
+    return account
 
 
-def _exists(name: str) -> bool:
-    """Asked as the last committed state has it: a repeatable read would not show another transaction's row."""
-    if connections[outbox_alias()].vendor != "mysql":
-        return bool(Account.objects.filter(name=name).exists())
-    with atomic():
-        return bool(Account.objects.select_for_update().filter(name=name).values_list("pk"))
+def _on_own_connection(function: Callable[[DeclaredFields], Account], made: DeclaredFields) -> Account:
+    """Call the function in a thread, which has a connection to the database of its own."""
+
+    def call() -> Account:
+        try:
+            return function(made)
+        finally:
+            connections[outbox_alias()].close()
+
+    with ThreadPoolExecutor(1, "prx-email-account") as executor:
+        return executor.submit(call).result()
+
+
+def _has_other_callers() -> bool:
+    """Whether a transaction is open that others may have to wait for.
+
+    That of a ``TestCase`` is alone, and so is every writer of SQLite.
+    """
+    connection: Any = connections[outbox_alias()]
+    if connection.vendor == "sqlite" or any(
+        getattr(block, "_from_testcase", False) for block in connection.atomic_blocks
+    ):
+        return False
+    return _is_in_transaction(connection)
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    inside = any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    return inside or not (connection.in_atomic_block or connection.get_autocommit())
 
 
 def keep_equal(account: Account) -> None:
-    """Write the settings to the row of an account that was read and differs, unless that could make anybody wait.
+    """Write the settings to the row of an account that was read and differs, but not in a caller's transaction.
 
-    In MariaDB and MySQL a row that is changed in a caller's transaction would hold every ``enqueue`` of the account
-    until that transaction ends.
+    There the row, or what workers have learned of the account, would hold others until that transaction ends.
     """
     made = declared_fields(account.name) if account.settings_differ else None
     if made is None or monotonic() < _written_at.get(made.declared, -WRITE_AGAIN_AFTER) + WRITE_AGAIN_AFTER:
         return
-    if not _may_write():
+    connection: Any = connections[outbox_alias()]
+    would_wait = connection.vendor == "mysql" and not connection.features.has_select_for_update_skip_locked
+    if would_wait or _is_in_transaction(connection):
         return
     if _write(account.pk):
         _written_at[made.declared] = monotonic()
-
-
-def _may_write() -> bool:
-    """Whether a write now waits for nobody, and lets nobody wait."""
-    connection: Any = connections[outbox_alias()]
-    if connection.vendor != "mysql":
-        return True
-    inside = any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
-    is_open = inside or not bool(connection.in_atomic_block or connection.get_autocommit())
-    return not is_open and bool(connection.features.has_select_for_update_skip_locked)
 
 
 @retried
@@ -115,7 +137,12 @@ def _write(account_id: int) -> bool:
 
 
 def _unlocked() -> QuerySet[Account]:
-    """Rows that nobody holds, with a lock; SQLite has one writer at a time and knows no such lock."""
-    skips = connections[outbox_alias()].features.has_select_for_update_skip_locked
-    rows: QuerySet[Account] = Account.objects.select_for_update(skip_locked=skips)
+    """Rows that nobody holds, with a lock that no message of the account waits for in PostgreSQL.
+
+    SQLite has one writer at a time, and no such lock.
+    """
+    features: Any = connections[outbox_alias()].features
+    rows: QuerySet[Account] = Account.objects.select_for_update(
+        skip_locked=features.has_select_for_update_skip_locked, no_key=features.has_select_for_no_key_update
+    )
     return rows

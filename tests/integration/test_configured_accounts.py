@@ -74,14 +74,16 @@ def test_an_account_that_settings_name_is_missed_before_mail_is_lost(
 
 
 def test_a_mailer_that_finds_no_account_is_missed_before_mail_is_lost(settings: Any) -> None:
-    ways: list[dict[str, Any]] = [{"MAILERS": {"default": {"BACKEND": BACKEND}}}]
     if django.VERSION < (6, 1):  # deprecated since
-        ways.insert(0, {"EMAIL_BACKEND": BACKEND})
-    for configured in ways:
-        configure(settings, **configured)
+        configure(settings, EMAIL_BACKEND=BACKEND)
+        assert warned() == [], "Django's own EMAIL_HOST is the account"
+        settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"shop": "smtp+clear://localhost:1025"}}
         (warning,) = warned()
         assert warning.id == "prx_email_django.W041" and "has no DEFAULT_ACCOUNT" in warning.msg
-        assert judge(outbox_status(), max_age=SECOND)[0] is Health.BROKEN
+    configure(settings, MAILERS={"default": {"BACKEND": BACKEND}})
+    (warning,) = warned()
+    assert warning.id == "prx_email_django.W041" and "has no DEFAULT_ACCOUNT" in warning.msg
+    assert judge(outbox_status(), max_age=SECOND)[0] is Health.BROKEN
     settings.PRX_EMAIL = {**MEMORY, "ACCOUNT_ROUTER": f"{__name__}.router"}
     assert warned() == [], "a router may name an account for every message"
     settings.PRX_EMAIL = MEMORY
@@ -106,13 +108,13 @@ def error_of(call: Any, *args: Any, **options: Any) -> AccountUnavailable:
 def test_the_error_names_the_accounts_that_there_are(call: Any, settings: Any) -> None:
     configure(settings)
     values = {"to": "ann@example.org", "subject": "Hello", "body_text": "Hi."}
-    assert "there is no account yet: add an account" in str(error_of(call, account="news", **values))
+    assert "there is no account yet: declare an account in PRX_EMAIL" in str(error_of(call, account="news", **values))
     for number in range(7):
         factories.account(f"n{number}")
     error = error_of(call, account="news", **values)
     assert error.code == "account_not_found"
     assert str(error).startswith(
-        "there is no account “news”; there are “n0”, “n1”, “n2”, “n3”, “n4”, …; add an account"
+        "there is no account “news”; there are “n0”, “n1”, “n2”, “n3”, “n4”, …; declare an account in"
     )
     error = error_of(call, account=None, **values)
     assert error.code == "no_default_account" and "DEFAULT_ACCOUNT" in str(error) and "“n0”" in str(error)

@@ -33,8 +33,9 @@ class SwitchProject:
             self.environment["SSL_CERT_FILE"] = ca_file
         folder.mkdir()
         self._run("-m", "django", "startproject", "shop", str(folder), environment={**os.environ})
+        # Django 6.1's own file has MAILERS, beside which EMAIL_HOST is refused.
         with self.file.open("a") as file:
-            file.write("\n".join(["", *settings, ""]))
+            file.write("\n".join(["", 'globals().pop("MAILERS", None)', *settings, ""]))
 
     def switch(self) -> None:
         """Change the path of the backend and nothing else, and install the app as every app is installed."""

@@ -20,6 +20,7 @@ from django.dispatch import Signal
 
 import prx_email_django
 from prx_email_django import backends, errors, models, results, signals
+from prx_email_django.conf.declared import SMTP_OPTIONS
 from prx_email_django.conf.table import SETTINGS, Setting
 from prx_email_django.django_mail.backend_options import OPTION_NAMES
 from prx_email_django.django_mail.options import MailOptions
@@ -201,17 +202,8 @@ def test_a_default_is_the_documented_one(setting: Setting) -> None:
 
 
 #: Words in capitals that are not settings of this app.
-FOREIGN = {
-    "DEFAULT_FROM_EMAIL",
-    "PRX_EMAIL",
-    "INSTALLED_APPS",
-    "EMAIL_BACKEND",
-    "MAILERS",
-    "SECRET_KEY",
-    "SECRET_KEY_FALLBACKS",
-    "ADMINS",
-}
-FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT"}
+FOREIGN = {"PRX_EMAIL", "INSTALLED_APPS", "EMAIL_BACKEND", "MAILERS", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "ADMINS"}
+FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT", "DEFAULT_FROM_EMAIL", *SMTP_OPTIONS.values()}
 
 
 def test_no_page_names_a_setting_that_does_not_exist() -> None:
