@@ -168,6 +168,12 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
             )
         return super().render_change_form(request, context, *args, **kwargs)
 
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Fill in the fields of the preset that the address names."""
+        initial: dict[str, Any] = dict(super().get_changeform_initial_data(request))
+        preset = PRESETS.get(initial.pop("preset", ""))
+        return initial if preset is None else {**preset.initial(), **initial}
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Write only the columns that this form changes."""
         if change:
@@ -221,9 +227,10 @@ class AccountAdmin(AccountAdminMixin, ModelAdmin):
 def _presets() -> Iterator[dict[str, Any]]:
     """Return each provider and authentication method with the query string that fills in the form."""
     for name, preset in PRESETS.items():
-        server = {"host": preset.host, "port": preset.port}
+        row = {"name": preset.label, "host": preset.host, "port": preset.port, "trap": preset.trap}
         if not preset.oauth_only:
-            yield {"name": name.capitalize(), "how": _("app password"), "query": urlencode(server), **server}
+            how = _("no login") if preset.login_optional else _("password")
+            yield {**row, "how": how, "query": urlencode({"preset": name})}
         if preset.oauth_provider:
-            query = urlencode(server | {"oauth_provider": preset.oauth_provider})
-            yield {"name": name.capitalize(), "how": _("OAuth"), "query": query, **server}
+            query = urlencode({"preset": name, "oauth_provider": preset.oauth_provider})
+            yield {**row, "how": _("OAuth"), "query": query}

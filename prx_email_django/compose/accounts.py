@@ -127,7 +127,7 @@ def _known_accounts() -> str:
 
 def account_default_from(account: Account) -> str:
     """The From header of messages without one: the account's address with its display name."""
-    address = account.email or (account.user if "@" in account.user else default_from_email())
+    address = account.email or default_from_email()
     # Validation refuses control characters in the name; a row that was written past it must not lose every message.
     display_name = CONTROL.sub(" ", account.display_name).strip()
     if not display_name or not account.email:

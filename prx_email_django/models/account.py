@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -14,7 +14,14 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
-from prx_email_django.models.account_validation import KEY_WITHOUT_CERTIFICATE, MECHANISM_FITS_NOT, account_errors
+from prx_email_django.models.account_validation import (
+    KEY_WITHOUT_CERTIFICATE,
+    MECHANISM_FITS_NOT,
+    NO_LOGIN,
+    NO_USER,
+    PASSWORD_OR_TOKEN,
+    account_errors,
+)
 from prx_email_django.models.choices import (
     AccountSource,
     AuthMechanism,
@@ -24,6 +31,7 @@ from prx_email_django.models.choices import (
     Security,
 )
 from prx_email_django.models.declared import SETTINGS, apply_settings
+from prx_email_django.models.derived import AuthMethodField, DerivedField, SecurityField, SenderField
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
 from prx_email_django.models.managers import OutboxManager, OutboxModel, outbox_alias
 from prx_email_django.models.presets import preset_fields
@@ -62,34 +70,30 @@ GRANT_FIELDS = (
 )
 
 
-class AccountQuerySet(models.QuerySet["Account"]):
-    """Query set that fills in the derived fields in ``bulk_create`` too."""
+class AccountManager(OutboxManager["Account"]):
+    """``Account.objects``, in the database of the outbox; a migration has it too."""
 
-    def bulk_create(self, objs: Iterable[Account], *args: Any, **kwargs: Any) -> list[Account]:
-        """Create the accounts, with ``security`` and ``auth_method`` derived if they are empty."""
-        accounts = list(objs)
-        for account in accounts:
-            account.fill_defaults()
-        return super().bulk_create(accounts, *args, **kwargs)
-
-
-class AccountManager(OutboxManager["Account"].from_queryset(AccountQuerySet)):  # type: ignore[misc]
-    """``Account.objects``, in the database of the outbox."""
+    use_in_migrations = True
 
     @sensitive_variables()
-    def from_preset(self, preset: str, *, name: str, user: str, **fields: Any) -> Account:
-        """Create an account at a well-known provider: ``gmail``, ``outlook``, ``yahoo`` or ``fastmail``.
+    def from_preset(
+        self, preset: str, *, name: str, user: str = "", region: str | None = None, **fields: Any
+    ) -> Account:
+        """Create an account at a well-known provider; ``docs/providers.md`` lists the presets.
 
-        ``email`` defaults to ``user``.  Give ``password=…`` (an app password), ``oauth_token=…`` or the fields of a
-        token provider.
+        Give ``password=…`` (mostly an app password), ``oauth_token=…`` or the fields of a token provider.  ``region``:
+        for ``ses``, and for ``mailgun``, ``sendgrid`` and ``zoho`` where the account is not in their usual region.
 
         Raises:
             ValueError: unknown preset.
             ValidationError: the account could not work: no credentials, credentials of two kinds, of a kind that the
-                provider does not have, or incomplete; also a name that is taken.
+                provider does not have, or incomplete; no region or sender where one is needed; a name that is taken.
         """
-        account: Account = self.model(**preset_fields(preset, name=name, user=user, **fields))
-        account.full_clean()
+        account = self.model(**preset_fields(preset, region=region, name=name, user=user, **fields))
+        account.full_clean(validate_constraints=False)
+        if errors := account_errors(account):  # the historical model of a migration has no clean()
+            raise ValidationError(errors)
+        account.validate_constraints()
         account.save(using=self._db, force_insert=True)
         return account
 
@@ -102,15 +106,21 @@ class Account(OutboxModel):
     """An SMTP account: server, credentials, sender and limits."""
 
     name = models.CharField(_("name"), max_length=100, unique=True)
-    email = models.CharField(
-        _("email address"), max_length=320, blank=True, help_text=_("The From address of messages that name none.")
+    email = SenderField(
+        _("email address"),
+        max_length=320,
+        blank=True,
+        help_text=_(
+            "The From address of messages that name none. Left empty: the user, if that is an address, else "
+            "DEFAULT_FROM_EMAIL."
+        ),
     )
     display_name = models.CharField(_("display name"), max_length=200, blank=True)
     host = models.CharField(_("host"), max_length=255)
     port = models.PositiveIntegerField(
         _("port"), default=465, validators=[MinValueValidator(1), MaxValueValidator(65535)]
     )
-    security = models.CharField(
+    security = SecurityField(
         _("security"),
         max_length=10,
         choices=Security.choices,
@@ -118,7 +128,7 @@ class Account(OutboxModel):
         help_text=_("Left empty: implicit TLS on port 465, STARTTLS on any other."),
     )
     user = models.CharField(_("user"), max_length=320, blank=True)
-    auth_method = models.CharField(
+    auth_method = AuthMethodField(
         _("authentication"),
         max_length=10,
         choices=AuthMethod.choices,
@@ -210,24 +220,34 @@ class Account(OutboxModel):
         verbose_name_plural = _("accounts")
         ordering = ("name",)
         constraints = (
-            _constraint("prx_account_host", ~Q(host=""), _("The host is empty.")),
+            _constraint("account_host_is_not_empty", ~Q(host=""), _("The host is empty.")),
             _constraint(
-                "prx_account_port", Q(port__gte=1, port__lte=65535), _("The port must be between 1 and 65535.")
+                "account_port_is_from_1_to_65535",
+                Q(port__gte=1, port__lte=65535),
+                _("The port must be between 1 and 65535."),
             ),
             _constraint(
-                "prx_account_security",
+                "account_security_is_tls_starttls_or_none",
                 Q(security__in=Security.values),
                 _("The security is one of tls, starttls and none."),
             ),
             _constraint(
-                "prx_account_one_secret",
-                (Q(auth_method="password", oauth_token="") & ~Q(user="") & ~Q(password=""))
-                | (Q(auth_method="xoauth2", password="") & ~Q(user="") & (~Q(oauth_token="") | ~Q(oauth_provider="")))
-                | Q(auth_method="none", user="", password="", oauth_token=""),
-                _(
-                    "Exactly one of password and OAuth token must be set, with a user; "
-                    "an unauthenticated relay (authentication “none”) has neither."
-                ),
+                "account_authentication_is_known",
+                Q(auth_method__in=AuthMethod.values),
+                _("The authentication is one of password, xoauth2 and none."),
+            ),
+            _constraint(
+                "account_has_password_or_token_not_both",
+                (Q(auth_method="password", oauth_token="") & ~Q(password=""))
+                | (Q(auth_method="xoauth2", password="") & (~Q(oauth_token="") | ~Q(oauth_provider="")))
+                | ~Q(auth_method__in=("password", "xoauth2")),
+                PASSWORD_OR_TOKEN,
+            ),
+            _constraint("account_login_has_a_user", ~Q(user="") | Q(auth_method="none"), NO_USER),
+            _constraint(
+                "account_without_login_has_no_user_or_secret",
+                ~Q(auth_method="none") | Q(user="", password="", oauth_token=""),
+                NO_LOGIN,
             ),
             _constraint(
                 "account_mechanism_fits_authentication",
@@ -242,17 +262,17 @@ class Account(OutboxModel):
                 "account_client_key_has_certificate", Q(tls_key_file="") | ~Q(tls_cert_file=""), KEY_WITHOUT_CERTIFICATE
             ),
             _constraint(
-                "prx_account_limits",
+                "account_has_at_least_one_connection_and_message",
                 Q(max_connections__gte=1, max_messages_per_connection__gte=1),
                 _("At least one connection, and one message on each."),
             ),
             _constraint(
-                "prx_account_pipelining",
+                "account_pipelining_is_known",
                 Q(pipelining__in=Pipelining.values),
                 _("The pipelining is one of auto, full, envelope and off."),
             ),
             _constraint(
-                "prx_account_provider",
+                "account_oauth_provider_is_known",
                 Q(oauth_provider__in=OAuthProvider.values),
                 _("The OAuth provider is one of google, microsoft and custom."),
             ),
@@ -270,7 +290,6 @@ class Account(OutboxModel):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save; delete the runtime state that belongs to changed credentials, and the pause of a corrected account."""
-        self.fill_defaults()
         adding = self._state.adding
         changed = set() if adding else self._changed_credentials()
         super().save(*args, **kwargs)
@@ -279,17 +298,11 @@ class Account(OutboxModel):
         elif not adding:
             AccountState.objects.forget_misconfiguration(self.pk)
 
-    def fill_defaults(self) -> None:
-        """Derive ``security`` from the port, and ``auth_method`` from the secrets, if they are empty."""
-        if not self.security:
-            self.security = Security.for_port(self.port)
-        if not self.auth_method:
-            by_token = not self.password and bool(self.oauth_token or self.oauth_provider)
-            self.auth_method = AuthMethod.XOAUTH2 if by_token else AuthMethod.PASSWORD
-
     def clean_fields(self, exclude: Any = None) -> None:
         """Fill in the derived fields before Django validates the fields."""
-        self.fill_defaults()
+        for field in self._meta.concrete_fields:
+            if isinstance(field, DerivedField):
+                setattr(self, field.attname, getattr(self, field.attname))
         super().clean_fields(exclude=exclude)
 
     def clean(self) -> None:

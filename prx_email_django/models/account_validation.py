@@ -14,9 +14,16 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
-from prx_email_django.rules.hosts import check_token_url, cleartext_allowed, host_allowed, is_host, is_loopback
+from prx_email_django.models.derived import is_bare_address
+from prx_email_django.rules.hosts import (
+    check_token_url,
+    cleartext_allowed,
+    cleartext_refusal,
+    host_allowed,
+    is_host,
+    is_loopback,
+)
 from prx_email_django.rules.rates import parse_rate_limits
 from prx_email_django.rules.references import reference
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
@@ -25,6 +32,9 @@ MECHANISM_FITS_NOT = _(
     "PLAIN, LOGIN and CRAM-MD5 need a password; XOAUTH2 and OAUTHBEARER need a token; without authentication there is "
     "no mechanism."
 )
+PASSWORD_OR_TOKEN = _("Set either a password or a token, not both.")
+NO_USER = _("The user is empty.")
+NO_LOGIN = _("A relay without authentication has no user, password or token.")
 KEY_WITHOUT_CERTIFICATE = _("The client key needs a client certificate.")
 
 #: The fields that hold a secret, or a reference to a secret.
@@ -83,13 +93,8 @@ def _clean_tls_files(account: Any, errors: dict[str, Any]) -> None:
 def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
     """The From address, the host and clear text, by the rules that hold when a message is sent."""
     settings = outbox_settings()
-    if account.email:
-        try:
-            is_bare = not split_mailbox(account.email).display and "<" not in account.email
-        except ValueError:
-            is_bare = False
-        if not is_bare:
-            errors["email"] = _("This must be one address, such as ann@example.com; the name has a field of its own.")
+    if account.email and not is_bare_address(account.email):
+        errors["email"] = _("This must be one address, such as ann@example.com; the name has a field of its own.")
     if account.host and not is_host(account.host):
         errors["host"] = _(
             "This must be the host’s name or address alone, without brackets; the port has a field of its own."
@@ -99,7 +104,7 @@ def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
     if account.security != Security.NONE:
         return
     if not cleartext_allowed(account.host, settings.cleartext_hosts):
-        errors["security"] = _("Clear text is allowed only to hosts that CLEARTEXT_HOSTS names.")
+        errors["security"] = cleartext_refusal(account.host)
     elif account.auth_method != AuthMethod.NONE and not is_loopback(account.host):
         errors["security"] = _("A password or token goes in clear text to loopback only.")
 
@@ -109,10 +114,10 @@ def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
     password, token = account.password, account.oauth_token
     if account.auth_method == AuthMethod.NONE:
         if account.user or password or token:
-            errors["auth_method"] = _("A relay without authentication has no user, password or token.")
+            errors["auth_method"] = NO_LOGIN
         return
     if not account.user.strip():
-        errors["user"] = _("The user is empty.")
+        errors["user"] = NO_USER
     by_password = account.auth_method == AuthMethod.PASSWORD
     if by_password and not password:
         errors["password"] = _("Set the password (or a token, for OAuth).")
@@ -123,9 +128,9 @@ def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
     elif token and reference(token) is None and not _TOKEN.fullmatch(token):
         errors["oauth_token"] = _("A token has only printable ASCII characters, and no blank.")
     if by_password and token:
-        errors["oauth_token"] = _("Set either a password or a token, not both.")
+        errors["oauth_token"] = PASSWORD_OR_TOKEN
     if not by_password and password:
-        errors["password"] = _("Set either a password or a token, not both.")
+        errors["password"] = PASSWORD_OR_TOKEN
 
 
 @sensitive_variables()

@@ -127,7 +127,7 @@ def _make(declared: DeclaredAccount) -> DeclaredFields:
 
 @sensitive_variables()
 def _with_preset(declared: DeclaredAccount) -> dict[str, Any]:
-    given = dict(declared.fields)
+    given: dict[str, Any] = dict(declared.fields)
     if "preset" not in given:
         return given
     preset, user = given.pop("preset"), str(given.pop("user", ""))
@@ -160,7 +160,7 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
     problems: list[FieldProblem] = []
     for name, value in given.items():
         if name not in secrets:
-            setattr(account, name, _converted(model._meta.get_field(name), value))
+            setattr(account, name, converted(model._meta.get_field(name), value))
         elif not isinstance(value, str):
             text = _ABSENT if value is None else "must be text"
             problems.append(
@@ -179,7 +179,7 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
     return DeclaredFields(declared, columns=columns, fingerprints=fingerprints)
 
 
-def _converted(column: Any, value: Any) -> Any:
+def converted(column: Any, value: Any) -> Any:
     """The words of a URL's query for a boolean; every other value is converted by the column itself."""
     if isinstance(column, models.BooleanField) and isinstance(value, str):
         word = value.strip().lower()

@@ -109,6 +109,14 @@ def cleartext_allowed(host: str, entries: Iterable[str], *, reached: str | None 
     return address is not None and any(address in network for network in parsed if not isinstance(network, str))
 
 
+def cleartext_refusal(host: str) -> str:
+    """Why clear text is refused, with the setting to write; the form and the connection say the same."""
+    return (
+        "clear text is not allowed to this host: choose STARTTLS or implicit TLS, or, on a network that you trust, add "
+        f'the host to the setting: PRX_EMAIL["CLEARTEXT_HOSTS"] = ["{host}"]'
+    )
+
+
 def cleartext_entry(entry: str) -> str:
     """An entry of ``CLEARTEXT_HOSTS`` in its one form: a network, or a name in ASCII without a final dot.
 

@@ -233,10 +233,10 @@ def test_an_account_is_added_with_the_presets_at_hand() -> None:
     url = f"{rows.ACCOUNTS}add/"
     page = unescape(client.get(url).content.decode())
     assert "smtp.office365.com" in page
-    filled = client.get(f"{url}?host=smtp.office365.com&port=587&oauth_provider=microsoft").context["adminform"].form
-    assert (filled["host"].value(), filled["port"].value()) == ("smtp.office365.com", "587")
+    filled = client.get(f"{url}?preset=outlook&oauth_provider=microsoft").context["adminform"].form
+    assert (filled["host"].value(), filled["port"].value()) == ("smtp.office365.com", 587)
     assert filled["oauth_provider"].value() == "microsoft"
-    assert 'href="?host=smtp.office365.com&port=587&oauth_provider=microsoft"' in page
+    assert 'href="?preset=outlook&oauth_provider=microsoft"' in page
     form = {
         "name": "main",
         "host": "smtp.gmail.com",

@@ -67,7 +67,13 @@ def with_account(migrated: Project, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_pages_that_matter_are_run() -> None:
     """A misspelt mark must not take a page out of the run."""
-    wanted = {"README.md", *(f"docs/{name}.md" for name in ("accounts", "api", "backend", "operations", "testing"))}
+    wanted = {
+        "README.md",
+        *(
+            f"docs/{name}.md"
+            for name in ("accounts", "api", "backend", "first-mail", "operations", "providers", "testing")
+        ),
+    }
     assert wanted <= set(RUNNABLE) | {block.page for block in TESTS}
     assert len(SETTINGS) > 10
 
@@ -85,6 +91,19 @@ def test_what_a_page_tells_to_type_works(page: str, migrated: Project, with_acco
 def _assert_output(block: Block, output: str) -> None:
     pattern = r".*?".join(re.escape(piece) for piece in block.text.strip().split("…"))
     assert re.fullmatch(pattern, output.strip(), re.DOTALL), f"{block} shows\n{block.text}\nbut the output is\n{output}"
+
+
+def test_the_migration_that_is_shown_makes_its_account(tmp_path: Path) -> None:
+    project = Project(tmp_path, _files("docs/accounts.md"))
+    for package in ("shop_mail", "shop_mail/migrations"):
+        project.write(f"{package}/__init__.py", "")
+    project.write("shown.py", f'{BASE_SETTINGS}\nINSTALLED_APPS.append("shop_mail")\n')
+    for _ in range(2):
+        ended = project.manage("migrate", "--run-syncdb", "-v0", settings="shown")
+        assert ended.returncode == 0, ended.stderr
+    again = ("outbox_account", "shop", "--preset", "gmail", "--set", "user=shop@example.com")
+    ended = project.manage(*again, "--secret", "env:SHOP_PASSWORD", settings="shown")
+    assert ended.stdout == "account “shop”: nothing to change\n", ended.stderr
 
 
 @pytest.mark.parametrize("block", SETTINGS, ids=str)

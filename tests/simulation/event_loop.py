@@ -322,7 +322,9 @@ class SimulatedTransport(asyncio.Transport):
 def connector(server_of: Callable[[str, int], SimulatedServer]) -> Callable[..., Any]:
     """``transports.smtp.connect.connect`` in the simulated world."""
 
-    async def connect(host: str, port: int, *, timeout: float, allowed: object = None) -> SimulatedSocket:
+    async def connect(
+        host: str, port: int, *, timeout: float, allowed: object = None, resolved: Any = None
+    ) -> SimulatedSocket:
         world = World.current
         server = server_of(host, port)
         await asyncio.sleep(server.latency)

@@ -24,6 +24,7 @@ from prx_email_django.conf.declared import SMTP_OPTIONS
 from prx_email_django.conf.table import SETTINGS, Setting
 from prx_email_django.django_mail.backend_options import OPTION_NAMES
 from prx_email_django.django_mail.options import MailOptions
+from prx_email_django.models.choices import Security
 from prx_email_django.models.presets import PRESETS
 from prx_email_django.states import TRANSITIONS, ErrorCode, Status
 from tests.support.documents import PAGES, ROOT, Block, all_blocks, code_in, prose, tables, text_of
@@ -311,10 +312,29 @@ def test_every_option_of_the_backend_is_documented() -> None:
     assert set(backends.__all__) <= {code.rpartition(".")[2] for code in code_in(text_of("docs/backend.md"))}
 
 
-def test_every_preset_is_listed_with_its_server() -> None:
-    for name, row in table_with("docs/accounts.md", "gmail").items():
-        assert row[1].startswith(f"{PRESETS[name].host}:{PRESETS[name].port},")
-    assert set(table_with("docs/accounts.md", "gmail")) == set(PRESETS)
+def preset_row(name: str) -> list[str]:
+    """The row of the table of presets: name, page, server, login, limits that the account gets, and the trap."""
+    preset = PRESETS[name]
+    security = preset.fields.get("security") or Security.for_port(preset.port).value
+    words = {"tls": "TLS", "starttls": "STARTTLS", "none": "clear text"}
+    hosts = ", ".join(f"{region}: {host}" for region, host in preset.regions.items())
+    server = f"{preset.host.replace('{region}', 'REGION')}:{preset.port}, {words[security]}"
+    login = ["no login"] if preset.login_optional else []
+    login += [] if preset.oauth_only else ["password"]
+    login += ["OAuth"] if preset.oauth_provider else []
+    limits = [f"{field} {value}" for field, value in preset.fields.items() if field not in ("security", "user")]
+    return [
+        f"`{name}`",
+        f"[{preset.label}]({preset.page})",
+        server + (f" ({hosts})" if hosts else ""),
+        " or ".join(login),
+        ", ".join(f"`{limit}`" for limit in limits) or "none",
+        str(preset.trap),
+    ]
+
+
+def test_the_table_of_presets_is_the_code() -> None:
+    assert table_with("docs/providers.md", "gmail") == {name: preset_row(name) for name in PRESETS}
 
 
 # Guarantees

@@ -17,7 +17,7 @@ from typing import cast
 
 import aiosmtplib
 
-from prx_email_django.rules.hosts import ascii_host
+from prx_email_django.rules.hosts import ascii_host, cleartext_refusal
 from prx_email_django.rules.outcomes import Phase, Step, Trouble
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
@@ -159,7 +159,7 @@ class _Opening:
     def _allow_cleartext(self, sock: socket.socket) -> None:
         self.phase = Phase.TLS
         if not cleartext_allowed(sock, self.settings.host, self.settings.cleartext_hosts):
-            raise self._error("clear text is not allowed to this host", Trouble.TLS, "tls")
+            raise self._error(cleartext_refusal(self.settings.host), Trouble.TLS, "tls")
         if self.settings.auth_method != "none" and not is_loopback(sock):
             raise self._error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
         self.phase = Phase.CONNECT

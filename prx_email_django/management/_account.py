@@ -1,0 +1,139 @@
+"""Arguments of ``outbox_account``: the fields of an account from a preset or a URL, ``--set`` and ``--secret``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from getpass import getpass
+from typing import Any
+
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.core.management.base import CommandError
+from django.views.decorators.debug import sensitive_variables
+
+from prx_email_django.conf.account_url import parse_account_url
+from prx_email_django.conf.kinds import closest
+from prx_email_django.models import Account
+from prx_email_django.models.account_validation import SECRET_FIELDS
+from prx_email_django.models.declared import converted
+from prx_email_django.models.presets import preset_fields
+from prx_email_django.rules.references import literal, reference
+from prx_email_django.store.accounts import AccountChange
+
+_NOT_SET = frozenset({"id", "name", "source", "created_at", "updated_at"})
+_FIELDS = {column.name: column for column in Account._meta.concrete_fields if column.name not in _NOT_SET}
+#: What ``--set`` may name.
+SETTABLE = sorted(_FIELDS.keys() - set(SECRET_FIELDS))
+_NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
+
+
+@sensitive_variables()
+def account_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields that the arguments name.
+
+    Raises:
+        CommandError: an argument is wrong; the text holds no secret.
+        ValidationError: the preset cannot be used so.
+    """
+    given = _set_fields(options["set"] or (), has_preset=bool(options["preset"]))
+    given |= _secrets(options["secret"] or ())
+    if options["preset"]:
+        try:
+            given = preset_fields(options["preset"], **given)
+        except ValueError as error:
+            raise CommandError(f"--preset: {error}") from None
+    elif options["url"]:
+        given = _url_fields(options["url"]) | given
+    return {name: converted(_FIELDS[name], value) for name, value in given.items()}
+
+
+@sensitive_variables()
+def _url_fields(url: str) -> dict[str, Any]:
+    try:
+        fields = parse_account_url(url)
+    except ValueError as error:
+        raise CommandError(f"--url {error}") from None
+    for name in fields:
+        _known(name, "--url", list(_FIELDS))
+    return dict(fields)
+
+
+@sensitive_variables()
+def _set_fields(arguments: Iterable[str], *, has_preset: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in SECRET_FIELDS:
+            source = f"--secret {name}=env:NAME, --secret {name}=file:/path or --secret {name}=-"
+            raise CommandError(f"--set cannot set {name}: a command line is visible to others. Use {source}.")
+        if not equals:
+            raise CommandError("--set needs a field and a value: --set field=value")
+        if name != "region" or not has_preset:
+            _known(name, "--set", SETTABLE)
+        if name in fields:
+            raise CommandError(f"--set names {name} twice.")
+        fields[name] = value
+    return fields
+
+
+def _known(name: str, option: str, known: list[str]) -> None:
+    if name in known:
+        return
+    if not name.isidentifier():
+        raise CommandError(f"{option} must name fields of an account.")
+    meant = closest(name, known)
+    hint = f"Did you mean {meant}?" if meant else f"Fields are {', '.join(known)}."
+    raise CommandError(f"{option} names {name}, which is not a field that it can set. {hint}")
+
+
+@sensitive_variables()
+def _secrets(arguments: Iterable[str]) -> dict[str, str]:
+    """Secret field -> a reference, or the text from standard input."""
+    fields: dict[str, str] = {}
+    for argument in arguments:
+        named = _NAMED.fullmatch(argument)
+        name, source = named.groups() if named else ("password", argument)
+        if name not in SECRET_FIELDS:
+            raise CommandError(f"--secret sets one of {', '.join(SECRET_FIELDS)}.")
+        if name in fields:
+            raise CommandError(f"--secret names {name} twice.")
+        if source != "-" and reference(source) is None:
+            raise CommandError(
+                f"--secret for {name} must be env:NAME, file:/path, or - for standard input: a secret on the command "
+                "line is visible to others."
+            )
+        fields[name] = source
+    from_input = [name for name, source in fields.items() if source == "-"]
+    if len(from_input) > 1:
+        raise CommandError("Only one --secret can come from standard input.")
+    return fields | {name: _from_input(name) for name in from_input}
+
+
+@sensitive_variables()
+def _from_input(name: str) -> str:
+    text = getpass(f"{name}: ") if sys.stdin.isatty() else re.sub(r"\r?\n\Z", "", sys.stdin.read())
+    if not text:
+        raise CommandError(f"Standard input holds no secret for {name}.")
+    is_taken_otherwise = reference(text) is not None or literal(text) != text
+    return f"\\{text}" if is_taken_otherwise else text
+
+
+def described(change: AccountChange) -> Iterator[str]:
+    """One line for each field that changed, without a secret."""
+    for name, (before, after) in sorted(change.changed.items()):
+        if name in SECRET_FIELDS:
+            named = reference(after) if after else None
+            yield f"{name}: {named or ('set, not shown' if after else 'cleared')}"
+        elif change.created:
+            yield f"{name}: {after}"
+        else:
+            yield f"{name}: {before if before != '' else 'empty'} → {after if after != '' else 'empty'}"
+
+
+def problems(error: ValidationError) -> str:
+    """The errors, one on a line, each with its field."""
+    if not hasattr(error, "error_dict"):
+        return " ".join(error.messages)
+    named = {"" if name == NON_FIELD_ERRORS else f"{name}: ": texts for name, texts in error.message_dict.items()}
+    return "\n".join(f"{name}{' '.join(texts)}" for name, texts in named.items())
