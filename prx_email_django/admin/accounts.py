@@ -73,16 +73,13 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
     search_fields = ("name", "email", "host", "user")
     ordering = ("name",)
     fieldsets = (
-        (None, {"fields": ("name", ("email", "display_name"), "is_active")}),
-        (gettext_lazy("Server"), {"fields": (("host", "port"), "security", "user", ("auth_method", "auth_mechanism"))}),
-        (
-            gettext_lazy("Certificates"),
-            {"fields": ("tls_ca_file", "tls_cert_file", "tls_key_file"), "classes": ("collapse",)},
-        ),
-        (gettext_lazy("Password"), {"fields": ("password", "clear_password")}),
+        (gettext_lazy("How it signs in"), {"fields": ("auth_method",), "classes": ("outbox-method",)}),
+        (gettext_lazy("Server"), {"fields": (("host", "port"), "security", "user")}),
+        (gettext_lazy("Password"), {"fields": ("password", "clear_password"), "classes": ("outbox-for-password",)}),
         (
             gettext_lazy("OAuth"),
             {
+                "classes": ("outbox-for-xoauth2",),
                 "fields": (
                     "oauth_provider",
                     "oauth_client_id",
@@ -99,6 +96,11 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
                     "oauth_callable",
                 ),
             },
+        ),
+        (None, {"fields": ("name", ("email", "display_name"), "is_active")}),
+        (
+            gettext_lazy("Certificates and mechanism"),
+            {"fields": ("tls_ca_file", "tls_cert_file", "tls_key_file", "auth_mechanism"), "classes": ("collapse",)},
         ),
         (
             gettext_lazy("Limits"),

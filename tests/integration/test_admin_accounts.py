@@ -48,7 +48,7 @@ class Fields(HTMLParser):
     @staticmethod
     def _is_sent(given: dict[str, str | None]) -> bool:
         kind = given.get("type")
-        return kind not in {"submit", "checkbox"} or (kind == "checkbox" and "checked" in given)
+        return kind not in {"submit", "checkbox", "radio"} or (kind != "submit" and "checked" in given)
 
 
 def opened(client: Client, account: Account) -> dict[str, str]:
