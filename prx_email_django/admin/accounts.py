@@ -88,8 +88,8 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
                     "oauth_refresh_token",
                     "clear_oauth_refresh_token",
                     "oauth_token",
-                    "clear_oauth_token",
                     "oauth_token_expires_at",
+                    "clear_oauth_token",
                     "oauth_tenant",
                     "oauth_scope",
                     "oauth_token_url",
@@ -97,7 +97,7 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
                 ),
             },
         ),
-        (None, {"fields": ("name", ("email", "display_name"), "is_active")}),
+        (gettext_lazy("Name and sender"), {"fields": ("name", ("email", "display_name"), "is_active")}),
         (
             gettext_lazy("Certificates and mechanism"),
             {"fields": ("tls_ca_file", "tls_cert_file", "tls_key_file", "auth_mechanism"), "classes": ("collapse",)},

@@ -102,6 +102,7 @@ class AccountForm(AccountFormBase):
         for name, choices in RADIOS.items():
             if name in self.fields:
                 self.fields[name].widget = AdminRadioSelect(attrs={"class": "radiolist"}, choices=choices)
+                self.fields[name].help_text = ""
         if self.instance._state.adding and not self.initial.get("auth_method"):
             by_token = bool(self.initial.get("oauth_provider"))
             self.initial["auth_method"] = AuthMethod.XOAUTH2 if by_token else AuthMethod.PASSWORD
