@@ -140,7 +140,9 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
         if obj is None:
             context.update(presets=list(_presets()))
         else:
-            reason = account_reason(obj)
+            # A refused form has changed the account in memory only.
+            stored = Account.objects.get(pk=obj.pk) if request.method == "POST" else obj
+            reason = account_reason(stored)
             context.update(
                 why=reason,
                 advice=advice(reason),

@@ -94,6 +94,7 @@ def test_a_field_with_an_error_or_a_stored_value_is_never_hidden(scriptless: Pag
     choose(scriptless, "password", None)
     scriptless.get_by_role("button", name="Save", exact=True).click()
     expect(scriptless.locator(".field-password .errorlist")).to_contain_text("Set the password")
+    expect(scriptless.locator(".outbox-why")).not_to_contain_text("cannot work")
     picture(scriptless, "form-error")
 
 
