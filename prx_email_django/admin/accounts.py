@@ -87,16 +87,13 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
     search_fields = ("name", "email", "host", "user")
     ordering = ("name",)
     fieldsets = (
-        (None, {"fields": ("name", ("email", "display_name"), "is_active")}),
-        (gettext_lazy("Server"), {"fields": (("host", "port"), "security", "user", ("auth_method", "auth_mechanism"))}),
-        (
-            gettext_lazy("Certificates"),
-            {"fields": ("tls_ca_file", "tls_cert_file", "tls_key_file"), "classes": ("collapse",)},
-        ),
-        (gettext_lazy("Password"), {"fields": ("password", "clear_password")}),
+        (gettext_lazy("How it signs in"), {"fields": ("auth_method",), "classes": ("outbox-method",)}),
+        (gettext_lazy("Server"), {"fields": (("host", "port"), "security", "user")}),
+        (gettext_lazy("Password"), {"fields": ("password", "clear_password"), "classes": ("outbox-for-password",)}),
         (
             gettext_lazy("OAuth"),
             {
+                "classes": ("outbox-for-xoauth2",),
                 "fields": (
                     "oauth_provider",
                     "oauth_client_id",
@@ -105,14 +102,19 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
                     "oauth_refresh_token",
                     "clear_oauth_refresh_token",
                     "oauth_token",
-                    "clear_oauth_token",
                     "oauth_token_expires_at",
+                    "clear_oauth_token",
                     "oauth_tenant",
                     "oauth_scope",
                     "oauth_token_url",
                     "oauth_callable",
                 ),
             },
+        ),
+        (gettext_lazy("Name and sender"), {"fields": ("name", ("email", "display_name"), "is_active")}),
+        (
+            gettext_lazy("Certificates and mechanism"),
+            {"fields": ("tls_ca_file", "tls_cert_file", "tls_key_file", "auth_mechanism"), "classes": ("collapse",)},
         ),
         (
             gettext_lazy("Limits"),
@@ -158,7 +160,9 @@ class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
         if obj is None:
             context.update(presets=list(_presets()))
         else:
-            reason = account_reason(obj)
+            # A refused form has changed the account in memory only.
+            stored = Account.objects.get(pk=obj.pk) if request.method == "POST" else obj
+            reason = account_reason(stored)
             context.update(
                 why=reason,
                 advice=advice(reason),

@@ -7,14 +7,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.contrib.admin.widgets import AdminRadioSelect
 from django.utils import timezone
+from django.utils.html import escape
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models import Account
-from prx_email_django.models.choices import Security
-from prx_email_django.models.encrypted import EncryptedTextField, is_set
+from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
+from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField, is_set
+from prx_email_django.rules.references import reference
 from prx_email_django.rules.text import MAX_COLUMN
 
 if TYPE_CHECKING:
@@ -27,6 +30,14 @@ SECRETS = tuple(field.name for field in Account._meta.concrete_fields if isinsta
 #: Fields that decide where secrets and tokens are sent, and who is believed to be the server: if one changes, the
 #: secrets must be entered again.
 DESTINATION = ("host", "port", "security", "tls_ca_file", "user", "oauth_provider", "oauth_tenant", "oauth_token_url")
+#: The secrets that each method signs in with; those of the other methods are cleared when the method changes.
+SECRETS_OF = {
+    AuthMethod.PASSWORD: frozenset({"password"}),
+    AuthMethod.XOAUTH2: frozenset(SECRETS) - {"password"},
+    AuthMethod.NONE: frozenset[str](),
+}
+#: The choices by which ``admin.css`` shows and hides fields, without a script.
+RADIOS = {"auth_method": AuthMethod.choices, "oauth_provider": OAuthProvider.choices}
 
 
 def clear_box(name: str) -> str:
@@ -52,6 +63,9 @@ class AccountForm(AccountFormBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: Columns that change because the method does.
+        self._follow_method: set[str] = set()
+        self._show_radios()
         if "auth_mechanism" in self.fields:
             self.fields["auth_mechanism"].required = False  # a form that does not know the field keeps its value
         for name, field in list(self.fields.items()):
@@ -63,7 +77,7 @@ class AccountForm(AccountFormBase):
     @property
     def changed_columns(self) -> list[str]:
         """Return the columns that this form changes: edited, entered or cleared."""
-        names = {name.removeprefix("clear_") for name in self.changed_data}
+        names = {name.removeprefix("clear_") for name in self.changed_data} | self._follow_method
         changed = [field.name for field in Account._meta.concrete_fields if field.name in names]
         return [*changed, "updated_at"] if changed else []
 
@@ -73,6 +87,7 @@ class AccountForm(AccountFormBase):
         data = super().clean() or self.cleaned_data
         if not self.instance._state.adding:
             self._keep_unchanged(data)
+            self._leave_old_method(data)
             self._demand_secrets(data)
         for name in SECRETS:
             if not data.get(clear_box(name)):
@@ -82,15 +97,53 @@ class AccountForm(AccountFormBase):
             setattr(self.instance, name, "")
         return data
 
+    def _show_radios(self) -> None:
+        """Offer method and provider as radio buttons; a new account begins with the method that fits its preset."""
+        for name, choices in RADIOS.items():
+            if name in self.fields:
+                self.fields[name].widget = AdminRadioSelect(attrs={"class": "radiolist"}, choices=choices)
+                self.fields[name].help_text = ""
+        if self.instance._state.adding and not self.initial.get("auth_method"):
+            by_token = bool(self.initial.get("oauth_provider"))
+            self.initial["auth_method"] = AuthMethod.XOAUTH2 if by_token else AuthMethod.PASSWORD
+
     def _describe(self, name: str, field: forms.Field) -> None:
-        if self.instance._state.adding:
+        """Say whether the secret is set or a reference; a reference is no secret, and shown as it is."""
+        if not is_set(self.instance, name):
+            field.help_text = _("Not set. Enter the value, or a reference to it: env:NAME or file:/path.")
             self.fields.pop(clear_box(name), None)
             return
-        if is_set(self.instance, name):
-            field.help_text = _("A value is stored; it is never shown. Leave the field empty to keep it.")
+        try:
+            named = reference(getattr(self.instance, name))
+        except DecryptionFailed:
+            field.help_text = _("A value is stored, but the present keys cannot decrypt it: enter it again.")
+            return
+        if named is not None:
+            text = _("Set by reference: %(reference)s. Leave the field empty to keep it.")
+            field.help_text = escape(text % {"reference": named})
         else:
-            field.help_text = _("Not set.")
-            self.fields.pop(clear_box(name), None)
+            field.help_text = _("A value is stored; it is never shown. Leave the field empty to keep it.")
+
+    def _leave_old_method(self, data: dict[str, Any]) -> None:
+        """After a change of the method, clear what only the old method needs: its fields are not shown any more."""
+        method = data.get("auth_method")
+        if "auth_method" not in self.changed_data or method not in SECRETS_OF:
+            return
+        for name in SECRETS:
+            if name in self.fields and name not in SECRETS_OF[method] and not data.get(name):
+                self._reset(name, is_set(self.instance, name))
+                setattr(self.instance, name, "")
+        if method == AuthMethod.NONE and "user" not in self.changed_data:
+            self._reset("user", bool(data.get("user")))
+            data["user"] = ""
+        mechanism = data.get("auth_mechanism")
+        if "auth_mechanism" not in self.changed_data and mechanism not in AuthMechanism.fitting(method):
+            self._reset("auth_mechanism", mechanism not in (None, AuthMechanism.AUTO))
+            data["auth_mechanism"] = AuthMechanism.AUTO
+
+    def _reset(self, name: str, changes: bool) -> None:
+        if changes:
+            self._follow_method.add(name)
 
     def _keep_unchanged(self, data: dict[str, Any]) -> None:
         """Set each field that this person did not change to its stored value, not the opened page's."""

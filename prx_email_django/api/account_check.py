@@ -15,7 +15,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.queueing import enqueue
-from prx_email_django.api.sending import retry_outbox
+from prx_email_django.api.sending import retry_within
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import OutboxError
@@ -178,7 +178,10 @@ class _AccountCheck:
     # The message
 
     def _message(self, send_to: str) -> CheckStep:
-        """Send one message and follow it; a drain may be faster than this process."""
+        """Send one message and follow it; a drain may be faster than this process.
+
+        It is sent at most once: what the server has not answered in time is cut.
+        """
         self._step_begun = monotonic()
         name = self.account.name
         message = enqueue(
@@ -187,14 +190,16 @@ class _AccountCheck:
             subject=SUBJECT.format(name=name),
             body_text=BODY.format(name=name),
             tag="account-check",
+            on_unknown="hold",
         )
         try:
-            result = retry_outbox(message.pk, force=True)
+            result = retry_within(max(0.1, self.until - monotonic()), message.pk, force=True)
             status, text = result.status, result.error
         except OutboxError:
             status, text = self._follow(message.pk)
+        message.refresh_from_db()
+        text = message.last_error or text  # without the advice, which the step has of its own
         if status == Status.SENT:
-            message.refresh_from_db()
             return self._step(Step.MESSAGE, True, message.provider_response or "accepted")
         return self._step(Step.MESSAGE, False, text or f"message {message.pk} is {status}")
 

@@ -134,6 +134,18 @@ def retry_outbox(
         SendInsideTransaction: use ``requeue_outbox`` inside ``atomic()``.
         WrongInstance, AccountUnavailable: nothing has been changed.
     """
+    return retry_within(None, outbox_id, now=now, force=force, failure_mode=failure_mode)
+
+
+def retry_within(
+    seconds: float | None,
+    outbox_id: int,
+    *,
+    now: datetime | None = None,
+    force: bool = False,
+    failure_mode: FailureMode | str | None = None,
+) -> SendResult:
+    """Do the work of ``retry_outbox``; ``seconds`` (None: as ``SEND_DEADLINE`` says) bound the body too."""
     check_may_send("retry_outbox")
     mode = _mode(failure_mode)
     check_instant("now", now)
@@ -149,7 +161,7 @@ def retry_outbox(
         if isinstance(slot, Obstacle):
             return _requeued(message, slot, clock=clock)
         claim = claim_one(message.pk, clock=clock, force=force)
-        row, obstacle = deliver(claim, account, slot, clock=clock)
+        row, obstacle = deliver(claim, account, slot, clock=clock, seconds=seconds)
         return answer(row) if obstacle is None else _requeued(message, obstacle, clock=clock)
 
     return _with_slot(account, attempt, heed_pause=False, clock=clock)

@@ -7,9 +7,11 @@ resolved and no server is contacted.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
@@ -159,8 +161,13 @@ def _clean_oauth(account: Any, errors: dict[str, Any]) -> None:
     if account.oauth_provider == OAuthProvider.CUSTOM and account.oauth_callable:
         if account.oauth_callable not in settings.oauth_callables:
             errors["oauth_callable"] = _("OAUTH_CALLABLES does not list it.")
-    elif account.oauth_provider and not account.oauth_token:
+    elif account.oauth_provider and (not account.oauth_token or _is_over(account.oauth_token_expires_at)):
         _clean_provider(account, errors)
+
+
+def _is_over(expires_at: datetime | None) -> bool:
+    """Whether a token of the account's own has ended, so that the provider must be able to fetch the next one."""
+    return isinstance(expires_at, datetime) and expires_at <= timezone.now()
 
 
 @sensitive_variables()

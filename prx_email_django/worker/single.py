@@ -131,7 +131,15 @@ class SingleSend:
     """One attempt: the loop of a drain over one message, and the caller's deadline."""
 
     def __init__(  # noqa: PLR0913  (what one attempt needs)
-        self, claim: Claim, account: Account, slot: Slot, *, clock: Clock, network: Network, recorder: Recorder
+        self,
+        claim: Claim,
+        account: Account,
+        slot: Slot,
+        *,
+        clock: Clock,
+        network: Network,
+        recorder: Recorder,
+        seconds: float | None = None,
     ) -> None:
         self.source = OneMessage(claim, clock=clock)
         self.recorder = recorder
@@ -151,6 +159,10 @@ class SingleSend:
         self.loop.add(self.worker)
         #: When SEND_DEADLINE passes, on the monotonic clock.
         self.deadline = monotonic() + outbox_settings().send_deadline.total_seconds()
+        #: The caller has a time of its own, which ends also a body: its outcome is unknown then.
+        self.cuts_body = seconds is not None
+        if seconds is not None:
+            self.deadline = min(self.deadline, monotonic() + seconds)
         self._is_past = False
 
     def run(self) -> Obstacle | None:
@@ -221,6 +233,9 @@ class SingleSend:
         self.source.give_up_rest()
         # Cancelled before all else, wherever it waits: a connection may take it at any moment, and write its body.
         if not all(message.cancel() for message in messages):
+            if self.cuts_body:
+                worker.stop("deadline")
+                worker.abort()
             return  # its body is being written
         # Without a claim it has its result: neither a missing reply nor a connection for the rest matters.
         self.source.time_is_over = bool(worker.prefetch.claims) or self.source.is_unresolved
@@ -229,10 +244,13 @@ class SingleSend:
         worker.connections.tokens.abandon()
 
 
-def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tuple[OutboxMessage, Obstacle | None]:
+def deliver(
+    claim: Claim, account: Account, slot: Slot, *, clock: Clock, seconds: float | None = None
+) -> tuple[OutboxMessage, Obstacle | None]:
     """Make one attempt at a claimed message; returns the message as it stands, and why no attempt could be made.
 
     ``account`` has its runtime state (``limits.pauses.with_state``).  The slot is released.
+    ``seconds``: at most so many for the whole attempt, its body included.
     """
     if claim.recipients and not claim.open_addresses:  # a late acceptance answered them all
         with recorder_for(account, clock=clock) as recorder:
@@ -246,7 +264,7 @@ def deliver(claim: Claim, account: Account, slot: Slot, *, clock: Clock) -> tupl
             unwritten.write([partial(release_lease, claim.lease)])
             raise
         recorder = stack.enter_context(recorder_for(account, clock=clock))
-        single = SingleSend(claim, account, slot, clock=clock, network=network, recorder=recorder)
+        single = SingleSend(claim, account, slot, clock=clock, network=network, recorder=recorder, seconds=seconds)
         obstacle = single.run()
     message = single.source.claim_now.message
     if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -172,6 +173,20 @@ def test_a_message_is_sent_and_followed(paused: bool) -> None:
         name, detail, _ = failed(prx.check_account(account, send_to="no@example.org"))
     assert (name, detail[:3]) == ("message", "550")
     assert OutboxMessage.objects.filter(tag="account-check").count() == 2
+
+
+@pytest.mark.parametrize("stage", ["rcpt", "final"])
+def test_a_message_that_is_not_answered_does_not_outlast_the_timeout(stage: str) -> None:
+    with SmtpServer() as server:
+        server.on(stage, stall=True)
+        begun = monotonic()
+        report = prx.check_account(account_on(server), send_to="me@example.org", timeout=1.5)
+        assert monotonic() - begun < 10
+    name, detail, advice = failed(report)
+    assert name == "message"
+    assert advice not in detail or not advice
+    message = OutboxMessage.objects.get()
+    assert (message.status, message.may_have_been_delivered) == ("failed", stage == "final")
 
 
 def test_what_send_would_refuse_is_refused(settings: Any) -> None:

@@ -48,7 +48,7 @@ class Fields(HTMLParser):
     @staticmethod
     def _is_sent(given: dict[str, str | None]) -> bool:
         kind = given.get("type")
-        return kind not in {"submit", "checkbox"} or (kind == "checkbox" and "checked" in given)
+        return kind not in {"submit", "checkbox", "radio"} or (kind != "submit" and "checked" in given)
 
 
 def opened(client: Client, account: Account) -> dict[str, str]:
@@ -365,3 +365,84 @@ def test_everything_is_paused_and_resumed_by_post_only() -> None:
     assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["The outbox is resumed."]
     assert OutboxState.objects.get().pause_reason == ""
     assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["The outbox was not paused."]
+
+
+def test_another_method_leaves_nothing_of_the_old_one_behind() -> None:
+    """The fields of the old method are not shown any more: nobody could clear them, and the account is not valid."""
+    account = rows.make_account(auth_mechanism="login")
+    changes = {"auth_method": "xoauth2", "oauth_token": "token-typed"}
+    client = rows.client_for("*")
+    assert save(client, account, **changes).status_code == 302
+    stored = Account.objects.get()
+    assert (stored.password, stored.oauth_token, stored.auth_mechanism) == ("", "token-typed", "auto")
+    assert save(client, stored, auth_method="none").status_code == 302
+    stored = Account.objects.get()
+    assert (stored.user, stored.oauth_token, stored.auth_method) == ("", "", "none")
+
+
+def test_a_new_method_without_its_secret_is_refused_and_the_old_secret_kept() -> None:
+    account = rows.make_account()
+    errors = errors_of(save(rows.client_for("*"), account, auth_method="xoauth2"))
+    assert "Set a token" in str(errors["oauth_token"])
+    assert Account.objects.get().password == "pw-stored-1"
+
+
+def test_a_reference_is_shown_and_a_secret_is_not() -> None:
+    account = rows.make_account(password="env:SHOP_<PASSWORD>", oauth_refresh_token="rt-stored")
+    page = rows.client_for("*").get(url_of(account)).content.decode()
+    assert "Set by reference: env:SHOP_&lt;PASSWORD&gt;" in page
+    assert "rt-stored" not in page
+    assert "Not set." in page
+
+
+def test_a_new_account_begins_with_the_method_that_fits_its_preset() -> None:
+    client = rows.client_for("*")
+    form = client.get(f"{rows.ACCOUNTS}add/").context["adminform"].form
+    assert form["auth_method"].value() == "password"
+    form = client.get(f"{rows.ACCOUNTS}add/?oauth_provider=google").context["adminform"].form
+    assert form["auth_method"].value() == "xoauth2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"password": ""}, "password"),
+        ({"user": ""}, "user"),
+        ({"user": " "}, "user"),
+        ({"host": ""}, "host"),
+        ({"host": "smtp.example.com:465"}, "host"),
+        ({"port": "0"}, "port"),
+        ({"security": "none"}, "security"),
+        ({"auth_method": "xoauth2", "password": ""}, "oauth_token"),
+        ({"auth_method": "xoauth2", "password": "", "oauth_provider": "google"}, "oauth_client_id"),
+        ({"auth_method": "xoauth2", "password": "", "oauth_provider": "custom"}, "oauth_callable"),
+        ({"auth_mechanism": "xoauth2"}, "auth_mechanism"),
+        ({"tls_key_file": "/etc/key.pem"}, "tls_cert_file"),
+        (
+            {
+                "auth_method": "xoauth2",
+                "password": "",
+                "oauth_provider": "google",
+                "oauth_token": "token-over",
+                "oauth_token_expires_at_0": "2020-01-01",
+                "oauth_token_expires_at_1": "00:00:00",
+            },
+            "oauth_client_id",
+        ),
+    ],
+)
+def test_an_account_that_no_attempt_could_log_in_with_is_not_saved(changes: dict[str, str], field: str) -> None:
+    form = {
+        "name": "main",
+        "host": "smtp.example.com",
+        "port": "465",
+        "auth_method": "password",
+        "user": "u@example.com",
+        "password": "pw-typed-2",
+        "max_connections": "3",
+        "max_messages_per_connection": "100",
+        "pipelining": "auto",
+        "is_active": "on",
+    }
+    assert field in errors_of(rows.client_for("*").post(f"{rows.ACCOUNTS}add/", {**form, **changes}))
+    assert not Account.objects.exists()
