@@ -20,6 +20,7 @@ from prx_email_django.admin import columns
 from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import PauseActionsMixin
+from prx_email_django.admin.sign_in import SignInMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
 from prx_email_django.models.encrypted import is_set
 from prx_email_django.models.presets import PRESETS
@@ -63,7 +64,7 @@ def _is_set_column(name: str) -> Callable[[Any, Account], bool]:
     return column
 
 
-class AccountAdminMixin(PauseActionsMixin, FastListMixin):
+class AccountAdminMixin(SignInMixin, PauseActionsMixin, FastListMixin):
     """List and form of accounts; derive from this class to add fields and columns."""
 
     form = AccountForm

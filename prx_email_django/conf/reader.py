@@ -23,7 +23,7 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from prx_email_django.conf.keys import fernet_key, from_secret_key, read_keys
-from prx_email_django.conf.kinds import Retention, closest
+from prx_email_django.conf.kinds import OAuthServer, Retention, closest
 from prx_email_django.conf.table import SETTINGS
 
 NAME = "PRX_EMAIL"
@@ -73,6 +73,7 @@ class OutboxSettings:
     send_deadline: timedelta
     drain_time_budget: timedelta
     oauth_callables: tuple[str, ...]
+    oauth_servers: Mapping[str, OAuthServer]
     transform_mime: str | None
     wake: str
     redirect_to: tuple[str, ...]
