@@ -68,9 +68,9 @@ def post_form(url: str, form: Mapping[str, str], *, timeout: float) -> Mapping[s
     """
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
     status, headers_in, body = exchange("POST", url, urlencode(form).encode(), headers=headers, timeout=timeout)
-    answer = _answer(body)
+    answer = answer_of(body)
     if status != 200 or ("error" in answer and "access_token" not in answer):
-        raise _refused(status, answer, retry_after(headers_in))
+        raise refusal(status, answer, headers_in)
     return answer
 
 
@@ -135,7 +135,7 @@ def _read(response: HTTPResponse, deadline: float) -> bytes:
     return body
 
 
-def _answer(body: bytes) -> Mapping[str, Any]:
+def answer_of(body: bytes) -> Mapping[str, Any]:
     """Return the JSON object of an answer; empty where the answer is not one."""
     try:
         answer = json.loads(body)
@@ -167,7 +167,7 @@ def _seconds(value: object) -> float | None:
     return seconds if 0 < seconds <= _MAX_LIFETIME else None
 
 
-def retry_after(headers: Message) -> timedelta | None:
+def retry_after(headers: Mapping[str, Any] | Message) -> timedelta | None:
     """Return how long ``Retry-After`` asks to wait: seconds or an HTTP date (RFC 9110 §10.2.3), at most a day.
 
     A date is counted from the server's own ``Date``, where there is one.  None: the header is missing, or in the past.
@@ -191,12 +191,12 @@ def _http_date(value: str) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _refused(status: int, answer: Mapping[str, Any], wait: timedelta | None) -> TokenRefused:
-    """Judge an answer other than 200.
+def refusal(status: int, answer: Mapping[str, Any], headers: Mapping[str, Any] | Message) -> TokenRefused:
+    """Return what an answer other than 200 means.
 
     An answer without an OAuth error may come from a proxy and not from the token server: it is temporary.
     """
-    name = answer.get("error")
+    name, wait = answer.get("error"), retry_after(headers)
     if 300 <= status < 400:
         return TokenRefused(f"the token address redirects (HTTP {status})", permanent=True, code="http")
     if not isinstance(name, str) or not ERROR_NAME.fullmatch(name):

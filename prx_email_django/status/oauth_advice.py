@@ -45,7 +45,7 @@ OAUTH_ADVICE = (
     (
         "AADSTS(50173|700082|70008|70043|50078|50076|50079|50132|50133)|invalid_grant|invalid_rapt|interaction_required",
         gettext_lazy(
-            "The grant is no longer valid: it was revoked, it has expired, or the password was changed. Sign in again, "
+            "The refresh token is no longer valid (revoked, expired, or the password was changed): sign in again, "
             "with the button of the account’s page or with outbox_authorize."
         ),
     ),

@@ -149,7 +149,7 @@ def test_a_state_ends(server: AuthorizationServer, monkeypatch: pytest.MonkeyPat
 def test_an_answer_of_another_server_is_refused(server: AuthorizationServer) -> None:
     client, account = rows.client_for("*"), make_account(server)
     answer = server.approve(begin(client, account), iss="https://attacker.example")
-    refused(client, answer, "another authorization server")
+    refused(client, answer, "nother authorization server")
     assert server.forms == []
     server.answer = {"iss": server.issuer}
     assert client.get(server.approve(begin(client, account))).status_code == 302
@@ -176,7 +176,7 @@ def test_a_code_that_was_begun_by_another_is_worth_nothing(server: Authorization
     ("claims", "words"),
     [
         ({"aud": "another-client"}, "another application"),
-        ({"iss": "https://attacker.example"}, "another authorization server"),
+        ({"iss": "https://attacker.example"}, "nother authorization server"),
         ({"nonce": "x"}, "another sign-in"),
         ({"exp": 1_000_000_000}, "expired"),
         ({"email": "eve@example.com", "preferred_username": "eve@example.com"}, "eve@example.com"),
@@ -195,7 +195,7 @@ def test_a_tenant_that_is_not_the_issuer_is_refused(settings: Any) -> None:
     with AuthorizationServer("microsoft") as server:
         client, account = rows.client_for("*"), make_account(server)
         server.claims = {"tid": TENANT.replace("1", "9")}
-        refused(client, server.approve(begin(client, account)), "another authorization server")
+        refused(client, server.approve(begin(client, account)), "nother authorization server")
 
 
 def test_the_address_is_compared_without_case(server: AuthorizationServer) -> None:
