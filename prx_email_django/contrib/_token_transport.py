@@ -1,7 +1,7 @@
 """The HTTP of google-auth and msal: the app's own client, so that their requests keep to the same rules as ours.
 
-Verified TLS with ``TLS_CA_FILE``, hosts of ``ACCOUNT_HOSTS`` judged by the address that is dialled, no redirects, a time
-limit, and the proxies of the environment.  Neither library then needs ``requests`` to connect.
+Verified TLS with ``TLS_CA_FILE``, hosts of ``ACCOUNT_HOSTS`` judged by the address that is dialled, no redirects, a
+time limit, and the proxies of the environment.  Neither library then needs ``requests`` to connect.
 """
 
 from __future__ import annotations

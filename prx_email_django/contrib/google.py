@@ -4,9 +4,9 @@
 
     PRX_EMAIL = {"OAUTH_CALLABLES": ["prx_email_django.contrib.google.service_account_token"]}
 
-An account with provider ``custom`` and this function as ``oauth_callable`` holds the JSON key of the service account as
-its client secret, or a reference to it.  The token is for the account's user.  The key is read at each request, so that a
-new key counts at once.
+An account with provider ``custom`` and this function as ``oauth_callable`` holds the JSON key of the service account
+as its client secret, or a reference to it.  The token is for the account's user.  The key is read at each request, so
+that a new key counts at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def service_account_token(account: Any) -> tuple[str, datetime | None]:
     try:
         key = json.loads(account.oauth_client_secret)
         scopes = (account.oauth_scope or GOOGLE_SCOPE).split()
-        credentials = Credentials.from_service_account_info(key, scopes=scopes, subject=account.user)
+        make: Any = Credentials.from_service_account_info  # has no types
+        credentials = make(key, scopes=scopes, subject=account.user)
     except (ValueError, TypeError, AttributeError, GoogleAuthError):
         raise misconfigured("the client secret is not the JSON key of a service account") from None
     try:

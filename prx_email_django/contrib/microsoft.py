@@ -4,9 +4,10 @@
 
     PRX_EMAIL = {"OAUTH_CALLABLES": ["prx_email_django.contrib.microsoft.certificate_token"]}
 
-An account with provider ``custom`` and this function as ``oauth_callable`` holds client id and tenant, and as its client
-secret the private key with the certificate (PEM, one after the other), or a reference to a file with both.  They are read
-at each request, so that a renewed certificate counts at once.  A token address names another cloud of Microsoft.
+An account with provider ``custom`` and this function as ``oauth_callable`` holds client id and tenant, and as its
+client secret the private key with the certificate (PEM, one after the other), or a reference to a file with both.  They
+are read at each request, so that a renewed certificate counts at once.  A token address names another cloud of
+Microsoft.
 """
 
 from __future__ import annotations

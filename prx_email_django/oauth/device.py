@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from time import sleep
 from typing import Any
 
 from django.views.decorators.debug import sensitive_variables
@@ -68,7 +67,7 @@ def begin(account: Any) -> DeviceCode:
 
 
 @sensitive_variables()
-def finish(account: Any, code: DeviceCode, *, sleep: Callable[[float], None] = time.sleep) -> SignedIn:
+def finish(account: Any, code: DeviceCode) -> SignedIn:
     """Ask until the person has signed in, as slowly as the server wants (RFC 8628 §3.5).
 
     Raises:

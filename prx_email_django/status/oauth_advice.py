@@ -18,10 +18,24 @@ OAUTH_ADVICE = (
         ),
     ),
     (
-        "AADSTS(7000215|7000222)|invalid_client|unauthorized_client|deleted_client",
+        "AADSTS(65001|65004|90094|90095|900941)|consent_required|admin_policy_enforced|org_internal",
+        gettext_lazy(
+            "Consent is missing or was withdrawn: sign in again and allow the access; where the organisation forbids "
+            "that, its administrator must grant it."
+        ),
+    ),
+    (
+        "AADSTS(7000215|7000222)|invalid_client|deleted_client",
         gettext_lazy(
             "The provider does not accept client id and client secret: check both, and whether the secret (or the "
             "certificate) has expired."
+        ),
+    ),
+    (
+        "unauthorized_client",
+        gettext_lazy(
+            "The provider does not let this application ask in this way: for a service account an administrator of "
+            "Google Workspace must grant domain-wide delegation, with this scope; else check the application’s type."
         ),
     ),
     (
@@ -34,13 +48,6 @@ OAUTH_ADVICE = (
     (
         "AADSTS700025",
         gettext_lazy("The application is registered as a public client: clear the client secret of the account."),
-    ),
-    (
-        "AADSTS(65001|65004|90094|90095|900941)|consent_required|admin_policy_enforced|org_internal",
-        gettext_lazy(
-            "Consent is missing or was withdrawn: sign in again and allow the access; where the organisation forbids "
-            "that, its administrator must grant it."
-        ),
     ),
     (
         "AADSTS(50173|700082|70008|70043|50078|50076|50079|50132|50133)|invalid_grant|invalid_rapt|interaction_required",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlsplit
@@ -136,7 +137,7 @@ def test_an_account_that_cannot_sign_in_says_why(
 def test_a_code_is_entered_at_another_device(server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch) -> None:
     account = make_account(server)
     waits: list[float] = []
-    monkeypatch.setattr(device.finish, "__kwdefaults__", {"sleep": waits.append})
+    monkeypatch.setattr(device, "sleep", waits.append)
     server.device_errors = ["authorization_pending", "slow_down", "authorization_pending"]
     shown = authorize("--device")
     assert "WDJB-MJHT" in shown
@@ -151,20 +152,23 @@ def test_a_device_that_is_refused_ends_the_command(
     server: AuthorizationServer, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_account(server)
-    monkeypatch.setattr(device.finish, "__kwdefaults__", {"sleep": lambda seconds: None})
+    monkeypatch.setattr(device, "sleep", lambda seconds: None)
     server.device_errors = ["authorization_pending", error]
     with pytest.raises(CommandError, match="expired" if error == "expired_token" else "consent was denied"):
         authorize("--device")
     assert len(server.forms) == 2
 
 
-def test_a_code_for_a_device_ends_although_the_server_never_says_so(server: AuthorizationServer) -> None:
+def test_a_code_for_a_device_ends_although_the_server_never_says_so(
+    server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "sleep", lambda seconds: None)
     account = make_account(server)
-    server.device_errors = ["authorization_pending"] * 1000
-    code = device.begin(account)
+    server.device_errors = ["authorization_pending"] * 10
+    code = replace(device.begin(account), lifetime=5.0)
     with pytest.raises(TokenRefused, match="expired"):
-        device.finish(account, code, sleep=lambda seconds: None)
-    assert len(server.forms) == 900
+        device.finish(account, code)
+    assert len(server.forms) == 5
 
 
 def test_google_gives_no_mail_scope_to_a_device(settings: Any) -> None:
