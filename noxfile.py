@@ -47,5 +47,7 @@ def _constraints(folder: str) -> str:
 def tests(session: nox.Session, django: str) -> None:
     """Run one cell of the matrix; arguments after ``--`` go to pytest."""
     with tempfile.TemporaryDirectory() as folder:
-        session.install("-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".")
+        session.install(
+            "-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".[google,microsoft]"
+        )
     session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", "not long", *FOLDERS, *session.posargs)

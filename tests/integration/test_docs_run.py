@@ -67,7 +67,10 @@ def with_account(migrated: Project, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_pages_that_matter_are_run() -> None:
     """A misspelt mark must not take a page out of the run."""
-    wanted = {"README.md", *(f"docs/{name}.md" for name in ("accounts", "api", "backend", "operations", "testing"))}
+    wanted = {
+        "README.md",
+        *(f"docs/{name}.md" for name in ("accounts", "api", "backend", "oauth", "operations", "testing")),
+    }
     assert wanted <= set(RUNNABLE) | {block.page for block in TESTS}
     assert len(SETTINGS) > 10
 

@@ -201,7 +201,7 @@ def test_a_default_is_the_documented_one(setting: Setting) -> None:
 
 #: Words in capitals that are not settings of this app.
 FOREIGN = {"PRX_EMAIL", "INSTALLED_APPS", "EMAIL_BACKEND", "MAILERS", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "ADMINS"}
-FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT"}
+FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT", "ALLOWED_HOSTS", "SECURE_PROXY_SSL_HEADER"}
 
 
 def test_no_page_names_a_setting_that_does_not_exist() -> None:
