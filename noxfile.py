@@ -54,6 +54,8 @@ def _constraints(folder: str) -> str:
 def tests(session: nox.Session, django: str) -> None:
     """Run one cell of the matrix; arguments after ``--`` go to pytest."""
     with tempfile.TemporaryDirectory() as folder:
-        session.install("-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".")
+        session.install(
+            "-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".[google,metrics,microsoft]"
+        )
     marks = "not long" if (session.python, django) in COMPLETE else "pair and not long"
     session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", marks, *FOLDERS, *session.posargs)

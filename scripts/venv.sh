@@ -17,4 +17,4 @@ echo "building .venv with $("$python" --version)"
 "$python" -m venv --clear .venv
 # Dependency groups need pip 25.1 or newer.
 .venv/bin/python -m pip install -qq --constraint constraints.txt --upgrade pip
-.venv/bin/python -m pip install -qq --constraint constraints.txt --group dev --editable .
+.venv/bin/python -m pip install -qq --constraint constraints.txt --group dev --editable ".[google,metrics,microsoft]"

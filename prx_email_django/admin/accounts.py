@@ -21,6 +21,7 @@ from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_field
 from prx_email_django.admin.check import SAVE_AND_CHECK, AccountCheckMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import MAX_PAUSES, PauseActionsMixin
+from prx_email_django.admin.sign_in import SignInMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
 from prx_email_django.models.encrypted import DecryptionFailed, is_set
 from prx_email_django.models.presets import PRESETS
@@ -78,7 +79,7 @@ def _is_set_column(name: str) -> Callable[[Any, Account], str]:
     return column
 
 
-class AccountAdminMixin(AccountCheckMixin, PauseActionsMixin, FastListMixin):
+class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastListMixin):
     """List and form of accounts; derive from this class to add fields and columns."""
 
     form = AccountForm

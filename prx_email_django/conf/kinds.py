@@ -20,7 +20,7 @@ from typing import TypeVar
 from prx_email_django.conf.declared import read_accounts
 from prx_email_django.conf.keys import read_keys
 from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
-from prx_email_django.rules.hosts import account_host_entry, cleartext_entry
+from prx_email_django.rules.hosts import account_host_entry, check_token_url, cleartext_entry
 
 T = TypeVar("T")
 
@@ -58,6 +58,15 @@ class Retention:
     failed: timedelta | None
     inbound: timedelta | None
     content: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuthServer:
+    """Where a person signs in at an authorization server: its addresses, and the name that it has in ID tokens."""
+
+    authorization: str
+    issuer: str
+    device: str = ""
 
 
 def parse_duration(value: object) -> timedelta:
@@ -287,6 +296,29 @@ def _credential_keys(value: object) -> tuple[str, ...] | str | None:
     return _dotted(value) if isinstance(value, str) else read_keys(value)
 
 
+def _oauth_servers(value: object) -> dict[str, OAuthServer]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a dict: token address -> addresses of the authorization server")
+    servers = {}
+    for token_url, addresses in value.items():
+        if not isinstance(addresses, Mapping) or not {"authorization", "issuer"} <= set(addresses) <= _SERVER_KEYS:
+            raise ValueError('must hold dicts with the keys "authorization", "issuer" and (if it has one) "device"')
+        urls = [token_url, addresses["authorization"], *([addresses["device"]] if addresses.get("device") else [])]
+        for url in urls:
+            try:
+                check_token_url(url if isinstance(url, str) else "")
+            except ValueError:
+                raise ValueError(
+                    "must hold plain addresses that begin with https:// (http:// only to loopback)"
+                ) from None
+        if not isinstance(addresses["issuer"], str) or not addresses["issuer"]:
+            raise ValueError('must name each "issuer", as the ID tokens of the server do')
+        servers[str(token_url)] = OAuthServer(**{str(key): text or "" for key, text in addresses.items()})
+    return servers
+
+
+_SERVER_KEYS = frozenset({"authorization", "issuer", "device"})
+
 ACCOUNTS = Kind("accounts", '{"main": "smtps://user:password@smtp.example.com"}', read_accounts)
 TEXT = Kind("text", "text on one line", _text)
 OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional(_text, ""))
@@ -308,3 +340,9 @@ DOTTED_LIST = Kind("dotted paths", '["project.mail.token"]', _dotted_list)
 PATH = Kind("path", "an absolute path, or None", _path)
 KEYS = Kind("keys", "a list of Fernet keys, the dotted path of a function that returns it, or None", _credential_keys)
 RETENTION = Kind("retention", '{"sent": "90d", "failed": "365d", "inbound": None, "content": "30d"}', _retention)
+OAUTH_SERVERS = Kind(
+    "addresses",
+    '{"https://sso.example.com/token": {"authorization": "https://sso.example.com/auth", '
+    '"issuer": "https://sso.example.com"}}',
+    _oauth_servers,
+)

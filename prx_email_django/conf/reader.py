@@ -26,7 +26,7 @@ from django.utils.module_loading import import_string
 
 from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS, DeclaredAccount, from_smtp_options
 from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
-from prx_email_django.conf.kinds import Retention, closest
+from prx_email_django.conf.kinds import OAuthServer, Retention, closest
 from prx_email_django.conf.table import SETTINGS, Setting
 from prx_email_django.rules.domains import ascii_domain
 
@@ -82,6 +82,7 @@ class OutboxSettings:
     send_deadline: timedelta
     drain_time_budget: timedelta
     oauth_callables: tuple[str, ...]
+    oauth_servers: Mapping[str, OAuthServer]
     transform_mime: str | None
     wake: str
     redirect_to: tuple[str, ...]

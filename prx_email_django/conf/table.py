@@ -48,6 +48,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SEND_DEADLINE", 30, kinds.DURATION),
     Setting("DRAIN_TIME_BUDGET", 40, kinds.DURATION),
     Setting("OAUTH_CALLABLES", (), kinds.DOTTED_LIST),
+    Setting("OAUTH_SERVERS", {}, kinds.OAUTH_SERVERS),
     Setting("TRANSFORM_MIME", None, kinds.DOTTED),
     Setting("WAKE", None, kinds.WAKE),
     Setting("REDIRECT_TO", None, kinds.ADDRESSES),

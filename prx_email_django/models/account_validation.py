@@ -179,12 +179,18 @@ def _clean_provider(account: Any, errors: dict[str, Any]) -> None:
         return
     if not account.oauth_client_id:
         errors["oauth_client_id"] = _("A token provider needs the client id of your application.")
-    if account.oauth_refresh_token:
-        return
+    if account.oauth_refresh_token or not account.is_active:
+        return  # an inactive account may wait for its person to sign in, which activates it
     if provider == OAuthProvider.GOOGLE:
-        errors["oauth_refresh_token"] = _("Google fetches tokens by a refresh token only: set one.")
+        errors["oauth_refresh_token"] = _(
+            "Google fetches tokens by a refresh token only. To get one, save the account inactive (“active” off), "
+            "then connect it with Google: signing in stores the token and activates the account."
+        )
     elif not account.oauth_client_secret:
-        errors["oauth_refresh_token"] = _("Set a refresh token, or the client secret of an application.")
+        errors["oauth_refresh_token"] = _(
+            "Set a refresh token, or the client secret of an application. To get a refresh token, save the account "
+            "inactive (“active” off), then connect it: signing in stores the token and activates the account."
+        )
     elif provider == OAuthProvider.MICROSOFT and not account.oauth_tenant and not account.oauth_token_url:
         errors["oauth_tenant"] = _("An application signs in to one tenant: name it, or set a refresh token.")
 

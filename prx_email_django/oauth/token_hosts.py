@@ -18,7 +18,7 @@ from prx_email_django.oauth.token import TokenRefused, misconfigured
 from prx_email_django.oauth.token_request import GOOGLE_URL, MICROSOFT_URL
 from prx_email_django.rules.hosts import host_allowed
 
-_PROVIDERS = frozenset(urlsplit(url).hostname for url in (GOOGLE_URL, MICROSOFT_URL))
+PROVIDER_HOSTS = frozenset(urlsplit(url).hostname for url in (GOOGLE_URL, MICROSOFT_URL))
 
 
 def checked_handlers(url: str, context: ssl.SSLContext) -> tuple[http.BaseHandler, ...]:
@@ -31,7 +31,7 @@ def checked_handlers(url: str, context: ssl.SSLContext) -> tuple[http.BaseHandle
     """
     parts, allowed = urlsplit(url), outbox_settings().account_hosts
     host = parts.hostname or ""
-    if allowed is None or host in _PROVIDERS:
+    if allowed is None or host in PROVIDER_HOSTS:
         return (http.HTTPSHandler(context=context),)
     if not host_allowed(host, allowed):
         raise _not_allowed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -28,12 +29,17 @@ class Grant(StrEnum):
 
     REFRESH_TOKEN = "refresh_token"  # noqa: S105  (the name of a grant, no secret)
     CLIENT_CREDENTIALS = "client_credentials"
+    AUTHORIZATION_CODE = "authorization_code"
+    DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
     CALLABLE = "callable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
-    """Everything that is needed to ask for a token; ``callable`` is a dotted path, called with ``account``."""
+    """Everything that is needed to ask for a token; ``callable`` is a dotted path, called with ``account``.
+
+    ``parameters`` are further fields of the form: a code with its verifier, or the code of a device.
+    """
 
     grant: Grant
     url: str = ""
@@ -41,6 +47,7 @@ class TokenRequest:
     client_secret: str = field(default="", repr=False)
     refresh_token: str = field(default="", repr=False)
     scope: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
     callable: str = ""
     account: object = field(default=None, repr=False)
 

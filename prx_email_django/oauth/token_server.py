@@ -31,11 +31,11 @@ _MAX_LIFETIME = 10 * 365 * 86_400.0
 #: Temporary errors, also where the status is 4xx (RFC 6749 §4.1.2.1, RFC 8628 §3.5).
 _TEMPORARY = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 #: Characters of a refresh token (RFC 6749 §A.17), and a length that can be stored and sent.
-_REFRESH_TOKEN = re.compile(r"[\x20-\x7e]{1,16384}")
+REFRESH_TOKEN = re.compile(r"[\x20-\x7e]{1,16384}")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _LONGEST_WAIT = timedelta(days=1)
 _TEMPORARY_STATUSES = frozenset({408, 425, 429})
-_ERROR_NAME = re.compile(r"[a-z_]{1,40}")
+ERROR_NAME = re.compile(r"[a-z_]{1,40}")
 #: Microsoft's number of the reason: the useful part of its description.
 _AADSTS = re.compile(r"AADSTS\d{4,8}")
 
@@ -56,36 +56,60 @@ def post(request: TokenRequest, *, timeout: float) -> Token:
     Raises:
         TokenRefused: there is no usable token in the answer, or no answer.
     """
-    try:
-        check_token_url(request.url)
-    except ValueError as error:
-        raise misconfigured(str(error)) from None
-    deadline = time.monotonic() + timeout
-    headers = {"Accept": "application/json", "User-Agent": "prx_email_django"}
-    post_request = http.Request(  # noqa: S310  (check_token_url has refused other schemes)
-        request.url, data=_form(request), headers=headers, method="POST"
-    )
-    try:
-        with _opener(request.url).open(post_request, timeout=timeout) as response:
-            status, headers_in = response.status, response.headers
-            answer = _answer(_read(response, deadline))
-    except (OSError, HTTPException) as error:
-        raise _unreachable(error) from None
-    if status != 200 or ("error" in answer and "access_token" not in answer):
-        raise _refused(status, answer, retry_after(headers_in))
-    return _granted(answer, request)
+    return _granted(post_form(request.url, token_form(request), timeout=timeout), request)
 
 
 @sensitive_variables()
-def _form(request: TokenRequest) -> bytes:
+def post_form(url: str, form: Mapping[str, str], *, timeout: float) -> Mapping[str, Any]:
+    """Post a form to an address of an authorization server, and return the JSON object of its answer.
+
+    Raises:
+        TokenRefused: the server refused, or there is no answer within ``timeout`` seconds.
+    """
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+    status, headers_in, body = exchange("POST", url, urlencode(form).encode(), headers=headers, timeout=timeout)
+    answer = answer_of(body)
+    if status != 200 or ("error" in answer and "access_token" not in answer):
+        raise refusal(status, answer, headers_in)
+    return answer
+
+
+@sensitive_variables()
+def exchange(
+    method: str, url: str, body: bytes | None, *, headers: Mapping[str, str], timeout: float
+) -> tuple[int, Message, bytes]:
+    """Send one request over verified TLS to an allowed address; return status, headers and body of the answer.
+
+    Raises:
+        TokenRefused: the address is not allowed, or there is no answer within ``timeout`` seconds.
+    """
+    try:
+        check_token_url(url)
+    except ValueError as error:
+        raise misconfigured(str(error)) from None
+    deadline = time.monotonic() + timeout
+    request = http.Request(  # noqa: S310  (check_token_url has refused other schemes)
+        url, data=body, headers={"User-Agent": "prx_email_django", **headers}, method=method
+    )
+    try:
+        with _opener(url).open(request, timeout=timeout) as response:
+            return response.status, response.headers, _read(response, deadline)
+    except (OSError, HTTPException) as error:
+        raise _unreachable(error) from None
+
+
+@sensitive_variables()
+def token_form(request: TokenRequest) -> dict[str, str]:
+    """Return the form of a token request; the names are those of RFC 6749."""
     form = {
         "grant_type": request.grant.value,
         "client_id": request.client_id,
         "client_secret": request.client_secret,
         "refresh_token": request.refresh_token if request.grant is Grant.REFRESH_TOKEN else "",
         "scope": request.scope,
+        **request.parameters,
     }
-    return urlencode({name: value for name, value in form.items() if value}).encode()
+    return {name: value for name, value in form.items() if value}
 
 
 def _opener(url: str) -> http.OpenerDirector:
@@ -111,7 +135,7 @@ def _read(response: HTTPResponse, deadline: float) -> bytes:
     return body
 
 
-def _answer(body: bytes) -> Mapping[str, Any]:
+def answer_of(body: bytes) -> Mapping[str, Any]:
     """Return the JSON object of an answer; empty where the answer is not one."""
     try:
         answer = json.loads(body)
@@ -123,7 +147,7 @@ def _answer(body: bytes) -> Mapping[str, Any]:
 @sensitive_variables()
 def _granted(answer: Mapping[str, Any], request: TokenRequest) -> Token:
     lifetime, issued = _seconds(answer.get("expires_in")), answer.get("refresh_token")
-    is_new = isinstance(issued, str) and issued != request.refresh_token and bool(_REFRESH_TOKEN.fullmatch(issued))
+    is_new = isinstance(issued, str) and issued != request.refresh_token and bool(REFRESH_TOKEN.fullmatch(issued))
     return Token(
         access_token=usable(answer.get("access_token"), permanent=False),
         lifetime=None if lifetime is None else timedelta(seconds=lifetime),
@@ -143,7 +167,7 @@ def _seconds(value: object) -> float | None:
     return seconds if 0 < seconds <= _MAX_LIFETIME else None
 
 
-def retry_after(headers: Message) -> timedelta | None:
+def retry_after(headers: Mapping[str, Any] | Message) -> timedelta | None:
     """Return how long ``Retry-After`` asks to wait: seconds or an HTTP date (RFC 9110 §10.2.3), at most a day.
 
     A date is counted from the server's own ``Date``, where there is one.  None: the header is missing, or in the past.
@@ -167,15 +191,15 @@ def _http_date(value: str) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _refused(status: int, answer: Mapping[str, Any], wait: timedelta | None) -> TokenRefused:
-    """Judge an answer other than 200.
+def refusal(status: int, answer: Mapping[str, Any], headers: Mapping[str, Any] | Message) -> TokenRefused:
+    """Return what an answer other than 200 means.
 
     An answer without an OAuth error may come from a proxy and not from the token server: it is temporary.
     """
-    name = answer.get("error")
+    name, wait = answer.get("error"), retry_after(headers)
     if 300 <= status < 400:
         return TokenRefused(f"the token address redirects (HTTP {status})", permanent=True, code="http")
-    if not isinstance(name, str) or not _ERROR_NAME.fullmatch(name):
+    if not isinstance(name, str) or not ERROR_NAME.fullmatch(name):
         return TokenRefused(f"the token server answered HTTP {status}", permanent=False, code="http", retry_after=wait)
     temporary = status >= 500 or status in _TEMPORARY_STATUSES or name in _TEMPORARY
     number = _AADSTS.match(str(answer.get("error_description", "")))

@@ -9,6 +9,8 @@ import re
 
 from django.utils.translation import gettext_lazy
 
+from prx_email_django.status.oauth_advice import OAUTH_ADVICE
+
 #: Patterns in the error text of servers, OpenSSL and the operating system, each with advice that may help.
 _ADVICE = (
     (
@@ -151,10 +153,7 @@ _ADVICE = (
             "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
         ),
     ),
-    (
-        "invalid_grant",
-        gettext_lazy("The refresh token is no longer valid: sign in again and store a new refresh token."),
-    ),
+    *OAUTH_ADVICE,
     (
         "token (address|server)|HTTP [0-9]+|redirects",
         gettext_lazy(

@@ -71,7 +71,7 @@ def test_the_pages_that_matter_are_run() -> None:
         "README.md",
         *(
             f"docs/{name}.md"
-            for name in ("accounts", "api", "backend", "first-mail", "operations", "providers", "testing")
+            for name in ("accounts", "api", "backend", "first-mail", "oauth", "operations", "providers", "testing")
         ),
     }
     assert wanted <= set(RUNNABLE) | {block.page for block in TESTS}

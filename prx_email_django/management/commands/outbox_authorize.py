@@ -1,0 +1,108 @@
+"""``manage.py outbox_authorize``: a person signs in at Google or Microsoft, and the refresh token is stored."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+import webbrowser
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.views.decorators.debug import sensitive_variables
+
+from prx_email_django.api.sign_in import sign_in_server, store_sign_in
+from prx_email_django.management._common import account_named, plain_errors
+from prx_email_django.models import Account
+from prx_email_django.models.encrypted import DecryptionFailed
+from prx_email_django.oauth import device, sign_in
+from prx_email_django.oauth.loopback import LoopbackReceiver
+from prx_email_django.oauth.servers import AuthorizationServer
+from prx_email_django.oauth.sign_in import SignedIn
+from prx_email_django.oauth.token import TokenRefused
+from prx_email_django.status.advice import advice
+
+#: Seconds that a person has for signing in.
+PATIENCE = 600.0
+
+
+class Command(BaseCommand):
+    """Signs in by a loopback redirect (RFC 8252) or by the device flow (RFC 8628)."""
+
+    help = (
+        "Signs in at the provider of an account, and stores the refresh token. Client id and client secret are those "
+        "of the account. Exit code 0: stored; 1: not."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the account, and how to sign in."""
+        parser.add_argument("account", metavar="ACCOUNT", help="name of the account")
+        parser.add_argument("--device", action="store_true", help="sign in at another device, with a code")
+        parser.add_argument(
+            "--port", type=int, default=0, metavar="N", help="port of the redirect on 127.0.0.1 (default: a free one)"
+        )
+        parser.add_argument("--no-browser", action="store_true", help="only print the address, open no browser")
+
+    @sensitive_variables()
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Sign in, store the refresh token, and say what to do next."""
+        if not 0 <= options["port"] <= 65535:
+            raise CommandError("--port must be between 1 and 65535, or 0 for a free one.")
+        with plain_errors():
+            account = account_named(options["account"])
+            try:
+                server = sign_in_server(account)
+                found = self._device(account) if options["device"] else self._loopback(account, server, options)
+                stored = store_sign_in(account, found)
+            except (TokenRefused, DecryptionFailed) as error:
+                raise CommandError(f"Nothing was stored: {error}. {advice(str(error))}".rstrip()) from None
+        self.stdout.write(f"{found.address} has signed in; the refresh token of “{stored.name}” is stored, encrypted.")
+        if not stored.is_active:
+            self.stdout.write("The account is inactive: activate it before you send.")
+        self.stdout.write(f"Try the account now: manage.py outbox_check {stored.name}")
+
+    @sensitive_variables()
+    def _device(self, account: Account) -> SignedIn:
+        code = device.begin(account)
+        self.stdout.write(f"Open {code.address} in any browser, and enter the code {code.user_code}")
+        self.stdout.write(f"Sign in as {account.user}. Waiting…")
+        self.stdout.flush()
+        return device.finish(account, code)
+
+    @sensitive_variables()
+    def _loopback(self, account: Account, server: AuthorizationServer, options: dict[str, Any]) -> SignedIn:
+        try:
+            receiver = LoopbackReceiver(host=server.loopback, port=options["port"])
+        except OSError as error:
+            raise CommandError(f"Port {options['port']} can't be used ({error.strerror}): choose another.") from None
+        with receiver:
+            started, address = sign_in.begin(account, redirect_uri=receiver.redirect_uri)
+            receiver.state = started.state
+            self.stdout.write(f"Sign in as {account.user} at this address:\n\n{address}\n")
+            opened = not options["no_browser"] and webbrowser.open(address)
+            if not opened:
+                self.stdout.write(
+                    "If the browser is on another machine, forward the port first "
+                    f"(ssh -L {receiver.port}:127.0.0.1:{receiver.port} …), or paste the address here in which the "
+                    f"browser ends ({receiver.redirect_uri}/?…)."
+                )
+            self.stdout.write("Waiting…")
+            self.stdout.flush()
+            return sign_in.finish(account, started, self._answer(receiver))
+
+    def _answer(self, receiver: LoopbackReceiver) -> Mapping[str, str]:
+        """Wait for the browser, or for an address that is pasted into the terminal."""
+        pasting = os.name == "posix" and sys.stdin is not None and sys.stdin.isatty()
+        ends_at = time.monotonic() + PATIENCE
+        while time.monotonic() < ends_at:
+            answer = receiver.wait(0.2 if pasting else 1.0)
+            if answer is not None:
+                return answer
+            if pasting and select.select([sys.stdin], [], [], 0)[0]:
+                line = sys.stdin.readline()
+                pasting = bool(line)
+                if line.strip() and not receiver.take(line):
+                    self.stderr.write("That is not the address of this sign-in.")
+        raise sign_in.refused("the sign-in took too long", "expired")
