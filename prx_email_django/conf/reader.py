@@ -230,7 +230,9 @@ def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
         paths = value if key == "OAUTH_CALLABLES" else (value,)
         for path in paths or ():
             if isinstance(path, str) and path and not _is_function(path):
-                hint = "Write the dotted path of a function that can be imported."
+                hint = (
+                    "Write the dotted path of a function that can be imported; those of contrib need their extra (pip)."
+                )
                 yield _problem(key, f'must name a function; "{path}" is none that can be imported.', hint, "E005")
 
 

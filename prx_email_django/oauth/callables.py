@@ -49,8 +49,9 @@ def _load(path: str) -> Callable[[object], Any]:
         raise misconfigured("OAUTH_CALLABLES does not list the OAuth callable of the account")
     try:
         function: Callable[[object], Any] = import_string(path)
-    except ImportError:
-        raise misconfigured(f"{path} can't be imported") from None
+    except ImportError as error:
+        missing = f": there is no module {error.name}" if isinstance(error, ModuleNotFoundError) else ""
+        raise misconfigured(f"{path} can't be imported{missing}") from None
     if not callable(function):
         raise misconfigured(f"{path} is not a function")
     return function

@@ -127,7 +127,13 @@ OAUTH_ADVICE = (
         gettext_lazy("Fill in client id and client secret of the account, then sign in or enter a refresh token."),
     ),
     (
-        r"pip install|service account|certificate of the application|private key",
+        r"there is no module (google|msal)",
+        gettext_lazy(
+            "Install the extra on every machine that sends: pip install prx_email_django[google], or [microsoft]."
+        ),
+    ),
+    (
+        r"service account|certificate of the application|private key",
         gettext_lazy("Check the key that the client secret of the account holds, and what the documentation asks for."),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import Grant, TokenRequest, token_request
 from prx_email_django.oauth.token_server import retry_after
 from prx_email_django.rules.hosts import check_token_url
+from prx_email_django.status.advice import advice
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
 EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
@@ -626,6 +628,17 @@ def test_an_exception_of_a_function_is_reported_by_class_and_line() -> None:
         error = refused(request)
     assert "RuntimeError in failing, line " in str(error)
     assert error.__suppress_context__
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "prx_email_django.contrib.microsoft.certificate_token"
+    monkeypatch.delitem(sys.modules, "prx_email_django.contrib.microsoft", raising=False)
+    monkeypatch.setitem(sys.modules, "msal", None)
+    with override_settings(PRX_EMAIL={"OAUTH_CALLABLES": [path]}):
+        error = refused(TokenRequest(grant=Grant.CALLABLE, callable=path))
+    assert error.permanent
+    assert "there is no module msal" in str(error)
+    assert "prx_email_django[google], or [microsoft]" in advice(str(error))
 
 
 @pytest.mark.parametrize("name", ["hanging_sync", "hanging_async"])
