@@ -22,9 +22,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_safe
 
-from prx_email_django.admin.actions import log
-from prx_email_django.admin.base import OperatorMixin, page_url
+from prx_email_django.admin.base import OperatorMixin, log, page_url
 from prx_email_django.api.sign_in import sign_in_server, store_sign_in
+from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.models import Account
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.sign_in import SignIn, begin, finish, refused
@@ -65,7 +65,7 @@ class SignInMixin(OperatorMixin):
             started, address = begin(
                 account, redirect_uri=self.redirect_uri(request), state=signing.dumps([key, pk], salt=_SALT)
             )
-        except (TokenRefused, DecryptionFailed) as error:
+        except (TokenRefused, DecryptionFailed, SecretAbsent) as error:
             return self._failed(request, account, error)
         entry = {**asdict(started), "account": pk, "person": str(request.user.pk)}
         begun = {**request.session.get(SESSION_KEY, {}), key: entry}
@@ -83,7 +83,7 @@ class SignInMixin(OperatorMixin):
             sign_in_server(account)
             found = finish(account, SignIn(**entry), {name: request.GET[name] for name in request.GET})
             store_sign_in(account, found)
-        except (TokenRefused, DecryptionFailed) as error:
+        except (TokenRefused, DecryptionFailed, SecretAbsent) as error:
             return self._failed(request, account, error)
         log(request, [account], _("Signed in at the provider; the refresh token was stored."))
         text = _(
@@ -105,7 +105,7 @@ class SignInMixin(OperatorMixin):
             return {}
         try:
             server = sign_in_server(account)
-        except (TokenRefused, DecryptionFailed) as error:
+        except (TokenRefused, DecryptionFailed, SecretAbsent) as error:
             if account.oauth_provider == "custom" or account.oauth_refresh_token:
                 return {}
             return {"sign_in_problem": advice(str(error))}

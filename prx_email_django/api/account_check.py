@@ -18,6 +18,7 @@ from prx_email_django.api.queueing import enqueue
 from prx_email_django.api.sending import retry_within
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.errors import OutboxError
 from prx_email_django.limits.pauses import known_state, note_success, read_account
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
@@ -144,7 +145,7 @@ class _AccountCheck:
                 if monotonic() >= self.until:
                     return "", self._step(Step.TOKEN, False, "no access token: the token server does not answer")
                 arrived.wait(LOOK)
-        except TokenRefused as error:
+        except (TokenRefused, SecretAbsent) as error:
             return "", self._step(Step.TOKEN, False, f"no access token: {error}")
         return token, self._step(Step.TOKEN, True, "an access token is there")
 
@@ -152,7 +153,11 @@ class _AccountCheck:
     def _walk(self, token: str, *, without_login: bool) -> Iterator[CheckStep]:
         """Open a session on the network's thread, and yield what it has come to."""
         done: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
-        settings = connection_settings(self.account, known_state(self.account), token=token, now=self.clock.now)
+        try:
+            settings = connection_settings(self.account, known_state(self.account), token=token, now=self.clock.now)
+        except SecretAbsent as absent:
+            yield self._step(Step.LOGIN, False, str(absent))
+            return
         settings = replace(
             settings,
             timeout=min(settings.timeout, ONE_ANSWER, max(1.0, self.until - monotonic())),

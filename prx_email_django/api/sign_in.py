@@ -22,7 +22,7 @@ def sign_in_server(account: Account) -> AuthorizationServer:
     Raises:
         TokenRefused: there is none, or the account cannot keep a refresh token.
     """
-    if getattr(account, "source", "") == "settings":
+    if account.is_from_settings:
         raise refused("the account is declared in the settings, which no sign-in can change", "configuration")
     if account.auth_method != "xoauth2":
         raise refused("the account does not log in with a token", "configuration")

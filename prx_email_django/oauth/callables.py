@@ -32,6 +32,10 @@ def call(request: TokenRequest, *, timeout: float) -> Token:
             answer = function(request.account)
     except TokenRefused:
         raise
+    except TimeoutError:
+        raise TokenRefused(
+            f"{request.callable} gave no token within {timeout:g} s", permanent=False, code="timeout"
+        ) from None
     except Exception as error:  # noqa: BLE001  (the function belongs to the host project and may raise anything)
         raise TokenRefused(_raised(request.callable, error), permanent=False, code="callable") from None
     finally:

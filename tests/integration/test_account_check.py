@@ -311,3 +311,13 @@ def test_a_send_that_fails_on_the_connection_says_where_and_what_to_do() -> None
     assert (result.status, result.error_code) == ("failed", "network")
     assert f"127.0.0.1:{port}" in result.error
     assert "firewall" in result.error
+
+
+@pytest.mark.parametrize("method", ["password", "token"])
+def test_a_reference_that_names_nothing_is_said_by_its_name(method: str, settings: Any) -> None:
+    with SmtpServer(tls="implicit", users={"ann": "secret"}) as server:
+        secret = {"password": "env:NO_SUCH_VARIABLE"}
+        if method == "token":
+            secret = {"password": "", "auth_method": "xoauth2", "oauth_token": "env:NO_SUCH_VARIABLE"}
+        name, detail, _ = failed(prx.check_account(secured(server, settings, **secret)))
+    assert (name, "NO_SUCH_VARIABLE" in detail) == ("login" if method == "password" else "token", True)

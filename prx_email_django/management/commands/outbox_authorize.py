@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.api.sign_in import sign_in_server, store_sign_in
+from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.management._common import account_named, plain_errors
 from prx_email_django.models import Account
 from prx_email_django.models.encrypted import DecryptionFailed
@@ -56,7 +57,7 @@ class Command(BaseCommand):
                 server = sign_in_server(account)
                 found = self._device(account) if options["device"] else self._loopback(account, server, options)
                 stored = store_sign_in(account, found)
-            except (TokenRefused, DecryptionFailed) as error:
+            except (TokenRefused, DecryptionFailed, SecretAbsent) as error:
                 raise CommandError(f"Nothing was stored: {error}. {advice(str(error))}".rstrip()) from None
         self.stdout.write(f"{found.address} has signed in; the refresh token of “{stored.name}” is stored, encrypted.")
         if not stored.is_active:
