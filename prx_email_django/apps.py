@@ -29,16 +29,12 @@ class OutboxConfig(AppConfig):
             post_migrate.connect(register_schedule, sender=self, dispatch_uid="prx_email_django.schedule")
 
 
-def keep_accounts(*, using: str, apps: Any = installed, **kwargs: Any) -> None:
+def keep_accounts(*, using: str, **kwargs: Any) -> None:
     """Make the rows of the accounts that the settings declare, and keep them equal."""
-    from prx_email_django.models.managers import outbox_alias
+    from prx_email_django.checks.accounts import has_accounts
     from prx_email_django.store.declared import keep_declared_accounts
 
-    try:
-        apps.get_model("prx_email_django", "Account")
-    except LookupError:  # its table exists no longer
-        return
-    if using == outbox_alias():
+    if has_accounts([using]):  # not before the first migration, after the last one back, or in a schema without it
         keep_declared_accounts()
 
 

@@ -22,7 +22,7 @@ def check_declared_accounts(**_: Any) -> list[checks.CheckMessage]:
     """E009: an account that the settings declare has a field that cannot work; it sends nothing."""
     return [
         checks.Error(
-            f"{problem.path} {problem.message}",
+            f"{problem}",
             hint=problem.hint or _HINT,
             obj=made.declared.path,
             id="prx_email_django.E009",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prx_email_django.conf.account_url import parse_account_url
+from prx_email_django.rules.hosts import is_loopback
 
 #: The account that Django's ``EMAIL_HOST`` and its neighbours become.
 DJANGO_ACCOUNT = "django"
@@ -128,6 +129,9 @@ def _contradiction(given: Mapping[str, object], paths: Mapping[str, str]) -> tup
         return paths["use_tls"], f"and {paths['use_ssl']} exclude each other: set one of them to True"
     if not given.get("host"):
         return paths["host"], "names no server"
+    has_login, is_clear = given.get("username") and given.get("password"), not given.get("use_tls")
+    if has_login and is_clear and not given.get("use_ssl") and not is_loopback(str(given["host"])):
+        return paths["use_tls"], "is off, and a password goes in clear text to loopback only: set it to True"
     if "timeout" in given and not _is_timeout(given["timeout"]):
         return paths["timeout"], "must be a number of seconds above 0, or None"
     return None

@@ -149,10 +149,13 @@ else:
             mail.get_connection(acount="bulk")
 
     def test_what_is_meant_for_another_backend_is_ignored_as_django_does() -> None:
-        assert make_email(connection=mail.get_connection(host="mail.example.org", port=25, foo="bar")).send() == 1
+        assert make_email(connection=mail.get_connection(foo="bar")).send() == 1
 
-    def test_credentials_of_a_call_are_those_of_the_account_all_the_same() -> None:
-        assert mail.send_mail("Hello", "text", None, ["ann@example.org"], auth_user="u", auth_password="p") == 1
+    def test_a_server_or_credentials_of_a_call_are_refused_and_not_ignored() -> None:
+        with pytest.raises(ImproperlyConfigured, match="options host, port"):
+            mail.get_connection(host="mail.example.org", port=25)
+        with pytest.raises(ImproperlyConfigured, match="options password, username"):
+            mail.send_mail("Hello", "text", None, ["ann@example.org"], auth_user="u", auth_password="p")
 
     def test_fail_silently_of_a_call_is_honoured() -> None:
         Account.objects.all().delete()

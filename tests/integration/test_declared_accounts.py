@@ -135,11 +135,11 @@ def test_a_new_secret_key_of_django_is_no_change_of_the_secret(settings: Any) ->
     declare(settings, shop=URL)
     enqueue()
     before = stored()
-    AccountState.objects.update_or_create(account=Account.objects.get(), defaults={"size_limit": 7, "pause_count": 3})
+    AccountState.objects.update_or_create(account=Account.objects.get(), defaults={"access_token": "fetched"})
     settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "another key for tests only"
     store.keep_declared_accounts()
     assert stored() != before and str(stored()).startswith("settings:")
-    assert AccountState.objects.get().pause_count == 3
+    assert AccountState.objects.get().access_token == "fetched"
 
 
 def test_a_row_that_was_changed_behind_the_settings_back_is_mended(settings: Any) -> None:
@@ -218,7 +218,7 @@ def test_a_bad_field_is_named_and_stops_no_other_account(entry: Any, path: str, 
     declare(settings, shop=entry, other="smtp+clear://localhost:1025")
     found = ids()
     assert set(found) == {"E009"}
-    assert found["E009"].startswith(f'PRX_EMAIL["ACCOUNTS"]["shop"]{path} ')
+    assert found["E009"].startswith(f'PRX_EMAIL["ACCOUNTS"]["shop"]{path}: ')
     assert words in found["E009"] and SECRET not in found["E009"]
     with pytest.raises(AccountUnavailable) as raised:
         enqueue()
