@@ -138,7 +138,7 @@ def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:
     expect(page.locator("#result_list")).to_contain_text("550 5.7.1 no thanks")
     page.get_by_role("link", name="Rechnung für Größe").click()
     page.get_by_role("button", name="Retry now").click()
-    expect(page.locator(".messagelist")).to_contain_text("1 message is due now")
+    expect(page.locator(".messagelist")).to_contain_text("Retry requested. Due, waiting for a worker.")
     message.refresh_from_db()
     assert message.next_attempt_at is not None
     assert message.next_attempt_at <= timezone.now()
@@ -152,7 +152,7 @@ def test_a_message_of_unknown_outcome_is_retried_only_after_consent(page: Page) 
     assert OutboxMessage.objects.get().is_at_rest
     page.get_by_label("I accept that a second copy may be sent").check()
     page.get_by_role("button", name="Retry now").click()
-    expect(page.locator(".messagelist")).to_contain_text("due now")
+    expect(page.locator(".messagelist")).to_contain_text("Retry requested. Due")
     assert not OutboxMessage.objects.get().is_at_rest
 
 
@@ -164,9 +164,31 @@ def test_a_bulk_retry_asks_and_continues_with_the_same_selection(page: Page) -> 
         page.locator(f"input[name=_selected_action][value='{message.pk}']").check()
     page.locator("select[name=action]").first.select_option("retry_selected")
     page.locator("button[name=index]").first.click()
-    page.get_by_role("button", name="Yes, retry all").click()
+    page.get_by_role("button", name="Yes, go on").click()
     expect(page.locator(".messagelist")).to_contain_text("2 messages are due now")
     assert OutboxMessage.objects.get(pk=made[2].pk).is_at_rest
+
+
+def test_all_messages_of_one_reason_are_retried_with_three_clicks_from_the_index(page: Page) -> None:
+    account = rows.make_account()
+    for _ in range(3):
+        rows.at_rest(account)
+    page.goto("/admin/")
+    page.get_by_role("link", name="Dashboard", exact=True).first.click()
+    expect(page.locator(".outbox-verdict")).to_contain_text("3 messages need a person")
+    page.get_by_role("button", name="Retry all 3").click()
+    page.get_by_role("button", name="Yes, go on").click()
+    expect(page.locator(".messagelist")).to_contain_text("3 messages are due now")
+    assert not OutboxMessage.objects.filter(next_attempt_at=None).exists()
+
+
+def test_the_dashboard_fits_a_phone(page: Page) -> None:
+    account = rows.make_account()
+    rows.at_rest(account)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{rows.ADMIN}outbox/")
+    expect(page.locator(".outbox-tiles")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_an_account_is_paused_and_resumed(page: Page) -> None:
