@@ -90,7 +90,8 @@ def test_a_late_result_is_late_also_at_the_second_try() -> None:
     """Found by the simulation: it was counted as if its claim had not been lost."""
     claim = take_one(message(account()))
     lose(claim)
-    with losing_answer("UPDATE", "deliveryattempt") as lost:
+    attempts = connection.ops.quote_name(DeliveryAttempt._meta.db_table)
+    with losing_answer(f"UPDATE {attempts} SET") as lost:
         recorded = finish(claim, Ending.ACCEPTED)
     assert lost == ["COMMIT"]
     assert (recorded.status, recorded.late) == ("sent", True)
