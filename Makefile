@@ -3,6 +3,7 @@
 # make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
 # make check    formatting, lint, layers, types, missing migrations
 # make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
+# make messages writes the Japanese catalogue anew; translate what is empty or fuzzy, then run it again
 # make matrix   unit and integration tests on every supported Python and Django
 # make demo     sends messages through a local mail server and prints what happens; make serve runs the example shop
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ARGS ?=
 # Tests start hundreds of processes; each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv .venv quick test check format matrix demo serve bench soak test-servers wheel clean
+.PHONY: venv .venv quick test check format messages matrix demo serve bench soak test-servers wheel clean
 
 venv: .venv/.ready
 
@@ -32,6 +33,11 @@ check: .venv/.ready
 	$(BIN)/mypy
 	DATABASE_NAME=:memory: $(BIN)/python -W error -m django makemigrations --check --dry-run --settings tests.settings prx_email_django
 	DATABASE_NAME=:memory: $(BIN)/python -W error -m django check --fail-level WARNING --settings tests.settings
+
+# Needs Debian's gettext.
+messages: .venv/.ready
+	cd prx_email_django && ../$(BIN)/django-admin makemessages --locale ja --no-location --no-obsolete
+	cd prx_email_django && ../$(BIN)/django-admin compilemessages --locale ja
 
 format: .venv/.ready
 	$(BIN)/ruff format .

@@ -60,6 +60,7 @@ def test_the_types_and_the_licence_reach_the_user(wheel: zipfile.ZipFile, metada
     assert "prx_email_django/py.typed" in wheel.namelist()
     assert metadata["License-Expression"] == "MIT"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
+    assert "prx_email_django/locale/ja/LC_MESSAGES/django.mo" in wheel.namelist()
 
 
 def test_no_tool_of_development_is_forced_on_a_user(metadata: Message) -> None:

@@ -1,0 +1,98 @@
+"""The Japanese catalogue is complete: every string that is marked has a translation, with the same placeholders."""
+
+from __future__ import annotations
+
+import ast
+import gettext
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from django.utils.translation import gettext as translated
+from django.utils.translation import override
+from django.utils.translation.template import templatize
+
+from prx_email_django.status.overview import span
+
+PACKAGE = Path(__file__).parents[2] / "prx_email_django"
+FOLDER = PACKAGE / "locale/ja/LC_MESSAGES"
+#: Functions that mark a string, and how many of their arguments are strings.
+MARKS = {"_": 1, "gettext": 1, "gettext_lazy": 1, "ngettext": 2, "ngettext_lazy": 2}
+_IN_TEMPLATE = re.compile(r"\b(_|gettext|ngettext)\((u?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\").*?)\) ", re.DOTALL)
+_PLACEHOLDER = re.compile(r"%\(\w+\)[sd]")
+
+
+def marked_in_python(path: Path) -> Iterator[tuple[str, ...]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+        if isinstance(node, ast.Call) and name in MARKS:
+            texts = [one.value for one in node.args[: MARKS[name]] if isinstance(one, ast.Constant)]
+            if texts and all(isinstance(text, str) for text in texts):
+                yield tuple(str(text) for text in texts)
+
+
+def marked_in_template(path: Path) -> Iterator[tuple[str, ...]]:
+    for name, arguments in _IN_TEMPLATE.findall(templatize(path.read_text(encoding="utf-8"), origin=str(path))):
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        yield tuple(ast.literal_eval(one) for one in call.args[: MARKS[name]])
+
+
+@cache
+def marked() -> set[tuple[str, ...]]:
+    found = {
+        texts for path in PACKAGE.rglob("*.py") if "migrations" not in path.parts for texts in marked_in_python(path)
+    }
+    return found | {texts for path in PACKAGE.rglob("*.html") for texts in marked_in_template(path)}
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> dict[str, str]:
+    """msgid -> translation, as Django reads them; Japanese has one form for any number."""
+    with (FOLDER / "django.mo").open("rb") as file:
+        entries = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+    return {key if isinstance(key, str) else key[0]: text for key, text in entries.items()}
+
+
+def test_strings_are_found_in_code_and_templates() -> None:
+    found = marked()
+    assert ("Retry now",) in found
+    assert ("%(count)d account is paused.", "%(count)d accounts are paused.") in found
+    assert ("Why it fails",) in found
+    assert ("%(count)s message matches.", "%(count)s messages match.") in found
+    assert len(found) > 600
+
+
+def test_no_marked_string_is_missing(catalogue: dict[str, str]) -> None:
+    assert [texts for texts in sorted(marked()) if not catalogue.get(texts[0])] == []
+
+
+def test_no_translation_is_left_over(catalogue: dict[str, str]) -> None:
+    assert set(catalogue) - {texts[0] for texts in marked()} - {""} == set()
+
+
+def test_placeholders_are_the_same(catalogue: dict[str, str]) -> None:
+    wrong = [
+        texts
+        for texts in marked()
+        if set(_PLACEHOLDER.findall(catalogue.get(texts[0], "")))
+        not in [set(_PLACEHOLDER.findall(text)) for text in texts]
+    ]
+    assert wrong == []
+
+
+def test_the_compiled_catalogue_is_that_of_its_source(catalogue: dict[str, str]) -> None:
+    """``make messages`` writes both."""
+    quoted = re.findall(
+        r'^msgstr(?:\[0\])? ((?:"(?:[^"\\]|\\.)*"\n)+)', (FOLDER / "django.po").read_text("utf-8"), re.M
+    )
+    source = sorted("".join(ast.literal_eval(line) for line in text.splitlines()) for text in quoted[1:])
+    assert source == sorted(text for key, text in catalogue.items() if key)
+
+
+def test_django_finds_the_catalogue() -> None:
+    with override("ja"):
+        assert translated("Retry now") == "今すぐ再試行"
+        assert span(48 * 60) == "48 分"
