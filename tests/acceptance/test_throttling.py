@@ -155,5 +155,6 @@ def test_a_limit_per_second_is_kept() -> None:
         backlog(owner, 42)
         begun = time.monotonic()
         assert prx.drain(time_budget=60).sent == 42
-        assert 2 <= time.monotonic() - begun < 9
+        # About 3 s; a drain that stopped at the limit would take its whole budget.
+        assert 2 <= time.monotonic() - begun < 40
         assert_nothing_paid(sent=42)
