@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import ConnectionSlot, OutboxMessage
 from prx_email_django.store import claims
 from prx_email_django.store.claims import Lease
 from tests.acceptance.drainer import Drainer
@@ -50,6 +50,23 @@ def test_a_lease_is_renewed_while_the_server_takes_its_time(settings: Any) -> No
         assert_each_once(server, 3)
 
 
+def freeze(drainer: Drainer) -> None:
+    """Stop the process outside of its transactions: within one it would keep its locks, and everybody waiting."""
+
+    def is_free() -> bool:
+        os.kill(drainer.process.pid, signal.SIGSTOP)
+        if not connection.features.has_select_for_update_skip_locked:
+            return True
+        for rows in (OutboxMessage.objects.filter(status="sending"), ConnectionSlot.objects.exclude(token=None)):
+            with transaction.atomic():
+                if len(rows.select_for_update(skip_locked=True)) < rows.count():
+                    os.kill(drainer.process.pid, signal.SIGCONT)
+                    return False
+        return True
+
+    assert eventually(is_free)
+
+
 def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still_count(settings: Any) -> None:
     """SIGSTOP stands for a machine that is frozen: another worker recovers, then the first worker continues."""
     settings.PRX_EMAIL = {"LEASE": 1.0, "BASE_BACKOFF": 0.2}
@@ -60,10 +77,9 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still
         waiting = server.on("mail", stall=True, nth=6)
         with Drainer(settings={"LEASE": 1.0}) as drainer:
             assert stalled.reached.wait(60) and waiting.reached.wait(60)
-            # Stopped within a transaction, it would keep its locks, and everybody else waiting.
             sent = OutboxMessage.objects.filter(status="sent")
             assert eventually(lambda: sent.count() == len(server.messages))
-            os.kill(drainer.process.pid, signal.SIGSTOP)
+            freeze(drainer)
             before = len(server.messages)
             threading.Event().wait(1.2)
             recovered = prx.drain(now=timezone.now() + timedelta(seconds=70)).recovered
