@@ -204,7 +204,7 @@ def _named() -> MIMEBase:
     return part
 
 
-if django.VERSION < (6, 1):
+if django.VERSION < (6, 0):  # from then on a warning of Django
     MESSAGES["a_mime_tree"] = partial(_mime_part, _nested)
     MESSAGES["a_mime_part_with_a_name_beyond_ascii"] = partial(_mime_part, _named)
 
@@ -234,6 +234,5 @@ if django.VERSION >= (6, 0):
 #: Messages that Django's own backend raises for, on every version or on some.
 ONLY_OURS = {"a_lazy_file_name"}
 if django.VERSION >= (6, 0):
-    ONLY_OURS |= {"a_header_that_is_no_text", "subject_in_headers", "subject_in_headers_in_lower_case"}
-if django.VERSION >= (6, 1):
-    ONLY_OURS |= {"a_name_with_a_dot"}
+    ONLY_OURS |= {"a_header_that_is_no_text", "a_name_with_a_dot"}
+    ONLY_OURS |= {"subject_in_headers", "subject_in_headers_in_lower_case"}
