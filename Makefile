@@ -1,5 +1,5 @@
 # make venv     the development environment, .venv
-# make quick    unit and integration tests on SQLite, in parallel; within two minutes on two cores
+# make quick    unit and integration tests on SQLite, in parallel, without the random exploration; within two minutes
 # make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
 # make check    formatting, lint, layers, types, missing migrations
 # make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
@@ -21,7 +21,7 @@ venv: .venv/.ready
 
 # An idle process takes over tests of a busy one (worksteal): some tests take a second, most take a millisecond.
 quick: .venv/.ready
-	DATABASE=sqlite $(BIN)/python -W error -m pytest -q -n auto --dist worksteal tests/unit tests/integration $(ARGS)
+	DATABASE=sqlite $(BIN)/python -W error -m pytest -q -n auto --dist worksteal -m "not stateful" tests/unit tests/integration $(ARGS)
 
 test: .venv/.ready
 	$(BIN)/python scripts/test.py $(ARGS)
