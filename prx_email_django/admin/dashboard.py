@@ -135,9 +135,8 @@ class OutboxAdminMixin(FactsAdminMixin):
     def _shown(self, request: HttpRequest, cause: Cause, figures: dict[str, Any]) -> ShownCause:
         # What a person wrote as the reason of a pause needs no advice.
         shown = ShownCause(cause, hint="" if cause.by_person else str(advice(cause.text)))
-        if cause.messages:
-            query = {"needs_person": {"status": "needs_person"}, "doubt": {"doubt": "yes"}}[cause.messages]
-            return replace(shown, open_url=self._messages(**query))
+        if cause.in_doubt:
+            return replace(shown, open_url=self._messages(doubt="yes"))
         if not cause.account:
             may_resume = cause.can_resume and request.user.has_perm(f"{self.opts.app_label}.change_outboxstate")
             return replace(shown, resume_url=page_url(self, Outbox, "resume") if may_resume else "")

@@ -43,11 +43,12 @@ class Cause:
     text: str
     #: The account that it is about; empty: the whole outbox.
     account: str = ""
-    #: ``resume``: the pause can be ended by a button.
+    #: It is a pause, which a button can end.
     can_resume: bool = False
+    #: A person set the pause, and its reason is that person's.
     by_person: bool = False
-    #: ``needs_person``, ``doubt``: the list of messages that it is about.
-    messages: str = ""
+    #: It is about the messages that may have been delivered.
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
             "%(count)d failed messages may have been delivered.",
             figures["unknown"],
         )
-        yield Cause(Level.AMBER, text % {"count": figures["unknown"]}, messages="doubt")
+        yield Cause(Level.AMBER, text % {"count": figures["unknown"]}, in_doubt=True)
 
 
 def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: datetime) -> Iterator[Cause]:

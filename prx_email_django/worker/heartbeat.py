@@ -40,6 +40,7 @@ class Heartbeat:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counted = 0
+        self._state = WorkerState.IDLE
 
     def beat(self, sent: int) -> bool:
         """Write that the process is working, if a heartbeat is due; ``sent``: messages of this drain until now."""
@@ -50,7 +51,8 @@ class Heartbeat:
 
     def end(self, sent: int) -> None:
         """Write that the process is idle; a loop writes it once in a while, or when it has sent something."""
-        if sent > self._counted or _kind.get() != LOOP or self._is_due():
+        is_written = sent == self._counted and self._state == WorkerState.IDLE
+        if not is_written or _kind.get() != LOOP or self._is_due():
             self._write(WorkerState.IDLE, sent)
 
     def _is_due(self) -> bool:
@@ -60,4 +62,5 @@ class Heartbeat:
     def _write(self, state: WorkerState, sent: int) -> None:
         now = _last[worker_name()] = self._clock.running
         new, self._counted = sent - self._counted, sent
+        self._state = state
         unwritten.write([partial(seen, kind=_kind.get(), state=state, sent=new, at=now)])

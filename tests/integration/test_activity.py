@@ -21,6 +21,7 @@ from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.db import worker_name
 from prx_email_django.store.purge import purge_activity
+from prx_email_django.worker.heartbeat import LOOP, Heartbeat, working_as
 from prx_email_django.worker.recorder import Recorder
 from tests.support.factories import (
     MEMORY,
@@ -180,3 +181,12 @@ def test_old_hours_become_one_row_and_their_sum_stays() -> None:
     purge_activity(clock=store.db.clock_for(NOW + timedelta(days=40)))
     rows = HourlyCount.objects.order_by("account").values_list("account", "sent")
     assert list(rows) == [(owner.pk, 1 + 36 + 37), (other.pk, 1 + 36 + 37)]
+
+
+def test_a_loop_that_said_that_it_works_says_that_it_has_ended() -> None:
+    """Ended within ten seconds of that, it would look killed for ever."""
+    with working_as(LOOP):
+        heartbeat = Heartbeat(at(NOW - timedelta(days=1)))
+        assert heartbeat.beat(5)
+        heartbeat.end(5)
+    assert (Worker.objects.get().state, Worker.objects.get().sent) == ("idle", 5)
