@@ -17,6 +17,7 @@ from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.queueing import enqueue
 from prx_email_django.api.sending import retry_within
 from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.validation import parse_address
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.errors import OutboxError
@@ -68,6 +69,8 @@ def check_steps(account: AccountRef, *, send_to: str | None = None, timeout: flo
     """The steps of ``check_account`` as they come; raises at the call what that raises."""
     check_may_send("check_account")
     found = resolve_account(account, active=False)
+    if send_to is not None:
+        parse_address(send_to, field="send_to")
     _, clock = outbox_and_clock(None)
     return _AccountCheck(read_account(found.pk), clock=clock, until=monotonic() + timeout).run(send_to)
 

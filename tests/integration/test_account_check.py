@@ -15,7 +15,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 import prx_email_django as prx
-from prx_email_django.errors import AccountUnavailable, SendInsideTransaction, WrongInstance
+from prx_email_django.errors import AccountUnavailable, InvalidMessage, SendInsideTransaction, WrongInstance
 from prx_email_django.limits.pauses import note_failure
 from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import Account, ConnectionSlot, OutboxMessage, OutboxState
@@ -321,3 +321,14 @@ def test_a_reference_that_names_nothing_is_said_by_its_name(method: str, setting
             secret = {"password": "", "auth_method": "xoauth2", "oauth_token": "env:NO_SUCH_VARIABLE"}
         name, detail, _ = failed(prx.check_account(secured(server, settings, **secret)))
     assert (name, "NO_SUCH_VARIABLE" in detail) == ("login" if method == "password" else "token", True)
+
+
+def test_what_is_no_address_is_refused_before_anything_is_tried() -> None:
+    with SmtpServer() as server:
+        account = account_on(server)
+        with pytest.raises(InvalidMessage):
+            prx.check_account(account, send_to="nobody")
+        client = rows.client_for("view_account", "change_account")
+        response = client.post(f"{rows.ACCOUNTS}{account.pk}/check/", {"send_to": "nobody"}, follow=True)
+        assert rows.notices(response)[0].startswith("send_to: not a valid address")
+    assert server.connections == 0
