@@ -79,7 +79,7 @@ class AccountManager(OutboxManager["Account"]):
     def from_preset(
         self, preset: str, *, name: str, user: str = "", region: str | None = None, **fields: Any
     ) -> Account:
-        """Create an account at a well-known provider; ``docs/providers.md`` lists the presets.
+        """Create an account at a well-known provider; ``docs/reference/providers.md`` lists the presets.
 
         Give ``password=…`` (mostly an app password), ``oauth_token=…`` or the fields of a token provider.  ``region``:
         for ``ses``, and for ``mailgun``, ``sendgrid`` and ``zoho`` where the account is not in their usual region.
