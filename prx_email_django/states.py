@@ -1,8 +1,8 @@
 """The states of a message, and the verbs that move it.  Read this module first.
 
-``docs/explanation/states.md`` shows the same with a picture.  A message is *due* when ``next_attempt_at`` is set and not in the
-future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed without
-``next_attempt_at``: then nothing happens to it until a person acts.
+``docs/explanation/states.md`` shows the same with a picture.  A message is *due* when ``next_attempt_at`` is set and
+not in the future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed
+without ``next_attempt_at``: then nothing happens to it until a person acts.
 """
 
 from __future__ import annotations

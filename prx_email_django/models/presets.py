@@ -1,7 +1,8 @@
 """Presets of well-known providers: servers, kinds of credentials, published limits, and the trap that people meet.
 
-Add a preset to ``PRESETS`` and to the tables of ``docs/reference/providers.md``, which a test compares.  A token provider is
-an ``OAuthProvider`` (``models.choices``), and has its token address and scope in ``oauth.token_request``.
+Add a preset to ``PRESETS`` and to the tables of ``docs/reference/providers.md``, which a test compares.  A token
+provider is also an ``OAuthProvider`` (``models.choices``), and has its token address and scope in
+``oauth.token_request``.
 """
 
 from __future__ import annotations
