@@ -72,6 +72,7 @@ def test_the_old_worker_and_an_import_never_send_the_same_message(server: SmtpSe
     assert sorted(server.recipients) == ["one@example.org", "three@example.org", "two@example.org"]
 
 
+@pytest.mark.engine_free
 def test_mail_can_go_back_and_history_comes_along(server: SmtpServer, tmp_path: Path) -> None:
     told = run(f"{DRIVER}:there_and_back", port=server.port, media=tmp_path)
     assert (told["there"], told["back"]) == (["imported 1"], ["given back 1"])

@@ -105,6 +105,7 @@ def all_as_expected(server: SmtpServer, expected: dict[str, Any], *, extra: set[
     return True
 
 
+@pytest.mark.engine_free
 def test_an_import_is_refused_while_the_old_worker_sends(server: SmtpServer, tmp_path: Path) -> None:
     refused, *after = run(f"{DRIVER}:while_it_sends", port=server.port, media=tmp_path)
     assert refused.startswith("send_queued_mail of django-post_office is running: stop it")
@@ -113,6 +114,7 @@ def test_an_import_is_refused_while_the_old_worker_sends(server: SmtpServer, tmp
     assert sorted(server.recipients) == ["one@example.org", "two@example.org"]
 
 
+@pytest.mark.engine_free
 def test_mail_can_go_back_and_history_comes_along(server: SmtpServer, tmp_path: Path) -> None:
     told = run(f"{DRIVER}:there_and_back", port=server.port, media=tmp_path)
     assert told["there"] == ["imported 1"]
@@ -135,3 +137,14 @@ def test_mail_can_go_back_and_history_comes_along(server: SmtpServer, tmp_path: 
     assert DeliveryAttempt.objects.get().worker == "django-post_office"
     finish()
     assert server.recipients == ["undecided@example.org"]
+
+
+def test_post_office_stays_in_front_with_its_templates(server: SmtpServer, tmp_path: Path) -> None:
+    """Its worker has five threads, each with a connection to the database of its own."""
+    outbox = "prx_email_django.backends.OutboxEmailBackend"
+    told = run(f"{DRIVER}:in_front", port=server.port, media=tmp_path, WORKER_BACKEND=outbox, POST_OFFICE_THREADS="5")
+    assert told == {"before the worker": 0, "by the worker": 12, "at once": ["Hello kept"], "statuses": [0]}
+    prx.drain()
+    assert sorted(server.recipients) == sorted(
+        ["kept@example.org", *(f"w{number}@example.org" for number in range(12))]
+    )

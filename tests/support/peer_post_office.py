@@ -12,6 +12,7 @@ from django.conf import settings
 from django.core.files.base import ContentFile
 from django.core.mail import EmailMultiAlternatives
 from django.core.management import call_command
+from django.db import transaction
 from django.utils import timezone
 from post_office import mail
 from post_office.models import STATUS, Email, EmailTemplate
@@ -193,16 +194,28 @@ def there_and_back() -> dict[str, Any]:
 
 
 def in_front() -> dict[str, Any]:
-    """post_office keeps its templates and hands every message to the outbox."""
-    template = EmailTemplate.objects.create(name="front", subject="Hello {{ name }}", content="Dear {{ name }}")
-    for name in ("ann", "bob", "eve"):
-        mail.send(
-            f"{name}@example.org", SENDER, template=template, context={"name": name}, headers={"X-Outbox-Priority": "7"}
-        )
-    queued = OutboxMessage.objects.count()
+    """post_office keeps its templates and hands every message to the outbox: by its worker, and at once."""
+    EmailTemplate.objects.create(name="front", subject="Hello {{ name }}", content="Dear {{ name }}")
+
+    def send(name: str) -> None:
+        given = {"template": "front", "context": {"name": name}, "headers": {"X-Outbox-Priority": "7"}}
+        mail.send(f"{name}@example.org", SENDER, **given)
+
+    by_worker = [f"w{number}" for number in range(12)]
+    for name in by_worker:
+        send(name)
+    result: dict[str, Any] = {"before the worker": OutboxMessage.objects.count()}
     call_command("send_queued_mail", log_level=0)
-    return {
-        "queued before the worker": queued,
-        "queued": sorted(OutboxMessage.objects.values_list("subject", "priority")),
-        "statuses": list(Email.objects.values_list("status", flat=True)),
-    }
+    result["by the worker"] = OutboxMessage.objects.filter(subject__startswith="Hello w", priority=7).count()
+    settings.POST_OFFICE["DEFAULT_PRIORITY"] = "now"
+    try:
+        with transaction.atomic():
+            send("undone")
+            raise LookupError
+    except LookupError:
+        send("kept")
+    result["at once"] = list(
+        OutboxMessage.objects.exclude(subject__startswith="Hello w").values_list("subject", flat=True)
+    )
+    result["statuses"] = sorted(set(Email.objects.values_list("status", flat=True)))
+    return result

@@ -37,6 +37,5 @@ POST_OFFICE = {
     "LOCK_FILE_NAME": f"prx_post_office_{os.getpid()}",
     "MAX_RETRIES": 1,
     "LOG_LEVEL": 2,
-    "DEFAULT_PRIORITY": os.environ.get("POST_OFFICE_PRIORITY", "medium"),
-    "THREADS_PER_PROCESS": 1,
+    "THREADS_PER_PROCESS": int(os.environ.get("POST_OFFICE_THREADS", "1")),
 }
