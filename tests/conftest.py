@@ -32,7 +32,7 @@ MARKS = {
     "acceptance": ("acceptance",),
     "engine_free": (
         *("unit", "simulation", "acceptance/transports"),
-        *("acceptance/test_demo.py", "integration/test_docs_run.py"),
+        *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "integration/test_docs_run.py"),
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),
