@@ -170,6 +170,16 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+def preset_of(host: str) -> Preset | None:
+    """The preset that has this server, in whatever region; None for an unknown server, and for this machine."""
+    for preset in PRESETS.values():
+        pattern = re.escape(preset.host).replace(r"\{region\}", _AWS_REGION.pattern)
+        is_server = re.fullmatch(pattern, host, re.IGNORECASE) or host.lower() in preset.regions.values()
+        if is_server and not (preset.login_optional and preset.fields.get("security") == "none"):
+            return preset
+    return None
+
+
 @sensitive_variables()
 def preset_fields(preset: str, *, region: str | None = None, **fields: Any) -> dict[str, Any]:
     """The fields of an account at a well-known provider; ``fields`` win over the preset.
