@@ -31,7 +31,16 @@ if TYPE_CHECKING:
         send,
     )
     from prx_email_django.compose.attachments import AttachmentInput
-    from prx_email_django.results import AccountReport, ChangeReport, CheckStep, DrainReport, FailureMode, SendResult
+    from prx_email_django.compose.templates import render_mail
+    from prx_email_django.results import (
+        AccountReport,
+        ChangeReport,
+        CheckStep,
+        DrainReport,
+        FailureMode,
+        RenderedMail,
+        SendResult,
+    )
 
 __version__ = "0.1.0.dev0"
 
@@ -42,7 +51,9 @@ _VALUES = {
     "CheckStep": "results",
     "DrainReport": "results",
     "FailureMode": "results",
+    "RenderedMail": "results",
     "SendResult": "results",
+    "render_mail": "compose.templates",
 }
 
 __all__ = [
@@ -52,6 +63,7 @@ __all__ = [
     "CheckStep",
     "DrainReport",
     "FailureMode",
+    "RenderedMail",
     "SendResult",
     "adrain",
     "aenqueue",
@@ -67,6 +79,7 @@ __all__ = [
     "enqueue_many",
     "pause_outbox",
     "record_inbound",
+    "render_mail",
     "reply",
     "requeue_outbox",
     "resume_outbox",

@@ -50,6 +50,28 @@ class ChangeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedMail:
+    """A message that ``render_mail`` made; ``enqueue(**rendered)`` takes all three fields.
+
+    ``body_html`` is empty where the templates have no HTML; ``body_text`` never is, unless the HTML has no words.
+    """
+
+    subject: str
+    body_text: str
+    body_html: str = ""
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the fields: with ``__getitem__`` this makes ``**rendered`` work."""
+        return ("subject", "body_text", "body_html")
+
+    def __getitem__(self, name: str) -> str:
+        """The field of this name."""
+        if name not in self.keys():
+            raise KeyError(name)
+        return str(getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
 class DrainReport:
     """Numbers of messages of a drain, and its duration in seconds.
 

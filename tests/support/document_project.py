@@ -41,6 +41,7 @@ DATABASES = {
         },
     },
 }
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 Q_CLUSTER = {"name": "shop", "orm": "default", "retry": 600, "timeout": 300, "max_attempts": 5}
 PRX_EMAIL = {"TRANSPORT": "memory", "DEFAULT_ACCOUNT": "main", "INSTANCE": "docs"}
 """
