@@ -67,8 +67,6 @@ def judge_answered(transaction: MailTransaction, *, completed: bool, logged_in: 
         return _closed(transaction, last, completed=completed)
     if last.code // 100 == 3:
         return _out_of_step(transaction, last)
-    for reply in _split(transaction).rcpt:
-        transaction.add_answer(reply)
     judged = _judge_complete(transaction, completed=completed, logged_in=logged_in)
     reset = _split(transaction).reset
     if reset is not None and reset.code >= 300 and judged.end is None:
@@ -120,13 +118,14 @@ def _split(transaction: MailTransaction) -> _Replies:
 
 def _judge_complete(transaction: MailTransaction, *, completed: bool, logged_in: bool) -> Judgement:
     mail, *rcpt, final = transaction.replies[len(transaction.before_mail) :]
-    is_taken = final.code < 300 and transaction.any_accepted
     if mail.code >= 300:
-        if is_taken:  # with another sender: the server still had one
+        if final.code < 300 and any(reply.code < 300 for reply in rcpt):  # under the sender of an earlier message
             return _out_of_step(transaction, mail)
         return _refused(transaction, Phase.MAIL, mail, completed=completed)
+    for reply in rcpt:
+        transaction.add_answer(reply)
     about = next((said for said in rcpt if said.code >= 400 and is_about_session(said, logged_in=logged_in)), None)
-    if is_taken:
+    if final.code < 300 and transaction.any_accepted:
         return _accepted(transaction, final, about, completed=completed)
     told = [reply for reply in rcpt if reply.code >= 400]
     ours = next((said for said in told if refuses_ahead(Phase.RCPT, said, overlapped=transaction.overlapped)), None)
