@@ -127,10 +127,10 @@ def _judge_complete(transaction: MailTransaction, *, completed: bool, logged_in:
     about = next((said for said in rcpt if said.code >= 400 and is_about_session(said, logged_in=logged_in)), None)
     if final.code < 300 and transaction.any_accepted:
         return _accepted(transaction, final, about, completed=completed)
-    told = [reply for reply in rcpt if reply.code >= 400]
-    ours = next((said for said in told if refuses_ahead(Phase.RCPT, said, overlapped=transaction.overlapped)), None)
-    if (session := about or ours) is not None:
-        return _refused(transaction, Phase.RCPT, session, completed=completed)
+    refused = [reply for reply in rcpt if reply.code >= 400]
+    ours = next((said for said in refused if refuses_ahead(Phase.RCPT, said, overlapped=transaction.overlapped)), None)
+    if (said := about or ours) is not None:
+        return _refused(transaction, Phase.RCPT, said, completed=completed)
     if not transaction.any_accepted:
         outcome = transaction.all_refused()
         return Judgement(outcome, _quota_end(outcome))
