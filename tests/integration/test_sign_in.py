@@ -318,7 +318,7 @@ def test_the_form_saves_an_account_that_waits_for_its_sign_in_inactive_only(sett
         "name": "google", "email": "shop@example.com", "host": "smtp.gmail.com", "port": "465", "security": "tls",
         "user": "shop@example.com", "auth_method": "xoauth2", "auth_mechanism": "auto", "oauth_provider": "google",
         "oauth_client_id": "the-client", "oauth_client_secret": "the-client-secret", "max_connections": "1",
-        "max_messages_per_connection": "100", "pipelining": "auto",
+        "max_messages_per_connection": "100", "max_in_flight": "4", "pipelining": "auto",
     }  # fmt: skip
     response = client.post(f"{rows.ACCOUNTS}add/", {**form, "is_active": "on"})
     assert "save the account inactive" in response.content.decode()

@@ -391,6 +391,7 @@ def _extensions(client: aiosmtplib.SMTP) -> Extensions:
     limit = client.esmtp_extensions.get("size", "").strip()
     return Extensions(
         pipelining=client.supports_extension("pipelining"),
+        chunking=client.supports_extension("chunking"),
         size=client.supports_extension("size"),
         size_limit=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 18 else 0,
         eight_bit=client.supports_extension("8bitmime"),
