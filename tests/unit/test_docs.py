@@ -27,7 +27,19 @@ from prx_email_django.django_mail.options import MailOptions
 from prx_email_django.models.choices import Security
 from prx_email_django.models.presets import PRESETS
 from prx_email_django.states import TRANSITIONS, ErrorCode, Status
-from tests.support.documents import PAGES, ROOT, Block, all_blocks, code_in, prose, tables, text_of
+from tests.support.documents import (
+    LINK,
+    PAGES,
+    ROOT,
+    Block,
+    all_blocks,
+    code_in,
+    links,
+    local_target,
+    prose,
+    tables,
+    text_of,
+)
 
 KINDS = {
     "python",
@@ -37,6 +49,7 @@ KINDS = {
     "python file",
     "python pytest",
     "html file",
+    "{eval-rst}",
     "sh",
     "sh host",
     "text output",
@@ -49,6 +62,8 @@ KINDS = {
 }
 COMMANDS = {path.stem for path in (ROOT / "prx_email_django/management/commands").glob("[a-z]*.py")}
 BLOCKS = all_blocks()
+INDEX = "docs/index.md"
+TOCTREE = re.compile(r"^:::\{toctree\}\n(.*?)^:::$", re.MULTILINE | re.DOTALL)
 
 
 def of(*languages: str) -> list[Block]:
@@ -144,8 +159,8 @@ def test_every_command_that_is_named_takes_what_it_is_given() -> None:
     assert seen == COMMANDS, "a command that no page shows"
 
 
-def test_the_readme_names_every_command() -> None:
-    named = {name for rows in tables("README.md") for row in rows for name in code_in(row[0])}
+def test_every_command_has_its_line() -> None:
+    named = {name for rows in tables("docs/reference/commands.md") for row in rows for name in code_in(row[0])}
     assert named >= COMMANDS
 
 
@@ -159,26 +174,39 @@ def _anchors(page: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
-        if re.match(r"https?://", target):
-            continue
-        path, _, anchor = target.partition("#")
-        found = (ROOT / page).parent / path if path else ROOT / page
-        assert found.exists(), target
-        if anchor:
-            assert anchor in _anchors(str(found.resolve().relative_to(ROOT))), target
+    for target in links(page):
+        if (found := local_target(page, target)) is not None:
+            path, anchor = found
+            assert (ROOT / path).exists(), target
+            assert not anchor or anchor in _anchors(path), target
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
-    reached, waiting = set(), ["README.md"]
-    while waiting:
-        page = waiting.pop()
-        reached.add(page)
-        for target in re.findall(r"\]\(([^)#\s]+\.md)", prose(page)):
-            if "://" not in target:
-                found = str(((ROOT / page).parent / target).resolve().relative_to(ROOT))
-                waiting += [found] if found not in reached else []
-    assert set(PAGES) <= reached
+def test_the_readme_reads_on_a_package_index() -> None:
+    """PyPI shows it without the files beside it."""
+    assert [target for target in links("README.md") if not target.startswith("https://")] == []
+    assert len(text_of("README.md").splitlines()) <= 200
+
+
+def _pages_of_the_index() -> set[str]:
+    """The pages that the toctrees of the index name."""
+    entries = re.findall(r"^([a-z][a-z/*-]+)$", "\n".join(TOCTREE.findall(text_of(INDEX))), re.MULTILINE)
+    return {path.relative_to(ROOT).as_posix() for entry in entries for path in (ROOT / "docs").glob(f"{entry}.md")}
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    assert {page for page in PAGES if page.startswith("docs/")} - {INDEX} == _pages_of_the_index()
+    assert ("docs/index.md", "") in {local_target("README.md", target) for target in links("README.md")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Mailpit", "SES", "post_office", "templates", "tenants", "worker dead", "bounce", "OAuth", "limits", "upgrade"],
+)
+def test_a_newcomer_finds_the_page_in_the_index(words: str) -> None:
+    """One click: a row of the index names the words, and the page behind it is about them."""
+    (row, *_) = (row for rows in tables(INDEX) for row in rows if words in row[0])
+    pages = [found[0] for target in LINK.findall(row[1]) if (found := local_target(INDEX, target))]
+    assert any(all(word.lower() in text_of(page).lower() for word in words.split()) for page in pages)
 
 
 # Settings
@@ -220,7 +248,7 @@ def test_no_page_names_a_setting_that_does_not_exist() -> None:
 
 def test_every_system_check_is_listed() -> None:
     listed = {
-        name for rows in tables("docs/reference/settings.md") for row in rows for name in code_in(row[0]) if "." in name
+        name for rows in tables("docs/reference/checks.md") for row in rows for name in code_in(row[0]) if "." in name
     }
     written = set()
     for path in (ROOT / "prx_email_django").rglob("*.py"):
