@@ -22,6 +22,7 @@ EXPECTED = {
     "retry": "PS FS",
     "confirm": "FF FT",
     "adopt": "PF SF ST FF",
+    "erase": "PP FF FT",
 }
 
 
