@@ -2,6 +2,7 @@
 # make quick    unit and integration tests on SQLite, in parallel, without the random exploration; within two minutes
 # make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
 # make check    formatting, lint, layers, types, missing migrations
+# make docs     builds the site, docs/_build, and checks its links
 # make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
 # make messages writes the Japanese catalogue anew; translate what is empty or fuzzy, then run it again
 # make matrix   unit and integration tests on every supported Python and Django
@@ -13,7 +14,7 @@ ARGS ?=
 # Tests start hundreds of processes; each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv .venv quick test check format messages matrix demo serve bench soak test-servers wheel clean
+.PHONY: venv .venv quick test check docs format messages matrix demo serve bench soak test-servers wheel clean
 
 venv: .venv/.ready
 
@@ -33,6 +34,10 @@ check: .venv/.ready
 	$(BIN)/mypy
 	DATABASE_NAME=:memory: $(BIN)/python -W error -m django makemigrations --check --dry-run --settings tests.settings prx_email_django
 	DATABASE_NAME=:memory: $(BIN)/python -W error -m django check --fail-level WARNING --settings tests.settings
+
+# Links and references that lead nowhere, and pages in no toctree, are errors.
+docs: .venv/.ready
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build
 
 # Needs Debian's gettext.
 messages: .venv/.ready
@@ -65,7 +70,7 @@ wheel: .venv/.ready
 	$(BIN)/python scripts/wheel.py
 
 clean:
-	rm -rf .venv .nox build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .nox build dist docs/_build .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 .venv/.ready: pyproject.toml constraints.txt scripts/venv.sh
 	sh scripts/venv.sh $(PYTHON)

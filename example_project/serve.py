@@ -1,4 +1,4 @@
-"""``make serve``: runs the shop and the admin, the mail server, and a django-q2 cluster until Ctrl-C.
+"""``make serve``: runs the shop and the admin, the mail server, and the loop that sends until Ctrl-C.
 
 ``make serve ARGS="--port 8080"`` chooses the port of the web page.
 """

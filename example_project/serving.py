@@ -1,4 +1,4 @@
-"""Starts the web server, the mail server and the cluster, and stops all three by their process ids."""
+"""Starts the web server, the mail server and the loop that sends, and stops all three by their process ids."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ import django
 from django.conf import settings
 
 from example_project.catcher.authority import make_authority
+from example_project.catcher.mode import Mode, ModeFile
 from example_project.catcher.process import Catcher, CatcherDied
 from example_project.folder import InUse, occupied
 from example_project.output import console, print_pairs
 from example_project.ports import free_port, is_free
 
 USUAL_PORT = 8000
+#: Where Mailpit and MailHog listen, and the preset `local` expects a server.
+CATCHER_PORT = 1025
 #: Seconds until the web server must answer, and until a stopped process is killed.
 START_LIMIT, STOP_LIMIT = 30.0, 15.0
 #: The exit code of a process, None while it runs.
@@ -44,16 +47,17 @@ def main() -> int:
         with ExitStack() as stack:
             stack.enter_context(occupied(var))
             make_authority(var)
-            catcher = stack.enter_context(Catcher(var, tls=0, starttls=0))
+            ModeFile(var).write(Mode.WELL)
+            catcher = stack.enter_context(Catcher(var, tls=0, starttls=0, clear=free_port(prefer=CATCHER_PORT)))
             _prepare({**catcher.ports, "reports": catcher.ports["starttls"]})
             port = options.port or free_port(prefer=None if options.port == 0 else USUAL_PORT)
             manage = [sys.executable, str(settings.ROOT / "manage.py")]
             runserver = [*manage, "runserver", "--noreload", f"127.0.0.1:{port}"]
             web = stack.enter_context(_running(runserver, var / "web.log"))
-            cluster = stack.enter_context(_running([*manage, "qcluster"], var / "qcluster.log"))
-            processes = {"web": web.poll, "catcher": catcher.poll, "qcluster": cluster.poll}
+            loop = stack.enter_context(_running([*manage, "flush_outbox", "--loop"], var / "loop.log"))
+            processes = {"web": web.poll, "catcher": catcher.poll, "loop": loop.poll}
             _await_page(port, processes, stop)
-            _print_addresses(port, catcher.ports, {"web": web.pid, "catcher": catcher.pid, "qcluster": cluster.pid})
+            _print_addresses(port, catcher.ports, {"web": web.pid, "catcher": catcher.pid, "loop": loop.pid})
             while not stop.wait(POLL):
                 _check(processes)
             console.print("Stopping …")
@@ -104,7 +108,6 @@ def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
     try:
         yield process
     finally:
-        # Only the main process: a cluster may hang if its whole process group is terminated.
         process.terminate()
         try:
             process.wait(STOP_LIMIT)
@@ -135,11 +138,13 @@ def _print_addresses(port: int, ports: Mapping[str, int], pids: Mapping[str, int
     console.print()
     print_pairs(
         {
-            "shop": f"http://127.0.0.1:{port}/",
+            "shop": f"http://127.0.0.1:{port}/  (order a book)",
+            "operator": f"http://127.0.0.1:{port}/operator/  (let the provider fail, and see what becomes of the mail)",
             "inbox": f"http://127.0.0.1:{port}/inbox/",
             "admin": f"http://127.0.0.1:{port}/admin/  (user {ADMIN}, password {ADMIN_PASSWORD})",
-            "mail server": f"127.0.0.1:{ports['tls']} (TLS), 127.0.0.1:{ports['starttls']} (STARTTLS)",
-            "logs": f"{settings.VAR}: outbox.log, web.log, qcluster.log, catcher.log",
+            "mail server": f"127.0.0.1, ports {ports['tls']} (TLS), {ports['starttls']} (STARTTLS), "
+            f"{ports['clear']} (clear text, no login)",
+            "logs": f"{settings.VAR}: outbox.log, web.log, loop.log, catcher.log",
             "processes": ", ".join(f"{name} {pid}" for name, pid in pids.items()),
         }
     )

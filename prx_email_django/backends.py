@@ -127,13 +127,18 @@ class OutboxEmailBackend(BaseEmailBackend):
         """Queue all messages or none."""
         if not messages:
             return 0
-        accounts: dict[AccountRef | None, Account] = {}
         now = clock_for(None).now
         with atomic():
-            rows = api.enqueue_drafts([self._draft(message, now, accounts) for message in messages], now=now)
+            rows = api.enqueue_drafts(self.drafts(messages, now=now), now=now)
         for message, row in zip(messages, rows, strict=True):
             message.outbox_id = row.pk  # type: ignore[attr-defined]
         return len(rows)
+
+    def drafts(self, messages: Sequence[EmailMessage], *, now: datetime | None = None) -> list[Draft]:
+        """The messages as ``send_messages`` would queue them, unwritten; raises as ``send_messages``."""
+        accounts: dict[AccountRef | None, Account] = {}
+        now = now or clock_for(None).now
+        return [self._draft(message, now, accounts) for message in messages]
 
     def _queue_silently(self, message: EmailMessage) -> int:
         try:

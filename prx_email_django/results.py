@@ -76,7 +76,7 @@ class DrainReport:
     """Numbers of messages of a drain, and its duration in seconds.
 
     ``deferred``: will be tried again; ``failed``: at rest; ``recovered``: claims of lost workers; ``released``: claims
-    released without an attempt; ``expired``: too old to be sent.
+    released without an attempt, or taken from this worker before one; ``expired``: too old to be sent.
     """
 
     claimed: int = 0

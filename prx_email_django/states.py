@@ -1,8 +1,8 @@
 """The states of a message, and the verbs that move it.  Read this module first.
 
-``docs/states.md`` shows the same with a picture.  A message is *due* when ``next_attempt_at`` is set and not in the
-future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed without
-``next_attempt_at``: then nothing happens to it until a person acts.
+``docs/explanation/states.md`` shows the same with a picture.  A message is *due* when ``next_attempt_at`` is set and
+not in the future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed
+without ``next_attempt_at``: then nothing happens to it until a person acts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Status(TextChoices):
     #: A crash leaves it here until the lease runs out; then any drain recovers it as ``lost_claim``.
     SENDING = "sending", _("sending")
     #: Enters: finalize (the server accepted it), confirm, and late result, recover and adopt where every recipient
-    #: was accepted by an attempt that came back late.  Leaves: never.  A crash leaves it as it is.
+    #: was accepted by an attempt that came back late; import of what another program has sent.  Leaves: never.
+    #: A crash leaves it as it is.
     SENT = "sent", _("sent")
     #: Enters: finalize, release, recover, expire, cancel, adopt.  Leaves: claim, retry, confirm, late result.
     #: With ``next_attempt_at`` it waits for its next attempt; without, it is at rest.  A crash leaves it as it is.
@@ -95,9 +96,10 @@ _PENDING, _SENDING, _SENT, _FAILED = Status.PENDING, Status.SENDING, Status.SENT
 
 WAITING = frozenset({Status.PENDING, Status.FAILED})
 
-#: Written by: ``store.insert`` (enqueue, send), ``store.claims`` (claim, release), ``store.finalize`` (finalize; in
-#: PostgreSQL groups by ``store.sent_group``), ``store.recover`` (recover, expire), ``store.late_results``,
-#: ``store.operations`` (cancel, requeue, retry, confirm), ``store.reinstate``, ``store.adopt`` and ``store.erase``.
+#: Written by: ``store.insert`` (enqueue, send), ``store.sent_elsewhere`` (import), ``store.claims`` (claim, release),
+#: ``store.finalize`` (finalize; in PostgreSQL groups by ``store.sent_group``), ``store.recover`` (recover, expire),
+#: ``store.late_results``, ``store.operations`` (cancel, requeue, retry, confirm), ``store.reinstate``, ``store.adopt``
+#: and ``store.erase``.
 #:
 #: verb -> status before: statuses after.  A move out of ``sending`` demands the claim's token (recover and adopt: the
 #: row's lock).  A message that stays ``failed`` or ``pending`` is due at another time, or comes to rest.
@@ -105,6 +107,8 @@ TRANSITIONS: dict[str, Transition] = {
     "enqueue": Transition(frozenset(), entry=_PENDING),
     # Queued and claimed in one step, so that no drain takes the row in between.
     "send": Transition(frozenset(), entry=_SENDING),
+    # The history of another program.
+    "import": Transition(frozenset(), entry=_SENT),
     "claim": _from({_PENDING: {_SENDING}, _FAILED: {_SENDING}}),
     "finalize": _from({_SENDING: {_SENT, _FAILED}}),
     "release": _from({_SENDING: {_PENDING, _FAILED}}),

@@ -92,3 +92,11 @@ def browser() -> str:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+if __name__ == "__main__":  # installs the drivers; ``scripts/test.py`` says which servers are missing
+    for probe in (postgresql, mariadb):
+        try:
+            print(f"{probe.__name__} {probe()}")
+        except NotReached as reason:
+            print(f"{probe.__name__} not reached: {reason}")

@@ -32,7 +32,10 @@ MARKS = {
     "acceptance": ("acceptance",),
     "engine_free": (
         *("unit", "simulation", "acceptance/transports"),
-        *("acceptance/test_demo.py", "integration/test_docs_run.py"),
+        # pages in a browser, libraries of token servers, and a project with a database of its own
+        *("acceptance/test_account_form_browser.py", "acceptance/test_sign_in_browser.py"),
+        *("acceptance/test_token_libraries.py", "acceptance/test_one_line_switch.py"),
+        *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "integration/test_docs_run.py"),
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),

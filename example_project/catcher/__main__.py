@@ -13,15 +13,18 @@ import sys
 import warnings
 from pathlib import Path
 
+from example_project.catcher.behaviour import Behaviour
 from example_project.catcher.inbox import Inbox
-from example_project.catcher.server import Handler, listen
+from example_project.catcher.mode import ModeFile
+from example_project.catcher.server import Handler, listen, listen_in_clear_text
 from example_project.catcher.tokens import TokenServer
 
 
 async def serve(options: argparse.Namespace) -> None:
     """Listen on the ports of the options, print all ports, wait for the end of standard input."""
     tokens = TokenServer(0)
-    handler = Handler(Inbox(options.var / "inbox"), tokens.issued.__contains__)
+    behaviour = Behaviour(ModeFile(options.var))
+    handler = Handler(Inbox(options.var / "inbox"), tokens.issued.__contains__, behaviour)
     ports = {"token": tokens.start()}
     certificate = options.var / "server.pem"
     servers = []
@@ -31,6 +34,9 @@ async def serve(options: argparse.Namespace) -> None:
             server = await listen(handler, certificate, port, implicit=implicit)
             ports[name] = server.sockets[0].getsockname()[1]
             servers.append(server)
+    if options.clear is not None:
+        servers.append(await listen_in_clear_text(handler, options.clear))
+        ports["clear"] = servers[-1].sockets[0].getsockname()[1]
     print(json.dumps(ports), flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
@@ -40,6 +46,7 @@ if __name__ == "__main__":
     parser.add_argument("--var", type=Path, required=True, help="folder of the certificate and the inbox")
     parser.add_argument("--tls", type=int, help="port with implicit TLS; 0: any free port; default: none")
     parser.add_argument("--starttls", type=int, help="port with STARTTLS; 0: any free port; default: none")
+    parser.add_argument("--clear", type=int, help="port without TLS and login; 0: any free port; default: none")
     # aiosmtpd warns about authentication without TLS on each connection: it does not know that the socket uses TLS.
     warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS")
     logging.getLogger("mail.log").setLevel(logging.ERROR)

@@ -19,13 +19,15 @@ class CatcherDied(Exception):
 class Catcher:
     """The mail server as a context manager.
 
-    ``tls`` and ``starttls`` are ports: 0 for any free port, None for no listener.  ``ports`` contains the actual ports
-    by name; ``token`` is the port of the token server.
+    ``tls``, ``starttls`` and ``clear`` are ports: 0 for any free port, None for no listener.  ``ports`` contains the
+    actual ports by name; ``token`` is the port of the token server.
     """
 
-    def __init__(self, var: Path, *, tls: int | None = None, starttls: int | None = None) -> None:
+    def __init__(
+        self, var: Path, *, tls: int | None = None, starttls: int | None = None, clear: int | None = None
+    ) -> None:
         self.log = var / "catcher.log"
-        wanted = {"--tls": tls, "--starttls": starttls}
+        wanted = {"--tls": tls, "--starttls": starttls, "--clear": clear}
         options = [f"{name}={port}" for name, port in wanted.items() if port is not None]
         self._command = [sys.executable, "-m", "example_project.catcher", f"--var={var}", *options]
         self.ports: dict[str, int] = {}

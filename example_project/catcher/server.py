@@ -1,4 +1,4 @@
-"""The mail server: aiosmtpd with special handling of three recipients."""
+"""The mail server: aiosmtpd with special handling of three recipients, and the behaviour that a person has chosen."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from example_project.catcher.behaviour import DEFERRED, REFUSED, Behaviour
 from example_project.catcher.credentials import PASSWORDS, TOKEN_USER
 from example_project.catcher.inbox import Inbox
 
-REFUSED = "550 5.1.1 no such user"
-DEFERRED = "450 4.2.1 mailbox busy, try again later"
+IDENT = "the catcher of the example"
 
 
 class Handler:
     """Handler for aiosmtpd; all connections share it, so that it recognizes a second attempt."""
 
-    def __init__(self, inbox: Inbox, is_good_token: Callable[[str], bool]) -> None:
+    def __init__(self, inbox: Inbox, is_good_token: Callable[[str], bool], behaviour: Behaviour) -> None:
         self.inbox = inbox
+        self.behaviour = behaviour
         self.is_good_token = is_good_token
         self._seen: set[str] = set()
 
@@ -33,10 +34,22 @@ class Handler:
         session.host_name = hostname
         return [*responses[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", responses[-1]]
 
+    async def handle_MAIL(  # noqa: N802, PLR0913
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, mail_options: list[str]
+    ) -> str:
+        """Take the sender, unless this provider is asked too often."""
+        if answer := self.behaviour.to_sender():
+            return answer
+        envelope.mail_from = address
+        envelope.mail_options.extend(mail_options)
+        return "250 2.1.0 sender ok"
+
     async def handle_RCPT(  # noqa: N802, PLR0913
         self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
     ) -> str:
         """Refuse, defer or accept a recipient."""
+        if answer := self.behaviour.to_recipient():
+            return answer
         user = address.partition("@")[0]
         if user == "nobody":
             return REFUSED
@@ -48,6 +61,10 @@ class Handler:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Store a message and confirm it; on the first attempt for ``silent`` close the connection."""
         assert isinstance(envelope.content, bytes)  # noqa: S101  (decode_data is off)
+        if self.behaviour.hangs_up():
+            _hang_up(server)
+            return "250 nobody hears it"
+        await asyncio.sleep(self.behaviour.seconds())
         self.inbox.add(
             envelope.content,
             envelope_from=str(envelope.mail_from),
@@ -55,8 +72,8 @@ class Handler:
             authenticated=str(session.auth_data),
         )
         if any(address.startswith("silent@") and self._is_first(address) for address in envelope.rcpt_tos):
-            assert isinstance(server.transport, asyncio.WriteTransport)  # noqa: S101  (a connection has one)
-            server.transport.abort()
+            _hang_up(server)
+        self.behaviour.note_accepted()
         return "250 2.6.0 stored in the inbox"
 
     def _is_first(self, address: str) -> bool:
@@ -85,6 +102,21 @@ class Handler:
         return AuthResult(success=good, handled=False, auth_data=f"{mechanism} {user}")
 
 
+def _hang_up(server: SMTP) -> None:
+    assert isinstance(server.transport, asyncio.WriteTransport)  # noqa: S101  (a connection has one)
+    server.transport.abort()
+
+
+async def listen_in_clear_text(handler: Handler, port: int) -> asyncio.Server:
+    """Listen on loopback without TLS and login, as Mailpit and MailHog do."""
+    loop = asyncio.get_running_loop()
+
+    def connection() -> SMTP:
+        return SMTP(handler, hostname="mail.shop.example", ident=IDENT, enable_SMTPUTF8=True, loop=loop)
+
+    return await loop.create_server(connection, "127.0.0.1", port)
+
+
 async def listen(handler: Handler, certificate: Path, port: int, *, implicit: bool) -> asyncio.Server:
     """Listen on loopback; ``implicit``: TLS from the first byte, else STARTTLS is required.  Port 0: any free port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -95,7 +127,7 @@ async def listen(handler: Handler, certificate: Path, port: int, *, implicit: bo
         return SMTP(
             handler,
             hostname="mail.shop.example",
-            ident="the catcher of the example",
+            ident=IDENT,
             enable_SMTPUTF8=True,
             loop=loop,
             tls_context=None if implicit else context,

@@ -22,7 +22,6 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "django_q",
     "prx_email_django",
     "example_project.shop",
 ]
@@ -47,6 +46,8 @@ PRX_EMAIL = {
     # The first retry is due after 2 s instead of 10, to make the demo shorter.
     "BASE_BACKOFF": "1s",
     "TLS_CA_FILE": VAR / "ca.pem",
+    # `make serve` runs flush_outbox --loop, which notices each commit by itself: no wake-up is needed.
+    "WAKE": "",
 }
 
 # Mail that Django itself sends (password resets, send_mail) is queued too.
@@ -58,9 +59,6 @@ else:
     EMAIL_BACKEND = "prx_email_django.backends.OutboxEmailBackend"
 DEFAULT_FROM_EMAIL = "Lantern Books <orders@shop.example>"
 
-# A drain takes at most PRX_EMAIL["DRAIN_TIME_BUDGET"]; `retry` is longer, so that no second drain is started meanwhile.
-Q_CLUSTER = {"name": "example", "orm": "default", "workers": 2, "timeout": 90, "retry": 1200, "poll": 0.5}
-
 # The log goes to a file, to keep the terminal readable.
 LOGGING = {
     "version": 1,
@@ -71,7 +69,6 @@ LOGGING = {
     },
     "loggers": {
         "prx_email_django": {"handlers": ["file"], "level": "INFO", "propagate": False},
-        "django-q": {"handlers": ["file"], "level": "INFO", "propagate": False},
     },
 }
 

@@ -1,55 +1,53 @@
-"""The end of the demo: counts per account, and where to look next."""
+"""The end of the demo, on one screen: what became of all mail, what went wrong on the way, and where to look next."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from django.db.models import Count, Q
+from rich.panel import Panel
 from rich.table import Table
 
 from example_project.demo.steps import DemoContext, expect
 from example_project.output import console, print_pairs
 from example_project.prepare import ADMIN, ADMIN_PASSWORD
-from prx_email_django.models import Account
-from prx_email_django.status.figures import account_reason
+from prx_email_django.models import OutboxMessage
+from prx_email_django.models.conditions import NEEDS_PERSON
+
+#: What went wrong in the steps, and what became of the mail: each step has proved its line.
+TROUBLES = (
+    ("The payment failed", "No order was saved, and no receipt was sent."),
+    ("One of three recipients does not exist", "The two others got the message."),
+    ("A mailbox was busy", "The message was sent two seconds later."),
+    ("The connection was lost at the last moment", "No second copy was sent; a person looked."),
+    ("The mail server was down", "The messages waited, and were sent later."),
+)
 
 
 def print_summary(context: DemoContext) -> None:
-    """Print the counts of every account, compare them with the inbox, and print where to look next."""
-    accounts = _accounts_with_counts()
-    table = Table("Account")
-    for name in ("Sent", "Waiting", "At rest"):
-        table.add_column(name, justify="right")
-    table.add_column("State")
-    for account in accounts:
-        counts = (account.sent, account.waiting, account.at_rest)
-        table.add_row(account.name, *map(str, counts), account_reason(account))
-    console.print("The outbox after the last step:", style="bold")
-    console.print(table)
+    """Count all mail, compare it with the inbox, and print one screen for somebody who has read nothing else."""
+    sent = OutboxMessage.objects.filter(status="sent").count()
+    waiting = OutboxMessage.objects.filter(next_attempt_at__isnull=False).count()
     arrived = len(context.inbox.names())
-    expect("messages in the inbox", arrived, sum(account.sent for account in accounts))
-    console.print(f"All {arrived} sent messages are in the inbox of the example's mail server, each exactly once.")
-    console.print()
-    console.print("What to look at now:")
+    expect("messages in the inbox", arrived, sent)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row(f"{OutboxMessage.objects.count()}", "messages were written to the database, each before it was sent.")
+    table.add_row(f"{arrived}", "messages are in the inbox of the mail server, each of them once.")
+    table.add_row(f"{waiting}", "messages wait.")
+    table.add_row(f"{OutboxMessage.objects.filter(NEEDS_PERSON).count()}", "messages need a person.")
+    console.print(Panel(table, title="What became of the mail", title_align="left"))
+    troubles = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for trouble, end in TROUBLES:
+        troubles.add_row(trouble, end)
+    console.print(Panel(troubles, title="What went wrong on the way, and how it ended", title_align="left"))
+    console.print("What to do next:")
     print_pairs(
         {
-            "make serve": f"starts a shop and the admin with these messages (user {ADMIN}, password {ADMIN_PASSWORD})",
-            "inbox": f"{_short(context.var / 'inbox')}, one file for each message",
-            "log": _short(context.var / "outbox.log"),
+            "make serve": "opens a small shop with these messages: order a book, let the mail provider fail,",
+            "": f"and see what the operator sees (the admin: user {ADMIN}, password {ADMIN_PASSWORD})",
+            "read": f"{_short(context.var / 'inbox')}, one file for each message; {_short(context.var / 'outbox.log')}",
         }
     )
     console.print()
-
-
-def _accounts_with_counts() -> list[Account]:
-    is_sent = Q(messages__status="sent")
-    is_at_rest = Q(messages__status="failed", messages__next_attempt_at=None)
-    counted = Account.objects.annotate(
-        sent=Count("messages", filter=is_sent),
-        at_rest=Count("messages", filter=is_at_rest),
-        waiting=Count("messages", filter=Q(messages__next_attempt_at__isnull=False)),
-    )
-    return list(counted.order_by("pk"))
 
 
 def _short(path: Path) -> str:

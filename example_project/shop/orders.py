@@ -36,3 +36,8 @@ def place_order(*, name: str, email: str, book: str, fail: bool = False) -> tupl
         if fail:
             raise PaymentFailed
     return order, message
+
+
+def receipt_of(order: Order) -> OutboxMessage | None:
+    """Return the receipt of an order; None if the outbox has deleted it after its retention time."""
+    return OutboxMessage.objects.filter(idempotency_key=f"receipt-{order.pk}").first()

@@ -1,76 +1,42 @@
-"""The shop's page, and the inbox of the example's mail server."""
+"""What a customer sees: the books, an order, and what became of the receipt."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.utils import timezone
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from example_project.catcher.inbox import Inbox
+from example_project.shop.books import BOOKS, BY_SLUG
 from example_project.shop.forms import OrderForm
-from example_project.shop.orders import PaymentFailed, place_order
-from prx_email_django.models import OutboxMessage
-from prx_email_django.status.figures import account_facts, message_reason
+from example_project.shop.models import Order
+from example_project.shop.orders import PaymentFailed, place_order, receipt_of
 
-SHOWN = 25
+
+@require_safe
+def shop(request: HttpRequest) -> HttpResponse:
+    """Show the books."""
+    return render(request, "shop/shop.html", {"books": BOOKS})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def shop(request: HttpRequest) -> HttpResponse:
-    """Show the order form, and the latest messages with their status."""
+def order(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the order form of one book, and take the order."""
+    if slug not in BY_SLUG:
+        raise Http404
     form = OrderForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            order, receipt = place_order(**form.cleaned_data)
+            placed, _ = place_order(book=BY_SLUG[slug].title, **form.cleaned_data)
         except PaymentFailed:
-            messages.error(request, "The payment failed: no order was saved, and no receipt was queued.")
-        else:
-            messages.success(request, f"Order {order.pk} is saved, and message {receipt.pk} is queued.")
-        return redirect("shop")
-    return render(request, "shop/shop.html", {"form": form, "rows": _latest_messages()})
-
-
-def _latest_messages() -> list[dict[str, Any]]:
-    now = timezone.now()
-    facts = account_facts(now=now)
-    latest = OutboxMessage.objects.select_related("account").prefetch_related("recipients").order_by("-pk")[:SHOWN]
-    return [{"message": row, "reason": message_reason(row, account=facts[row.account_id], now=now)} for row in latest]
+            messages.error(request, "The payment failed: neither an order nor a receipt exists.")
+            return redirect("order", slug)
+        return redirect("ordered", placed.pk)
+    return render(request, "shop/order.html", {"form": form, "book": BY_SLUG[slug]})
 
 
 @require_safe
-def inbox(request: HttpRequest) -> HttpResponse:
-    """Show the latest messages that the mail server accepted."""
-    rows = [
-        {
-            "name": name,
-            "subject": header["Subject"],
-            "sender": header["From"],
-            "recipients": header["X-Envelope-To"],
-            "authenticated": header["X-Authenticated"],
-        }
-        for name, header in Inbox(settings.INBOX).headers(SHOWN)
-    ]
-    return render(request, "shop/inbox.html", {"inbox": rows})
-
-
-@require_safe
-def message(request: HttpRequest, name: str) -> HttpResponse:
-    """Show one message of the inbox."""
-    try:
-        email = Inbox(settings.INBOX).read(name)
-    except KeyError as error:
-        raise Http404 from error
-    text = email.get_body(("plain", "html"))
-    files = [(part.get_filename(), part.get_content_type()) for part in email.iter_attachments()]
-    context = {
-        "subject": email["Subject"],
-        "header": email.items(),
-        "text": text.get_content() if text else "",
-        "files": files,
-    }
-    return render(request, "shop/message.html", context)
+def ordered(request: HttpRequest, pk: int) -> HttpResponse:
+    """Show an order and, in a customer's words, how its receipt stands."""
+    placed = get_object_or_404(Order, pk=pk)
+    return render(request, "shop/ordered.html", {"order": placed, "receipt": receipt_of(placed)})

@@ -119,7 +119,15 @@ class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastL
         ),
         (
             gettext_lazy("Limits"),
-            {"fields": ("max_connections", "max_messages_per_connection", "rate_limits", "pipelining")},
+            {
+                "fields": (
+                    "max_connections",
+                    "max_messages_per_connection",
+                    "rate_limits",
+                    "pipelining",
+                    "max_in_flight",
+                )
+            },
         ),
     )
 

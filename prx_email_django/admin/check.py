@@ -7,15 +7,15 @@ gets it in one piece, since Django cannot stream from synchronous code there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import messages
-from django.core import signing
-from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
+from django.db import Error as DatabaseError
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path
 from django.utils.html import format_html
@@ -23,15 +23,17 @@ from django.utils.translation import gettext as _
 
 from prx_email_django import api
 from prx_email_django.admin.base import OperatorMixin, page_url
+from prx_email_django.admin.own_redirect import check_post_or_own_redirect, redirect_after_save
 from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account
 from prx_email_django.results import CheckStep
 
+logger = logging.getLogger("prx_email_django")
+
 #: Seconds for the whole check.
 TIMEOUT = 20.0
-#: Name of the button “Save and check”, and seconds for which its redirect may be followed.
-SAVE_AND_CHECK, GOOD_FOR = "_check", 60
-_SALT = "prx_email_django.admin.check"
+#: Name of the button “Save and check”.
+SAVE_AND_CHECK = "_check"
 #: Where the page is cut, to send the steps between its halves.
 _STEPS = "<!-- steps -->"
 
@@ -48,8 +50,7 @@ class AccountCheckMixin(OperatorMixin):
     def check_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """Try the account: a POST request, or the redirect of “Save and check”, which is signed for this person."""
         account = self.operable(request, pk)
-        if request.method != "POST" and not _is_own_redirect(request, account):
-            raise PermissionDenied
+        check_post_or_own_redirect(request, account, "check")
         send_to = request.POST.get("send_to", "").strip() or None
         try:
             steps = api.check_steps(account, send_to=send_to, timeout=TIMEOUT)
@@ -73,10 +74,7 @@ class AccountCheckMixin(OperatorMixin):
         return self._to_check(request, obj) or super().response_add(request, obj, post_url_continue)
 
     def _to_check(self, request: HttpRequest, account: Account) -> HttpResponse | None:
-        if SAVE_AND_CHECK not in request.POST or not self.has_operate_permission(request, account):
-            return None
-        go = signing.dumps([request.user.pk, account.pk], salt=_SALT)
-        return HttpResponseRedirect(f"{page_url(self, Account, 'check', account.pk)}?go={go}")
+        return redirect_after_save(self, request, account, button=SAVE_AND_CHECK, page="check")
 
     def _page(self, request: HttpRequest, account: Account, send_to: str | None) -> str:
         context = {
@@ -93,19 +91,11 @@ class AccountCheckMixin(OperatorMixin):
         return render_to_string("admin/prx_email_django/check.html", context, request=request)
 
 
-def _is_own_redirect(request: HttpRequest, account: Account) -> bool:
-    try:
-        signed = signing.loads(request.GET.get("go", ""), salt=_SALT, max_age=GOOD_FOR)
-    except signing.BadSignature:
-        return False
-    return bool(signed == [request.user.pk, account.pk])
-
-
 def _with_steps(page: str, steps: Iterator[CheckStep]) -> Iterator[str]:
     before, _mark, after = page.partition(_STEPS)
     yield before
     all_well = True
-    for step in steps:
+    for step in _until_error(steps):
         all_well = step.ok
         yield _row(step)
     verdict = _("All is well.") if all_well else _("This account cannot send as it is.")
@@ -115,6 +105,17 @@ def _with_steps(page: str, steps: Iterator[CheckStep]) -> Iterator[str]:
         verdict,
     )
     yield after
+
+
+def _until_error(steps: Iterator[CheckStep]) -> Iterator[CheckStep]:
+    """The steps; where one cannot be made, say so in a step: this page has begun, so no error page can replace it."""
+    try:
+        yield from steps
+    except (DatabaseError, OutboxError) as error:
+        logger.exception("the check of an account broke off")
+        text = str(error) if isinstance(error, OutboxError) else _("The database could not be used.")
+        hint = _("The steps above stand. Check again; the log of the web server holds the error.")
+        yield CheckStep(_("broken off"), False, 0.0, text, hint)
 
 
 def _row(step: CheckStep) -> str:

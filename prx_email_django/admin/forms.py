@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_variables
 
+from prx_email_django.admin.sign_in import SAVE_AND_CONNECT
 from prx_email_django.models import Account
 from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField, is_set
@@ -89,6 +90,7 @@ class AccountForm(AccountFormBase):
             self._keep_unchanged(data)
             self._leave_old_method(data)
             self._demand_secrets(data)
+        self._wait_for_sign_in(data)
         for name in SECRETS:
             if not data.get(clear_box(name)):
                 continue
@@ -96,6 +98,14 @@ class AccountForm(AccountFormBase):
                 self.add_error(name, _("Enter a new value or clear the stored value, not both."))
             setattr(self.instance, name, "")
         return data
+
+    @sensitive_variables()
+    def _wait_for_sign_in(self, data: dict[str, Any]) -> None:
+        """“Save and connect” saves an account without a refresh token as inactive; the sign-in activates it."""
+        name = "oauth_refresh_token"
+        if SAVE_AND_CONNECT in self.data and not data.get(name) and not is_set(self.instance, name):
+            self._reset("is_active", bool(data.get("is_active")))
+            data["is_active"] = False
 
     def _show_radios(self) -> None:
         """Offer method and provider as radio buttons; a new account begins with the method that fits its preset."""

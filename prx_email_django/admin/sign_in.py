@@ -1,8 +1,9 @@
 """The button *Connect with Google* (or Microsoft): a person signs in, and the refresh token is stored.
 
-Begins with a POST, which needs the permission to change the account.  The provider sends the browser back to one
-address of this admin site, so that a single redirect URI must be registered.  ``state`` is signed, ends after ten
-minutes, and names an entry of the person's own session that is deleted when it is used.
+Begins with a POST, or with the redirect after *Save and connect*; both need the permission to change the account.  The
+provider sends the browser back to one address of this admin site, so that a single redirect URI must be registered.
+``state`` is signed, ends after ten minutes, and names an entry of the person's own session that is deleted when it is
+used.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 from django.views.decorators.http import require_safe
 
 from prx_email_django.admin.base import OperatorMixin, log, page_url
+from prx_email_django.admin.own_redirect import check_post_or_own_redirect, redirect_after_save
 from prx_email_django.api.sign_in import sign_in_server, store_sign_in
 from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.models import Account
@@ -37,6 +39,8 @@ logger = logging.getLogger("prx_email_django")
 MAX_AGE = 600
 #: Sign-ins that one session may have begun and not finished; older ones are forgotten.
 MAX_OPEN = 5
+#: Name of the button “Save and connect”.
+SAVE_AND_CONNECT = "_connect"
 SESSION_KEY = "prx_email_django_sign_ins"
 _SALT = "prx_email_django.sign_in"
 
@@ -50,15 +54,27 @@ class SignInMixin(OperatorMixin):
         for alias in connections:  # no transaction waits for the provider; what is stored has its own
             answered = transaction.non_atomic_requests(using=alias)(answered)
         return [
-            path("<int:pk>/sign-in/", self.guarded(self.sign_in_view), name=self.url_name("sign_in")),
+            path("<int:pk>/sign-in/", self.admin_site.admin_view(self.sign_in_view), name=self.url_name("sign_in")),
             path("signed-in/", answered, name=self.url_name("signed_in")),
             *super().get_urls(),
         ]
 
+    def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
+        """After “Save and connect”, go to the provider."""
+        return self._to_sign_in(request, obj) or super().response_change(request, obj)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        """After “Save and connect”, go to the provider."""
+        return self._to_sign_in(request, obj) or super().response_add(request, obj, post_url_continue)
+
+    def _to_sign_in(self, request: HttpRequest, account: Account) -> HttpResponse | None:
+        return redirect_after_save(self, request, account, button=SAVE_AND_CONNECT, page="sign_in")
+
     @sensitive_variables()
     def sign_in_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Send the person to the provider."""
+        """Send the person to the provider: a POST request, or the signed redirect of “Save and connect”."""
         account = self.operable(request, pk)
+        check_post_or_own_redirect(request, account, "sign_in")
         key = get_random_string(32)
         try:
             sign_in_server(account)
@@ -115,6 +131,7 @@ class SignInMixin(OperatorMixin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Add the button to the page of an account."""
+        context["save_and_connect"] = SAVE_AND_CONNECT
         if kwargs.get("obj") is not None:
             context.update(self.sign_in_context(request, kwargs["obj"]))
         return super().render_change_form(request, context, *args, **kwargs)

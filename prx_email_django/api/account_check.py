@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -83,6 +83,8 @@ class _AccountCheck:
         self.clock = clock
         self.until = until
         self._step_begun = monotonic()
+        #: Set when a token has come that was being fetched.
+        self._arrived = threading.Event()
 
     def run(self, send_to: str | None) -> Iterator[CheckStep]:
         """Yield each step, the failed one last."""
@@ -95,11 +97,7 @@ class _AccountCheck:
             if problem:
                 yield self._step(Step.CONNECT, False, problem)
                 return
-            all_well = True
-            for step in self._session_steps():
-                all_well = step.ok
-                yield step
-            if not all_well:
+            if not (yield from self._shown(self._session_steps())):
                 return
         finally:
             unwritten.write([partial(release_slots, noted)])
@@ -119,38 +117,74 @@ class _AccountCheck:
 
     # The session
 
-    @sensitive_variables("token")
     def _session_steps(self) -> Iterator[CheckStep]:
         keeper = TokenKeeper(CurrentAccount(self.account, outbox=None), clock=self.clock)
         if not keeper.needed:
             yield from self._walk("", without_login=False)
             return
         try:
-            token, token_step = self._token(keeper)
-            walked = list(self._walk(token, without_login=not token_step.ok))
-            if _login_refused(walked) and keeper.refused(token, logged_in=False):
-                token, token_step = self._token(keeper)  # a refused token is replaced once
-                walked = list(self._walk(token, without_login=not token_step.ok))
+            yield from self._steps_with_token(keeper)
         finally:
             keeper.abandon()
-        login = [step for step in walked if step.name == Step.LOGIN]
-        yield from (step for step in walked if step.name != Step.LOGIN)
-        if login or all(step.ok for step in walked):
-            yield token_step
-        yield from login
+
+    @sensitive_variables("token", "found")
+    def _steps_with_token(self, keeper: TokenKeeper) -> Iterator[CheckStep]:
+        """Steps of an account that logs in with a token.
+
+        A token that must be fetched is fetched during a session without login: who waits sees steps from the first
+        moment, and learns about the mail server although the token server may not answer.
+        """
+        found = self._token_if_there(keeper)
+        is_shown = found is None or not found[1].ok
+        if is_shown and not (yield from self._shown(self._walk("", without_login=True))):
+            return
+        token, token_step = found or self._token(keeper)
+        login = None
+        if token_step.ok:
+            login = yield from self._until_login(token, show=not is_shown)
+            if login is not None and not login.ok and keeper.refused(token, logged_in=False):
+                token, token_step = self._token(keeper)  # a refused token is replaced once
+                login = (yield from self._until_login(token, show=False)) if token_step.ok else None
+        yield token_step
+        if login is not None:
+            yield login
+
+    def _shown(self, steps: Iterator[CheckStep]) -> Generator[CheckStep, None, bool]:
+        """Yield all steps; return whether the last one is well."""
+        is_well = True
+        for step in steps:
+            is_well = step.ok
+            yield step
+        return is_well
+
+    @sensitive_variables("token")
+    def _until_login(self, token: str, *, show: bool) -> Generator[CheckStep, None, CheckStep | None]:
+        """Walk with this token; return the step of the login, and yield those before it that are to be shown."""
+        for step in self._walk(token, without_login=False):
+            if step.name == Step.LOGIN:
+                return step
+            if show or not step.ok:
+                yield step
+        return None
 
     @sensitive_variables("token")
     def _token(self, keeper: TokenKeeper) -> tuple[str, CheckStep]:
         self._step_begun = monotonic()
-        arrived = threading.Event()
+        while (found := self._token_if_there(keeper)) is None:
+            if monotonic() >= self.until:
+                return "", self._step(Step.TOKEN, False, "no access token: the token server does not answer")
+            if self._arrived.wait(LOOK):
+                self._arrived.clear()
+        return found
+
+    @sensitive_variables("token")
+    def _token_if_there(self, keeper: TokenKeeper) -> tuple[str, CheckStep] | None:
+        """The token, or why there is none; None while it is being fetched."""
         try:
-            while (token := keeper.current(done=arrived.set)) is None:
-                if monotonic() >= self.until:
-                    return "", self._step(Step.TOKEN, False, "no access token: the token server does not answer")
-                arrived.wait(LOOK)
+            token = keeper.current(done=self._arrived.set)
         except (TokenRefused, SecretAbsent) as error:
             return "", self._step(Step.TOKEN, False, f"no access token: {error}")
-        return token, self._step(Step.TOKEN, True, "an access token is there")
+        return None if token is None else (token, self._step(Step.TOKEN, True, "an access token is there"))
 
     @sensitive_variables("token", "settings")
     def _walk(self, token: str, *, without_login: bool) -> Iterator[CheckStep]:
@@ -263,7 +297,3 @@ def _failed_step(error: ConnectError, reached: list[str], security: str) -> Step
     if security == "starttls":
         order = [Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.TLS, Step.EXTENSIONS]
     return next((step for step in order if step not in reached), Step.LOGIN)
-
-
-def _login_refused(steps: list[CheckStep]) -> bool:
-    return bool(steps) and steps[-1].name == Step.LOGIN and not steps[-1].ok

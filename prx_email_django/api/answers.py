@@ -13,7 +13,9 @@ from prx_email_django.status.reasons import AccountFacts, obstacle
 
 LIMITED, PAUSED = "limited", "paused"
 #: Codes of attempts that did not get as far as MAIL, mostly.
-_OF_CONNECTION = frozenset({ErrorCode.NETWORK, ErrorCode.TIMEOUT, ErrorCode.TLS, ErrorCode.AUTH})
+_OF_CONNECTION = frozenset(
+    {ErrorCode.NETWORK, ErrorCode.TIMEOUT, ErrorCode.TLS, ErrorCode.AUTH, ErrorCode.CONFIGURATION}
+)
 
 
 def answer(message: OutboxMessage, *, code: str = "", error: str = "") -> SendResult:

@@ -317,6 +317,16 @@ def q_cluster() -> Mapping[str, Any]:
     return configured if isinstance(configured, Mapping) else {}
 
 
+def mailer_retry_limit() -> int | None:
+    """django-mailer's ``MAILER_EMAIL_MAX_RETRIES``; None: no limit."""
+    return getattr(settings, "MAILER_EMAIL_MAX_RETRIES", None)
+
+
+def mailer_uses_lock_file() -> bool:
+    """django-mailer's ``MAILER_USE_FILE_LOCK``."""
+    return bool(getattr(settings, "MAILER_USE_FILE_LOCK", True))
+
+
 def default_from_email() -> str:
     """``DEFAULT_FROM_EMAIL``."""
     return settings.DEFAULT_FROM_EMAIL

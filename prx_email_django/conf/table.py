@@ -13,7 +13,7 @@ DEFAULT_MESSAGE_ID_DOMAIN = "prx-email.local"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A key of ``PRX_EMAIL``, its default and its kind; ``docs/settings.md`` says what it does."""
+    """A key of ``PRX_EMAIL``, its default and its kind; ``docs/reference/settings.md`` says what it does."""
 
     name: str
     default: object

@@ -17,8 +17,14 @@ from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.db import atomic, retried
 from prx_email_django.transports.found import Ahead
 
-#: How long an account does without what its server did not bear; then it is tried again, and no message pays for that.
-WITHOUT_FOR = timedelta(days=7)
+#: How long an account does without what its server did not bear, and the column that says so; then it is tried again,
+#: and no message pays for that (but for a window: more than one outcome may be unknown).
+WITHOUT: dict[Ahead, tuple[str, timedelta]] = {
+    Ahead.ENVELOPE: ("stepwise_until", timedelta(days=7)),
+    Ahead.OVERLAP: ("envelope_until", timedelta(days=7)),
+    Ahead.CHUNKING: ("no_chunking_until", timedelta(days=7)),
+    Ahead.WINDOW: ("window_until", timedelta(days=1)),
+}
 
 
 @retried
@@ -147,13 +153,23 @@ def note_success(account: Account, *, begun_at: datetime) -> None:
 
 @retried
 def note_ahead_broken(account: Account, broken: Ahead, *, clock: Clock) -> bool:
-    """Do without overlapped writes, or without any pipelining, for a week; whether this was news."""
+    """Do without what the server did not bear, for a week (a window: for a day); whether this was news."""
     account_state(account)
-    column = "envelope_until" if broken is Ahead.OVERLAP else "stepwise_until"
+    column, length = WITHOUT[broken]
     rows = AccountState.objects.filter(account_id=account.pk)
     is_news = not rows.filter(**{f"{column}__gt": clock.now}).exists()
-    rows.update(**{column: clock.now + WITHOUT_FOR})
+    rows.update(**{column: clock.now + length})
+    if broken is Ahead.WINDOW:
+        rows.filter(window__gt=1).update(window=1)
     return is_news
+
+
+@retried
+def note_window(account: Account, size: int, *, clock: Clock) -> None:
+    """Store how many messages of one connection may be unanswered, where that is more than was known."""
+    account_state(account)
+    may_grow = Q(window_until__isnull=True) | Q(window_until__lte=clock.now)
+    AccountState.objects.filter(may_grow, account_id=account.pk, window__lt=size).update(window=size)
 
 
 @retried

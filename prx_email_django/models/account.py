@@ -79,7 +79,7 @@ class AccountManager(OutboxManager["Account"]):
     def from_preset(
         self, preset: str, *, name: str, user: str = "", region: str | None = None, **fields: Any
     ) -> Account:
-        """Create an account at a well-known provider; ``docs/providers.md`` lists the presets.
+        """Create an account at a well-known provider; ``docs/reference/providers.md`` lists the presets.
 
         Give ``password=…`` (mostly an app password), ``oauth_token=…`` or the fields of a token provider.  ``region``:
         for ``ses``, and for ``mailgun``, ``sendgrid`` and ``zoho`` where the account is not in their usual region.
@@ -197,6 +197,14 @@ class Account(OutboxModel):
         help_text=_("For example “30/minute, 10000 recipients/day”. Empty: none."),
     )
     pipelining = models.CharField(_("pipelining"), max_length=10, choices=Pipelining.choices, default=Pipelining.AUTO)
+    max_in_flight = models.PositiveSmallIntegerField(
+        _("messages unanswered at once"),
+        default=4,
+        validators=[MinValueValidator(1), MaxValueValidator(32)],
+        help_text=_(
+            "On one connection, where the server offers CHUNKING. Messages that must not be sent twice go alone."
+        ),
+    )
     is_active = models.BooleanField(_("active"), default=True)
     source = models.CharField(
         _("source"),
@@ -269,7 +277,12 @@ class Account(OutboxModel):
             _constraint(
                 "account_pipelining_is_known",
                 Q(pipelining__in=Pipelining.values),
-                _("The pipelining is one of auto, full, envelope and off."),
+                _("The pipelining is one of auto, chunked, full, envelope and off."),
+            ),
+            _constraint(
+                "account_messages_in_flight_are_from_1_to_32",
+                Q(max_in_flight__gte=1, max_in_flight__lte=32),
+                _("Between 1 and 32 messages may be unanswered at once."),
             ),
             _constraint(
                 "account_oauth_provider_is_known",

@@ -68,6 +68,7 @@ class Pipelining(models.TextChoices):
     """How many commands may be written before the server has replied (RFC 2920)."""
 
     AUTO = "auto", _("automatic")
+    CHUNKED = "chunked", _("whole messages, several unanswered at once")
     FULL = "full", _("full: the next envelope travels with a body")
     ENVELOPE = "envelope", _("envelope in one piece")
     OFF = "off", _("off: one command at a time")

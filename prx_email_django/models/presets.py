@@ -1,7 +1,8 @@
 """Presets of well-known providers: servers, kinds of credentials, published limits, and the trap that people meet.
 
-Add a preset to ``PRESETS`` and to the tables of ``docs/providers.md``, which a test compares.  A token provider is also
-an ``OAuthProvider`` (``models.choices``), and has its token address and scope in ``oauth.token_request``.
+Add a preset to ``PRESETS`` and to the tables of ``docs/reference/providers.md``, which a test compares.  A token
+provider is also an ``OAuthProvider`` (``models.choices``), and has its token address and scope in
+``oauth.token_request``.
 """
 
 from __future__ import annotations
@@ -167,6 +168,16 @@ PRESETS: Mapping[str, Preset] = {
         ),
     ),
 }
+
+
+def preset_of(host: str) -> Preset | None:
+    """The preset that has this server, in whatever region; None for an unknown server, and for this machine."""
+    for preset in PRESETS.values():
+        pattern = re.escape(preset.host).replace(r"\{region\}", _AWS_REGION.pattern)
+        is_server = re.fullmatch(pattern, host, re.IGNORECASE) or host.lower() in preset.regions.values()
+        if is_server and not (preset.login_optional and preset.fields.get("security") == "none"):
+            return preset
+    return None
 
 
 @sensitive_variables()

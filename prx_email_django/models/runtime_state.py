@@ -63,6 +63,9 @@ class AccountStateManager(OutboxManager["AccountState"]):
             last_trouble="",
             envelope_until=None,
             stepwise_until=None,
+            window=0,
+            window_until=None,
+            no_chunking_until=None,
             size_limit=0,
             refused_in_a_row=0,
             forgiven_refusals={},
@@ -120,6 +123,12 @@ class AccountState(OutboxModel):
     envelope_until = models.DateTimeField(_("envelope pipelining until"), null=True, blank=True)
     #: Until then commands go one at a time: the server did not bear an envelope in one piece.
     stepwise_until = models.DateTimeField(_("no pipelining until"), null=True, blank=True)
+    #: Messages that one connection may have unanswered, as far as it has grown; 0: the server has not been probed.
+    window = models.PositiveSmallIntegerField(_("window"), default=0)
+    #: Until then one message at a time: a connection was lost with more than one unanswered.
+    window_until = models.DateTimeField(_("one message at a time until"), null=True, blank=True)
+    #: Until then no BDAT: the server did not bear it, or does not discard the body of a BDAT that it refuses.
+    no_chunking_until = models.DateTimeField(_("no BDAT until"), null=True, blank=True)
     #: The SIZE that the server announced last, in bytes; 0: none.
     size_limit = models.BigIntegerField(_("size limit"), default=0)
     #: Messages refused one after another, none accepted between; refusals that speak of a recipient are not counted.

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
 
+from prx_email_django.status.login_advice import LATER_ADVICE, LOGIN_ADVICE, login_trap
 from prx_email_django.status.oauth_advice import OAUTH_ADVICE
 
 #: Patterns in the error text of servers, OpenSSL and the operating system, each with advice that may help.
@@ -29,17 +32,6 @@ _ADVICE = (
     (
         "cannot work",
         gettext_lazy("Open the account in the admin and save it: the form says which field to correct, and how."),
-    ),
-    (
-        r"5\.7\.139|SmtpClientAuthentication|basic authentication (is|has been) disabled",
-        gettext_lazy(
-            "SMTP AUTH is switched off for this mailbox or its whole organization: its administrator must allow it, or "
-            "the account signs in with OAuth."
-        ),
-    ),
-    (
-        r"\b534\b|5\.7\.9\b|application.specific password|app(lication)? password|WebLoginRequired",
-        gettext_lazy("The provider wants an app password: make one in the settings of the mailbox, and enter it here."),
     ),
     (
         r"5\.7\.60|SendAsDenied|(not allowed|not permitted|no permission) to send as|not owned by user"
@@ -140,6 +132,12 @@ _ADVICE = (
         gettext_lazy("DNS does not know this host: check the spelling of the host name."),
     ),
     (
+        r"no connection to \S+:25 in|:25: (network is unreachable|no route)",
+        gettext_lazy(
+            "Clouds and home networks block port 25 outwards: use port 587 with STARTTLS, or 465 with implicit TLS."
+        ),
+    ),
+    (
         "connection (refused|reset)|unreachable|no route|is down|permission denied",
         gettext_lazy("No mail server answers at this host and port, or a firewall blocks the connection."),
     ),
@@ -227,7 +225,7 @@ _ADVICE = (
         ),
     ),
     (
-        "TLS failed|TLS:",
+        "TLS failed|TLS:|TLS with ",
         gettext_lazy(
             "The connection could not be secured: check security and port, and the certificate of the server."
         ),
@@ -244,7 +242,11 @@ _ADVICE = (
 
 def advice(reason: str) -> str:
     """Return advice for the reason of a pause or of a failed attempt; empty if there is none."""
-    for pattern, text in _ADVICE:
+    return _first(LOGIN_ADVICE, reason) or login_trap(reason) or _first(_ADVICE, reason) or _first(LATER_ADVICE, reason)
+
+
+def _first(table: Iterable[tuple[str, Promise]], reason: str) -> str:
+    for pattern, text in table:
         if re.search(pattern, reason, re.IGNORECASE):
             return str(text)
     return ""

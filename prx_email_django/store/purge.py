@@ -111,6 +111,12 @@ def _fold_old_hours(before: datetime) -> None:
         HourlyCount.objects.filter(pk__in=[row.pk for row in rows]).delete()
 
 
+def sent_kept_since(now: datetime) -> datetime | None:
+    """A message that was queued and sent before this instant is purged; None: no message is."""
+    kept = outbox_settings().retention.sent
+    return None if kept is None else now - kept
+
+
 def _sent_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:
     if age is None:
         return OutboxMessage.objects.none()

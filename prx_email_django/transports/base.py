@@ -35,6 +35,9 @@ class OutgoingMessage:
     utf8: bool = False
     #: Has bytes above 127: needs 8BITMIME.
     eight_bit: bool = False
+    #: Must not be sent twice: its body is written only after the server has accepted its envelope and has answered
+    #: every message before it.
+    alone: bool = False
 
     def may_write(self) -> bool:
         """Whether MAIL, or the body, may be written now: do claim, slot and permit still hold?
@@ -168,8 +171,13 @@ class ConnectionSettings:
     password: str = field(default="", repr=False)
     #: OAuth access token, for XOAUTH2 and OAUTHBEARER.
     token: str = field(default="", repr=False)
-    #: ``full`` | ``envelope`` | ``off`` | ``auto``; ``auto``: envelope for the first three messages, then full.
+    #: ``chunked`` | ``full`` | ``envelope`` | ``off`` | ``auto``.  ``chunked`` is ``full`` where the server does not
+    #: offer CHUNKING; ``auto``: envelope for the first three messages, then chunked.
     pipelining: str = "auto"
+    #: Messages that may be unanswered at once, each with its body, where the server offers CHUNKING; 0: no CHUNKING.
+    max_in_flight: int = 0
+    #: How many the account was known to bear; 0: its server has not been probed.
+    window: int = 0
     #: What the account's connections share; a value of its own where only one is opened.
     found: FoundOut = field(default_factory=FoundOut, repr=False, compare=False)
     #: Called on the network's thread with the name of each step of the opening that is done, and what was found.

@@ -12,6 +12,41 @@ class Ahead(StrEnum):
     ENVELOPE = "envelope"
     #: The envelope of the next message, behind a body that is not answered.
     OVERLAP = "full"
+    #: The body, behind an envelope that is not answered (BDAT, RFC 3030).
+    CHUNKING = "chunked"
+    #: Whole messages, behind messages that are not answered.
+    WINDOW = "window"
+
+
+class Window:
+    """How many messages of one connection may be unanswered at once; the account's connections share it."""
+
+    #: Completed transactions in a row after which the window doubles.
+    GROWS_AFTER = 10
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._most = 1
+        self._in_a_row = 0
+        self._has_fallen = False
+
+    def remember(self, size: int, *, most: int) -> None:
+        """Begin with what was known before, at most ``most``."""
+        self._most = 1 if self._has_fallen else max(1, most)
+        self.size = min(max(size, self.size), self._most)
+
+    def note_completed(self) -> None:
+        """Count a transaction that the server has answered."""
+        self._in_a_row += 1
+        if self._in_a_row >= self.GROWS_AFTER:
+            self._in_a_row = 0
+            self.size = min(2 * self.size, self._most)
+
+    def fall(self) -> None:
+        """A connection was lost with more than one message unanswered: one at a time from now on."""
+        self._has_fallen = True
+        self.size = self._most = 1
+        self._in_a_row = 0
 
 
 class FoundOut:
@@ -26,12 +61,29 @@ class FoundOut:
         self._broken: set[Ahead] = set()
         #: Who is trying what.
         self._trials: dict[Ahead, object] = {}
+        self.window = Window()
         #: Recipients that the server takes in one transaction; 0: no limit was met.
         self.max_recipients = 0
 
     def may_use(self, ahead: Ahead, by: object) -> bool:
         """Whether ``by`` may write ahead, or begin to try it."""
         return ahead not in self._broken and (ahead in self._proven or self._trials.get(ahead, by) is by)
+
+    def is_proven(self, ahead: Ahead) -> bool:
+        """Whether the server has answered in step."""
+        return ahead in self._proven
+
+    @property
+    def may_chunk(self) -> bool:
+        """Whether the server was seen to discard the body of a BDAT that it refuses, and bears BDAT since."""
+        return Ahead.CHUNKING in self._proven and Ahead.CHUNKING not in self._broken
+
+    def remember(self, window: int, *, most: int) -> None:
+        """Begin with the window that the account had before; 0: its server has not been probed."""
+        if window and Ahead.CHUNKING not in self._broken:
+            self._proven.add(Ahead.CHUNKING)
+            self._trials.pop(Ahead.CHUNKING, None)
+        self.window.remember(window, most=most)
 
     def use(self, ahead: Ahead, by: object) -> None:
         """Begin to try it, where nothing is known yet."""

@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from time import monotonic
 
-from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note_size, note_success
+from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note_size, note_success, note_window
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
@@ -37,6 +37,8 @@ logger = logging.getLogger("prx_email_django")
 
 #: Seconds between two tries to connect: three in a row without success pause the account.
 RECONNECT_AFTER = 1.0
+#: The level that bears what is left of a level.
+_INSTEAD = {Ahead.ENVELOPE: "off", Ahead.OVERLAP: "envelope", Ahead.CHUNKING: "full"}
 #: Why an account's work has stopped: every connection is taken elsewhere, or something unexpected happened.
 LIMITED, FAILED = "limited", "failed"
 
@@ -80,6 +82,7 @@ class AccountWorker:
         self._suspected = self.suspicion.is_active
         self.prefetch.probing = self.prefetch.probing or self._suspected
         self._size = state.size_limit
+        self._window = state.window
         self._failed_at = -RECONNECT_AFTER
         #: When this worker paused the account, on the clock of ``uptime()``.
         self._paused_at = -math.inf
@@ -270,6 +273,7 @@ class AccountWorker:
                 Outcome(Ending.TEMPORARY, error_code=end.error_code, error=end.error, phase=Phase.MAIL, peer=peer)
             )
         with self.connections.retired_on_error(connection):
+            self._note_window()
             if end.broken is not None:
                 self._do_without(end.broken, end.error)
             if end.trouble is not Trouble.NONE and not connection.trouble_noted:
@@ -291,8 +295,19 @@ class AccountWorker:
 
     def _do_without(self, broken: Ahead, error: str) -> None:
         """Write less ahead from now on: the server does not bear it, and no message pays for that."""
-        account, advised = self.current.account, "envelope" if broken is Ahead.OVERLAP else "off"
-        if note_ahead_broken(account, broken, clock=self.clock):
+        account = self.current.account
+        is_news = note_ahead_broken(account, broken, clock=self.clock)
+        if is_news and broken is Ahead.WINDOW:
+            logger.warning(
+                "account %s: a connection was lost with more than one message unanswered (%s); the account sends one "
+                "message at a time over each connection for a day; set its field max_in_flight to 1 to make this "
+                "permanent",
+                account,
+                error,
+                extra={"account": account.name},
+            )
+        elif is_news:
+            advised = _INSTEAD[broken]
             logger.warning(
                 'account %s: the server does not bear pipelining "%s" (%s); the account uses "%s" for a week; set its '
                 "field pipelining to %s to make this permanent",
@@ -304,6 +319,13 @@ class AccountWorker:
                 extra={"account": account.name},
             )
         self.current.look_again()
+
+    def _note_window(self) -> None:
+        """Store how far the window has grown; a window that fell is noted by ``_do_without``."""
+        found = self.connections.found
+        if found.may_chunk and found.window.size != self._window:
+            self._window = found.window.size
+            note_window(self.current.account, self._window, clock=self.clock)
 
     # Trouble, and what is learned
 

@@ -24,7 +24,7 @@ from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim
+from prx_email_django.store.claims import Claim, is_hold
 from prx_email_django.store.db import check_database, retried
 from prx_email_django.transports.base import OutgoingMessage
 
@@ -48,7 +48,7 @@ class ClaimedMessage(OutgoingMessage):
     """One claimed message, from its claim to its result; the only value of the worker for it."""
 
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
-        super().__init__(id=claim.id, sender="", recipients=(), body=b"")
+        super().__init__(id=claim.id, sender="", recipients=(), body=b"", alone=is_hold(claim.message.on_unknown))
         self.claim = claim
         self.clock = clock
         #: The permits that were taken for it.

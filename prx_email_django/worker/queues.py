@@ -57,8 +57,10 @@ class ResultQueue:
 class ReadyQueue:
     """The rendered messages of one account that wait for its connections."""
 
-    def __init__(self, max_connections: int) -> None:
+    def __init__(self, max_connections: int, *, max_in_flight: int = 1) -> None:
         self.max_connections = max_connections
+        #: Messages whose body one connection may have written and not seen answered.
+        self.max_in_flight = max_in_flight
         self.ready: deque[ClaimedMessage] = deque()
         #: Open connections.
         self.connections: set[Waiter] = set()
@@ -116,10 +118,12 @@ class ReadyQueue:
     def take(self) -> ClaimedMessage | None:
         """Network: the next message.
 
-        None also where too much is accepted and unrecorded: a kill then copies at most 5 × connections messages.
+        None also where too much is accepted and unrecorded: a kill then copies at most
+        (4 + messages in flight) × connections messages.
         """
         most = self.max_connections
-        if self.stopped or self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= 5 * most:
+        most_copies = (4 + self.max_in_flight) * most
+        if self.stopped or self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= most_copies:
             return None
         if self.hold_until and monotonic() < self.hold_until:
             return None

@@ -82,11 +82,16 @@ class Recorder:
         announce_reinstated(messages)
 
     def release(self, messages: Iterable[ClaimedMessage]) -> None:
-        """Release messages untouched, and the permits of those whose MAIL was never written."""
+        """Release messages untouched, and the permits of those whose MAIL was never written.
+
+        A message that was taken from this worker is counted too: nothing of it was sent here, so ``limit`` has room for
+        another message.
+        """
         released = list(messages)
         if not released:
             return
-        self.counts["released"] += release([message.claim for message in released])
+        release([message.claim for message in released])
+        self.counts["released"] += len(released)
         for message in released:
             if not message.mail_written:
                 self.release_permits(message.permits)

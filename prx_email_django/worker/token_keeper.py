@@ -60,11 +60,7 @@ def connection_settings(
         SecretAbsent: the password is a reference that names nothing here.
     """
     settings = outbox_settings()
-    pipelining = account.pipelining
-    if state.stepwise_until is not None and state.stepwise_until > now:
-        pipelining = "off"
-    elif pipelining in ("auto", "full") and state.envelope_until is not None and state.envelope_until > now:
-        pipelining = "envelope"
+    pipelining, max_in_flight = _written_ahead(account, state, now=now)
     return ConnectionSettings(
         host=account.host,
         port=account.port,
@@ -75,6 +71,8 @@ def connection_settings(
         password=resolve(account.password),
         token=token,
         pipelining=pipelining,
+        max_in_flight=max_in_flight,
+        window=state.window,
         found=found or FoundOut(),
         max_messages=account.max_messages_per_connection,
         timeout=timeout_of(account) or settings.smtp_timeout.total_seconds(),
@@ -87,6 +85,22 @@ def connection_settings(
         account_hosts=settings.account_hosts,
         cleartext_hosts=settings.cleartext_hosts,
     )
+
+
+def _written_ahead(account: Account, state: AccountState, *, now: datetime) -> tuple[str, int]:
+    """The level of pipelining, and the messages in flight (0: no BDAT), without what the server did not bear lately."""
+
+    def is_without(until: datetime | None) -> bool:
+        return until is not None and until > now
+
+    if is_without(state.stepwise_until):
+        return "off", 0
+    max_in_flight = 1 if is_without(state.window_until) else account.max_in_flight
+    if is_without(state.no_chunking_until):
+        max_in_flight = 0
+    if account.pipelining in ("auto", "chunked", "full") and is_without(state.envelope_until):
+        return "envelope", 0
+    return account.pipelining, max_in_flight
 
 
 class TokenKeeper:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -15,12 +16,14 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 import prx_email_django as prx
+from prx_email_django.api.account_check import check_steps
 from prx_email_django.errors import AccountUnavailable, InvalidMessage, SendInsideTransaction, WrongInstance
 from prx_email_django.limits.pauses import note_failure
 from prx_email_django.limits.slots import acquire_slot
-from prx_email_django.models import Account, ConnectionSlot, OutboxMessage, OutboxState
+from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState
 from prx_email_django.rules.outcomes import Trouble
 from tests.integration import admin_rows as rows
+from tests.support.authorization_server import AuthorizationServer
 from tests.support.factories import MEMORY, account_on, at
 from tests.support.smtp_server import SmtpServer
 
@@ -115,7 +118,7 @@ def test_no_starttls_is_offered(settings: Any) -> None:
         account = account_on(server)
         Account.objects.filter(pk=account.pk).update(security="starttls")
         name, detail, advice = failed(prx.check_account(account.pk))
-    assert (name, detail) == ("tls", "the server does not offer STARTTLS")
+    assert (name, detail) == ("tls", f"{server.host}:{server.port}: the server does not offer STARTTLS")
     assert "465" in advice
 
 
@@ -218,6 +221,25 @@ def test_an_access_token_that_is_refused_and_one_that_is_missing(settings: Any) 
     assert (name, detail.startswith("no access token")) == ("token", True)
 
 
+def test_steps_come_while_the_token_server_is_silent_and_a_refused_token_is_replaced_once(settings: Any) -> None:
+    login = {"auth_method": "xoauth2", "user": "shop@example.com", "password": ""}
+    with AuthorizationServer() as provider, SmtpServer(tls="implicit", tokens={login["user"]: "unknown"}) as server:
+        settings.PRX_EMAIL = {**settings.PRX_EMAIL, "OAUTH_SERVERS": provider.settings}
+        provider.refresh_tokens.add("good")
+        answer = threading.Event()
+        provider.issued = lambda token: answer.wait(60) and server.tokens.update({login["user"]: token})
+        account = secured(server, settings, **{**provider.fields(), **login}, oauth_refresh_token="good")
+        steps = check_steps(account)
+        assert [next(steps).name for _ in range(5)] == WALK[:5]
+        answer.set()
+        assert [(step.name, step.ok) for step in steps] == [("token", True), ("login", True)]
+        server.tokens[login["user"]] = "revoked"
+        report = prx.check_account(account)
+    assert report.ok, report
+    assert names(report) == [*WALK[:5], "token", "login"]
+    assert [form["grant_type"] for form in provider.forms] == ["refresh_token"] * 2
+
+
 @contextmanager
 def two_accounts() -> Iterator[SmtpServer]:
     with SmtpServer() as server:
@@ -273,6 +295,27 @@ def test_the_button_says_what_to_do_about_the_step_that_fails() -> None:
         with checked_over(server) as page:
             assert "This account cannot send as it is." in page
             assert "<script>alert" not in page
+
+
+def test_a_database_that_breaks_in_mid_page_is_said_on_the_page(caplog: pytest.LogCaptureFixture) -> None:
+    """The page has begun, so Django's error page could not replace it: it would end in the middle without a word."""
+    table, away = AccountState._meta.db_table, "outbox_elsewhere"
+    with SmtpServer() as server:
+        account = account_on(server)
+        client = rows.client_for("view_account", "change_account")
+        chunks = iter(client.post(f"{rows.ACCOUNTS}{account.pk}/check/").streaming_content)
+        page = next(chunks).decode() + next(chunks).decode()
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} RENAME TO {away}")
+        try:
+            page += b"".join(chunks).decode()
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute(f"ALTER TABLE {away} RENAME TO {table}")
+    assert page.index(">login<") < page.index(">broken off<") < page.index("This account cannot send as it is.")
+    assert "The database could not be used." in page
+    assert page.rstrip().endswith("</html>")
+    assert "the check of an account broke off" in caplog.text
 
 
 def test_only_a_person_who_may_change_accounts_checks_them_and_no_link_does() -> None:

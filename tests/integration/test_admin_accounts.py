@@ -245,6 +245,7 @@ def test_an_account_is_added_with_the_presets_at_hand() -> None:
         "password": "pw-typed-2",
         "max_connections": "3",
         "max_messages_per_connection": "100",
+        "max_in_flight": "4",
         "pipelining": "auto",
         "is_active": "on",
     }
@@ -441,6 +442,7 @@ def test_an_account_that_no_attempt_could_log_in_with_is_not_saved(changes: dict
         "password": "pw-typed-2",
         "max_connections": "3",
         "max_messages_per_connection": "100",
+        "max_in_flight": "4",
         "pipelining": "auto",
         "is_active": "on",
     }

@@ -77,5 +77,7 @@ def test_a_message_says_what_may_help() -> None:
     with SmtpServer() as server:
         result = prx.send(**factories.mail(factories.account_on(server, security="starttls")))
     assert result.error_code == "tls"
-    assert result.error.startswith("the server does not offer STARTTLS. Choose implicit TLS")
+    assert result.error.startswith(
+        f"{server.host}:{server.port}: the server does not offer STARTTLS. Choose implicit TLS"
+    )
     assert "Choose implicit TLS" in run("outbox_status", str(result.outbox_id))

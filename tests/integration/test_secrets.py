@@ -149,6 +149,7 @@ def typed(account: Account) -> dict[str, str]:
         "oauth_refresh_token": PLANTED["oauth_refresh_token"],
         "max_connections": "3",
         "max_messages_per_connection": "100",
+        "max_in_flight": "4",
         "pipelining": "auto",
     }
 

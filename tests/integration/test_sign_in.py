@@ -239,7 +239,7 @@ def test_only_who_may_change_the_account_can_connect_it(server: AuthorizationSer
     viewer = rows.client_for("view_account")
     assert "Connect with" not in viewer.get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
     assert viewer.post(url).status_code == 403
-    assert rows.client_for("*").get(url).status_code == 405
+    assert rows.client_for("*").get(url).status_code == 403
     assert Client().post(url).status_code == 302  # to the login
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = rows.client_for("change_account").cookies
@@ -318,7 +318,7 @@ def test_the_form_saves_an_account_that_waits_for_its_sign_in_inactive_only(sett
         "name": "google", "email": "shop@example.com", "host": "smtp.gmail.com", "port": "465", "security": "tls",
         "user": "shop@example.com", "auth_method": "xoauth2", "auth_mechanism": "auto", "oauth_provider": "google",
         "oauth_client_id": "the-client", "oauth_client_secret": "the-client-secret", "max_connections": "1",
-        "max_messages_per_connection": "100", "pipelining": "auto",
+        "max_messages_per_connection": "100", "max_in_flight": "4", "pipelining": "auto",
     }  # fmt: skip
     response = client.post(f"{rows.ACCOUNTS}add/", {**form, "is_active": "on"})
     assert "save the account inactive" in response.content.decode()
@@ -326,3 +326,42 @@ def test_the_form_saves_an_account_that_waits_for_its_sign_in_inactive_only(sett
     page = response.content.decode()
     assert "Connect with Google" in page
     assert CALLBACK in page
+
+
+def form_of(server: AuthorizationServer, **fields: Any) -> dict[str, Any]:
+    values = {"name": "new", "host": "127.0.0.1", "port": 9, "security": "none", "max_connections": 1}
+    values |= {"max_messages_per_connection": 100, "pipelining": "auto", "auth_mechanism": "auto", "is_active": "on"}
+    return {**values, **server.fields(), "_connect": "1", **fields}
+
+
+def test_save_and_connect_leads_from_an_empty_form_to_a_stored_refresh_token(server: AuthorizationServer) -> None:
+    client = rows.client_for("*")
+    assert "Save and connect" in client.get(f"{rows.ACCOUNTS}add/").content.decode()
+    response = client.post(f"{rows.ACCOUNTS}add/", form_of(server))
+    assert response.status_code == 302, response.context["errors"]
+    account = Account.objects.get(name="new")
+    assert not account.is_active, "no message may wait for a token that nobody has"
+    assert client.get(server.approve(client.get(response["Location"])["Location"])).status_code == 302
+    account.refresh_from_db()
+    assert account.is_active
+    assert account.oauth_refresh_token in server.refresh_tokens
+
+
+def test_the_redirect_of_save_and_connect_is_for_one_person_and_one_page(server: AuthorizationServer) -> None:
+    client = rows.client_for("*")
+    address = client.post(f"{rows.ACCOUNTS}add/", form_of(server))["Location"]
+    other = rows.client_for("view_account", "change_account")
+    assert other.get(address).status_code == 403
+    assert client.get(address.replace("/sign-in/", "/check/")).status_code == 403
+    assert client.get(address.partition("?")[0]).status_code == 403
+
+
+def test_save_and_connect_keeps_an_account_that_is_connected_active(server: AuthorizationServer) -> None:
+    account = make_account(server, oauth_refresh_token="old", is_active=True)
+    client = rows.client_for("*")
+    page = client.get(f"{rows.ACCOUNTS}{account.pk}/change/")
+    initial = {name: value for name, value in page.context["adminform"].form.initial.items() if value is not None}
+    response = client.post(f"{rows.ACCOUNTS}{account.pk}/change/", {**initial, "_connect": "1", "display_name": "Shop"})
+    assert "/sign-in/?go=" in response["Location"]
+    account.refresh_from_db()
+    assert (account.is_active, account.display_name) == (True, "Shop")

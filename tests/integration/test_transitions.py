@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -21,6 +22,7 @@ from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
 from prx_email_django.store.insert import Draft, insert_claimed
+from prx_email_django.store.sent_elsewhere import SentElsewhere, insert_sent
 from tests.support.factories import NOW, SECOND, account, at, finish, fresh, lapse, lose, make_due, message, take_one
 
 #: Where ids jump ahead (``adopt``), MariaDB ends the transaction: these tests have none around them.
@@ -199,7 +201,10 @@ def test_a_message_enters_as_the_table_says() -> None:
     claim = insert_claimed(draft, clock=at())
     assert isinstance(claim, Claim)
     assert {fresh(claim.message).status} == TRANSITIONS["send"].targets
-    assert VERBS.keys() | {"enqueue", "send"} == TRANSITIONS.keys()
+    facts = SentElsewhere(by="another program", created_at=NOW, sent_at=NOW)
+    sent_there, _ = insert_sent(replace(draft, idempotency_key="there"), facts, clock=at())
+    assert {fresh(sent_there).status} == TRANSITIONS["import"].targets
+    assert VERBS.keys() | {"enqueue", "send", "import"} == TRANSITIONS.keys()
 
 
 @pytest.mark.parametrize("verb", VERBS)

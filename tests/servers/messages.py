@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome
 from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage, SessionEnd
+from prx_email_django.transports.found import FoundOut
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.servers.daemons import wait_until
 from tests.support.outgoing_messages import ListFeed, run_session
@@ -130,5 +131,5 @@ def text_of(message: bytes) -> str:
 
 
 def at_level(settings: ConnectionSettings, level: str) -> ConnectionSettings:
-    """The same settings with another pipelining level."""
-    return replace(settings, pipelining=level)
+    """The same settings with another pipelining level, and nothing found out about the server."""
+    return replace(settings, pipelining=level, max_in_flight=16, found=FoundOut())

@@ -14,20 +14,23 @@ EXIM = ["STARTTLS", "implicit TLS"]
 NPM = ["PLAIN after STARTTLS", "PLAIN in implicit TLS", "XOAUTH2 after STARTTLS"]
 
 
-@pytest.fixture(params=["off", "envelope", "full"])
+@pytest.fixture(params=["off", "envelope", "full", "chunked"])
 def level(request: pytest.FixtureRequest) -> str:
     """Every level of pipelining."""
     return str(request.param)
 
 
-def one_connection(server: Server, name: str, level: str) -> None:
+def one_connection(server: Server, name: str, level: str, *, offers_chunking: bool = True) -> None:
     """Send more than two hundred messages, some with refused or deferred recipients, over one connection."""
     run = f"{name.replace(' ', '-').lower()}-{level}"
     outgoing_messages = messages.outgoing_messages(run)
-    outcomes, ends = messages.send(messages.at_level(server.settings[name], level), outgoing_messages)
+    settings = messages.at_level(server.settings[name], level)
+    outcomes, ends = messages.send(settings, outgoing_messages)
     messages.check_outcomes(outgoing_messages, outcomes)
     assert [end.error for end in ends] == [""]
     server.mailbox.check(messages.good_addresses(outgoing_messages), run)
+    if level == "chunked" and offers_chunking:
+        assert settings.found.window.size == 16, "no window: the messages went by DATA"
 
 
 def many_refusals(server: Server, name: str, level: str) -> None:
@@ -62,7 +65,7 @@ def test_exim_loses_no_message_by_the_refusals_of_others(exim_server: Server, le
 @pytest.mark.npm
 @pytest.mark.parametrize("name", NPM)
 def test_npm_smtp_server_gets_each_message_once_and_whole(npm_server: Server, name: str, level: str) -> None:
-    one_connection(npm_server, name, level)
+    one_connection(npm_server, name, level, offers_chunking=False)
 
 
 @pytest.mark.npm

@@ -32,6 +32,8 @@ class Connection(asyncio.Protocol):
         self.buffer = b""
         self.out: list[bytes] = []
         self.body: bytearray | None = None
+        #: Size of the BDAT chunk that is being read; 0: none.
+        self.chunk = 0
         self.searched = 0
         self.blocked = False
         self.secure = server.tls == "implicit"
@@ -69,6 +71,10 @@ class Connection(asyncio.Protocol):
     def process(self) -> None:
         """Execute what has been read, then write all answers at once."""
         while self.buffer and not self.blocked:
+            if self.chunk:
+                if not self.read_chunk():
+                    break
+                continue
             if self.body is not None:
                 self.read_body()
                 continue
@@ -168,6 +174,8 @@ class Connection(asyncio.Protocol):
         words = ["test.example.org"]
         if server.pipelining:
             words.append("PIPELINING")
+        if server.chunking:
+            words.append("CHUNKING")
         if server.eight_bit:
             words.append("8BITMIME")
         if server.utf8:
@@ -271,6 +279,36 @@ class Connection(asyncio.Protocol):
         message = Received(sender or "", recipients, text, self.number, options)
         self.answer("final", b"250 2.0.0 queued\r\n", effect=lambda: self.server.accepted(message))
 
+    def bdat(self, rest: str) -> None:
+        if not self.server.chunking:
+            self.out.append(b"500 5.5.2 unknown command\r\n")
+            return
+        size, _, last = rest.partition(" ")
+        assert last.upper() == "LAST" and int(size) > 0
+        if self.recipients or self.server.discards:
+            self.chunk = int(size)
+        else:
+            self.refuse_bdat()
+
+    def refuse_bdat(self) -> None:
+        if not self.server.keeps_sender:
+            self.forget()
+        self.answer("bdat", b"503 5.5.1 no transaction\r\n")
+
+    def read_chunk(self) -> bool:
+        """Read a body of BDAT when it is complete, and answer; False: it is not."""
+        if len(self.buffer) < self.chunk:
+            return False
+        text, self.buffer = self.buffer[: self.chunk], self.buffer[self.chunk :]
+        self.chunk = 0
+        if not self.recipients:
+            self.refuse_bdat()
+            return True
+        message = Received(self.sender or "", tuple(self.recipients), text, self.number, self.options)
+        self.forget()
+        self.answer("final", b"250 2.0.0 queued\r\n", effect=lambda: self.server.accepted(message))
+        return True
+
     def mid_body(self, size: int) -> None:
         rules = self.server._rules.get("body", ())
         if not any(size >= rule.after for rule in rules):
@@ -365,6 +403,7 @@ COMMANDS: dict[str, Callable[[Connection, str], None]] = {
     "MAIL": Connection.mail,
     "RCPT": Connection.rcpt,
     "DATA": Connection.data,
+    "BDAT": Connection.bdat,
     "RSET": Connection.rset,
     "NOOP": Connection.noop,
     "QUIT": Connection.quit,

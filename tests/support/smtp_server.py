@@ -46,6 +46,9 @@ class SmtpServer:
         tokens: dict[str, str] | None = None,
         mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN", "XOAUTH2"),
         pipelining: bool = True,
+        chunking: bool = False,
+        discards: bool = True,
+        keeps_sender: bool = False,
         size: int | None = 50_000_000,
         eight_bit: bool = True,
         utf8: bool = True,
@@ -55,13 +58,16 @@ class SmtpServer:
     ) -> None:
         """``tls``: None, ``implicit`` or ``starttls``.  ``users`` (passwords) or ``tokens`` require AUTH.
 
-        ``receive_buffer``: bytes of SO_RCVBUF; a small buffer is soon full.
+        ``discards``: the body of a refused BDAT is discarded, else read as commands.  ``keeps_sender``: as Exim, a
+        refused BDAT leaves sender and recipients until RSET.  ``receive_buffer``: bytes of SO_RCVBUF; a small buffer is
+        soon full.
         """
         self.tls = tls
         self.users = users or {}
         self.tokens = tokens or {}
         self.mechanisms = mechanisms
         self.pipelining, self.size, self.eight_bit, self.utf8 = pipelining, size, eight_bit, utf8
+        self.chunking, self.discards, self.keeps_sender = chunking, discards, keeps_sender
         self.data_without_recipients = data_without_recipients
         #: Recipients of one transaction; the others get 452 4.5.3.  0: any number.
         self.max_recipients = 0

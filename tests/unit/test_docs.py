@@ -186,7 +186,11 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 def _settings_table() -> dict[str, list[str]]:
     return {
-        name: row for rows in tables("docs/settings.md") for row in rows if len(row) == 4 for name in code_in(row[0])
+        name: row
+        for rows in tables("docs/reference/settings.md")
+        for row in rows
+        if len(row) == 4
+        for name in code_in(row[0])
     }
 
 
@@ -215,7 +219,9 @@ def test_no_page_names_a_setting_that_does_not_exist() -> None:
 
 
 def test_every_system_check_is_listed() -> None:
-    listed = {name for rows in tables("docs/settings.md") for row in rows for name in code_in(row[0]) if "." in name}
+    listed = {
+        name for rows in tables("docs/reference/settings.md") for row in rows for name in code_in(row[0]) if "." in name
+    }
     written = set()
     for path in (ROOT / "prx_email_django").rglob("*.py"):
         written |= set(re.findall(r"""["'.]([EW]0\d\d)["']""", path.read_text(encoding="utf-8")))
@@ -226,7 +232,7 @@ def test_every_system_check_is_listed() -> None:
 
 
 def test_the_picture_is_the_machine() -> None:
-    (block,) = [block for block in of("mermaid") if block.page == "docs/states.md"]
+    (block,) = [block for block in of("mermaid") if block.page == "docs/explanation/states.md"]
     drawn = set()
     for before, after in re.findall(r"^\s+(\w+|\[\*\]) --> (\w+|\[\*\])", block.text, re.MULTILINE):
         kinds = {"waiting": "failed", "rest": "failed"}
@@ -241,7 +247,7 @@ def test_the_picture_is_the_machine() -> None:
 
 
 def test_the_table_of_verbs_is_the_machine() -> None:
-    rows = next(rows for rows in tables("docs/states.md") if rows[0][0] == "enqueue")
+    rows = next(rows for rows in tables("docs/explanation/states.md") if rows[0][0] == "enqueue")
     written = {row[0]: (_statuses(row[2]), _statuses(row[3])) for row in rows}
     assert written == {verb: (set(rule.sources), set(rule.targets)) for verb, rule in TRANSITIONS.items()}
 
@@ -251,11 +257,11 @@ def _statuses(cell: str) -> set[Status]:
 
 
 def test_every_reason_is_explained() -> None:
-    assert set(table_with("docs/states.md", "network")) == set(ErrorCode.values)
+    assert set(table_with("docs/explanation/states.md", "network")) == set(ErrorCode.values)
 
 
 def test_the_drawing_is_well_formed_and_names_every_status() -> None:
-    drawing = ElementTree.parse(ROOT / "docs/states.svg").getroot()  # noqa: S314  (our own file)
+    drawing = ElementTree.parse(ROOT / "docs/explanation/states.svg").getroot()  # noqa: S314  (our own file)
     words = " ".join(text for text in drawing.itertext() if text)
     assert all(status in words for status in Status.values)
     assert "prefers-color-scheme: dark" in words
@@ -265,7 +271,7 @@ def test_the_drawing_is_well_formed_and_names_every_status() -> None:
 
 
 def test_every_public_name_has_its_line() -> None:
-    assert set(table_with("docs/api.md", "send")) == set(prx_email_django.__all__)
+    assert set(table_with("docs/reference/api.md", "send")) == set(prx_email_django.__all__)
 
 
 def test_every_public_function_is_shown_in_use() -> None:
@@ -277,7 +283,10 @@ def test_every_public_function_is_shown_in_use() -> None:
 
 def test_every_error_has_its_codes() -> None:
     documented = {
-        row[0].strip("`"): set(code_in(row[1])) for rows in tables("docs/api.md") for row in rows if len(row) == 2
+        row[0].strip("`"): set(code_in(row[1]))
+        for rows in tables("docs/reference/api.md")
+        for row in rows
+        if len(row) == 2
     }
     for error in errors.OutboxError.__subclasses__():
         if error.__module__ == errors.__name__:
@@ -285,7 +294,7 @@ def test_every_error_has_its_codes() -> None:
 
 
 def test_every_field_of_a_result_is_documented() -> None:
-    text = text_of("docs/api.md")
+    text = text_of("docs/reference/api.md")
     for result in (results.SendResult, results.ChangeReport, results.DrainReport):
         for field in result.__dataclass_fields__:
             assert f"`{field}`" in text, field
@@ -293,24 +302,24 @@ def test_every_field_of_a_result_is_documented() -> None:
 
 def test_every_model_for_users_is_listed() -> None:
     inner = {"AccountState", "ConnectionSlot", "Content", "ContentChunk", "OutboxState", "RateWindow", "RefusedMessage"}
-    assert set(table_with("docs/api.md", "Account")) == set(models.__all__) - inner
+    assert set(table_with("docs/reference/api.md", "Account")) == set(models.__all__) - inner
 
 
 def test_every_signal_is_documented() -> None:
-    assert set(table_with("docs/signals-and-logs.md", "message_sent")) == {
+    assert set(table_with("docs/reference/signals-and-logs.md", "message_sent")) == {
         name for name, value in vars(signals).items() if isinstance(value, Signal)
     }
 
 
 def test_every_option_of_the_backend_is_documented() -> None:
-    assert set(table_with("docs/backend.md", "account")) == set(OPTION_NAMES)
-    attributes = set(table_with("docs/backend.md", "outbox_tag"))
+    assert set(table_with("docs/reference/backend.md", "account")) == set(OPTION_NAMES)
+    attributes = set(table_with("docs/reference/backend.md", "outbox_tag"))
     assert attributes == {"outbox_account", *(f"outbox_{name}" for name in MailOptions.__dataclass_fields__)}
-    for name, row in table_with("docs/backend.md", "outbox_tag").items():
+    for name, row in table_with("docs/reference/backend.md", "outbox_tag").items():
         assert name == "outbox_account" or code_in(row[1]) == [
             "X-" + "-".join(word.title() for word in name.split("_"))
         ]
-    assert set(backends.__all__) <= {code.rpartition(".")[2] for code in code_in(text_of("docs/backend.md"))}
+    assert set(backends.__all__) <= {code.rpartition(".")[2] for code in code_in(text_of("docs/reference/backend.md"))}
 
 
 def preset_row(name: str) -> list[str]:
@@ -335,14 +344,14 @@ def preset_row(name: str) -> list[str]:
 
 
 def test_the_table_of_presets_is_the_code() -> None:
-    assert table_with("docs/providers.md", "gmail") == {name: preset_row(name) for name in PRESETS}
+    assert table_with("docs/reference/providers.md", "gmail") == {name: preset_row(name) for name in PRESETS}
 
 
 # Guarantees
 
 
 def _promised_tests() -> list[str]:
-    return [code for rows in tables("docs/guarantees.md") for row in rows for code in code_in(row[2])]
+    return [code for rows in tables("docs/explanation/guarantees.md") for row in rows for code in code_in(row[2])]
 
 
 @pytest.mark.parametrize("name", _promised_tests())
@@ -353,6 +362,6 @@ def test_a_promise_is_held_by_a_test_that_exists(name: str) -> None:
 
 
 def test_no_promise_is_without_a_test() -> None:
-    rows = [row for rows in tables("docs/guarantees.md") for row in rows]
+    rows = [row for rows in tables("docs/explanation/guarantees.md") for row in rows]
     assert len(rows) > 30
     assert [row[0] for row in rows if not code_in(row[2])] == []

@@ -176,7 +176,9 @@ def forbidden_imports(path: Path) -> list[str]:
 
 
 def test_no_file_but_the_store_writes_a_status() -> None:
-    outside = [path for path in SOURCES if not name_of(path).startswith(("store/", "store.py"))]
+    # The rows of django-post_office have a status too.
+    allowed = ("store/", "store.py", "contrib/importing/post_office.py")
+    outside = [path for path in SOURCES if not name_of(path).startswith(allowed)]
     written = [f"{name_of(path)}:{line}" for path in outside for line in status_writes(parse(path))]
     assert written == []
 

@@ -10,6 +10,7 @@ LETTERS = {"P": P, "S": S, "T": T, "F": F}
 EXPECTED = {
     "enqueue": "",
     "send": "",
+    "import": "",
     "claim": "PS FS",
     "finalize": "ST SF",
     "release": "SP SF",
@@ -34,6 +35,7 @@ def test_every_verb_moves_only_where_it_may() -> None:
     assert {verb: transition.entry for verb, transition in TRANSITIONS.items() if transition.entry} == {
         "enqueue": P,
         "send": S,
+        "import": T,
     }
 
 

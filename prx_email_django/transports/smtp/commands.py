@@ -1,4 +1,4 @@
-"""Bytes of a mail transaction: MAIL and RCPT with their parameters, and the dot-stuffed body.  Pure."""
+"""Bytes of a mail transaction: MAIL and RCPT with their parameters, and the body for DATA or BDAT.  Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Extensions:
     """Service extensions that the server announced in its reply to EHLO."""
 
     pipelining: bool = False
+    #: BDAT (RFC 3030).
+    chunking: bool = False
     #: SIZE (RFC 1870), and its limit in bytes; 0: no limit was named.
     size: bool = False
     size_limit: int = 0
@@ -139,16 +141,20 @@ def body_size(body: bytes) -> int:
     return len(body) + lone
 
 
-def dot_stuffed(body: bytes) -> bytes:
-    """Return the body dot-stuffed (RFC 5321 §4.5.2), with CRLF at its end, without the final dot.
+def with_crlf(body: bytes) -> bytes:
+    """Return the body with CRLF as its only line end, and at its end.
 
     A lone CR or LF becomes CRLF: a server that ends a message at a lone LF would read the rest as commands.
     """
     pairs = body.count(b"\r\n")
     if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
         body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    return body if body.endswith(b"\r\n") or not body else body + b"\r\n"
+
+
+def dot_stuffed(body: bytes) -> bytes:
+    """Return the body dot-stuffed (RFC 5321 §4.5.2), with CRLF at its end, without the final dot."""
+    body = with_crlf(body)
     if b"\r\n." in body:
         body = body.replace(b"\r\n.", b"\r\n..")
-    if body[:1] == b".":
-        body = b"." + body
-    return body if body.endswith(b"\r\n") or not body else body + b"\r\n"
+    return b"." + body if body[:1] == b"." else body

@@ -40,6 +40,8 @@ logger = logging.getLogger("prx_email_django")
 
 #: How aiosmtplib begins the text about a line that is no reply.
 _MALFORMED = "Malformed SMTP response line: "
+#: What OpenSSL calls the first bytes of a server that greets in clear text.
+_CLEAR_TEXT = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 
 
 class SmtpTransport:
@@ -263,13 +265,14 @@ class _Opening:
     def explain(self, error: Exception) -> ConnectError:
         """Return the ``ConnectError`` for an exception of aiosmtplib or of the network in the phase reached."""
         original = _original(error)
-        where = host_and_port(self.settings.host, self.settings.port)
+        where = self._where
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._refused(error.code, str(error.message))
         if isinstance(original, ssl.SSLError):
             reason = getattr(original, "verify_message", "") or original.reason or type(original).__name__
             self.phase = Phase.TLS
-            return self._error(f"TLS: {reason}", Trouble.TLS, "tls")
+            hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
+            return self._error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
         if isinstance(original, aiosmtplib.SMTPServerDisconnected):
             text = f"connection failed: {where}: the server closed the connection"
             return self._error(text, Trouble.CONNECTION, "network")
@@ -325,16 +328,22 @@ class _Opening:
 
     def _log_received(self, received: str) -> None:
         """Log what is not SMTP; no page shows it."""
-        where = host_and_port(self.settings.host, self.settings.port)
         logger.warning(
-            "%s sent what is not an SMTP reply: %s", where, redact(sasl.without_secrets(received, self.settings))
+            "%s sent what is not an SMTP reply: %s", self._where, redact(sasl.without_secrets(received, self.settings))
         )
+
+    @property
+    def _where(self) -> str:
+        return host_and_port(self.settings.host, self.settings.port)
 
     def _error(
         self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
     ) -> ConnectError:
+        """Return the error; its text names host and port, because an account's form may hold another one by now."""
+        where = self._where
+        text = sasl.without_secrets(text, self.settings)
         return ConnectError(
-            clean(sasl.without_secrets(text, self.settings)),
+            clean(text if where in text else f"{where}: {text}"),
             phase=self.phase,
             trouble=trouble,
             error_code=error_code,
@@ -382,6 +391,7 @@ def _extensions(client: aiosmtplib.SMTP) -> Extensions:
     limit = client.esmtp_extensions.get("size", "").strip()
     return Extensions(
         pipelining=client.supports_extension("pipelining"),
+        chunking=client.supports_extension("chunking"),
         size=client.supports_extension("size"),
         size_limit=int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 18 else 0,
         eight_bit=client.supports_extension("8bitmime"),

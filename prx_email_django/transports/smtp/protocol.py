@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 
 from prx_email_django.rules.text import clean, redact
@@ -40,7 +41,10 @@ class SmtpProtocol(asyncio.Protocol):
         #: Number of replies that the commands written so far still wait for.
         self._expected = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._paused = False
+        #: asyncio's buffer is full.
+        self.is_paused = False
+        #: Bytes that were written so far.
+        self.written = 0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self.lost: ConnectionLost | None = None
@@ -66,6 +70,24 @@ class SmtpProtocol(asyncio.Protocol):
             await self._wait(deadline)
         return self._replies.popleft()
 
+    def take_reply(self) -> Reply | None:
+        """Return the next reply if there is one."""
+        return self._replies.popleft() if self._replies else None
+
+    async def wait_for_event(self, deadline: float) -> None:
+        """Wait for a reply, for room in asyncio's buffer, or for ``wake``, until ``deadline``; ``math.inf``: for ever.
+
+        Raises:
+            ConnectionLost: the connection has ended, and all replies have been taken.
+        """
+        if not self._replies:
+            await self._wait(deadline)
+
+    def wake(self) -> None:
+        """End a wait for an event."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     async def _wait(self, deadline: float | None) -> None:
         if self.lost is not None:
             raise self.lost
@@ -89,6 +111,8 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _start_timer(self, deadline: float) -> None:
         self._deadline = deadline
+        if deadline == math.inf:
+            return
         if self._timer is not None:
             if self._timer.when() <= deadline:
                 return
@@ -119,6 +143,7 @@ class SmtpProtocol(asyncio.Protocol):
         """
         self.check()
         self._expected += replies
+        self.written += len(data)
         self._transport.write(data)
         if self._transport.is_closing():
             # The system refused the data at once: asyncio closes the transport, and connection_lost comes too late: the
@@ -133,10 +158,14 @@ class SmtpProtocol(asyncio.Protocol):
             ConnectionLost: the deadline has passed, or the connection has ended.
         """
         await asyncio.sleep(0)
-        while self._paused and not self._replies:
+        while self.is_paused and not self._replies:
             await self._wait(deadline)
         if self.lost is not None and not self._replies:  # a refusal that came before the end counts
             raise self.lost
+
+    def may_have_left(self, end_at: int) -> bool:
+        """Whether the first ``end_at`` bytes may have left: not if their end is still in asyncio's own buffer."""
+        return 0 < end_at <= self.written - self.unsent_bytes()
 
     def unsent_bytes(self) -> int:
         """Bytes that have certainly not left: those in asyncio's buffer (under TLS 0, since its size is not known)."""
@@ -209,9 +238,9 @@ class SmtpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """asyncio's buffer is full."""
-        self._paused = True
+        self.is_paused = True
 
     def resume_writing(self) -> None:
         """asyncio's buffer has room again."""
-        self._paused = False
+        self.is_paused = False
         self._wake()

@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from prx_email_django.rules.outcomes import Ending, Phase, Trouble
+from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.found import Ahead
+from prx_email_django.transports.smtp.chunked import judge_cut
 from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
 from prx_email_django.transports.smtp.reply_rules import Loss, ReplyVerdict, judge_loss
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction import transact
 from prx_email_django.transports.smtp.transaction_state import MailTransaction, next_message
+from prx_email_django.transports.smtp.window import probe, transmit_window
 
 #: Seconds for QUIT's reply and the closing of the socket together.
 QUIT_TIMEOUT = 2.0
@@ -71,8 +73,13 @@ class SmtpSession:
         state = self._state
         while not state.retired:
             self._protocol.check()
+            if state.probes:
+                await probe(state)
             await state.reset()
-            outgoing = state.feed.take() or await self._wait()
+            if state.chunks:
+                outgoing = await transmit_window(state)
+            else:
+                outgoing = state.feed.take() or await self._wait()
             if outgoing is None:
                 return None
             state.current = transaction = state.begin(outgoing)
@@ -111,7 +118,8 @@ class SmtpSession:
         """Send QUIT, wait for its reply and close, within ``QUIT_TIMEOUT``."""
         with contextlib.suppress(TimeoutError, ConnectionLost):
             async with asyncio.timeout(QUIT_TIMEOUT):
-                self._protocol.write(b"QUIT\r\n", 1)
+                if not self._state.is_quit_written:
+                    self._protocol.write(b"QUIT\r\n", 1)
                 await self._protocol.reply()
                 await self._protocol.close()
         return SessionEnd(reconnect=self._state.retired)
@@ -127,12 +135,14 @@ class SmtpSession:
             if transaction is not None:
                 state.report(transaction, transaction.ahead_refused(loss.text))
             return SessionEnd(reconnect=True, error_code=loss.error_code, error=loss.text, broken=broken)
+        if state.window:
+            return self._lost_window(loss)
         if transaction is not None:
             verdict = judge_loss(
                 transaction.phase,
                 loss,
                 completed=completed,
-                dot_written=self._dot_may_have_left(transaction),
+                dot_written=self._protocol.may_have_left(transaction.end_at),
                 overlapped=not transaction.mail_written,
             )
             state.report(transaction, transaction.lost(verdict, loss.text))
@@ -156,6 +166,9 @@ class SmtpSession:
         found, is_silent = self._state.found, loss.error_code == "timeout"
         if loss.closed_by_us:
             return None
+        if found.is_trying(Ahead.CHUNKING, self._state):
+            found.give_up(Ahead.CHUNKING)
+            return Ahead.CHUNKING
         is_envelope_next = transaction is not None and transaction.phase is Phase.MAIL
         is_overlap_silent = is_silent and is_envelope_next and transaction is not None and transaction.overlapped
         if is_overlap_silent or found.is_trying(Ahead.OVERLAP, self._state):
@@ -167,20 +180,45 @@ class SmtpSession:
         found.give_up(broken)
         return broken
 
-    def _dot_may_have_left(self, transaction: MailTransaction) -> bool:
-        """Whether the server may have the whole body: not if its end is still in asyncio's own buffer."""
-        return transaction.dot_written and self._protocol.unsent_bytes() <= transaction.bytes_behind_dot
+    def _lost_window(self, loss: Loss) -> SessionEnd:
+        """Report the messages of a window whose connection was lost: each may have been taken whose end has left."""
+        state = self._state
+        broken = None
+        if len(state.window) > 1 and not loss.closed_by_us:
+            state.found.window.fall()
+            broken = Ahead.WINDOW
+        is_lost = False
+        while state.window:
+            transaction = state.window.popleft()
+            has_left = self._protocol.may_have_left(transaction.end_at)
+            outcome = judge_cut(transaction, loss, completed=state.completed > 0, may_have_left=has_left)
+            state.feed.report(transaction.outgoing, outcome)
+            is_lost = is_lost or outcome.ending is Ending.UNKNOWN
+        is_trouble = (is_lost or not state.completed) and not loss.closed_by_us
+        return SessionEnd(
+            reconnect=not is_trouble and not loss.closed_by_us,
+            trouble=Trouble.CONNECTION if is_trouble else Trouble.NONE,
+            error_code=loss.error_code,
+            error=loss.text,
+            broken=broken,
+        )
 
     def _report_unfinished(self) -> None:
         """Report the messages that are still under way when the session ends.
 
-        These are both messages after a cancellation, and the message behind the body of one that ended the session.
+        These are all messages after a cancellation, and the messages behind one that ended the session.
         """
-        current, ahead = self._state.current, self._state.ahead
-        if current is not None and self._dot_may_have_left(current):
-            verdict = ReplyVerdict(Ending.UNKNOWN, error_code="unknown_outcome")
-            self._state.report(current, current.lost(verdict, "cut off by us"))
-        elif current is not None:
-            self._state.report(current, current.untouched("cut off by us"))
-        if ahead is not None:
-            self._state.report(ahead, ahead.untouched("the connection ended"))
+        state = self._state
+        if state.current is not None:
+            state.report(state.current, self._cut_off(state.current))
+        while state.window:
+            transaction = state.window.popleft()
+            state.feed.report(transaction.outgoing, self._cut_off(transaction))
+        if state.ahead is not None:
+            state.report(state.ahead, state.ahead.untouched("the connection ended"))
+
+    def _cut_off(self, transaction: MailTransaction) -> Outcome:
+        if not self._protocol.may_have_left(transaction.end_at):
+            return transaction.untouched("cut off by us")
+        transaction.phase = Phase.BODY
+        return transaction.lost(ReplyVerdict(Ending.UNKNOWN, error_code="unknown_outcome"), "cut off by us")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import replace
 
 from prx_email_django.rules.outcomes import Outcome, Phase
@@ -46,9 +47,19 @@ class SessionState:
         self._extensions = extensions
         self._level = settings.pipelining if extensions.pipelining else "off"
         self.found = settings.found
+        self.found.remember(settings.window, most=settings.max_in_flight)
+        self._may_chunk = (
+            extensions.pipelining and extensions.chunking and settings.max_in_flight > 0
+        ) and self._level in ("auto", "chunked")
         #: The oldest message that waits for a reply, and the message whose envelope was written behind its body.
         self.current: MailTransaction | None = None
         self.ahead: MailTransaction | None = None
+        #: Messages that were written by BDAT and wait for replies, oldest first.
+        self.window: deque[MailTransaction] = deque()
+        #: The account does without CHUNKING, which this connection has begun with.
+        self.is_outdated = False
+        #: QUIT was written behind the last message.
+        self.is_quit_written = False
         self.messages_begun = 0
         #: Transactions that ended with a final reply.
         self.completed = 0
@@ -64,10 +75,28 @@ class SessionState:
     @property
     def retired(self) -> bool:
         """Whether the next message must go over a new connection."""
-        return self.messages_begun >= self.settings.max_messages or self.refusals >= MAX_REFUSALS
+        spent = self.messages_begun >= self.settings.max_messages or self.refusals >= MAX_REFUSALS
+        return spent or self.is_outdated
 
-    def begin(self, outgoing: OutgoingMessage) -> MailTransaction | None:
-        """Start a message whose MAIL is written next.  None: it cannot be written, and has been reported."""
+    @property
+    def chunks(self) -> bool:
+        """Whether messages go by BDAT, in a window."""
+        return self._may_chunk and not self.stepwise and self.found.may_chunk
+
+    @property
+    def probes(self) -> bool:
+        """Whether to find out now whether messages may go by BDAT."""
+        if not self._may_chunk or self.stepwise or self.found.is_proven(Ahead.CHUNKING):
+            return False
+        is_tried = self._level == "chunked" or self.completed >= TRIAL_MESSAGES
+        return is_tried and self.found.may_use(Ahead.CHUNKING, self)
+
+    def begin(self, outgoing: OutgoingMessage, *, behind: bool = False) -> MailTransaction | None:
+        """Start a message whose MAIL is written next.  None: it cannot be written, and has been reported.
+
+        ``behind``: other whole messages are unanswered.  Whether the server keeps the envelope of one that it refuses
+        is not known then, so RSET goes first (RFC 2920 §3.1 allows it within a group).
+        """
         transaction = MailTransaction(outgoing, self.peer)
         try:
             transaction.prepare(self._extensions, most=self.found.max_recipients)
@@ -78,15 +107,23 @@ class SessionState:
             self.feed.report(outgoing, transaction.untouched())
             return None
         self.messages_begun += 1
-        if self.must_reset:
+        transaction.overlapped = behind
+        if self.must_reset or behind:
             self.must_reset = False
             transaction.commands.insert(0, b"RSET\r\n")
         return transaction
 
     def look_ahead(self) -> MailTransaction | None:
         """Start the next message if its envelope may go behind the body that is written next."""
-        overlap = self._level == "full" or (self._level == "auto" and self.completed >= TRIAL_MESSAGES)
-        if not overlap or self.retired or self.stepwise or not self.found.may_use(Ahead.OVERLAP, self):
+        overlap = self._level in ("full", "chunked") or (self._level == "auto" and self.completed >= TRIAL_MESSAGES)
+        if (
+            self.chunks
+            or self.probes
+            or not overlap
+            or self.retired
+            or self.stepwise
+            or not self.found.may_use(Ahead.OVERLAP, self)
+        ):
             return None
         while self.ahead is None and (outgoing := self.feed.take()) is not None:
             self.ahead = self.begin(outgoing)

@@ -148,8 +148,7 @@ async def _body(state: SessionState, transaction: MailTransaction) -> None:
         envelope = b"".join(ahead.commands)
         state.protocol.write(b"".join((body, b".\r\n", envelope)), replies + len(ahead.commands))
         ahead.mail_written = True
-        transaction.bytes_behind_dot = len(envelope)
-    transaction.dot_written = True
+    transaction.end_at = state.protocol.written - (0 if ahead is None else len(envelope))
     _finish(state, transaction, await state.protocol.reply(deadline))
 
 

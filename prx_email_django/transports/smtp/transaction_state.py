@@ -38,9 +38,8 @@ class MailTransaction:
         "answers",
         "any_accepted",
         "any_refused",
-        "bytes_behind_dot",
         "commands",
-        "dot_written",
+        "end_at",
         "mail_written",
         "outgoing",
         "overlapped",
@@ -48,6 +47,7 @@ class MailTransaction:
         "phase",
         "quota_exceeded",
         "recipients",
+        "replies",
         "stepwise",
         "unnameable",
         "kept",
@@ -77,9 +77,10 @@ class MailTransaction:
         self.quota_exceeded = False
         #: MAIL was handed to the operating system.
         self.mail_written = False
-        #: The final dot was handed to the operating system, with this many bytes of the next envelope behind it.
-        self.dot_written = False
-        self.bytes_behind_dot = 0
+        #: The bytes written on the connection up to the end of its body; 0: the end was not handed to the system.
+        self.end_at = 0
+        #: With BDAT: the replies so far, in the order of the commands.
+        self.replies: list[Reply] = []
 
     def prepare(self, extensions: Extensions, *, most: int = 0) -> None:
         """Make the commands.  A recipient whose address the server cannot name is refused alone.
@@ -101,6 +102,11 @@ class MailTransaction:
             self.recipients, self.kept = self.recipients[:most], self.recipients[most:]
         adapt(self.outgoing, extensions)
         self.commands = envelope(self.outgoing, extensions, recipients=self.recipients)
+
+    @property
+    def dot_written(self) -> bool:
+        """Whether the end of the body was handed to the operating system."""
+        return self.end_at > 0
 
     @property
     def before_mail(self) -> list[bytes]:
@@ -214,14 +220,18 @@ class MailTransaction:
     def _unfinished_recipients(self, ending: Ending) -> dict[str, RecipientOutcome]:
         if ending is Ending.UNTOUCHED:
             return dict.fromkeys(self.outgoing.recipients, _OPEN)
-        return self._recipients(_UNKNOWN if ending is Ending.UNKNOWN else _OPEN)
+        if ending is Ending.UNKNOWN:  # with BDAT the body may have been taken before RCPT was answered
+            return self._recipients(_UNKNOWN, unanswered=_UNKNOWN)
+        return self._recipients(_OPEN)
 
-    def _recipients(self, if_accepted: RecipientOutcome) -> dict[str, RecipientOutcome]:
+    def _recipients(
+        self, if_accepted: RecipientOutcome, *, unanswered: RecipientOutcome = _OPEN
+    ) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
         others = self.unnameable | dict.fromkeys(self.kept, _KEPT)
         if not self.any_refused:
             return dict.fromkeys(self.recipients, if_accepted) | others
-        result = dict.fromkeys(self.recipients, _OPEN) | others
+        result = dict.fromkeys(self.recipients, unanswered) | others
         for address, reply in zip(self.recipients, self.answers, strict=False):
             answer = recipient_answer(reply)
             result[address] = (
@@ -248,22 +258,34 @@ async def next_message(feed: Feed, ended: asyncio.Future[None], *, peer: str) ->
     A message that arrives at the moment of that end, or of a cancellation, is reported untouched: none is lost.
     """
     waiting = asyncio.ensure_future(feed.wait())
-
-    def give_back(waiting: asyncio.Future[OutgoingMessage | None]) -> None:
-        outgoing = None if waiting.cancelled() else waiting.result()
-        if outgoing is not None:
-            feed.report(outgoing, MailTransaction(outgoing, peer).untouched("the connection ended"))
-
     try:
         either: set[asyncio.Future[Any]] = {waiting, ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        waiting.add_done_callback(give_back)
-        waiting.cancel()
+        stop_waiting(waiting, feed, peer=peer)
         raise
     if not ended.done():
         return waiting.result()
-    waiting.add_done_callback(give_back)
-    waiting.cancel()
+    stop_waiting(waiting, feed, peer=peer)
     await asyncio.wait({waiting})
     return None
+
+
+def stop_waiting(waiting: asyncio.Future[OutgoingMessage | None], feed: Feed, *, peer: str) -> None:
+    """Cancel a wait for the next message; a message that has arrived already is reported untouched."""
+
+    def give_back(waiting: asyncio.Future[OutgoingMessage | None]) -> None:
+        outgoing = None if waiting.cancelled() else waiting.result()
+        if outgoing is not None:
+            give_back_untouched(outgoing, feed, peer=peer)
+
+    if waiting.done():
+        give_back(waiting)
+    else:
+        waiting.add_done_callback(give_back)
+        waiting.cancel()
+
+
+def give_back_untouched(outgoing: OutgoingMessage, feed: Feed, *, peer: str) -> None:
+    """Report a message of which nothing was written, since the connection has ended."""
+    feed.report(outgoing, MailTransaction(outgoing, peer).untouched("the connection ended"))

@@ -45,6 +45,8 @@ class SmtpHarness:
         self._level = level
 
     def settings(self, **options: object) -> ConnectionSettings:
+        if self._level == "chunked":
+            options = {"max_in_flight": 4, "window": 1, **options}
         return settings_for(self._server, pipelining=self._level, **options)
 
     def delivered(self) -> list[tuple[str, tuple[str, ...], bytes]]:
@@ -111,21 +113,34 @@ def level(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["smtp-off", "smtp-envelope", "smtp-full", "smtp-auto", "memory"])
+BY_DATA = ["smtp-off", "smtp-envelope", "smtp-full", "smtp-auto", "memory"]
+
+
+@pytest.fixture(params=[*BY_DATA, "smtp-chunked"])
 def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
     """Each transport that can be scripted to fail."""
-    if request.param == "memory":
+    yield from _scripted(request.param)
+
+
+@pytest.fixture(params=BY_DATA)
+def by_data(request: pytest.FixtureRequest) -> Iterator[Scripted]:
+    """Each of these that writes the body after the envelope was accepted: with BDAT there is no phase between."""
+    yield from _scripted(request.param)
+
+
+def _scripted(name: str) -> Iterator[Scripted]:
+    if name == "memory":
         yield MemoryHarness()
         return
-    with SmtpServer(tls="starttls", users={"ann": "secret"}) as server:
-        yield SmtpHarness(server, request.param.removeprefix("smtp-"))
+    with SmtpServer(tls="starttls", users={"ann": "secret"}, chunking=True) as server:
+        yield SmtpHarness(server, name.removeprefix("smtp-"))
 
 
-@pytest.fixture(params=["smtp", "memory", "console"])
+@pytest.fixture(params=["smtp", "smtp-chunked", "memory", "console"])
 def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
     """Each transport."""
-    if request.param == "smtp":
-        with SmtpServer(tls="starttls", users={"ann": "secret"}) as server:
-            yield SmtpHarness(server, "auto")
+    if request.param.startswith("smtp"):
+        with SmtpServer(tls="starttls", users={"ann": "secret"}, chunking=True) as server:
+            yield SmtpHarness(server, request.param.removeprefix("smtp").removeprefix("-") or "auto")
     else:
         yield MemoryHarness() if request.param == "memory" else ConsoleHarness()

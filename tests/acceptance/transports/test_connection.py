@@ -429,5 +429,6 @@ def test_a_host_that_account_hosts_does_not_allow_is_never_dialled(
             return
         error = failure(settings)
         assert verdict(error) == (Phase.CONNECT, Trouble.CONFIGURATION, "configuration")
-        assert str(error) == "ACCOUNT_HOSTS does not allow this host", "the address is not shown"
+        text = f"{host}:{server.port}: ACCOUNT_HOSTS does not allow this host"
+        assert str(error) == text, "the address behind the name is not shown"
         assert server.connections == 0

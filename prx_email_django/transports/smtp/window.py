@@ -1,0 +1,228 @@
+"""Window of BDAT transactions (``chunked``): several messages of one connection are unanswered at once.
+
+A message is taken, begun and written in one step, so its ``may_write`` is asked immediately before its bytes are
+written.  Replies are read as they come; a session that must end begins no more messages, and reads the replies to those
+that it has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import OutgoingMessage, SessionEnd
+from prx_email_django.transports.found import Ahead
+from prx_email_django.transports.smtp.chunked import (
+    PROBE,
+    PROBE_REPLIES,
+    count_refusals,
+    group,
+    is_answered,
+    judge_answered,
+)
+from prx_email_django.transports.smtp.session_state import MAX_REFUSALS, SessionEnded, SessionState
+from prx_email_django.transports.smtp.transaction_state import MailTransaction, give_back_untouched, stop_waiting
+
+#: Bytes of messages that may be unanswered on one connection.  A larger message goes by DATA, when all before it are
+#: answered: so much is not uploaded before the server has accepted the envelope.
+MAX_BYTES = 1024 * 1024
+
+
+async def probe(state: SessionState) -> None:
+    """Find out whether the server discards the body of a BDAT that it refuses; only then a window is safe.
+
+    Raises:
+        SessionEnded: it does not; the account does without CHUNKING.
+        ConnectionLost: the connection ended.
+    """
+    state.found.use(Ahead.CHUNKING, state)
+    state.protocol.write(PROBE, PROBE_REPLIES)
+    for _ in range(PROBE_REPLIES):
+        reply = await state.reply_ahead(Ahead.CHUNKING)
+        if reply.code < 500:
+            state.found.give_up(Ahead.CHUNKING)
+            # A 421, or another temporary refusal, says nothing about what comes after it.
+            broken = Ahead.CHUNKING if reply.code < 400 else None
+            raise SessionEnded(SessionEnd(reconnect=True, error=str(reply), broken=broken))
+    state.found.prove(Ahead.CHUNKING, state)
+
+
+async def transmit_window(state: SessionState) -> OutgoingMessage | None:
+    """Transmit messages until one must go alone, and return that; None: no more go over this connection.
+
+    When it returns, the server has answered every message.
+
+    Raises:
+        SessionEnded: a reply ended the session.
+        ConnectionLost: the connection ended; the messages in ``state.window`` are not reported yet.
+    """
+    window = _Window(state)
+    try:
+        return await window.run()
+    finally:
+        window.leave()
+
+
+class _Window:
+    def __init__(self, state: SessionState) -> None:
+        self.state = state
+        #: Why no more messages are begun: a reply ended the session.
+        self.end: SessionEnd | None = None
+        #: The feed has no more messages for this connection.
+        self.is_over = False
+        #: The message that is taken and must go alone.
+        self.alone: OutgoingMessage | None = None
+        #: Bytes of each unanswered message.
+        self._sizes: dict[MailTransaction, int] = {}
+        self._waiting: asyncio.Task[OutgoingMessage | None] | None = None
+
+    async def run(self) -> OutgoingMessage | None:
+        state = self.state
+        while True:
+            self._fill()
+            if not state.window:
+                if self.end is not None:
+                    raise SessionEnded(self.end)
+                if self.alone is not None or self.is_over or state.retired:
+                    alone, self.alone = self.alone, None
+                    return alone
+            await state.protocol.wait_for_event(self._deadline())
+            self._read()
+
+    def leave(self) -> None:
+        """Give back what was taken and never written."""
+        state = self.state
+        if self._waiting is not None:
+            stop_waiting(self._waiting, state.feed, peer=state.peer)
+        if self.alone is not None:
+            give_back_untouched(self.alone, state.feed, peer=state.peer)
+
+    def _deadline(self) -> float:
+        return self.state.deadline(sum(self._sizes.values())) if self.state.window else math.inf
+
+    # Writing
+
+    def _fill(self) -> None:
+        """Begin messages while there is room for them, and write them at once."""
+        state = self.state
+        if not state.chunks:
+            state.is_outdated = True
+        begun: list[tuple[MailTransaction, bytes]] = []
+        replies = 0
+        while self._has_room() and not state.retired and (outgoing := self._take()) is not None:
+            if outgoing.alone or len(outgoing.body) > MAX_BYTES:
+                self.alone = outgoing
+            elif (transaction := self._begin(outgoing)) is not None:
+                data, count = group(transaction)
+                begun.append((transaction, data))
+                replies += count
+                state.window.append(transaction)
+                self._sizes[transaction] = len(data)
+        if begun:
+            self._write(begun, replies)
+
+    def _has_room(self) -> bool:
+        """Whether one more message may be begun.
+
+        Refusals leave room for fewer: a server that counts them would close before it has answered all messages.
+        """
+        state = self.state
+        if self.end is not None or self.alone is not None or self.is_over or state.protocol.is_paused:
+            return False
+        most = min(state.found.window.size, max(1, MAX_REFUSALS - state.refusals))
+        return len(state.window) < most and sum(self._sizes.values()) < MAX_BYTES
+
+    def _take(self) -> OutgoingMessage | None:
+        """The next message; None: there is none now, and ``wait_for_event`` ends when one arrives."""
+        state = self.state
+        if self._waiting is None:
+            state.protocol.check()
+            if (outgoing := state.feed.take()) is not None:
+                return outgoing
+            self._waiting = asyncio.ensure_future(state.feed.wait())
+            self._waiting.add_done_callback(lambda _: state.protocol.wake())
+        if not self._waiting.done():
+            return None
+        waiting, self._waiting = self._waiting, None
+        outgoing = waiting.result()
+        self.is_over = outgoing is None
+        return outgoing
+
+    def _begin(self, outgoing: OutgoingMessage) -> MailTransaction | None:
+        """Start a message whose body is written next.  None: it cannot be written, and has been reported."""
+        state = self.state
+        must_reset = state.must_reset
+        transaction = state.begin(outgoing, behind=bool(state.window))
+        if transaction is None or outgoing.may_write():
+            return transaction
+        state.messages_begun -= 1
+        state.must_reset = must_reset
+        state.feed.report(outgoing, transaction.untouched())
+        return None
+
+    def _write(self, begun: Sequence[tuple[MailTransaction, bytes]], replies: int) -> None:
+        """Write whole messages; QUIT goes behind the last message of a connection.
+
+        In one write: where the system refuses it, no byte of any of them has left.
+        """
+        state = self.state
+        end_at = state.protocol.written
+        data = [data for _, data in begun]
+        if state.messages_begun >= state.settings.max_messages:
+            data.append(b"QUIT\r\n")
+            replies += 1
+            state.is_quit_written = True
+        state.protocol.write(b"".join(data), replies)
+        for transaction, written in begun:
+            end_at += len(written)
+            transaction.mail_written, transaction.end_at = True, end_at
+
+    # Reading
+
+    def _read(self) -> None:
+        """Assign the replies that have come to the messages, in order."""
+        state = self.state
+        while state.window and (reply := state.protocol.take_reply()) is not None:
+            transaction = state.window[0]
+            transaction.replies.append(reply)
+            if is_answered(transaction):
+                self._finish(transaction)
+        if not state.protocol.has_reply:
+            state.protocol.check()
+
+    def _finish(self, transaction: MailTransaction) -> None:
+        state = self.state
+        state.window.popleft()
+        del self._sizes[transaction]
+        logged_in = state.settings.auth_method != "none"
+        judged = judge_answered(transaction, completed=state.completed > 0, logged_in=logged_in)
+        state.refusals += count_refusals(transaction)
+        is_accepted = judged.outcome.ending is Ending.ACCEPTED
+        state.must_reset = not is_accepted
+        if not judged.is_last:
+            state.found.window.note_completed()
+            state.completed += is_accepted or transaction.any_accepted
+        if taken := transaction.recipients_taken():
+            state.found.max_recipients = taken
+        state.feed.report(transaction.outgoing, judged.outcome)
+        self._heed(judged.end)
+        if judged.end is not None and judged.is_last:
+            self._report_rest(judged.outcome.ending)
+            raise SessionEnded(self.end or judged.end)
+
+    def _heed(self, end: SessionEnd | None) -> None:
+        """Begin no more messages after a reply that ends the session; the first such reply counts."""
+        if end is None:
+            return
+        if end.broken is not None:
+            self.state.found.give_up(end.broken)
+        self.end = self.end or end
+
+    def _report_rest(self, ending: Ending) -> None:
+        """A server that ended the session by 421 took none of the messages behind; after nonsense nobody knows."""
+        state = self.state
+        while state.window and ending is not Ending.UNKNOWN:
+            behind = state.window.popleft()
+            state.feed.report(behind.outgoing, behind.untouched("the server ended the session"))
