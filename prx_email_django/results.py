@@ -90,6 +90,24 @@ class DrainReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasureReport:
+    """What ``erase_address`` did, as numbers of rows.
+
+    ``deleted``: messages to nobody else; ``emptied``: sent messages whose content is gone; ``withdrawn``: messages that
+    do not go to the address any more; ``received``: deleted records of received mail; ``texts``: rows in which the
+    address was replaced (a dry run counts those of deleted messages too).  ``left``: ids of messages that are not sent
+    yet and still hold the address: repeat the call.
+    """
+
+    deleted: int = 0
+    emptied: int = 0
+    withdrawn: int = 0
+    received: int = 0
+    texts: int = 0
+    left: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CheckStep:
     """One step of an account check.
 

@@ -98,7 +98,8 @@ WAITING = frozenset({Status.PENDING, Status.FAILED})
 
 #: Written by: ``store.insert`` (enqueue, send), ``store.sent_elsewhere`` (import), ``store.claims`` (claim, release),
 #: ``store.finalize`` (finalize; in PostgreSQL groups by ``store.sent_group``), ``store.recover`` (recover, expire),
-#: ``store.late_results``, ``store.operations`` (cancel, requeue, retry, confirm), ``store.reinstate``, ``store.adopt``.
+#: ``store.late_results``, ``store.operations`` (cancel, requeue, retry, confirm), ``store.reinstate``, ``store.adopt``
+#: and ``store.erase``.
 #:
 #: verb -> status before: statuses after.  A move out of ``sending`` demands the claim's token (recover and adopt: the
 #: row's lock).  A message that stays ``failed`` or ``pending`` is due at another time, or comes to rest.
@@ -121,4 +122,6 @@ TRANSITIONS: dict[str, Transition] = {
     "retry": _from({_PENDING: {_SENDING}, _FAILED: {_SENDING}}),
     "confirm": _from({_FAILED: {_FAILED, _SENT}}),
     "adopt": _from({_PENDING: {_FAILED}, _SENDING: {_FAILED, _SENT}, _FAILED: {_FAILED}}),
+    # One recipient less: a message that waited only for that one is over.
+    "erase": _from({_PENDING: {_PENDING}, _FAILED: {_FAILED, _SENT}}),
 }

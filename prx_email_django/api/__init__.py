@@ -2,6 +2,7 @@
 
 from prx_email_django.api.account_check import check_account, check_steps
 from prx_email_django.api.aio import adrain, aenqueue, areply, aretry_outbox, asend
+from prx_email_django.api.erasure import erase_address
 from prx_email_django.api.history import record_sent
 from prx_email_django.api.inbound import record_inbound, reply
 from prx_email_django.api.operations import (
@@ -35,6 +36,7 @@ __all__ = [
     "enqueue",
     "enqueue_drafts",
     "enqueue_many",
+    "erase_address",
     "pause_outbox",
     "purge_outbox",
     "record_inbound",

@@ -17,6 +17,7 @@ import pytest
 from prx_email_django import store
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import OutboxMessage, RefusedMessage
+from prx_email_django.rules.erasure import ErasedAddress
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
@@ -84,6 +85,11 @@ def in_doubt_for_one(row: Row) -> Row:
     return make_due(row)
 
 
+def accepted_by_one(row: Row) -> Row:
+    finish(take_one(row), Ending.ACCEPTED, {A: Answer.DEFERRED})
+    return make_due(row)
+
+
 def sent(row: Row) -> Row:
     finish(take_one(row), Ending.ACCEPTED)
     return row
@@ -99,6 +105,7 @@ FORMS = (
     at_rest,
     in_doubt,
     in_doubt_for_one,
+    accepted_by_one,
     sent,
 )
 
@@ -164,6 +171,7 @@ VERBS: dict[str, list[Call]] = {
     "requeue": [requeue(force=False), requeue(force=True)],
     "retry": [retry(force=False), retry(force=True)],
     "confirm": [lambda row: store.operations.confirm([row.pk], clock=at())],
+    "erase": [lambda row: store.erase.erase_messages(ErasedAddress((A,)), clock=at())],
     "adopt": [lambda row: store.adopt.adopt("copy", clock=at())],
 }
 

@@ -23,6 +23,7 @@ EXPECTED = {
     "retry": "PS FS",
     "confirm": "FF FT",
     "adopt": "PF SF ST FF",
+    "erase": "PP FF FT",
 }
 
 
