@@ -32,7 +32,12 @@ MARKS = {
     "acceptance": ("acceptance",),
     "engine_free": (
         *("unit", "simulation", "acceptance/transports"),
-        *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "integration/test_docs_run.py"),
+        *(
+            "acceptance/test_demo.py",
+            "acceptance/test_example_shop.py",
+            "acceptance/test_provider_presets.py",
+            "integration/test_docs_run.py",
+        ),
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),
