@@ -17,7 +17,7 @@ from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectionSettings
 
 #: Logins with this password are over.  Exchange Online: basic authentication is switched off for the tenant or the
-#: mailbox (5.7.30, 5.7.139).  RFC 4954 §6: a person must set a new password (4.7.12); later logins would not change that.
+#: mailbox (5.7.30, 5.7.139).  RFC 4954 §6: a person must set a new password (4.7.12).
 DISABLED = frozenset({"5.7.30", "5.7.139", "4.7.12"})
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
