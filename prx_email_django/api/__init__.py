@@ -13,7 +13,7 @@ from prx_email_django.api.operations import (
     requeue_outbox,
     resume_outbox,
 )
-from prx_email_django.api.queueing import enqueue, enqueue_drafts, enqueue_many
+from prx_email_django.api.queueing import copy_outbox, enqueue, enqueue_drafts, enqueue_many, resend_outbox
 from prx_email_django.api.sending import drain, retry_outbox, send
 from prx_email_django.compose.accounts import account_default_from, resolve_account
 
@@ -29,6 +29,7 @@ __all__ = [
     "check_account",
     "check_steps",
     "confirm_outbox",
+    "copy_outbox",
     "dismiss_outbox",
     "drain",
     "enqueue",
@@ -39,6 +40,7 @@ __all__ = [
     "record_inbound",
     "reply",
     "requeue_outbox",
+    "resend_outbox",
     "resolve_account",
     "resume_outbox",
     "retry_outbox",
