@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.arguments import with_parameters_of
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.copies import copy_draft, resend_draft
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
 from prx_email_django.compose.validation import check_instant
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
-from prx_email_django.errors import InvalidMessage, OutboxError
+from prx_email_django.errors import InvalidMessage, OutboxError, RetryRejected
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
@@ -98,6 +99,46 @@ def enqueue_many(
         if email is not None:
             email.outbox_id = row.pk  # type: ignore[attr-defined]
     return rows
+
+
+def resend_outbox(outbox_id: int, *, idempotency_key: str | None = None, now: datetime | None = None) -> OutboxMessage:
+    """Queue the mail of a stored message once more, to all its recipients, as a new message with a new Message-ID.
+
+    The stored message stays as it is.  ``idempotency_key`` as for ``enqueue``.
+
+    Raises:
+        RetryRejected: ``not_found``; ``not_retriable`` where the content is sensitive, was removed, or is altered.
+        AccountUnavailable: the account is switched off.
+    """
+    check_instant("now", now)
+    clock = clock_for(now)
+    draft = resend_draft(_stored(outbox_id), now=clock.now)
+    return _insert([replace(draft, idempotency_key=idempotency_key)], clock=clock)[0]
+
+
+def copy_outbox(
+    outbox_id: int, *, to: str, idempotency_key: str | None = None, now: datetime | None = None
+) -> OutboxMessage:
+    """Queue a marked copy of a stored message to ``to`` alone, so that a person can see how the mail looks.
+
+    ``idempotency_key`` as for ``enqueue``.
+
+    Raises:
+        InvalidMessage: ``empty_to``, ``invalid_address``.
+        RetryRejected: ``not_found``; ``not_retriable`` where the content was removed or is altered.
+        AccountUnavailable: the account is switched off.
+    """
+    check_instant("now", now)
+    clock = clock_for(now)
+    draft = copy_draft(_stored(outbox_id), to=to, now=clock.now)
+    return _insert([replace(draft, idempotency_key=idempotency_key)], clock=clock)[0]
+
+
+def _stored(outbox_id: int) -> OutboxMessage:
+    message = OutboxMessage.objects.select_related("account", "raw").filter(pk=outbox_id).first()
+    if message is None:
+        raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
+    return message
 
 
 class _Accounts:
