@@ -19,7 +19,8 @@ from prx_email_django.models import OutboxMessage, RefusedMessage
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
-from prx_email_django.store.insert import Draft, insert_claimed
+from prx_email_django.store.draft import Draft
+from prx_email_django.store.insert import insert_claimed
 from tests.support.factories import NOW, SECOND, account, at, finish, fresh, lapse, lose, make_due, message, take_one
 
 #: Where ids jump ahead (``adopt``), MariaDB ends the transaction: these tests have none around them.
