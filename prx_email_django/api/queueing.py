@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.arguments import with_parameters_of
 from prx_email_django.api.wake import wake_after_statement, wake_on_commit
-from prx_email_django.compose.accounts import AccountRef, account_to_queue, resolve_account
+from prx_email_django.compose.accounts import AccountRef, account_and_largest, account_to_queue, resolve_account
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
 from prx_email_django.compose.validation import check_instant, check_not_expired
 from prx_email_django.django_mail.draft import draft_from_email
@@ -64,9 +64,9 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
         # Whatever is wrong, the ordinary way says so, with an account that it has read anew.
         with suppress(Unfit, OutboxError):
             return _enqueue_at_once(arguments)
-    account = resolve_account(arguments.account)
+    account, largest = account_and_largest(arguments.account)
     clock = clock_for(arguments.now)
-    draft = compose(arguments, account=account, now=clock.now)
+    draft = compose(arguments, account=account, now=clock.now, largest=largest)
     message, is_new = insert(draft, clock=clock)
     if is_new and is_due(draft, clock):
         wake_on_commit()

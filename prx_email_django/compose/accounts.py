@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from email.headerregistry import Address
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from django.db import DatabaseError, connections
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
 from prx_email_django.compose import known
 from prx_email_django.conf.reader import default_from_email, outbox_settings
@@ -52,6 +52,16 @@ def account_to_send(account: AccountRef | None) -> Account:
     account, named_by = _given_or_default(account, "")
     wanted = account.pk if isinstance(account, Account) else account
     return _checked(_look_up(wanted, with_state(), named_by), named_by)
+
+
+def account_and_largest(account: AccountRef | None) -> tuple[Account, int | None]:
+    """As ``resolve_account``, and the SIZE that its server announced last, read with it; None: it was not read."""
+    if isinstance(account, Account):
+        return resolve_account(account), None
+    wanted, named_by = _given_or_default(account, "")
+    with_size = Account.objects.annotate(largest=F("runtime_state__size_limit"))
+    found = _checked(_look_up(cast("int | str", wanted), with_size, named_by), named_by)
+    return found, getattr(found, "largest", None) or 0
 
 
 def account_to_queue(account: AccountRef | None, *, named_by: str = "") -> tuple[Account, str]:

@@ -22,6 +22,8 @@ WAKE_AGAIN = timedelta(seconds=60)
 #: wake-up was noted already, and was not committed when the drain began, is committed by then, or asks again.
 LOOKS_FOR = 0.05
 PURGE_EVERY = timedelta(hours=1)
+#: A loop notes a drain that nobody asked for if the one before was noted so long ago.
+NOTED_FOR = timedelta(seconds=5)
 #: The columns of the outbox without a pause.
 _NOT_PAUSED: dict[str, Any] = {"pause_reason": "", "paused_until": None, "paused_at": None}
 
@@ -131,9 +133,19 @@ def wake_requested() -> bool:
 
 
 @retried
-def begin_drain(*, clock: Clock) -> None:
-    """Note that a drain has begun: messages that are enqueued from now on ask for another one."""
-    OutboxState.objects.filter(pk=1).update(wake_requested_at=None, last_drain_at=clock.now)
+def begin_drain(*, clock: Clock, noted_at: datetime | None = None) -> bool:
+    """Note that a drain has begun; True: it was asked for.
+
+    Messages that are enqueued from now on ask for another one.  ``noted_at``: when the drain before was noted, by a
+    loop, whose drains that nobody asked for are noted once in a while.
+    """
+    # In this order: a request that is not committed yet stays for the next drain.
+    state = OutboxState.objects.filter(pk=1)
+    if state.filter(wake_requested_at__isnull=False).update(wake_requested_at=None, last_drain_at=clock.now):
+        return True
+    if noted_at is None or not timedelta(0) <= clock.now - noted_at < NOTED_FOR:
+        state.update(last_drain_at=clock.now)
+    return False
 
 
 @retried
