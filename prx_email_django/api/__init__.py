@@ -17,10 +17,13 @@ from prx_email_django.api.operations import (
 )
 from prx_email_django.api.queueing import copy_outbox, enqueue, enqueue_drafts, enqueue_many, resend_outbox
 from prx_email_django.api.sending import drain, retry_outbox, send
-from prx_email_django.compose.accounts import account_default_from, resolve_account
+from prx_email_django.compose.accounts import account_default_from, account_to_queue, resolve_account
+from prx_email_django.store.insert_statement import Unfit
 
 __all__ = [
+    "Unfit",
     "account_default_from",
+    "account_to_queue",
     "adopt_outbox",
     "adrain",
     "aenqueue",

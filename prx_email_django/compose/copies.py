@@ -14,7 +14,7 @@ from prx_email_django.mime.recode import split_fields
 from prx_email_django.models import Attachment, OutboxMessage
 from prx_email_django.models.content import ContentAltered, read_content
 from prx_email_django.models.message import header_pairs
-from prx_email_django.store.insert import Draft, DraftPart
+from prx_email_django.store.draft import Draft, DraftPart
 
 #: Marks the subject of a copy.
 COPY = "[Copy]"

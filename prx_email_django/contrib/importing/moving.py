@@ -25,7 +25,7 @@ from prx_email_django.models.conditions import QUEUED
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.store.db import atomic, retried_after_conflict
-from prx_email_django.store.insert import Draft, idempotency_hash
+from prx_email_django.store.draft import Draft, idempotency_hash
 
 #: How often one row can be moved here and back.
 GENERATIONS = 10
