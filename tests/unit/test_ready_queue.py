@@ -16,7 +16,7 @@ CONNECTIONS = 3
 
 def filled() -> ReadyQueue:
     queue = ReadyQueue(CONNECTIONS)
-    messages: Any = [SimpleNamespace(body=b"") for _ in range(200)]
+    messages: Any = [SimpleNamespace(body=b"") for _ in range(400)]
     queue.push(messages)
     return queue
 
