@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import AccountState, OutboxMessage
+from prx_email_django.models import OutboxMessage
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import LATER, assert_all_sent, finish
 from tests.support.factories import account_on, backlog
@@ -97,28 +97,6 @@ def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() ->
         assert_all_sent(60)
         assert before >= 8
         assert_known_copies(server, bound=10)
-
-
-def test_a_kill_in_a_window_makes_bounded_copies() -> None:
-    """(4 + messages in flight) × connections: with a window of four and one connection, eight."""
-    with SmtpServer(chunking=True) as server:
-        account = account_on(server, max_connections=1, pipelining="chunked", max_in_flight=4)
-        AccountState.objects.update_or_create(account=account, defaults={"window": 4})
-        backlog(account, 60)
-        stalled = server.on("final", stall=True, times=1)
-        with Drainer() as drainer:
-            assert stalled.reached.wait(60)
-            with transaction.atomic():
-                list(OutboxMessage.objects.select_for_update())
-                server.release(stalled)
-                assert server.wait_for(4)
-                assert not server.wait_for(9, timeout=0.5), "too many messages were accepted and not recorded"
-                drainer.kill()
-        server.clear()
-        assert server.wait_closed()
-        finish()
-        assert_all_sent(60)
-        assert_known_copies(server, bound=8)
 
 
 def test_random_kills_lose_nothing_and_copy_little() -> None:
