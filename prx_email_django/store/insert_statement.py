@@ -22,6 +22,7 @@ from django.db.models import Field, JSONField
 
 from prx_email_django.models import Account, AccountState, Content, ContentChunk, OutboxMessage, OutboxState, Recipient
 from prx_email_django.models.content import CHUNK_SIZE
+from prx_email_django.models.foreign_text import holds_all_text
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.db import atomic, refusing_text, retried_after_conflict
@@ -225,7 +226,9 @@ def _attributes() -> tuple[list[str], list[tuple[str, Callable[[], Any]]]]:
 def _execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tuple[Any, ...]]:
     """The statement's rows; in a transaction an error undoes the statement only, as ``atomic`` would."""
     connection: Any = connections[outbox_alias()]
-    if not in_savepoint or connection.features.uses_server_side_binding:
+    # A server that cannot read the statement because of its characters has not set the savepoint before it either.
+    in_parts = connection.features.uses_server_side_binding or not holds_all_text(connection)
+    if not in_savepoint or in_parts:
         with atomic() if in_savepoint else _nothing(), connection.cursor() as cursor:
             cursor.execute(sql, params)
             return list(cursor.fetchall())
