@@ -3,8 +3,8 @@
     .venv/bin/python scripts/screenshots.py [--rows 200000] [--all FOLDER]
 
 It needs Chromium.  ``docs/images/dashboard.png`` and ``message.png`` are 1280 pixels wide, in light colours.
-``--rows`` adds so many sent messages, to see the pages at full size; ``--all`` writes every page, for a desktop and a phone, in
-light and dark colours, with the seconds of each page, to a folder for a person to look at.
+``--rows`` adds so many sent messages, to see the pages at full size; ``--all`` writes every page, for a desktop and a
+phone, in light and dark colours, with the seconds of each page, to a folder for a person to look at.
 """
 
 from __future__ import annotations
