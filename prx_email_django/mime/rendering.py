@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from hashlib import blake2b
 
 from prx_email_django.mime.bodies import MailPart, MimeEntity, part_entity, text_entity
@@ -98,7 +99,13 @@ def _own_fields(mail: MailContent) -> Iterator[str]:
 def _date(mail: MailContent) -> str:
     if mail.date.tzinfo is None:
         raise ValueError("the date of a message must be aware of its time zone")
-    return f"Date: {format_datetime(mail.date)}\r\n"
+    # To the second: messages that were queued together share it.
+    return f"Date: {_formatted(mail.date.replace(microsecond=0))}\r\n"
+
+
+@lru_cache(maxsize=64)
+def _formatted(date: datetime) -> str:
+    return format_datetime(date)
 
 
 def _message_id(mail: MailContent) -> str:

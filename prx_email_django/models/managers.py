@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import ClassVar, Self, TypeVar
 
 from django.apps import apps
@@ -12,7 +13,12 @@ M = TypeVar("M", bound=models.Model)
 
 def outbox_alias() -> str:
     """The alias of the outbox's database, for reading too: a replica that lags would show claimed rows as free."""
-    return router.db_for_write(apps.get_model("prx_email_django", "OutboxMessage"))
+    return router.db_for_write(_outbox_message())
+
+
+@cache
+def _outbox_message() -> type[models.Model]:  # asked for with each statement
+    return apps.get_model("prx_email_django", "OutboxMessage")
 
 
 class OutboxManager(models.Manager[M]):

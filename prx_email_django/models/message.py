@@ -48,7 +48,11 @@ class OutboxMessage(OutboxModel):
 
     Status = MessageStatus
 
-    account = models.ForeignKey(Account, models.PROTECT, related_name="messages", verbose_name=_("account"))
+    # Claim and result write a new version of the row, with an entry in every index that has the row: so the account is
+    # found by the idempotency constraint's index, and what most rows lack has a partial one.
+    account = models.ForeignKey(
+        Account, models.PROTECT, db_index=False, related_name="messages", verbose_name=_("account")
+    )
     to = models.JSONField(_("to"), default=list)
     cc = models.JSONField(_("cc"), default=list, blank=True)
     bcc = models.JSONField(_("bcc"), default=list, blank=True)
@@ -63,7 +67,13 @@ class OutboxMessage(OutboxModel):
     references = models.TextField(_("References"), blank=True)
     #: A message that the caller has rendered (email backend): only a missing Message-ID and Date are added.
     raw = models.ForeignKey(
-        Content, models.PROTECT, null=True, blank=True, related_name="messages", verbose_name=_("rendered message")
+        Content,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="messages",
+        verbose_name=_("rendered message"),
     )
     #: A Message-ID that the caller chose; every attempt has it.
     fixed_message_id = models.CharField(_("Message-ID of the caller"), max_length=998, blank=True)
@@ -95,7 +105,7 @@ class OutboxMessage(OutboxModel):
     on_unknown = models.CharField(
         _("on unknown outcome"), max_length=10, choices=OnUnknown.choices, blank=True, default=""
     )
-    tag = models.CharField(_("tag"), max_length=100, blank=True, default="", db_index=True)
+    tag = models.CharField(_("tag"), max_length=100, blank=True, default="")
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
     #: The content is removed as soon as the message is sent (``store.sensitive``).
     is_sensitive = models.BooleanField(_("sensitive"), default=False)
@@ -120,6 +130,8 @@ class OutboxMessage(OutboxModel):
         # A reset link in a body is as good as a password, and whoever is on duty must see states and server replies.
         permissions = (("view_message_content", _("Can view texts, source and files of messages")),)
         indexes = (
+            PartialIndex(fields=("raw",), name="prx_message_raw", where=Q(raw__isnull=False)),
+            PartialIndex(fields=("tag",), name="prx_message_tag", where=~Q(tag="")),
             PartialIndex(
                 fields=("account", "claim_rank", "next_attempt_at", "id"),
                 name="prx_message_claim",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from django.db import connections
-from django.db.models import Case, Q, QuerySet, Value, When
+from django.db.models import Case, Q, QuerySet, Value, When, prefetch_related_objects
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Attachment, OutboxMessage, Recipient
@@ -22,8 +22,10 @@ from prx_email_django.rules.policy import MessageCounters, gave_up
 from prx_email_django.rules.recipients import is_open
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store.absence import is_away, unwritten
+from prx_email_django.store.claim_statement import claim_in_one_statement
+from prx_email_django.store.cursor import Bounds, ClaimCursor
 from prx_email_django.store.db import atomic, fresh_connection, lease_until, retried
-from prx_email_django.store.due import due_rows, heads
+from prx_email_django.store.due import due_by_rank
 
 
 class Lease:
@@ -112,17 +114,35 @@ class ClaimBatch:
     is_last: bool = False
 
 
-def claim(account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> ClaimBatch:
+def claim(
+    account_id: int, *, limit: int, hold_limit: int, clock: Clock, cursor: ClaimCursor | None = None
+) -> ClaimBatch:
     """Claim up to ``limit`` due messages of an account, best rank first.
 
     A message that must not be sent twice (``hold``) is claimed only when a connection is free for it: the claim stops
     at the first such message, or takes at most ``hold_limit`` of them if they come first.  The rows of other workers
-    are skipped, so zero rows do not mean that nothing is due.
+    are skipped, so zero rows do not mean that nothing is due.  With the ``cursor`` of a drain, the claim begins behind
+    the last one; where nothing is left there, it looks from the start.
     """
+    cursor = cursor or ClaimCursor()
+    cursor.begin()
+    batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock)
+    if cursor.bounds and len(batch.claims) < limit and not batch.stopped_at_hold:
+        cursor.restart()
+        if not batch.claims:
+            batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock)
+    cursor.passed(claim.message for claim in batch.claims)
+    return batch
+
+
+def _claim_behind(cursor: ClaimCursor, account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> ClaimBatch:
     lease = Lease(outbox_settings().lease)
+    take = _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
     with released_on_absence(lease):
-        ids, stopped_at_hold = _take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock)
-        return ClaimBatch(load_claims(ids, lease=lease) if ids else [], stopped_at_hold)
+        messages, stopped_at_hold = take(
+            account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds
+        )
+        return ClaimBatch(_claims_of(messages, lease=lease) if messages else [], stopped_at_hold)
 
 
 def claim_message(message_id: int, *, clock: Clock) -> Claim | None:
@@ -173,39 +193,73 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
     )
 
 
-@retried
-def _take(account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock) -> tuple[list[int], bool]:
-    connection = connections[outbox_alias()]
+def _begin_again(lease: Lease) -> None:
+    """Release what an earlier try of the same claim took: its answer was lost."""
     if lease.was_asked:
         release_lease(lease)
     lease.was_asked = True
+
+
+@retried
+def _take_in_one_statement(  # noqa: PLR0913  (what a claim needs)
+    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
+) -> tuple[list[OutboxMessage], bool]:
+    _begin_again(lease)
+    settings = outbox_settings()
+    return claim_in_one_statement(
+        account_id,
+        limit=limit,
+        hold_limit=hold_limit,
+        hold_by_default=is_hold(""),
+        token=lease.token,
+        length=settings.lease,
+        bounds=bounds,
+        clock=clock,
+    )
+
+
+def _take_by_orm(  # noqa: PLR0913  (what a claim needs)
+    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
+) -> tuple[list[OutboxMessage], bool]:
+    ids, stopped_at_hold = _take(
+        account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=bounds
+    )
+    return _claimed(ids, lease=lease) if ids else [], stopped_at_hold
+
+
+@retried
+def _take(  # noqa: PLR0913  (what a claim needs)
+    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
+) -> tuple[list[int], bool]:
+    _begin_again(lease)
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
-    if not connection.features.has_select_for_update_skip_locked:
+    if not connections[outbox_alias()].features.has_select_for_update_skip_locked:
         # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
-        ids, stopped_at_hold = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False)
+        ids, stopped_at_hold = candidates(
+            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False, bounds=bounds
+        )
         if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
             ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
             taken = set(ours.values_list("pk", flat=True))
             ids = [pk for pk in ids if pk in taken]
         return ids, stopped_at_hold
     with atomic():
-        ids, stopped_at_hold = _candidates(account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True)
+        ids, stopped_at_hold = candidates(
+            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True, bounds=bounds
+        )
         if ids:
             claim_ids(ids, guard=due, lease=lease, clock=clock)
     return ids, stopped_at_hold
 
 
-def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool) -> tuple[list[int], bool]:
+def candidates(  # noqa: PLR0913  (what a claim needs)
+    account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool, bounds: Bounds
+) -> tuple[list[int], bool]:
     """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
     found: list[int] = []
     holding = False
-    for head in heads(account_id):
-        if head.next_attempt_at > clock.now:
-            continue
-        rows = due_rows(account_id, head.rank, clock)
-        if locked:
-            rows = rows.select_for_update(skip_locked=True)
-        ordered = rows.values_list("pk", "on_unknown")
+    for rows in due_by_rank(account_id, bounds=bounds, clock=clock):
+        ordered = (rows.select_for_update(skip_locked=True) if locked else rows).values_list("pk", "on_unknown")
         for pk, on_unknown in ordered[: limit - len(found)]:
             if is_hold(on_unknown):
                 if (found and not holding) or len(found) >= hold_limit:
@@ -220,23 +274,36 @@ def _candidates(account_id: int, *, limit: int, hold_limit: int, clock: Clock, l
 
 
 @retried
+def _claimed(ids: Sequence[int], *, lease: Lease) -> list[OutboxMessage]:
+    """The messages that are claimed under the lease, in the order of ``ids``."""
+    rows = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
+    messages = {message.pk: message for message in rows}
+    return [messages[pk] for pk in ids if pk in messages]
+
+
 def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
     """Read what was claimed, in the order of ``ids``."""
-    rows = OutboxMessage.objects.select_related("raw").filter(
-        pk__in=ids, status=Status.SENDING, claim_token=lease.token
-    )
-    messages = {message.pk: message for message in rows}
-    recipients: dict[int, list[ClaimedRecipient]] = {pk: [] for pk in messages}
-    found = Recipient.objects.filter(message_id__in=list(messages)).order_by("id")
+    return _claims_of(_claimed(ids, lease=lease), lease=lease)
+
+
+@retried
+def _claims_of(messages: Sequence[OutboxMessage], *, lease: Lease) -> list[Claim]:
+    """The claims of claimed messages: recipients are read now, so that a late result of before the claim is seen."""
+    recipients: dict[int, list[ClaimedRecipient]] = {message.pk: [] for message in messages}
+    found = Recipient.objects.filter(message_id__in=list(recipients)).order_by("id")
     for row in found.values_list(*ClaimedRecipient._fields):
         recipients[row[0]].append(ClaimedRecipient(*row))
-    claims = {pk: Claim(message=message, lease=lease, recipients=recipients[pk]) for pk, message in messages.items()}
+    claims = {
+        message.pk: Claim(message=message, lease=lease, recipients=recipients[message.pk]) for message in messages
+    }
+    if rendered := [message for message in messages if message.raw_id]:
+        prefetch_related_objects(rendered, "raw")
     with_parts = [pk for pk, claim in claims.items() if claim.message.size != _text_size(claim.message)]
     if with_parts:
         for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):
             claims[part.message_id].attachments.append(part)
     _number(claims)
-    return [claims[pk] for pk in ids if pk in claims]
+    return list(claims.values())
 
 
 def _text_size(message: OutboxMessage) -> int:

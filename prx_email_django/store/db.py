@@ -38,7 +38,12 @@ _POSTGRES_CONFLICTS = {"40001", "40P01", "55P03"}
 
 def worker_name() -> str:
     """``host:pid`` of this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return _worker_name(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _worker_name(pid: int) -> str:  # asked for each attempt; by pid, since a process may fork
+    return f"{socket.gethostname()}:{pid}"
 
 
 def rules() -> Rules:

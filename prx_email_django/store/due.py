@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connections
-from django.db.models import QuerySet
+from django.db.models import F, Q, QuerySet
+from django.db.models.fields.tuple_lookups import Tuple, TupleGreaterThan
 
 from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import OPEN_RESULTS
 from prx_email_django.states import WAITING
+from prx_email_django.store.cursor import Bound, Bounds
 from prx_email_django.store.db import retried
 
 #: The highest priority is 10, so the lowest rank is -10.
@@ -32,13 +34,13 @@ class RankHead(NamedTuple):
     pk: int
 
 
-def heads(account_id: int) -> Iterator[RankHead]:
+def heads(account_id: int, *, above: int = BELOW_ALL_RANKS) -> Iterator[RankHead]:
     """The head of every rank in use, lowest rank first: a skip scan, since no index serves a sorted read of all ranks.
 
     One index row each.  (MariaDB reads every row of the account for MIN, and those of sent rows without a lower bound.)
     """
     waiting = _queued(account_id).filter(status__in=WAITING).order_by("claim_rank", "next_attempt_at", "id")
-    rank = BELOW_ALL_RANKS
+    rank = above
     columns = ("claim_rank", "next_attempt_at", "pk")
     while head := waiting.filter(claim_rank__gt=rank).values_list(*columns).first():
         yield RankHead(*head)
@@ -50,10 +52,31 @@ def _queued(account_id: int) -> QuerySet[OutboxMessage]:
     return OutboxMessage.objects.filter(account_id=account_id, next_attempt_at__isnull=False)
 
 
-def due_rows(account_id: int, rank: int, clock: Clock) -> QuerySet[OutboxMessage]:
-    """The due messages of one rank, in order."""
+def due_rows(account_id: int, rank: int, clock: Clock, *, behind: Bound | None = None) -> QuerySet[OutboxMessage]:
+    """The due messages of one rank, in order, behind a place in it."""
     rows = _queued(account_id).filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
-    return rows.order_by("next_attempt_at", "id")
+    return (rows.filter(_is_behind(behind)) if behind else rows).order_by("next_attempt_at", "id")
+
+
+def _is_behind(place: Bound) -> Any:
+    """The condition in the form that bounds the read of the claim's index."""
+    if connections[outbox_alias()].vendor == "mysql":  # which reads the whole rank for the other form
+        return Q(next_attempt_at__gt=place.next_attempt_at) | Q(next_attempt_at=place.next_attempt_at, pk__gt=place.pk)
+    key = Tuple(F("next_attempt_at"), F("id"))
+    return TupleGreaterThan(key, tuple(place))
+
+
+def due_by_rank(account_id: int, *, bounds: Bounds, clock: Clock) -> Iterator[QuerySet[OutboxMessage]]:
+    """The due messages of each rank that has some, behind ``bounds``: from the highest rank that these name.
+
+    Ranks in front of it were empty at the last look from the start, and asking each of them would cost a statement.
+    """
+    rank = max(bounds, default=BELOW_ALL_RANKS)
+    if rank in bounds:
+        yield due_rows(account_id, rank, clock, behind=bounds[rank])
+    for head in heads(account_id, above=rank):
+        if head.next_attempt_at <= clock.now:
+            yield due_rows(account_id, head.rank, clock)
 
 
 @retried

@@ -8,6 +8,7 @@ from time import monotonic
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store.claims import Claim, ClaimBatch, claim, claim_message, split_expired
+from prx_email_django.store.cursor import ClaimCursor
 from prx_email_django.store.due import first_claimable
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -61,6 +62,7 @@ class DueMessages:
         self._clock = clock
         self.budget = budget
         self._claimed = False
+        self._cursor = ClaimCursor()
         #: Only this message is claimed: a probe.  None: whatever is due.
         self.only: int | None = None
 
@@ -75,7 +77,7 @@ class DueMessages:
             probe = claim_message(self.only, clock=self._clock)
             batch = ClaimBatch([] if probe is None else [probe])
         else:
-            batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock)
+            batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor)
         for claimed in batch.claims:
             claimed.message.account = account
         self._claimed = self._claimed or bool(batch.claims)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from django.db import Error
 
+from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.rate_windows import Permits
 from prx_email_django.limits.slots import Slot
 from prx_email_django.mime.addresses import split_mailbox
@@ -76,8 +77,7 @@ class ClaimedMessage(OutgoingMessage):
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
         try:
-            body = retried(claim.message.rendered)(attachments=claim.attachments, replaced=self.route.replaced)
-            self.body = retried(self._transformed)(body)
+            self.body = _rendered(claim, self.route)
             self.sender = envelope_sender(claim.message)
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
@@ -89,14 +89,6 @@ class ClaimedMessage(OutgoingMessage):
         # What the addresses of the envelope need is judged where the envelope is written.
         self.eight_bit, self.utf8 = not self.body.isascii(), needs_smtputf8(self.body)
         return None
-
-    def _transformed(self, body: bytes) -> bytes:
-        """Apply ``TRANSFORM_MIME``.  It may ask other databases of the host: the outbox does not wait for those."""
-        try:
-            return self.claim.message.transformed(body)
-        except Error as error:
-            check_database()
-            raise ValueError(f"TRANSFORM_MIME: {error}") from error
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
@@ -170,6 +162,23 @@ class ClaimedMessage(OutgoingMessage):
             started_at=self.started_at or now,
             finished_at=self.finished_at or now,
         )
+
+
+def _rendered(claim: Claim, route: Route) -> bytes:
+    """The message in its final form; ``retried`` only where the database has a part in it, since it is not free."""
+    message = claim.message
+    read = message.rendered if not claim.attachments and message.raw_id is None else retried(message.rendered)
+    body = read(attachments=claim.attachments, replaced=route.replaced)
+    return retried(_transformed)(message, body) if outbox_settings().transform_mime else body
+
+
+def _transformed(message: OutboxMessage, body: bytes) -> bytes:
+    """Apply ``TRANSFORM_MIME``.  It may ask other databases of the host: the outbox does not wait for those."""
+    try:
+        return message.transformed(body)
+    except Error as error:
+        check_database()
+        raise ValueError(f"TRANSFORM_MIME: {error}") from error
 
 
 def _not_rendered(code: str, text: str) -> Outcome:

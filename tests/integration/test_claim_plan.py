@@ -99,7 +99,7 @@ def test_work_is_found_by_its_index_behind_everything_that_is_not_due(crowded: A
     def find() -> None:
         with transaction.atomic():
             locked = vendor() != "sqlite"
-            ids, _ = claims._candidates(crowded.pk, limit=20, hold_limit=3, clock=at(), locked=locked)
+            ids, _ = claims.candidates(crowded.pk, limit=20, hold_limit=3, clock=at(), locked=locked, bounds={})
             assert len(ids) == 20
 
     found = statements(find)

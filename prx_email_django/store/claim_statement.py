@@ -1,0 +1,141 @@
+"""The claim on PostgreSQL: one statement over all ranks that locks, claims and returns the messages.
+
+``claims`` does the same by the ORM on the other databases; a test holds the two against each other.  The rows come back
+as tuples and become instances without ``Model.__init__``, and instants come as seconds: through Django's and psycopg's
+conversion of each value, reading a message cost more than claiming it.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from django.db import connections, models
+from django.db.models.base import ModelState
+from django.db.models.signals import post_init, pre_init
+
+from prx_email_django.models import OutboxMessage
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
+from prx_email_django.states import WAITING, Status
+from prx_email_django.store.cursor import Bounds
+
+#: Ranks are priorities with the opposite sign.
+RANKS = range(-10, 11)
+
+# The lateral query runs rank by rank in the order of the ranks, and ends at the outer LIMIT.  The ids go to the UPDATE
+# as an array: with a join the planner might read the whole table.  ``first`` is the place of the first message that
+# must not be sent twice; NULL: there is none.
+_CLAIM = """WITH due AS MATERIALIZED (
+ SELECT start.claim_rank, row.* FROM unnest(%s::smallint[], %s::timestamptz[], %s::bigint[])
+ AS start(claim_rank, next_attempt_at, id) CROSS JOIN LATERAL (
+  SELECT m.id, m.next_attempt_at, m.on_unknown = 'hold' OR m.on_unknown = '' AND %s AS is_hold FROM {messages} AS m
+  WHERE m.account_id = %s AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
+  AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= %s
+  AND m.status = ANY(%s::text[]) ORDER BY m.next_attempt_at, m.id LIMIT %s FOR UPDATE SKIP LOCKED) AS row LIMIT %s),
+placed AS (SELECT id, is_hold, row_number() OVER (ORDER BY claim_rank, next_attempt_at, id) AS place FROM due),
+hold AS (SELECT min(place) AS first FROM placed WHERE is_hold),
+claimed AS (UPDATE {messages} AS m SET status = %s, claim_token = %s, dismissed_at = NULL, updated_at = %s,
+ claim_expires_at = GREATEST(%s, STATEMENT_TIMESTAMP()) + %s
+ WHERE m.id = ANY(ARRAY(SELECT id FROM placed, hold WHERE COALESCE(place < first OR first = 1 AND place <= %s, true)))
+ AND m.status = ANY(%s::text[]) AND m.next_attempt_at <= %s RETURNING {columns})
+SELECT hold.first, claimed.* FROM hold LEFT JOIN claimed ON true"""
+
+
+class Column(NamedTuple):
+    """A column of a claimed message: its attribute, its SQL, and what makes the attribute's value of the SQL's."""
+
+    attname: str
+    sql: str
+    convert: Callable[[Any], Any] | None
+
+
+def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
+    account_id: int,
+    *,
+    limit: int,
+    hold_limit: int,
+    hold_by_default: bool,
+    token: uuid.UUID,
+    length: timedelta,
+    bounds: Bounds,
+    clock: Clock,
+) -> tuple[list[OutboxMessage], bool]:
+    """Claim due messages behind ``bounds`` (by rank); return them in order, and whether ``hold`` stopped the claim."""
+    connection = connections[outbox_alias()]
+    columns = _columns(outbox_alias())
+    now, waiting = clock.now, [status.value for status in WAITING]
+    statement = _CLAIM.format(
+        messages=connection.ops.quote_name(OutboxMessage._meta.db_table), columns=", ".join(c.sql for c in columns)
+    )
+    params: list[Any] = [*_starts(bounds), hold_by_default, account_id, now, waiting, limit, limit]
+    params += [Status.SENDING.value, token, now, clock.running, length, hold_limit, waiting, now]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        rows = cursor.fetchall()
+    make = _maker(columns)
+    messages = [make(row[1:]) for row in rows if row[1] is not None]
+    messages.sort(key=lambda message: (message.claim_rank, message.next_attempt_at, message.pk))
+    return messages, rows[0][0] is not None
+
+
+def _starts(bounds: Bounds) -> tuple[str, str, str]:
+    """Rank, instant and id behind which to begin, as array literals: psycopg takes long over an array's elements."""
+    found = [bounds.get(rank) for rank in RANKS]
+    instants = ("-infinity" if bound is None else bound.next_attempt_at.isoformat() for bound in found)
+    ids = ("0" if bound is None else str(bound.pk) for bound in found)
+    return f"{{{','.join(map(str, RANKS))}}}", f"{{{','.join(instants)}}}", f"{{{','.join(ids)}}}"
+
+
+@lru_cache(maxsize=4)
+def _columns(alias: str) -> tuple[Column, ...]:
+    """All columns of a message; the primary key first, so that a missing row shows."""
+    fields = sorted(OutboxMessage._meta.concrete_fields, key=lambda field: not field.primary_key)
+    return tuple(_column(field, connections[alias].ops.quote_name(str(field.column))) for field in fields)
+
+
+def _column(field: models.Field[Any, Any], name: str) -> Column:
+    if isinstance(field, models.DateTimeField):
+        # Microseconds of this era are exact in a double.
+        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", _instant)
+    if isinstance(field, models.JSONField):
+        return Column(field.attname, f"m.{name}::text", _json)
+    return Column(field.attname, f"m.{name}", None)
+
+
+def _json(text: str) -> Any:
+    if text == "[]":  # most columns of most messages
+        return []
+    return {} if text == "{}" else json.loads(text)
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _maker(columns: tuple[Column, ...]) -> Callable[[tuple[Any, ...]], OutboxMessage]:
+    """A function that makes the instance of a row; by ``from_db`` only where the host listens to instances."""
+    alias = outbox_alias()
+    names = [column.attname for column in columns]
+    converted = [(number, column.convert) for number, column in enumerate(columns) if column.convert is not None]
+    listened = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
+    in_order = [names.index(field.attname) for field in OutboxMessage._meta.concrete_fields]
+
+    def make(row: tuple[Any, ...]) -> OutboxMessage:
+        values = list(row)
+        for number, convert in converted:
+            if values[number] is not None:
+                values[number] = convert(values[number])
+        if listened:
+            return OutboxMessage.from_db(alias, [names[n] for n in in_order], [values[n] for n in in_order])
+        message = OutboxMessage.__new__(OutboxMessage)
+        message.__dict__.update(zip(names, values, strict=True))
+        message._state = ModelState()
+        message._state.adding, message._state.db = False, alias
+        return message
+
+    return make

@@ -1,0 +1,178 @@
+"""The claim takes what its rule says, whichever database writes it; within a drain, it never reads a row again."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.db.models.signals import post_init
+from django.test.utils import CaptureQueriesContext
+
+from prx_email_django import store
+from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.store import claims, cursor
+from prx_email_django.store.cursor import ClaimCursor
+from tests.support.factories import NOW, SECOND, account, at, message
+
+pytestmark = pytest.mark.django_db
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+def queue(owner: Account, chance: random.Random) -> list[OutboxMessage]:
+    """Messages of few ranks and instants, many alike; some are not due, and some must not be sent twice."""
+    rows = [
+        OutboxMessage(
+            account=owner,
+            subject="s",
+            status=chance.choice(["pending", "failed"]),
+            priority=chance.choice([-10, 0, 0, 10]),
+            next_attempt_at=chance.choice([None, NOW - SECOND, NOW - MICROSECOND, NOW, NOW + MICROSECOND]),
+            on_unknown=chance.choice(["", "", "", "retry", "hold"]),
+        )
+        for _ in range(chance.randint(0, 12))
+    ]
+    for row in rows:
+        if row.next_attempt_at is None:
+            row.status = "failed"
+    return OutboxMessage.objects.bulk_create(rows)
+
+
+def by_the_rule(rows: list[OutboxMessage], *, limit: int, hold_limit: int) -> tuple[list[int], bool]:
+    """Best rank first; at the first message that must not be sent twice it stops, or takes few if they come first."""
+    due = [row for row in rows if row.next_attempt_at and row.next_attempt_at <= NOW]
+    due.sort(key=lambda row: (-row.priority, row.next_attempt_at, row.pk))
+    holds = [place for place, row in enumerate(due[:limit]) if row.on_unknown == "hold"]
+    if not holds:
+        return [row.pk for row in due[:limit]], False
+    return [row.pk for row in due[: holds[0] or min(limit, hold_limit)]], True
+
+
+def test_every_form_of_the_claim_takes_what_the_rule_says() -> None:
+    owner, chance = account(), random.Random(20261129)
+    locked = connections[outbox_alias()].features.has_select_for_update_skip_locked
+    for _ in range(25):
+        OutboxMessage.objects.all().delete()
+        rows = queue(owner, chance)
+        limits = {"limit": chance.randint(1, 8), "hold_limit": chance.randint(0, 3)}
+        expected = by_the_rule(rows, **limits)
+        with transaction.atomic():
+            assert claims.candidates(owner.pk, **limits, clock=at(), locked=locked, bounds={}) == expected
+        batch = store.claims.claim(owner.pk, **limits, clock=at())
+        assert ([claim.id for claim in batch.claims], batch.stopped_at_hold) == expected
+        assert set(OutboxMessage.objects.filter(status="sending").values_list("pk", flat=True)) == set(expected[0])
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_claimed_message_is_the_one_that_the_orm_reads(listens: bool) -> None:
+    """A receiver of a signal gets it: each field must have the value and the type that the ORM gives."""
+    instant = NOW.replace(year=2041, microsecond=123457)
+    row = message(account(), cc=["é@x.org"], headers={"X-A": "ü"}, metadata={"a": [1, None]}, tag="t", priority=3)
+    OutboxMessage.objects.filter(pk=row.pk).update(due_since=instant, created_at=instant, expires_at=instant)
+    heard: list[Any] = []
+
+    def listener(instance: OutboxMessage, **_: object) -> None:
+        heard.append(instance)
+
+    if listens:
+        post_init.connect(listener, sender=OutboxMessage)
+    try:
+        [claim] = store.claims.claim(row.account_id, limit=1, hold_limit=1, clock=at()).claims
+    finally:
+        post_init.disconnect(listener, sender=OutboxMessage)
+    read = OutboxMessage.objects.get(pk=row.pk)
+    names = [field.attname for field in OutboxMessage._meta.concrete_fields]
+    assert [getattr(claim.message, name) for name in names] == [getattr(read, name) for name in names]
+    assert claim.message == read and not claim.message._state.adding and claim.message.get_deferred_fields() == set()
+    assert bool(heard) is listens
+
+
+def test_a_claim_begins_behind_the_last_one_and_looks_from_the_start_before_the_end() -> None:
+    owner, place = account(), ClaimCursor()
+
+    def claimed(limit: int) -> list[int]:
+        batch = store.claims.claim(owner.pk, limit=limit, hold_limit=1, clock=at(), cursor=place)
+        return [claim.id for claim in batch.claims]
+
+    first = [message(owner).pk for _ in range(4)]
+    assert claimed(2) == first[:2]
+    # Two of another transaction, which began earlier and commits now.
+    late = [message(owner, now=NOW - SECOND).pk for _ in range(2)]
+    assert claimed(2) == first[2:], "what lies in front is not read again"
+    assert claimed(1) == late[:1], "nothing was left behind the last claim"
+    urgent = message(owner, priority=10).pk
+    place.restart()
+    assert claimed(2) == [urgent, late[1]]
+
+
+def test_a_claim_looks_from_the_start_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, place = account(), ClaimCursor()
+    first = [message(owner).pk for _ in range(3)]
+    seconds = [100.0]
+    monkeypatch.setattr(cursor, "monotonic", lambda: seconds[0])
+    assert len(store.claims.claim(owner.pk, limit=1, hold_limit=1, clock=at(), cursor=place).claims) == 1
+    late = message(owner, now=NOW - SECOND).pk
+    found: list[int] = []
+    for seconds[0] in (100.9, 101.0):
+        found += [c.id for c in store.claims.claim(owner.pk, limit=1, hold_limit=1, clock=at(), cursor=place).claims]
+    assert found == [first[1], late]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_claims_of_a_drain_stay_flat_while_a_transaction_is_open_elsewhere() -> None:
+    """No database may forget the old versions of what was sent, so a claim from the start would read all of them."""
+    owner, place = account(), ClaimCursor()
+    OutboxMessage.objects.bulk_create(
+        OutboxMessage(account=owner, subject="s", next_attempt_at=NOW - SECOND, priority=n % 3) for n in range(400)
+    )
+    reader = connections.create_connection(outbox_alias())
+    try:
+        reader.set_autocommit(False)
+        with reader.cursor() as old:
+            old.execute(f"SELECT COUNT(*) FROM {OutboxMessage._meta.db_table}")
+            reads = [_claim_and_send(owner, place) for _ in range(20)]
+    finally:
+        reader.rollback()
+        reader.close()
+    assert not OutboxMessage.objects.exclude(status="sent").exists()
+    assert max(reads[-5:]) <= 1.5 * max(reads[1:6]) + 5, reads
+
+
+def _claim_and_send(owner: Account, place: ClaimCursor) -> int:
+    """Claim 20 messages and finalize them; returns what the search read: buffers, rows (MariaDB); 0 in SQLite."""
+    alias = outbox_alias()
+    place._started_at = float("inf")  # no look from the start, however slow the machine is
+    before = _rows_read()
+    with CaptureQueriesContext(connections[alias]) as queries, transaction.atomic():
+        batch = store.claims.claim(owner.pk, limit=20, hold_limit=1, clock=at(), cursor=place)
+    read = _rows_read() - before
+    assert len(batch.claims) == 20
+    OutboxMessage.objects.filter(pk__in=[claim.id for claim in batch.claims]).update(
+        status="sent", sent_at=NOW, next_attempt_at=None, claim_expires_at=None
+    )
+    if connections[alias].vendor == "postgresql":
+        return _buffers(next(query["sql"] for query in queries if "MATERIALIZED" in query["sql"]))
+    return read
+
+
+def _buffers(statement: str) -> int:
+    """Buffers that the same claim reads now; nothing is left to claim behind its place."""
+    with transaction.atomic(), connections[outbox_alias()].cursor() as explain:
+        explain.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+        said = explain.fetchone()[0]
+        transaction.set_rollback(True)
+    top = (json.loads(said) if isinstance(said, str) else said)[0]["Plan"]
+    return int(top["Shared Hit Blocks"]) + int(top["Shared Read Blocks"])
+
+
+def _rows_read() -> int:
+    if connections[outbox_alias()].vendor != "mysql":
+        return 0
+    with connections[outbox_alias()].cursor() as status:
+        status.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+        return sum(int(value) for _, value in status.fetchall())
