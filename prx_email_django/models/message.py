@@ -105,7 +105,7 @@ class OutboxMessage(OutboxModel):
     on_unknown = models.CharField(
         _("on unknown outcome"), max_length=10, choices=OnUnknown.choices, blank=True, default=""
     )
-    tag = models.CharField(_("tag"), max_length=100, blank=True, default="")
+    tag = models.CharField(_("tag"), max_length=100, blank=True, default="", db_index=True)
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
     #: The content is removed as soon as the message is sent (``store.sensitive``).
     is_sensitive = models.BooleanField(_("sensitive"), default=False)
@@ -131,7 +131,6 @@ class OutboxMessage(OutboxModel):
         permissions = (("view_message_content", _("Can view texts, source and files of messages")),)
         indexes = (
             PartialIndex(fields=("raw",), name="prx_message_raw", where=Q(raw__isnull=False)),
-            PartialIndex(fields=("tag",), name="prx_message_tag", where=~Q(tag="")),
             PartialIndex(
                 fields=("account", "claim_rank", "next_attempt_at", "id"),
                 name="prx_message_claim",
