@@ -25,7 +25,7 @@ import django
 
 ROOT = Path(__file__).resolve().parents[2]
 _DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", *_DOCS)
+PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASING.md", *_DOCS)
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _VERSION = re.compile(r"django(>=|<)(\d+)\.(\d+)")
