@@ -4,6 +4,7 @@
 # make check    formatting, lint, layers, types, missing migrations
 # make docs     builds the site, docs/_build, and checks its links
 # make wheel    builds both packages twice, compares and checks them, and tries the wheel
+# make bench-far  this outbox and bare aiosmtplib against a Postfix at the end of a line of 50 ms
 # make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
 # make messages writes the Japanese catalogue anew; translate what is empty or fuzzy, then run it again
 # make matrix   unit and integration tests on every supported Python and Django
@@ -15,7 +16,7 @@ ARGS ?=
 # Tests start hundreds of processes; each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv .venv quick test check docs format messages matrix demo serve bench soak test-servers wheel clean
+.PHONY: venv .venv quick test check docs format messages matrix demo serve bench bench-far soak test-servers wheel clean
 
 venv: .venv/.ready
 
@@ -60,6 +61,10 @@ serve: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+# As root, with Postfix.
+bench-far: .venv/.ready
+	$(BIN)/python scripts/bench_far.py $(ARGS)
 
 soak: .venv/.ready
 	$(BIN)/python -W error -m tests.simulation --seconds 3600 $(ARGS)

@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import django
 from django.conf import settings
@@ -25,13 +26,14 @@ settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
 )
 django.setup()
+from django.db.models import Field, Model  # noqa: E402
 
 project = PROJECT["name"]
 author = "prx_email_django contributors"
 release = version = PROJECT["version"]
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
@@ -67,8 +69,22 @@ def _link_to_repository(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = _OUTSIDE.sub(replaced, source[0])
 
 
+def _list_fields(*event: Any) -> None:
+    """Add the columns of a model to its docstring."""
+    _app, what, _name, obj, _options, lines = event
+    if what == "class" and isinstance(obj, type) and issubclass(obj, Model):
+        lines += ["", *(f"* ``{field.name}`` ({_kind(field)})" for field in obj._meta.fields)]
+
+
+def _kind(field: Field) -> str:
+    if field.remote_field:
+        return f"a {field.related_model.__name__}"
+    return field.get_internal_type().removesuffix("Field") + (", may be None" if field.null else "")
+
+
 def setup(app: Sphinx) -> None:
     """Connect the handlers; Sphinx calls this."""
+    app.connect("autodoc-process-docstring", _list_fields)
     app.connect("source-read", _link_to_repository)
     for name in ("crontab", "mermaid"):  # Pygments has no lexer for them
         app.add_lexer(name, TextLexer)

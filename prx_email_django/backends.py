@@ -33,7 +33,9 @@ Three limits:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
 from email.utils import parseaddr
@@ -55,8 +57,8 @@ from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import AccountUnavailable, OutboxError
 from prx_email_django.models import Account
-from prx_email_django.store.db import atomic, clock_for
-from prx_email_django.store.insert import Draft
+from prx_email_django.store.db import atomic, clock_for, in_transaction
+from prx_email_django.store.draft import Draft
 
 __all__ = ["OutboxEmailBackend", "by_from_address"]
 
@@ -127,22 +129,40 @@ class OutboxEmailBackend(BaseEmailBackend):
         """Queue all messages or none."""
         if not messages:
             return 0
-        now = clock_for(None).now
-        with atomic():
-            rows = api.enqueue_drafts(self.drafts(messages, now=now), now=now)
+        # Counted from the instant of the call, which the messages of one call share.
+        now = clock_for(None).now if self.options.expires_after is not None else None
+        known: dict[AccountRef | None, tuple[Account, str]] = {}
+        drafts = [
+            self._draft(message, now, *self._account(message, known, api.account_to_queue)) for message in messages
+        ]
+        try:
+            rows = api.enqueue_drafts(drafts, now=now)
+        except (api.Unfit, OutboxError):
+            if not any(draft.version for draft in drafts):
+                raise
+            rows = api.enqueue_drafts(self._with_accounts_of_now(messages, drafts), now=now)
         for message, row in zip(messages, rows, strict=True):
             message.outbox_id = row.pk  # type: ignore[attr-defined]
         return len(rows)
 
-    def drafts(self, messages: Sequence[EmailMessage], *, now: datetime | None = None) -> list[Draft]:
-        """The messages as ``send_messages`` would queue them, unwritten; raises as ``send_messages``."""
-        accounts: dict[AccountRef | None, Account] = {}
-        now = now or clock_for(None).now
-        return [self._draft(message, now, accounts) for message in messages]
+    def drafts(self, messages: Sequence[EmailMessage]) -> list[Draft]:
+        """The messages as ``send_messages`` would queue them now, unwritten; raises as ``send_messages``."""
+        now = clock_for(None).now
+        read: dict[AccountRef | None, tuple[Account, str]] = {}
+        return [self._draft(message, now, *self._account(message, read, _read_now)) for message in messages]
+
+    def _with_accounts_of_now(self, messages: Sequence[EmailMessage], drafts: Sequence[Draft]) -> list[Draft]:
+        """The drafts with accounts that are read now: one that this process knew has changed."""
+        read: dict[AccountRef | None, tuple[Account, str]] = {}
+        return [
+            replace(draft, account=self._account(message, read, _read_now)[0], version="")
+            for message, draft in zip(messages, drafts, strict=True)
+        ]
 
     def _queue_silently(self, message: EmailMessage) -> int:
         try:
-            return self._queue([message])
+            with atomic() if in_transaction() else nullcontext():  # the caller's transaction goes on after an error
+                return self._queue([message])
         except (OutboxError, DatabaseError) as error:
             if isinstance(error, ValueError):
                 raise
@@ -152,17 +172,23 @@ class OutboxEmailBackend(BaseEmailBackend):
             logger.warning("a message was not queued (fail_silently): %s", reason)
             return 0
 
-    def _draft(self, message: EmailMessage, now: datetime, accounts: dict[AccountRef | None, Account]) -> Draft:
+    def _draft(self, message: EmailMessage, now: datetime | None, account: Account, version: str) -> Draft:
         return draft_from_email(
             message,
-            account=self._account(message, accounts),
+            account=account,
+            version=version,
             now=now,
             priority=self.options.priority,
             expires_after=self.options.expires_after,
             on_unknown=self.options.on_unknown or None,
         )
 
-    def _account(self, message: EmailMessage, accounts: dict[AccountRef | None, Account]) -> Account:
+    def _account(
+        self,
+        message: EmailMessage,
+        accounts: dict[AccountRef | None, tuple[Account, str]],
+        find: Callable[..., tuple[Account, str]],
+    ) -> tuple[Account, str]:
         """Return the account of a message; each name is looked up once per ``send_messages``."""
         router, alias = outbox_settings().account_router, getattr(self, "alias", None)
         name, named_by = account_of(message), "outbox_account"
@@ -172,10 +198,14 @@ class OutboxEmailBackend(BaseEmailBackend):
         if name is None and router:
             name, named_by = import_string(router)(message) or None, f'PRX_EMAIL["ACCOUNT_ROUTER"] ({router})'
         if isinstance(name, Account):
-            return api.resolve_account(name, named_by=named_by)
+            return find(name, named_by=named_by)
         if name not in accounts:
-            accounts[name] = api.resolve_account(name, named_by=named_by)
+            accounts[name] = find(name, named_by=named_by)
         return accounts[name]
+
+
+def _read_now(account: AccountRef | None, *, named_by: str) -> tuple[Account, str]:
+    return api.resolve_account(account, named_by=named_by), ""
 
 
 def by_from_address(message: EmailMessage) -> str:

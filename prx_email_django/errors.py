@@ -60,7 +60,10 @@ class AttachmentRejected(OutboxError):
 
 
 class RetryRejected(OutboxError):
-    """``retry_outbox`` was refused: the message is sent, is being sent, does not exist, or is not due yet."""
+    """``retry_outbox`` was refused: the message is sent, is being sent, does not exist, or is not due yet.
+
+    ``resend_outbox`` and ``copy_outbox`` raise it too, where the message or its content does not exist any more.
+    """
 
     codes = frozenset({"not_retriable", "retry_not_due", "not_found"})
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benchmark import environment, machine, report
+from benchmark import enqueue, environment, machine, report
 from benchmark.measurement import Result, Task
 
 #: Seconds for one measurement.  Ten seconds earlier a candidate that hangs prints its traceback.
@@ -82,6 +82,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--delayed-messages", type=int, default=1000, help="over the proxy (default 1000; 0: none)")
     parser.add_argument("--delayed-connections", type=int, default=5, help="over the proxy (default 5)")
     parser.add_argument("--round-trip", type=float, default=50.0, help="of the proxy, milliseconds (default 50)")
+    parser.add_argument(
+        "--queued", type=int, default=2000, help="messages that are only queued (default 2000; 0: none)"
+    )
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
     parser.add_argument("--only", default="", help="only candidates whose name contains this, and the bare one")
     return parser.parse_args(arguments)
@@ -105,6 +108,9 @@ def run(options: argparse.Namespace) -> list[str]:
             far = replace(near, messages=options.delayed_messages, connections=options.delayed_connections, port=port)
             title = f"{options.round_trip:g} ms round trip, {far.connections} connections, {far.messages} messages"
             tables.append(compare(title, far, options, interpreter=interpreter, sink=sink))
+        if options.queued:
+            task = replace(near, messages=options.queued)
+            tables.append(enqueue.compare(task, repeats=options.repeats, interpreter=interpreter, timeout=TIMEOUT))
         return tables
 
 

@@ -35,7 +35,8 @@ MARKS = {
         # pages in a browser, libraries of token servers, and a project with a database of its own
         *("acceptance/test_account_form_browser.py", "acceptance/test_sign_in_browser.py"),
         *("acceptance/test_token_libraries.py", "acceptance/test_one_line_switch.py"),
-        *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "integration/test_docs_run.py"),
+        *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "acceptance/test_provider_presets.py"),
+        "integration/test_docs_run.py",
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),

@@ -62,8 +62,14 @@ def ago(moment: datetime, now: datetime) -> SafeString:
     return format_html('<time datetime="{}" title="{}">{}</time>', local.isoformat(), exact, text)
 
 
-def message_state(message: OutboxMessage) -> tuple[str, str]:
-    """Return the state (which sets the colour) and the label of a message."""
+def message_state(message: OutboxMessage, *, now: datetime | None = None) -> tuple[str, str]:
+    """Return the state (which sets the colour) and the label of a message.
+
+    A worker renews its claim, so a claim that has ended belongs to a worker that was probably killed.
+    """
+    lease = message.claim_expires_at
+    if message.status == Status.SENDING and lease is not None and lease < (now or timezone.now()):
+        return "lost", _("worker lost?")
     if message.status == Status.FAILED:
         if message.next_attempt_at is not None:
             return "deferred", _("will be tried again")

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
-from prx_email_django.admin.columns import recipient_answer, recipient_result, what_happened
+from prx_email_django.admin.columns import recipient_answer, recipient_result
 from prx_email_django.admin.preview import bodies_of
-from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.admin.timeline import timeline
+from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.states import Status
 from prx_email_django.status.figures import message_reason
 
@@ -28,10 +30,8 @@ def message_details(message: OutboxMessage, *, with_content: bool) -> dict[str, 
         "why": message_reason(message),
         "recipients": [_recipient_line(recipient, message) for recipient in recipients],
         "more_recipients": more_recipients,
-        "delivery_attempts": [
-            {"attempt": attempt, "seconds": _duration(attempt), "result": what_happened(attempt)}
-            for attempt in attempts
-        ],
+        "delivery_attempts": attempts,
+        "timeline": timeline(message, attempts, now=timezone.now()),
         "more_attempts": more_attempts,
         "attachments": message.attachments.order_by("position") if with_content else (),
         "bodies": bodies_of(message) if with_content else None,
@@ -43,10 +43,6 @@ def _recipient_line(recipient: Recipient, message: OutboxMessage) -> dict[str, A
     state, label = recipient_result(recipient, message)
     answer = recipient_answer(recipient, message)
     return {"recipient": recipient, "state": state, "label": label, "answer": answer}
-
-
-def _duration(attempt: DeliveryAttempt) -> str:
-    return f"{(attempt.finished_at - attempt.started_at).total_seconds():.2f} s"
 
 
 def _first(rows: QuerySet[Any]) -> tuple[Sequence[Any], bool]:

@@ -6,21 +6,26 @@ index), pending (they have a next attempt) or sending (they have a lease).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from prx_email_django.models import OutboxMessage
+from prx_email_django.admin.search import recent
+from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.models.conditions import AT_REST, FAILED, MAY_HAVE_BEEN_DELIVERED, NEEDS_PERSON, QUEUED, SENDING
-from prx_email_django.states import WAITING, ErrorCode, Status
+from prx_email_django.states import WAITING, AttemptOutcome, ErrorCode, Status
 from prx_email_django.status.failures import texts_of_group
 
 Messages = QuerySet[OutboxMessage]
+
+#: A filter by attempts finds at most so many messages.
+MAX_ATTEMPTS = 5_000
 
 
 class ChoiceFilter(admin.SimpleListFilter):
@@ -102,14 +107,151 @@ class ErrorCodeFilter(ChoiceFilter):
         for code in ErrorCode
     }
 
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the messages with the code; sent messages with refused recipients among the newest only."""
+        found = super().queryset(request, queryset)
+        return found.filter(recent()) if self.value() == ErrorCode.RECIPIENTS_REFUSED else found
+
 
 class PriorityFilter(ChoiceFilter):
-    """Filter by priority: three ranges of the scale from −10 to 10."""
+    """Filter by priority: three ranges of the scale from −10 to 10; no index has it, so only newest messages count."""
 
-    title = _("priority")
+    title = _("priority, newest 100 000 messages")
     parameter_name = "priority"
     choices_by_name = {
         "high": (_("high (above 0)"), Q(priority__gt=0)),
         "normal": (_("normal (0)"), Q(priority=0)),
         "low": (_("low (below 0)"), Q(priority__lt=0)),
     }
+
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the newest messages of the chosen kind."""
+        found = super().queryset(request, queryset)
+        return found if self.value() is None else found.filter(recent())
+
+
+class AttemptOutcomeFilter(ChoiceFilter):
+    """Filter of the list of attempts by outcome, among the newest attempts: no index has it."""
+
+    title = _("outcome, newest 100 000 attempts")
+    parameter_name = "outcome"
+    choices_by_name = {outcome.value: (outcome.label, Q(outcome=outcome)) for outcome in AttemptOutcome}
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the newest attempts of the chosen kind."""
+        found = super().queryset(request, queryset)
+        return found if self.value() is None else found.filter(recent(DeliveryAttempt))
+
+
+class AttemptErrorFilter(AttemptOutcomeFilter):
+    """Filter of the list of attempts by error code, as ``AttemptOutcomeFilter``."""
+
+    title = _("error, newest 100 000 attempts")
+    parameter_name = "error"
+    choices_by_name = {code.value: (code.label, Q(error_code=code)) for code in ErrorCode}
+
+
+class WrittenFilter(admin.SimpleListFilter):
+    """A filter whose value a person writes."""
+
+    template = "admin/prx_email_django/includes/written_filter.html"
+    #: Type of the input element.
+    input_type = "text"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """Return one choice, because a filter without choices would be left out."""
+        return [("", "")]
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        """Yield what the template needs: the value, the other parameters, and the link that removes the filter."""
+        without = changelist.get_query_string(remove=[str(self.parameter_name)])
+        yield {
+            "name": self.parameter_name,
+            "value": self.value() or "",
+            "others": [pair for pair in _parameters(changelist) if pair[0] != self.parameter_name],
+            "without": without,
+            # What a theme's own template needs.
+            "selected": True,
+            "query_string": without,
+            "display": self.value() or _("All"),
+        }
+
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the messages that match what was written; blanks count as nothing."""
+        written = (self.value() or "").strip()
+        return self.matching(queryset, written) if written else queryset
+
+    def matching(self, queryset: Messages, written: str) -> Messages:
+        """Return the messages that match."""
+        raise NotImplementedError
+
+
+def _parameters(changelist: ChangeList) -> list[tuple[str, Any]]:
+    """The parameters of a list that another filter keeps: the filters and the search."""
+    filters = [(name, value) for name, values in changelist.filter_params.items() for value in values]
+    return [*filters, (SEARCH_VAR, changelist.query)] if changelist.query else filters
+
+
+class TextFilter(WrittenFilter):
+    """Unsent messages whose last error contains a text: failed ones and claims have an index."""
+
+    title = _("text of the last error")
+    parameter_name = "text"
+
+    def matching(self, queryset: Messages, written: str) -> Messages:
+        """Match any part of the text, in any case."""
+        return queryset.filter(FAILED | SENDING, last_error__icontains=written)
+
+
+class TagFilter(WrittenFilter):
+    """Messages of one tag, by the index of tags."""
+
+    title = _("tag")
+    parameter_name = "tag"
+
+    def matching(self, queryset: Messages, written: str) -> Messages:
+        """Match the whole tag."""
+        return queryset.filter(tag=written)
+
+
+class AttemptFilter(WrittenFilter):
+    """Messages that have an attempt with something; among the newest attempts, because no index has it."""
+
+    #: Lookup of ``DeliveryAttempt``.
+    lookup = ""
+
+    def matching(self, queryset: Messages, written: str) -> Messages:
+        """Match by the attempts, read once: a plan that joins may read the whole table of messages."""
+        attempts = DeliveryAttempt.objects.filter(recent(DeliveryAttempt), **{self.lookup: written})
+        numbers = set(attempts.order_by("-pk").values_list("message_id", flat=True)[:MAX_ATTEMPTS])
+        return queryset.filter(pk__in=numbers)
+
+
+class SmtpCodeFilter(AttemptFilter):
+    """Messages with an attempt that ended with this SMTP code."""
+
+    title = _("SMTP code of an attempt")
+    parameter_name = "smtp_code"
+    lookup = "smtp_code"
+    input_type = "number"
+
+    def matching(self, queryset: Messages, written: str) -> Messages:
+        """Match a number; anything else matches nothing."""
+        is_code = written.isascii() and written.isdecimal() and len(written) <= len("550")
+        return super().matching(queryset, written) if is_code else queryset.none()
+
+
+class EnhancedCodeFilter(AttemptFilter):
+    """Messages with an attempt that ended with this enhanced status code (RFC 3463)."""
+
+    title = _("enhanced code of an attempt")
+    parameter_name = "enhanced_code"
+    lookup = "enhanced_code"
+
+
+class PeerFilter(AttemptFilter):
+    """Messages with an attempt at a server whose name or address contains a text."""
+
+    title = _("server of an attempt")
+    parameter_name = "peer"
+    lookup = "peer__icontains"

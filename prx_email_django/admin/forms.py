@@ -67,8 +67,8 @@ class AccountForm(AccountFormBase):
         #: Columns that change because the method does.
         self._follow_method: set[str] = set()
         self._show_radios()
-        if "auth_mechanism" in self.fields:
-            self.fields["auth_mechanism"].required = False  # a form that does not know the field keeps its value
+        for name in {"auth_mechanism", "max_in_flight"} & self.fields.keys():
+            self.fields[name].required = False  # a form that does not know the field keeps its value
         for name, field in list(self.fields.items()):
             if name in SECRETS:
                 self._describe(name, field)

@@ -21,6 +21,7 @@ from prx_email_django.admin import columns, filters
 from prx_email_django.admin.actions import MessageActionsMixin
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fieldsets, may_read_content
 from prx_email_django.admin.bulk import UNDERSTOOD
+from prx_email_django.admin.copies import MessageCopiesMixin
 from prx_email_django.admin.details import message_details
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
@@ -57,11 +58,14 @@ class MessageChangeList(ChangeList):
     """A list that does not load bodies."""
 
     def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
-        """Return Django's queryset without the large columns."""
-        return super().get_queryset(*args, **kwargs).defer(*DEFERRED)
+        """Return Django's queryset without the large columns; accounts are a query of their own.
+
+        Joined with a few accounts, MariaDB reads and sorts all messages of each account.
+        """
+        return super().get_queryset(*args, **kwargs).defer(*DEFERRED).prefetch_related("account")
 
 
-class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
+class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, FactsAdminMixin):
     """List and page of messages; derive from this class to add columns, filters and fieldsets."""
 
     list_display = ("number", "status_and_reason", "queued", "recipients_short")
@@ -72,10 +76,14 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         filters.ErrorCodeFilter,
         filters.ReasonFilter,
         "account",
+        filters.TextFilter,
+        filters.TagFilter,
+        filters.SmtpCodeFilter,
+        filters.EnhancedCodeFilter,
+        filters.PeerFilter,
         filters.PriorityFilter,
         "created_at",
     )
-    list_select_related = ("account",)
     #: Only columns that an index sorts.
     sortable_by = ("created_at",)
     ordering = ("-id",)
@@ -176,10 +184,10 @@ class OutboxMessageAdminMixin(MessageActionsMixin, FactsAdminMixin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show one message with its recipients, attempts, attachments, bodies and buttons."""
-        readable = may_read_content(request)
+        message = kwargs["obj"]
         context.update(
-            message_details(kwargs["obj"], with_content=readable),
-            buttons=self.buttons_for(request, kwargs["obj"]),
+            message_details(message, with_content=may_read_content(request)),
+            buttons=[*self.buttons_for(request, message), *self.copy_buttons_for(request, message)],
             understood=UNDERSTOOD,
         )
         return super().render_change_form(request, context, *args, **kwargs)

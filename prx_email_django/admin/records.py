@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from prx_email_django.admin import columns
+from prx_email_django.admin import columns, filters
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, may_read_content, page_url_if_any
-from prx_email_django.admin.search import begins_with
+from prx_email_django.admin.search import recipients
 from prx_email_django.models import (
     AccountState,
     Attachment,
@@ -53,20 +53,20 @@ class RecipientAdmin(RecordAdmin):
     """Recipients, with the server's last reply."""
 
     list_display = ("address", "kind", "result_now", "last_answer", "message_page")
-    list_select_related = ("message",)
     search_fields = ("address",)
     search_help_text = _("Finds the start of an address.")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Leave out the messages' bodies."""
-        return super().get_queryset(request).defer("message__body_text", "message__body_html")
+        """Read the messages in a query of their own, without bodies: joined, PostgreSQL read all of them."""
+        messages = OutboxMessage.objects.defer("body_text", "body_html")
+        return super().get_queryset(request).prefetch_related(Prefetch("message", messages))
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """Search by index."""
         term = search_term.strip()
-        return (queryset.filter(begins_with("address_lower", term.lower())) if term else queryset), False
+        return (recipients(queryset, term) if term else queryset), False
 
     @admin.display(description=_("result"))
     def result_now(self, recipient: Recipient) -> SafeString:
@@ -84,7 +84,7 @@ class DeliveryAttemptAdmin(RecordAdmin):
     """Attempts, with the server's reply."""
 
     list_display = ("started_at", "message_page", "outcome_now", "what_happened", "phase", "peer")
-    list_filter = ("outcome", "error_code")
+    list_filter = (filters.AttemptOutcomeFilter, filters.AttemptErrorFilter)
 
     @admin.display(description=_("outcome"))
     def outcome_now(self, attempt: DeliveryAttempt) -> SafeString:

@@ -13,7 +13,7 @@ from operator import or_
 from django.db import connections
 from django.db.models import Max, Q, QuerySet
 
-from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 
 #: Newest messages that a search without an index reads.
@@ -59,19 +59,19 @@ def _conditions(term: str) -> list[Q]:
         Q(tag=term),
         *_by_address(term),
         begins_with("tag", term),
-        _recent(subject__icontains=term),
+        recent(subject__icontains=term),
         *_by_queue_id(term),
     ]
 
 
 def _by_message_id(term: str) -> list[Q]:
-    return [_recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
+    return [recent() & (Q(provider_message_id=term) | Q(fixed_message_id=term))]
 
 
 def _by_queue_id(term: str) -> list[Q]:
     """Match the id that the server gave with its acceptance: “250 2.0.0 Ok: queued as 4F11A22B”."""
     is_id = len(term) >= MIN_QUEUE_ID and any(map(str.isdigit, term)) and " " not in term
-    return [_recent(provider_response__icontains=term)] if is_id else []
+    return [recent(provider_response__icontains=term)] if is_id else []
 
 
 def _by_number(term: str) -> list[Q]:
@@ -81,7 +81,8 @@ def _by_number(term: str) -> list[Q]:
 def _by_address(term: str) -> list[Q]:
     """Match an address, the start of an address, or (from ``@``) its domain, in any case."""
     if term.startswith("@"):
-        return [_recent() & Q(pk__in=Recipient.objects.filter(address__iendswith=term).values("message_id"))]
+        newest = Recipient.objects.filter(recent(prefix="message_"), address__iendswith=term)
+        return [Q(pk__in=newest.values("message_id"))]
     starts = begins_with("address_lower", term.lower())
     return [Q(pk__in=Recipient.objects.filter(starts).values("message_id"))]
 
@@ -94,6 +95,18 @@ def begins_with(field: str, term: str) -> Q:
     return Q(**{f"{field}__{'istartswith' if vendor == 'mysql' else 'startswith'}": term})
 
 
-def _recent(**conditions: str) -> Q:
-    newest = OutboxMessage.objects.aggregate(newest=Max("pk"))["newest"] or 0
-    return Q(pk__gt=newest - RECENT, **conditions)
+def recent(model: type[OutboxMessage | DeliveryAttempt] = OutboxMessage, *, prefix: str = "", **conditions: str) -> Q:
+    """Match the newest ``RECENT`` rows of a table, for conditions that no index answers.
+
+    ``prefix`` leads from the rows that are filtered to those of ``model``: ``message_``.
+    """
+    newest = model.objects.aggregate(newest=Max("pk"))["newest"] or 0
+    return Q(**{f"{prefix}{'id' if prefix else 'pk'}__gt": newest - RECENT}, **conditions)
+
+
+def recipients(rows: QuerySet[Recipient], term: str) -> QuerySet[Recipient]:
+    """Return those of ``rows`` whose address starts with ``term``, in any case."""
+    starts = begins_with("address_lower", term.lower())
+    # Without an order: PostgreSQL read the whole table backwards for the newest ones.
+    found = list(rows.filter(starts).order_by().values_list("pk", flat=True)[: LIMIT + 1])
+    return rows.filter(starts) if len(found) > LIMIT else rows.filter(pk__in=found)

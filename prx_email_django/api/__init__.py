@@ -15,12 +15,15 @@ from prx_email_django.api.operations import (
     requeue_outbox,
     resume_outbox,
 )
-from prx_email_django.api.queueing import enqueue, enqueue_drafts, enqueue_many
+from prx_email_django.api.queueing import copy_outbox, enqueue, enqueue_drafts, enqueue_many, resend_outbox
 from prx_email_django.api.sending import drain, retry_outbox, send
-from prx_email_django.compose.accounts import account_default_from, resolve_account
+from prx_email_django.compose.accounts import account_default_from, account_to_queue, resolve_account
+from prx_email_django.store.insert_statement import Unfit
 
 __all__ = [
+    "Unfit",
     "account_default_from",
+    "account_to_queue",
     "adopt_outbox",
     "adrain",
     "aenqueue",
@@ -31,6 +34,7 @@ __all__ = [
     "check_account",
     "check_steps",
     "confirm_outbox",
+    "copy_outbox",
     "dismiss_outbox",
     "drain",
     "enqueue",
@@ -43,6 +47,7 @@ __all__ = [
     "record_sent",
     "reply",
     "requeue_outbox",
+    "resend_outbox",
     "resolve_account",
     "resume_outbox",
     "retry_outbox",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prx_email_django.models import OutboxMessage
 from prx_email_django.store.db import clock_for
-from prx_email_django.store.insert import Draft
+from prx_email_django.store.draft import Draft
 from prx_email_django.store.sent_elsewhere import SentElsewhere, insert_sent
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.arguments import with_parameters_of
-from prx_email_django.api.wake import wake_on_commit
-from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.api.wake import wake_after_statement, wake_on_commit
+from prx_email_django.compose.accounts import AccountRef, account_and_largest, account_to_queue, resolve_account
+from prx_email_django.compose.copies import copy_draft, resend_draft
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
-from prx_email_django.compose.validation import check_instant
+from prx_email_django.compose.validation import check_instant, check_not_expired
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
-from prx_email_django.errors import InvalidMessage, OutboxError
+from prx_email_django.errors import InvalidMessage, OutboxError, RetryRejected
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
-from prx_email_django.store.insert import Draft, insert, insert_many
+from prx_email_django.store.draft import Draft
+from prx_email_django.store.insert import by_key, insert, insert_many
+from prx_email_django.store.insert_statement import Unfit, can_insert, insert_together, without_content
 
 if TYPE_CHECKING:
     from django.core.mail import EmailMessage
+
+#: Messages that ``enqueue_many`` holds at a time.
+BULK = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +60,79 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
     Raises:
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
     """
-    account = resolve_account(arguments.account)
     check_instant("now", arguments.now)
+    if can_insert() and _can_be_read_twice(arguments):
+        # Whatever is wrong, the ordinary way says so, with an account that it has read anew.
+        with suppress(Unfit, OutboxError):
+            return _enqueue_at_once(arguments)
+    account, largest = account_and_largest(arguments.account)
     clock = clock_for(arguments.now)
-    draft = compose(arguments, account=account, now=clock.now)
+    draft = compose(arguments, account=account, now=clock.now, largest=largest)
     message, is_new = insert(draft, clock=clock)
-    if is_new and draft.due_at <= clock.now:
+    if is_new and is_due(draft, clock):
         wake_on_commit()
     return message
 
 
+def _can_be_read_twice(arguments: EnqueueArguments) -> bool:
+    """Whether the arguments are still there after they have been read once; files go the ordinary way in any case."""
+    addresses = (arguments.to, arguments.cc, arguments.bcc, arguments.reply_to)
+    has_files = arguments.attachment is not None or arguments.attachments not in ((), [], None)
+    return not has_files and all(isinstance(given, str | list | tuple) for given in addresses)
+
+
+def _enqueue_at_once(arguments: EnqueueArguments) -> OutboxMessage:
+    account, version = account_to_queue(arguments.account)
+    draft = compose(arguments, account=account, now=arguments.now, largest=0, version=version)
+    [message] = _write_at_once([draft], now=arguments.now)
+    return message
+
+
+def _write_at_once(drafts: Sequence[Draft], *, now: datetime | None) -> list[OutboxMessage]:
+    """Write drafts, all or none, by one statement, which asks for a drain too; where a key is known, find its message.
+
+    Raises:
+        Unfit: nothing was written.
+    """
+    begun = monotonic()
+    done = insert_together(drafts, now=now)
+    if done.is_due:
+        wake_after_statement(asked=done.asked, seconds=monotonic() - begun)
+    return [by_key(draft) if message is None else message for draft, message in zip(drafts, done.messages, strict=True)]
+
+
+def is_due(draft: Draft, clock: Clock) -> bool:
+    """Whether the draft's message is due now."""
+    return draft.due_at is None or draft.due_at <= clock.now
+
+
 def enqueue_drafts(drafts: Sequence[Draft], *, now: datetime | None = None) -> list[OutboxMessage]:
-    """Queue drafts that were made elsewhere (the email backend), all or none, in a few statements."""
+    """Queue drafts that were made elsewhere (the email backend), all or none, in a few statements.
+
+    Raises:
+        Unfit: a draft was made by an account that has changed since it was read; nothing was written.
+    """
+    for draft in drafts:
+        check_limits(draft, largest=0)
+    if can_insert() and (len(drafts) == 1 or not any(draft.idempotency_key for draft in drafts)):
+        try:
+            return _write_at_once(drafts, now=now)
+        except Unfit:
+            if any(draft.version for draft in drafts):
+                raise
+    return _write_in_steps(drafts, now=now)
+
+
+def _write_in_steps(drafts: Sequence[Draft], *, now: datetime | None) -> list[OutboxMessage]:
+    """Write drafts in a few statements, after the checks that the one statement makes."""
+    clock = clock_for(now)
     largest = {
         account.pk: largest_size(account) for account in {draft.account.pk: draft.account for draft in drafts}.values()
     }
     for draft in drafts:
+        check_not_expired(draft.fields.get("expires_at"), clock.now)
         check_limits(draft, largest=largest[draft.account.pk])
-    return _insert(drafts, clock=clock_for(now))
+    return _insert(drafts, clock=clock)
 
 
 def enqueue_many(
@@ -78,26 +143,100 @@ def enqueue_many(
     An ``EmailMessage`` may name another account (``outbox_account``), which wins as in the email backend; its
     ``outbox_id`` is set to the key of its row.
 
+    ``messages`` may be a generator: a thousand of them are held at a time.  More than that are written in one
+    transaction (the caller's, where one is open), which ends with the last message; the generator runs within it.  Of
+    the returned rows those beyond the first thousand hold no text: a field that is not there is read when it is used.
+
     Raises:
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written; a note on the error
             (``__notes__``) says which of the messages it was, counted from 0.
     """
-    found = _Accounts(account)
-    clock = clock_for(None)
-    drafts: list[Draft] = []
-    emails: list[EmailMessage | None] = []
+    # Each is composed as it comes: callers may use one dict again for all of them.
+    drafts = _drafts(messages, accounts=_Accounts(account))
+    batch, following = list(islice(drafts, BULK)), list(islice(drafts, 1))
+    if not following:
+        rows = _write_many([draft for draft, _ in batch])
+        for row, (_, email) in zip(rows, batch, strict=True):
+            _set_id(email, row.pk)
+        return rows
+    emails: list[tuple[int, weakref.ref[EmailMessage]]] = []
+    with atomic():
+        rows = []
+        while batch:
+            written = _write_many([draft for draft, _ in batch])
+            for row, (_, email) in zip(written, batch, strict=True):
+                if email is not None:
+                    emails.append((row.pk, weakref.ref(email)))
+            rows += map(without_content, written) if rows else written
+            batch, following = [*following, *islice(drafts, BULK - len(following))], []
+    for pk, reference in emails:
+        _set_id(reference(), pk)
+    return rows
+
+
+def _set_id(email: EmailMessage | None, pk: int) -> None:
+    if email is not None:
+        email.outbox_id = pk  # type: ignore[attr-defined]
+
+
+def _drafts(
+    messages: Iterable[Mapping[str, Any] | EmailMessage], *, accounts: _Accounts
+) -> Iterator[tuple[Draft, EmailMessage | None]]:
+    now = clock_for(None).now
     for number, message in enumerate(messages):
         try:
-            drafts.append(_draft(message, accounts=found, now=clock.now))
+            draft = _draft(message, accounts=accounts, now=now)
         except OutboxError as error:
             error.add_note(f"enqueue_many: message {number}, counted from 0; none of them has been queued")
             raise
-        emails.append(None if isinstance(message, Mapping) else message)
-    rows = _insert(drafts, clock=clock)
-    for row, email in zip(rows, emails, strict=True):
-        if email is not None:
-            email.outbox_id = row.pk  # type: ignore[attr-defined]
-    return rows
+        yield draft, None if isinstance(message, Mapping) else message
+
+
+def _write_many(drafts: Sequence[Draft]) -> list[OutboxMessage]:
+    if drafts and can_insert() and not any(draft.idempotency_key for draft in drafts):
+        with suppress(Unfit):
+            return _write_at_once(drafts, now=None)
+    return _insert(drafts, clock=clock_for(None))
+
+
+def resend_outbox(outbox_id: int, *, idempotency_key: str | None = None, now: datetime | None = None) -> OutboxMessage:
+    """Queue the mail of a stored message once more, to all its recipients, as a new message with a new Message-ID.
+
+    The stored message stays as it is.  ``idempotency_key`` as for ``enqueue``.
+
+    Raises:
+        RetryRejected: ``not_found``; ``not_retriable`` where the content is sensitive, was removed, or is altered.
+        AccountUnavailable: the account is switched off.
+    """
+    check_instant("now", now)
+    clock = clock_for(now)
+    draft = resend_draft(_stored(outbox_id), now=clock.now)
+    return _insert([replace(draft, idempotency_key=idempotency_key)], clock=clock)[0]
+
+
+def copy_outbox(
+    outbox_id: int, *, to: str, idempotency_key: str | None = None, now: datetime | None = None
+) -> OutboxMessage:
+    """Queue a marked copy of a stored message to ``to`` alone, so that a person can see how the mail looks.
+
+    ``idempotency_key`` as for ``enqueue``.
+
+    Raises:
+        InvalidMessage: ``empty_to``, ``invalid_address``.
+        RetryRejected: ``not_found``; ``not_retriable`` where the content was removed or is altered.
+        AccountUnavailable: the account is switched off.
+    """
+    check_instant("now", now)
+    clock = clock_for(now)
+    draft = copy_draft(_stored(outbox_id), to=to, now=clock.now)
+    return _insert([replace(draft, idempotency_key=idempotency_key)], clock=clock)[0]
+
+
+def _stored(outbox_id: int) -> OutboxMessage:
+    message = OutboxMessage.objects.select_related("account", "raw").filter(pk=outbox_id).first()
+    if message is None:
+        raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
+    return message
 
 
 class _Accounts:
@@ -130,7 +269,7 @@ def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
     if not drafts:
         return []
     written, new = _write(drafts, clock=clock)
-    if new and any(draft.due_at <= clock.now for draft in drafts):
+    if new and any(is_due(draft, clock) for draft in drafts):
         wake_on_commit()
     return written
 

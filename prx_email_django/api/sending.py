@@ -27,7 +27,8 @@ from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.store.absence import unwritten
 from prx_email_django.store.claims import Claim
 from prx_email_django.store.db import fresh_connection
-from prx_email_django.store.insert import Draft, insert, insert_claimed
+from prx_email_django.store.draft import Draft
+from prx_email_django.store.insert import insert, insert_claimed
 from prx_email_django.store.operations import check_retry, claim_one, requeue
 from prx_email_django.store.outbox import outbox_and_clock
 from prx_email_django.worker.drain import Drain

@@ -16,8 +16,7 @@ from django.utils.module_loading import import_string
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import clock_for
-from prx_email_django.store.outbox import request_wake
+from prx_email_django.store.outbox import LOOKS_FOR, request_wake
 
 logger = logging.getLogger("prx_email_django")
 
@@ -65,13 +64,31 @@ def wake_on_commit() -> None:
     transaction.on_commit(wake, using=alias, robust=True)
 
 
+def wake_after_statement(*, asked: bool | None, seconds: float) -> None:
+    """Call ``WAKE`` after a statement that has asked for a drain (``asked``), or found that others have.
+
+    A drain that answers others looks at the queue until ``LOOKS_FOR`` after it began.  A statement that took longer may
+    have been committed later, so it asks again.
+    """
+    if asked is None:
+        wake_on_commit()
+    elif asked:
+        _wake(lambda: True)
+    elif seconds >= LOOKS_FOR:
+        wake()
+
+
 def wake() -> None:
     """Note that a drain is wanted, and call ``WAKE`` if no other wake-up is on its way.
 
     The note is written without ``WAKE`` too: ``flush_outbox --loop`` watches it.
     """
+    _wake(request_wake)
+
+
+def _wake(is_first: Callable[[], bool]) -> None:
     try:
-        if not request_wake(clock=clock_for(None)):
+        if not is_first():
             return
         if path := outbox_settings().wake:
             _call(import_string(path))

@@ -14,7 +14,7 @@ from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_fields
 
-_HINT = "The form of an account in the admin names the same fields; docs/how-to/accounts.md describes them."
+_HINT = "The form of an account in the admin names the same fields; docs/reference/account.md describes them."
 
 
 @checks.register(TAG)

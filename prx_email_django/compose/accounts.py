@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from email.headerregistry import Address
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from django.db import DatabaseError, connections
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
+from prx_email_django.compose import known
 from prx_email_django.conf.reader import default_from_email, outbox_settings
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
@@ -18,6 +19,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.text import CONTROL
 from prx_email_django.store.db import is_refused_text
 from prx_email_django.store.declared import keep_equal, make
+from prx_email_django.store.insert_statement import can_insert
 
 AccountRef: TypeAlias = Account | int | str
 
@@ -50,6 +52,31 @@ def account_to_send(account: AccountRef | None) -> Account:
     account, named_by = _given_or_default(account, "")
     wanted = account.pk if isinstance(account, Account) else account
     return _checked(_look_up(wanted, with_state(), named_by), named_by)
+
+
+def account_and_largest(account: AccountRef | None) -> tuple[Account, int | None]:
+    """As ``resolve_account``, and the SIZE that its server announced last, read with it; None: it was not read."""
+    if isinstance(account, Account):
+        return resolve_account(account), None
+    wanted, named_by = _given_or_default(account, "")
+    with_size = Account.objects.annotate(largest=F("runtime_state__size_limit"))
+    found = _checked(_look_up(cast("int | str", wanted), with_size, named_by), named_by)
+    return found, getattr(found, "largest", None) or 0
+
+
+def account_to_queue(account: AccountRef | None, *, named_by: str = "") -> tuple[Account, str]:
+    """As ``resolve_account``, and the version of the account's row, which the statement that queues compares.
+
+    An account that is named is kept for the process, and read again when the settings are read again or the statement
+    finds another version of its row.  Empty version: the account is as the caller gave it, or was read now.
+    """
+    account, named_by = _given_or_default(account, named_by)
+    if isinstance(account, Account) or not can_insert():
+        return resolve_account(account, named_by=named_by), ""
+    if (found := known.get(account)) is None:
+        found = _checked(_look_up(account, known.with_version(), named_by), named_by)
+        known.keep(account, found)
+    return found, known.version(found)
 
 
 def _given_or_default(account: AccountRef | None, named_by: str) -> tuple[AccountRef, str]:

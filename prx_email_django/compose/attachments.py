@@ -21,7 +21,7 @@ from prx_email_django.compose.validation import as_text, check_header_text
 from prx_email_django.errors import AttachmentRejected, InvalidMessage
 from prx_email_django.mime.headers import is_content_type
 from prx_email_django.rules.text import INVISIBLE, MAX_COLUMN, clean
-from prx_email_django.store.insert import DraftPart
+from prx_email_django.store.draft import DraftPart
 
 #: Bytes of UTF-8 in a file name (most file systems allow 255, and mail programs append suffixes).
 MAX_FILENAME = 150

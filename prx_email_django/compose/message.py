@@ -31,7 +31,7 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, AccountState
 from prx_email_django.rules.rates import recipients_ceiling
-from prx_email_django.store.insert import Draft, DraftPart
+from prx_email_django.store.draft import Draft, DraftPart
 from prx_email_django.worker.outgoing import NULL_SENDER
 
 #: Arguments that are texts.
@@ -85,10 +85,13 @@ class MessageArguments:
             object.__setattr__(self, name, as_text(getattr(self, name)))
 
 
-def compose(message: MessageArguments, *, account: Account, now: datetime, largest: int | None = None) -> Draft:
+def compose(
+    message: MessageArguments, *, account: Account, now: datetime | None, largest: int | None = None, version: str = ""
+) -> Draft:
     """Validate the arguments and load the attachments.
 
     ``largest`` is ``largest_size(account)`` where the caller knows it: a query less for each of many messages.
+    ``now`` None: the statement that writes the draft has the clock, and compares ``expires_at`` with it.
 
     Raises:
         InvalidMessage: with one of its codes.
@@ -144,6 +147,7 @@ def compose(message: MessageArguments, *, account: Account, now: datetime, large
         recipients=recipients,
         parts=_load(message),
         idempotency_key=message.idempotency_key,
+        version=version,
     )
     check_limits(draft, largest=largest_size(account) if largest is None else largest)
     return draft
@@ -167,17 +171,11 @@ def check_limits(draft: Draft, *, largest: int) -> None:
             "a rate limit of the account allows no more",
             code="invalid_option",
         )
-    if largest and least_size(draft) > largest:
+    if largest and draft.least_size > largest:
         raise InvalidMessage(
             f"the message must not be larger than {largest} bytes, the limit of the account's server",
             code="message_too_large",
         )
-
-
-def least_size(draft: Draft) -> int:
-    """The least size of the rendered message, in bytes: base64 makes 78 bytes of 57."""
-    text = len(draft.raw or b"") + sum(len(draft.fields.get(name, "")) for name in ("body_text", "body_html"))
-    return text + sum(len(part.content) * 78 // 57 for part in draft.parts)
 
 
 def attachment_policy() -> AttachmentPolicy:

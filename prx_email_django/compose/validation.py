@@ -198,13 +198,13 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
     as_json(metadata)
 
 
-def check_not_expired(expires_at: datetime | None, now: datetime) -> None:
-    """Refuse an ``expires_at`` that has passed: the message could never be sent.
+def check_not_expired(expires_at: datetime | None, now: datetime | None) -> None:
+    """Refuse an ``expires_at`` that has passed: the message could never be sent.  ``now`` None: not known yet.
 
     Raises:
         InvalidMessage: ``invalid_option``.
     """
-    if expires_at is not None and expires_at <= now:
+    if expires_at is not None and now is not None and expires_at <= now:
         refuse("invalid_option", "expires_at must be in the future")
 
 

@@ -13,17 +13,18 @@ from prx_email_django.django_mail.options import read_options
 from prx_email_django.django_mail.source import Rendered, check_attachment_sizes, render_email
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account
-from prx_email_django.store.insert import Draft
+from prx_email_django.store.draft import Draft
 
 
 def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
     message: EmailMessage,
     *,
     account: Account,
-    now: datetime,
+    now: datetime | None,
     priority: int = 0,
     expires_after: timedelta | None = None,
     on_unknown: str | None = None,
+    version: str = "",
 ) -> Draft:
     """The draft of a message that Django's SMTP backend would send; nothing is written.
 
@@ -32,7 +33,7 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
     ``headers={"From": …, "To": …}`` changes the header only.  The outbox makes Message-ID and Date unless the caller
     chose them.  Options (``tag``, ``metadata`` and so on) are read from the message's attributes and ``X-Outbox-…``
     headers, see ``options``; they win over ``priority``.  ``expires_after`` counts from the instant at which the
-    message becomes due.
+    message becomes due.  ``now`` None (not with ``expires_after``): see ``compose.message.compose``.
 
     Raises:
         InvalidEmail: an address that no envelope can hold, or no recipient (a ``ValueError`` too, as in Django).
@@ -54,12 +55,14 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
         recipients=recipients,
         raw=rendered.raw,
         idempotency_key=options.idempotency_key,
+        version=version,
         fields={
             **shown_columns(message, rendered.raw),
             "envelope_from": envelope_address("from_email", message.from_email),
             "fixed_message_id": rendered.message_id,
             "priority": options.priority,
-            "expires_at": options.expires_at or (None if expires_after is None else due_at + expires_after),
+            "expires_at": options.expires_at
+            or (due_at + expires_after if due_at and expires_after is not None else None),
             "on_unknown": options.on_unknown or "",
             "is_sensitive": options.is_sensitive,
             "tag": options.tag,

@@ -81,7 +81,7 @@ def read_options(
     message: EmailMessage,
     outbox_fields: Mapping[str, str],
     *,
-    now: datetime,
+    now: datetime | None,
     priority: int = 0,
     on_unknown: str | None = None,
 ) -> MailOptions:

@@ -59,6 +59,11 @@ def fitted(value: Any, connection: Any, *, length: int | None = None, replacemen
     return value
 
 
+def holds_all_text(connection: Any) -> bool:
+    """Whether the database holds every character (but NUL)."""
+    return _encoding(connection) == "utf-8"
+
+
 def _encoding(connection: Any) -> str:
     return _narrowed.get() or (_of_postgres(connection) if connection.vendor == "postgresql" else "utf-8")
 

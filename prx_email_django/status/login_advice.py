@@ -37,6 +37,13 @@ LOGIN_ADVICE = (
         ),
     ),
     (
+        "credentials for relay|relay(ing)? (access )?(is )?(denied|not (allowed|permitted))|unable to relay",
+        gettext_lazy(
+            "The server does not pass on mail from this machine: log in, or have its administrator allow the address "
+            "of this machine, and check the domain of the sender."
+        ),
+    ),
+    (
         r"\b534\b|5\.7\.9\b|application.specific password|app(lication)? password|WebLoginRequired",
         gettext_lazy("The provider wants an app password: make one in the settings of the mailbox, and enter it here."),
     ),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django.db import connections
 from django.db.models import QuerySet
 
-from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import OPEN_RESULTS
@@ -54,6 +54,28 @@ def due_rows(account_id: int, rank: int, clock: Clock) -> QuerySet[OutboxMessage
     """The due messages of one rank, in order."""
     rows = _queued(account_id).filter(claim_rank=rank, next_attempt_at__lte=clock.now, status__in=WAITING)
     return rows.order_by("next_attempt_at", "id")
+
+
+@retried
+def accounts_with_due(*, clock: Clock) -> set[int]:
+    """Accounts that have a due message, in one statement for any number of accounts; others may hold it.
+
+    One probe of the claim's index for each account and rank; its own LIMIT keeps MariaDB from reading whole tables.
+    """
+    connection = connections[outbox_alias()]
+    quote = connection.ops.quote_name
+    account, message = quote(Account._meta.db_table), quote(OutboxMessage._meta.db_table)
+    ranks = " UNION ALL ".join(f"SELECT {rank} AS claim_rank" for rank in range(BELOW_ALL_RANKS + 1, 11))
+    # Only Django's own names and numbers are put into the text.
+    sql = f"""
+        SELECT DISTINCT a.id FROM {account} a, ({ranks}) r
+        WHERE (SELECT m.id FROM {message} m
+          WHERE m.account_id = a.id AND m.claim_rank = r.claim_rank AND m.next_attempt_at IS NOT NULL
+            AND m.next_attempt_at <= %s AND m.status IN (%s, %s) LIMIT 1) IS NOT NULL"""  # noqa: S608
+    now = connection.ops.adapt_datetimefield_value(clock.now)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [now, *(str(status) for status in WAITING)])
+        return {int(pk) for (pk,) in cursor.fetchall()}
 
 
 @retried

@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db import IntegrityError, connections
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.models import Account, Attachment, Content, OutboxMessage, Recipient
-from prx_email_django.models.foreign_text import fitted
+from prx_email_django.models import Attachment, Content, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
 from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease, load_claims, released_on_absence
 from prx_email_django.store.contents import store_contents
 from prx_email_django.store.db import atomic, lease_until, refusing_text, retried_after_conflict
+from prx_email_django.store.draft import Draft, DraftPart, columns, idempotency_hash
+from prx_email_django.store.insert_statement import Unfit
 
 #: Rows of one INSERT.
 BATCH = 500
-#: Columns of a rendered message that are shown and searched, but not sent.
-_SHOWN = ("to", "cc", "bcc", "reply_to", "from_email", "subject", "body_text", "body_html")
-
-
-@dataclass(frozen=True, slots=True)
-class DraftPart:
-    """An attachment of a draft, with its content."""
-
-    kind: str
-    filename: str
-    content_type: str
-    content: bytes = field(repr=False)
-    inline_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A validated message that is not written yet; ``fields`` are columns of ``OutboxMessage``."""
-
-    account: Account
-    due_at: datetime
-    fields: dict[str, Any]
-    recipients: Sequence[tuple[str, str]]
-    parts: Sequence[DraftPart] = ()
-    raw: bytes | None = field(default=None, repr=False)
-    idempotency_key: str | None = None
-
-    @property
-    def is_sensitive(self) -> bool:
-        """Whether the content is removed as soon as the message is sent."""
-        return bool(self.fields.get("is_sensitive"))
-
-
-def idempotency_hash(key: str | None) -> str | None:
-    """What is unique per account: a text column is case- and accent-blind in MariaDB."""
-    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
 
 
 @refusing_text()
@@ -133,6 +95,18 @@ def _by_key(draft: Draft) -> OutboxMessage | None:
     return OutboxMessage.objects.filter(account=draft.account, idempotency_hash=wanted).first()
 
 
+def by_key(draft: Draft) -> OutboxMessage:
+    """The message that has the draft's key.
+
+    Raises:
+        Unfit: there is none: it has been deleted at this moment, or a repeatable read does not show it.
+    """
+    found = _by_key(draft)
+    if found is None:
+        raise Unfit
+    return found
+
+
 class _Written(NamedTuple):
     messages: list[OutboxMessage]
     recipients: list[Recipient]
@@ -171,37 +145,21 @@ def _insert_all(drafts: Sequence[Draft], *, clock: Clock, lease: Lease | None = 
 
 
 def _message(draft: Draft, raw: Content | None, *, clock: Clock, lease: Lease | None) -> OutboxMessage:
-    # An empty part counts 1: the claim reads parts only if the size says that there are some.
-    size = len(draft.raw or b"") + sum(max(1, len(part.content)) for part in draft.parts)
-    size += len(draft.fields.get("body_text", "")) + len(draft.fields.get("body_html", ""))
     return OutboxMessage(
         account=draft.account,
         status=Status.PENDING if lease is None else Status.SENDING,
         claim_token=None if lease is None else lease.token,
         claim_expires_at=None if lease is None else lease_until(clock, outbox_settings().lease),
-        next_attempt_at=draft.due_at,
-        due_since=draft.due_at,
+        next_attempt_at=draft.due_at or clock.now,
+        due_since=draft.due_at or clock.now,
         idempotency_key=draft.idempotency_key,
         idempotency_hash=idempotency_hash(draft.idempotency_key),
         raw=raw,
-        size=size,
+        size=draft.size,
         created_at=clock.now,
         updated_at=clock.now,
-        **_fields(draft),
+        **columns(draft),
     )
-
-
-def _fields(draft: Draft) -> dict[str, Any]:
-    """The columns that the draft sets.
-
-    What is sent of a rendered message is ``raw``; its other columns are only shown, so a character that the database
-    cannot hold is replaced there.  Without ``raw`` they are sent, and the database refuses the character.
-    """
-    if draft.raw is None:
-        return draft.fields
-    connection = connections[outbox_alias()]
-    shown = {name: fitted(draft.fields[name], connection) for name in _SHOWN if name in draft.fields}
-    return draft.fields | shown
 
 
 def _attachment(message: OutboxMessage, position: int, part: DraftPart, content: Content) -> Attachment:

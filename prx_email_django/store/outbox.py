@@ -14,11 +14,16 @@ from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.db import StatementTime, atomic, clock_for, retried
+from prx_email_django.store.db import StatementTime, atomic, clock_for, database_now, retried
 
 #: A wake-up that no drain has answered for so long is sent again.
 WAKE_AGAIN = timedelta(seconds=60)
+#: Seconds after its beginning until which a drain looks at the queue: a message that was written while another one's
+#: wake-up was noted already, and was not committed when the drain began, is committed by then, or asks again.
+LOOKS_FOR = 0.05
 PURGE_EVERY = timedelta(hours=1)
+#: A loop notes a drain that nobody asked for if the one before was noted so long ago.
+NOTED_FOR = timedelta(seconds=5)
 #: The columns of the outbox without a pause.
 _NOT_PAUSED: dict[str, Any] = {"pause_reason": "", "paused_until": None, "paused_at": None}
 
@@ -97,22 +102,29 @@ def end_expired_pause_of_everything(state: OutboxState, *, now: datetime) -> Non
 
 
 @retried
-def request_wake(*, clock: Clock) -> bool:
-    """Ask for a drain; True for the one caller that must send the wake-up.
+def request_wake() -> bool:
+    """Ask for a drain; True for the one caller that must send the wake-up.  One statement where others have asked.
 
     Waits for no lock of the row: who holds it asks for a drain too, begins one, or changes the pause of everything in a
     transaction that may stay open.
     """
-    since, requested_at = clock.running - WAKE_AGAIN, outbox_state().wake_requested_at
+    is_sqlite = connections[outbox_alias()].vendor == "sqlite"
+    rows = OutboxState.objects.filter(pk=1)
+    read = rows if is_sqlite else rows.annotate(database_now=StatementTime())
+    state = read.values("wake_requested_at", *(() if is_sqlite else ("database_now",))).first()
+    if state is None:
+        outbox_state()
+        return request_wake()
+    now = state.get("database_now") or database_now()
+    since, requested_at = now - WAKE_AGAIN, state["wake_requested_at"]
     if requested_at is not None and requested_at >= since:
         return False
-    silent = Q(wake_requested_at__isnull=True) | Q(wake_requested_at__lt=since)
-    rows = OutboxState.objects.filter(silent, pk=1)
+    silent = rows.filter(Q(wake_requested_at__isnull=True) | Q(wake_requested_at__lt=since))
     can_skip = connections[outbox_alias()].features.has_select_for_update_skip_locked
     with atomic():
-        if can_skip and not rows.select_for_update(skip_locked=True).values_list("pk", flat=True):
+        if can_skip and not silent.select_for_update(skip_locked=True).values_list("pk", flat=True):
             return False
-        return bool(rows.update(wake_requested_at=clock.running))
+        return bool(silent.update(wake_requested_at=now))
 
 
 def wake_requested() -> bool:
@@ -121,9 +133,19 @@ def wake_requested() -> bool:
 
 
 @retried
-def begin_drain(*, clock: Clock) -> None:
-    """Note that a drain has begun: messages that are enqueued from now on ask for another one."""
-    OutboxState.objects.filter(pk=1).update(wake_requested_at=None, last_drain_at=clock.now)
+def begin_drain(*, clock: Clock, noted_at: datetime | None = None) -> bool:
+    """Note that a drain has begun; True: it was asked for.
+
+    Messages that are enqueued from now on ask for another one.  ``noted_at``: when the drain before was noted, by a
+    loop, whose drains that nobody asked for are noted once in a while.
+    """
+    # In this order: a request that is not committed yet stays for the next drain.
+    state = OutboxState.objects.filter(pk=1)
+    if state.filter(wake_requested_at__isnull=False).update(wake_requested_at=None, last_drain_at=clock.now):
+        return True
+    if noted_at is None or not timedelta(0) <= clock.now - noted_at < NOTED_FOR:
+        state.update(last_drain_at=clock.now)
+    return False
 
 
 @retried

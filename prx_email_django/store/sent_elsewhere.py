@@ -10,7 +10,8 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.sent import sent_columns
 from prx_email_django.states import AttemptOutcome
 from prx_email_django.store.db import atomic, retried_after_conflict
-from prx_email_django.store.insert import Draft, insert
+from prx_email_django.store.draft import Draft
+from prx_email_django.store.insert import insert
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,11 @@ class FoundOut:
         """Whether the server was seen to discard the body of a BDAT that it refuses, and bears BDAT since."""
         return Ahead.CHUNKING in self._proven and Ahead.CHUNKING not in self._broken
 
+    @property
+    def in_flight(self) -> int:
+        """How many messages whose body is written one connection may have unanswered."""
+        return self.window.size if self.may_chunk else 1
+
     def remember(self, window: int, *, most: int) -> None:
         """Begin with the window that the account had before; 0: its server has not been probed."""
         if window and Ahead.CHUNKING not in self._broken:

@@ -18,7 +18,6 @@ from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
-from prx_email_django.transports.found import FoundOut
 from prx_email_django.worker.connection import Connection, Listener
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
@@ -53,7 +52,7 @@ class Connections:
         self.results = results
         self.transport = transport
         #: What its connections find out about the server together.
-        self.found = FoundOut()
+        self.found = ready.found
         self.tokens = TokenKeeper(current, clock=clock)
         #: Connections that have greeted and not ended.
         self.greeted = 0

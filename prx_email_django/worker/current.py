@@ -22,6 +22,11 @@ class CurrentOutbox:
         self._state = state
         self._look_at = monotonic() + LOOK_AFTER
 
+    @property
+    def last_drain_at(self) -> datetime | None:
+        """When a drain was noted last, as of the last second."""
+        return self._state.last_drain_at
+
     def is_paused(self, now: datetime) -> bool:
         """Whether everything is paused, as of the last second."""
         if monotonic() >= self._look_at:

@@ -24,12 +24,12 @@ from prx_email_django.rules.rates import rates_are_readable
 from prx_email_django.store.absence import is_away, waiting_for_database
 from prx_email_django.store.db import retried
 from prx_email_django.store.declared import keep_equal, make_missing, missing_names
-from prx_email_django.store.due import first_claimable, next_due, open_recipients
-from prx_email_django.store.outbox import begin_drain
+from prx_email_django.store.due import accounts_with_due, first_claimable, next_due, open_recipients
+from prx_email_django.store.outbox import LOOKS_FOR, begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
 from prx_email_django.worker.due_messages import DueMessages, empty_handed
-from prx_email_django.worker.heartbeat import Heartbeat
+from prx_email_django.worker.heartbeat import Heartbeat, is_loop
 from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.queues import ResultQueue
@@ -71,6 +71,10 @@ class Drain:
         self.recorder = Recorder(clock)
         self.heartbeat = Heartbeat(clock)
         self._look_at = 0.0
+        #: When the queue was last looked at, and until when it must be (``_looks_once_more``).
+        self._looked_at = self._look_until = 0.0
+        #: Accounts with something due, as of that look; None: not asked.
+        self._due: set[int] | None = None
         #: Declared accounts without a row, which this drain has tried to make.
         self._made: set[str] = set()
         #: Accounts whose work ended by an unexpected error: they are left out for the rest of the drain.
@@ -80,7 +84,9 @@ class Drain:
 
     def run(self) -> DrainReport:
         """Recover, then send until nothing can go now (with ``wait``: until the time budget ends)."""
-        begin_drain(clock=self.clock)
+        noted_at = self.outbox.last_drain_at if is_loop() else None
+        answers = begin_drain(clock=self.clock, noted_at=noted_at)
+        self._look_until = monotonic() + LOOKS_FOR if answers else 0.0
         with ExitStack() as stack:
             stack.callback(self._end)
             stack.enter_context(waiting_for_database(self._wait_for_database))
@@ -92,9 +98,19 @@ class Drain:
                     network = network or stack.enter_context(Network())
                     self._round(ready, network)
                     self._tick()
-                if not self.wait or not self._wait_for_due():
+                if not self._looks_once_more() and (not self.wait or not self._wait_for_due()):
                     break
         return self.recorder.report(monotonic() - self.begun)
+
+    def _looks_once_more(self) -> bool:
+        """Whether to look again, after a moment: who asked for a drain meanwhile may have been told that it was asked.
+
+        See ``store.outbox.LOOKS_FOR``.
+        """
+        if self._looked_at >= self._look_until or self.clock.given is not None or self._budget(1) <= 0:
+            return False
+        until, self._look_until = self._look_until, 0.0
+        return self._sleep(until - monotonic()) and bool(accounts_with_due(clock=self.clock))
 
     def _end(self) -> None:
         """Write the counts, also of a drain that breaks off."""
@@ -174,11 +190,14 @@ class Drain:
 
     def _ready_accounts(self) -> list[CurrentAccount]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""
+        self._looked_at = monotonic()
         if self.outbox.is_paused(self.clock.now):
             return []
+        candidates = self._candidates()
+        self._due = accounts_with_due(clock=self.clock) if len(candidates) > 1 else None
         return [
             CurrentAccount(account, outbox=self.outbox, early_probe=self._early_probes.get(account.pk))
-            for account in self._candidates()
+            for account in candidates
             if self._is_ready(account)
         ]
 
@@ -206,7 +225,8 @@ class Drain:
             return probe is not None
         if is_slowed_down(state, clock=self.clock):
             return False
-        head = first_claimable(account.pk, clock=self.clock)
+        is_due = self._due is None or account.pk in self._due
+        head = first_claimable(account.pk, clock=self.clock) if is_due else None
         if head is None or empty_handed.waits(account.pk, head):
             return False
         if not rates_are_readable(account.rate_limits):

@@ -34,6 +34,11 @@ def working_as(kind: str) -> Iterator[None]:
         _kind.reset(token)
 
 
+def is_loop() -> bool:
+    """Whether a drain of this context belongs to a loop."""
+    return _kind.get() == LOOP
+
+
 class Heartbeat:
     """The heartbeat of one drain."""
 
@@ -52,7 +57,7 @@ class Heartbeat:
     def end(self, sent: int) -> None:
         """Write that the process is idle; a loop writes it once in a while, or when it has sent something."""
         is_written = sent == self._counted and self._state == WorkerState.IDLE
-        if not is_written or _kind.get() != LOOP or self._is_due():
+        if not is_written or not is_loop() or self._is_due():
             self._write(WorkerState.IDLE, sent)
 
     def _is_due(self) -> bool:

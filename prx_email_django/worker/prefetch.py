@@ -67,9 +67,7 @@ class ClaimPrefetch:
         self.source = source
         self.clock = clock
         self.recorder = recorder
-        account = current.account
-        in_flight = account.max_in_flight if account.pipelining in ("auto", "chunked") else 1
-        self.ready = ReadyQueue(account.max_connections, max_in_flight=in_flight)
+        self.ready = ReadyQueue(current.account.max_connections)
         #: Claimed, and no result recorded yet.
         self.claims: dict[int, Claim] = {}
         #: Of these, what is not rendered yet.

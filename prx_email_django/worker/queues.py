@@ -15,6 +15,7 @@ from typing import Protocol
 from prx_email_django.rules.outcomes import Ending, Outcome, Trouble
 from prx_email_django.rules.rates import FIRST_WAIT
 from prx_email_django.rules.refusals import RefusalRow, refusal_of
+from prx_email_django.transports.found import FoundOut
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 
@@ -57,10 +58,10 @@ class ResultQueue:
 class ReadyQueue:
     """The rendered messages of one account that wait for its connections."""
 
-    def __init__(self, max_connections: int, *, max_in_flight: int = 1) -> None:
+    def __init__(self, max_connections: int) -> None:
         self.max_connections = max_connections
-        #: Messages whose body one connection may have written and not seen answered.
-        self.max_in_flight = max_in_flight
+        #: Network: what the account's connections find out about the server together.
+        self.found = FoundOut()
         self.ready: deque[ClaimedMessage] = deque()
         #: Open connections.
         self.connections: set[Waiter] = set()
@@ -118,11 +119,11 @@ class ReadyQueue:
     def take(self) -> ClaimedMessage | None:
         """Network: the next message.
 
-        None also where too much is accepted and unrecorded: a kill then copies at most
-        (4 + messages in flight) × connections messages.
+        None also where too much is accepted and unrecorded: a kill then copies at most (4 + window) × connections
+        messages; the window is 1 where messages go by DATA, and at most ``max_in_flight``.
         """
         most = self.max_connections
-        most_copies = (4 + self.max_in_flight) * most
+        most_copies = (4 + self.found.in_flight) * most
         if self.stopped or self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= most_copies:
             return None
         if self.hold_until and monotonic() < self.hold_until:

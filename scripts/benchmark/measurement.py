@@ -58,11 +58,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One measurement.  ``statements``: SQL statements during sending, without BEGIN and COMMIT."""
+    """One measurement.  ``statements``: SQL statements, without BEGIN and COMMIT; ``cpu``: seconds, where measured."""
 
     seconds: float
     messages: int
     statements: int = 0
+    cpu: float = 0.0
 
     @property
     def rate(self) -> float:

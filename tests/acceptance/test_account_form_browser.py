@@ -76,6 +76,8 @@ def test_only_the_fields_of_the_method_are_shown_without_a_script(scriptless: Pa
     for (method, provider), names in SHOWN.items():
         choose(scriptless, method, provider)
         assert shown(scriptless) == names, (method, provider)
+        connect = scriptless.get_by_role("button", name="Save and connect")
+        assert connect.is_visible() == bool(provider), (method, provider)
         picture(scriptless, f"form-{method}-{provider or 'nobody'}")
 
 

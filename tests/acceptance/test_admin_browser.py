@@ -144,6 +144,18 @@ def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:
     assert message.next_attempt_at <= timezone.now()
 
 
+def test_the_buttons_of_a_message_are_reached_by_keyboard_within_five_tab_stops(page: Page) -> None:
+    message = rows.at_rest(rows.make_account())
+    page.goto(f"{rows.MESSAGES}{message.pk}/change/")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # "Skip to main content"
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.value"))
+    assert {"Retry now", "Dismiss", "Resend as a new message"} <= set(reached)
+
+
 def test_a_message_of_unknown_outcome_is_retried_only_after_consent(page: Page) -> None:
     message = rows.unknown(rows.make_account())
     page.goto(f"{rows.MESSAGES}{message.pk}/change/")

@@ -20,7 +20,8 @@ from prx_email_django.limits.slots import Slot
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, Recipient
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
-from prx_email_django.store.insert import Draft, insert_many
+from prx_email_django.store.draft import Draft
+from prx_email_django.store.insert import insert_many
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually

@@ -66,7 +66,8 @@ def test_every_waiting_message_arrives_once_or_is_named(server: SmtpServer, tmp_
     assert told["third"][-4] == "imported 0, already here 1, refused 5"
     assert told["failed"][-3] == "imported 1, refused 5"
     by_old_worker = {message.recipients[-1] for message in server.messages}
-    assert by_old_worker == {"newsletter@example.org", "Ann <ann@example.org"}, "it has only what was refused"
+    # Before Django 6.1 it sends to half an address, too.
+    assert by_old_worker - {"Ann <ann@example.org"} == {"newsletter@example.org"}, "it has only what was refused"
     server.messages.clear()
     moved = [told["statuses"][name] for name in (*told["waiting"], "failed")]
     assert moved == [None] * len(moved), "post_office could send them again"
@@ -117,9 +118,12 @@ def test_an_import_is_refused_while_the_old_worker_sends(server: SmtpServer, tmp
 @pytest.mark.engine_free
 def test_mail_can_go_back_and_history_comes_along(server: SmtpServer, tmp_path: Path) -> None:
     told = run(f"{DRIVER}:there_and_back", port=server.port, media=tmp_path)
-    assert told["there"] == ["imported 1"]
-    assert told["dry"] == ["nothing is changed; it would be: given back 1"]
-    assert (told["back"], told["status"]) == (["given back 1"], 2)
+    assert told["there"] == ["imported 2"]
+    kept, numbers = told["back"]
+    assert kept.startswith(f"post_office {told['perhaps']}: kept here: message ")
+    assert kept.endswith(" may have been delivered, to some recipients at least")
+    assert (numbers, told["status"]) == ("given back 1, kept here 1", 2)
+    assert told["dry"] == [kept, f"nothing is changed; it would be: {numbers}"]
     assert told["again"] == ["imported 1"]
     assert told["history"] == [
         "imported 1",
@@ -127,7 +131,7 @@ def test_mail_can_go_back_and_history_comes_along(server: SmtpServer, tmp_path: 
     ]
     assert told["history again"][0] == "imported 0, already here 1"
     statuses = sorted(OutboxMessage.objects.values_list("status", "last_error_code"))
-    assert statuses == [("failed", "cancelled"), ("pending", ""), ("sent", "")]
+    assert statuses == [("failed", "cancelled"), ("pending", ""), ("pending", ""), ("sent", "")]
     sent = OutboxMessage.objects.get(status="sent")
     assert (sent.subject, sent.provider_message_id) == ("about done", "<done.1@shop.example.com>")
     assert sorted(sent.recipients.values_list("kind", "address")) == [
@@ -136,7 +140,7 @@ def test_mail_can_go_back_and_history_comes_along(server: SmtpServer, tmp_path: 
     ]
     assert DeliveryAttempt.objects.get().worker == "django-post_office"
     finish()
-    assert server.recipients == ["undecided@example.org"]
+    assert sorted(server.recipients) == ["perhaps@example.org", "undecided@example.org"]
 
 
 def test_post_office_stays_in_front_with_its_templates(server: SmtpServer, tmp_path: Path) -> None:

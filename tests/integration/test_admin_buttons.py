@@ -23,7 +23,7 @@ from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
 
-VERBS = ["retry", "send-now", "cancel", "confirm", "dismiss"]
+VERBS = ["retry", "send-now", "cancel", "confirm", "dismiss", "resend", "copy"]
 MAKERS = [rows.sent, rows.at_rest, rows.unknown, rows.deferred, rows.sending, rows.make_message]
 
 

@@ -118,6 +118,10 @@ def test_an_account_has_exactly_the_secret_that_its_method_needs(columns: dict[s
         ({"max_connections": 0}, True),
         ({"max_messages_per_connection": 0}, True),
         ({"pipelining": "on"}, True),
+        ({"pipelining": "chunked"}, False),
+        ({"max_in_flight": 0}, True),
+        ({"max_in_flight": 33}, True),
+        ({"max_in_flight": 32}, False),
         ({"oauth_provider": "yahoo"}, True),
     ],
 )

@@ -1,4 +1,4 @@
-"""The signature that docs/reference/content.md shows how to make is good when the message has arrived."""
+"""The signature that docs/how-to/dkim.md shows how to make is good when the message has arrived."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, byte
     )
     monkeypatch.setenv("DKIM_KEY", str(file))
     module = ModuleType("signing_of_the_page")
-    shown = next(block for block in blocks("docs/reference/content.md") if block.path == "shop/signing.py")
+    shown = next(block for block in blocks("docs/how-to/dkim.md") if block.path == "shop/signing.py")
     exec(compile(shown.text, str(shown), "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

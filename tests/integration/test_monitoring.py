@@ -75,7 +75,7 @@ def test_metrics_are_read_by_a_parser_of_openmetrics(settings: Any) -> None:
 
 
 def test_the_alerts_in_the_documents_name_metrics_that_exist() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/operations.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/how-to/health-and-alerts.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\boutbox_[a-z_]+", page.partition("| alert if |")[2].partition("\n\n")[0]))
     account()
     shown = metrics(REQUEST).content.decode()

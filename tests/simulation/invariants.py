@@ -259,6 +259,26 @@ def results_are_right(found: Findings) -> Iterator[str]:
             yield f"send said sent of message {result.outbox_id}, which is {found.rows[result.outbox_id].status}"
 
 
+def a_kill_copies_few(found: Findings) -> Iterator[str]:
+    """A killed worker leaves at most (4 + messages in flight) × connections accepted messages without a result."""
+    if not found.is_prompt:
+        return  # a claim that was lost by standing still is in doubt too
+    kills = Counter(actor.name for actor in found.schedule.world.processes if actor.killed)
+    for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
+        bound = (4 + account.max_in_flight) * account.max_connections
+        doubts: Counter[str] = Counter()
+        for copy in server.copies:
+            claim = found.claim_of(copy)
+            tokens = {
+                attempt.claim_token for attempt in found.attempts.get(copy.message, []) if attempt.outcome == "lost"
+            }
+            if claim is not None and claim.new_token in {token.hex for token in tokens if token}:
+                doubts[copy.client] += 1
+        for client, count in doubts.items():
+            if count > bound * max(1, kills[client]):
+                yield f"{client} left {count} messages of {account.name} in doubt, and may leave {bound}"
+
+
 def limits_are_kept(found: Findings) -> Iterator[str]:
     """No span of a minute has more MAILs than the account's limit, and no instant more connections."""
     # A worker that sleeps through its slot's lease still has its connection when another takes the slot.
@@ -283,5 +303,6 @@ RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     mail_is_written_under_a_lease,
     reports_are_right,
     results_are_right,
+    a_kill_copies_few,
     limits_are_kept,
 )

@@ -131,6 +131,7 @@ class Schedule:
                 pipelining=self.random.random() < 0.7,
                 auth=auth,
                 latency=self.random.choice([0.001, 0.02, 0.15]),
+                chunking=self.random.choice(["", "discards", "discards", "keeps", "reads"]),
             )
             server.on_copy = self._copy
             server.most_recipients = self.random.choice([100, 100, 2])
@@ -149,16 +150,20 @@ class Schedule:
                     password="secret" if auth else "",
                     max_connections=self.random.choice([1, 2, 3]),
                     max_messages_per_connection=self.random.choice([2, 100]),
-                    pipelining=self.random.choice(["auto", "full", "envelope", "off"]),
+                    pipelining=self.random.choice(["auto", "chunked", "chunked", "full", "envelope", "off"]),
+                    max_in_flight=self.random.choice([1, 4, 32]),
                     rate_limits=self.random.choice(["", "", "", "4/minute", "6 recipients/minute"]),
                 )
             )
+            if server.chunking in ("discards", "keeps"):  # its server was probed before
+                AccountState.objects.create(account=self.accounts[-1], window=self.random.choice([0, 4, 4, 32]))
         if self.random.random() < 0.9:  # one schedule in ten purges too
             OutboxState.objects.create(pk=1, last_purge_at=self.world.wall())
         self.world.switching = self.random.choice([0.0, 0.02, 0.2])
         self.world.tell(f"kinds of trouble: {', '.join(sorted(self.kinds)) or 'none'}, for {self.length:g} s")
         for account in self.accounts:
-            fields = ("name", "max_connections", "max_messages_per_connection", "pipelining", "rate_limits")
+            fields = ("name", "max_connections", "max_messages_per_connection", "pipelining", "max_in_flight")
+            fields += ("rate_limits",)
             self.world.tell("account " + ", ".join(f"{name} {getattr(account, name)}" for name in fields))
 
     def _rates(self) -> dict[str, float]:

@@ -48,8 +48,21 @@ class SimulatedServer:
     """One mail server; ``rates`` says how often a stage goes wrong while the trouble lasts."""
 
     def __init__(
-        self, world: World, *, rates: Mapping[str, float], pipelining: bool, auth: bool, latency: float
+        self,
+        world: World,
+        *,
+        rates: Mapping[str, float],
+        pipelining: bool,
+        auth: bool,
+        latency: float,
+        chunking: str = "",
     ) -> None:
+        """``chunking``: what becomes of a refused BDAT, ``""``: none is offered.
+
+        ``discards``: its body; ``keeps``: its envelope is kept until RSET, as in Exim; ``reads``: its body is read as
+        commands.
+        """
+        self.chunking = chunking
         self.world = world
         self.rates = rates
         self.pipelining = pipelining
@@ -106,6 +119,8 @@ class ServerConnection:
         self._transport: SimulatedTransport | None = None
         self._buffer = b""
         self._in_body = False
+        #: Bytes of the BDAT that is being read.
+        self._chunk = 0
         self._hangs = False
         self._closed = False
         self._busy = False
@@ -187,6 +202,12 @@ class ServerConnection:
 
     def _work(self) -> None:
         while not (self._closed or self._hangs or self._busy):
+            if self._chunk:
+                if len(self._buffer) < self._chunk:
+                    return
+                body, self._buffer, self._chunk = self._buffer[: self._chunk], self._buffer[self._chunk :], 0
+                self._end_chunk(body)
+                continue
             if self._in_body:
                 if self._buffer.startswith(b".\r\n"):  # an empty message
                     body, rest = b"", self._buffer[3:]
@@ -236,6 +257,7 @@ class ServerConnection:
     def _ehlo(self, line: str) -> None:
         extensions = ["mx.example.org", "SIZE 1000000", "8BITMIME", "SMTPUTF8"]
         extensions += ["PIPELINING"] if self.server.pipelining else []
+        extensions += ["CHUNKING"] if self.server.chunking else []
         extensions += ["AUTH PLAIN LOGIN"] if self.server.auth else []
         lines = [f"250-{extension}" for extension in extensions[:-1]] + [f"250 {extensions[-1]}"]
         self._answer("ehlo", "\r\n".join(lines))
@@ -288,6 +310,23 @@ class ServerConnection:
         before = len(self.world.story)
         self._in_body = self._answer("data", "354 go ahead")
         self._note_refusal(before, self._sender or "")
+
+    def _bdat(self, line: str) -> None:
+        if self._recipients or self.server.chunking != "reads":
+            self._chunk = int(line.split()[1])
+        else:
+            self._say("503 5.5.1 need RCPT")
+
+    def _end_chunk(self, body: bytes) -> None:
+        if self._recipients:
+            self._final(body)
+            return
+        if self.server.chunking != "keeps":
+            self._forget()
+        self._say("503 5.5.1 need RCPT")
+
+    def _noop(self, line: str) -> None:
+        self._say("250 2.0.0 ok")
 
     def _final(self, body: bytes) -> None:
         fault = self.server.fault("final")

@@ -16,7 +16,9 @@ The info string of a fenced block says what the tests do with it:
 
 from __future__ import annotations
 
+import os.path
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,10 @@ import django
 ROOT = Path(__file__).resolve().parents[2]
 _DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASING.md", *_DOCS)
+
+#: Address of the repository: a link of the README and of the index leads there.
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _VERSION = re.compile(r"django(>=|<)(\d+)\.(\d+)")
@@ -86,6 +92,24 @@ def all_blocks() -> list[Block]:
 def prose(page: str) -> str:
     """The page without its fenced blocks."""
     return _FENCE.sub("", text_of(page))
+
+
+def links(page: str) -> list[str]:
+    """The targets of the links and pictures of a page."""
+    return LINK.findall(prose(page))
+
+
+def local_target(page: str, target: str) -> tuple[str, str] | None:
+    """The file of the repository that a link leads to, and the anchor in it; None for another site."""
+    path, _, anchor = target.partition("#")
+    if path == REPOSITORY:
+        return "README.md", anchor
+    for prefix in (f"{REPOSITORY}/blob/main/", f"{REPOSITORY}/raw/main/"):
+        if path.startswith(prefix):
+            return path.removeprefix(prefix), anchor
+    if re.match(r"https?://", target):
+        return None
+    return (os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page), anchor
 
 
 def tables(page: str) -> Iterator[list[list[str]]]:

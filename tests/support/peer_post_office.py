@@ -184,7 +184,11 @@ def there_and_back() -> dict[str, Any]:
     )
     done = _status(_send("done", cc=["cc@example.org"]), STATUS.sent, message_id="<done.1@shop.example.com>")
     done.logs.create(status=STATUS.sent)
-    result = {"there": outbox_import("post_office"), "dry": outbox_import("post_office", "--back", "--dry-run")}
+    perhaps = _send("perhaps")
+    result: dict[str, Any] = {"there": outbox_import("post_office"), "perhaps": perhaps.pk}
+    # Its only attempt has an unknown outcome.
+    OutboxMessage.objects.filter(subject="about perhaps").update(attempts=1)
+    result["dry"] = outbox_import("post_office", "--back", "--dry-run")
     result["back"] = outbox_import("post_office", "--back")
     result["status"] = Email.objects.get(pk=row.pk).status
     result["again"] = outbox_import("post_office")

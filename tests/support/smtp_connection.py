@@ -276,6 +276,9 @@ class Connection(asyncio.Protocol):
         if not recipients:
             self.answer("dot", b"554 5.5.1 no valid recipients\r\n")
             return
+        if self.server.senders is not None and sender not in self.server.senders:
+            self.answer("final", f"{self.server.sender_refusal}\r\n".encode())
+            return
         message = Received(sender or "", recipients, text, self.number, options)
         self.answer("final", b"250 2.0.0 queued\r\n", effect=lambda: self.server.accepted(message))
 
@@ -392,7 +395,8 @@ class Connection(asyncio.Protocol):
         def effect() -> None:
             self.authenticated = good
 
-        self.answer("auth", b"235 2.7.0 welcome\r\n" if good else b"535 5.7.8 bad credentials\r\n", effect=effect)
+        refusal = f"{self.server.login_refusal}\r\n".encode()
+        self.answer("auth", b"235 2.7.0 welcome\r\n" if good else refusal, effect=effect)
 
 
 COMMANDS: dict[str, Callable[[Connection, str], None]] = {

@@ -71,6 +71,11 @@ class SmtpServer:
         self.data_without_recipients = data_without_recipients
         #: Recipients of one transaction; the others get 452 4.5.3.  0: any number.
         self.max_recipients = 0
+        #: The answer to wrong credentials.
+        self.login_refusal = "535 5.7.8 bad credentials"
+        #: The only senders, and the answer to the body of a message of another; None: any sender.
+        self.senders: frozenset[str] | None = None
+        self.sender_refusal = "550 5.7.1 sender not verified"
         self.host = "127.0.0.1"
         self.port = 0
         self.ca_file = ""

@@ -18,7 +18,7 @@ from prx_email_django.compose.attachments import (
     load,
 )
 from prx_email_django.errors import AttachmentRejected, InvalidMessage, OutboxError
-from prx_email_django.store.insert import DraftPart
+from prx_email_django.store.draft import DraftPart
 
 POLICY = AttachmentPolicy(max_size=10, content_types=frozenset({"application/pdf", "text/plain"}))
 

@@ -21,7 +21,7 @@ from django.db import connections
 from django.db.models import QuerySet
 
 from prx_email_django.conf.reader import mailer_retry_limit, mailer_uses_lock_file
-from prx_email_django.contrib.importing.source import ImportRefused, Row, RowRefused, Source, aware, set_options, stored
+from prx_email_django.contrib.importing.source import ImportRefused, Row, RowRefused, Source, set_options
 from prx_email_django.store.sent_elsewhere import SentElsewhere
 
 #: ``mailer.models``: high, medium, low, deferred -> priority here.
@@ -103,7 +103,7 @@ class MailerSource(Source):
     def sent(self, since: datetime | None = None) -> QuerySet[Any]:
         """Log entries with the result “success”."""
         rows = self._rows(self.history_model).filter(result=self._models.RESULT_SUCCESS)
-        return rows if since is None else rows.filter(when_attempted__gte=stored(since))
+        return rows if since is None else rows.filter(when_attempted__gte=since)
 
     def sent_email(self, row: Row) -> EmailMessage:
         """The logged message."""
@@ -113,8 +113,8 @@ class MailerSource(Source):
 
     def sent_facts(self, row: Row) -> SentElsewhere:
         """``when_added``, ``when_attempted`` and the Message-ID of the log entry."""
-        sent_at = aware(row.when_attempted)
-        return SentElsewhere(self.title, min(aware(row.when_added), sent_at), sent_at, str(row.message_id or ""))
+        sent_at = row.when_attempted
+        return SentElsewhere(self.title, min(row.when_added, sent_at), sent_at, str(row.message_id or ""))
 
     @cached_property
     def _given_up(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from prx_email_django.models.conditions import QUEUED
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.store.db import atomic, retried_after_conflict
-from prx_email_django.store.insert import Draft, idempotency_hash
+from prx_email_django.store.draft import Draft, idempotency_hash
 
 #: How often one row can be moved here and back.
 GENERATIONS = 10
@@ -66,7 +66,7 @@ def _import_one(source: Source, rows: QuerySet[Any], pk: int, queue: Queue, *, d
         if row is None:
             is_there = rows.filter(pk=pk).exists()
             return ("busy", "a worker is sending it; run this again later") if is_there else ("gone", "")
-        key, known = _key(source.key(row))
+        key, known = queue.key(source.key(row))
         if known is not None:
             source.take_out(row, known.pk)
             outcome = "known", f"it is message {known.pk}"
@@ -89,7 +89,7 @@ class Queue:
         self._source = source
         self._backend = OutboxEmailBackend(account=account or None)
         self._has_account = bool(account)
-        self._names = set(Account.objects.values_list("name", flat=True))
+        self._accounts = dict(Account.objects.values_list("name", "pk"))
 
     def add(self, row: Row, email: EmailMessage, key: str) -> int:
         """Queue the email; return the key of its message.  Raises what the backend raises, and ``RowRefused``."""
@@ -97,6 +97,23 @@ class Queue:
         if not self._backend.send_messages([email]):
             raise RowRefused("it has no recipient")
         return int(email.outbox_id)  # type: ignore[attr-defined]
+
+    def key(self, base: str) -> tuple[str, OutboxMessage | None]:
+        """The key for a new message, and the message that has been made of the row already.
+
+        A message that was cancelled does not count: it went back to the other package, or a person has put the row into
+        the other queue again.  Keys are unique for each account, and an earlier run may have chosen another account.
+        """
+        keys = [base, *(f"{base}#{number}" for number in range(2, GENERATIONS + 1))]
+        hashes = [idempotency_hash(key) for key in keys]
+        accounts = list(self._accounts.values())
+        found = OutboxMessage.objects.filter(account_id__in=accounts, idempotency_hash__in=hashes)
+        taken = {message.idempotency_key: message for message in found}
+        for key in keys:
+            message = taken.get(key)
+            if message is None or message.last_error_code != ErrorCode.CANCELLED:
+                return key, message
+        raise ImportRefused(f"a row was imported and given back {GENERATIONS} times: {base}")
 
     def draft(self, row: Row, email: EmailMessage, key: str) -> Draft:
         """The draft of the email, unwritten.  Raises as ``add``."""
@@ -106,7 +123,7 @@ class Queue:
     def _prepare(self, row: Row, email: EmailMessage, key: str) -> None:
         """Set the account, the idempotency key and the origin of the email."""
         name = "" if self._has_account else self._source.account_name(row)
-        if name and name not in self._names:
+        if name and name not in self._accounts:
             raise RowRefused(f"no account is named “{name}” as its backend: add it, or name an account (--account)")
         if name:
             email.outbox_account = name  # type: ignore[attr-defined]
@@ -128,26 +145,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, RowRefused):
         return text
     return f"{text} ({error.code})" if isinstance(error, OutboxError) else f"{type(error).__name__}: {text}"
-
-
-def _key(base: str) -> tuple[str, OutboxMessage | None]:
-    """The key for a new message, and the message that has been made of the row already.
-
-    A message that was cancelled does not count: it went back to the other package, or a person has put the row into the
-    other queue again.
-    """
-    keys = [base, *(f"{base}#{number}" for number in range(2, GENERATIONS + 1))]
-    hashes = {idempotency_hash(key): key for key in keys}
-    accounts = Account.objects.values_list("pk", flat=True)
-    found = OutboxMessage.objects.filter(account_id__in=list(accounts), idempotency_hash__in=hashes)
-    taken = {message.idempotency_key: message for message in found}
-    for key in keys:
-        message = taken.get(key)
-        if message is None:
-            return key, None
-        if message.last_error_code != ErrorCode.CANCELLED:
-            return key, message
-    raise ImportRefused(f"a row was imported and given back {GENERATIONS} times: {base}")
 
 
 def give_back(source: Source, options: Options, tell: Tell) -> None:

@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from prx_email_django.contrib.importing.source import ImportRefused, Row, Source, aware, set_options, stored
+from prx_email_django.contrib.importing.source import ImportRefused, Row, Source, set_options
 from prx_email_django.store.sent_elsewhere import SentElsewhere
 
 #: ``post_office.models.PRIORITY`` (low, medium, high, now) -> priority here.
@@ -70,13 +70,13 @@ class PostOfficeSource(Source):
 
     def email(self, row: Row) -> EmailMessage:
         """The message that ``dispatch()`` would send: templates rendered, files and inline images attached."""
-        scheduled = None if row.scheduled_time is None else aware(row.scheduled_time)
+        scheduled = row.scheduled_time
         return set_options(
             self._made(row),
             priority=PRIORITIES.get(row.priority, 0),
             # An instant in the past would count as waiting since then, and GIVE_UP_AFTER could end it.
             send_at=scheduled if scheduled and scheduled > timezone.now() else None,
-            expires_at=None if row.expires_at is None else aware(row.expires_at),
+            expires_at=row.expires_at,
         )
 
     def account_name(self, row: Row) -> str:
@@ -105,7 +105,7 @@ class PostOfficeSource(Source):
     def sent(self, since: datetime | None = None) -> QuerySet[Any]:
         """Rows with the status ``sent``."""
         rows = self._rows().filter(status=self._status.sent)
-        return rows if since is None else rows.filter(last_updated__gte=stored(since))
+        return rows if since is None else rows.filter(last_updated__gte=since)
 
     def sent_email(self, row: Row) -> EmailMessage:
         """The message, made again from the row and the templates of today."""
@@ -115,8 +115,7 @@ class PostOfficeSource(Source):
         """The instant of the last log entry; where LOG_LEVEL keeps none, of the row's last change."""
         log = row.logs.filter(status=self._status.sent).order_by("-pk").first()
         sent_at = row.last_updated if log is None else log.date
-        created, sent_at = aware(row.created), aware(sent_at)
-        return SentElsewhere(self.title, min(created, sent_at), sent_at, str(row.message_id or ""))
+        return SentElsewhere(self.title, min(row.created, sent_at), sent_at, str(row.message_id or ""))
 
     def _rows(self) -> QuerySet[Any]:
         rows: QuerySet[Any] = self.model._default_manager.using(self._alias).all()

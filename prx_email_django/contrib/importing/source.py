@@ -12,9 +12,7 @@ from django.apps import apps
 from django.core.mail import EmailMessage
 from django.db import connections, router
 from django.db.models import QuerySet
-from django.utils import timezone
 
-from prx_email_django.conf import reader as conf
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.sent_elsewhere import SentElsewhere
 
@@ -94,7 +92,7 @@ class Source(ABC):
 
     def since(self, rows: QuerySet[Any], moment: datetime) -> QuerySet[Any]:
         """Those of the rows that were queued at or after this instant."""
-        return rows.filter(**{f"{self.added_column}__gte": stored(moment)})
+        return rows.filter(**{f"{self.added_column}__gte": moment})
 
     @abstractmethod
     def email(self, row: Row) -> EmailMessage:
@@ -153,16 +151,6 @@ def keys_of(rows: QuerySet[Any]) -> Iterator[int]:
         if len(found) < BATCH:
             return
         last = found[-1]
-
-
-def stored(moment: datetime) -> datetime:
-    """An aware instant as the project's queries want it."""
-    return moment if conf.use_tz() else timezone.make_naive(moment)
-
-
-def aware(moment: datetime) -> datetime:
-    """An instant of a project that may have ``USE_TZ = False``."""
-    return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
 
 def set_options(email: EmailMessage, **options: Any) -> EmailMessage:

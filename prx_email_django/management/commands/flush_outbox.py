@@ -29,6 +29,8 @@ logger = logging.getLogger("prx_email_django")
 
 #: Longest wait between two tries while the database is unavailable, in seconds.
 LONGEST_WAIT = 5.0
+#: Seconds between two looks of an idle loop at whether it is time to purge.
+ASK_FOR_PURGE = 60.0
 
 
 class Command(BaseCommand):
@@ -92,7 +94,7 @@ class Command(BaseCommand):
 
     def _loop(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
         begun, total, limit = monotonic(), DrainReport(), options["limit"]
-        wait = POLL
+        wait, purge_at = POLL, 0.0
         while not stop() and (limit is None or total.claimed - total.released < limit):
             left = None if limit is None else limit - (total.claimed - total.released)
             done = DrainReport()
@@ -104,7 +106,8 @@ class Command(BaseCommand):
             try:
                 close_old_connections()
                 done = _drain(stop, accounts, left, note)
-                if not done.claimed and not stop():
+                if not done.claimed and not stop() and monotonic() >= purge_at:
+                    purge_at = monotonic() + ASK_FOR_PURGE
                     purge_if_time()
                 wait = POLL
                 wait_for_wake_up(stop, wait)

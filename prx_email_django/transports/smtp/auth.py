@@ -16,8 +16,9 @@ from prx_email_django.rules.secrets import without_copies, without_secret
 from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectionSettings
 
-#: Exchange Online: basic authentication is switched off for the tenant or the mailbox, whatever the password.
-DISABLED = frozenset({"5.7.30", "5.7.139"})
+#: Logins with this password are over.  Exchange Online: basic authentication is switched off for the tenant or the
+#: mailbox (5.7.30, 5.7.139).  RFC 4954 §6: a person must set a new password (4.7.12).
+DISABLED = frozenset({"5.7.30", "5.7.139", "4.7.12"})
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 
@@ -67,6 +68,8 @@ class Refusal:
 
 def is_throttled(code: int, text: str) -> bool:
     """Whether this reply to AUTH slows down logins: it says nothing about the credentials."""
+    if enhanced(text) in DISABLED:
+        return False
     return code in _THROTTLED or (400 <= code < 500 and _THROTTLED_WORDS.search(text) is not None)
 
 

@@ -126,12 +126,14 @@ class _Window:
     def _has_room(self) -> bool:
         """Whether one more message may be begun.
 
-        Refusals leave room for fewer: a server that counts them would close before it has answered all messages.
+        Refusals leave room for fewer: a server that counts them would close (421) before it has answered all messages.
         """
         state = self.state
         if self.end is not None or self.alone is not None or self.is_over or state.protocol.is_paused:
             return False
-        most = min(state.found.window.size, max(1, MAX_REFUSALS - state.refusals))
+        most = state.found.window.size
+        if state.refusals:
+            most = min(most, max(1, MAX_REFUSALS - state.refusals))
         return len(state.window) < most and sum(self._sizes.values()) < MAX_BYTES
 
     def _take(self) -> OutgoingMessage | None:

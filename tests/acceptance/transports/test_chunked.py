@@ -263,12 +263,21 @@ def test_refusals_in_a_window_reach_their_own_messages(window: int, keeps_sender
         assert len(refused) == 1 and refused[0].ending is Ending.PERMANENT
 
 
-def test_dead_addresses_do_not_fill_a_window(server: SmtpServer) -> None:
-    """Postfix closes at twenty errors: a window of sixteen dead addresses would lose the answers to the last ones."""
+def test_server_that_closes_at_many_dead_addresses_costs_those_behind_nothing(server: SmtpServer) -> None:
+    """Postfix closes at twenty errors, and a window of sixteen dead addresses makes thirty-two."""
     for number in range(1, 41):
         server.refuse(f"r{number}@example.org")
+    server.on("rset", nth=10, reply="421 4.7.0 too many errors")
     options = GROWN | {"max_in_flight": 16, "window": 16}
     feed, end = transmit(server, outgoing_messages(40), **options)
+    assert endings(feed) == [Ending.PERMANENT] * 10 + [Ending.UNTOUCHED] * 6
+    assert (end.reconnect, end.broken, end.trouble) == (True, None, Trouble.NONE) and len(feed.left) == 24
+
+
+def test_after_a_refusal_fewer_messages_are_unanswered(server: SmtpServer) -> None:
+    for number in range(1, 41):
+        server.refuse(f"r{number}@example.org")
+    feed, end = transmit(server, outgoing_messages(40), **GROWN)
     assert set(endings(feed)) == {Ending.PERMANENT} and end.reconnect and feed.left
     assert len(server.lines("RCPT")) + len(bdats(server)) <= 20
 

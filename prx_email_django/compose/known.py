@@ -1,0 +1,79 @@
+"""Accounts that this process has read to queue messages, each with the version of its row.
+
+Nothing old is used: the statement that queues a message compares the version (PostgreSQL), and writes nothing if the
+row has changed, whoever changed it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connections
+from django.db.models import QuerySet, TextField
+from django.db.models.expressions import RawSQL
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import Account
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.store.insert_statement import version_of
+
+#: So many accounts are kept; then all are read again.
+MOST = 1000
+#: (settings in force, database, name or primary key) -> account.  Settings that are read again are another object.
+_known: dict[tuple[object, ...], Account] = {}
+
+
+def get(account: int | str) -> Account | None:
+    """The account of this name or primary key, as it was read; None: it must be read."""
+    return _known.get(_key(account))
+
+
+def keep(named: int | str, account: Account) -> None:
+    """Keep an account that was read with its version and is as the settings say."""
+    if account.settings_differ or not version(account):
+        return
+    if len(_known) >= MOST:
+        _known.clear()
+    _known[_key(named)] = account
+
+
+def forget() -> None:
+    """Read every account again."""
+    _known.clear()
+
+
+def version(account: Account) -> str:
+    """The version of the account's row; empty: it was not read."""
+    return str(getattr(account, "row_version", ""))
+
+
+def with_version() -> QuerySet[Account]:
+    """Accounts with the versions of their rows."""
+    table = connections[outbox_alias()].ops.quote_name(Account._meta.db_table)
+    # No input: the table's own name.
+    row_version = RawSQL(version_of(table), (), output_field=TextField())  # noqa: S611
+    accounts: QuerySet[Account] = Account.objects.annotate(row_version=row_version)
+    return accounts
+
+
+def _key(account: int | str) -> tuple[object, ...]:
+    alias = outbox_alias()
+    database: dict[str, Any] = connections[alias].settings_dict
+    settings = outbox_settings()
+    # The settings themselves, so that no later ones get their identity.
+    return (_Same(settings), alias, database["NAME"], database["HOST"], database["PORT"], type(account), account)
+
+
+class _Same:
+    """Equal to itself only by the identity of what it holds."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.held is self.held
+
+    def __hash__(self) -> int:
+        return id(self.held)

@@ -1,0 +1,122 @@
+"""Candidates that queue and send nothing: one by one, in bulk, and by Django's ``EmailMessage.send()``.
+
+``BENCH_WAY`` names the way and ``BENCH_OURS`` (1 or 0) the package.  Prints wall time, CPU of this process and of its
+database session together, and statements.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import django
+
+from benchmark import messages
+from benchmark.measurement import Result, Stopwatch, Task, print_result
+
+#: Messages of one call in bulk.
+BULK = 1000
+
+
+def ours(way: str, count: int) -> None:
+    """Queue by this package."""
+    import prx_email_django as prx
+
+    if way == "one by one":
+        for n in range(count):
+            prx.enqueue(account="bench", **_arguments(n))
+    elif way == "in bulk":
+        for start in range(0, count, BULK):
+            prx.enqueue_many((_arguments(n) for n in range(start, start + BULK)), account="bench")
+    else:
+        _by_django("prx_email_django.backends.OutboxEmailBackend", count, account="bench")
+
+
+def post_office(way: str, count: int) -> None:
+    """Queue by django-post_office."""
+    from post_office import mail
+
+    if way == "one by one":
+        for n in range(count):
+            mail.send(**_arguments_of_post_office(n))
+    elif way == "in bulk":
+        for start in range(0, count, BULK):
+            mail.send_many([_arguments_of_post_office(n) for n in range(start, start + BULK)])
+    else:
+        _by_django("post_office.EmailBackend", count)
+
+
+def _arguments(n: int) -> dict[str, str]:
+    return {
+        "to": messages.recipient(n),
+        "subject": messages.subject(n),
+        "body_text": messages.text(n),
+        "body_html": messages.html(n),
+    }
+
+
+def _arguments_of_post_office(n: int) -> dict[str, str]:
+    return {
+        "sender": messages.SENDER,
+        "recipients": messages.recipient(n),
+        "subject": messages.subject(n),
+        "message": messages.text(n),
+        "html_message": messages.html(n),
+    }
+
+
+def _by_django(backend: str, count: int, **options: Any) -> None:
+    from django.core.mail import EmailMultiAlternatives
+    from django.utils.module_loading import import_string
+
+    connection = import_string(backend)(**options)
+    for n in range(count):
+        email = EmailMultiAlternatives(
+            messages.subject(n), messages.text(n), messages.SENDER, [messages.recipient(n)], connection=connection
+        )
+        email.attach_alternative(messages.html(n), "text/html")
+        email.send()
+
+
+def make_account(task: Task) -> None:
+    """Make this package's account."""
+    from prx_email_django.models import Account
+
+    Account.objects.update_or_create(
+        name="bench", defaults={"email": messages.SENDER, "host": task.host, "port": task.port, "auth_method": "none"}
+    )
+
+
+def cpu() -> float:
+    """Seconds of CPU of this process and, on PostgreSQL, of its session's process on this machine."""
+    from django.db import connection
+
+    connection.ensure_connection()
+    used = process_time()
+    if connection.vendor == "postgresql":
+        process = Path(f"/proc/{connection.connection.info.backend_pid}/schedstat")
+        if process.exists():
+            used += int(process.read_text().split()[0]) / 1e9
+    return used
+
+
+def main() -> None:
+    """Queue the messages and print the result."""
+    django.setup()
+    task, way = Task.from_environment(), os.environ["BENCH_WAY"]
+    make_account(task)
+    queue: Callable[[str, int], None] = ours if os.environ["BENCH_OURS"] == "1" else post_office
+    queue(way, BULK if way == "in bulk" else 50)  # imports, caches
+    watch = Stopwatch()
+    with watch.running():
+        begun = cpu()
+        queue(way, task.messages)
+        used = cpu() - begun
+    print_result(Result(watch.seconds, task.messages, watch.statements, used))
+
+
+if __name__ == "__main__":
+    main()
