@@ -3,6 +3,7 @@
 # make test     all tests on every database that this machine has; make test ARGS="-k claim" narrows
 # make check    formatting, lint, layers, types, missing migrations
 # make docs     builds the site, docs/_build, and checks its links
+# make wheel    builds both packages twice, compares and checks them, and tries the wheel
 # make bench-far  this outbox and bare aiosmtplib against a Postfix at the end of a line of 50 ms
 # make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
 # make messages writes the Japanese catalogue anew; translate what is empty or fuzzy, then run it again
@@ -72,7 +73,7 @@ test-servers: .venv/.ready
 	$(BIN)/python -W error -m pytest tests/servers $(ARGS)
 
 wheel: .venv/.ready
-	$(BIN)/python scripts/wheel.py
+	$(BIN)/python scripts/wheel.py $(ARGS)
 
 clean:
 	rm -rf .venv .nox build dist docs/_build .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

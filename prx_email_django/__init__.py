@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         SendResult,
     )
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _VALUES = {
     "AccountReport": "results",

@@ -27,7 +27,7 @@ import django
 
 ROOT = Path(__file__).resolve().parents[2]
 _DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", *_DOCS)
+PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASING.md", *_DOCS)
 
 #: Address of the repository: a link of the README and of the index leads there.
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import prx_email_django
+from tests.support.documents import code_in, tables
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -61,6 +64,18 @@ def test_the_types_and_the_licence_reach_the_user(wheel: zipfile.ZipFile, metada
     assert metadata["License-Expression"] == "MIT"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
     assert "prx_email_django/locale/ja/LC_MESSAGES/django.mo" in wheel.namelist()
+
+
+def test_the_version_has_one_value(metadata: Message) -> None:
+    assert metadata["Version"] == prx_email_django.__version__ == PROJECT["project"]["version"]
+
+
+def test_each_dependency_says_what_it_is_for() -> None:
+    needed, extras = tables("docs/reference/dependencies.md")
+    assert {canonical(*code_in(row[0])) for row in needed} == set(map(canonical, PROJECT["project"]["dependencies"]))
+    listed = {code_in(row[0])[0]: code_in(row[1]) for row in extras}
+    declared = PROJECT["project"]["optional-dependencies"]
+    assert listed == {name: [canonical(line) for line in lines] for name, lines in declared.items()}
 
 
 def test_no_tool_of_development_is_forced_on_a_user(metadata: Message) -> None:
