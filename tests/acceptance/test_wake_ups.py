@@ -259,4 +259,4 @@ def test_a_loop_starts_a_message_at_once_without_a_broker() -> None:
         loop.terminate()
         assert loop.wait() == 0
     # A look once a second would take half a second in the mean; a busy machine slows some of them.
-    assert sorted(waited)[3] < 0.3, waited
+    assert sorted(waited)[3] < 0.45, waited

@@ -43,6 +43,7 @@ def test_a_seed_tells_the_same_story_again() -> None:
 def test_a_rule_that_is_broken_on_purpose_is_found(name: str) -> None:
     # Several processes would each look until they find it.
     seconds = ("--seconds", "120", "--processes", "1")
-    done = simulate("--broken", name, "--faults", MUTATIONS[name][1], "--seed", SEED, *seconds)
+    _, faults, seed = MUTATIONS[name]
+    done = simulate("--broken", name, "--faults", faults, "--seed", seed, *seconds)
     assert done.returncode == 1
     assert " WRONG: " in done.stdout
