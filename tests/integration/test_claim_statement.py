@@ -130,17 +130,23 @@ def test_claims_of_a_drain_stay_flat_while_a_transaction_is_open_elsewhere() -> 
     OutboxMessage.objects.bulk_create(
         OutboxMessage(account=owner, subject="s", next_attempt_at=NOW - SECOND, priority=n % 3) for n in range(400)
     )
+    is_postgresql = connections[outbox_alias()].vendor == "postgresql"
+    if is_postgresql:
+        with connections[outbox_alias()].cursor() as statistics:
+            statistics.execute(f"ANALYZE {OutboxMessage._meta.db_table}")
     reader = connections.create_connection(outbox_alias())
     try:
         reader.set_autocommit(False)
         with reader.cursor() as old:
+            if is_postgresql:  # READ COMMITTED keeps no snapshot between two statements
+                old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             old.execute(f"SELECT COUNT(*) FROM {OutboxMessage._meta.db_table}")
             reads = [_claim_and_send(owner, place) for _ in range(20)]
     finally:
         reader.rollback()
         reader.close()
     assert not OutboxMessage.objects.exclude(status="sent").exists()
-    assert max(reads[-5:]) <= 1.5 * max(reads[1:6]) + 5, reads
+    assert max(reads[-5:]) <= 1.2 * max(reads[1:6]), reads
 
 
 def _claim_and_send(owner: Account, place: ClaimCursor) -> int:
