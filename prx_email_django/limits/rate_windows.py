@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -43,6 +43,16 @@ class Permits:
     def part(self, count: int) -> Permits:
         """``count`` of these permits, for one message."""
         return replace(self, count=count)
+
+
+def joined(permits: Iterable[Permits]) -> list[Permits]:
+    """Permits of the same buckets as one, so that they are given back by one statement."""
+    together: dict[tuple[object, ...], Permits] = {}
+    for permit in permits:
+        key = (permit.account_id, permit.what, *permit.buckets.items())
+        others = together.get(key)
+        together[key] = permit if others is None else others.part(others.count + permit.count)
+    return list(together.values())
 
 
 @retried

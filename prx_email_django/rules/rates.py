@@ -39,6 +39,11 @@ class RateLimit:
         """Length of one bucket, in seconds."""
         return self.period / (BUCKETS - 1)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether a bucket is so short that a claim and a rendering may take longer."""
+        return self.period == PERIODS["second"]
+
     def __str__(self) -> str:
         unit = next(name for name, seconds in PERIODS.items() if seconds == self.period)
         what = "" if self.what == "messages" else f" {self.what}"

@@ -138,7 +138,7 @@ class AccountWorker:
 
     def unreported(self) -> list[ClaimedMessage]:
         """Claimed messages that no connection has reported; one that is being taken at this moment may be missing."""
-        waiting = [*self.prefetch.unrendered, *list(self.ready.ready)]
+        waiting = [*self.prefetch.unrendered, *self.prefetch.without_permits, *list(self.ready.ready)]
         return waiting + [message for connection in self.connections for message in list(connection.taken)]
 
     def release_messages(self, doubtful: Collection[int]) -> None:
@@ -165,9 +165,13 @@ class AccountWorker:
         recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
         self.ready.recorded += sum(message.outcome.ending is Ending.ACCEPTED for message in messages)
         self._note_tokens(messages)
+        untouched = [message for message in messages if not message.is_touched]
+        if not self.stop_reason:
+            untouched = self.prefetch.keep(untouched)
         for message in messages:
-            self.prefetch.claims.pop(message.id, None)
-        if untouched := [message for message in messages if not message.is_touched]:
+            if message not in self.prefetch.without_permits:
+                self.prefetch.claims.pop(message.id, None)
+        if untouched:
             self._give_back(untouched)
             self.prefetch.look_again()
         self._suspect(self.suspicion.note(messages, before, recorded))

@@ -72,7 +72,12 @@ class ClaimedMessage(OutgoingMessage):
         self._lock = threading.Lock()
 
     def render(self) -> Outcome | None:
-        """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone."""
+        """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone.
+
+        Does nothing where both are there already: a message that had to take new permits.
+        """
+        if self.body:
+            return None
         claim, self.route = self.claim, envelope_route(self.claim.open_addresses)
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
@@ -118,6 +123,12 @@ class ClaimedMessage(OutgoingMessage):
         ends_at = min((permits.ends_at for permits in self.permits), default=math.inf)
         return self.clock.running.timestamp() < ends_at
 
+    def take_other_permits(self, permits: tuple[Permits, ...] = ()) -> None:
+        """Begin anew under other permits: those that it had ended before its MAIL, and were given back."""
+        self.permits, self.permit_ended = permits, False
+        self.connection = self.finished_at = None
+        self.outcome = Outcome(Ending.UNTOUCHED)
+
     def cancel(self) -> bool:
         """Keep the body from being written; False: the body is being written already."""
         with self._lock:
@@ -131,7 +142,8 @@ class ClaimedMessage(OutgoingMessage):
     def finish(self, outcome: Outcome) -> None:
         """Note the outcome; called on the network's thread."""
         self.outcome, self.finished_at = outcome, self.clock.now
-        self.drop_body()
+        if not self.permit_ended:
+            self.drop_body()
 
     def cut_off(self) -> Outcome:
         """The outcome where its connection died unexpectedly: untouched, or unknown once the body was being written."""

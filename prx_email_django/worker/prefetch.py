@@ -12,7 +12,7 @@ from prx_email_django.limits.rate_windows import Permits, give_back, take_permit
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Ending, Outcome
-from prx_email_django.rules.rates import recipients_ceiling
+from prx_email_django.rules.rates import parse_rate_limits, recipients_ceiling
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claims import Claim, ClaimBatch
 from prx_email_django.worker.current import CurrentAccount
@@ -72,6 +72,8 @@ class ClaimPrefetch:
         self.claims: dict[int, Claim] = {}
         #: Of these, what is not rendered yet.
         self.unrendered: deque[ClaimedMessage] = deque()
+        #: Of these, what waits for new permits: those that it had ended before its MAIL.
+        self.without_permits: list[ClaimedMessage] = []
         #: After trouble: one message only, until a transaction has been completed.
         self.probing = False
         #: Another worker's pause began and ended since the last transaction: the next transaction clears it.
@@ -132,7 +134,16 @@ class ClaimPrefetch:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
         if monotonic() < self.wait_until:
             return True
-        if not connections or self.is_empty() or (self.stopped_at_hold and not self._free(connections)):
+        if connections and self.without_permits:
+            if not self.current.may_send(self.clock.now):
+                return False
+            self._take_permits_again()
+        if (
+            not connections
+            or self.without_permits
+            or self.is_empty()
+            or (self.stopped_at_hold and not self._free(connections))
+        ):
             return True
         wanted = self._wanted()
         if wanted <= 0:
@@ -146,6 +157,42 @@ class ClaimPrefetch:
         else:
             self._limit(permits.obstacle or Obstacle.no_permit())
         return True
+
+    def keep(self, messages: Sequence[ClaimedMessage]) -> list[ClaimedMessage]:
+        """Keep the messages that only need new permits of a limit per second; returns the others.
+
+        Such permits are good for 50 ms.  A slow database needs longer for a release and a new claim, so that messages
+        would be claimed and released without end; the message that stays claimed needs one statement.
+        """
+        kept = [message for message in messages if self._may_keep(message)]
+        self.recorder.release_permits(permit for message in kept for permit in message.permits)
+        for message in kept:
+            message.take_other_permits()
+        self.without_permits += kept
+        return [message for message in messages if message not in kept]
+
+    def _may_keep(self, message: ClaimedMessage) -> bool:
+        if not message.permit_ended or self.source.tries_once or not message.claim.has_time_left():
+            return False
+        return any(limit.is_short for limit in parse_rate_limits(self.current.account.rate_limits))
+
+    def _take_permits_again(self) -> None:
+        """Take permits for messages that are claimed and rendered; the others wait, or are released if that is long."""
+        waiting = self.without_permits
+        permits = take_permits(self.current.account, len(waiting), clock=self.clock)
+        single = permits.part(1)
+        counts = [len(message.claim.open_addresses) for message in waiting[: permits.count]]
+        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        give_back(permits, permits.count - fitting, clock=self.clock)
+        for message, count in zip(waiting[:fitting], counts[:fitting], strict=True):
+            message.take_other_permits((single, recipients.part(count)))
+        self.unrendered.extendleft(reversed(waiting[:fitting]))
+        self.without_permits = waiting[fitting:]
+        if self.without_permits:
+            self._limit((recipients if fitting < len(counts) else permits).obstacle or Obstacle.no_permit())
+        if self.limited_by:
+            self.release(self.without_permits)
+            self.without_permits = []
 
     def _limit(self, obstacle: Obstacle) -> None:
         """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again."""
@@ -263,8 +310,9 @@ class ClaimPrefetch:
 
     def withdraw(self) -> list[ClaimedMessage]:
         """Take the messages back that no connection has taken; they stay claimed."""
-        waiting = [*self.ready.withdraw(), *self.unrendered]
+        waiting = [*self.ready.withdraw(), *self.unrendered, *self.without_permits]
         self.unrendered.clear()
+        self.without_permits.clear()
         return waiting
 
     def release(self, messages: Iterable[ClaimedMessage]) -> None:

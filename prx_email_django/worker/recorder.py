@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from prx_email_django.limits.rate_windows import Permits, give_back
+from prx_email_django.limits.rate_windows import Permits, give_back, joined
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
@@ -92,13 +92,11 @@ class Recorder:
             return
         release([message.claim for message in released])
         self.counts["released"] += len(released)
-        for message in released:
-            if not message.mail_written:
-                self.release_permits(message.permits)
+        self.release_permits(permit for message in released if not message.mail_written for permit in message.permits)
 
     def release_permits(self, permits: Iterable[Permits]) -> None:
         """Return permits under which nothing was written."""
-        for permit in permits:
+        for permit in joined(permits):
             give_back(permit, permit.count, clock=self.clock)
 
     def _announce(self, recorded: Sequence[RecordedAttempt]) -> None:

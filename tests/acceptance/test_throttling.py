@@ -7,10 +7,11 @@ from collections import deque
 from typing import Any
 
 import pytest
+from django.db import connection
 
 import prx_email_django as prx
 from prx_email_django.limits.pauses import account_state
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, RateWindow
 from tests.support.factories import account_on, backlog, mail
 from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
@@ -158,3 +159,20 @@ def test_a_limit_per_second_is_kept() -> None:
         # About 3 s; a drain that stopped at the limit would take its whole budget.
         assert 2 <= time.monotonic() - begun < 40
         assert_nothing_paid(sent=42)
+
+
+def test_a_limit_per_second_is_used_where_a_claim_takes_longer_than_its_permits() -> None:
+    """Permits are good for 50 ms; the messages that are too late stay claimed, and take new ones."""
+
+    def slow_claims(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "claim_token" in sql and OutboxMessage._meta.db_table in sql:
+            time.sleep(0.06)
+        return execute(sql, params, many, context)
+
+    with SmtpServer() as server:
+        backlog(account_on(server, rate_limits="100/second"), 12)
+        with connection.execute_wrapper(slow_claims):
+            report = prx.drain(time_budget=10)
+        assert (report.sent, report.claimed, report.released) == (12, 12, 0)
+        assert sum(RateWindow.objects.get().counts) == 12, "permits that ended were given back"
+        assert_nothing_paid(sent=12)
