@@ -22,6 +22,8 @@ SUPPORTED = {
 }
 #: Cells that run all tests.
 COMPLETE = {("3.11", "5.2"), ("3.12", "6.0"), ("3.13", "6.1")}
+#: The cell that measures which lines its tests reach.
+MEASURED = ("3.13", "6.1")
 if os.environ.get("PRX_MATRIX_COMPLETE") == "1":
     COMPLETE = {(python, django) for django, pythons in SUPPORTED.items() for python in pythons}
 WANTED = os.environ.get("PRX_MATRIX_PYTHONS", "3.11 3.12 3.13").split()
@@ -57,5 +59,10 @@ def tests(session: nox.Session, django: str) -> None:
         session.install(
             "-c", _constraints(folder), f"Django~={django}.0", "--group", "test", "-e", ".[google,metrics,microsoft]"
         )
-    marks = "not long" if (session.python, django) in COMPLETE else "pair and not long"
-    session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", marks, *FOLDERS, *session.posargs)
+    complete = (session.python, django) in COMPLETE
+    pytest = ("pytest", "-q", "-m", "not long" if complete else "pair and not long", *FOLDERS, *session.posargs)
+    if (session.python, django) == MEASURED and not session.posargs:
+        session.run("python", "-W", "error", "-m", "coverage", "run", "-m", *pytest)
+        session.run("python", "-m", "coverage", "report")
+    else:
+        session.run("python", "-W", "error", "-m", *pytest)

@@ -1,9 +1,8 @@
 """Run all tests on every database that this machine has, and name the databases that were not reached.
 
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` a missing
-database, Redis or browser is a failure.  A run in which no test passed is always a failure.  If no argument narrows the
-run, coverage is measured, on the first database only: it doubles the time.  Tests that do not depend on the database
-run once, and the random exploration (``stateful``) runs on one database, another one each time.
+database, Redis or browser is a failure.  A run in which no test passed is always a failure.  Tests that do not depend on
+the database run once, and the random exploration (``stateful``) runs on one database, another one each time.
 
 Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
 at once, the output of each other run when the runs before it have ended.  A table at the end tells what each run cost.
@@ -68,7 +67,6 @@ class Run:
     marks: str
     #: Folders and options for pytest; empty means all tests.
     where: tuple[str, ...] = ()
-    measured: bool = False
     #: Arguments may have selected no test of this run.
     may_be_empty: bool = False
 
@@ -96,7 +94,7 @@ def perform(run: Run, arguments: list[str], output: IO[bytes] | None) -> Outcome
         report = Path(folder, "report.xml")
         marks = ["-m", run.marks] if run.marks else []
         pytest = ["-m", "pytest", f"--junit-xml={report}", *marks, *run.where, *arguments]
-        command = [sys.executable, "-W", "error", *(["-m", "coverage", "run"] if run.measured else []), *pytest]
+        command = [sys.executable, "-W", "error", *pytest]
         environment = {**os.environ, "DATABASE": run.engine.name}
         begun = time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -130,22 +128,17 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     # What the other runs do not have, so that no new folder is forgotten; all tests in tests/unit are engine_free.
     others = tuple(sorted(set(folders()) - {"tests/acceptance", "tests/simulation", "tests/unit"}))
     acceptance = [
-        Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"), measured=engine is first)
+        Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"))
         for part in range(1, PARTS + 1)
         for engine in engines
     ]
     return [
         *acceptance[:3],
-        Run(first, marks(), ("tests/simulation",)),  # it only computes; its processes are not measured
+        Run(first, marks(), ("tests/simulation",)),  # it only computes
         *acceptance[3:],
-        Run(first, marks("engine_free", "not simulation"), measured=True),
+        Run(first, marks("engine_free", "not simulation")),
         *(
-            Run(
-                engine,
-                rows if engine is explored else marks("not engine_free", "not stateful"),
-                others,
-                measured=engine is first,
-            )
+            Run(engine, rows if engine is explored else marks("not engine_free", "not stateful"), others)
             for engine in engines
         ),
     ]
@@ -197,14 +190,6 @@ def count_passed(report: Path) -> int:
     return sum(int(suite.get("tests", 0)) - sum(int(suite.get(kind, 0)) for kind in others) for suite in suites)
 
 
-def coverage(*, gate: bool) -> bool:
-    """Combine and print the coverage; with ``gate`` return whether it reaches the limit in pyproject.toml."""
-    command = [sys.executable, "-m", "coverage"]
-    subprocess.run([*command, "combine", "--quiet"], check=True)
-    report = [*command, "report", *([] if gate else ["--fail-under=0"])]
-    return subprocess.run(report, check=False).returncode == 0
-
-
 def print_summary(findings: Iterable[Finding]) -> None:
     """Print one line for each database and service."""
     print("\nWhat was tested")
@@ -219,7 +204,6 @@ def main(arguments: list[str]) -> int:
     if unknown := set(wanted) - set(ENGINES):
         print(f"PRX_TEST_ENGINES names {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}", file=sys.stderr)
         return 2
-    subprocess.run([sys.executable, "-m", "coverage", "erase"], check=True)
     services = [probe(name, version_of) for name, version_of in SERVICES.items()]
     deselect = " and ".join(f"not {service.name}" for service in services if not service.reached)
     probed = [probe(name, ENGINES[name]) for name in wanted]
@@ -228,14 +212,10 @@ def main(arguments: list[str]) -> int:
     wall = time.monotonic() - begun
     engines = [with_result(engine, [outcome for run, outcome in outcomes if run.engine == engine]) for engine in probed]
     ran = any(engine.reached for engine in engines)
-    complete = set(wanted) == set(ENGINES) and all(finding.reached for finding in [*engines, *services])
-    covered = not ran or bool(arguments) or coverage(gate=complete)
     left_out = [Finding(name, "not wanted (PRX_TEST_ENGINES)", reached=False) for name in ENGINES if name not in wanted]
     print_costs(outcomes, wall)
     print_summary([*engines, *left_out, *services])
-    if not covered:
-        print("  coverage   FAILED: below the limit in pyproject.toml")
-    return int(not ran or not covered or any(finding.failed for finding in [*engines, *services]))
+    return int(not ran or any(finding.failed for finding in [*engines, *services]))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from django.apps import apps
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.contenttypes.models import ContentType
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from prx_email_django import AttachmentInput, ErasureReport, erase_address, pause_outbox, record_inbound
+from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, Content, OutboxMessage, Recipient
 from prx_email_django.rules.erasure import ErasedAddress
@@ -79,7 +80,7 @@ def everywhere(owner: Account) -> None:
     finish(take_one(waiting), Ending.TEMPORARY, error=f"450 <{ANN}> later")
     at_rest = message(owner, to=ANN)
     finish(take_one(at_rest), Ending.PERMANENT, error=f"550 {ANN} is unknown")
-    connection = get_connection("prx_email_django.backends.OutboxEmailBackend", account=owner.name)
+    connection = OutboxEmailBackend(account=owner.name)
     mail = EmailMessage("Rendered", "Text", "app@example.com", [ANN], headers={"X-Ann": ANN}, connection=connection)
     mail.send()
     for sender in (AS_SHE_WROTE_IT, BO):
