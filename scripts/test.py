@@ -1,8 +1,8 @@
 """Run all tests on every database that this machine has, and name the databases that were not reached.
 
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` a missing
-database, Redis or browser is a failure.  A run in which no test passed is always a failure.  Tests that do not depend on
-the database run once, and the random exploration (``stateful``) runs on one database, another one each time.
+database, Redis or browser is a failure.  A run in which no test passed is always a failure.  Tests that do not depend
+on the database run once, and the random exploration (``stateful``) runs on one database, another one each time.
 
 Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
 at once, the output of each other run when the runs before it have ended.  A table at the end tells what each run cost.

@@ -81,8 +81,8 @@ def everywhere(owner: Account) -> None:
     at_rest = message(owner, to=ANN)
     finish(take_one(at_rest), Ending.PERMANENT, error=f"550 {ANN} is unknown")
     connection = OutboxEmailBackend(account=owner.name)
-    mail = EmailMessage("Rendered", "Text", "app@example.com", [ANN], headers={"X-Ann": ANN}, connection=connection)
-    mail.send()
+    mail = EmailMessage("Rendered", "Text", "app@example.com", [ANN], headers={"X-Ann": ANN})
+    connection.send_messages([mail])
     for sender in (AS_SHE_WROTE_IT, BO):
         record_inbound(
             owner,
