@@ -71,7 +71,7 @@ def everywhere(owner: Account) -> None:
         idempotency_key=f"welcome-{ANN}",
         envelope_from="bounce@example.org",
     )
-    sent(owner, to=BO, subject="Contact form", reply_to=AS_SHE_WROTE_IT, body_text="My number is 4711.")
+    sent(owner, to=BO, subject="Contact form", reply_to=AS_SHE_WROTE_IT, body_text="My number is +44 4711.")
     sent(owner, to=BO, from_email=ANN, body_text="From Ann.")
     refused = message(owner, to=[ANN, BO])
     said = {ANN: Answer.REFUSED, BO: Answer.ACCEPTED}
@@ -111,7 +111,7 @@ def test_no_table_holds_the_address_afterwards() -> None:
     assert list(dump()) == before
     report = erase_address("ANN@example.org")
     assert [place for place in places_with(ANN) if not any(other in place for other in OTHERS)] == []
-    assert places_with("ann%40example.org") == places_with("4711") == places_with("Only Ann") == []
+    assert places_with("ann%40example.org") == places_with("+44 4711") == places_with("Only Ann") == []
     assert report == ErasureReport(deleted=3, emptied=4, withdrawn=1, received=2, texts=report.texts)
     assert replace(planned, texts=report.texts) == report
     assert Recipient.objects.filter(address__in=OTHERS).count() == len(OTHERS)
