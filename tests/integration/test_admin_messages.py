@@ -350,19 +350,19 @@ def test_mail_is_read_only_by_who_may(part: str) -> None:
 
 def test_content_is_shown_only_to_who_may_read_it() -> None:
     file = AttachmentInput(filename="ticket.txt", content_type="text/plain", content=b"seat 12")
-    planted = {"body_text": "reset 4711", "body_html": "<p>reset 4712</p>", "headers": {"X-Link": "reset-4713"}}
+    planted = {"body_text": "reset-4711", "body_html": "<p>reset-4712</p>", "headers": {"X-Link": "reset-4713"}}
     message = rows.make_message(rows.make_account(), attachment=file, **planted)
     page = f"{rows.MESSAGES}{message.pk}/change/"
     duty = rows.client_for("view_outboxmessage", "change_outboxmessage", "view_attachment")
     shown = unescape(duty.get(page).content.decode())
     assert "ann@example.org" in shown
-    assert not [secret for secret in ("4711", "4712", "4713", "ticket.txt") if secret in shown]
+    assert not [secret for secret in ("reset-4711", "reset-4712", "reset-4713", "ticket.txt") if secret in shown]
     for part in ("source/", "source.eml", f"files/{Attachment.objects.get().pk}/"):
         assert duty.get(f"{rows.MESSAGES}{message.pk}/{part}").status_code == 403
     assert duty.get(f"{rows.ADMIN}attachment/").status_code == 403
     reader = rows.client_for("view_outboxmessage", "view_message_content")
     shown = unescape(reader.get(page).content.decode())
-    assert [secret for secret in ("4711", "4712", "4713", "ticket.txt") if secret not in shown] == []
+    assert [secret for secret in ("reset-4711", "reset-4712", "reset-4713", "ticket.txt") if secret not in shown] == []
 
 
 def test_the_page_of_a_sent_sensitive_message_says_that_its_content_is_gone() -> None:
