@@ -7,8 +7,6 @@ Compare numbers of one run of this program only, not of different machines.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,11 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benchmark import enqueue, environment, machine, report
+from benchmark import candidates, enqueue, environment, machine, report
+from benchmark.candidates import BARE
 from benchmark.measurement import Result, Task
-
-#: Seconds for one measurement.  Ten seconds earlier a candidate that hangs prints its traceback.
-TIMEOUT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +28,6 @@ class Candidate:
     tuned: bool = False
 
 
-BARE = "aiosmtplib, bare"
 CANDIDATES = [
     Candidate("prx_email_django", "run_ours"),
     Candidate(BARE, "run_aiosmtplib"),
@@ -44,31 +39,20 @@ CANDIDATES = [
 def measure(candidate: Candidate, task: Task, *, interpreter: str, sink: environment.Sink) -> Result:
     """Run one candidate once; fail if the sink has not counted every message."""
     before = sink.messages
-    process = subprocess.run(
-        [interpreter, "-m", f"benchmark.{candidate.module}"],
-        env=environment.variables() | replace(task, tuned=candidate.tuned, timeout=TIMEOUT - 10).variables(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    if process.returncode:
-        raise SystemExit(f"{candidate.name} failed:\n{process.stdout}{process.stderr}")
-    arrived = sink.messages - before
-    if arrived != task.messages:
-        raise SystemExit(f"{candidate.name}: {arrived} of {task.messages} messages arrived")
-    return Result(**json.loads(process.stdout.splitlines()[-1]))
+    task = replace(task, tuned=candidate.tuned)
+    result = candidates.run(candidate.name, candidate.module, task, interpreter=interpreter)
+    candidates.require_all(candidate.name, sink.messages - before, task)
+    return result
 
 
 def compare(title: str, task: Task, options: argparse.Namespace, *, interpreter: str, sink: environment.Sink) -> str:
     """Measure all candidates in turn, ``--repeats`` times; return the table."""
-    candidates = [candidate for candidate in CANDIDATES if candidate.name == BARE or options.only in candidate.name]
-    results: dict[str, list[Result]] = {candidate.name: [] for candidate in candidates}
-    for number in range(options.repeats):
-        for candidate in candidates:
-            result = measure(candidate, task, interpreter=interpreter, sink=sink)
-            results[candidate.name].append(result)
-            print(f"  {title}, run {number + 1}: {candidate.name} {result.rate:.1f}/s", file=sys.stderr, flush=True)
+    results = candidates.in_turn(
+        {each.name: each for each in CANDIDATES if each.name == BARE or options.only in each.name},
+        lambda candidate: measure(candidate, task, interpreter=interpreter, sink=sink),
+        title=title,
+        repeats=options.repeats,
+    )
     round_trip = 0.0 if task.port == sink.port else options.round_trip / 1000
     return report.table(title, results, bare=BARE, round_trip=round_trip, connections=task.connections)
 
@@ -110,21 +94,10 @@ def run(options: argparse.Namespace) -> list[str]:
             tables.append(compare(title, far, options, interpreter=interpreter, sink=sink))
         if options.queued:
             task = replace(near, messages=options.queued)
-            tables.append(enqueue.compare(task, repeats=options.repeats, interpreter=interpreter, timeout=TIMEOUT))
+            tables.append(enqueue.compare(task, repeats=options.repeats, interpreter=interpreter))
         return tables
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the tables; return 1 if the machine lacks something."""
-    options = parse(arguments)
-    try:
-        tables = run(options)
-    except environment.Missing as missing:
-        print(missing, file=sys.stderr)
-        return 1
-    print("\n" + "\n\n".join(tables))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    chosen = parse(sys.argv[1:])
+    sys.exit(candidates.print_tables(lambda: run(chosen)))

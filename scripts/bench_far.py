@@ -7,8 +7,6 @@ its own process, and the candidates take turns.  Every message must arrive.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,14 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parent))
-from benchmark import environment, machine, report
+sys.path.insert(0, str(Path(__file__).parent))  # benchmark
+sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.servers
+from benchmark import candidates, environment, machine, report
+from benchmark.candidates import BARE
 from benchmark.measurement import Result, Task
 from benchmark.postfix import Postfix
-
-#: Seconds for one measurement.
-TIMEOUT = 300
-BARE = "aiosmtplib, bare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +36,30 @@ class Candidate:
 
 CANDIDATES = (
     Candidate(BARE, "run_aiosmtplib", share=0.2),
-    Candidate("defaults", "run_far", aim=8.0),
-    Candidate("max_in_flight=16", "run_far", in_flight="16", aim=20.0),
+    Candidate("defaults", "run_ours", aim=8.0),
+    Candidate("max_in_flight=16", "run_ours", in_flight="16", aim=20.0),
 )
 
 
 def measure(candidate: Candidate, task: Task, *, interpreter: str, server: Postfix) -> Result:
     """Run one candidate once; fail if the server has not got every message."""
-    task = replace(task, messages=max(1, round(task.messages * candidate.share)), timeout=TIMEOUT - 10)
+    task = replace(task, messages=max(1, round(task.messages * candidate.share)))
     before = server.messages(0)
-    process = subprocess.run(
-        [interpreter, "-m", f"benchmark.{candidate.module}"],
-        env=environment.variables() | task.variables() | {"BENCH_IN_FLIGHT": candidate.in_flight},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    if process.returncode:
-        raise SystemExit(f"{candidate.name} failed:\n{process.stdout}{process.stderr}")
-    arrived = server.messages(before + task.messages) - before
-    if arrived != task.messages:
-        raise SystemExit(f"{candidate.name}: {arrived} of {task.messages} messages arrived")
-    return Result(**json.loads(process.stdout.splitlines()[-1]))
+    more = {"BENCH_IN_FLIGHT": candidate.in_flight}
+    result = candidates.run(candidate.name, candidate.module, task, interpreter=interpreter, more=more)
+    candidates.require_all(candidate.name, server.messages(before + task.messages) - before, task)
+    return result
 
 
 def compare(options: argparse.Namespace, task: Task, *, interpreter: str, server: Postfix) -> str:
     """Measure all candidates in turn, ``--repeats`` times; return the table, and what became of each aim."""
-    results: dict[str, list[Result]] = {candidate.name: [] for candidate in CANDIDATES}
-    for number in range(options.repeats):
-        for candidate in CANDIDATES:
-            result = measure(candidate, task, interpreter=interpreter, server=server)
-            results[candidate.name].append(result)
-            print(f"  run {number + 1}: {candidate.name} {result.rate:.1f}/s", file=sys.stderr, flush=True)
     title = f"Postfix at {options.round_trip:g} ms, {task.connections} connections, {task.messages} messages"
+    results = candidates.in_turn(
+        {each.name: each for each in CANDIDATES},
+        lambda candidate: measure(candidate, task, interpreter=interpreter, server=server),
+        title=title,
+        repeats=options.repeats,
+    )
     table = report.table(title, results, bare=BARE, round_trip=options.round_trip / 1000, connections=task.connections)
     return "\n".join([table, *_aims(results)])
 
@@ -99,25 +85,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the table; return 1 if the machine lacks something."""
-    options = parse(arguments)
-    try:
-        with ExitStack() as stack:
-            interpreter = environment.python()
-            folder = stack.enter_context(environment.folder())
-            server = Postfix(folder)
-            stack.enter_context(server.running())
-            database = stack.enter_context(environment.database(interpreter, options.database, folder))
-            port = stack.enter_context(environment.delaying_proxy(server.port, options.round_trip / 2000))
-            task = Task(options.messages, options.connections, "127.0.0.1", port, database)
-            lines = [*machine.describe(interpreter), compare(options, task, interpreter=interpreter, server=server)]
-    except environment.Missing as missing:
-        print(missing, file=sys.stderr)
-        return 1
-    print("\n" + "\n\n".join(lines))
-    return 0
+def run(options: argparse.Namespace) -> list[str]:
+    """Start the servers, measure and return the tables."""
+    with ExitStack() as stack:
+        interpreter = environment.python()
+        folder = stack.enter_context(environment.folder())
+        server = Postfix(folder)
+        stack.enter_context(server.running())
+        database = stack.enter_context(environment.database(interpreter, options.database, folder))
+        port = stack.enter_context(environment.delaying_proxy(server.port, options.round_trip / 2000))
+        task = Task(options.messages, options.connections, "127.0.0.1", port, database)
+        return [*machine.describe(interpreter), compare(options, task, interpreter=interpreter, server=server)]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    chosen = parse(sys.argv[1:])
+    sys.exit(candidates.print_tables(lambda: run(chosen)))

@@ -25,7 +25,7 @@ from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.states import WAITING
 from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.store.absence import unwritten
-from prx_email_django.store.claims import Claim
+from prx_email_django.store.claimed import Claim
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert import insert, insert_claimed

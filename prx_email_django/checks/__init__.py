@@ -1,6 +1,6 @@
 """System checks: one id for each rule, each with a hint.  Importing this package registers the checks.
 
-``conf.reader`` defines the rules E001–E005 and W001–W005, ``checks.mailers`` those from E030 and W030 on.  The id of
+``conf`` defines the rules E001–E005 and W001–W005, ``checks.mailers`` those from E030 and W030 on.  The id of
 every other rule is in the docstring of its check.
 """
 

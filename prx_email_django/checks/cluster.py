@@ -10,6 +10,7 @@ from django.core import checks
 
 from prx_email_django.checks.project import TAG, settings_in_force
 from prx_email_django.conf import OutboxSettings, reader
+from prx_email_django.conf.settings import DJANGO_Q_WAKE
 from prx_email_django.models.managers import outbox_alias
 
 NAME = "Q_CLUSTER"
@@ -31,7 +32,7 @@ def _rule(rule_id: str, *, deploy: bool = False) -> Callable[[Rule], Rule]:
             settings = settings_in_force()
             if settings is None or not reader.django_q_installed():
                 return []
-            if settings.wake != reader.DJANGO_Q_WAKE and not settings.auto_schedule:
+            if settings.wake != DJANGO_Q_WAKE and not settings.auto_schedule:
                 return []
             found = rule(reader.q_cluster(), settings)
             if found is None:

@@ -9,7 +9,8 @@ from django.core import checks
 
 from prx_email_django.checks.accounts import has_accounts
 from prx_email_django.checks.project import settings_in_force
-from prx_email_django.conf.reader import NAME, default_from_email, email_backend, is_outbox_backend, mailers
+from prx_email_django.conf.django_accounts import is_outbox_backend
+from prx_email_django.conf.reader import NAME, default_from_email, email_backend, mailers
 from prx_email_django.conf.table import DEFAULT_MESSAGE_ID_DOMAIN
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models import Account

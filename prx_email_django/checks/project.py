@@ -8,7 +8,8 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from prx_email_django.conf import OutboxSettings, outbox_settings
-from prx_email_django.conf.reader import NAME, problems, use_tz
+from prx_email_django.conf.problems import problems
+from prx_email_django.conf.reader import NAME, use_tz
 from prx_email_django.conf.table import SETTINGS
 
 TAG = "prx_email"

@@ -9,7 +9,8 @@ from django.db import DatabaseError, connections
 from django.db.models import F, QuerySet
 
 from prx_email_django.compose import known
-from prx_email_django.conf.reader import default_from_email, outbox_settings
+from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.reader import default_from_email
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account

@@ -48,11 +48,6 @@ class Inbound:
     #: Hash of the header: tells apart messages that have no Message-ID.
     fingerprint: str = field(default="", compare=False)
 
-    @property
-    def answer_to(self) -> tuple[str, ...]:
-        """The addresses that a reply goes to (RFC 5322 §3.6.3): Reply-To, else From."""
-        return self.reply_to or ((self.sender,) if self.sender else ())
-
 
 def parse_inbound(raw: bytes | Message) -> Inbound:
     """The header values that a reply needs; malformed headers count as absent and never raise."""

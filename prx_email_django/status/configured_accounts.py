@@ -13,7 +13,8 @@ from prx_email_django.compose.accounts import (
     no_account_text,
     withheld_text,
 )
-from prx_email_django.conf.reader import email_backend, mailers, outbox_settings
+from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.reader import email_backend, mailers
 from prx_email_django.django_mail.backend_options import outbox_options
 from prx_email_django.models import Account
 from prx_email_django.models.declared import declared_fields

@@ -14,7 +14,7 @@ from prx_email_django.rules.recipients import effective_result, merge_result
 from prx_email_django.rules.sent import AnsweredRecipient, message_id_number, sent_columns
 from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
-from prx_email_django.store.claims import Claim
+from prx_email_django.store.claimed import Claim
 from prx_email_django.store.db import worker_name
 
 #: Rows of one ``bulk_update``.

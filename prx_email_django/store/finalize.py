@@ -25,7 +25,7 @@ from prx_email_django.store.attempts import (
     write_last_answers,
     write_recipients,
 )
-from prx_email_django.store.claims import Claim, counters_of
+from prx_email_django.store.claimed import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.late_results import record_late, recorded_before
 from prx_email_django.store.sensitive import erase_sent

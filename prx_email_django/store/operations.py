@@ -21,8 +21,10 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import is_settled, settled_status
 from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Status
 from prx_email_django.store.attempts import becomes_sent
-from prx_email_django.store.claims import Claim, Lease, claim_ids, load_claims, released_on_absence
+from prx_email_django.store.claimed import Claim, load_claims
+from prx_email_django.store.claims import claim_ids
 from prx_email_django.store.db import atomic, retried, retried_after_conflict
+from prx_email_django.store.lease import Lease, released_on_absence
 from prx_email_django.store.sensitive import erase_sent
 
 Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]

@@ -17,7 +17,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
 from prx_email_django.store.attempts import RecordedAttempt, update_instance, verdict_columns
-from prx_email_django.store.claims import Claim, counters_of
+from prx_email_django.store.claimed import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.sensitive import erase_sent
 

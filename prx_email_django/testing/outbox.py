@@ -9,12 +9,8 @@ from typing import Any
 from django.test import override_settings
 
 from prx_email_django import api
-from prx_email_django.conf.reader import (
-    configures_mail_by_email_settings,
-    mailers,
-    outbox_settings,
-    prx_email,
-)
+from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.reader import configures_mail_by_email_settings, mailers, prx_email
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport
 from prx_email_django.transports.memory import Delivered, shared

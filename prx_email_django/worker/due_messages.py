@@ -7,7 +7,8 @@ from time import monotonic
 
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
-from prx_email_django.store.claims import Claim, ClaimBatch, claim, claim_message, split_expired
+from prx_email_django.store.claimed import Claim, split_expired
+from prx_email_django.store.claims import ClaimBatch, claim, claim_message
 from prx_email_django.store.cursor import ClaimCursor
 from prx_email_django.store.due import first_claimable
 from prx_email_django.worker.current import CurrentAccount

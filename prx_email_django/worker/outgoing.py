@@ -25,7 +25,7 @@ from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim, is_hold
+from prx_email_django.store.claimed import Claim, is_hold
 from prx_email_django.store.db import check_database, retried
 from prx_email_django.transports.base import OutgoingMessage
 

@@ -14,7 +14,8 @@ from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.rates import parse_rate_limits, recipients_ceiling
 from prx_email_django.states import ErrorCode
-from prx_email_django.store.claims import Claim, ClaimBatch
+from prx_email_django.store.claimed import Claim
+from prx_email_django.store.claims import ClaimBatch
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ReadyQueue

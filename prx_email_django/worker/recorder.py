@@ -12,7 +12,8 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
-from prx_email_django.store.claims import Claim, release
+from prx_email_django.store.claimed import Claim
+from prx_email_django.store.claims import release
 from prx_email_django.store.finalize import finalize_in_parts, settle
 from prx_email_django.store.recover import expire, recover
 from prx_email_django.worker.events import announce, announce_reinstated

@@ -19,7 +19,9 @@ from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim, ClaimBatch, claim_message, release_lease, split_expired
+from prx_email_django.store.claimed import Claim, split_expired
+from prx_email_django.store.claims import ClaimBatch, claim_message
+from prx_email_django.store.lease import release_lease
 from prx_email_django.worker.account import LIMITED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from dataclasses import replace
 from statistics import median
 
-from benchmark import environment
+from benchmark import candidates
 from benchmark.measurement import Result, Task
 
 WAYS = ("one by one", "in bulk", "EmailMessage.send()")
 NAMES = {"1": "prx_email_django", "0": "post_office"}
 
 
-def compare(task: Task, *, repeats: int, interpreter: str, timeout: int) -> str:
+def compare(task: Task, *, repeats: int, interpreter: str) -> str:
     """Measure both packages in turn, ``repeats`` times each way; return the table."""
     lines = [
         f"queueing, {task.messages} messages",
@@ -25,26 +22,12 @@ def compare(task: Task, *, repeats: int, interpreter: str, timeout: int) -> str:
         runs: dict[str, list[Result]] = {ours: [] for ours in NAMES}
         for _ in range(repeats):
             for ours, results in runs.items():
-                results.append(_measure(task, way, ours, interpreter=interpreter, timeout=timeout))
+                more = {"BENCH_WAY": way, "BENCH_OURS": ours}
+                name = f"{NAMES[ours]}, {way},"
+                results.append(candidates.run(name, "run_enqueue", task, interpreter=interpreter, more=more))
         lines += _lines(way, runs)
         print("\n".join(lines[-2:]), file=sys.stderr, flush=True)
     return "\n".join(lines)
-
-
-def _measure(task: Task, way: str, ours: str, *, interpreter: str, timeout: int) -> Result:
-    process = subprocess.run(
-        [interpreter, "-m", "benchmark.run_enqueue"],
-        env=environment.variables()
-        | replace(task, timeout=timeout - 10).variables()
-        | {"BENCH_WAY": way, "BENCH_OURS": ours},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    if process.returncode:
-        raise SystemExit(f"{NAMES[ours]}, {way}, failed:\n{process.stdout}{process.stderr}")
-    return Result(**json.loads(process.stdout.splitlines()[-1]))
 
 
 def _lines(way: str, runs: dict[str, list[Result]]) -> list[str]:

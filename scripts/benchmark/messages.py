@@ -32,6 +32,27 @@ def html(number: int) -> str:
     return f"<html><body><p>Order {number}.</p>\n<p>{_lines('', HTML_LENGTH)}</p></body></html>\n"
 
 
+def arguments(number: int) -> dict[str, str]:
+    """Return the arguments of ``enqueue()``."""
+    return {
+        "to": recipient(number),
+        "subject": subject(number),
+        "body_text": text(number),
+        "body_html": html(number),
+    }
+
+
+def arguments_of_post_office(number: int) -> dict[str, str]:
+    """Return the arguments of django-post_office's ``send()``."""
+    return {
+        "sender": SENDER,
+        "recipients": recipient(number),
+        "subject": subject(number),
+        "message": text(number),
+        "html_message": html(number),
+    }
+
+
 def encoded(number: int) -> bytes:
     """Return the whole message as bytes, written by the standard library."""
     message = EmailMessage(policy=SMTP)

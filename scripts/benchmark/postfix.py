@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmark.environment import Missing, ended, free_port, wait_for_port
+from benchmark.environment import Missing, free_port
+from tests.servers.postfix_instance import postfix_instance
 
 #: Seconds within which the queue must be empty after a measurement.
 PATIENCE = 60.0
 MAIN = """
-compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-maillog_file = {folder}/maillog
-maillog_file_prefixes = {folder}
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-myhostname = mail.example.test
-mydestination =
 mynetworks = 127.0.0.0/8
-alias_maps =
-alias_database =
-local_recipient_maps =
 default_transport = discard
-smtpd_forbid_unauth_pipelining = yes
 """
 MASTER = """
-postlog unix-dgram n - n - 1 postlogd
 127.0.0.1:{port} inet n - n - - smtpd
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
 discard unix - - n - - discard
-proxymap unix - - n - - proxymap
-anvil unix - - n - 1 anvil
 """
 
 
@@ -66,25 +43,10 @@ class Postfix:
         postfix, postconf = shutil.which("postfix", path=path), shutil.which("postconf", path=path)
         if postfix is None or postconf is None or os.geteuid():
             raise Missing("Postfix is missing, or you are not root: apt-get install postfix")
-        config = self._configure()
-        subprocess.run([postfix, "-c", config, "check"], check=True)
-        daemons = subprocess.run([postconf, "-dh", "daemon_directory"], capture_output=True, text=True, check=True)
-        # In a session of its own: Postfix's master ends its children by the process group.
-        master = [Path(daemons.stdout.strip(), "master"), "-c", config, "-d"]
-        process = subprocess.Popen(master, stdin=subprocess.DEVNULL, start_new_session=True)
-        with ended(process):
-            wait_for_port(self.port, process)
-            yield
-
-    def _configure(self) -> Path:
-        config = self._folder / "postfix"
         self._folder.chmod(0o755)
-        for name in (config, self._folder / "queue", self._folder / "data"):
-            name.mkdir()
-        os.chown(self._folder / "data", pwd.getpwnam("postfix").pw_uid, -1)
-        (config / "main.cf").write_text(MAIN.format(folder=self._folder))
-        (config / "master.cf").write_text(MASTER.format(port=self.port))
-        return config
+        master = MASTER.format(port=self.port)
+        with postfix_instance(self._folder, commands=(postfix, postconf), main=MAIN, master=master, ports=[self.port]):
+            yield
 
     def messages(self, expected: int) -> int:
         """Messages that were discarded so far; waits until there are ``expected``."""

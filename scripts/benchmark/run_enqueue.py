@@ -27,10 +27,10 @@ def ours(way: str, count: int) -> None:
 
     if way == "one by one":
         for n in range(count):
-            prx.enqueue(account="bench", **_arguments(n))
+            prx.enqueue(account="bench", **messages.arguments(n))
     elif way == "in bulk":
         for start in range(0, count, BULK):
-            prx.enqueue_many((_arguments(n) for n in range(start, start + BULK)), account="bench")
+            prx.enqueue_many((messages.arguments(n) for n in range(start, start + BULK)), account="bench")
     else:
         _by_django("prx_email_django.backends.OutboxEmailBackend", count, account="bench")
 
@@ -41,31 +41,12 @@ def post_office(way: str, count: int) -> None:
 
     if way == "one by one":
         for n in range(count):
-            mail.send(**_arguments_of_post_office(n))
+            mail.send(**messages.arguments_of_post_office(n))
     elif way == "in bulk":
         for start in range(0, count, BULK):
-            mail.send_many([_arguments_of_post_office(n) for n in range(start, start + BULK)])
+            mail.send_many([messages.arguments_of_post_office(n) for n in range(start, start + BULK)])
     else:
         _by_django("post_office.EmailBackend", count)
-
-
-def _arguments(n: int) -> dict[str, str]:
-    return {
-        "to": messages.recipient(n),
-        "subject": messages.subject(n),
-        "body_text": messages.text(n),
-        "body_html": messages.html(n),
-    }
-
-
-def _arguments_of_post_office(n: int) -> dict[str, str]:
-    return {
-        "sender": messages.SENDER,
-        "recipients": messages.recipient(n),
-        "subject": messages.subject(n),
-        "message": messages.text(n),
-        "html_message": messages.html(n),
-    }
 
 
 def _by_django(backend: str, count: int, **options: Any) -> None:

@@ -1,6 +1,11 @@
-"""Candidate: ``prx_email_django.drain()`` with the account's defaults, except the number of connections."""
+"""Candidate: ``prx_email_django.drain()`` with the account's defaults, except the number of connections.
+
+``BENCH_IN_FLIGHT`` also sets how many messages may be unanswered at once on a connection.
+"""
 
 from __future__ import annotations
+
+import os
 
 import django
 
@@ -25,19 +30,11 @@ def fill(task: Task) -> None:
         security="none",
         auth_method="none",
         max_connections=task.connections,
+        **({"max_in_flight": int(in_flight)} if (in_flight := os.environ.get("BENCH_IN_FLIGHT")) else {}),
     )
     for start in range(0, task.messages, BATCH):
         prx.enqueue_many(
-            (
-                {
-                    "to": messages.recipient(n),
-                    "subject": messages.subject(n),
-                    "body_text": messages.text(n),
-                    "body_html": messages.html(n),
-                }
-                for n in range(start, min(start + BATCH, task.messages))
-            ),
-            account=account,
+            (messages.arguments(n) for n in range(start, min(start + BATCH, task.messages))), account=account
         )
 
 

@@ -17,18 +17,7 @@ def fill(task: Task) -> None:
 
     Email.objects.all().delete()
     for start in range(0, task.messages, BATCH):
-        mail.send_many(
-            [
-                {
-                    "sender": messages.SENDER,
-                    "recipients": messages.recipient(n),
-                    "subject": messages.subject(n),
-                    "message": messages.text(n),
-                    "html_message": messages.html(n),
-                }
-                for n in range(start, min(start + BATCH, task.messages))
-            ]
-        )
+        mail.send_many([messages.arguments_of_post_office(n) for n in range(start, min(start + BATCH, task.messages))])
 
 
 def main() -> None:

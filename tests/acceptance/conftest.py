@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from prx_email_django.worker import single
 from tests.support.fake_clock import MovableClock
+from tests.support.smtp_connection import Connection
+
+#: What Haraka 3.1 answers to a command that arrived with the end of a body.
+HARAKA = b"503 Bad sequence of commands - pipelined after end of DATA\r\n"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,3 +31,17 @@ def sends_clock(monkeypatch: pytest.MonkeyPatch) -> MovableClock:
     clock = MovableClock()
     monkeypatch.setattr(single, "monotonic", clock)
     return clock
+
+
+@pytest.fixture
+def haraka(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is Haraka 3.1: each command that arrived with the end of a body gets a 503; none is executed."""
+    real = Connection.answer
+
+    def answer(self: Connection, stage: str, usual: bytes, **options: Any) -> None:
+        real(self, stage, usual, **options)
+        if stage == "final":
+            self.out += [HARAKA] * self.buffer.count(b"\r\n")
+            self.buffer = b""
+
+    monkeypatch.setattr(Connection, "answer", answer)

@@ -15,8 +15,8 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import ConnectionSlot, OutboxMessage
-from prx_email_django.store import claims
-from prx_email_django.store.claims import Lease
+from prx_email_django.store import lease
+from prx_email_django.store.lease import Lease
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import assert_each_once, eventually
 from tests.support.factories import account_on, backlog
@@ -110,7 +110,7 @@ def test_nothing_is_written_when_the_clock_has_jumped_past_the_lease(monkeypatch
         stalled = server.on("mail", stall=True, nth=2)
         draining = Draining()
         assert stalled.reached.wait(60)
-        real = claims.uptime
+        real = lease.uptime
         slept: list[Lease] = []
 
         def has_time_left(self: Lease) -> bool:

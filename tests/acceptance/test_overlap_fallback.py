@@ -92,23 +92,6 @@ def test_connections_of_the_same_drain_stop_overlapping_at_once(
         assert (report.sent, report.deferred) == (60, 0), "what this app tried cost a message an attempt"
 
 
-HARAKA = b"503 Bad sequence of commands - pipelined after end of DATA\r\n"
-
-
-@pytest.fixture
-def haraka(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command that arrived with the end of a body gets a 503, and none of them is executed."""
-    real = Connection.answer
-
-    def answer(self: Connection, stage: str, usual: bytes, **options: Any) -> None:
-        real(self, stage, usual, **options)
-        if stage == "final":
-            self.out += [HARAKA] * self.buffer.count(b"\r\n")
-            self.buffer = b""
-
-    monkeypatch.setattr(Connection, "answer", answer)
-
-
 @pytest.fixture
 def one_command_per_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """What came in the same segment as a command is dropped, although PIPELINING is offered."""

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
 from prx_email_django.apps import keep_accounts
-from prx_email_django.conf.reader import problems
+from prx_email_django.conf.problems import problems
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.models import Account, AccountState, OutboxMessage
 from prx_email_django.models.encrypted import is_set

@@ -8,7 +8,7 @@ import pytest
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
-from prx_email_django.conf.reader import problems
+from prx_email_django.conf.problems import problems
 from prx_email_django.models.managers import outbox_alias
 from tests.support import factories
 from tests.support.factories import MEMORY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -92,8 +93,8 @@ def test_two_enqueue_many_with_the_same_keys_in_opposite_order_do_not_fail() -> 
     assert not wrong, wrong[:2]
 
 
-def test_a_key_whose_first_caller_rolls_back_is_queued_by_another() -> None:
-    owner = account()
+def _while_the_first_caller_rolls_back(owner: Account, call: Callable[[], Any]) -> list[Any]:
+    """Let four callers wait for a key whose first caller rolls back; return what each of them got."""
     inside, go = threading.Event(), threading.Event()
 
     def first() -> Any:
@@ -112,9 +113,14 @@ def test_a_key_whose_first_caller_rolls_back_is_queued_by_another() -> None:
     def other() -> Any:
         inside.wait(20)
         threading.Timer(1.0, go.set).start()
-        return prx.enqueue(**mail(owner, idempotency_key="k")).pk
+        return call()
 
-    got = in_threads(first, other, other, other, other)
+    return in_threads(first, other, other, other, other)
+
+
+def test_a_key_whose_first_caller_rolls_back_is_queued_by_another() -> None:
+    owner = account()
+    got = _while_the_first_caller_rolls_back(owner, lambda: prx.enqueue(**mail(owner, idempotency_key="k")).pk)
     wrong = [result for result in got if isinstance(result, Exception)]
     assert OutboxMessage.objects.count() == 1
     assert not wrong, wrong
@@ -123,27 +129,7 @@ def test_a_key_whose_first_caller_rolls_back_is_queued_by_another() -> None:
 def test_a_send_on_a_paused_account_survives_the_rollback_of_its_keys_first_caller() -> None:
     owner = account()
     prx.pause_outbox(owner, reason="r")
-    inside, go = threading.Event(), threading.Event()
-
-    def first() -> Any:
-        class Undo(Exception):
-            pass
-
-        try:
-            with transaction.atomic():
-                prx.enqueue(**mail(owner, idempotency_key="k"))
-                inside.set()
-                go.wait(20)
-                raise Undo
-        except Undo:
-            return None
-
-    def other() -> Any:
-        inside.wait(20)
-        threading.Timer(1.0, go.set).start()
-        return prx.send(**mail(owner, idempotency_key="k")).outbox_id
-
-    got = in_threads(first, other, other, other, other)
+    got = _while_the_first_caller_rolls_back(owner, lambda: prx.send(**mail(owner, idempotency_key="k")).outbox_id)
     wrong = [result for result in got if isinstance(result, Exception)]
     assert not wrong, wrong
 

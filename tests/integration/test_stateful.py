@@ -37,7 +37,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
 from prx_email_django.store.attempts import FinishedAttempt
-from prx_email_django.store.claims import Claim
+from prx_email_django.store.claimed import Claim
 from tests.support.factories import MEMORY, NOW, account, message, outcome
 
 ADDRESSES = ("a@x.org", "b@x.org", "c@x.org")
@@ -170,7 +170,7 @@ class Outbox(RuleBasedStateMachine):
             assert claim.message.status == "sending"
             assert claim.message.next_attempt_at is not None
             assert claim.message.next_attempt_at <= self.now, "claimed before it was due"
-        fresh, old = store.claims.split_expired(taken, clock=self.clock)
+        fresh, old = store.claimed.split_expired(taken, clock=self.clock)
         with self.moving_by("expire"):
             store.recover.expire(old, clock=self.clock)
         for claim in fresh:
@@ -397,7 +397,7 @@ class Outbox(RuleBasedStateMachine):
         """As a drain does: claim until nothing is due, whatever stops a single claim."""
         clock = self.clock
         while claims := store.claims.claim(self.account.pk, limit=50, hold_limit=50, clock=clock).claims:
-            fresh, old = store.claims.split_expired(claims, clock=clock)
+            fresh, old = store.claimed.split_expired(claims, clock=clock)
             store.recover.expire(old, clock=clock)
             said = [outcome(Ending.ACCEPTED, claim) for claim in fresh]
             group = [

@@ -17,7 +17,7 @@ from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage, Rec
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
-from prx_email_django.store.claims import Claim
+from prx_email_django.store.claimed import Claim
 from tests.support.factories import NOW, account, at, fresh, lapse, message, outcome, take
 from tests.support.sessions import interleave
 

@@ -145,7 +145,7 @@ def test_an_expired_message_rests_and_keeps_what_was_last_heard() -> None:
     finish(take_one(row), Ending.TEMPORARY, error="450 busy")
     later = NOW + 60 * SECOND
     claims = [take_one(row, now=later)]
-    fresh_ones, old = store.claims.split_expired(claims, clock=at(later))
+    fresh_ones, old = store.claimed.split_expired(claims, clock=at(later))
     assert (fresh_ones, [claim.id for claim in old]) == ([], [row.pk])
     (recorded,) = store.recover.expire(old, clock=at(later))
     now = fresh(row)
@@ -159,7 +159,7 @@ def test_a_message_due_for_too_long_is_given_up(settings: Any) -> None:
     settings.PRX_EMAIL = {"GIVE_UP_AFTER": "1h", "MAX_BACKOFF": "1h"}
     row = message(account())
     later = NOW + timedelta(hours=1, seconds=1)
-    assert [claim.id for claim in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[1]] == [
+    assert [claim.id for claim in store.claimed.split_expired([take_one(row, now=later)], clock=at(later))[1]] == [
         row.pk
     ]
 
@@ -168,7 +168,7 @@ def test_age_counts_from_when_it_was_due_not_from_when_it_was_queued(settings: A
     settings.PRX_EMAIL = {"GIVE_UP_AFTER": "1h", "MAX_BACKOFF": "1h"}
     row = message(account(), send_at=NOW + timedelta(days=3))
     later = NOW + timedelta(days=3, minutes=59)
-    assert [claim.id for claim in store.claims.split_expired([take_one(row, now=later)], clock=at(later))[0]] == [
+    assert [claim.id for claim in store.claimed.split_expired([take_one(row, now=later)], clock=at(later))[0]] == [
         row.pk
     ]
 

@@ -50,7 +50,7 @@ def refused_before(row: OutboxMessage, answers: Answers) -> OutboxMessage:
     return row
 
 
-def accepted_late_while_another_sends(row: OutboxMessage, answers: Answers) -> store.claims.Claim:
+def accepted_late_while_another_sends(row: OutboxMessage, answers: Answers) -> store.claimed.Claim:
     stale = take_one(refused_before(row, answers))
     lose(stale)
     current = take_one(make_due(row))
@@ -173,7 +173,7 @@ def test_a_message_that_is_confirmed_for_some_keeps_the_message_id_of_its_copy()
 # A result that comes late while another worker sends
 
 
-def claimed_twice_with_a_failure_between(row: OutboxMessage) -> tuple[store.claims.Claim, store.claims.Claim]:
+def claimed_twice_with_a_failure_between(row: OutboxMessage) -> tuple[store.claimed.Claim, store.claimed.Claim]:
     """The status was written by hand while the first worker was sending: no outcome of its claim is known."""
     first = take_one(row)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", claim_expires_at=None)

@@ -20,9 +20,10 @@ from prx_email_django.models import OutboxMessage, RefusedMessage
 from prx_email_django.rules.erasure import ErasedAddress
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import TRANSITIONS
-from prx_email_django.store.claims import Claim, ClaimedRecipient, Lease
+from prx_email_django.store.claimed import Claim, ClaimedRecipient
 from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert import insert_claimed
+from prx_email_django.store.lease import Lease
 from prx_email_django.store.sent_elsewhere import SentElsewhere, insert_sent
 from tests.support.factories import NOW, SECOND, account, at, finish, fresh, lapse, lose, make_due, message, take_one
 

@@ -5,33 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from tests.servers import tokens
-from tests.servers.daemons import folder, free_ports, listens, running
+from tests.servers.daemons import folder, free_ports
 from tests.servers.dovecot import PASSWORD, USER, dovecot
 from tests.servers.installing import command
 from tests.servers.messages import Mailbox, Server
+from tests.servers.postfix_instance import postfix_instance
 from tests.servers.private_ca import PrivateCA
 
 MAIN = """
-compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-maillog_file = {folder}/maillog
-maillog_file_prefixes = {folder}
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-myhostname = mail.example.test
-mydestination =
 mynetworks =
-alias_maps =
-alias_database =
-local_recipient_maps =
-
 virtual_mailbox_domains = example.org
 virtual_mailbox_maps = static:box/
 virtual_mailbox_base = {folder}
@@ -39,7 +25,6 @@ virtual_uid_maps = static:{uid}
 virtual_gid_maps = static:{gid}
 virtual_minimum_uid = 1
 
-smtpd_forbid_unauth_pipelining = yes
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 smtpd_recipient_restrictions = check_recipient_access regexp:{folder}/recipients
 smtpd_sasl_auth_enable = yes
@@ -56,7 +41,6 @@ RECIPIENTS = """
 """
 
 MASTER = """
-postlog unix-dgram n - n - 1 postlogd
 127.0.0.1:{ports[0]} inet n - n - - smtpd
   -o smtpd_sasl_mechanism_filter=plain
 127.0.0.1:{ports[1]} inet n - n - - smtpd
@@ -68,50 +52,28 @@ postlog unix-dgram n - n - 1 postlogd
   -o smtpd_sasl_mechanism_filter=cram-md5
 127.0.0.1:{ports[4]} inet n - n - - smtpd
   -o smtpd_sasl_mechanism_filter=oauthbearer
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
 error unix - - n - - error
 retry unix - - n - - error
-proxymap unix - - n - - proxymap
 virtual unix - n n - - virtual
-anvil unix - - n - 1 anvil
 """
 
 
 @contextlib.contextmanager
 def postfix(ca: PrivateCA) -> Iterator[Server]:
     """Run Postfix and Dovecot."""
-    postfix, postconf = command("postfix", "postfix"), command("postconf", "postfix")
+    commands = command("postfix", "postfix"), command("postconf", "postfix")
     with folder() as path, dovecot(path) as socket:
         ports, owner = free_ports(5), pwd.getpwnam("nobody")
-        config, log = path / "postfix", path / "maillog"
-        for name in (config, path / "queue", path / "data", path / "box"):
-            name.mkdir()
-        _give(path / "data", pwd.getpwnam("postfix"))
-        _give(path / "box", owner)
-        chain = ca.chain(config / "chain.pem")
+        (path / "postfix").mkdir()
+        chain = ca.chain(path / "postfix" / "chain.pem")
+        (path / "box").mkdir()
+        os.chown(path / "box", owner.pw_uid, owner.pw_gid)
         (path / "recipients").write_text(RECIPIENTS)
         main = MAIN.format(folder=path, uid=owner.pw_uid, gid=owner.pw_gid, socket=socket, chain=chain)
-        (config / "main.cf").write_text(main)
-        (config / "master.cf").write_text(MASTER.format(ports=ports))
-        subprocess.run([postfix, "-c", config, "check"], check=True)
-        with running([_master(postconf), "-c", config, "-d"], ready=lambda: all(map(listens, ports)), log=log):
+        master = MASTER.format(ports=ports)
+        with postfix_instance(path, commands=commands, main=main, master=master, ports=ports) as log:
             yield Server(_settings(ports, ca), Mailbox(path / "box", log))
-
-
-def _master(postconf: str) -> Path:
-    """The path of Postfix's master, which stays in the foreground; ``postfix start`` would detach it."""
-    found = subprocess.run([postconf, "-dh", "daemon_directory"], capture_output=True, text=True, check=True)
-    return Path(found.stdout.strip(), "master")
-
-
-def _give(path: Path, owner: pwd.struct_passwd) -> None:
-    os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
 def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:

@@ -12,7 +12,7 @@ from typing import Any
 from prx_email_django.limits import rate_windows, slots
 from prx_email_django.rules import policy
 from prx_email_django.rules.outcomes import Ending
-from prx_email_django.store import claims, finalize, late_results, recover
+from prx_email_django.store import finalize, late_results, lease, recover
 from prx_email_django.transports.smtp import session
 from prx_email_django.worker import connections, prefetch, recorder, single
 
@@ -37,7 +37,7 @@ def a_lost_reply_is_a_known_failure() -> None:
 
 def claims_never_end() -> None:
     """A worker writes MAIL and bodies however old its claim is."""
-    claims.Lease.has_time_left = lambda self: True  # type: ignore[method-assign]
+    lease.Lease.has_time_left = lambda self: True  # type: ignore[method-assign]
     slots.Slot.has_time_left = lambda self: True  # type: ignore[method-assign]
 
 

@@ -239,7 +239,7 @@ def _import_all(package: Any) -> None:
 def _number_objects() -> None:
     """Let the places of objects in sets depend on the order of their making, not on memory."""
     from prx_email_django.limits.slots import Slot
-    from prx_email_django.store.claims import Lease
+    from prx_email_django.store.lease import Lease
     from prx_email_django.worker.account import AccountWorker
     from prx_email_django.worker.connection import Connection
     from prx_email_django.worker.outgoing import ClaimedMessage

@@ -127,7 +127,6 @@ class ServerConnection:
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._mail_at = 0.0
-        self._sent_until = 0.0
 
     def attach(self, transport: SimulatedTransport) -> None:
         """The client's end exists: greet."""

@@ -31,10 +31,6 @@ class Killed(BaseException):
     """The actor's process was killed: nothing that it does from now on happens."""
 
 
-class Broken(Exception):
-    """The schedule cannot go on: what it found is a failure."""
-
-
 class Actor:
     """One simulated process, or a further thread of one."""
 

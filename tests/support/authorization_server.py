@@ -18,12 +18,14 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from urllib.request import urlopen
 
 import trustme
+
+from tests.support.https_server import HttpsServer
 
 #: The directory (tenant) of this server, as Microsoft has it in the claim ``tid``.
 TENANT = "11111111-2222-3333-4444-555555555555"
@@ -39,7 +41,7 @@ class Client:
     redirects: list[str] = field(default_factory=list)
 
 
-class AuthorizationServer:
+class AuthorizationServer(HttpsServer):
     """The server; ``kind`` is ``google`` or ``microsoft``."""
 
     def __init__(self, kind: str = "google", *, authority: trustme.CA | None = None) -> None:
@@ -63,32 +65,12 @@ class AuthorizationServer:
         self.refresh_tokens: set[str] = set()
         self._codes: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        scheme = "http"
-        if authority is not None:
-            import ssl
-
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            authority.issue_cert("127.0.0.1").configure_cert(context)
-            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-            scheme = "https"
-        self.url = f"{scheme}://127.0.0.1:{self._http.server_port}"
+        super().__init__(self._handler(), authority)
         base = f"{self.url}/common/oauth2/v2.0" if kind == "microsoft" else self.url
         self.token_url = f"{base}/token"
         self.authorization_url = f"{base}/authorize"
         self.device_url = f"{base}/devicecode"
         self.issuer = f"{self.url}/{TENANT}/v2.0" if kind == "microsoft" else self.url
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(60)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
-from prx_email_django.store.claims import Claim
+from prx_email_django.store.claimed import Claim
 
 if TYPE_CHECKING:
     from tests.support.smtp_server import SmtpServer

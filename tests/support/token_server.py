@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
-import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qsl
 
 import jwt
 import trustme
 
+from tests.support.https_server import HttpsServer
 
-class AssertionServer:
+
+class AssertionServer(HttpsServer):
     """Verifies each assertion with ``key``; ``error`` refuses every request."""
 
     def __init__(self, authority: trustme.CA) -> None:
@@ -50,22 +50,7 @@ class AssertionServer:
             def log_message(self, *_: object) -> None:
                 """Log nothing."""
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-        self.url = f"https://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(60)
+        super().__init__(Handler, authority)
 
     def token(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """A token for an assertion that the key has signed."""

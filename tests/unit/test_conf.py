@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from prx_email_django.conf import OutboxSettings, outbox_settings, parse_duration
 from prx_email_django.conf import reader as conf
-from prx_email_django.conf.reader import problems
+from prx_email_django.conf.kinds import Retention
+from prx_email_django.conf.problems import problems
 from prx_email_django.conf.table import SETTINGS
 
 KEY_LIST = ["a passphrase of the old days", "another passphrase, older yet"]
@@ -56,7 +57,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert settings.max_unknown_outcomes == 6
     assert settings.attachment_max_size == 25 * 1024 * 1024
     assert settings.attachment_content_types >= {"application/pdf", "text/plain"}
-    assert settings.retention == conf.Retention(
+    assert settings.retention == Retention(
         sent=timedelta(days=90), failed=timedelta(days=365), inbound=timedelta(days=90), content=None
     )
     assert (settings.redirect_to, settings.redirect_except, settings.oauth_callables) == ((), (), ())

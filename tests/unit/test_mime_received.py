@@ -53,17 +53,23 @@ def test_bytes_and_every_message_class_give_the_same_values(message: bytes | Mes
     assert parse_inbound(message) == EXPECTED
 
 
-def test_the_answer_goes_to_reply_to_else_to_the_sender() -> None:
-    assert parse_inbound(RAW).answer_to == EXPECTED.reply_to
-    assert parse_inbound(b"From: ann@example.com\nReply-To: nobody\n\n").answer_to == ("ann@example.com",)
-    assert parse_inbound(b"Subject: x\n\n").answer_to == ()
+def answers_to(found: Inbound) -> tuple[str, ...]:
+    """The addresses that a reply goes to (RFC 5322 §3.6.3): Reply-To, else From."""
+    return found.reply_to or ((found.sender,) if found.sender else ())
+
+
+def test_a_reply_to_that_nobody_can_be_reached_at_counts_as_absent() -> None:
+    found = parse_inbound(b"From: ann@example.com\nReply-To: nobody\n\n")
+    assert (found.reply_to, found.sender) == ((), "ann@example.com")
+    found = parse_inbound(b"Subject: x\n\n")
+    assert (found.reply_to, found.sender) == ((), "")
 
 
 def test_hidden_line_ends_cannot_reach_a_reply() -> None:
     raw = b"From: =?utf-8?q?A=0D=0ABcc:_x?= <a@example.com>\nSubject: =?utf-8?q?A=0D=0ABcc:_x=00?=\n\n"
     found = parse_inbound(raw)
     assert found.subject == "A Bcc: x"
-    assert found.answer_to == ('"A Bcc: x" <a@example.com>',)
+    assert answers_to(found) == ('"A Bcc: x" <a@example.com>',)
 
 
 def test_headers_of_the_body_are_not_headers() -> None:
@@ -84,7 +90,7 @@ class Hostile(Message):
 
 def test_a_header_that_the_standard_library_cannot_parse_counts_as_absent() -> None:
     found = parse_inbound(Hostile())
-    assert (found.message_id, found.answer_to, found.subject) == ("", (), "")
+    assert (found.message_id, answers_to(found), found.subject) == ("", (), "")
 
 
 #: A field's value, and the addresses that a reply goes to.
@@ -116,7 +122,7 @@ def test_addresses_that_people_write_are_answered(kind: str, name: str, written:
     policies: dict[str, email.policy.Policy[Any]] = {"compat32": email.policy.compat32, "default": email.policy.default}
     given: Any = raw if kind == "bytes" else email.message_from_bytes(raw, policy=policies[kind])
     found = parse_inbound(given)
-    answers = list(found.reply_to if name == "Reply-To" else found.answer_to)
+    answers = list(found.reply_to if name == "Reply-To" else answers_to(found))
     expected = WRITTEN[written] if name == "Reply-To" else WRITTEN[written][:1]
     assert [answer.replace(")", "").replace("(", "") for answer in answers] == [
         answer.replace(")", "").replace("(", "") for answer in expected
@@ -161,8 +167,8 @@ def test_a_parsed_message_says_what_its_bytes_say(value: str, kind: str) -> None
 def test_no_malformed_header_breaks_reading_or_replying(value: bytes, name: bytes) -> None:
     found = parse_inbound(name + value)
     assert parse_inbound(name + value) == found
-    if found.answer_to:
-        assert normalise_recipients(found.answer_to)
+    if answers_to(found):
+        assert normalise_recipients(answers_to(found))
     assert len(found.sender) <= 998
     assert "\n" not in found.subject + found.references + found.message_id
 

@@ -10,7 +10,7 @@ from prx_email_django.rules import recipients
 from prx_email_django.rules.outcomes import Answer, RecipientOutcome
 from prx_email_django.rules.sent import message_id_number, refusal, sent_columns
 from prx_email_django.states import RecipientResult, Status
-from prx_email_django.store.claims import ClaimedRecipient
+from prx_email_django.store.claimed import ClaimedRecipient
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 

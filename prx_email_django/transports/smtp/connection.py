@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import logging
-import os
 import socket
 import ssl
 from typing import cast
@@ -19,7 +16,7 @@ import aiosmtplib
 
 from prx_email_django.rules.hosts import ascii_host, cleartext_refusal
 from prx_email_django.rules.outcomes import Phase, Step, Trouble
-from prx_email_django.rules.text import clean, redact
+from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp.commands import Extensions
@@ -27,19 +24,14 @@ from prx_email_django.transports.smtp.connect import (
     HostNotAllowed,
     cleartext_allowed,
     connect,
-    host_and_port,
     is_loopback,
     local_name,
     peer_name,
 )
-from prx_email_django.transports.smtp.replies import not_smtp
+from prx_email_django.transports.smtp.progress import Progress, system_words
 from prx_email_django.transports.smtp.session import SmtpSession
 from prx_email_django.transports.smtp.tls import UnusableFile, certificate_words, tls_context
 
-logger = logging.getLogger("prx_email_django")
-
-#: How aiosmtplib begins the text about a line that is no reply.
-_MALFORMED = "Malformed SMTP response line: "
 #: What OpenSSL calls the first bytes of a server that greets in clear text.
 _CLEAR_TEXT = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 
@@ -91,15 +83,11 @@ class _Client(aiosmtplib.SMTP):
         super().close()
 
 
-class _Opening:
-    """One attempt to open a session; keeps the phase that it has reached."""
+class _Opening(Progress):
+    """One attempt to open a session."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
-        self.settings = settings
-        self.phase = Phase.CONNECT
-        #: The last step that was done.
-        self.reached: Step | None = None
-        self.peer = ""
+        super().__init__(settings)
         self.sock: socket.socket | None = None
         self.client: _Client | None = None
         self.handed_over = False
@@ -112,10 +100,10 @@ class _Opening:
         host = ascii_host(settings.host)  # DNS and TLS see one name, and by IDNA 2008: Python's own codec has others
         self.sock = sock = await self._dial(host)
         self.peer = peer_name(sock)
-        self._done(Step.CONNECT, self.peer)
+        self.done(Step.CONNECT, self.peer)
         if settings.security == "none":
             self._allow_cleartext(sock)
-            self._done(Step.TLS, "clear text, which is allowed to this host")
+            self.done(Step.TLS, "clear text, which is allowed to this host")
         self.client = client = _Client(
             hostname=host,
             sock=sock,
@@ -129,20 +117,16 @@ class _Opening:
         await self._greet(client)
         if settings.security == "starttls":
             await self._start_tls(client)
-        self._done(Step.EXTENSIONS, _offers(client))
+        self.done(Step.EXTENSIONS, _offers(client))
         await self._authenticate(client)
         return self._hand_over(client)
-
-    def _done(self, step: Step, detail: str) -> None:
-        self.reached = step
-        self.settings.done(step, detail)
 
     async def _context(self) -> ssl.SSLContext:
         try:
             return await tls_context(self.settings.tls_files)
         except UnusableFile as error:
             self.phase = Phase.TLS
-            raise self._error(str(error), Trouble.TLS, "tls") from None
+            raise self.error(str(error), Trouble.TLS, "tls") from None
 
     async def _dial(self, host: str) -> socket.socket:
         settings = self.settings
@@ -152,18 +136,18 @@ class _Opening:
                 settings.port,
                 timeout=settings.timeout,
                 allowed=settings.account_hosts,
-                resolved=lambda addresses: self._done(Step.RESOLVE, ", ".join(addresses)),
+                resolved=lambda addresses: self.done(Step.RESOLVE, ", ".join(addresses)),
             )
         except HostNotAllowed:
             text = "ACCOUNT_HOSTS does not allow this host"
-            raise self._error(text, Trouble.CONFIGURATION, "configuration") from None
+            raise self.error(text, Trouble.CONFIGURATION, "configuration") from None
 
     def _allow_cleartext(self, sock: socket.socket) -> None:
         self.phase = Phase.TLS
         if not cleartext_allowed(sock, self.settings.host, self.settings.cleartext_hosts):
-            raise self._error(cleartext_refusal(self.settings.host), Trouble.TLS, "tls")
+            raise self.error(cleartext_refusal(self.settings.host), Trouble.TLS, "tls")
         if self.settings.auth_method != "none" and not is_loopback(sock):
-            raise self._error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
+            raise self.error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
         self.phase = Phase.CONNECT
 
     async def _connect(self, client: _Client) -> None:
@@ -176,7 +160,7 @@ class _Opening:
             if client.was_connected:
                 self.phase = Phase.CONNECT
         self._note_tls(client)
-        self._done(Step.GREETING, "220")
+        self.done(Step.GREETING, "220")
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
         try:
@@ -189,7 +173,7 @@ class _Opening:
     async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
         self.phase = Phase.TLS
         if not client.supports_extension("starttls"):
-            raise self._error("the server does not offer STARTTLS", Trouble.TLS, "tls")
+            raise self.error("the server does not offer STARTTLS", Trouble.TLS, "tls")
         await client.starttls()
         self._note_tls(client)
         self.phase = Phase.CONNECT
@@ -199,7 +183,7 @@ class _Opening:
         tls = client.transport.get_extra_info("ssl_object") if client.transport is not None else None
         if tls is not None:
             self.peer = f"{self.peer} {tls.version()}"
-            self._done(Step.TLS, f"{tls.version()}, {certificate_words(tls.getpeercert())}")
+            self.done(Step.TLS, f"{tls.version()}, {certificate_words(tls.getpeercert())}")
 
     async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
         if self.settings.auth_method == "none":
@@ -212,12 +196,12 @@ class _Opening:
             wanted = self.settings.auth_mechanism
             wanted = "" if wanted == "auto" else f", only {wanted.upper()} is allowed"
             text = f"the server offers no usable authentication mechanism (it offers {names}{wanted})"
-            raise self._error(text, Trouble.AUTH, "auth")
+            raise self.error(text, Trouble.AUTH, "auth")
         refusal = await self._try(client, mechanisms)
         if refusal is None:
-            self._done(Step.LOGIN, self.settings.user)
+            self.done(Step.LOGIN, self.settings.user)
         if refusal is not None:
-            error = self._refused(refusal.code, str(refusal))
+            error = self.refused(refusal.code, str(refusal))
             del refusal  # error reports show the variables of this frame, and the server may have echoed a secret
             raise error
 
@@ -238,7 +222,7 @@ class _Opening:
     def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
         transport = client.transport
         if transport is None or transport.is_closing():
-            raise self._error("the server closed the connection", Trouble.CONNECTION, "network")
+            raise self.error("the server closed the connection", Trouble.CONNECTION, "network")
         extensions = _extensions(client)
         session = SmtpSession(
             cast("asyncio.Transport", transport), extensions=extensions, settings=self.settings, peer=self.peer
@@ -265,92 +249,21 @@ class _Opening:
     def explain(self, error: Exception) -> ConnectError:
         """Return the ``ConnectError`` for an exception of aiosmtplib or of the network in the phase reached."""
         original = _original(error)
-        where = self._where
+        where = self.where
         if isinstance(error, aiosmtplib.SMTPResponseException):
-            return self._refused(error.code, str(error.message))
+            return self.refused(error.code, str(error.message))
         if isinstance(original, ssl.SSLError):
             reason = getattr(original, "verify_message", "") or original.reason or type(original).__name__
             self.phase = Phase.TLS
             hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
-            return self._error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
+            return self.error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
         if isinstance(original, aiosmtplib.SMTPServerDisconnected):
             text = f"connection failed: {where}: the server closed the connection"
-            return self._error(text, Trouble.CONNECTION, "network")
+            return self.error(text, Trouble.CONNECTION, "network")
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
-            return self._error(self._silence(where), Trouble.CONNECTION, "timeout")
-        return self._error(f"connection failed: {where}: {_reason(original)}", Trouble.CONNECTION, "network")
-
-    def _silence(self, where: str) -> str:
-        """Say what did not come in time, from where, and after which time."""
-        waited, security = f"in {self.settings.timeout:.0f} s", self.settings.security
-        if self.phase is Phase.TLS:
-            return f"no TLS handshake with {where} {waited}"
-        if self.phase is Phase.AUTH:
-            return f"no answer to the login from {where} {waited}"
-        if self.reached in (None, Step.RESOLVE):
-            return f"no connection to {where} {waited}"
-        if self.reached in (Step.GREETING, Step.EXTENSIONS) or (self.reached, security) == (Step.TLS, "starttls"):
-            return f"no answer to EHLO from {where} {waited}"
-        hint = "" if security == "tls" else "; that port may begin with TLS"
-        return f"no greeting from {where} {waited}{hint}"
-
-    def _refused(self, code: int, text: str) -> ConnectError:
-        """Return the error for a reply that ended the attempt.
-
-        A reply to STARTTLS is about TLS, a 5yz to AUTH about the credentials, any other about the server.  A challenge
-        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.  A throttled login says nothing about the
-        credentials, but pauses as their refusal does: each further login would prolong that.
-        """
-        if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
-            received = f"{code} {text}" if code > 0 else text.removeprefix(_MALFORMED)
-            self._log_received(received)
-            text, code = not_smtp(received.encode("utf-8", "replace")), 0
-        enhanced = sasl.enhanced(text)
-        disabled = enhanced in sasl.DISABLED
-        in_auth = self.phase is Phase.AUTH
-        unexpected = in_auth and 0 < code < 400
-        throttled = in_auth and sasl.is_throttled(code, text)
-        if disabled or unexpected or (in_auth and code >= 500):
-            trouble, error_code = Trouble.AUTH, "auth"
-        elif throttled:
-            trouble, error_code = Trouble.AUTH, "provider"
-        elif self.phase is Phase.TLS and code not in (0, 421):
-            trouble, error_code = Trouble.TLS, "tls"
-        else:
-            trouble, error_code = Trouble.CONNECTION, "provider"
-        message = f"{code} {text}" if code else text
-        if unexpected:
-            message = f"the server asks for more than the mechanism has: {message}"
-        if throttled:
-            message = f"the server throttles logins: {message}"
-        return self._error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
-
-    def _log_received(self, received: str) -> None:
-        """Log what is not SMTP; no page shows it."""
-        logger.warning(
-            "%s sent what is not an SMTP reply: %s", self._where, redact(sasl.without_secrets(received, self.settings))
-        )
-
-    @property
-    def _where(self) -> str:
-        return host_and_port(self.settings.host, self.settings.port)
-
-    def _error(
-        self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
-    ) -> ConnectError:
-        """Return the error; its text names host and port, because an account's form may hold another one by now."""
-        where = self._where
-        text = sasl.without_secrets(text, self.settings)
-        return ConnectError(
-            clean(text if where in text else f"{where}: {text}"),
-            phase=self.phase,
-            trouble=trouble,
-            error_code=error_code,
-            smtp_code=smtp_code,
-            enhanced=enhanced,
-            peer=self.peer,
-        )
+            return self.error(self.silence(), Trouble.CONNECTION, "timeout")
+        return self.error(f"connection failed: {where}: {system_words(original)}", Trouble.CONNECTION, "network")
 
 
 def _original(error: Exception) -> BaseException:
@@ -366,15 +279,6 @@ def _original(error: Exception) -> BaseException:
             return deeper
         deeper = deeper.__cause__
     return cause if cause is not None and isinstance(error, aiosmtplib.SMTPConnectError) else error
-
-
-def _reason(error: BaseException) -> str:
-    """The error in the system's words: those of asyncio contain an address written as a Python tuple."""
-    if isinstance(error, ConnectionResetError):
-        return os.strerror(errno.ECONNRESET)
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
-        return os.strerror(error.errno)
-    return clean(getattr(error, "strerror", None) or str(error)) or type(error).__name__
 
 
 def _offers(client: aiosmtplib.SMTP) -> str:

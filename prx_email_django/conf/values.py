@@ -1,0 +1,88 @@
+"""The values of ``PRX_EMAIL`` by attribute, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.core import checks
+from django.utils.module_loading import import_string
+
+from prx_email_django.conf.kinds import closest
+from prx_email_django.conf.reader import NAME, prx_email
+from prx_email_django.conf.table import SETTINGS, Setting
+
+_NAMES = tuple(setting.name for setting in SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem with the setting ``key``: the message, what to write (``hint``), and the ``id`` of the system check."""
+
+    key: str
+    message: str
+    hint: str
+    id: str
+
+    @property
+    def level(self) -> int:
+        """``checks.ERROR``, or ``checks.WARNING`` for a value that works but is risky."""
+        return checks.WARNING if ".W" in self.id else checks.ERROR
+
+
+def read_values() -> tuple[dict[str, Any], list[Problem]]:
+    """The values that could be read, by attribute, and the problems with the others."""
+    raw: object = prx_email()
+    if not isinstance(raw, Mapping):
+        return {}, [problem("", "must be a dict.", 'Write PRX_EMAIL = {"INSTANCE": "production"}.', "E001")]
+    values: dict[str, Any] = {}
+    found = [_unknown(key, raw) for key in raw if key not in _NAMES]
+    for setting in SETTINGS:
+        try:
+            values[attribute(setting.name)] = setting.kind.read(raw.get(setting.name, setting.default))
+        except ValueError as error:
+            found.append(problem(setting.name, f"{error}.", f"Write {setting.kind.example}.", "E003"))
+    return values, found
+
+
+def attribute(name: str) -> str:
+    return "key_source" if name == "CREDENTIAL_KEYS" else name.lower()
+
+
+def problem(key: str, message: str, hint: str, rule: str) -> Problem:
+    name = f'{NAME}["{key}"]' if key else NAME
+    return Problem(key=key or NAME, message=f"{name} {message}", hint=hint, id=f"prx_email_django.{rule}")
+
+
+def _unknown(key: object, raw: Mapping[Any, Any]) -> Problem:
+    """Suggest only a setting that is not set yet and that could have this value."""
+    fitting = (setting.name for setting in SETTINGS if setting.name not in raw and _reads(setting, raw[key]))
+    meant = closest(str(key), fitting)
+    hint = f'Did you mean "{meant}"?' if meant else f"Known are {', '.join(_NAMES)}."
+    return problem(str(key), "is not a setting of this app.", hint, "E002")
+
+
+def _reads(setting: Setting, value: object) -> bool:
+    try:
+        setting.kind.read(value)
+    except ValueError:
+        return False
+    return True
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values that are valid alone and not together."""
+    base, longest = values.get("base_backoff"), values.get("max_backoff")
+    if base and longest and base > longest:
+        hint = f"Write {base.total_seconds():g} or more, or a smaller BASE_BACKOFF."
+        yield problem("MAX_BACKOFF", "must not be shorter than BASE_BACKOFF.", hint, "E004")
+
+
+def function_named(path: object) -> Callable[..., object] | None:
+    """What the dotted path names; None: nothing that can be imported and called."""
+    try:
+        found = import_string(path) if isinstance(path, str) and "." in path else None
+    except ImportError:
+        return None
+    return found if callable(found) else None

@@ -1,0 +1,145 @@
+"""A claimed message with all that its transmission needs, read by the token of its lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.db.models import prefetch_related_objects
+
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import Attachment, OutboxMessage, Recipient
+from prx_email_django.models.history import next_numbers
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.policy import MessageCounters, gave_up
+from prx_email_django.rules.recipients import is_open
+from prx_email_django.states import Status
+from prx_email_django.store.db import retried
+from prx_email_django.store.lease import Lease
+
+
+class ClaimedRecipient(NamedTuple):
+    """A ``Recipient`` as the claim found it; an instance of the model costs more than reading its row."""
+
+    message_id: int
+    pk: int
+    address: str
+    result: str
+    code: int | None
+    text: str
+
+
+@dataclass(slots=True)
+class Claim:
+    """One claimed message with all that its transmission needs."""
+
+    message: OutboxMessage
+    lease: Lease
+    recipients: list[ClaimedRecipient]
+    attachments: list[Attachment] = field(default_factory=list)
+    number: int = 1
+    #: A renewal did not find the row under our token: somebody else has it, and nothing more may be written.
+    is_lost: bool = False
+    #: Addresses that are still open or unknown.
+    open_addresses: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open_addresses = tuple(recipient.address for recipient in self.recipients if is_open(recipient.result))
+
+    @property
+    def id(self) -> int:
+        """The message's primary key."""
+        return self.message.pk
+
+    def has_time_left(self) -> bool:
+        """Whether the message is still ours, for long enough to begin something."""
+        return not self.is_lost and self.lease.has_time_left()
+
+    @property
+    def counters(self) -> MessageCounters:
+        """The message as the claim found it, for ``policy``."""
+        return counters_of(self.message)
+
+
+def is_hold(on_unknown: str) -> bool:
+    """Whether the message goes to rest after an unknown outcome: its own ``on_unknown``, else the setting."""
+    return (on_unknown or outbox_settings().on_unknown) == "hold"
+
+
+def counters_of(message: OutboxMessage) -> MessageCounters:
+    """What a verdict needs of a row."""
+    return MessageCounters(
+        id=message.pk,
+        retries=message.retries,
+        attempts=message.attempts,
+        message_number=message.message_number,
+        hold=is_hold(message.on_unknown),
+    )
+
+
+def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim], list[Claim]]:
+    """Claims that may be sent, and those that are too old."""
+    settings = outbox_settings()
+    fresh: list[Claim] = []
+    old: list[Claim] = []
+    for claim in claims:
+        message = claim.message
+        is_old = gave_up(
+            now=clock.now,
+            due_since=message.due_since,
+            due=message.next_attempt_at,
+            expires_at=message.expires_at,
+            give_up_after=settings.give_up_after,
+            max_backoff=settings.max_backoff,
+        )
+        (old if is_old else fresh).append(claim)
+    return fresh, old
+
+
+@retried
+def claimed_messages(ids: Sequence[int], *, lease: Lease) -> list[OutboxMessage]:
+    """The messages that are claimed under the lease, in the order of ``ids``."""
+    rows = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
+    messages = {message.pk: message for message in rows}
+    return [messages[pk] for pk in ids if pk in messages]
+
+
+def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
+    """Read what was claimed, in the order of ``ids``."""
+    return claims_of(claimed_messages(ids, lease=lease), lease=lease)
+
+
+@retried
+def claims_of(messages: Sequence[OutboxMessage], *, lease: Lease) -> list[Claim]:
+    """The claims of claimed messages: recipients are read now, so that a late result of before the claim is seen."""
+    recipients: dict[int, list[ClaimedRecipient]] = {message.pk: [] for message in messages}
+    found = Recipient.objects.filter(message_id__in=list(recipients)).order_by("id")
+    for row in found.values_list(*ClaimedRecipient._fields):
+        recipients[row[0]].append(ClaimedRecipient(*row))
+    claims = {
+        message.pk: Claim(message=message, lease=lease, recipients=recipients[message.pk]) for message in messages
+    }
+    if rendered := [message for message in messages if message.raw_id]:
+        prefetch_related_objects(rendered, "raw")
+    with_parts = [pk for pk, claim in claims.items() if claim.message.size != _text_size(claim.message)]
+    if with_parts:
+        for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):
+            claims[part.message_id].attachments.append(part)
+    _number(claims)
+    return list(claims.values())
+
+
+def _text_size(message: OutboxMessage) -> int:
+    return 0 if message.raw_id else len(message.body_text) + len(message.body_html)
+
+
+def _number(claims: dict[int, Claim]) -> None:
+    """Set the number of the next attempt: 1 without a query for messages that cannot have had an attempt."""
+    tried = [
+        pk
+        for pk, claim in claims.items()
+        if claim.message.attempts or claim.message.last_error_code or claim.message.provider_message_id
+    ]
+    for pk, number in (next_numbers(tried) if tried else {}).items():
+        claims[pk].number = number

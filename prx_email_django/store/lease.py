@@ -1,0 +1,70 @@
+"""The lease of a claim, fenced by a token that is new with every claim statement, and its release."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+
+from django.db.models import Case, Q, QuerySet, Value, When
+
+from prx_email_django.models import OutboxMessage
+from prx_email_django.rules.clock import uptime
+from prx_email_django.states import Status
+from prx_email_django.store.absence import is_away, unwritten
+from prx_email_django.store.db import fresh_connection, retried
+
+
+class Lease:
+    """The right to send the messages of one claim, until ``deadline`` on the clock of ``uptime()``."""
+
+    def __init__(self, length: timedelta) -> None:
+        self.token = uuid.uuid4()
+        self.length = length.total_seconds()
+        # Read before the statement, so that it ends here no later than in the database.
+        self.deadline = uptime() + self.length
+        #: A claim was asked for under this token; it may have been granted and the answer lost.
+        self.was_asked = False
+
+    def has_time_left(self) -> bool:
+        """Whether at least a third of the lease remains; with less, no work may start."""
+        return self.deadline - uptime() >= self.length / 3
+
+
+def begin_again(lease: Lease) -> None:
+    """Release what an earlier try of the same claim took: its answer was lost."""
+    if lease.was_asked:
+        release_lease(lease)
+    lease.was_asked = True
+
+
+@contextmanager
+def released_on_absence(lease: Lease) -> Iterator[None]:
+    """Release what was claimed under the lease if the claim breaks off: nobody would know that it was claimed.
+
+    The database went away, or a ``SystemExit`` ended the call.
+    """
+    try:
+        yield
+    except BaseException as error:
+        is_ended = not isinstance(error, Exception)
+        if is_ended:
+            fresh_connection()
+        if is_ended or is_away(error):
+            unwritten.write([partial(release_lease, lease)])
+        raise
+
+
+@retried
+def release_lease(lease: Lease) -> int:
+    """Release every message that is claimed under the lease, untouched."""
+    return release_rows(OutboxMessage.objects.filter(claim_token=lease.token))
+
+
+def release_rows(rows: QuerySet[OutboxMessage]) -> int:
+    """Release these rows; a claim that was released leaves the row as it was before."""
+    was_failed = Q(next_attempt_at__isnull=True) | ~Q(last_error_code="") | Q(attempts__gt=0)
+    status = Case(When(was_failed, then=Value(Status.FAILED.value)), default=Value(Status.PENDING.value))
+    return rows.filter(status=Status.SENDING).update(status=status, claim_expires_at=None)

@@ -1,0 +1,117 @@
+"""How far an attempt to open a session has come, and the errors that say so; knows no library."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+
+from prx_email_django.rules.outcomes import Phase, Step, Trouble
+from prx_email_django.rules.text import clean, redact
+from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp import auth as sasl
+from prx_email_django.transports.smtp.connect import host_and_port
+from prx_email_django.transports.smtp.replies import not_smtp
+
+logger = logging.getLogger("prx_email_django")
+
+#: How aiosmtplib begins the text about a line that is no reply.
+_MALFORMED = "Malformed SMTP response line: "
+
+
+class Progress:
+    """The phase and the step that one attempt has reached."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self.settings = settings
+        self.phase = Phase.CONNECT
+        #: The last step that was done.
+        self.reached: Step | None = None
+        self.peer = ""
+
+    def done(self, step: Step, detail: str) -> None:
+        """The step is done; tell the caller."""
+        self.reached = step
+        self.settings.done(step, detail)
+
+    def silence(self) -> str:
+        """Say what did not come in time, from where, and after which time."""
+        where, waited, security = self.where, f"in {self.settings.timeout:.0f} s", self.settings.security
+        if self.phase is Phase.TLS:
+            return f"no TLS handshake with {where} {waited}"
+        if self.phase is Phase.AUTH:
+            return f"no answer to the login from {where} {waited}"
+        if self.reached in (None, Step.RESOLVE):
+            return f"no connection to {where} {waited}"
+        if self.reached in (Step.GREETING, Step.EXTENSIONS) or (self.reached, security) == (Step.TLS, "starttls"):
+            return f"no answer to EHLO from {where} {waited}"
+        hint = "" if security == "tls" else "; that port may begin with TLS"
+        return f"no greeting from {where} {waited}{hint}"
+
+    def refused(self, code: int, text: str) -> ConnectError:
+        """Return the error for a reply that ended the attempt.
+
+        A reply to STARTTLS is about TLS, a 5yz to AUTH about the credentials, any other about the server.  A challenge
+        (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.  A throttled login says nothing about the
+        credentials, but pauses as their refusal does: each further login would prolong that.
+        """
+        if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
+            received = f"{code} {text}" if code > 0 else text.removeprefix(_MALFORMED)
+            self._log_received(received)
+            text, code = not_smtp(received.encode("utf-8", "replace")), 0
+        enhanced = sasl.enhanced(text)
+        disabled = enhanced in sasl.DISABLED
+        in_auth = self.phase is Phase.AUTH
+        unexpected = in_auth and 0 < code < 400
+        throttled = in_auth and sasl.is_throttled(code, text)
+        if disabled or unexpected or (in_auth and code >= 500):
+            trouble, error_code = Trouble.AUTH, "auth"
+        elif throttled:
+            trouble, error_code = Trouble.AUTH, "provider"
+        elif self.phase is Phase.TLS and code not in (0, 421):
+            trouble, error_code = Trouble.TLS, "tls"
+        else:
+            trouble, error_code = Trouble.CONNECTION, "provider"
+        message = f"{code} {text}" if code else text
+        if unexpected:
+            message = f"the server asks for more than the mechanism has: {message}"
+        if throttled:
+            message = f"the server throttles logins: {message}"
+        return self.error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
+
+    def _log_received(self, received: str) -> None:
+        """Log what is not SMTP; no page shows it."""
+        logger.warning(
+            "%s sent what is not an SMTP reply: %s", self.where, redact(sasl.without_secrets(received, self.settings))
+        )
+
+    @property
+    def where(self) -> str:
+        """Host and port."""
+        return host_and_port(self.settings.host, self.settings.port)
+
+    def error(
+        self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
+    ) -> ConnectError:
+        """Return the error; its text names host and port, because an account's form may hold another one by now."""
+        where = self.where
+        text = sasl.without_secrets(text, self.settings)
+        return ConnectError(
+            clean(text if where in text else f"{where}: {text}"),
+            phase=self.phase,
+            trouble=trouble,
+            error_code=error_code,
+            smtp_code=smtp_code,
+            enhanced=enhanced,
+            peer=self.peer,
+        )
+
+
+def system_words(error: BaseException) -> str:
+    """The error in the system's words: those of asyncio contain an address written as a Python tuple."""
+    if isinstance(error, ConnectionResetError):
+        return os.strerror(errno.ECONNRESET)
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return clean(getattr(error, "strerror", None) or str(error)) or type(error).__name__
