@@ -1,7 +1,8 @@
-"""``make bench``: compare this outbox, bare aiosmtplib and django-post_office on the same mail sink and database.
+"""``make bench``: compare this outbox, bare aiosmtplib, django-post_office and django-mailer on one sink and database.
 
 Each measurement is its own process.  The candidates take turns, so that other load on the machine affects all of them.
-Compare numbers of one run of this program only, not of different machines.
+Compare numbers of one run of this program only, not of different machines.  ``--write`` puts the tables and plots into
+``docs/explanation/performance.md``; ``--smoke`` only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benchmark import candidates, enqueue, environment, machine, report
+from benchmark import candidates, document, enqueue, environment, machine, report
 from benchmark.candidates import BARE
 from benchmark.measurement import Result, Task
 
@@ -33,7 +34,10 @@ CANDIDATES = [
     Candidate(BARE, "run_aiosmtplib"),
     Candidate("post_office, as it comes", "run_post_office"),
     Candidate("post_office, 2 processes", "run_post_office", tuned=True),
+    Candidate("django-mailer, as it comes", "run_mailer"),
 ]
+#: What ``--smoke`` measures: too little to say anything.
+SMOKE = {"repeats": 1, "messages": 100, "delayed_messages": 20, "queued": 50}
 
 
 def measure(candidate: Candidate, task: Task, *, interpreter: str, sink: environment.Sink) -> Result:
@@ -45,7 +49,9 @@ def measure(candidate: Candidate, task: Task, *, interpreter: str, sink: environ
     return result
 
 
-def compare(title: str, task: Task, options: argparse.Namespace, *, interpreter: str, sink: environment.Sink) -> str:
+def compare(
+    title: str, task: Task, options: argparse.Namespace, *, interpreter: str, sink: environment.Sink
+) -> report.Table:
     """Measure all candidates in turn, ``--repeats`` times; return the table."""
     results = candidates.in_turn(
         {each.name: each for each in CANDIDATES if each.name == BARE or options.only in each.name},
@@ -53,14 +59,15 @@ def compare(title: str, task: Task, options: argparse.Namespace, *, interpreter:
         title=title,
         repeats=options.repeats,
     )
-    round_trip = 0.0 if task.port == sink.port else options.round_trip / 1000
-    return report.table(title, results, bare=BARE, round_trip=round_trip, connections=task.connections)
+    is_near = task.port == sink.port
+    at_one_round_trip = 0.0 if is_near else task.connections * 1000 / options.round_trip
+    return report.table(title, results, bare=BARE, at_one_round_trip=at_one_round_trip)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each candidate (default 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each candidate (default 5)")
     parser.add_argument("--messages", type=int, default=4000, help="on loopback (default 4000; 0: none)")
     parser.add_argument("--connections", type=int, default=8, help="on loopback (default 8)")
     parser.add_argument("--delayed-messages", type=int, default=1000, help="over the proxy (default 1000; 0: none)")
@@ -71,31 +78,39 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
     parser.add_argument("--only", default="", help="only candidates whose name contains this, and the bare one")
-    return parser.parse_args(arguments)
+    parser.add_argument("--smoke", action="store_true", help="only show that everything runs")
+    parser.add_argument("--write", action="store_true", help="write docs/explanation/performance.md")
+    options = parser.parse_args(arguments)
+    if options.smoke:
+        vars(options).update(SMOKE)
+    return options
 
 
 def run(options: argparse.Namespace) -> list[str]:
-    """Start the servers, make every comparison and return the tables."""
+    """Start the servers, make every comparison and return the tables as text."""
+    tables: dict[str, report.Table] = {}
     with ExitStack() as stack:
         interpreter = environment.python()
         folder = stack.enter_context(environment.folder())
         sink = environment.Sink(folder)
         stack.enter_context(sink.running())
         database = stack.enter_context(environment.database(interpreter, options.database, folder))
-        tables = machine.describe(interpreter)
+        about = machine.describe(interpreter)
         near = Task(options.messages, options.connections, "127.0.0.1", sink.port, database)
         if near.messages:
             title = f"loopback, {near.connections} connections, {near.messages} messages, {options.database}"
-            tables.append(compare(title, near, options, interpreter=interpreter, sink=sink))
+            tables["bench-near"] = compare(title, near, options, interpreter=interpreter, sink=sink)
         if options.delayed_messages:
             port = stack.enter_context(environment.delaying_proxy(sink.port, options.round_trip / 2000))
             far = replace(near, messages=options.delayed_messages, connections=options.delayed_connections, port=port)
             title = f"{options.round_trip:g} ms round trip, {far.connections} connections, {far.messages} messages"
-            tables.append(compare(title, far, options, interpreter=interpreter, sink=sink))
+            tables["bench-round-trip"] = compare(title, far, options, interpreter=interpreter, sink=sink)
         if options.queued:
             task = replace(near, messages=options.queued)
-            tables.append(enqueue.compare(task, repeats=options.repeats, interpreter=interpreter))
-        return tables
+            tables["bench-queue"] = enqueue.compare(task, repeats=options.repeats, interpreter=interpreter)
+    if options.write:
+        document.write("bench", about, tables)
+    return [*about, *(table.as_text() for table in tables.values())]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent))  # benchmark
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.servers
-from benchmark import candidates, environment, machine, report
+from benchmark import candidates, document, environment, machine, report
 from benchmark.candidates import BARE
 from benchmark.measurement import Result, Task
 from benchmark.postfix import Postfix
@@ -51,7 +51,7 @@ def measure(candidate: Candidate, task: Task, *, interpreter: str, server: Postf
     return result
 
 
-def compare(options: argparse.Namespace, task: Task, *, interpreter: str, server: Postfix) -> str:
+def compare(options: argparse.Namespace, task: Task, *, interpreter: str, server: Postfix) -> report.Table:
     """Measure all candidates in turn, ``--repeats`` times; return the table, and what became of each aim."""
     title = f"Postfix at {options.round_trip:g} ms, {task.connections} connections, {task.messages} messages"
     results = candidates.in_turn(
@@ -60,8 +60,13 @@ def compare(options: argparse.Namespace, task: Task, *, interpreter: str, server
         title=title,
         repeats=options.repeats,
     )
-    table = report.table(title, results, bare=BARE, round_trip=options.round_trip / 1000, connections=task.connections)
-    return "\n".join([table, *_aims(results)])
+    return report.table(
+        title,
+        results,
+        bare=BARE,
+        at_one_round_trip=task.connections * 1000 / options.round_trip,
+        notes=_aims(results),
+    )
 
 
 def _aims(results: dict[str, list[Result]]) -> list[str]:
@@ -82,11 +87,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=5, help="default 5")
     parser.add_argument("--round-trip", type=float, default=50.0, help="milliseconds (default 50)")
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
+    parser.add_argument("--write", action="store_true", help="write docs/explanation/performance.md")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> list[str]:
-    """Start the servers, measure and return the tables."""
+    """Start the servers, measure and return the table as text."""
     with ExitStack() as stack:
         interpreter = environment.python()
         folder = stack.enter_context(environment.folder())
@@ -95,7 +101,11 @@ def run(options: argparse.Namespace) -> list[str]:
         database = stack.enter_context(environment.database(interpreter, options.database, folder))
         port = stack.enter_context(environment.delaying_proxy(server.port, options.round_trip / 2000))
         task = Task(options.messages, options.connections, "127.0.0.1", port, database)
-        return [*machine.describe(interpreter), compare(options, task, interpreter=interpreter, server=server)]
+        about = machine.describe(interpreter)
+        table = compare(options, task, interpreter=interpreter, server=server)
+    if options.write:
+        document.write("bench-far", about, {"bench-far": table})
+    return [*about, table.as_text()]
 
 
 if __name__ == "__main__":

@@ -7,17 +7,16 @@ from statistics import median
 
 from benchmark import candidates
 from benchmark.measurement import Result, Task
+from benchmark.report import Table
 
 WAYS = ("one by one", "in bulk", "EmailMessage.send()")
 NAMES = {"1": "prx_email_django", "0": "post_office"}
 
 
-def compare(task: Task, *, repeats: int, interpreter: str) -> str:
+def compare(task: Task, *, repeats: int, interpreter: str) -> Table:
     """Measure both packages in turn, ``repeats`` times each way; return the table."""
-    lines = [
-        f"queueing, {task.messages} messages",
-        f"{'':<22}{'':<18}{'CPU µs':>8}{'spread':>15}{'wall µs':>9}{'SQL':>7}{'times':>7}",
-    ]
+    rows: list[list[str]] = []
+    bars: dict[str, float] = {}
     for way in WAYS:
         runs: dict[str, list[Result]] = {ours: [] for ours in NAMES}
         for _ in range(repeats):
@@ -25,21 +24,22 @@ def compare(task: Task, *, repeats: int, interpreter: str) -> str:
                 more = {"BENCH_WAY": way, "BENCH_OURS": ours}
                 name = f"{NAMES[ours]}, {way},"
                 results.append(candidates.run(name, "run_enqueue", task, interpreter=interpreter, more=more))
-        lines += _lines(way, runs)
-        print("\n".join(lines[-2:]), file=sys.stderr, flush=True)
-    return "\n".join(lines)
+        rows += _rows(way, runs)
+        for ours, results in runs.items():
+            bars[f"{way}, {NAMES[ours]}"] = median(run.cpu / run.messages for run in results) * 1e6
+        print("\n".join("  ".join(row) for row in rows[-2:]), file=sys.stderr, flush=True)
+    columns = ["", "CPU µs/message", "spread", "wall µs/message", "SQL/message", "of post_office"]
+    return Table(f"queueing, {task.messages} messages", columns, rows, bars, unit="CPU µs a message")
 
 
-def _lines(way: str, runs: dict[str, list[Result]]) -> list[str]:
+def _rows(way: str, runs: dict[str, list[Result]]) -> list[list[str]]:
     reference = median(run.cpu for run in runs["0"])
-    lines = []
+    rows = []
     for ours, results in runs.items():
         each = sorted(run.cpu / run.messages * 1e6 for run in results)
         wall = median(run.seconds / run.messages for run in results) * 1e6
         statements = median(run.statements / run.messages for run in results)
         times = reference / median(run.cpu for run in results)
-        lines.append(
-            f"{way:<22}{NAMES[ours]:<18}{median(each):>8.0f}{f'{each[0]:.0f} to {each[-1]:.0f}':>15}"
-            f"{wall:>9.0f}{statements:>7.3f}{times:>7.2f}"
-        )
-    return lines
+        name, spread = f"{way}, {NAMES[ours]}", f"{each[0]:.0f} to {each[-1]:.0f}"
+        rows.append([name, f"{median(each):.0f}", spread, f"{wall:.0f}", f"{statements:.3f}", f"{times:.2f}"])
+    return rows

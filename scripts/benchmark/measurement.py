@@ -58,7 +58,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One measurement.  ``statements``: SQL statements, without BEGIN and COMMIT; ``cpu``: seconds, where measured."""
+    """One measurement.
+
+    ``statements``: SQL statements, without BEGIN and COMMIT.  ``cpu``: seconds of the candidate's processes; where
+    messages are only queued, also of its database session.
+    """
 
     seconds: float
     messages: int
@@ -71,11 +75,17 @@ class Result:
         return self.messages / self.seconds
 
 
+def cpu_seconds() -> float:
+    """CPU that this process and its ended children have used until now."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 class Stopwatch:
-    """Measures time and counts SQL statements of a block, including those of forked children."""
+    """Measures time and CPU and counts SQL statements of a block, including those of forked children."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.cpu = 0.0
         self._statements = multiprocessing.get_context("fork").Value("Q", 0)
 
     @property
@@ -92,9 +102,9 @@ class Stopwatch:
         # Close the present connection: it opens again with the counter, as those of children and threads do.
         connection_created.connect(self._watch)
         connection.close()
-        begun = perf_counter()
+        begun, used = perf_counter(), cpu_seconds()
         yield
-        self.seconds = perf_counter() - begun
+        self.seconds, self.cpu = perf_counter() - begun, cpu_seconds() - used
         connection_created.disconnect(self._watch)
 
     def _watch(self, connection: Any, **_: object) -> None:

@@ -9,7 +9,7 @@ from time import perf_counter
 import aiosmtplib
 
 from benchmark import messages
-from benchmark.measurement import Result, Task, print_result
+from benchmark.measurement import Result, Task, cpu_seconds, print_result
 
 #: Recipient and encoded message.
 Rendered = tuple[str, bytes]
@@ -23,19 +23,19 @@ async def send_all(task: Task, queue: Iterator[Rendered]) -> None:
             await client.sendmail(messages.SENDER, [recipient], encoded)
 
 
-async def measure(task: Task, ready: list[Rendered]) -> float:
-    """Send everything; return the seconds that it took."""
+async def measure(task: Task, ready: list[Rendered]) -> Result:
+    """Send everything."""
     queue = iter(ready)
-    begun = perf_counter()
+    begun, used = perf_counter(), cpu_seconds()
     await asyncio.gather(*(send_all(task, queue) for _ in range(task.connections)))
-    return perf_counter() - begun
+    return Result(perf_counter() - begun, task.messages, cpu=cpu_seconds() - used)
 
 
 def main() -> None:
     """Render the messages, send them and print the result."""
     task = Task.from_environment()
     ready = [(messages.recipient(n), messages.encoded(n)) for n in range(task.messages)]
-    print_result(Result(asyncio.run(measure(task, ready)), task.messages))
+    print_result(asyncio.run(measure(task, ready)))
 
 
 if __name__ == "__main__":

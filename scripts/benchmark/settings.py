@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Any
 
 NAME = os.environ["BENCH_DATABASE"]
@@ -23,14 +24,14 @@ POSTGRESQL: dict[str, Any] = {
 }
 DATABASES = {"default": {**(SQLITE if NAME.endswith(".sqlite3") else POSTGRESQL), "NAME": NAME}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-INSTALLED_APPS = ["django.contrib.contenttypes", "prx_email_django", "post_office"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "prx_email_django", "post_office", "mailer"]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
 SECRET_KEY = "a key for benchmarks only"  # noqa: S105  (protects nothing)
 USE_TZ = True
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "loggers": {"prx_email_django": {"level": "WARNING"}, "post_office": {"level": "WARNING"}},
+    "loggers": {name: {"level": "WARNING"} for name in ("prx_email_django", "post_office", "mailer")},
 }
 
 PRX_EMAIL: dict[str, Any] = {"AUTO_SCHEDULE": False}
@@ -39,3 +40,4 @@ EMAIL_HOST, EMAIL_PORT = os.environ["BENCH_HOST"], int(os.environ["BENCH_PORT"])
 POST_OFFICE: dict[str, Any] = {"LOCK_FILE_NAME": f"post_office_{NAME.rpartition('/')[2]}"}
 if os.environ.get("BENCH_TUNED"):
     POST_OFFICE |= {"BATCH_SIZE": 1000, "THREADS_PER_PROCESS": int(os.environ["BENCH_CONNECTIONS"]), "LOG_LEVEL": 1}
+MAILER_LOCK_PATH = f"{tempfile.gettempdir()}/mailer_{NAME.rpartition('/')[2]}"
