@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -60,14 +61,15 @@ class Task:
 class Result:
     """One measurement.
 
-    ``statements``: SQL statements, without BEGIN and COMMIT.  ``cpu``: seconds of the candidate's processes; where
-    messages are only queued, also of its database session.
+    ``statements``: SQL statements, without BEGIN and COMMIT.  ``cpu``: seconds of the candidate's processes.
+    ``database``: seconds of CPU of its database session, where that is a process of this machine (PostgreSQL).
     """
 
     seconds: float
     messages: int
     statements: int = 0
     cpu: float = 0.0
+    database: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -81,11 +83,19 @@ def cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def session_seconds(connection: Any) -> float:
+    """CPU that the session of this connection has used until now; 0 where it has no process on this machine."""
+    if connection.vendor != "postgresql" or connection.connection is None:
+        return 0.0
+    process = Path(f"/proc/{connection.connection.info.backend_pid}/schedstat")
+    return int(process.read_text().split()[0]) / 1e9 if process.exists() else 0.0
+
+
 class Stopwatch:
-    """Measures time and CPU and counts SQL statements of a block, including those of forked children."""
+    """Measures a block: time, CPU (of the database session too), SQL statements; those of forked children are included."""
 
     def __init__(self) -> None:
-        self.seconds = self.cpu = 0.0
+        self.seconds = self.cpu = self.database = 0.0
         self._statements = multiprocessing.get_context("fork").Value("Q", 0)
 
     @property
@@ -99,12 +109,14 @@ class Stopwatch:
         from django.db import connection
         from django.db.backends.signals import connection_created
 
-        # Close the present connection: it opens again with the counter, as those of children and threads do.
+        # Close the present connection: it opens again with the counter, as those of children and threads do, and its
+        # session's CPU is that of the block.
         connection_created.connect(self._watch)
         connection.close()
         begun, used = perf_counter(), cpu_seconds()
         yield
         self.seconds, self.cpu = perf_counter() - begun, cpu_seconds() - used
+        self.database = session_seconds(connection)
         connection_created.disconnect(self._watch)
 
     def _watch(self, connection: Any, **_: object) -> None:

@@ -77,7 +77,7 @@ def table(
 
     That is the rate at which each message takes one round trip of its connection.
     """
-    columns = ["", "messages/s", "spread", "of bare", "CPU µs/message", "SQL/message"]
+    columns = ["", "messages/s", "spread", "of bare", "CPU µs/message", "database µs", "SQL/message"]
     rows: list[list[str]] = []
     reference = median(run.rate for run in results[bare])
     for name, runs in results.items():
@@ -86,7 +86,8 @@ def table(
         cpu = median(run.cpu / run.messages for run in runs) * 1e6
         statements = median(run.statements / run.messages for run in runs)
         row = [name, f"{middle:.1f}", f"{rates[0]:.1f} to {rates[-1]:.1f}", f"{middle / reference:.2f}", f"{cpu:.0f}"]
-        row.append("" if name == bare else f"{statements:.3f}")
+        database = median(run.database / run.messages for run in runs) * 1e6
+        row += [f"{database:.0f}" if database else "", "" if name == bare else f"{statements:.3f}"]
         if at_one_round_trip:
             row.append(f"{at_one_round_trip / middle:.2f}")
         rows.append(row)

@@ -1,15 +1,12 @@
 """Candidates that queue and send nothing: one by one, in bulk, and by Django's ``EmailMessage.send()``.
 
-``BENCH_WAY`` names the way and ``BENCH_OURS`` (1 or 0) the package.  Prints wall time, CPU of this process and of its
-database session together, and statements.
+``BENCH_WAY`` names the way and ``BENCH_OURS`` (1 or 0) the package.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
-from time import process_time
 from typing import Any
 
 import django
@@ -71,19 +68,6 @@ def make_account(task: Task) -> None:
     )
 
 
-def cpu() -> float:
-    """Seconds of CPU of this process and, on PostgreSQL, of its session's process on this machine."""
-    from django.db import connection
-
-    connection.ensure_connection()
-    used = process_time()
-    if connection.vendor == "postgresql":
-        process = Path(f"/proc/{connection.connection.info.backend_pid}/schedstat")
-        if process.exists():
-            used += int(process.read_text().split()[0]) / 1e9
-    return used
-
-
 def main() -> None:
     """Queue the messages and print the result."""
     django.setup()
@@ -93,10 +77,8 @@ def main() -> None:
     queue(way, BULK if way == "in bulk" else 50)  # imports, caches
     watch = Stopwatch()
     with watch.running():
-        begun = cpu()
         queue(way, task.messages)
-        used = cpu() - begun
-    print_result(Result(watch.seconds, task.messages, watch.statements, used))
+    print_result(Result(watch.seconds, task.messages, watch.statements, watch.cpu, watch.database))
 
 
 if __name__ == "__main__":

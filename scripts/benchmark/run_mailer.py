@@ -27,7 +27,7 @@ def main() -> None:
         call_command("send_mail")
     if left := Message.objects.count():
         raise SystemExit(f"not everything was sent: {left} of {task.messages} wait")
-    print_result(Result(watch.seconds, task.messages, watch.statements, watch.cpu))
+    print_result(Result(watch.seconds, task.messages, watch.statements, watch.cpu, watch.database))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main() -> None:
         report = prx.drain()
     if report.sent != task.messages:
         raise SystemExit(f"not everything was sent: {report}")
-    print_result(Result(watch.seconds, task.messages, watch.statements, watch.cpu))
+    print_result(Result(watch.seconds, task.messages, watch.statements, watch.cpu, watch.database))
 
 
 if __name__ == "__main__":
