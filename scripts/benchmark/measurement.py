@@ -92,7 +92,7 @@ def session_seconds(connection: Any) -> float:
 
 
 class Stopwatch:
-    """Measures a block: time, CPU (of the database session too), SQL statements; those of forked children are included."""
+    """Measures a block: time, CPU, that of the database session, SQL statements, those of forked children too."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu = self.database = 0.0
