@@ -1,7 +1,9 @@
-"""Unit and integration tests on every supported Python and Django, on SQLite: ``make matrix``.
+"""Unit and integration tests on every supported Python and Django, on SQLite, and django-tenants: ``make matrix``.
 
 Each Python and each Django runs all of them in one cell.  The other cells run the tests that are marked ``pair``;
 ``PRX_MATRIX_COMPLETE=1`` lets every cell run all.
+
+``make matrix ARGS="--session tenants"`` runs ``tests/tenants`` alone: django-tenants on PostgreSQL.
 
 Interpreters are taken from PATH and from ``~/.pyenv/versions``.  A missing interpreter is named and skipped; with
 ``CI=true`` uv downloads it, and without it the run fails.  ``PRX_MATRIX_PYTHONS="3.12 3.13"`` narrows the run.
@@ -10,6 +12,7 @@ Interpreters are taken from PATH and from ``~/.pyenv/versions``.  A missing inte
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -29,6 +32,7 @@ if os.environ.get("PRX_MATRIX_COMPLETE") == "1":
 WANTED = os.environ.get("PRX_MATRIX_PYTHONS", "3.11 3.12 3.13").split()
 CELLS = [(python, django) for django, pythons in SUPPORTED.items() for python in pythons if python in WANTED]
 
+TENANTS = "4.0.1"
 FOLDERS = ("tests/unit", "tests/integration")
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
@@ -66,3 +70,18 @@ def tests(session: nox.Session, django: str) -> None:
         session.run("python", "-m", "coverage", "report")
     else:
         session.run("python", "-W", "error", "-m", *pytest)
+
+
+@nox.session(python=["3.13"] if "3.13" in WANTED else [])
+def tenants(session: nox.Session) -> None:
+    """Run ``tests/tenants`` twice: an outbox in each schema, and one in the shared schema."""
+    address = os.environ.get("POSTGRES_HOST", "127.0.0.1"), int(os.environ.get("POSTGRES_PORT", "5432"))
+    with socket.socket() as probe:
+        if probe.connect_ex(address):
+            session.skip("PostgreSQL is not running")
+    session.install("-c", "constraints.txt", "--group", "test", "-e", ".[postgres]", f"django-tenants=={TENANTS}")
+    for outbox in ("tenants", "shared"):
+        session.run(
+            *("python", "-m", "pytest", "-q", "--ds", "tests.tenants.settings", "tests/tenants", *session.posargs),
+            env={"OUTBOX": outbox},
+        )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from prx_email_django.compose.validation import check_header_text, demand_text, refuse
-from prx_email_django.mime.headers import FIELD_NAME, ID_FIELDS, MAX_HEAD, MAX_HEADER, SINGLE_FIELDS, URI_FIELDS
+from prx_email_django.mime.headers import (
+    FIELD_NAME,
+    ID_FIELDS,
+    MAX_HEAD,
+    MAX_HEADER,
+    SINGLE_FIELDS,
+    URI_FIELDS,
+    spaced_uris,
+)
 from prx_email_django.mime.transfer import MAX_LINE
 
 #: Headers that the app makes from the message's fields: a second one would contradict the first.
@@ -57,7 +65,7 @@ def check_header(name: str, value: str) -> None:
 
 def _is_structured(value: str) -> bool:
     """Whether the value can be folded as it is, each part on a line of its own, behind a blank."""
-    return value.isascii() and all(len(part) < MAX_LINE for part in value.split())
+    return value.isascii() and all(len(part) < MAX_LINE for part in spaced_uris(value).split())
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:

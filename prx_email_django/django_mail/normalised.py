@@ -128,6 +128,8 @@ def _attachment(given: Any) -> Any:
     name = as_text(given[0])
     if isinstance(name, str) and ("\n" in name or "\r" in name):
         raise InvalidHeader("attachments: a file name must not hold line ends", code="header_injection")
-    if name is given[0]:
+    if isinstance(name, str):
+        name = name.replace("\x00", "")  # no server takes it
+    if name == given[0] and isinstance(given[0], str):
         return given
     return type(given)(name, *given[1:]) if hasattr(given, "_fields") else (name, *given[1:])

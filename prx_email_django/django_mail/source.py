@@ -11,6 +11,7 @@ from email import message_from_bytes, policy
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
+from urllib.parse import quote
 
 import django
 from django.core.mail import DNS_NAME, EmailMessage
@@ -23,12 +24,23 @@ from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_
 from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.addresses import format_list, split_list
 from prx_email_django.mime.encoded_words import decode_words, has_long_words
-from prx_email_django.mime.headers import ADDRESS_FIELDS, HIDDEN_FIELDS, SINGLE_FIELDS, any_field, encoded_field, field
+from prx_email_django.mime.headers import (
+    ADDRESS_FIELDS,
+    HIDDEN_FIELDS,
+    SINGLE_FIELDS,
+    URI_FIELDS,
+    any_field,
+    encoded_field,
+    field,
+)
 from prx_email_django.mime.recode import field_text, split_fields, to_wire
 from prx_email_django.mime.transfer import LINE, MAX_LINE, longest_line
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
+#: Fields of ids that may name other messages than this one.
+_THREAD_FIELDS = frozenset({"in-reply-to", "references"})
+_URI = re.compile(r"<[^<>]*>")
 #: A Message-ID of ``email.utils.make_msgid``, which Django uses.
 _MADE_ID = re.compile(r"<\d+\.\d+\.\d+@(.+)>")
 
@@ -90,8 +102,8 @@ def _once(fields: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
 
 
 def _fitting(message_id: str) -> str:
-    if len(message_id) >= MAX_LINE:
-        raise InvalidHeader("headers: a Message-ID must fit on a line", code="invalid_header")
+    if len(message_id) >= MAX_LINE or not decode_words(message_id).isascii():
+        raise InvalidHeader("headers: a Message-ID must be ASCII and fit on a line", code="invalid_header")
     return message_id
 
 
@@ -173,6 +185,8 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     """
     if name in ADDRESS_FIELDS:
         return _with_own_addresses(message, name, encoded)
+    if name in URI_FIELDS or name in _THREAD_FIELDS:
+        return _without_words(name, encoded)
     if b"=?" not in encoded:
         return encoded if longest_line(encoded) <= LINE else _folded(encoded)
     given = next((str(value) for header, value in message.extra_headers.items() if header.lower() == name), "")
@@ -187,6 +201,38 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
         return (any_field(shown, meant) if meant.isascii() else encoded_field(shown, written)).encode()
     except ValueError:
         return encoded
+
+
+def _without_words(name: str, encoded: bytes) -> bytes:
+    """A field of URIs or ids without encoded words (RFC 2047 §5).
+
+    Characters beyond ASCII are percent-encoded in URIs (RFC 3987 §3.1).  An id that holds some is left out: no message
+    has it.
+
+    Raises:
+        InvalidHeader: ``invalid_header``, where a URI fits on no line.
+    """
+    written = field_text(encoded)
+    meant = decode_words(written)
+    if meant == written and longest_line(encoded) <= LINE:
+        return encoded
+    if not meant.isascii():
+        meant = _ascii_ids(meant) if name in _THREAD_FIELDS else _URI.sub(_ascii_uri, meant)
+    if not meant.isascii():  # a comment beside the URIs
+        return encoded
+    shown = encoded.partition(b":")[0].decode("ascii")
+    try:
+        return any_field(shown, meant).encode() if meant else b""
+    except ValueError as error:
+        raise InvalidHeader(f"headers: a part of {shown} must fit on a line", code="invalid_header") from error
+
+
+def _ascii_ids(text: str) -> str:
+    return " ".join(word for word in text.split() if word.isascii())
+
+
+def _ascii_uri(match: re.Match[str]) -> str:
+    return "".join(character if character.isascii() else quote(character) for character in match[0])
 
 
 def _folded(encoded: bytes) -> bytes:

@@ -62,6 +62,7 @@ def split_mailbox(text: str) -> Address:
     """
     if len(text) > _MAX_TEXT:
         raise ValueError("it is too long")
+    text = text.replace("\t", " ")  # white space in a header (RFC 5322 §3.2.2)
     if CONTROL.search(text):
         raise ValueError("it must not hold a control character")
     return _address(tokens(text.strip()))

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prx_email_django.mime.address_tokens import tokens
+
 #: Parts in parts that are looked at; what lies deeper stays as it is.
 MAX_DEPTH = 40
 
 _END = rb"(?:\r\n|\r|\n)"
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*(?:\r\n|\r|\n|\Z)(?:[ \t][^\r\n]*(?:\r\n|\r|\n|\Z))*")
 #: An mbox line and continuation lines in front of the first field: they are not part of the message.
-_NO_FIELD = re.compile(rb"(?:>?From [^\r\n]*(?:\r\n|\r|\n))?(?:[ \t][^\r\n]*(?:\r\n|\r|\n))*")
+_NO_FIELD = re.compile(rb"(?:>?From (?![ \t]*:)[^\r\n]*(?:\r\n|\r|\n))?(?:[ \t][^\r\n]*(?:\r\n|\r|\n))*")
 _LINE_END = re.compile(_END)
 _TYPE = re.compile(r"[ \t]*([\w!#$&^.+-]+/[\w!#$&^.+-]+)[ \t]*(?:;|$)", re.ASCII)
 _BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.IGNORECASE)
@@ -50,7 +52,7 @@ class Entity:
     @property
     def encoding(self) -> str:
         """The transfer encoding in lower case; ``7bit`` where none is named."""
-        return self.first("content-transfer-encoding").lower() or "7bit"
+        return _without_comments(self.first("content-transfer-encoding")).lower() or "7bit"
 
 
 def split_entity(data: bytes) -> Entity:
@@ -67,19 +69,32 @@ def split_entity(data: bytes) -> Entity:
 
 
 def content_type(entity: Entity, default: str = "text/plain") -> str:
-    """The type in lower case, without parameters; what is malformed is plain text (RFC 2045 §5.2)."""
-    value = entity.first("content-type")
-    match = _TYPE.match(value)
-    return match[1].lower() if match else ("text/plain" if value else default)
+    """The type in lower case, without parameters; what is malformed is plain text (RFC 2045 §5.2).
+
+    Empty for a malformed type of parts or messages: some readers find parts in the body.
+    """
+    value = _without_comments(entity.first("content-type"))
+    if match := _TYPE.match(value):
+        return match[1].lower()
+    if value.lower().startswith(("multipart", "message")):
+        return ""
+    return "text/plain" if value else default
 
 
 def boundary_of(entity: Entity) -> bytes:
     """The boundary of a multipart; empty where none is named."""
-    match = _BOUNDARY.search(entity.first("content-type"))
+    match = _BOUNDARY.search(_without_comments(entity.first("content-type")))
     if match is None:
         return b""
     boundary = re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else match[2]
     return boundary.rstrip().encode("ascii", "surrogateescape")
+
+
+def _without_comments(value: str) -> str:
+    """The value without its comments (RFC 5322 §3.2.2)."""
+    if "(" not in value:
+        return value
+    return "".join(" " if token.kind == "comment" else token.written for token in tokens(value)).strip()
 
 
 class Piece(NamedTuple):

@@ -36,10 +36,14 @@ SINGLE_FIELDS = frozenset(
 #: Fields of URIs in angle brackets, separated by commas (RFC 2369, RFC 8058): no encoded word is allowed in them.
 URI_FIELDS = frozenset(f"list-{name}" for name in ("archive", "help", "owner", "post", "subscribe", "unsubscribe"))
 
+#: Length of a line with encoded words (RFC 2047 §2).
+_ENCODED_LINE = 76
 #: The name of a field (RFC 5322 §3.6.8).
 FIELD_NAME = re.compile(r"[!-9;-~]+")
 _TOKEN = re.compile(r"[ \t]*[^ \t]+")
 _ID = re.compile(r"[!-~]{1,997}")
+#: A comma between URIs in angle brackets (RFC 2369 §2).
+_COMMA = re.compile(r">,<")
 #: A Message-ID with its angle brackets, in printable ASCII, short enough for a line of its own.
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,995}>")
 _CONTENT_TYPE = re.compile(
@@ -59,7 +63,8 @@ def field(name: str, value: str) -> str:
     if not FIELD_NAME.fullmatch(name) or HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} must have a valid name and no control character in its value")
     value = value.strip(" \t")
-    if len(name) + 2 + len(value) <= LINE:
+    limit = _ENCODED_LINE if "=?" in value else LINE
+    if len(name) + 2 + len(value) <= limit:
         return f"{name}: {value}\r\n"
     lines = [f"{name}:"]
     for token in _TOKEN.findall(" " + value):
@@ -67,7 +72,7 @@ def field(name: str, value: str) -> str:
         # (RFC 2047 §2).
         first = len(lines) == 1 and lines[0] == f"{name}:" and not token.startswith(" =?")
         first = first and len(lines[0]) + len(token) <= MAX_LINE
-        if first or len(lines[-1]) + len(token) <= LINE:
+        if first or len(lines[-1]) + len(token) <= limit:
             lines[-1] += token
         else:
             lines.append(token)
@@ -130,7 +135,14 @@ def any_field(name: str, value: str) -> str:
     lower = name.lower()
     if lower in ADDRESS_FIELDS:
         return field(name, value) if value.isascii() else field(name, format_list(value))
+    if lower in URI_FIELDS:
+        return field(name, spaced_uris(value))
     return id_field(name, value) if lower in ID_FIELDS else text_field(name, value)
+
+
+def spaced_uris(value: str) -> str:
+    """The URIs with a blank behind each comma where the field is long: a line may end only at a blank."""
+    return _COMMA.sub(">, <", value) if len(value) > LINE else value
 
 
 def is_message_id(text: str) -> bool:
@@ -167,11 +179,15 @@ def disposition_field(disposition: str, filename: str) -> str:
     if filename.isascii() and len(filename) <= 60:
         escaped = filename.replace("\\", r"\\").replace('"', r"\"")
         return field("Content-Disposition", f'{disposition}; filename="{escaped}"')
-    pieces = _percent_encoded(filename)
+    return field("Content-Disposition", "; ".join((disposition, *encoded_parameter("filename", filename))))
+
+
+def encoded_parameter(name: str, value: str) -> list[str]:
+    """A parameter as RFC 2231 encodes it: several (``name*0*=…``) where the value is too long for a line."""
+    pieces = _percent_encoded(value)
     if len(pieces) == 1:
-        return field("Content-Disposition", f"{disposition}; filename*={pieces[0]}")
-    values = [f"filename*{number}*={piece}" for number, piece in enumerate(pieces)]
-    return field("Content-Disposition", "; ".join((disposition, *values)))
+        return [f"{name}*={pieces[0]}"]
+    return [f"{name}*{number}*={piece}" for number, piece in enumerate(pieces)]
 
 
 def _percent_encoded(text: str) -> list[str]:

@@ -113,6 +113,8 @@ def _entity(data: bytes, way: _Way, depth: int, default: str = "text/plain") -> 
     if depth > MAX_DEPTH or kind == "multipart/signed":  # the signature is for the body, not for this header
         fields, body = _fields(entity, way), crlf(entity.body)
         return _joined(entity, fields, body if is_wire_form(body) else way.kept(body), way)
+    if not kind:
+        return _whole(entity, way)
     if kind.startswith("multipart/"):
         return _multipart(entity, kind, way, depth)
     if kind.startswith("message/"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from prx_email_django.mime.addresses import format_list
 from prx_email_django.mime.encoded_words import encode_words
 from prx_email_django.mime.entity import Field
-from prx_email_django.mime.headers import ADDRESS_FIELDS, field, text_field
+from prx_email_django.mime.headers import ADDRESS_FIELDS, encoded_parameter, field, text_field
 from prx_email_django.mime.transfer import crlf
 
 #: Fields with a grammar in which encoded words have no place (RFC 2047 §5 (3)); ``Content-…`` and the like beside them.
@@ -36,9 +36,11 @@ _STRUCTURED = frozenset(
 _STRUCTURED_PREFIXES = ("arc-", "content-", "list-")
 #: Fields that describe an entity in parameters (RFC 2045 §5.1, RFC 2183).
 _WITH_PARAMETERS = frozenset({"content-type", "content-disposition"})
-_PARAMETER = re.compile(rb';\s*([\w.+-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)', re.ASCII | re.DOTALL)
+_PARAMETER = re.compile(rb';\s*([\w.*+-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)', re.ASCII | re.DOTALL)
 #: Parameters whose value is text: another value is kept as it is, or the entity could not be read any more.
 _TEXT_PARAMETERS = frozenset({b"filename", b"name", b"description", b"title"})
+#: Bytes of a parameter beside which a line has room for nothing else; the standard library does not split it.
+_LONG_PARAMETER = 900
 
 
 def seven_bit_field(given: Field, *, guess: bool, parameters: bool) -> bytes | None:
@@ -49,7 +51,8 @@ def seven_bit_field(given: Field, *, guess: bool, parameters: bool) -> bytes | N
     Text in UTF-8 becomes encoded words, addresses too; a field with a grammar is only folded.
 
     ``guess``: what is not UTF-8 is taken for Latin-1, and a control character may stand in an encoded word.
-    ``parameters``: file names of Content-Type and Content-Disposition are encoded as RFC 2231 says.
+    ``parameters``: file names of Content-Type and Content-Disposition are encoded as RFC 2231 says; one that fits on no
+    line always is.
     """
     encoded = crlf(given.encoded)
     name = encoded.partition(b":")[0].strip(b" \t").decode("ascii")
@@ -60,7 +63,7 @@ def seven_bit_field(given: Field, *, guess: bool, parameters: bool) -> bytes | N
         made = _made(given.name, name, text, guess=guess)
     except ValueError:  # malformed addresses, a word that is too long for any line, a control character
         made = ""
-    if not made and parameters and given.name in _WITH_PARAMETERS:
+    if not made and given.name in _WITH_PARAMETERS and (parameters or text.isascii()):
         return _with_encoded_parameters(name, encoded)
     # Only addresses can be beyond ASCII here: their header is in UTF-8 then (RFC 6532).
     return made.encode() if made and (guess or made.isascii()) else None
@@ -108,13 +111,29 @@ def _with_encoded_parameters(name: str, encoded: bytes) -> bytes | None:
 
 def _encoded_parameter(match: re.Match[bytes]) -> bytes:
     name, value = match[1], match[2]
-    if value.isascii() or name.lower() not in _TEXT_PARAMETERS:
+    is_long = len(match[0]) > _LONG_PARAMETER
+    if name.lower().removesuffix(b"*") not in _TEXT_PARAMETERS or (value.isascii() and not is_long):
         return match[0]
     if value.startswith(b'"'):
         value = re.sub(rb"\\(.)", rb"\1", value[1:-1])
+    charset = b"utf-8" if _is_utf8(value) else b"iso-8859-1"
+    if name.endswith(b"*"):  # encoded already
+        charset, _, value = value.partition(b"'")
+        value = unquote_to_bytes(value.partition(b"'")[2])
+        if charset.lower() != b"utf-8" or not _is_utf8(value):
+            return match[0]
+    if is_long:
+        return "".join(f"; {part}" for part in _split(name, value.decode(charset.decode("ascii")))).encode("ascii")
+    return b"; %b*=%b''%b" % (name, charset, quote_from_bytes(value, safe="").encode("ascii"))
+
+
+def _split(name: bytes, value: str) -> list[str]:
+    return encoded_parameter(name.removesuffix(b"*").decode("ascii"), value)
+
+
+def _is_utf8(value: bytes) -> bool:
     try:
         value.decode()
-        charset = b"utf-8"
     except UnicodeDecodeError:
-        charset = b"iso-8859-1"
-    return b"; %b*=%b''%b" % (name, charset, quote_from_bytes(value, safe="").encode("ascii"))
+        return False
+    return True

@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Preset] = {
         "https://support.google.com/a/answer/166852",
         _("The password of the mailbox is refused: make an app password (needs two-step verification), or use OAuth."),
         oauth_provider="google",
-        fields={"rate_limits": "2000/day, 10000 recipients/day"},
+        fields={"rate_limits": "2000/day, 3000 recipients/day"},
     ),
     "gmail-relay": Preset(
         "Google Workspace SMTP relay",

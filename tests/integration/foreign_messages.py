@@ -39,6 +39,7 @@ KEPT: dict[str, bytes] = {
     "no_boundary": HEAD + "Content-Type: multipart/mixed\r\n\r\nGrüße\r\n".encode(),
     "boundary_that_never_comes": HEAD + 'Content-Type: multipart/mixed; boundary="=_b"\r\n\r\nGrüße\r\n'.encode(),
     "no_boundary_in_ascii": HEAD + b"Content-Type: multipart/mixed\r\n\r\nHello\r\n",
+    "multipart_without_semicolon": _multipart(b'multipart/mixed boundary="=_b"', text="Grüße\r\n".encode()),
     "no_closing_boundary": _multipart(disposition=RAW_NAME).removesuffix(b"--=_b--\r\n"),
     "unknown_encoding": HEAD + b"Content-Transfer-Encoding: x-odd\r\n\r\n\xff\xfe\r\n",
     "broken_base64": HEAD + b"Content-Transfer-Encoding: base64\r\n\r\n=\xff=AAA\r\n",
@@ -59,6 +60,7 @@ KEPT: dict[str, bytes] = {
 ENCODED: dict[str, bytes] = {
     "eight_bits": _multipart(text="Grüße\r\n".encode()),
     "eight_bits_as_seven": HEAD + "Content-Transfer-Encoding: 7bit\r\n\r\nGrüße\r\n".encode(),
+    "comments_in_the_type": _multipart(b'multipart/mixed (of (two) parts); boundary="=_b"', text="Grüße\r\n".encode()),
     "latin_1_text": HEAD + b"Content-Type: text/plain; charset=iso-8859-1\r\n\r\nGr\xfc\xdfe\r\n",
     "long_line": _multipart(text=b"x" * 2000 + b"\r\n"),
     "nul_in_a_body": _multipart(text=b"a\x00b\r\n"),

@@ -364,6 +364,82 @@ def test_many_references_are_folded_as_short_as_they_can_be(server: SmtpServer) 
     assert max(map(len, head.split(b"\r\n"))) <= 89
 
 
+LINKS = [f"<https://example.com/{number}/{'u' * 400}>" for number in range(5)]
+
+
+@pytest.mark.parametrize("way", ["backend", "enqueue"])
+def test_links_that_commas_alone_separate_leave_on_lines_that_servers_take(way: str, server: SmtpServer) -> None:
+    headers = {"List-Unsubscribe": ",".join(LINKS)}
+    if way == "backend":
+        data = by_outbox(make_email(headers=headers), server).data
+    else:
+        prx.enqueue(account="main", to="ann@example.org", subject="Hello", body_text="Hi.", headers=headers)
+        assert prx.drain().sent == 1
+        data = server.messages.pop().data
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+    assert re.split(r",\s+", message_from_bytes(data)["List-Unsubscribe"].strip()) == LINKS
+
+
+def test_a_link_beyond_ascii_leaves_as_a_link(server: SmtpServer) -> None:
+    link = "<mailto:u@example.com?subject=größe>"
+    data = by_outbox(make_email(headers={"List-Unsubscribe": link}), server).data
+    assert message_from_bytes(data)["List-Unsubscribe"] == "<mailto:u@example.com?subject=gr%C3%B6%C3%9Fe>"
+
+
+def test_a_link_that_fits_on_no_line_is_refused(server: SmtpServer) -> None:
+    with pytest.raises(InvalidMessage, match="List-Unsubscribe") as refused:
+        OutboxEmailBackend().send_messages([make_email(headers={"List-Unsubscribe": f"<https://e.com/{'u' * 1200}>"})])
+    assert refused.value.code == "invalid_header"
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"), [("<größe@example.org> <a@example.org>", "<a@example.org>"), ("<größe@example.org>", None)]
+)
+@pytest.mark.parametrize("name", ["References", "In-Reply-To"])
+def test_an_id_beyond_ascii_never_becomes_encoded_words(
+    name: str, written: str, sent: str | None, server: SmtpServer
+) -> None:
+    data = by_outbox(make_email(headers={name: written}), server).data
+    assert message_from_bytes(data)[name] == sent
+
+
+def test_a_message_id_beyond_ascii_is_refused(server: SmtpServer) -> None:
+    with pytest.raises(ValueError):  # Django 6 raises UnicodeEncodeError itself
+        OutboxEmailBackend().send_messages([make_email(headers={"Message-ID": "<größe@example.org>"})])
+    assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["ö" * 300 + ".pdf", "Rechnung, \N{PILE OF POO}; " * 60 + ".pdf", "n" * 1200 + ".pdf"])
+def test_a_long_file_name_leaves_on_lines_that_servers_take(name: str, server: SmtpServer) -> None:
+    message = make_email()
+    message.attach(name, b"x", "application/pdf")
+    data = by_outbox(message, server).data
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+    (attached,) = parsed(data).iter_attachments()
+    assert attached.get_filename() == name
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/pdf"])
+def test_no_nul_of_a_file_name_leaves(kind: str, server: SmtpServer) -> None:
+    message = make_email()
+    message.attach("a\x00b.pdf", b"x", kind)
+    data = by_outbox(message, server).data
+    assert b"\x00" not in data
+    (attached,) = parsed(data).iter_attachments()
+    assert attached.get_filename() == "ab.pdf"
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "reply_to", "from_email"])
+def test_a_tab_in_an_address_is_a_blank(field: str, server: SmtpServer) -> None:
+    mailbox = "Ann\tSmith <ann@example.org>"
+    found = by_outbox(make_email(**{field: mailbox if field == "from_email" else [mailbox]}), server)
+    assert "ann@example.org" in (found.sender, *found.recipients) or field == "reply_to"
+    header: Any = parsed(found.data)[{"to": "To", "cc": "Cc", "reply_to": "Reply-To", "from_email": "From"}[field]]
+    assert [(address.display_name, address.addr_spec) for address in header.addresses] == [
+        ("Ann Smith", "ann@example.org")
+    ]
+
+
 def test_a_field_that_a_subclass_adds_never_becomes_encoded_words(server: SmtpServer) -> None:
     link = f"<https://example.com/{'u' * 300}>"
 

@@ -260,6 +260,7 @@ def _known_on(page: str) -> set[str]:
         "docs/how-to/coming-from-mailer.md": lambda: _capitals("mailer"),
         "docs/how-to/coming-from-celery.md": lambda: OF_CELERY,
         "docs/how-to/coming-from-anymail.md": lambda: OF_ANYMAIL,
+        "docs/how-to/tenants.md": lambda: {"SHARED_APPS", "TENANT_APPS"},
     }.get(page, set)()
 
 

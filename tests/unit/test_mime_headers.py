@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prx_email_django.mime.bodies import MailPart
 from prx_email_django.mime.encoded_words import decode_words, encode_words
-from prx_email_django.mime.headers import field, text_field
+from prx_email_django.mime.headers import address_field, field, text_field
 from prx_email_django.mime.rendering import render
 from tests.unit.mime_contents import mail, parsed
 
@@ -40,6 +40,8 @@ def test_a_word_that_fits_on_no_line_is_encoded() -> None:
 def test_encoded_lines_keep_to_76_characters() -> None:
     for name in ("Subject", "X-A-Header-Name-Of-Some-Length"):
         assert max(map(len, text_field(name, "größe " * 60).split("\r\n"))) <= 76
+    mailbox = "山田太郎（営業部） <yamada@example.co.jp>"
+    assert max(map(len, address_field("From", [mailbox]).split("\r\n"))) <= 76
 
 
 def test_a_subject_that_was_encoded_by_its_caller_means_what_it_encodes() -> None:

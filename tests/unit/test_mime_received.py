@@ -76,6 +76,11 @@ def test_headers_of_the_body_are_not_headers() -> None:
     assert parse_inbound(b"Subject: x\n\nFrom: evil@example.com\n").sender == ""
 
 
+def test_a_blank_in_front_of_the_colon_hides_no_header() -> None:
+    found = parse_inbound(b"From : ann@example.org\r\nSubject : Hello\r\nMessage-ID : <1@example.org>\r\n\r\n")
+    assert (found.sender, found.subject, found.message_id) == ("ann@example.org", "Hello", "<1@example.org>")
+
+
 def test_raw_eight_bit_headers_are_read() -> None:
     assert parse_inbound("Subject: größer\n\n".encode()).subject == "größer"
     assert parse_inbound("Subject: größer\n\n".encode("latin-1")).subject == "größer"
