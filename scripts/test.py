@@ -2,8 +2,9 @@
 
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` a missing
 database, Redis or browser is a failure.  A run in which no test passed is always a failure.  If no argument narrows the
-run, coverage is measured, on the first database only: it doubles the time.  Tests that do not depend on the database
-run once, and the random exploration (``stateful``) runs on one database, another one each time.
+run, coverage is measured, on the first database and without the acceptance tests that depend on a database: it doubles
+the time, and they execute little that no other test executes.  Tests that do not depend on the database run once, and
+the random exploration (``stateful``) runs on one database, another one each time.
 
 Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
 at once, the output of each other run when the runs before it have ended.  A table at the end tells what each run cost.
@@ -130,7 +131,7 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     # What the other runs do not have, so that no new folder is forgotten; all tests in tests/unit are engine_free.
     others = tuple(sorted(set(folders()) - {"tests/acceptance", "tests/simulation", "tests/unit"}))
     acceptance = [
-        Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"), measured=engine is first)
+        Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"))
         for part in range(1, PARTS + 1)
         for engine in engines
     ]
