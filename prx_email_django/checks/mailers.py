@@ -11,9 +11,9 @@ from django.core import checks
 from django.utils.log import AdminEmailHandler
 
 from prx_email_django.conf.declared import SMTP_OPTIONS
-from prx_email_django.conf.kinds import closest
 from prx_email_django.conf.reader import admins, email_backend, mailers
 from prx_email_django.django_mail.backend_options import option_problems, outbox_options
+from prx_email_django.rules.spelling import closest
 
 #: The id that reports an invalid value of an option.
 _OPTION_IDS = {"account": "E031", "priority": "E032", "expires_after": "E033", "on_unknown": "E034"}

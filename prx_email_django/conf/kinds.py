@@ -7,32 +7,24 @@ a secret.
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from prx_email_django.conf.declared import read_accounts
+from prx_email_django.conf.durations import positive_duration, read_retention
 from prx_email_django.conf.keys import read_keys
+from prx_email_django.conf.oauth_servers import read_oauth_servers
 from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
-from prx_email_django.rules.hosts import account_host_entry, check_token_url, cleartext_entry
+from prx_email_django.rules.hosts import account_host_entry, cleartext_entry
 
 T = TypeVar("T")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ADDRESS = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]+")
 _CONTENT_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
-
-#: Names that are less alike than this have no more than a word in common (BACKOFF and MAX_BACKOFF: 0.78).
-_ALIKE = 0.8
-#: Two letters in the wrong order are half of a short name.
-_SHORT, _ALIKE_IF_SHORT = 5, 0.75
 
 #: Where clear text is always allowed.
 LOOPBACK = ("localhost", "127.0.0.0/8", "::1/128")
@@ -45,92 +37,6 @@ class Kind:
     name: str
     example: str
     read: Callable[[object], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long rows are kept when they are sent or at rest, and the ``content`` (bodies, attachments) of sent rows.
-
-    None: for ever.
-    """
-
-    sent: timedelta | None
-    failed: timedelta | None
-    inbound: timedelta | None
-    content: timedelta | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OAuthServer:
-    """Where a person signs in at an authorization server: its addresses, and the name that it has in ID tokens."""
-
-    authorization: str
-    issuer: str
-    device: str = ""
-
-
-def parse_duration(value: object) -> timedelta:
-    """The duration of seconds, a ``timedelta``, or text like ``"30s"``, ``"10m"``, ``"6h"``, ``"5d"``, ``"2w"``.
-
-    Raises:
-        ValueError: anything else, also a duration that is negative or infinite.
-    """
-    try:
-        duration = _duration(value)
-    except OverflowError:
-        duration = None
-    if duration is None or duration < timedelta(0):
-        raise ValueError('must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"')
-    return duration
-
-
-def _duration(value: object) -> timedelta | None:
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return timedelta(seconds=value)
-    return None
-
-
-def _positive_duration(value: object) -> timedelta:
-    duration = parse_duration(value)
-    if not duration:
-        raise ValueError("must be longer than 0 seconds")
-    return duration
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that ``name`` was plainly meant to be, or ``""``: a wrong suggestion is worse than none."""
-    by_upper = {candidate.upper(): candidate for candidate in known}
-    found = difflib.get_close_matches(
-        name.upper(), by_upper, n=1, cutoff=_ALIKE if len(name) > _SHORT else _ALIKE_IF_SHORT
-    )
-    return by_upper[found[0]] if found else ""
-
-
-def _retention(value: object) -> Retention:
-    kept: dict[str, object] = dict(RETENTION_DEFAULT)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"must be a dict with keys among {', '.join(kept)}")
-    for key, duration in value.items():
-        if key not in kept:
-            meant = closest(str(key), kept)
-            raise ValueError(f"must not have the key {key!r}" + (f" (did you mean {meant!r}?)" if meant else ""))
-        kept[key] = duration
-    return Retention(**{key: _optional_duration(key, duration) for key, duration in kept.items()})
-
-
-def _optional_duration(key: str, value: object) -> timedelta | None:
-    try:
-        return None if value is None else _positive_duration(value)
-    except ValueError as error:
-        raise ValueError(f"[{key!r}] {error}, or None") from None
-
-
-RETENTION_DEFAULT: Mapping[str, str | None] = {"sent": "90d", "failed": "365d", "inbound": "90d", "content": None}
 
 
 def _optional(read: Callable[[object], T], absent: T | None = None) -> Callable[[object], T | None]:
@@ -296,34 +202,11 @@ def _credential_keys(value: object) -> tuple[str, ...] | str | None:
     return _dotted(value) if isinstance(value, str) else read_keys(value)
 
 
-def _oauth_servers(value: object) -> dict[str, OAuthServer]:
-    if not isinstance(value, Mapping):
-        raise ValueError("must be a dict: token address -> addresses of the authorization server")
-    servers = {}
-    for token_url, addresses in value.items():
-        if not isinstance(addresses, Mapping) or not {"authorization", "issuer"} <= set(addresses) <= _SERVER_KEYS:
-            raise ValueError('must hold dicts with the keys "authorization", "issuer" and (if it has one) "device"')
-        urls = [token_url, addresses["authorization"], *([addresses["device"]] if addresses.get("device") else [])]
-        for url in urls:
-            try:
-                check_token_url(url if isinstance(url, str) else "")
-            except ValueError:
-                raise ValueError(
-                    "must hold plain addresses that begin with https:// (http:// only to loopback)"
-                ) from None
-        if not isinstance(addresses["issuer"], str) or not addresses["issuer"]:
-            raise ValueError('must name each "issuer", as the ID tokens of the server do')
-        servers[str(token_url)] = OAuthServer(**{str(key): text or "" for key, text in addresses.items()})
-    return servers
-
-
-_SERVER_KEYS = frozenset({"authorization", "issuer", "device"})
-
 ACCOUNTS = Kind("accounts", '{"main": "smtps://user:password@smtp.example.com"}', read_accounts)
 TEXT = Kind("text", "text on one line", _text)
 OPTIONAL_TEXT = Kind("text", "text on one line, or None", _optional(_text, ""))
 DOMAIN = Kind("domain", '"mail.example.com", or "project.mail.domain" for a function', _domain_or_function)
-DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', _positive_duration)
+DURATION = Kind("duration", 'seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"', positive_duration)
 BOOLEAN = Kind("boolean", "True or False", _boolean)
 SIZE = Kind("bytes", "a whole number of bytes", _number(0))
 COUNT = Kind("number", "a whole number, 1 or more", _number(1))
@@ -339,10 +222,10 @@ WAKE = Kind("dotted path", '"project.mail.wake", None for django-q2\'s, or "" fo
 DOTTED_LIST = Kind("dotted paths", '["project.mail.token"]', _dotted_list)
 PATH = Kind("path", "an absolute path, or None", _path)
 KEYS = Kind("keys", "a list of Fernet keys, the dotted path of a function that returns it, or None", _credential_keys)
-RETENTION = Kind("retention", '{"sent": "90d", "failed": "365d", "inbound": None, "content": "30d"}', _retention)
+RETENTION = Kind("retention", '{"sent": "90d", "failed": "365d", "inbound": None, "content": "30d"}', read_retention)
 OAUTH_SERVERS = Kind(
     "addresses",
     '{"https://sso.example.com/token": {"authorization": "https://sso.example.com/auth", '
     '"issuer": "https://sso.example.com"}}',
-    _oauth_servers,
+    read_oauth_servers,
 )

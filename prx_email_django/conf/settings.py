@@ -18,8 +18,9 @@ from django.utils.module_loading import import_string
 
 from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS, DeclaredAccount
 from prx_email_django.conf.django_accounts import accounts_of_django
+from prx_email_django.conf.durations import Retention
 from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
-from prx_email_django.conf.kinds import OAuthServer, Retention
+from prx_email_django.conf.oauth_servers import OAuthServer
 from prx_email_django.conf.reader import NAME, django_q_installed, prx_email, secret_keys
 from prx_email_django.conf.values import contradictions, function_named, read_values
 from prx_email_django.rules.domains import ascii_domain

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prx_email_django.conf import kinds
+from prx_email_django.conf.durations import RETENTION_DEFAULT
 from prx_email_django.conf.kinds import Kind
 
 #: Two installations that keep it may use the same Message-IDs.
@@ -56,5 +57,5 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("TRANSPORT", "smtp", kinds.choice("smtp", "console", "memory")),
     Setting("ACCOUNT_ROUTER", None, kinds.DOTTED),
     Setting("AUTO_SCHEDULE", True, kinds.BOOLEAN),
-    Setting("RETENTION", dict(kinds.RETENTION_DEFAULT), kinds.RETENTION),
+    Setting("RETENTION", dict(RETENTION_DEFAULT), kinds.RETENTION),
 )

@@ -9,9 +9,9 @@ from typing import Any
 from django.core import checks
 from django.utils.module_loading import import_string
 
-from prx_email_django.conf.kinds import closest
 from prx_email_django.conf.reader import NAME, prx_email
 from prx_email_django.conf.table import SETTINGS, Setting
+from prx_email_django.rules.spelling import closest
 
 _NAMES = tuple(setting.name for setting in SETTINGS)
 

@@ -13,12 +13,12 @@ from django.core.management.base import CommandError
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf.account_url import parse_account_url
-from prx_email_django.conf.kinds import closest
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.declared import converted
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.references import literal, reference
+from prx_email_django.rules.spelling import closest
 from prx_email_django.store.accounts import AccountChange
 
 _NOT_SET = frozenset({"id", "name", "source", "created_at", "updated_at"})

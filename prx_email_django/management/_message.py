@@ -1,9 +1,10 @@
-"""The lines of ``outbox_status ID``: columns, recipients and attempts of one message."""
+"""What ``outbox_status ID`` prints: columns, recipients and attempts of one message."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from django.utils import timezone
 
@@ -26,6 +27,17 @@ def message_lines(message: OutboxMessage) -> Iterator[str]:
     attempts = message.delivery_attempts.order_by("-number")
     lines = [_attempt(attempt) for attempt in attempts[:MAX_LINES]]
     yield from _shortened("attempts", lines[::-1], attempts.count())
+
+
+def message_facts(message: OutboxMessage) -> dict[str, Any]:
+    """Return the columns that ``outbox_status ID --json`` prints."""
+    due = message.next_attempt_at
+    facts = {"id": message.pk, "account": message.account.name, "status": message.status}
+    facts["next_attempt_at"] = due.isoformat() if due else None
+    return {
+        **facts,
+        **{name: getattr(message, name) for name in ("retries", "attempts", "last_error_code", "last_error")},
+    }
 
 
 def _facts(message: OutboxMessage) -> Iterator[tuple[str, str]]:

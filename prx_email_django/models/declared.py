@@ -18,10 +18,10 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.declared import DeclaredAccount
-from prx_email_django.conf.kinds import closest
 from prx_email_django.conf.reader import secret_fingerprints
 from prx_email_django.models.encrypted import EncryptedTextField, InSettings
 from prx_email_django.models.presets import preset_fields
+from prx_email_django.rules.spelling import closest
 
 #: ``Account.source`` of an account that the settings declare.
 SETTINGS = "settings"

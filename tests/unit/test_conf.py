@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from prx_email_django.conf import OutboxSettings, outbox_settings, parse_duration
 from prx_email_django.conf import reader as conf
-from prx_email_django.conf.kinds import Retention
+from prx_email_django.conf.durations import Retention
 from prx_email_django.conf.problems import problems
 from prx_email_django.conf.table import SETTINGS
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentTypeError
-from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
-from django.utils import timezone
 
 from prx_email_django.management._common import account_named, age, first_line, plain_errors
-from prx_email_django.management._message import message_lines
+from prx_email_django.management._figures import DEFAULT_MAX_AGE, account_lines, outbox_lines
+from prx_email_django.management._message import message_facts, message_lines
 from prx_email_django.models import OutboxMessage
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
 from prx_email_django.store.declared import keep_declared_accounts
-
-DEFAULT_MAX_AGE = "10m"
 
 
 class Command(BaseCommand):
@@ -88,28 +85,8 @@ class Command(BaseCommand):
         if as_json:
             self._dump(figures)
             return
-        oldest = figures["oldest_due_seconds"]
-        lines = {
-            "due": f"{figures['due']}" if oldest is None else f"{figures['due']}, the oldest for {_span(oldest)}",
-            **{key: figures[key] for key in ("waiting", "sending", "at_rest", "unknown", "expired_leases")},
-            "last_drain": _ago(figures["last_drain_at"], figures["at"]),
-        }
-        for key, value in lines.items():
-            self.stdout.write(f"{key.replace('_', ' '):<16}{value}")
-        for account in figures["accounts"]:
-            self.stdout.write(_account_line(account))
-            if hint := advice(account["why"]):
-                self.stdout.write(f"  {hint}")
-        for found in figures["unusable_accounts"]:
-            self.stdout.write(self.style.ERROR(found["problem"]))
-        if not figures["accounts"]:
-            self.stdout.write(
-                'There is no account. Declare an account in PRX_EMAIL["ACCOUNTS"], or add it in the admin.'
-            )
-        if figures["paused"]:
-            self.stdout.write(self.style.WARNING(_paused_line(figures["paused"])))
-        if not figures["instance_matches"]:
-            self.stdout.write(self.style.ERROR(judge(figures, max_age=age(DEFAULT_MAX_AGE))[1]))
+        for line in outbox_lines(figures, self.style):
+            self.stdout.write(line)
 
     def _account(self, name: str, *, as_json: bool) -> None:
         account_named(name)
@@ -117,9 +94,8 @@ class Command(BaseCommand):
         if as_json:
             self._dump(figures)
         else:
-            self.stdout.write(_account_line(figures))
-            if hint := advice(figures["why"]):
-                self.stdout.write(hint)
+            for line in account_lines(figures):
+                self.stdout.write(line)
 
     def _message(self, pk: int, *, as_json: bool) -> None:
         message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
@@ -133,39 +109,10 @@ class Command(BaseCommand):
             for line in message_lines(message):
                 self.stdout.write(line)
             return
-        due = message.next_attempt_at
-        facts = {"id": pk, "account": message.account.name, "status": message.status}
-        facts["next_attempt_at"] = due.isoformat() if due else None
-        counted = ("retries", "attempts", "last_error_code", "last_error")
-        self._dump({**facts, **{name: getattr(message, name) for name in counted}, "why": sentence})
+        self._dump({**message_facts(message), "why": sentence})
 
     def _dump(self, figures: dict[str, Any]) -> None:
         self.stdout.write(json.dumps({"version": VERSION, **figures}, ensure_ascii=False, indent=2))
-
-
-def _account_line(figures: dict[str, Any]) -> str:
-    return f"{figures['name']}: {figures['due']} due, {figures['waiting']} waiting; {figures['why']}"
-
-
-def _paused_line(paused: dict[str, Any]) -> str:
-    until = f"until {paused['until']}" if paused["until"] else "until a person resumes it"
-    return f"everything is paused {until}: {paused['reason']}"
-
-
-def _ago(moment: str | None, now: str) -> str:
-    if moment is None:
-        return "never"
-    then = datetime.fromisoformat(moment)
-    passed = _span((datetime.fromisoformat(now) - then).total_seconds())
-    return f"{timezone.localtime(then):%Y-%m-%d %H:%M:%S}, {passed} ago"
-
-
-def _span(seconds: float) -> str:
-    """Return a duration in one suitable unit: 95 s, 4 min, 30 h, 3 days."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def _narrowed(figures: dict[str, Any], name: str | None) -> dict[str, Any]:
