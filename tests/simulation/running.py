@@ -20,7 +20,7 @@ from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 
 from prx_email_django.limits import slots  # noqa: E402
-from tests.simulation import audit, compiled, invariants, mutations, patches, schedule, watching, workers  # noqa: E402
+from tests.simulation import audit, invariants, mutations, patches, plans, schedule, watching, workers  # noqa: E402
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
 
@@ -61,7 +61,7 @@ class Runner:
         call_command("migrate", verbosity=0)
         audit.set_up()
         if "PRX_SIMULATION_PLAIN" not in os.environ:
-            compiled.keep()
+            plans.keep()
         # As short as LEASE in the settings, so that leases run out within a schedule.
         slots.SLOT_LEASE, slots.SLOT_MARGIN = timedelta(seconds=24), 8.0
         patches.install(lambda host, port: self._now.servers[host])

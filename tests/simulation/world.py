@@ -46,7 +46,9 @@ class Actor:
         self.variables: dict[int, Any] = {}
         self.name = name
         self.number = number
-        self.baton = threading.Semaphore(0)
+        #: Held by the actor itself while it waits for its turn.
+        self.baton = threading.Lock()
+        self.baton.acquire()
         #: Waits for this, or until then; None: it can run at once.
         self.ready: Callable[[], bool] | None = None
         self.until = 0.0
@@ -282,7 +284,9 @@ class World:
         while True:
             self.steps += 1
             choices: list[Any] = [actor for actor in self._living() if actor.is_runnable()]
-            choices += [loop.turn for loop in self.loops if loop.has_work()]
+            for loop in self.loops:
+                if loop.has_work():
+                    choices.append(loop.turn)  # noqa: PERF401  (mostly there is none)
             if self.events and self.events[0].at <= self.now:
                 choices.append(self._next_event)
             if self.steps > MOST_STEPS:
