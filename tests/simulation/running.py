@@ -72,8 +72,23 @@ class Runner:
         gc.freeze()  # looking through Django's own objects again and again took a tenth of the time
         gc.set_threshold(20_000, 20, 20)
         if broken is not None:
-            mutations.MUTATIONS[broken][0]()
+            mutations.break_rule(broken)
         logging.getLogger("simulation").addHandler(logging.NullHandler())
+
+    def find(self, name: str, *, most: int) -> tuple[int, Story | None]:
+        """Break a rule, play schedules until one shows it, and mend the rule: how many it took, and what showed it."""
+        _, kinds, first = mutations.MUTATIONS[name]
+        usual, self.kinds = self.kinds, tuple(kinds.split(","))
+        mutations.break_rule(name)
+        try:
+            for count in range(most):
+                story = self.play(int(first) + count)
+                if story.failed:
+                    return count + 1, story
+            return most, None
+        finally:
+            mutations.mend()
+            self.kinds = usual
 
     def close(self) -> None:
         """Remove the database."""

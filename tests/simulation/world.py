@@ -161,6 +161,7 @@ class World:
         self.me = Actor(self, "director", 0)
         self.actors.append(self.me)
         self._unfinished = [self.me]
+        self._has_finished = False
 
     # Clocks
 
@@ -228,7 +229,7 @@ class World:
                 actor.error = error
             finally:
                 self.pool.end_of_process()
-                actor.finished = True
+                actor.finished = self._has_finished = True
                 for loop in list(actor.loops):
                     loop.die()
                 self._run_others(actor)
@@ -300,7 +301,8 @@ class World:
 
     def _living(self) -> list[Actor]:
         """Actors that have not finished; those that have do not come back."""
-        if any(actor.finished for actor in self._unfinished):
+        if self._has_finished:
+            self._has_finished = False
             self._unfinished = [actor for actor in self._unfinished if not actor.finished]
         return self._unfinished
 
