@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 # Bound before the app is put on the simulated clock.
 monotonic = time.monotonic
+processor_time = time.process_time
 #: From one process's first seed to the next one's.
 FAR = 1_000_000
+#: Schedules that may be played until a broken rule is found.
+MOST = 300
+#: ``--broken all``: every broken rule, one after the other.
+ALL = "all"
 #: A file system in memory, on Linux.
 MEMORY = "/dev/shm"
 
@@ -34,8 +39,10 @@ def main() -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.simulation.settings"
     from tests.simulation.running import Runner
 
-    runner = Runner(kinds=options.faults, broken=options.broken)
+    runner = Runner(kinds=options.faults, broken=None if options.broken == ALL else options.broken)
     try:
+        if options.broken == ALL:
+            return _find_all(runner, options)
         return _play_one(runner, options.only) if options.only is not None else _play(runner, options)
     finally:
         runner.close()
@@ -44,7 +51,7 @@ def main() -> int:
 def _run_processes(options: argparse.Namespace) -> int:
     """Run one process, or several side by side, each with seeds of its own."""
     command = [sys.executable, "-m", "tests.simulation", *sys.argv[1:]]
-    count = 1 if options.only is not None else options.processes
+    count = 1 if options.only is not None or options.broken == ALL else options.processes
     # Of two options the last one counts.
     seeds = [options.seed + number * FAR for number in range(count)]
     place = MEMORY if os.access(MEMORY, os.W_OK) else None
@@ -67,7 +74,7 @@ def _play_one(runner: Runner, seed: int) -> int:
 
 
 def _play(runner: Runner, options: argparse.Namespace) -> int:
-    begun, seed, failed = monotonic(), options.seed, 0
+    begun, seed, failed, worked = monotonic(), options.seed, 0, processor_time()
     last = None if options.schedules is None else seed + options.schedules
     while monotonic() - begun < options.seconds and (last is None or seed < last) and failed < options.failures:
         story = runner.play(seed)
@@ -76,8 +83,23 @@ def _play(runner: Runner, options: argparse.Namespace) -> int:
             _say(story.text if failed <= options.stories else story.headline)
         seed += 1
     count, seconds = seed - options.seed, monotonic() - begun
-    _say(f"{count} schedules from seed {options.seed} in {seconds:.0f} s, {failed} wrong: {runner.figures()}")
+    took = f"{seconds:.0f} s ({processor_time() - worked:.0f} s of one processor)"
+    _say(f"{count} schedules from seed {options.seed} in {took}, {failed} wrong: {runner.figures()}")
     return int(failed > 0)
+
+
+def _find_all(runner: Runner, options: argparse.Namespace) -> int:
+    """Break each rule in turn; 1: one of them was not found."""
+    from tests.simulation.mutations import MUTATIONS
+
+    lost = 0
+    for name in sorted(MUTATIONS):
+        begun = processor_time()
+        count, story = runner.find(name, most=options.schedules or MOST)
+        lost += story is None
+        end = "not found" if story is None else story.headline
+        _say(f"{name}: {count} schedules, {processor_time() - begun:.1f} s of one processor: {end}".splitlines()[0])
+    return int(lost > 0)
 
 
 def _say(text: str) -> None:
@@ -96,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stories", type=int, default=1, help="print the stories of so many failures (1)")
     parser.add_argument("--faults", type=lambda text: text.split(","), help="kinds of trouble, with commas between")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--broken", help="break a rule of the app by this name, to see that it is found")
+    parser.add_argument("--broken", help="break a rule of the app by this name, or all, to see it found")
     return parser
 
 

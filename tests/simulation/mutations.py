@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prx_email_django.limits import rate_windows, slots
@@ -16,12 +17,31 @@ from prx_email_django.store import finalize, late_results, lease, recover
 from prx_email_django.transports.smtp import session
 from prx_email_django.worker import connections, prefetch, recorder, single
 
+#: What takes the broken rule back.
+_UNDO: list[Callable[[], None]] = []
+
+
+def break_rule(name: str) -> None:
+    """Break a rule by its name."""
+    MUTATIONS[name][0]()
+
+
+def mend() -> None:
+    """Take back what was broken."""
+    while _UNDO:
+        _UNDO.pop()()
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    _UNDO.append(partial(setattr, owner, name, vars(owner)[name]))
+    setattr(owner, name, value)
+
 
 def _replace(old: Callable[..., Any], new: Callable[..., Any], *modules: Any) -> None:
     for module in modules:
         for name, value in list(vars(module).items()):
             if value is old:
-                setattr(module, name, new)
+                _set(module, name, new)
 
 
 def a_lost_reply_is_a_known_failure() -> None:
@@ -37,8 +57,8 @@ def a_lost_reply_is_a_known_failure() -> None:
 
 def claims_never_end() -> None:
     """A worker writes MAIL and bodies however old its claim is."""
-    lease.Lease.has_time_left = lambda self: True  # type: ignore[method-assign]
-    slots.Slot.has_time_left = lambda self: True  # type: ignore[method-assign]
+    _set(lease.Lease, "has_time_left", lambda self: True)
+    _set(slots.Slot, "has_time_left", lambda self: True)
 
 
 def recovered_while_it_is_sent() -> None:
@@ -105,9 +125,11 @@ def unknown_outcomes_are_not_counted() -> None:
 
 def holding_connects_for_ever() -> None:
     """A message with ``hold`` that waits for a permit opens one connection after another."""
-    prefetch.ClaimPrefetch.wants_connection = (  # type: ignore[method-assign]
-        lambda self, open_now: len(self.claims) > open_now or self.stopped_at_hold
-    )
+
+    def wants(self: prefetch.ClaimPrefetch, open_now: int) -> bool:
+        return len(self.claims) > open_now or self.stopped_at_hold
+
+    _set(prefetch.ClaimPrefetch, "wants_connection", wants)
 
 
 def releases_are_not_counted() -> None:
@@ -119,7 +141,7 @@ def releases_are_not_counted() -> None:
         give_back(self, messages)
         self.counts["released"] = counted
 
-    recorder.Recorder.release = uncounted  # type: ignore[method-assign]
+    _set(recorder.Recorder, "release", uncounted)
 
 
 #: Each with the kinds of trouble and the first seed that bring it to light soon.

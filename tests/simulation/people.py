@@ -42,7 +42,8 @@ class Web(_Caller):
         """A web process: it queues mail, and now and then sends at once."""
         has_limit = any(account.rate_limits for account in self.schedule.accounts)
         # A limit is met by many messages only; most other trouble is found by few, in less time.
-        for number in range(self.random.choice([5, 8, 12] if has_limit else [1, 1, 2, 3, 4, 8])):
+        few, many = [1, 1, 2, 2, 3], [5, 8, 12]
+        for number in range(self.random.choice(many if has_limit or self.random.random() < 0.1 else few)):
             self.world.sleep(self.random.choice([0.0, 0.0, 0.3, 3.0]))
             if self.schedule.is_calm:
                 break
@@ -89,6 +90,7 @@ class Person(_Caller):
         acts: list[Callable[[], object]] = []
         if "people" in self.kinds:
             acts += [self._cancel, self._requeue, self._retry, self._pause, self._resume, self._confirm]
+            acts.append(self._resend)
         for _ in range(self.random.choice([1, 3, 6])):
             self.world.sleep(self.random.choice([0.1, 1.0, 5.0]))
             self.guarded(self.random.choice(acts))
@@ -126,6 +128,12 @@ class Person(_Caller):
         else:
             self.known.results.append(result)
             self.world.tell(f"retries message {pk}: {result.status} {result.error_code} {result.error}")
+
+    def _resend(self) -> None:
+        ids = list(OutboxMessage.objects.order_by("pk").values_list("pk", flat=True))
+        if ids:
+            pk = self.random.choice(ids)
+            self.world.tell(f"sends message {pk} once more as message {api.resend_outbox(pk).pk}")
 
     def _pause(self) -> None:
         account = self.random.choice([None, *self.schedule.accounts])

@@ -20,7 +20,7 @@ from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 
 from prx_email_django.limits import slots  # noqa: E402
-from tests.simulation import audit, compiled, invariants, mutations, patches, schedule, watching, workers  # noqa: E402
+from tests.simulation import audit, invariants, mutations, patches, plans, schedule, watching, workers  # noqa: E402
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
 
@@ -61,7 +61,7 @@ class Runner:
         call_command("migrate", verbosity=0)
         audit.set_up()
         if "PRX_SIMULATION_PLAIN" not in os.environ:
-            compiled.keep()
+            plans.keep()
         # As short as LEASE in the settings, so that leases run out within a schedule.
         slots.SLOT_LEASE, slots.SLOT_MARGIN = timedelta(seconds=24), 8.0
         patches.install(lambda host, port: self._now.servers[host])
@@ -72,8 +72,23 @@ class Runner:
         gc.freeze()  # looking through Django's own objects again and again took a tenth of the time
         gc.set_threshold(20_000, 20, 20)
         if broken is not None:
-            mutations.MUTATIONS[broken][0]()
+            mutations.break_rule(broken)
         logging.getLogger("simulation").addHandler(logging.NullHandler())
+
+    def find(self, name: str, *, most: int) -> tuple[int, Story | None]:
+        """Break a rule, play schedules until one shows it, and mend the rule: how many it took, and what showed it."""
+        _, kinds, first = mutations.MUTATIONS[name]
+        usual, self.kinds = self.kinds, tuple(kinds.split(","))
+        mutations.break_rule(name)
+        try:
+            for count in range(most):
+                story = self.play(int(first) + count)
+                if story.failed:
+                    return count + 1, story
+            return most, None
+        finally:
+            mutations.mend()
+            self.kinds = usual
 
     def close(self) -> None:
         """Remove the database."""

@@ -51,6 +51,10 @@ KINDS = (
     "read_only",
     "absence",
 )
+#: Seconds for which the database may be away, or read-only.
+SPANS = (0.2, 2.0, 8.0, 40.0)
+#: Most accounts have none: a limit is met by many messages only.
+RATE_LIMITS = (*[""] * 12, "4/minute", "6 recipients/minute", "3/second")
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
 _WAITING = """FROM prx_email_django_outboxmessage
@@ -152,7 +156,7 @@ class Schedule:
                     max_messages_per_connection=self.random.choice([2, 100]),
                     pipelining=self.random.choice(["auto", "chunked", "chunked", "full", "envelope", "off"]),
                     max_in_flight=self.random.choice([1, 4, 32]),
-                    rate_limits=self.random.choice(["", "", "", "4/minute", "6 recipients/minute"]),
+                    rate_limits=self.random.choice(RATE_LIMITS),
                 )
             )
             if server.chunking in ("discards", "keeps"):  # its server was probed before
@@ -209,7 +213,7 @@ class Schedule:
             self._span(lambda: self.database.set_read_only(True), lambda: self.database.set_read_only(False))
 
     def _span(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
-        seconds = self.random.choice([0.2, 2.0, 8.0, 40.0])
+        seconds = self.random.choice(SPANS)
 
         def span() -> None:
             begin()
@@ -238,8 +242,13 @@ class Schedule:
                 self.world.after(self.random.choice([0.0, 0.001, 0.01, 0.15, 0.2, 0.35]), happen)
 
     def _plan_absence(self) -> None:
-        if self.random.random() < 0.5:
-            self._span(self.database.go_away, self.database.come_back)
+        come_back = self.database.come_back
+        how = self.random.choice(["at an instant", "at a statement", "lost answers"])
+        if how == "at an instant":
+            self._span(self.database.go_away, come_back)
+        elif how == "at a statement":
+            seconds = self.random.choice(SPANS)
+            self.database.leave_at(self.random.randrange(10, 200), lambda: self.world.after(seconds, come_back))
         else:
             self.database.lost_answers = self.random.choice([0.03, 0.15])
 
@@ -302,6 +311,8 @@ class Schedule:
         """Drain whenever something becomes due, as a scheduler does, until nothing waits."""
         world = self.world
         world.switching = 0.0
+        if not self._waiting() and self.random.random() < 0.9:  # a drain that finds nothing is one like the others
+            return
         for _ in range(MOST_DRAINS):
             report = api.drain()
             self._patience = 3.0 if report.claimed > report.released else min(2 * self._patience, 30.0)

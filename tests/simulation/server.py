@@ -24,6 +24,8 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     ),
     "rset": ("421 4.3.2 bye", "drop", "hang", "500 5.5.1 what"),
     "quit": ("drop", "hang", "reset"),
+    # Of what the client writes at once a part is read; its replies arrive, or none of them does.
+    "bytes": ("drop", "reset", "silent reset"),
 }
 _MESSAGE = re.compile(rb"^Message-ID: *<([^>]*)>", re.IGNORECASE | re.MULTILINE)
 _OUTBOX_ID = re.compile(r"outbox-(\d+)-")
@@ -124,6 +126,7 @@ class ServerConnection:
         self._hangs = False
         self._closed = False
         self._busy = False
+        self._silent = False
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._mail_at = 0.0
@@ -137,7 +140,10 @@ class ServerConnection:
 
     def transmit(self, data: bytes) -> None:
         """The client has written."""
-        self.world.after(self.server.latency, lambda: self._receive(data))
+        fault = self.server.fault("bytes")
+        if fault:
+            data = data[: self.world.random.randrange(len(data) + 1)]
+        self.world.after(self.server.latency, lambda: self._receive(data, fault))
 
     def client_closed(self) -> None:
         """The client has closed, or is gone."""
@@ -167,7 +173,7 @@ class ServerConnection:
 
     def _say(self, text: str, *, after: float = 0.0, copy: Copy | None = None) -> None:
         def speak() -> None:
-            if not self._closed and self._transport is not None:
+            if not self._closed and not self._silent and self._transport is not None:
                 data = text.encode() + b"\r\n"
                 transport = self._transport
 
@@ -194,10 +200,14 @@ class ServerConnection:
 
     # SMTP
 
-    def _receive(self, data: bytes) -> None:
-        if not self._closed and not self._hangs:
-            self._buffer += data
-            self._work()
+    def _receive(self, data: bytes, fault: str) -> None:
+        if self._closed or self._hangs:
+            return
+        self._silent = fault == "silent reset"
+        self._buffer += data
+        self._work()
+        if fault and not self._closed:
+            self._drop(fault.removeprefix("silent "))
 
     def _work(self) -> None:
         while not (self._closed or self._hangs or self._busy):

@@ -42,7 +42,9 @@ class Actor:
         self.variables: dict[int, Any] = {}
         self.name = name
         self.number = number
-        self.baton = threading.Semaphore(0)
+        #: Held by the actor itself while it waits for its turn.
+        self.baton = threading.Lock()
+        self.baton.acquire()
         #: Waits for this, or until then; None: it can run at once.
         self.ready: Callable[[], bool] | None = None
         self.until = 0.0
@@ -155,6 +157,7 @@ class World:
         self.me = Actor(self, "director", 0)
         self.actors.append(self.me)
         self._unfinished = [self.me]
+        self._has_finished = False
 
     # Clocks
 
@@ -222,7 +225,7 @@ class World:
                 actor.error = error
             finally:
                 self.pool.end_of_process()
-                actor.finished = True
+                actor.finished = self._has_finished = True
                 for loop in list(actor.loops):
                     loop.die()
                 self._run_others(actor)
@@ -278,7 +281,9 @@ class World:
         while True:
             self.steps += 1
             choices: list[Any] = [actor for actor in self._living() if actor.is_runnable()]
-            choices += [loop.turn for loop in self.loops if loop.has_work()]
+            for loop in self.loops:
+                if loop.has_work():
+                    choices.append(loop.turn)  # noqa: PERF401  (mostly there is none)
             if self.events and self.events[0].at <= self.now:
                 choices.append(self._next_event)
             if self.steps > MOST_STEPS:
@@ -292,7 +297,8 @@ class World:
 
     def _living(self) -> list[Actor]:
         """Actors that have not finished; those that have do not come back."""
-        if any(actor.finished for actor in self._unfinished):
+        if self._has_finished:
+            self._has_finished = False
             self._unfinished = [actor for actor in self._unfinished if not actor.finished]
         return self._unfinished
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,9 @@ _CLOSED: list[SimulatedConnection] = []
 class SimulatedCursor(base.SQLiteCursorWrapper):
     """Asks the simulated database before and after each statement."""
 
+    def convert_query(self, query: str, *, param_names: Any = None) -> str:
+        return _converted(query) if param_names is None else super().convert_query(query, param_names=param_names)
+
     def execute(self, query: Any, params: Any = None) -> Any:
         return self._run(str(query), lambda: super(SimulatedCursor, self).execute(query, params))
 
@@ -41,6 +45,11 @@ class SimulatedCursor(base.SQLiteCursorWrapper):
         if database is None:
             return execute()
         return database.run(self.connection, query, execute)
+
+
+@functools.lru_cache(maxsize=4096)
+def _converted(query: str) -> str:
+    return base.FORMAT_QMARK_REGEX.sub("?", query).replace("%%", "%")  # as Django does each time
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

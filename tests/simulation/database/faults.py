@@ -39,6 +39,9 @@ class SimulatedDatabase:
         self.conflicts = 0.0
         self.delays = 0.0
         self.lost_answers = 0.0
+        #: Statements until it goes away, and what happens then; None: it does not.
+        self._leaves_in: int | None = None
+        self._left: Callable[[], object] = lambda: None
         #: Changes whenever a look at the wake row may find something new.
         self.wake_row = 0
         self._connections: dict[int, Any] = {}
@@ -84,6 +87,18 @@ class SimulatedDatabase:
         self.is_away = True
         self.break_connections()
 
+    def leave_at(self, statements: int, happen: Callable[[], object]) -> None:
+        """Go away at a statement, whoever runs it, and let something happen then."""
+        self._leaves_in, self._left = statements, happen
+
+    def _count_statement(self) -> None:
+        if self._leaves_in is not None:
+            self._leaves_in -= 1
+            if self._leaves_in == 0:
+                self._leaves_in = None
+                self.go_away()
+                self._left()
+
     def come_back(self) -> None:
         """Start the server again."""
         if self.is_away:
@@ -116,6 +131,7 @@ class SimulatedDatabase:
         self.come_back()
         self.set_read_only(False)
         self.conflicts = self.delays = self.lost_answers = 0.0
+        self._leaves_in = None
 
     # Statements
 
@@ -130,6 +146,7 @@ class SimulatedDatabase:
             self.opened(connection)
         where = world.me.statement = statement_name(statement)
         world.checkpoint()
+        self._count_statement()
         self._check(connection)
         world.now += 0.0003
         if statement.startswith(_READS):
