@@ -23,6 +23,7 @@ from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fie
 from prx_email_django.admin.bulk import UNDERSTOOD
 from prx_email_django.admin.copies import MessageCopiesMixin
 from prx_email_django.admin.details import message_details
+from prx_email_django.admin.erase import ErasePageMixin
 from prx_email_django.admin.outbox import everything_paused
 from prx_email_django.admin.preview import MAX_SOURCE
 from prx_email_django.admin.search import search
@@ -65,7 +66,7 @@ class MessageChangeList(ChangeList):
         return super().get_queryset(*args, **kwargs).defer(*DEFERRED).prefetch_related("account")
 
 
-class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, FactsAdminMixin):
+class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, ErasePageMixin, FactsAdminMixin):
     """List and page of messages; derive from this class to add columns, filters and fieldsets."""
 
     list_display = ("number", "status_and_reason", "queued", "recipients_short")

@@ -23,7 +23,7 @@ from prx_email_django.django_mail.envelope import InvalidHeader, is_misread_by_d
 from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside
 from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.addresses import format_list, split_list
-from prx_email_django.mime.encoded_words import decode_words, has_long_words
+from prx_email_django.mime.encoded_words import decode_words, has_wrong_words
 from prx_email_django.mime.headers import (
     ADDRESS_FIELDS,
     HIDDEN_FIELDS,
@@ -194,7 +194,7 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
         return encoded
     written = field_text(encoded)
     meant = decode_words(written)
-    if "=?" in meant or not (meant.isascii() or has_long_words(written)):
+    if "=?" in meant or not (meant.isascii() or has_wrong_words(written)):
         return encoded
     shown = encoded.partition(b":")[0].decode("ascii")
     try:
@@ -263,7 +263,7 @@ def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> byt
 
 def _with_short_words(encoded: bytes) -> bytes:
     text = field_text(encoded)
-    if not has_long_words(text):
+    if not has_wrong_words(text):
         return encoded
     return field(encoded.partition(b":")[0].decode("ascii"), format_list(text)).encode()
 

@@ -12,6 +12,8 @@ MAX_WORD_BYTES = 45
 #: Characters of an encoded word (RFC 2047 §2).
 MAX_WORD = 75
 
+#: What the standard library calls raw bytes of a header (RFC 1428).
+_NO_CHARSET = "unknown-8bit"
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?\s]*)\?=")
 
 
@@ -33,9 +35,9 @@ def encode_words(text: str, size: int = MAX_WORD_BYTES) -> list[str]:
     return words
 
 
-def has_long_words(text: str) -> bool:
-    """Whether an encoded word in the text is longer than RFC 2047 §2 allows; the standard library makes some."""
-    return any(len(match[0]) > MAX_WORD for match in _WORD.finditer(text))
+def has_wrong_words(text: str) -> bool:
+    """Whether an encoded word is longer than RFC 2047 §2 allows, or of no charset; the standard library makes both."""
+    return any(len(match[0]) > MAX_WORD or match[1].lower() == _NO_CHARSET for match in _WORD.finditer(text))
 
 
 def decode_words(text: str) -> str:
@@ -80,4 +82,8 @@ def _text(words: list[bytes], charset: str) -> str:
     try:
         return encoded.decode(charset or "ascii", "replace")
     except (LookupError, ValueError):  # an unknown charset, or a codec that is not for text
+        pass
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
         return encoded.decode("latin-1")

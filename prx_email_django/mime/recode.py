@@ -192,6 +192,8 @@ def _leaf(entity: Entity, kind: str, way: _Way) -> bytes:
     encoding = entity.encoding
     content = _decoded(entity, kind)
     if content is None:
+        if way.forced and not way.attached:
+            return _as_file(entity, way)
         return _joined(entity, fields, way.kept(entity.body), way)
     if kind.startswith("text/") and encoding != "binary" and crlf(content) == content:
         encoding, body = encode_text(content)

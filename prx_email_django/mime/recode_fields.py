@@ -62,7 +62,8 @@ def seven_bit_field(given: Field, *, guess: bool, parameters: bool) -> bytes | N
     try:
         made = _made(given.name, name, text, guess=guess)
     except ValueError:  # malformed addresses, a word that is too long for any line, a control character
-        made = ""
+        # Nobody can read the addresses, and a server without 8BITMIME takes no raw bytes.
+        made = _in_words(name, text) if guess and parameters and given.name in ADDRESS_FIELDS else ""
     if not made and given.name in _WITH_PARAMETERS and (parameters or text.isascii()):
         return _with_encoded_parameters(name, encoded)
     # Only addresses can be beyond ASCII here: their header is in UTF-8 then (RFC 6532).
@@ -79,7 +80,11 @@ def _made(kind: str, name: str, text: str, *, guess: bool) -> str:
     except ValueError:
         if not guess:
             raise
-        return field(name, " ".join(encode_words(text)))
+        return _in_words(name, text)
+
+
+def _in_words(name: str, text: str) -> str:
+    return field(name, " ".join(encode_words(text)))
 
 
 def is_structured(name: str) -> bool:

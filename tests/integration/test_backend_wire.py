@@ -440,6 +440,22 @@ def test_a_tab_in_an_address_is_a_blank(field: str, server: SmtpServer) -> None:
     ]
 
 
+class ReceivedMail(EmailMultiAlternatives):
+    """Sends a received message on, as the standard library reads it."""
+
+    def message(self, **kwargs: Any) -> Any:
+        """A message with raw bytes in its header."""
+        raw = "From: Jörg <app@example.com>\r\nTo: ann@example.org\r\nSubject: Größe\r\n\r\nHi.\r\n"
+        return message_from_bytes(raw.encode(), policy=email.policy.SMTP)
+
+
+def test_raw_bytes_in_a_header_leave_as_text_of_a_known_charset(server: SmtpServer) -> None:
+    found = by_outbox(ReceivedMail("", "", "app@example.com", ["ann@example.org"]), server)
+    assert b"unknown-8bit" not in found.data
+    assert parsed(found.data)["Subject"] == "Größe"
+    assert parsed(found.data)["From"] == "Jörg <app@example.com>"
+
+
 def test_a_field_that_a_subclass_adds_never_becomes_encoded_words(server: SmtpServer) -> None:
     link = f"<https://example.com/{'u' * 300}>"
 

@@ -81,6 +81,11 @@ def test_a_blank_in_front_of_the_colon_hides_no_header() -> None:
     assert (found.sender, found.subject, found.message_id) == ("ann@example.org", "Hello", "<1@example.org>")
 
 
+def test_words_of_an_unknown_charset_are_read_as_utf_8() -> None:
+    assert parse_inbound(b"Subject: =?unknown-8bit?q?gr=C3=B6=C3=9Fer?=\r\n\r\n").subject == "größer"
+    assert parse_inbound(b"Subject: =?unknown-8bit?q?gr=F6=DFer?=\r\n\r\n").subject == "größer"
+
+
 def test_raw_eight_bit_headers_are_read() -> None:
     assert parse_inbound("Subject: größer\n\n".encode()).subject == "größer"
     assert parse_inbound("Subject: größer\n\n".encode("latin-1")).subject == "größer"
