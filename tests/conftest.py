@@ -15,11 +15,14 @@ from __future__ import annotations
 import ipaddress
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.support.smtp_server import SmtpServer
 
 # A deadline would measure the machine, not the code; pytest-timeout limits the whole test.
 hypothesis.settings.register_profile(
@@ -87,6 +90,13 @@ def _mark(items: list[pytest.Item]) -> None:
         for mark, paths in MARKS.items():
             if any(item.path.is_relative_to(here / path) for path in paths):
                 item.add_marker(mark)
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A scripted SMTP server without TLS."""
+    with SmtpServer() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
