@@ -15,11 +15,14 @@ from __future__ import annotations
 import ipaddress
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.support.smtp_server import SmtpServer
 
 # A deadline would measure the machine, not the code; pytest-timeout limits the whole test.
 hypothesis.settings.register_profile(
@@ -32,11 +35,21 @@ MARKS = {
     "acceptance": ("acceptance",),
     "engine_free": (
         *("unit", "simulation", "acceptance/transports"),
-        # pages in a browser, libraries of token servers, and a project with a database of its own
+        # pages in a browser: the queries of these pages are tested by integration tests
         *("acceptance/test_account_form_browser.py", "acceptance/test_sign_in_browser.py"),
+        "acceptance/test_admin_browser.py",
+        # libraries of token servers, and projects with a database of their own
         *("acceptance/test_token_libraries.py", "acceptance/test_one_line_switch.py"),
         *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "acceptance/test_provider_presets.py"),
         "integration/test_docs_run.py",
+        # what a server or the network does to a connection, and the clock of a call
+        *("acceptance/test_attempt_phase.py", "acceptance/test_drain_smtputf8.py", "acceptance/test_drain_window.py"),
+        *("acceptance/test_login_pauses.py", "acceptance/test_network.py", "acceptance/test_overlap_fallback.py"),
+        *("acceptance/test_patched_threads.py", "acceptance/test_send_deadline.py", "acceptance/test_throttling.py"),
+        # a login and a check of it, signatures, and what is refused before anything is written
+        *("integration/test_account_check.py", "integration/test_check_advice.py", "integration/test_sign_in.py"),
+        *("integration/test_outbox_authorize.py", "integration/test_dkim_wire.py", "integration/test_signed_wire.py"),
+        "integration/test_head_bounds.py",
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),
@@ -77,6 +90,13 @@ def _mark(items: list[pytest.Item]) -> None:
         for mark, paths in MARKS.items():
             if any(item.path.is_relative_to(here / path) for path in paths):
                 item.add_marker(mark)
+
+
+@pytest.fixture
+def server() -> Iterator[SmtpServer]:
+    """A scripted SMTP server without TLS."""
+    with SmtpServer() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

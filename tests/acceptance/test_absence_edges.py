@@ -318,7 +318,7 @@ def test_an_end_from_outside_during_a_claim_releases_what_was_claimed(
     with outbox() as (_, account):
         if verb == "drain":
             backlog(account, 2)
-            monkeypatch.setattr(claims_module, "_claims_of", raising(SystemExit()))
+            monkeypatch.setattr(claims_module, "claims_of", raising(SystemExit()))
             calling: CallInThread[Any] = CallInThread(prx.drain)
         else:
             monkeypatch.setattr(store.insert, "load_claims", raising(SystemExit()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 SUSPENDED = "554 Message rejected: Sending suspended for this account"
 COUNT = 200
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    with SmtpServer() as running:
-        yield running
 
 
 def newsletter(owner: Account, count: int, **fields: Any) -> list[OutboxMessage]:

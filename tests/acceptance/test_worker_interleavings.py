@@ -15,7 +15,7 @@ from prx_email_django.limits.pauses import account_state, note_failure
 from prx_email_django.models import AccountState, OutboxMessage
 from prx_email_django.rules import clock as clocks
 from prx_email_django.rules.outcomes import Trouble
-from prx_email_django.store import claims
+from prx_email_django.store import claims, lease
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections, prefetch, queues
 from prx_email_django.worker.account import AccountWorker
@@ -112,7 +112,7 @@ def test_a_send_whose_lease_is_about_to_end_leaves_its_message_to_a_drain(
         slept[0] = seconds
         return real_may_write(self)
 
-    for module in (clocks, claims, slots):
+    for module in (clocks, claims, lease, slots):
         monkeypatch.setattr(module, "uptime", lambda: real_uptime() + slept[0])
     monkeypatch.setattr(ClaimedMessage, "may_write", may_write)
     with SmtpServer() as server:

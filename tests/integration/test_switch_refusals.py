@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.checks.mailers import check_mailers
 from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.declared import SMTP_OPTIONS
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.models import Account, AccountState
 from prx_email_django.worker.token_keeper import connection_settings
@@ -24,17 +25,6 @@ pytestmark = pytest.mark.django_db
 BACKEND = "prx_email_django.backends.OutboxEmailBackend"
 SECRET = "pw-planted"
 BY_MAILERS = django.VERSION >= (6, 1)
-SETTING = {
-    "host": "EMAIL_HOST",
-    "port": "EMAIL_PORT",
-    "username": "EMAIL_HOST_USER",
-    "password": "EMAIL_HOST_PASSWORD",
-    "use_tls": "EMAIL_USE_TLS",
-    "use_ssl": "EMAIL_USE_SSL",
-    "timeout": "EMAIL_TIMEOUT",
-    "ssl_certfile": "EMAIL_SSL_CERTFILE",
-    "ssl_keyfile": "EMAIL_SSL_KEYFILE",
-}
 
 
 def configure(settings: Any, **options: Any) -> None:
@@ -45,11 +35,11 @@ def configure(settings: Any, **options: Any) -> None:
         return
     settings.EMAIL_BACKEND = BACKEND
     for option, value in options.items():
-        setattr(settings, SETTING[option], value)
+        setattr(settings, SMTP_OPTIONS[option], value)
 
 
 def path(option: str) -> str:
-    return f'MAILERS[\'default\']["OPTIONS"]["{option}"]' if BY_MAILERS else SETTING[option]
+    return f'MAILERS[\'default\']["OPTIONS"]["{option}"]' if BY_MAILERS else SMTP_OPTIONS[option]
 
 
 def backend(**options: Any) -> OutboxEmailBackend:

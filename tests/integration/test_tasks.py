@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,12 +36,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 ADDRESS = "ann@example.org"
 TASKS = (tasks.drain_outbox, tasks.drain_due)
-
-
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    with SmtpServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from prx_email_django.worker.single import CUT_SHORT, TOO_LATE
 
 PACKAGE = Path(prx_email_django.__file__).parent
 #: Calls whose first argument is the text of a trouble.
-WORDED = {"_error", "_unable", "Loss", "MalformedReply", "TokenRefused", "misconfigured", "ConnectError"}
+WORDED = {"connect_error", "_unable", "Loss", "MalformedReply", "TokenRefused", "misconfigured", "ConnectError"}
 
 
 def literals(node: ast.expr, names: dict[str, list[ast.expr]]) -> Iterator[str]:

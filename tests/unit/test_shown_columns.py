@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.mail import EmailMultiAlternatives
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prx_email_django.django_mail.columns import shown_columns
@@ -111,7 +111,7 @@ class Overridden(EmailMultiAlternatives):
         raise NotImplementedError
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(trees().map(raw_of) | st.binary(max_size=300))
 @example(nested(200))
 @example(nested(1200))

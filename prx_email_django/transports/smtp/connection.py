@@ -126,7 +126,7 @@ class _Opening(Progress):
             return await tls_context(self.settings.tls_files)
         except UnusableFile as error:
             self.phase = Phase.TLS
-            raise self.error(str(error), Trouble.TLS, "tls") from None
+            raise self.connect_error(str(error), Trouble.TLS, "tls") from None
 
     async def _dial(self, host: str) -> socket.socket:
         settings = self.settings
@@ -140,14 +140,14 @@ class _Opening(Progress):
             )
         except HostNotAllowed:
             text = "ACCOUNT_HOSTS does not allow this host"
-            raise self.error(text, Trouble.CONFIGURATION, "configuration") from None
+            raise self.connect_error(text, Trouble.CONFIGURATION, "configuration") from None
 
     def _allow_cleartext(self, sock: socket.socket) -> None:
         self.phase = Phase.TLS
         if not cleartext_allowed(sock, self.settings.host, self.settings.cleartext_hosts):
-            raise self.error(cleartext_refusal(self.settings.host), Trouble.TLS, "tls")
+            raise self.connect_error(cleartext_refusal(self.settings.host), Trouble.TLS, "tls")
         if self.settings.auth_method != "none" and not is_loopback(sock):
-            raise self.error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
+            raise self.connect_error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
         self.phase = Phase.CONNECT
 
     async def _connect(self, client: _Client) -> None:
@@ -173,7 +173,7 @@ class _Opening(Progress):
     async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
         self.phase = Phase.TLS
         if not client.supports_extension("starttls"):
-            raise self.error("the server does not offer STARTTLS", Trouble.TLS, "tls")
+            raise self.connect_error("the server does not offer STARTTLS", Trouble.TLS, "tls")
         await client.starttls()
         self._note_tls(client)
         self.phase = Phase.CONNECT
@@ -196,7 +196,7 @@ class _Opening(Progress):
             wanted = self.settings.auth_mechanism
             wanted = "" if wanted == "auto" else f", only {wanted.upper()} is allowed"
             text = f"the server offers no usable authentication mechanism (it offers {names}{wanted})"
-            raise self.error(text, Trouble.AUTH, "auth")
+            raise self.connect_error(text, Trouble.AUTH, "auth")
         refusal = await self._try(client, mechanisms)
         if refusal is None:
             self.done(Step.LOGIN, self.settings.user)
@@ -222,7 +222,7 @@ class _Opening(Progress):
     def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
         transport = client.transport
         if transport is None or transport.is_closing():
-            raise self.error("the server closed the connection", Trouble.CONNECTION, "network")
+            raise self.connect_error("the server closed the connection", Trouble.CONNECTION, "network")
         extensions = _extensions(client)
         session = SmtpSession(
             cast("asyncio.Transport", transport), extensions=extensions, settings=self.settings, peer=self.peer
@@ -256,14 +256,16 @@ class _Opening(Progress):
             reason = getattr(original, "verify_message", "") or original.reason or type(original).__name__
             self.phase = Phase.TLS
             hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
-            return self.error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
+            return self.connect_error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
         if isinstance(original, aiosmtplib.SMTPServerDisconnected):
             text = f"connection failed: {where}: the server closed the connection"
-            return self.error(text, Trouble.CONNECTION, "network")
+            return self.connect_error(text, Trouble.CONNECTION, "network")
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
-            return self.error(self.silence(), Trouble.CONNECTION, "timeout")
-        return self.error(f"connection failed: {where}: {system_words(original)}", Trouble.CONNECTION, "network")
+            return self.connect_error(self.silence(), Trouble.CONNECTION, "timeout")
+        return self.connect_error(
+            f"connection failed: {where}: {system_words(original)}", Trouble.CONNECTION, "network"
+        )
 
 
 def _original(error: Exception) -> BaseException:

@@ -78,7 +78,7 @@ class Progress:
             message = f"the server asks for more than the mechanism has: {message}"
         if throttled:
             message = f"the server throttles logins: {message}"
-        return self.error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
+        return self.connect_error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
 
     def _log_received(self, received: str) -> None:
         """Log what is not SMTP; no page shows it."""
@@ -91,7 +91,7 @@ class Progress:
         """Host and port."""
         return host_and_port(self.settings.host, self.settings.port)
 
-    def error(
+    def connect_error(
         self, text: str, trouble: Trouble, error_code: str, *, smtp_code: int = 0, enhanced: str = ""
     ) -> ConnectError:
         """Return the error; its text names host and port, because an account's form may hold another one by now."""

@@ -100,13 +100,6 @@ def _any_settings(**options: object) -> ConnectionSettings:
     return ConnectionSettings(**values)  # type: ignore[arg-type]  # the test gives fields of the right types
 
 
-@pytest.fixture
-def server() -> Iterator[SmtpServer]:
-    """A scripted server without TLS."""
-    with SmtpServer() as server:
-        yield server
-
-
 @pytest.fixture(params=["off", "envelope", "full"])
 def level(request: pytest.FixtureRequest) -> str:
     """Every level of pipelining."""
