@@ -86,6 +86,16 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
             yield f"slot {slot.number} of account {slot.account_id} is held by {slot.holder} until {slot.expires_at}"
 
 
+def what_was_queued_is_there(found: Findings) -> Iterator[str]:
+    """Every message that a call returned is in the table, and those of one idempotency key are one."""
+    for pk in sorted(found.known.queued - found.rows.keys()):
+        yield f"message {pk} was queued, and is not there"
+    keys = Counter((row.account_id, row.idempotency_key) for row in found.rows.values() if row.idempotency_key)
+    for (_, key), count in keys.items():
+        if count > 1:
+            yield f"{count} messages have the key {key}"
+
+
 def nothing_lost(found: Findings) -> Iterator[str]:
     """A message is sent, and then it arrived, or it is at rest for a reason that the story gave."""
     for pk, row in found.rows.items():
@@ -304,6 +314,7 @@ def limits_are_kept(found: Findings) -> Iterator[str]:
 
 RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     nothing_stuck,
+    what_was_queued_is_there,
     nothing_lost,
     no_copy_without_doubt,
     the_living_forget_nothing,

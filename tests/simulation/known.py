@@ -15,6 +15,8 @@ class Known:
     confirmed: set[int] = field(default_factory=set)
     #: Instants (on the clock of uptime) at which a person wrote ``pending`` over a message that was being sent.
     by_hand: dict[int, list[float]] = field(default_factory=dict)
+    #: Messages that calls have queued, by what they returned.
+    queued: set[int] = field(default_factory=set)
     with_expiry: set[int] = field(default_factory=set)
     #: What ``send`` and ``retry_outbox`` returned.
     results: list[SendResult] = field(default_factory=list)

@@ -10,10 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from prx_email_django.api import queueing
 from prx_email_django.limits import rate_windows, slots
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules import policy
 from prx_email_django.rules.outcomes import Ending
-from prx_email_django.store import finalize, late_results, lease, recover
+from prx_email_django.store import finalize, insert, late_results, lease, recover
 from prx_email_django.transports.smtp import session
 from prx_email_django.worker import connections, prefetch, recorder, single
 
@@ -144,15 +146,28 @@ def releases_are_not_counted() -> None:
     _set(recorder.Recorder, "release", uncounted)
 
 
+def queued_messages_vanish() -> None:
+    """The message that a call returned is not in the table."""
+    write = insert.insert
+
+    def lose(*args: Any, **options: Any) -> Any:
+        message, is_new = write(*args, **options)
+        OutboxMessage.objects.filter(pk=message.pk).delete()
+        return message, is_new
+
+    _replace(write, lose, queueing)
+
+
 #: Each with the kinds of trouble and the first seed that bring it to light soon.
 MUTATIONS: dict[str, tuple[Callable[[], None], str, str]] = {
     function.__name__: (function, kinds, *(seed or ["680000"]))
     for function, kinds, *seed in (
-        (a_lost_reply_is_a_known_failure, "network"),
-        (claims_never_end, "freezes", "720000"),
-        (holding_connects_for_ever, "people"),
+        (a_lost_reply_is_a_known_failure, "network", "680015"),
+        (claims_never_end, "freezes", "720205"),
+        (holding_connects_for_ever, "people", "680015"),
         (late_acceptances_are_forgotten, "freezes"),
-        (one_permit_too_many, "people"),
+        (one_permit_too_many, "people", "680060"),
+        (queued_messages_vanish, "conflicts"),
         (recovered_while_it_is_sent, "network,freezes"),
         (releases_are_not_counted, "network"),
         (slots_are_kept, "network"),

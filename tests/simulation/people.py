@@ -42,8 +42,8 @@ class Web(_Caller):
         """A web process: it queues mail, and now and then sends at once."""
         has_limit = any(account.rate_limits for account in self.schedule.accounts)
         # A limit is met by many messages only; most other trouble is found by few, in less time.
-        few, many = [1, 1, 2, 2, 3], [5, 8, 12]
-        for number in range(self.random.choice(many if has_limit or self.random.random() < 0.1 else few)):
+        few, many = [1, 1, 1, 2, 2, 3], [5, 8, 12]
+        for number in range(self.random.choice(many if has_limit or self.random.random() < 0.08 else few)):
             self.world.sleep(self.random.choice([0.0, 0.0, 0.3, 3.0]))
             if self.schedule.is_calm:
                 break
@@ -77,9 +77,41 @@ class Web(_Caller):
             if "expires_at" in arguments:
                 self.known.with_expiry.add(result.outbox_id)
             return
-        row = api.enqueue(**arguments)
+        if self.random.random() < 0.1:
+            self._queue_many(arguments)
+            return
+        if "expires_at" not in arguments and self.random.random() < 0.3:  # a later call would come too late
+            arguments["idempotency_key"] = f"key {number}"
+        row = self._queued(arguments)
+        self.known.queued.add(row.pk)
         if "expires_at" in arguments:
             self.known.with_expiry.add(row.pk)
+
+    def _queued(self, arguments: dict[str, Any]) -> OutboxMessage:
+        """Queue a message; with a key, call until the database has answered, and perhaps once more."""
+        key = arguments.get("idempotency_key")
+        tries = self.random.choice([1, 2]) if key else 1
+        while True:
+            try:
+                row = api.enqueue(**arguments)
+            except Error:
+                if not key or self.schedule.is_calm:
+                    raise
+                connection.close()
+                self.world.sleep(1.0)
+                continue
+            tries -= 1
+            if not tries:
+                return row
+            self.known.queued.add(row.pk)
+
+    def _queue_many(self, arguments: dict[str, Any]) -> None:
+        del arguments["account"]
+        many = [{**arguments, "subject": f"{arguments['subject']} of many"} for _ in range(self.random.choice([1, 3]))]
+        rows = api.enqueue_many(many, account=self.random.choice(self.schedule.accounts))
+        self.known.queued.update(row.pk for row in rows)
+        if "expires_at" in arguments:
+            self.known.with_expiry.update(row.pk for row in rows)
 
 
 class Person(_Caller):

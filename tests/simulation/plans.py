@@ -75,7 +75,11 @@ _plans: dict[Any, _Plan | None] = {}
 
 def keep() -> None:
     """Prepare the app's statements from now on; for a process with one database."""
-    OutboxManager._queryset_class = PreparedQuerySet  # type: ignore[attr-defined]
+
+    def get_queryset(self: Any) -> PreparedQuerySet:
+        return PreparedQuerySet(self.model, using=self._db or "default", hints=self._hints)
+
+    OutboxManager.get_queryset = get_queryset  # type: ignore[method-assign]
 
 
 def _step(name: str) -> Any:
@@ -148,11 +152,6 @@ class PreparedQuerySet(QuerySet):  # type: ignore[type-arg]
 
     def all(self) -> Any:
         return super().all() if self._steps is None else self._noted("all", (), {})
-
-    def using(self, alias: Any) -> Any:
-        if self._steps:
-            self._become()
-        return super().using(alias) if self._steps is None else PreparedQuerySet(self.model, using=alias)
 
     def __getitem__(self, key: Any) -> Any:
         if self._steps is None or self._result_cache is not None or not isinstance(key, slice) or key.step is not None:

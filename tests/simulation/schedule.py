@@ -54,7 +54,7 @@ KINDS = (
 #: Seconds for which the database may be away, or read-only.
 SPANS = (0.2, 2.0, 8.0, 40.0)
 #: Most accounts have none: a limit is met by many messages only.
-RATE_LIMITS = (*[""] * 12, "4/minute", "6 recipients/minute", "3/second")
+RATE_LIMITS = (*[""] * 24, "4/minute", "6 recipients/minute", "3/second")
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
 _WAITING = """FROM prx_email_django_outboxmessage

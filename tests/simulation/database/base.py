@@ -74,6 +74,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.connection.rollback()
             _CLOSED.append(self.connection)
 
+    def cursor(self) -> Any:
+        if self.connection is None:
+            return super().cursor()
+        # What Django does, without asking each time whether it may.
+        return self.make_cursor(self.connection.cursor(factory=SimulatedCursor))
+
     def create_cursor(self, name: Any = None) -> Any:
         return self.connection.cursor(factory=SimulatedCursor)
 
