@@ -36,7 +36,7 @@ MARKS = {
         *("acceptance/test_account_form_browser.py", "acceptance/test_sign_in_browser.py"),
         *("acceptance/test_token_libraries.py", "acceptance/test_one_line_switch.py"),
         *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "acceptance/test_provider_presets.py"),
-        "integration/test_docs_run.py",
+        *("integration/test_docs_run.py", "integration/test_admin_sites.py"),
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),
