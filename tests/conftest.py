@@ -34,6 +34,7 @@ MARKS = {
         *("unit", "simulation", "acceptance/transports"),
         # pages in a browser, libraries of token servers, and a project with a database of its own
         *("acceptance/test_account_form_browser.py", "acceptance/test_sign_in_browser.py"),
+        "acceptance/test_admin_accessible.py",
         *("acceptance/test_token_libraries.py", "acceptance/test_one_line_switch.py"),
         *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "acceptance/test_provider_presets.py"),
         *("integration/test_docs_run.py", "integration/test_admin_sites.py"),
