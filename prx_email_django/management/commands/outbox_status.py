@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
-from prx_email_django.management._common import account_named, age, first_line, plain_errors
+from prx_email_django.management._common import OutboxCommand, account_named, age, first_line, padded, plain_errors
 from prx_email_django.management._message import message_lines
 from prx_email_django.models import OutboxMessage
 from prx_email_django.states import Status
@@ -22,39 +24,55 @@ from prx_email_django.status.figures import VERSION, Health, judge, message_reas
 from prx_email_django.store.declared import keep_declared_accounts
 
 DEFAULT_MAX_AGE = "10m"
+#: Figure -> its name, as it is printed.
+_LINES = {
+    "due": gettext_noop("due"),
+    "waiting": gettext_noop("waiting"),
+    "sending": gettext_noop("sending"),
+    "at_rest": gettext_noop("at rest"),
+    "unknown": gettext_noop("unknown"),
+    "expired_leases": gettext_noop("expired leases"),
+    "last_drain": gettext_noop("last drain"),
+}
+_UNITS = (
+    (gettext_noop("%(count)d days"), 86_400),
+    (gettext_noop("%(count)d h"), 3_600),
+    (gettext_noop("%(count)d min"), 60),
+)
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Calls ``status.figures``."""
 
-    help = (
-        "Prints the state of the outbox; for one message or account, why it waits and when sending continues. With "
-        "--check the exit code is for a monitor: 0 well; 1 late (a message has been due, or a message of a lost worker "
-        "has waited, for longer than --max-age, or the server refuses every message of an account); 2 broken (database "
-        "or settings cannot be used, the database belongs to another INSTANCE, or settings name an account that does "
-        "not exist or is switched off). Without --check: 0, or 1 for an error."
+    help = gettext_noop(
+        "Prints the state of the outbox; for one message or account, why it waits and when sending "
+        "continues. With --check the exit code is for a monitor: 0 well; 1 late (a message has been due, "
+        "or a message of a lost worker has waited, for longer than --max-age, or the server refuses "
+        "every message of an account); 2 broken (database or settings cannot be used, the database "
+        "belongs to another INSTANCE, or settings name an account that does not exist or is switched "
+        "off). Without --check: 0, or 1 for an error."
     )
     # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add message, account and output options."""
-        parser.add_argument("id", nargs="?", type=int, metavar="ID", help="show only this message")
-        parser.add_argument("--account", metavar="NAME", help="show only this account")
-        parser.add_argument("--json", action="store_true", help="print one JSON object, with a version")
-        parser.add_argument("--check", action="store_true", help="report the health by the exit code")
+        parser.add_argument("id", nargs="?", type=int, metavar="ID", help=_("show only this message"))
+        parser.add_argument("--account", metavar="NAME", help=_("show only this account"))
+        parser.add_argument("--json", action="store_true", help=_("print one JSON object, with a version"))
+        parser.add_argument("--check", action="store_true", help=_("report the health by the exit code"))
         parser.add_argument(
             "--max-age",
             type=age,
             default=DEFAULT_MAX_AGE,
             metavar="AGE",
-            help="with --check: late after this time (default: 10m)",
+            help=_("with --check: late after this time (default: 10m)"),
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print the figures; with ``--check`` exit with the health as code."""
         if options["id"] is not None and (options["account"] is not None or options["check"]):
-            raise CommandError("ID cannot be combined with --account or --check.")
+            raise CommandError(_("ID cannot be combined with --account or --check."))
         if options["check"]:
             self._check(options)
             return
@@ -90,12 +108,14 @@ class Command(BaseCommand):
             return
         oldest = figures["oldest_due_seconds"]
         lines = {
-            "due": f"{figures['due']}" if oldest is None else f"{figures['due']}, the oldest for {_span(oldest)}",
+            "due": f"{figures['due']}"
+            if oldest is None
+            else _("%(due)s, the oldest for %(oldest)s") % {"due": figures["due"], "oldest": _span(oldest)},
             **{key: figures[key] for key in ("waiting", "sending", "at_rest", "unknown", "expired_leases")},
             "last_drain": _ago(figures["last_drain_at"], figures["at"]),
         }
         for key, value in lines.items():
-            self.stdout.write(f"{key.replace('_', ' '):<16}{value}")
+            self.stdout.write(f"{padded(_(_LINES[key]))}{value}")
         for account in figures["accounts"]:
             self.stdout.write(_account_line(account))
             if hint := advice(account["why"]):
@@ -104,7 +124,7 @@ class Command(BaseCommand):
             self.stdout.write(self.style.ERROR(found["problem"]))
         if not figures["accounts"]:
             self.stdout.write(
-                'There is no account. Declare an account in PRX_EMAIL["ACCOUNTS"], or add it in the admin.'
+                _('There is no account. Declare an account in PRX_EMAIL["ACCOUNTS"], or add it in the admin.')
             )
         if figures["paused"]:
             self.stdout.write(self.style.WARNING(_paused_line(figures["paused"])))
@@ -124,10 +144,11 @@ class Command(BaseCommand):
     def _message(self, pk: int, *, as_json: bool) -> None:
         message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
         if message is None:
-            raise CommandError(f"There is no message {pk}.")
+            raise CommandError(_("There is no message %(pk)s.") % {"pk": pk})
         sentence = message_reason(message)
         if not as_json:
-            self.stdout.write(f"{pk} {message.status}: {sentence}")
+            status = Status(message.status).label if message.status in Status.values else message.status
+            self.stdout.write(f"{pk} {status}: {sentence}")
             if message.status != Status.SENT and (hint := advice(sentence)):
                 self.stdout.write(hint)
             for line in message_lines(message):
@@ -144,28 +165,37 @@ class Command(BaseCommand):
 
 
 def _account_line(figures: dict[str, Any]) -> str:
-    return f"{figures['name']}: {figures['due']} due, {figures['waiting']} waiting; {figures['why']}"
+    return _("%(name)s: %(due)s due, %(waiting)s waiting; %(why)s") % {
+        "name": figures["name"],
+        "due": figures["due"],
+        "waiting": figures["waiting"],
+        "why": figures["why"],
+    }
 
 
 def _paused_line(paused: dict[str, Any]) -> str:
-    until = f"until {paused['until']}" if paused["until"] else "until a person resumes it"
-    return f"everything is paused {until}: {paused['reason']}"
+    if paused["until"]:
+        return _("everything is paused until %(until)s: %(reason)s") % paused
+    return _("everything is paused until a person resumes it: %(reason)s") % paused
 
 
 def _ago(moment: str | None, now: str) -> str:
     if moment is None:
-        return "never"
+        return _("never")
     then = datetime.fromisoformat(moment)
     passed = _span((datetime.fromisoformat(now) - then).total_seconds())
-    return f"{timezone.localtime(then):%Y-%m-%d %H:%M:%S}, {passed} ago"
+    return _("%(time)s, %(passed)s ago") % {
+        "time": f"{timezone.localtime(then):%Y-%m-%d %H:%M:%S}",
+        "passed": passed,
+    }
 
 
 def _span(seconds: float) -> str:
     """Return a duration in one suitable unit: 95 s, 4 min, 30 h, 3 days."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+    for words, size in _UNITS:
         if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+            return _(words) % {"count": round(seconds / size)}
+    return _("%(count)d s") % {"count": round(max(seconds, 0))}
 
 
 def _narrowed(figures: dict[str, Any], name: str | None) -> dict[str, Any]:
