@@ -59,3 +59,11 @@ def tests(session: nox.Session, django: str) -> None:
         )
     marks = "not long" if (session.python, django) in COMPLETE else "pair and not long"
     session.run("python", "-W", "error", "-m", "pytest", "-q", "-m", marks, *FOLDERS, *session.posargs)
+
+
+@nox.session(python=WANTED[0], default=False)
+@nox.parametrize("theme", ["unfold", "jazzmin", "grappelli"])
+def themes(session: nox.Session, theme: str) -> None:
+    """Open the admin in a theme, in Chromium: ``nox -s themes``."""
+    session.install("-c", "constraints.txt", "--group", "test", "-e", ".", f"django-{theme}")
+    session.run("python", "-m", "pytest", "-q", "--ds", "tests.themes.settings", "tests/themes", env={"THEME": theme})
