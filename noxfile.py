@@ -85,3 +85,11 @@ def tenants(session: nox.Session) -> None:
             *("python", "-m", "pytest", "-q", "--ds", "tests.tenants.settings", "tests/tenants", *session.posargs),
             env={"OUTBOX": outbox},
         )
+
+
+@nox.session(python=WANTED[0], default=False)
+@nox.parametrize("theme", ["unfold", "jazzmin", "grappelli"])
+def themes(session: nox.Session, theme: str) -> None:
+    """Open the admin in a theme, in Chromium: ``nox -s themes``."""
+    session.install("-c", "constraints.txt", "--group", "test", "-e", ".", f"django-{theme}")
+    session.run("python", "-m", "pytest", "-q", "--ds", "tests.themes.settings", "tests/themes", env={"THEME": theme})

@@ -37,11 +37,11 @@ MARKS = {
         *("unit", "simulation", "acceptance/transports"),
         # pages in a browser: the queries of these pages are tested by integration tests
         *("acceptance/test_account_form_browser.py", "acceptance/test_sign_in_browser.py"),
-        "acceptance/test_admin_browser.py",
+        *("acceptance/test_admin_browser.py", "acceptance/test_admin_accessible.py"),
         # libraries of token servers, and projects with a database of their own
         *("acceptance/test_token_libraries.py", "acceptance/test_one_line_switch.py"),
         *("acceptance/test_demo.py", "acceptance/test_example_shop.py", "acceptance/test_provider_presets.py"),
-        "integration/test_docs_run.py",
+        *("integration/test_docs_run.py", "integration/test_admin_sites.py"),
         # what a server or the network does to a connection, and the clock of a call
         *("acceptance/test_attempt_phase.py", "acceptance/test_drain_smtputf8.py", "acceptance/test_drain_window.py"),
         *("acceptance/test_login_pauses.py", "acceptance/test_network.py", "acceptance/test_overlap_fallback.py"),

@@ -37,6 +37,8 @@ BUDGET = 15.0
 UNDERSTOOD, REVIVE = "understood", "revive"
 #: POST fields that carry a run over several requests.
 AFTER, CHANGED = "after", "changed"
+#: Columns of which an operation changes at least one.
+_TOUCHED = ("updated_at", "dismissed_at")
 #: Put at rest on purpose, or for their age: only a tick of its own revives them.
 SET_ASIDE = (ErrorCode.CANCELLED, ErrorCode.ADOPTED, ErrorCode.EXPIRED)
 
@@ -163,14 +165,14 @@ class BulkPage:
         rows = OutboxMessage.objects.filter(pk__in=ids)
         if self.operation.sends_again and not self.revives:
             rows = rows.exclude(FAILED & Q(last_error_code__in=SET_ASIDE))
-        found = list(rows.only("pk", "subject", "account_id"))
+        found = list(rows.only("pk", "subject", "account_id", *_TOUCHED))
         permitted = [row for row in found if self.page.has_operate_permission(self.request, row)]
         report = self.operation.apply([row.pk for row in permitted])
         refused = Counter(report.refused)
         refused["forbidden"] += len(found) - len(permitted)
         refused["set_aside"] += len(ids) - len(found)
         if report.changed:
-            log(self.request, permitted, str(self.operation.log))
+            log(self.request, _changed(permitted, report.changed), str(self.operation.log))
         return report.changed, +refused
 
     def _tell(self, changed: int, refused: Counter[str]) -> None:
@@ -179,6 +181,16 @@ class BulkPage:
         tell_refused(self.request, refused)
         if changed and self.operation.sends_again:
             tell_obstacles(self.request)
+
+
+def _changed(rows: Sequence[OutboxMessage], count: int) -> Sequence[OutboxMessage]:
+    """Return those that the operation changed: the history of a refused one must not say what did not happen."""
+    if count == len(rows):
+        return rows
+    after = OutboxMessage.objects.only("pk", *_TOUCHED).in_bulk([row.pk for row in rows])
+    return [
+        row for row in rows if any(getattr(row, name) != getattr(after.get(row.pk), name, None) for name in _TOUCHED)
+    ]
 
 
 def tell_obstacles(request: HttpRequest) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -31,7 +33,7 @@ def message_details(message: OutboxMessage, *, with_content: bool) -> dict[str, 
         "recipients": [_recipient_line(recipient, message) for recipient in recipients],
         "more_recipients": more_recipients,
         "delivery_attempts": attempts,
-        "timeline": timeline(message, attempts, now=timezone.now()),
+        "timeline": timeline(message, attempts, _actions(message), now=timezone.now()),
         "more_attempts": more_attempts,
         "attachments": message.attachments.order_by("position") if with_content else (),
         "bodies": bodies_of(message) if with_content else None,
@@ -43,6 +45,14 @@ def _recipient_line(recipient: Recipient, message: OutboxMessage) -> dict[str, A
     state, label = recipient_result(recipient, message)
     answer = recipient_answer(recipient, message)
     return {"recipient": recipient, "state": state, "label": label, "answer": answer}
+
+
+def _actions(message: OutboxMessage) -> Sequence[LogEntry]:
+    """Return what persons did to the message in the admin, the newest first; a host's proxy has a type of its own."""
+    models: set[type[OutboxMessage]] = {OutboxMessage, type(message)}
+    types = [ContentType.objects.get_for_model(model, for_concrete_model=False) for model in models]
+    found = LogEntry.objects.filter(content_type__in=types, object_id=str(message.pk))
+    return list(found.select_related("user").order_by("-pk")[:MAX_ROWS])
 
 
 def _first(rows: QuerySet[Any]) -> tuple[Sequence[Any], bool]:

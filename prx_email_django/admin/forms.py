@@ -41,6 +41,11 @@ SECRETS_OF = {
 RADIOS = {"auth_method": AuthMethod.choices, "oauth_provider": OAuthProvider.choices}
 
 
+def zone_note() -> str:
+    """Say in which time zone a form takes and shows times: the one that is active for this person."""
+    return _("In the time zone %(zone)s.") % {"zone": timezone.get_current_timezone_name()}
+
+
 def clear_box(name: str) -> str:
     """Return the name of the checkbox that clears a secret."""
     return f"clear_{name}"
@@ -67,6 +72,8 @@ class AccountForm(AccountFormBase):
         #: Columns that change because the method does.
         self._follow_method: set[str] = set()
         self._show_radios()
+        if "oauth_token_expires_at" in self.fields:
+            self.fields["oauth_token_expires_at"].help_text = zone_note()
         for name in {"auth_mechanism", "max_in_flight"} & self.fields.keys():
             self.fields[name].required = False  # a form that does not know the field keeps its value
         for name, field in list(self.fields.items()):
@@ -204,9 +211,13 @@ class PauseForm(forms.Form):
     until = forms.DateTimeField(
         label=gettext_lazy("Until"),
         required=False,
-        help_text=gettext_lazy("Leave empty to pause until a person resumes."),
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
     )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not when the class is made: the host's middleware may choose another zone for each person.
+        self.fields["until"].help_text = " ".join((zone_note(), _("Leave empty to pause until a person resumes.")))
 
     def clean_until(self) -> datetime | None:
         """Return an aware instant in the future, or None."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from django.contrib.admin.models import LogEntry
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
@@ -13,6 +14,9 @@ from prx_email_django.admin.columns import ago, message_state, what_happened
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.states import WAITING, AttemptOutcome, Status
 from prx_email_django.status.overview import span
+
+#: An action of the admin is logged so long after it at most: a batch changes all its rows before it writes the log.
+LOGGED_WITHIN = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +40,30 @@ class Event:
         return f"{(self.attempt.finished_at - self.attempt.started_at).total_seconds():.2f} s"
 
 
-def timeline(message: OutboxMessage, attempts: Sequence[DeliveryAttempt], *, now: datetime) -> list[Event]:
-    """Return the events of a message, the earliest first; ``attempts`` in any order."""
-    events = [*_past(message), *map(_attempted, attempts)]
+def timeline(
+    message: OutboxMessage, attempts: Sequence[DeliveryAttempt], actions: Sequence[LogEntry] = (), *, now: datetime
+) -> list[Event]:
+    """Return the events of a message, the earliest first; ``attempts`` and the ``actions`` of persons in any order."""
+    events = [*_past(message, actions), *map(_attempted, attempts), *_acted(actions)]
     # What comes next stands last, also where it was due before the last attempt began.
     return list(_spaced([*sorted(events, key=lambda event: event.at), *_next(message, now)], now))
 
 
-def _past(message: OutboxMessage) -> Iterator[Event]:
+def _past(message: OutboxMessage, actions: Sequence[LogEntry]) -> Iterator[Event]:
     yield Event(message.created_at, "pending", _("queued"))
     if message.status == Status.SENT and message.sent_at is not None:
         yield Event(message.sent_at, "sent", _("sent"), message.provider_response)
-    if message.dismissed_at is not None:
-        yield Event(message.dismissed_at, "rest", _("dismissed"))
+    dismissed = message.dismissed_at
+    # The log of the admin says the same with the name of the person; a command leaves none.
+    if dismissed is not None and not any(abs(action.action_time - dismissed) < LOGGED_WITHIN for action in actions):
+        yield Event(dismissed, "rest", _("dismissed"))
+
+
+def _acted(actions: Iterable[LogEntry]) -> Iterator[Event]:
+    for action in actions:
+        if done := action.get_change_message():
+            by = _("by %(person)s") % {"person": action.user.get_username()}
+            yield Event(action.action_time, "person", done.removesuffix(".").removesuffix("。"), by)
 
 
 def _attempted(attempt: DeliveryAttempt) -> Event:

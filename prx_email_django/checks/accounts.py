@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core import checks
 from django.db import connections
+from django.utils.translation import gettext as _
 
 from prx_email_django.checks.project import settings_in_force
 from prx_email_django.compose.accounts import DEFAULT_ACCOUNT
@@ -18,14 +19,15 @@ from prx_email_django.status.configured_accounts import unusable_accounts
 
 
 @checks.register(checks.Tags.database)
-def check_secrets(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_secrets(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W043: a stored secret of an account cannot be decrypted with the keys in force: the account cannot log in."""
     if settings_in_force() is None or not has_accounts(databases):
         return []
-    hint = "Add the key with which it was encrypted to CREDENTIAL_KEYS (or SECRET_KEY_FALLBACKS), or enter it again."
+    hint = _("Add the key with which it was encrypted to CREDENTIAL_KEYS (or SECRET_KEY_FALLBACKS), or enter it again.")
     return [
         checks.Warning(
-            f"Of the account “{account.name}” these secrets cannot be decrypted with the present keys: {names}.",
+            _("Of the account “%(name)s” these secrets cannot be decrypted with the present keys: %(names)s.")
+            % {"name": account.name, "names": names},
             hint=hint,
             obj=account.name,
             id="prx_email_django.W043",
@@ -61,7 +63,9 @@ def has_accounts(databases: Sequence[str] | None) -> bool:
 def _warnings(databases: Sequence[str] | None, *, of_default: bool, rule: str) -> list[checks.CheckMessage]:
     if settings_in_force() is None or not has_accounts(databases):
         return []
-    hint = "Mail that is sent there raises AccountUnavailable and is not queued. Add the account, or correct the name."
+    hint = _(
+        "Mail that is sent there raises AccountUnavailable and is not queued. Add the account, or correct the name."
+    )
     return [
         checks.Warning(f"{found.problem[0].upper()}{found.problem[1:]}.", hint=hint, obj=found.named_by, id=rule)
         for found in unusable_accounts()
@@ -70,7 +74,7 @@ def _warnings(databases: Sequence[str] | None, *, of_default: bool, rule: str) -
 
 
 @checks.register(checks.Tags.database)
-def check_default_account(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_default_account(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W040: DEFAULT_ACCOUNT names an account that does not exist or is switched off.
 
     A warning: an error would stop the ``migrate`` after which the account can be added.
@@ -79,6 +83,6 @@ def check_default_account(databases: Sequence[str] | None = None, **_: Any) -> l
 
 
 @checks.register(checks.Tags.database)
-def check_mailer_accounts(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_mailer_accounts(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W041: a mailer names an account that does not exist or is switched off, or finds no account at all."""
     return _warnings(databases, of_default=False, rule="prx_email_django.W041")

@@ -8,6 +8,7 @@ from typing import Any
 from django.apps import apps
 from django.core import checks
 from django.db import connections
+from django.utils.translation import gettext as _
 
 from prx_email_django.models.managers import outbox_alias
 
@@ -22,7 +23,7 @@ def _sqlite_file(databases: Sequence[str] | None) -> Any:
 
 
 @checks.register(checks.Tags.database)
-def check_write_ahead_log(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_write_ahead_log(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W020: with a rollback journal each writer blocks all readers."""
     connection = _sqlite_file(databases)
     if connection is None:
@@ -32,28 +33,30 @@ def check_write_ahead_log(databases: Sequence[str] | None = None, **_: Any) -> l
         mode = str(cursor.fetchone()[0]).lower()
     if mode == "wal":
         return []
-    message = f'The SQLite database of the outbox is in journal mode "{mode}": workers and the site block each other.'
-    hint = 'Add to its OPTIONS: "init_command": "PRAGMA journal_mode=WAL;".'
+    message = _(
+        'The SQLite database of the outbox is in journal mode "%(mode)s": workers and the site block each other.'
+    ) % {"mode": mode}
+    hint = _('Add to its OPTIONS: "init_command": "PRAGMA journal_mode=WAL;".')
     return [checks.Warning(message, hint=hint, obj=connection.alias, id="prx_email_django.W020")]
 
 
 @checks.register(checks.Tags.database)
-def check_immediate(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_immediate(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W021: a transaction that reads and then writes fails at once if another transaction wrote meanwhile."""
     connection = _sqlite_file(databases)
     # Read from the settings: the connection has the value only after it was opened.
     mode = connection.settings_dict.get("OPTIONS", {}).get("transaction_mode") if connection else None
     if connection is None or str(mode).upper() == "IMMEDIATE":
         return []
-    message = (
+    message = _(
         'The SQLite database of the outbox must use immediate transactions, or some fail with "database is locked".'
     )
-    hint = 'Add to its OPTIONS: "transaction_mode": "IMMEDIATE", and a "timeout" of 20.'
+    hint = _('Add to its OPTIONS: "transaction_mode": "IMMEDIATE", and a "timeout" of 20.')
     return [checks.Warning(message, hint=hint, obj=connection.alias, id="prx_email_django.W021")]
 
 
 @checks.register(checks.Tags.database)
-def check_character_set(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_character_set(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W022: a message with a character that the database cannot hold is refused, and the words of servers lose it."""
     alias = outbox_alias()
     if alias not in (databases or ()):
@@ -72,8 +75,9 @@ def _lacks_of_postgresql(connection: Any) -> tuple[str, str] | None:
     if encoding == "UTF8":
         return None
     return (
-        f"The database of the outbox has the encoding {encoding}, which does not hold every character.",
-        "Move the data into a database that was made with ENCODING 'UTF8'.",
+        _("The database of the outbox has the encoding %(encoding)s, which does not hold every character.")
+        % {"encoding": encoding},
+        _("Move the data into a database that was made with ENCODING 'UTF8'."),
     )
 
 
@@ -88,14 +92,21 @@ def _lacks_of_mysql(connection: Any) -> tuple[str, str] | None:
     (client,) = _row(connection, "SELECT @@character_set_client")
     if narrow:
         return (
-            f"These tables of the outbox are not utf8mb4, so they do not hold every character: {', '.join(narrow)}.",
-            "For each of them: ALTER TABLE … CONVERT TO CHARACTER SET utf8mb4; and for new tables: "
-            "ALTER DATABASE … CHARACTER SET utf8mb4.",
+            _("These tables of the outbox are not utf8mb4, so they do not hold every character: %(names)s.")
+            % {"names": ", ".join(narrow)},
+            _(
+                "For each of them: ALTER TABLE … CONVERT TO CHARACTER SET utf8mb4; and for new tables: ALTER "
+                "DATABASE … CHARACTER SET utf8mb4."
+            ),
         )
     if client != "utf8mb4":
         return (
-            f"The connection to the database of the outbox is {client}, not utf8mb4: it does not carry all characters.",
-            'Add to its OPTIONS: "charset": "utf8mb4".',
+            _(
+                "The connection to the database of the outbox is %(client)s, not utf8mb4: it does not carry all "
+                "characters."
+            )
+            % {"client": client},
+            _('Add to its OPTIONS: "charset": "utf8mb4".'),
         )
     return None
 
@@ -105,8 +116,9 @@ def _lacks_of_sqlite(connection: Any) -> tuple[str, str] | None:
     if encoding == "UTF-8":
         return None
     return (
-        f"The SQLite database of the outbox has the encoding {encoding}, in which Django cannot read a date.",
-        "Copy the data into a new file: its encoding is UTF-8 unless a PRAGMA says otherwise.",
+        _("The SQLite database of the outbox has the encoding %(encoding)s, in which Django cannot read a date.")
+        % {"encoding": encoding},
+        _("Copy the data into a new file: its encoding is UTF-8 unless a PRAGMA says otherwise."),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core import checks
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from prx_email_django.checks.accounts import has_accounts
 from prx_email_django.checks.project import TAG, settings_in_force
@@ -14,16 +16,18 @@ from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_fields
 
-_HINT = "The form of an account in the admin names the same fields; docs/reference/account.md describes them."
+_HINT = gettext_lazy(
+    "The form of an account in the admin names the same fields; docs/reference/account.md describes them."
+)
 
 
 @checks.register(TAG)
-def check_declared_accounts(**_: Any) -> list[checks.CheckMessage]:
+def check_declared_accounts(**kwargs: Any) -> list[checks.CheckMessage]:
     """E009: an account that the settings declare has a field that cannot work; it sends nothing."""
     return [
         checks.Error(
             f"{problem}",
-            hint=problem.hint or _HINT,
+            hint=problem.hint or str(_HINT),
             obj=made.declared.path,
             id="prx_email_django.E009",
         )
@@ -33,15 +37,17 @@ def check_declared_accounts(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(TAG, deploy=True)
-def check_references(**_: Any) -> list[checks.CheckMessage]:
+def check_references(**kwargs: Any) -> list[checks.CheckMessage]:
     """W007: a declared account refers to a secret that this process does not find.
 
     Only in a deployment: where an image is built, the secret is not there yet.
     """
-    hint = "Set the variable, or mount the file, in every process that sends mail; another process does not need it."
+    hint = _("Set the variable, or mount the file, in every process that sends mail; another process does not need it.")
     return [
         checks.Warning(
-            f"{path} is a reference that names nothing here: {absent}.", hint=hint, id="prx_email_django.W007"
+            _("%(path)s is a reference that names nothing here: %(absent)s.") % {"path": path, "absent": absent},
+            hint=hint,
+            id="prx_email_django.W007",
         )
         for made in _declared()
         for path, absent in _absent(made)
@@ -49,7 +55,7 @@ def check_references(**_: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(checks.Tags.database)
-def check_names_of_settings(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_names_of_settings(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """E042: a person has made an account whose name the settings declare.  W042: the settings have lost an account."""
     if settings_in_force() is None or not has_accounts(databases):
         return []
@@ -60,10 +66,16 @@ def check_names_of_settings(databases: Sequence[str] | None = None, **_: Any) ->
     return [
         *(
             checks.Error(
-                f"The account “{name}” is declared in {declared[name].path}, and a person has made an account of this "
-                "name, which is used as it is.",
-                hint="Rename one of them, or delete the account that a person made.  To keep its messages and let the "
-                f'settings take over: Account.objects.filter(name="{name}").update(source="settings").',
+                _(
+                    "The account “%(name)s” is declared in %(path)s, and a person has made an account of this name, "
+                    "which is used as it is."
+                )
+                % {"name": name, "path": declared[name].path},
+                hint=_(
+                    "Rename one of them, or delete the account that a person made.  To keep its messages and let the "
+                    'settings take over: Account.objects.filter(name="%(name)s").update(source="settings").'
+                )
+                % {"name": name},
                 obj=declared[name].path,
                 id="prx_email_django.E042",
             )
@@ -71,8 +83,12 @@ def check_names_of_settings(databases: Sequence[str] | None = None, **_: Any) ->
         ),
         *(
             checks.Warning(
-                f"The settings do not declare the account “{name}” any more: it sends nothing, and its messages wait.",
-                hint="Declare it again; or cancel its messages, and delete it in the admin once they are purged.",
+                _(
+                    "The settings do not declare the account “%(name)s” any more: it sends nothing, and its messages "
+                    "wait."
+                )
+                % {"name": name},
+                hint=_("Declare it again; or cancel its messages, and delete it in the admin once they are purged."),
                 obj=name,
                 id="prx_email_django.W042",
             )

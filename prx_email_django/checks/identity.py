@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core import checks
+from django.utils.translation import gettext as _
 
 from prx_email_django.checks.accounts import has_accounts
 from prx_email_django.checks.project import settings_in_force
@@ -18,7 +19,7 @@ from prx_email_django.rules.hosts import is_loopback
 
 
 @checks.register(checks.Tags.database)
-def check_repeated_ids(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_repeated_ids(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W044: with the default domain, another database (or this one, made anew) gives the same Message-IDs.
 
     Only where an account reaches other people's mailboxes, which drop a repeated Message-ID as a copy.
@@ -28,9 +29,11 @@ def check_repeated_ids(databases: Sequence[str] | None = None, **_: Any) -> list
         return []
     return [
         checks.Warning(
-            'PRX_EMAIL["MESSAGE_ID_DOMAIN"] is the default: another database, or this one when it is made anew, gives '
-            "other messages the same Message-IDs, and mailboxes drop them as copies.",
-            hint='Set a domain of this installation: "mail.example.com", or "dev.ann.example.com" for a trial.',
+            _(
+                'PRX_EMAIL["MESSAGE_ID_DOMAIN"] is the default: another database, or this one when it is made '
+                "anew, gives other messages the same Message-IDs, and mailboxes drop them as copies."
+            ),
+            hint=_('Set a domain of this installation: "mail.example.com", or "dev.ann.example.com" for a trial.'),
             obj=NAME,
             id="prx_email_django.W044",
         )
@@ -38,7 +41,7 @@ def check_repeated_ids(databases: Sequence[str] | None = None, **_: Any) -> list
 
 
 @checks.register(checks.Tags.database)
-def check_default_from(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+def check_default_from(databases: Sequence[str] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """W045: mail would go out with a From address that nobody can answer, such as Django's webmaster@localhost."""
     address = default_from_email()
     if settings_in_force() is None or not _is_local(address):
@@ -55,10 +58,15 @@ def check_default_from(databases: Sequence[str] | None = None, **_: Any) -> list
         return []
     return [
         checks.Warning(
-            f"DEFAULT_FROM_EMAIL is {address}: mail that names no From address has this one, and providers refuse it. "
-            f"It concerns: {', '.join(names)}.",
-            hint="Set DEFAULT_FROM_EMAIL to an address of your domain that these accounts may send from; Account.email "
-            "takes its place for send() and enqueue(), but not for Django's own messages.",
+            _(
+                "DEFAULT_FROM_EMAIL is %(address)s: mail that names no From address has this one, and providers "
+                "refuse it. It concerns: %(names)s."
+            )
+            % {"address": address, "names": ", ".join(names)},
+            hint=_(
+                "Set DEFAULT_FROM_EMAIL to an address of your domain that these accounts may send from; "
+                "Account.email takes its place for send() and enqueue(), but not for Django's own messages."
+            ),
             obj="DEFAULT_FROM_EMAIL",
             id="prx_email_django.W045",
         )

@@ -9,6 +9,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.core import checks
 from django.utils.log import AdminEmailHandler
+from django.utils.translation import gettext as _
 
 from prx_email_django.conf.declared import SMTP_OPTIONS
 from prx_email_django.conf.reader import admins, email_backend, mailers
@@ -44,9 +45,11 @@ def check_admin_email_handler(app_configs: Sequence[AppConfig] | None, **kwargs:
         return []
     return [
         checks.Warning(
-            "A logging handler mails this app's errors through this app: a failed delivery causes more mail, and an "
-            "error of the database cannot be queued in that database.",
-            hint="Give AdminEmailHandler a plain SMTP mailer: 'using' (from Django 6.1 on), else 'email_backend'.",
+            _(
+                "A logging handler mails this app's errors through this app: a failed delivery causes more mail, "
+                "and an error of the database cannot be queued in that database."
+            ),
+            hint=_("Give AdminEmailHandler a plain SMTP mailer: 'using' (from Django 6.1 on), else 'email_backend'."),
             id="prx_email_django.W030",
         )
     ]
@@ -56,25 +59,40 @@ def _unknown_options(alias: object, options: Mapping[str, Any], known: frozenset
     for name in options:
         if name not in known:
             meant = closest(str(name), sorted(known))
-            hint = f"Did you mean {meant!r}?" if meant else f"Known options: {', '.join(sorted(known))}."
-            yield _error(alias, f"{str(name)!r} is not an option of the outbox backend.", hint, "E030")
+            hint = (
+                _("Did you mean %(meant)s?") % {"meant": f"{meant!r}"}
+                if meant
+                else _("Known options: %(names)s.") % {"names": ", ".join(sorted(known))}
+            )
+            yield _error(
+                alias, _("%(name)s is not an option of the outbox backend.") % {"name": f"{str(name)!r}"}, hint, "E030"
+            )
 
 
 def _bad_values(alias: object, options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     values = {name: options[name] for name in _OPTION_IDS if name in options}
     for problem in option_problems(**values):
-        yield _error(alias, f"{problem.name!r} {problem.message}.", problem.hint, _OPTION_IDS[problem.name])
+        yield _error(
+            alias,
+            f"{problem.name!r} {problem.message}.",
+            problem.hint,
+            _OPTION_IDS[problem.name],
+        )
 
 
 def _two_servers(alias: object, options: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     said = [name for name in SMTP_OPTIONS if options.get(name) not in (None, "")]
     if said and options.get("account"):
-        hint = "Keep 'account', or the options of Django's SMTP backend."
-        yield _error(alias, f"'account' and {', '.join(said)} name two servers.", hint, "E035")
+        hint = _("Keep 'account', or the options of Django's SMTP backend.")
+        yield _error(alias, _("'account' and %(names)s name two servers.") % {"names": ", ".join(said)}, hint, "E035")
 
 
 def _error(alias: object, message: str, hint: str, rule: str) -> checks.Error:
-    return checks.Error(f"MAILERS[{alias!r}] OPTIONS: {message}", hint=hint, id=f"prx_email_django.{rule}")
+    return checks.Error(
+        f"MAILERS[{alias!r}] OPTIONS: {message}",
+        hint=hint,
+        id=f"prx_email_django.{rule}",
+    )
 
 
 def _mails_through_outbox(handler: logging.Handler) -> bool:

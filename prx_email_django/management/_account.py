@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.management.base import CommandError
+from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf.account_url import parse_account_url
@@ -65,14 +66,19 @@ def _set_fields(arguments: Iterable[str], *, has_preset: bool) -> dict[str, Any]
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in SECRET_FIELDS:
-            source = f"--secret {name}=env:NAME, --secret {name}=file:/path or --secret {name}=-"
-            raise CommandError(f"--set cannot set {name}: a command line is visible to others. Use {source}.")
+            source = _("--secret %(name)s=env:NAME, --secret %(name)s=file:/path or --secret %(name)s=-") % {
+                "name": name
+            }
+            raise CommandError(
+                _("--set cannot set %(name)s: a command line is visible to others. Use %(source)s.")
+                % {"name": name, "source": source}
+            )
         if not equals:
-            raise CommandError("--set needs a field and a value: --set field=value")
+            raise CommandError(_("--set needs a field and a value: --set field=value"))
         if name != "region" or not has_preset:
             _known(name, "--set", SETTABLE)
         if name in fields:
-            raise CommandError(f"--set names {name} twice.")
+            raise CommandError(_("--set names %(name)s twice.") % {"name": name})
         fields[name] = value
     return fields
 
@@ -81,10 +87,17 @@ def _known(name: str, option: str, known: list[str]) -> None:
     if name in known:
         return
     if not name.isidentifier():
-        raise CommandError(f"{option} must name fields of an account.")
+        raise CommandError(_("%(option)s must name fields of an account.") % {"option": option})
     meant = closest(name, known)
-    hint = f"Did you mean {meant}?" if meant else f"Fields are {', '.join(known)}."
-    raise CommandError(f"{option} names {name}, which is not a field that it can set. {hint}")
+    hint = (
+        _("Did you mean %(meant)s?") % {"meant": meant}
+        if meant
+        else _("Fields are %(names)s.") % {"names": ", ".join(known)}
+    )
+    raise CommandError(
+        _("%(option)s names %(name)s, which is not a field that it can set. %(hint)s")
+        % {"option": option, "name": name, "hint": hint}
+    )
 
 
 @sensitive_variables()
@@ -95,18 +108,21 @@ def _secrets(arguments: Iterable[str]) -> dict[str, str]:
         named = _NAMED.fullmatch(argument)
         name, source = named.groups() if named else ("password", argument)
         if name not in SECRET_FIELDS:
-            raise CommandError(f"--secret sets one of {', '.join(SECRET_FIELDS)}.")
+            raise CommandError(_("--secret sets one of %(names)s.") % {"names": ", ".join(SECRET_FIELDS)})
         if name in fields:
-            raise CommandError(f"--secret names {name} twice.")
+            raise CommandError(_("--secret names %(name)s twice.") % {"name": name})
         if source != "-" and reference(source) is None:
             raise CommandError(
-                f"--secret for {name} must be env:NAME, file:/path, or - for standard input: a secret on the command "
-                "line is visible to others."
+                _(
+                    "--secret for %(name)s must be env:NAME, file:/path, or - for standard input: a secret on the "
+                    "command line is visible to others."
+                )
+                % {"name": name}
             )
         fields[name] = source
     from_input = [name for name, source in fields.items() if source == "-"]
     if len(from_input) > 1:
-        raise CommandError("Only one --secret can come from standard input.")
+        raise CommandError(_("Only one --secret can come from standard input."))
     return fields | {name: _from_input(name) for name in from_input}
 
 
@@ -114,7 +130,7 @@ def _secrets(arguments: Iterable[str]) -> dict[str, str]:
 def _from_input(name: str) -> str:
     text = getpass(f"{name}: ") if sys.stdin.isatty() else re.sub(r"\r?\n\Z", "", sys.stdin.read())
     if not text:
-        raise CommandError(f"Standard input holds no secret for {name}.")
+        raise CommandError(_("Standard input holds no secret for %(name)s.") % {"name": name})
     is_taken_otherwise = reference(text) is not None or literal(text) != text
     return f"\\{text}" if is_taken_otherwise else text
 
@@ -124,11 +140,16 @@ def described(change: AccountChange) -> Iterator[str]:
     for name, (before, after) in sorted(change.changed.items()):
         if name in SECRET_FIELDS:
             named = reference(after) if after else None
-            yield f"{name}: {named or ('set, not shown' if after else 'cleared')}"
+            hidden = _("set, not shown") if after else _("cleared")
+            yield f"{name}: {named or hidden}"
         elif change.created:
             yield f"{name}: {after}"
         else:
-            yield f"{name}: {before if before != '' else 'empty'} → {after if after != '' else 'empty'}"
+            yield f"{name}: {_or_empty(before)} → {_or_empty(after)}"
+
+
+def _or_empty(value: object) -> object:
+    return value if value != "" else _("empty")
 
 
 def problems(error: ValidationError) -> str:

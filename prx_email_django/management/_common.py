@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unicodedata import east_asian_width
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -15,6 +16,7 @@ from django.db import Error as DatabaseError
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext as _
 
 from prx_email_django.conf import parse_duration
 from prx_email_django.errors import OutboxError
@@ -55,7 +57,10 @@ def age(value: str | timedelta) -> timedelta:
     """
     if not isinstance(value, timedelta) and _is_number(str(value)):
         number = str(value).strip()
-        raise ArgumentTypeError(f"{number!r} must have a unit: {number}s, {number}m, {number}h or {number}d")
+        raise ArgumentTypeError(
+            _("%(text)s must have a unit: %(number)ss, %(number)sm, %(number)sh or %(number)sd")
+            % {"text": repr(number), "number": number}
+        )
     return duration(value)
 
 
@@ -86,8 +91,11 @@ def _instant(value: str | datetime, direction: int) -> datetime:
         try:
             return datetime.now(UTC) + direction * age(str(value))
         except ArgumentTypeError:
-            span = "a duration before now" if direction < 0 else "a duration from now"
-            text = f"{value!r} must be an ISO 8601 date and time (2026-11-25T14:00) or {span} (30m, 2h, 5d)"
+            span = _("a duration before now") if direction < 0 else _("a duration from now")
+            text = _("%(value)s must be an ISO 8601 date and time (2026-11-25T14:00) or %(span)s (30m, 2h, 5d)") % {
+                "value": f"{value!r}",
+                "span": span,
+            }
             raise ArgumentTypeError(text) from None
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
@@ -101,13 +109,13 @@ def account_named(name: str) -> Account:
     keep_declared_accounts()
     account: Account | None = Account.objects.filter(name=name).first()
     if account is None:
-        raise CommandError(f"There is no account “{name}”.")
+        raise CommandError(_("There is no account “%(name)s”.") % {"name": name})
     return account
 
 
 def add_account(parser: CommandParser) -> None:
     """Add the argument that names an account, or (if it is omitted) the whole outbox."""
-    parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="name of the account; if omitted, everything")
+    parser.add_argument("account", nargs="?", metavar="ACCOUNT", help=_("name of the account; if omitted, everything"))
 
 
 def chosen_account(options: dict[str, Any]) -> Account | None:
@@ -117,17 +125,17 @@ def chosen_account(options: dict[str, Any]) -> Account | None:
 
 def add_selection(parser: CommandParser) -> None:
     """Add the arguments that select messages: ids, or filters that must all match."""
-    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="ids of messages")
-    parser.add_argument("--account", metavar="NAME", help="messages of this account")
-    parser.add_argument("--error-code", choices=ErrorCode.values, help="messages whose last error has this code")
-    parser.add_argument("--tag", help="messages with this tag")
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help=_("ids of messages"))
+    parser.add_argument("--account", metavar="NAME", help=_("messages of this account"))
+    parser.add_argument("--error-code", choices=ErrorCode.values, help=_("messages whose last error has this code"))
+    parser.add_argument("--tag", help=_("messages with this tag"))
     parser.add_argument(
         "--since",
         type=past,
         metavar="WHEN",
-        help="messages queued at or after this time: ISO 8601, or a duration before now (2h)",
+        help=_("messages queued at or after this time: ISO 8601, or a duration before now (2h)"),
     )
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, only print the number of messages")
+    parser.add_argument("--dry-run", action="store_true", help=_("change nothing, only print the number of messages"))
 
 
 def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> QuerySet[OutboxMessage] | list[int]:
@@ -138,11 +146,11 @@ def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> Que
     """
     filters = _filters(options)
     if options["ids"] and filters:
-        raise CommandError("Give either ids or filters, not both.")
+        raise CommandError(_("Give either ids or filters, not both."))
     if options["ids"]:
         return list(options["ids"])
     if not filters:
-        raise CommandError("Select messages by ids, or by --account, --error-code, --tag or --since.")
+        raise CommandError(_("Select messages by ids, or by --account, --error-code, --tag or --since."))
     return eligible.filter(**filters)
 
 
@@ -170,8 +178,16 @@ def plain_errors() -> Iterator[None]:
     except (ImproperlyConfigured, ArgumentTypeError) as error:
         raise CommandError(str(error)) from error
     except DatabaseError as error:
-        hint = " (run “manage.py migrate”)" if _MISSING_TABLE.search(str(error)) else ""
-        raise CommandError(f"The database cannot be used: {first_line(error)}{hint}") from error
+        hint = _(" (run “manage.py migrate”)") if _MISSING_TABLE.search(str(error)) else ""
+        raise CommandError(
+            _("The database cannot be used: %(error)s%(hint)s") % {"error": first_line(error), "hint": hint}
+        ) from error
+
+
+def padded(text: str, width: int = 16) -> str:
+    """Fill up with spaces to so many columns of a terminal; a Japanese character takes two."""
+    taken = sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+    return text + " " * max(width - taken, 0)
 
 
 def first_line(error: Exception) -> str:
@@ -179,14 +195,24 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-class SelectionCommand(BaseCommand):
+class OutboxCommand(BaseCommand):
+    """A command whose ``help`` is marked by ``gettext_noop``, and translated when it is shown."""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Return the parser, with the help in the language of the project."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.description = _(self.help)
+        return parser
+
+
+class SelectionCommand(OutboxCommand):
     """A command that applies one operation to the selected messages.
 
     Exit code 0, also if messages were refused; 1 for an error.
     """
 
-    #: The operation as words: ``requeue`` and ``requeued``.
-    verb: str
+    #: What would be and was done to ``count`` messages, marked by ``gettext_noop``.
+    would: str
     done: str
     #: The messages that the operation would change now.
     eligible: Q
@@ -204,8 +230,11 @@ class SelectionCommand(BaseCommand):
             chosen = selection(options, eligible)
             if options["dry_run"]:
                 found = eligible.filter(pk__in=chosen) if isinstance(chosen, list) else chosen
-                self.stdout.write(f"would {self.verb} {found.count()}")
+                self.stdout.write(_(self.would) % {"count": found.count()})
                 return
             report = self.operate(chosen)
         refused = ", ".join(f"{count} {code}" for code, count in sorted(report.refused.items()))
-        self.stdout.write(f"{self.done} {report.changed}" + (f"; refused: {refused}" if refused else ""))
+        self.stdout.write(
+            _(self.done) % {"count": report.changed}
+            + (_("; refused: %(refused)s") % {"refused": refused} if refused else "")
+        )

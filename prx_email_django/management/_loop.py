@@ -12,6 +12,7 @@ from time import monotonic
 from types import FrameType
 
 from django.core.management.base import CommandError
+from django.utils.translation import gettext as _
 
 from prx_email_django.results import DrainReport
 from prx_email_django.store.outbox import wake_requested
@@ -69,7 +70,7 @@ class Stop:
         try:
             self._heartbeat.touch()
         except OSError as error:
-            raise CommandError(f"The heartbeat file cannot be written: {error}") from error
+            raise CommandError(_("The heartbeat file cannot be written: %(error)s") % {"error": error}) from error
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
+from prx_email_django.management._common import padded
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
 
@@ -19,14 +21,14 @@ def message_lines(message: OutboxMessage) -> Iterator[str]:
     """Yield everything but the body; control characters, which could control the terminal, are replaced."""
     for name, value in _facts(message):
         if value:
-            yield f"{name:<16}{_printable(value)}"
+            yield f"{padded(name)}{_printable(value)}"
     recipients = message.recipients.order_by("pk")
     yield from _shortened(
-        "recipients", [_recipient(recipient, message) for recipient in recipients[:MAX_LINES]], recipients.count()
+        _("recipients"), [_recipient(recipient, message) for recipient in recipients[:MAX_LINES]], recipients.count()
     )
     attempts = message.delivery_attempts.order_by("-number")
     lines = [_attempt(attempt) for attempt in attempts[:MAX_LINES]]
-    yield from _shortened("attempts", lines[::-1], attempts.count())
+    yield from _shortened(_("attempts"), lines[::-1], attempts.count())
 
 
 def message_facts(message: OutboxMessage) -> dict[str, Any]:
@@ -41,16 +43,16 @@ def message_facts(message: OutboxMessage) -> dict[str, Any]:
 
 
 def _facts(message: OutboxMessage) -> Iterator[tuple[str, str]]:
-    yield "account", message.account.name
-    yield "from", message.from_email
-    yield "subject", message.subject
-    yield "tag", message.tag
-    yield "queued at", at(message.created_at)
-    yield "next attempt at", at(message.next_attempt_at)
-    yield "expires at", at(message.expires_at)
-    yield "sent at", at(message.sent_at)
+    yield _("account"), message.account.name
+    yield _("from"), message.from_email
+    yield _("subject"), message.subject
+    yield _("tag"), message.tag
+    yield _("queued at"), at(message.created_at)
+    yield _("next attempt at"), at(message.next_attempt_at)
+    yield _("expires at"), at(message.expires_at)
+    yield _("sent at"), at(message.sent_at)
     yield "Message-ID", message.provider_message_id or ""
-    yield "server reply", message.provider_response
+    yield _("server reply"), message.provider_response
 
 
 def _recipient(recipient: Recipient, message: OutboxMessage) -> str:
@@ -60,7 +62,7 @@ def _recipient(recipient: Recipient, message: OutboxMessage) -> str:
 
 def _result(recipient: Recipient, message: OutboxMessage) -> str:
     """Return the result; an empty result means accepted if the message is sent, else open."""
-    return effective_result(recipient.result, message.status) or "open"
+    return effective_result(recipient.result, message.status) or _("open")
 
 
 def _attempt(attempt: DeliveryAttempt) -> str:
@@ -72,9 +74,9 @@ def _attempt(attempt: DeliveryAttempt) -> str:
 
 def _shortened(name: str, lines: list[str], count: int) -> Iterator[str]:
     for number, line in enumerate(lines):
-        yield f"{'' if number else name:<16}{_printable(line)}"
+        yield f"{padded('' if number else name)}{_printable(line)}"
     if count > len(lines):
-        yield f"{'':<16}and {count - len(lines)} more"
+        yield " " * 16 + _("and %(count)d more") % {"count": count - len(lines)}
 
 
 def at(moment: datetime | None) -> str:

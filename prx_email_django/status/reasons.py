@@ -167,8 +167,9 @@ def _paused(pause: Pause, now: datetime) -> str:
     if pause.until is None:
         return _("paused until a person resumes it: %(reason)s") % {"reason": pause.reason}
     words = {"time": at(pause.until, now), "reason": pause.reason}
-    if pause.by_person:
-        return _("paused by a person until %(time)s: %(reason)s") % words
+    if pause.by_person:  # who entered the time may read it in another zone
+        named = {**words, "time": f"{words['time']} {timezone.localtime(pause.until).tzname()}"}
+        return _("paused by a person until %(time)s: %(reason)s") % named
     return _("paused until %(time)s: %(reason)s") % words
 
 

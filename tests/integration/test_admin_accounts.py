@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
@@ -324,6 +324,32 @@ def test_pause_and_resume_by_button() -> None:
     assert account.pause_reason == ""
     assert rows.notices(client.post(f"{url}resume/", follow=True)) == ["1 account was not paused."]
     assert [entry.change_message for entry in LogEntry.objects.order_by("pk")] == ["Paused.", "Resumed."]
+
+
+def test_the_end_of_a_pause_is_entered_and_shown_in_the_zone_of_the_person(settings: Any) -> None:
+    """In a wrong zone a pause ends hours too early; the form and the pages say which zone it is."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.tokyo"]
+    account = rows.make_account()
+    client = rows.client_for("*")
+    url = f"{rows.ACCOUNTS}{account.pk}/"
+    assert "In the time zone Asia/Tokyo. Leave empty" in client.get(f"{url}change/").content.decode()
+    client.post(f"{url}pause/", {"reason": "moving", "until": "2199-01-01T10:30"})
+    assert account.paused_until == datetime(2199, 1, 1, 1, 30, tzinfo=UTC)
+    page = client.get(f"{url}change/").content.decode()
+    assert "aused by a person until 2199-01-01 10:30 JST: moving." in page
+    assert "until 2199-01-01 10:30 JST</td>" in page
+    client.post(f"{rows.ADMIN}outboxstate/pause/", {"reason": "holidays", "until": "2199-01-02T08:00"})
+    assert "Everything is paused until 2199-01-02 08:00 JST: holidays" in client.get(rows.MESSAGES).content.decode()
+
+
+def tokyo(get_response: Any) -> Any:
+    """Middleware of a host that knows the zone of each person."""
+
+    def middleware(request: Any) -> Any:
+        with timezone.override("Asia/Tokyo"):
+            return get_response(request)
+
+    return middleware
 
 
 def test_pause_and_resume_in_bulk() -> None:

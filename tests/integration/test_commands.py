@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.core.management import CommandError
+from django.core.management import CommandError, load_command_class
 from django.db import ProgrammingError
 from django.test import override_settings
+from django.utils.translation import override
 
+from prx_email_django.checks.project import check_transport
 from prx_email_django.management._common import plain_errors
 from prx_email_django.models import Account, InboundMessage, OutboxMessage, OutboxState
 from tests.integration.face_rows import HOUR, at_rest, message, new_account, run
@@ -39,6 +42,23 @@ def test_requeue_makes_named_messages_due_and_prints_what_it_refused(account: Ac
     assert due(rests)
     assert due(waits)
     assert not due(pending)
+
+
+@override_settings(PRX_EMAIL={"TRANSPORT": "memory", "WAKE": ""})
+def test_a_project_in_japanese_reads_its_commands_in_japanese_and_machines_read_english(account: Account) -> None:
+    rests = at_rest(account)
+    with override("ja"):
+        said = run("requeue_outbox", rests.pk, 999_999)
+        with pytest.raises(CommandError, match="アカウント「nobody」はありません。"):
+            run("outbox_pause", "nobody", reason="x")
+        status, figures = run("outbox_status"), json.loads(run("outbox_status", "--json"))
+        help_text = load_command_class("prx_email_django", "outbox_pause").create_parser("manage.py", "x").format_help()
+        hints = [message.hint for message in check_transport()]
+    assert said == "送信待ちに戻しました: 1 件、対象外: 1 not_found"
+    assert "送信待ち        1" in status
+    assert {"due", "waiting", "at_rest"} <= figures.keys()
+    assert "アカウントまたは送信箱全体を一時停止します。" in help_text.replace("\n", "")
+    assert hints == ['"smtp" を設定してください。']
 
 
 def test_requeue_by_filters_changes_only_messages_that_match_all(account: Account) -> None:

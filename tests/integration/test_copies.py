@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.mail import EmailMultiAlternatives
 from django.utils import timezone
 
-from prx_email_django import AttachmentInput, copy_outbox, enqueue_many, resend_outbox
+from prx_email_django import AttachmentInput, FailureMode, copy_outbox, enqueue_many, resend_outbox, retry_outbox
 from prx_email_django.admin.timeline import timeline
 from prx_email_django.errors import AccountUnavailable, RetryRejected
 from prx_email_django.models import Attachment, DeliveryAttempt, OutboxMessage
@@ -155,6 +155,22 @@ def test_the_time_line_is_in_order_and_says_what_comes_next() -> None:
     assert [event.after for event in events] == ["", "1 min later", "1 min later", "58 min later"]
     assert "in 55 min" in events[3].when
     assert events[1].seconds == "2.00 s"
+
+
+def test_the_time_line_names_the_persons_who_acted_in_between() -> None:
+    """Who retried and who dismissed it, each in its place among the attempts; a refused operation is no event."""
+    account = rows.make_account()
+    message, sent = rows.at_rest(account), rows.sent(account)
+    client = rows.client_for("change_outboxmessage")
+    client.post(f"{rows.MESSAGES}{message.pk}/retry/")
+    retry_outbox(message.pk, failure_mode=FailureMode.PROVIDER_PERMANENT)
+    selected = {"_selected_action": [message.pk, sent.pk], "understood": "yes", "action": "dismiss_selected"}
+    client.post(rows.MESSAGES, selected)
+    lines = {row: client.get(f"{rows.MESSAGES}{row.pk}/change/").context["timeline"] for row in (message, sent)}
+    shown = [(event.label, event.attempt is None and str(event.text)) for event in lines[message]]
+    by = "by change_outboxmessage"
+    assert shown == [("queued", ""), ("Retry requested", by), ("failed", False), ("Dismissed", by)]
+    assert sorted(event.label for event in lines[sent]) == ["queued", "sent"]
 
 
 def test_a_claim_that_has_ended_is_not_shown_as_being_sent() -> None:

@@ -6,17 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib import admin
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from django.urls import path
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.admin import AccountAdmin, OutboxAdmin
-from prx_email_django.admin.records import RecipientAdmin
-from prx_email_django.models import Account, HourlyCount, OutboxMessage, Recipient, Worker
-from prx_email_django.models.dashboard import Outbox
+from prx_email_django.models import HourlyCount, OutboxMessage, Worker
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -151,32 +146,6 @@ def test_who_may_not_view_messages_does_not_see_the_page() -> None:
     names = [model["object_name"] for app in index.context["app_list"] for model in app["models"]]
     assert names[0] == "Outbox"
     assert not {"ConnectionSlot", "RateWindow", "AccountState", "OutboxState", "Attachment"} & set(names)
-
-
-class OwnSite(admin.AdminSite):
-    """A site of the host project that shows some of the models only."""
-
-
-own_site = OwnSite(name="ops")
-own_site.register(Outbox, OutboxAdmin)
-own_site.register(Account, AccountAdmin)
-own_site.register(Recipient, RecipientAdmin)
-urlpatterns = [path("ops/", own_site.urls)]
-
-
-@pytest.mark.urls(__name__)
-def test_pages_survive_a_site_that_does_not_have_the_others() -> None:
-    account = rows.make_account("main")
-    refused(account, "550 5.7.1 spam", 2)
-    rows.make_message(account)
-    prx.pause_outbox(account, reason="x", by="keiko")
-    prx.pause_outbox(None, reason="y")
-    client = rows.client_for("*")
-    for page in ("outbox/", "account/", f"account/{account.pk}/change/", "recipient/"):
-        assert client.get(f"/ops/prx_email_django/{page}").status_code == 200, page
-    assert client.get("/ops/").status_code == 200
-    response = client.post(f"/ops/prx_email_django/outbox/resume/{account.pk}/")
-    assert response["Location"] == "/ops/prx_email_django/outbox/"
 
 
 def test_the_history_of_pauses_is_on_both_pages() -> None:

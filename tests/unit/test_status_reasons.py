@@ -61,10 +61,10 @@ def plain_english() -> Iterator[None]:
         ),
         (
             replace(MAIN, pause=Pause("moving", SOON + timedelta(days=1))),
-            "paused by a person until 2026-11-25 14:05: moving",
+            "paused by a person until 2026-11-25 14:05 UTC: moving",
         ),
         (replace(MAIN, pause=Pause("moving")), "paused until a person resumes it: moving"),
-        (replace(MAIN, outbox=Pause("holidays", SOON)), "everything is paused by a person until 14:05: holidays"),
+        (replace(MAIN, outbox=Pause("holidays", SOON)), "everything is paused by a person until 14:05 UTC: holidays"),
         (
             replace(
                 MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)), ReachedLimit("90/hour", SOON))
@@ -153,7 +153,9 @@ def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
 
 def test_times_are_shown_in_the_zone_of_the_reader() -> None:
     with timezone.override("Asia/Tokyo"):
-        assert account_sentence(replace(MAIN, pause=Pause("x", SOON)), now=NOW) == "paused by a person until 23:05: x"
+        assert (
+            account_sentence(replace(MAIN, pause=Pause("x", SOON)), now=NOW) == "paused by a person until 23:05 JST: x"
+        )
 
 
 @pytest.mark.parametrize(

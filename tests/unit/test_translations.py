@@ -19,7 +19,13 @@ from prx_email_django.status.overview import span
 PACKAGE = Path(__file__).parents[2] / "prx_email_django"
 FOLDER = PACKAGE / "locale/ja/LC_MESSAGES"
 #: Functions that mark a string, and how many of their arguments are strings.
-MARKS = {"_": 1, "gettext": 1, "gettext_lazy": 1, "ngettext": 2, "ngettext_lazy": 2}
+MARKS = {"_": 1, "gettext": 1, "gettext_lazy": 1, "gettext_noop": 1, "ngettext": 2, "ngettext_lazy": 2}
+#: What commands and checks show to a person comes from these files.
+FACES = [path for folder in ("checks", "management") for path in sorted((PACKAGE / folder).rglob("*.py"))]
+#: Two words in a row; a name, a code or a key of JSON has none.
+_PROSE = re.compile(r"[A-Za-z’”]{2,}[,:;.]? [A-Za-z“]{2,}")
+#: Calls whose strings nobody reads, or that machines do: patterns, SQL, log lines, errors that ``advice`` recognises.
+_NOT_SHOWN = re.compile(r"re\.compile|.*\.execute|_row|logger\..*|sign_in\.refused")
 _IN_TEMPLATE = re.compile(r"\b(_|gettext|ngettext)\((u?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\").*?)\) ", re.DOTALL)
 _PLACEHOLDER = re.compile(r"%\(\w+\)[sd]")
 
@@ -38,6 +44,20 @@ def marked_in_template(path: Path) -> Iterator[tuple[str, ...]]:
         call = ast.parse(f"f({arguments})", mode="eval").body
         assert isinstance(call, ast.Call)
         yield tuple(ast.literal_eval(one) for one in call.args[: MARKS[name]])
+
+
+def unmarked(tree: ast.AST) -> Iterator[str]:
+    """Yield the sentences that no function marks; documentation is not shown."""
+    if isinstance(tree, ast.Call):
+        function = ast.unparse(tree.func)
+        if function in MARKS or _NOT_SHOWN.fullmatch(function):
+            return
+    if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Constant):
+        return
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str) and _PROSE.search(tree.value):
+        yield tree.value
+    for part in ast.iter_child_nodes(tree):
+        yield from unmarked(part)
 
 
 @cache
@@ -63,6 +83,12 @@ def test_strings_are_found_in_code_and_templates() -> None:
     assert ("Why it fails",) in found
     assert ("%(count)s message matches.", "%(count)s messages match.") in found
     assert len(found) > 600
+
+
+def test_every_sentence_of_commands_and_checks_is_marked() -> None:
+    found = {path.name: list(unmarked(ast.parse(path.read_text(encoding="utf-8")))) for path in FACES}
+    assert {name: texts for name, texts in found.items() if texts} == {}
+    assert list(unmarked(ast.parse('print(f"{count} messages wait", _("Not these."))'))) == [" messages wait"]
 
 
 def test_no_marked_string_is_missing(catalogue: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db.models import Q
+from django.utils.translation import gettext_noop
 
 from prx_email_django import api
 from prx_email_django.management._common import SelectionCommand
@@ -12,10 +13,11 @@ from prx_email_django.states import WAITING
 class Command(SelectionCommand):
     """Calls ``api.cancel_outbox``."""
 
-    help = (
-        "Cancels messages that wait for an attempt: they are not sent. Messages that are being sent or are sent do not "
-        "change. Exit code: 0, also if messages were refused; 1 for an error."
+    help = gettext_noop(
+        "Cancels messages that wait for an attempt: they are not sent. Messages that are being sent or "
+        "are sent do not change. Exit code: 0, also if messages were refused; 1 for an error."
     )
-    verb, done = "cancel", "cancelled"
+    would = gettext_noop("would cancel %(count)d")
+    done = gettext_noop("cancelled %(count)d")
     eligible = Q(status__in=WAITING, next_attempt_at__isnull=False)
     operate = staticmethod(api.cancel_outbox)

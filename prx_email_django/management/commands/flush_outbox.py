@@ -11,12 +11,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.db import Error, close_old_connections, connections
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from tqdm import tqdm
 
 from prx_email_django import api
-from prx_email_django.management._common import account_named, duration, first_line, plain_errors
+from prx_email_django.management._common import OutboxCommand, account_named, duration, first_line, plain_errors
 from prx_email_django.management._loop import POLL, Stop, add_reports, wait_for_wake_up
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
@@ -33,38 +35,53 @@ LONGEST_WAIT = 5.0
 ASK_FOR_PURGE = 60.0
 
 
-class Command(BaseCommand):
+#: Fields of the report, in the order of the summary.
+_IN_WORDS = {
+    "claimed": gettext_noop("%(count)d claimed"),
+    "sent": gettext_noop("%(count)d sent"),
+    "deferred": gettext_noop("%(count)d deferred"),
+    "failed": gettext_noop("%(count)d failed"),
+    "recovered": gettext_noop("%(count)d recovered"),
+    "released": gettext_noop("%(count)d released"),
+    "expired": gettext_noop("%(count)d expired"),
+}
+
+
+class Command(OutboxCommand):
     """Calls ``api.drain``."""
 
-    help = (
-        "Sends due messages and returns. With --loop it keeps running, drains after each commit and once a second, and "
-        "purges by RETENTION when idle. SIGTERM, SIGINT or SIGHUP ends it cleanly: started messages are finished, the "
-        "others are released. Any number of processes may run in parallel, on any number of machines. Exit code: 0 if "
-        "it finished or was stopped, whatever happened to the messages (see outbox_status --check); 1 if it could not "
-        "work (the error text says why)."
+    help = gettext_noop(
+        "Sends due messages and returns. With --loop it keeps running, drains after each commit and once "
+        "a second, and purges by RETENTION when idle. SIGTERM, SIGINT or SIGHUP ends it cleanly: started "
+        "messages are finished, the others are released. Any number of processes may run in parallel, on "
+        "any number of machines. Exit code: 0 if it finished or was stopped, whatever happened to the "
+        "messages (see outbox_status --check); 1 if it could not work (the error text says why)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add accounts, limits, loop and output options."""
         parser.add_argument(
-            "--account", action="append", metavar="NAME", help="send only messages of this account; repeatable"
+            "--account", action="append", metavar="NAME", help=_("send only messages of this account; repeatable")
         )
-        parser.add_argument("--limit", type=int, metavar="N", help="stop after N messages")
+        parser.add_argument("--limit", type=int, metavar="N", help=_("stop after N messages"))
         parser.add_argument(
-            "--time-budget", type=duration, metavar="S", help="start no message after S seconds (or 10m, 2h), and stop"
-        )
-        parser.add_argument(
-            "--loop", action="store_true", help="keep running: drain after each commit, and once a second"
-        )
-        parser.add_argument(
-            "--heartbeat", type=Path, metavar="FILE", help="update this file once a second, for a liveness probe"
+            "--time-budget",
+            type=duration,
+            metavar="S",
+            help=_("start no message after S seconds (or 10m, 2h), and stop"),
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="send nothing, print what is due and what prevents sending"
+            "--loop", action="store_true", help=_("keep running: drain after each commit, and once a second")
         )
-        parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
         parser.add_argument(
-            "--no-progress", action="store_true", help="show no progress bar; it is shown only in a terminal"
+            "--heartbeat", type=Path, metavar="FILE", help=_("update this file once a second, for a liveness probe")
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help=_("send nothing, print what is due and what prevents sending")
+        )
+        parser.add_argument("--json", action="store_true", help=_("print the summary as one JSON object"))
+        parser.add_argument(
+            "--no-progress", action="store_true", help=_("show no progress bar; it is shown only in a terminal")
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -129,22 +146,24 @@ class Command(BaseCommand):
             accounts = {account["name"]: {"due": account["due"], "why": account["why"]} for account in figures}
             self.stdout.write(json.dumps({"due": due, "accounts": accounts}, ensure_ascii=False))
             return
-        self.stdout.write(f"{due} due")
+        self.stdout.write(_("%(due)s due") % {"due": due})
         self._print_waiting(figures)
 
     def _print_waiting(self, figures: Sequence[dict[str, Any]]) -> None:
         """Print what is due and what prevents sending, for each account; no output would look like an empty outbox."""
         for account in figures:
             if account["due"]:
-                self.stdout.write(f"  {account['name']}: {account['due']} due, {account['why']}")
+                due = _("%(due)s due") % {"due": account["due"]}
+                self.stdout.write(f"  {account['name']}: {due}, {account['why']}")
 
     def _summary(self, report: DrainReport, *, as_json: bool) -> None:
         counts = {name: value for name, value in asdict(report).items() if name != "seconds"}
         if as_json:
             self.stdout.write(json.dumps({**counts, "seconds": round(report.seconds, 3)}))
             return
-        text = ", ".join(f"{value} {name}" for name, value in counts.items() if value or name == "sent")
-        self.stdout.write(f"{text} in {report.seconds:.1f} s")
+        words = _IN_WORDS.items()
+        text = ", ".join(_(word) % {"count": counts[name]} for name, word in words if counts[name] or name == "sent")
+        self.stdout.write(_("%(text)s in %(seconds)s s") % {"text": text, "seconds": f"{report.seconds:.1f}"})
 
 
 def _accounts(names: Collection[str] | None) -> list[dict[str, Any]]:
@@ -165,7 +184,7 @@ def _progress(
     accounts: Sequence[Account] | None, *, limit: int | None, hidden: bool
 ) -> Iterator[Callable[[DrainReport], None]]:
     """Show a progress bar on standard error if it is a terminal; yield the function that updates the bar."""
-    bar: tqdm[Any] = tqdm(total=0, unit=" messages", disable=True if hidden else None, leave=False)
+    bar: tqdm[Any] = tqdm(total=0, unit=_(" messages"), disable=True if hidden else None, leave=False)
     if not bar.disable:
         names = None if accounts is None else {account.name for account in accounts}
         due = sum(account["due"] for account in _accounts(names))

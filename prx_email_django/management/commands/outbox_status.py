@@ -8,10 +8,12 @@ from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
-from prx_email_django.management._common import account_named, age, first_line, plain_errors
+from prx_email_django.management._common import OutboxCommand, account_named, age, first_line, plain_errors
 from prx_email_django.management._figures import DEFAULT_MAX_AGE, account_lines, outbox_lines
 from prx_email_django.management._message import message_facts, message_lines
 from prx_email_django.models import OutboxMessage
@@ -21,37 +23,38 @@ from prx_email_django.status.figures import VERSION, Health, judge, message_reas
 from prx_email_django.store.declared import keep_declared_accounts
 
 
-class Command(BaseCommand):
+class Command(OutboxCommand):
     """Calls ``status.figures``."""
 
-    help = (
-        "Prints the state of the outbox; for one message or account, why it waits and when sending continues. With "
-        "--check the exit code is for a monitor: 0 well; 1 late (a message has been due, or a message of a lost worker "
-        "has waited, for longer than --max-age, or the server refuses every message of an account); 2 broken (database "
-        "or settings cannot be used, the database belongs to another INSTANCE, or settings name an account that does "
-        "not exist or is switched off). Without --check: 0, or 1 for an error."
+    help = gettext_noop(
+        "Prints the state of the outbox; for one message or account, why it waits and when sending "
+        "continues. With --check the exit code is for a monitor: 0 well; 1 late (a message has been due, "
+        "or a message of a lost worker has waited, for longer than --max-age, or the server refuses "
+        "every message of an account); 2 broken (database or settings cannot be used, the database "
+        "belongs to another INSTANCE, or settings name an account that does not exist or is switched "
+        "off). Without --check: 0, or 1 for an error."
     )
     # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add message, account and output options."""
-        parser.add_argument("id", nargs="?", type=int, metavar="ID", help="show only this message")
-        parser.add_argument("--account", metavar="NAME", help="show only this account")
-        parser.add_argument("--json", action="store_true", help="print one JSON object, with a version")
-        parser.add_argument("--check", action="store_true", help="report the health by the exit code")
+        parser.add_argument("id", nargs="?", type=int, metavar="ID", help=_("show only this message"))
+        parser.add_argument("--account", metavar="NAME", help=_("show only this account"))
+        parser.add_argument("--json", action="store_true", help=_("print one JSON object, with a version"))
+        parser.add_argument("--check", action="store_true", help=_("report the health by the exit code"))
         parser.add_argument(
             "--max-age",
             type=age,
             default=DEFAULT_MAX_AGE,
             metavar="AGE",
-            help="with --check: late after this time (default: 10m)",
+            help=_("with --check: late after this time (default: 10m)"),
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print the figures; with ``--check`` exit with the health as code."""
         if options["id"] is not None and (options["account"] is not None or options["check"]):
-            raise CommandError("ID cannot be combined with --account or --check.")
+            raise CommandError(_("ID cannot be combined with --account or --check."))
         if options["check"]:
             self._check(options)
             return
@@ -100,10 +103,11 @@ class Command(BaseCommand):
     def _message(self, pk: int, *, as_json: bool) -> None:
         message = OutboxMessage.objects.select_related("account").filter(pk=pk).first()
         if message is None:
-            raise CommandError(f"There is no message {pk}.")
+            raise CommandError(_("There is no message %(pk)s.") % {"pk": pk})
         sentence = message_reason(message)
         if not as_json:
-            self.stdout.write(f"{pk} {message.status}: {sentence}")
+            status = Status(message.status).label if message.status in Status.values else message.status
+            self.stdout.write(f"{pk} {status}: {sentence}")
             if message.status != Status.SENT and (hint := advice(sentence)):
                 self.stdout.write(hint)
             for line in message_lines(message):

@@ -6,20 +6,31 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from prx_email_django import api
-from prx_email_django.management._common import age, plain_errors
+from prx_email_django.management._common import OutboxCommand, age, plain_errors
 from prx_email_django.store.purge import PurgeReport
 
+#: Kinds of rows of the report.
+_IN_WORDS = {
+    "sent": gettext_noop("%(count)d sent"),
+    "failed": gettext_noop("%(count)d failed"),
+    "inbound": gettext_noop("%(count)d inbound"),
+    "stripped": gettext_noop("%(count)d stripped"),
+    "content": gettext_noop("%(count)d content"),
+}
 
-class Command(BaseCommand):
+
+class Command(OutboxCommand):
     """Calls ``api.purge_outbox``."""
 
-    help = (
-        "Deletes old rows by the setting RETENTION: sent messages, messages at rest, received messages, and content "
-        "without a reference; never a message that may still be sent. The scheduled drain and flush_outbox --loop also "
-        "purge one batch an hour."
+    help = gettext_noop(
+        "Deletes old rows by the setting RETENTION: sent messages, messages at rest, received messages, "
+        "and content without a reference; never a message that may still be sent. The scheduled drain "
+        "and flush_outbox --loop also purge one batch an hour."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,17 +39,18 @@ class Command(BaseCommand):
             "--older-than",
             type=age,
             metavar="AGE",
-            help="purge rows of every kind from this age on, instead of by RETENTION: 30d, 12h",
+            help=_("purge rows of every kind from this age on, instead of by RETENTION: 30d, 12h"),
         )
-        parser.add_argument("--dry-run", action="store_true", help="delete nothing, only print the numbers")
+        parser.add_argument("--dry-run", action="store_true", help=_("delete nothing, only print the numbers"))
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Purge, and print the number of rows of each kind."""
         with plain_errors():
             older_than = None if options["older_than"] is None else age(options["older_than"])
             report = _purge(older_than, dry_run=options["dry_run"])
-        counts = ", ".join(f"{count} {kind}" for kind, count in asdict(report).items())
-        self.stdout.write(f"{'would purge' if options['dry_run'] else 'purged'} {counts}")
+        counts = ", ".join(_(_IN_WORDS[kind]) % {"count": count} for kind, count in asdict(report).items())
+        text = _("would purge %(counts)s") if options["dry_run"] else _("purged %(counts)s")
+        self.stdout.write(text % {"counts": counts})
 
 
 def _purge(older_than: timedelta | None, *, dry_run: bool) -> PurgeReport:

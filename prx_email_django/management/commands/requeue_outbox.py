@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db.models import Q
+from django.utils.translation import gettext_noop
 
 from prx_email_django import api
 from prx_email_django.management._common import SelectionCommand
@@ -12,11 +13,12 @@ from prx_email_django.states import Status
 class Command(SelectionCommand):
     """Calls ``api.requeue_outbox``."""
 
-    help = (
-        "Makes failed messages due now, at rest or waiting for a later attempt: the next drain sends them. If "
-        "a message may have been delivered already, its recipients may receive a second copy. Exit code: 0, "
-        "also if messages were refused; 1 for an error."
+    help = gettext_noop(
+        "Makes failed messages due now, at rest or waiting for a later attempt: the next drain sends "
+        "them. If a message may have been delivered already, its recipients may receive a second copy. "
+        "Exit code: 0, also if messages were refused; 1 for an error."
     )
-    verb, done = "requeue", "requeued"
+    would = gettext_noop("would requeue %(count)d")
+    done = gettext_noop("requeued %(count)d")
     eligible = Q(status=Status.FAILED)
     operate = staticmethod(api.requeue_outbox)

@@ -1,0 +1,12 @@
+"""The test project with the admin theme that ``THEME`` names: ``unfold``, ``jazzmin`` or ``grappelli``."""
+
+from __future__ import annotations
+
+import os
+
+from tests.settings import *  # noqa: F403
+from tests.settings import INSTALLED_APPS as _USUAL
+
+THEME = os.environ["THEME"]
+INSTALLED_APPS = [THEME, *_USUAL]
+ROOT_URLCONF = "tests.themes.urls"
