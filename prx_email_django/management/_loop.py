@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -101,10 +101,11 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def wait_for_wake_up(stop: Stop, seconds: float) -> None:
-    """Wait for ``seconds``, or until the run should end or a commit asks for a drain."""
+def wait_for_wake_up(stop: Stop, seconds: float, *, tick: Callable[[], None] = lambda: None) -> None:
+    """Wait for ``seconds``, or until the run should end or a commit asks for a drain; ``tick`` is called in between."""
     until = monotonic() + seconds
     while not stop() and not wake_requested() and (left := until - monotonic()) > 0:
+        tick()
         stop.wait(min(left, WATCH))
 
 

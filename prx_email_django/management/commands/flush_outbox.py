@@ -24,6 +24,7 @@ from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.absence import is_away
 from prx_email_django.tasks import purge_if_time
 from prx_email_django.worker.heartbeat import LOOP, working_as
+from prx_email_django.worker.idle import IdleConnections, keeping_connections
 
 logger = logging.getLogger("prx_email_django")
 
@@ -93,6 +94,12 @@ class Command(BaseCommand):
             return _drain(stop, accounts, options["limit"], progress)
 
     def _loop(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
+        with keeping_connections() as idle:
+            return self._drain_again_and_again(stop, accounts, options, idle)
+
+    def _drain_again_and_again(
+        self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any], idle: IdleConnections
+    ) -> DrainReport:
         begun, total, limit = monotonic(), DrainReport(), options["limit"]
         wait, purge_at = POLL, 0.0
         while not stop() and (limit is None or total.claimed - total.released < limit):
@@ -110,12 +117,14 @@ class Command(BaseCommand):
                     purge_at = monotonic() + ASK_FOR_PURGE
                     purge_if_time()
                 wait = POLL
-                wait_for_wake_up(stop, wait)
+                wait_for_wake_up(stop, wait, tick=idle.release_closed)
             except Error as error:
                 if not is_away(error):
                     raise
                 wait = POLL if done.claimed else min(wait * 2, LONGEST_WAIT)
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
+                idle.cut()
+                idle.leave()
                 connections.close_all()
                 stop.wait(wait)
             finally:
