@@ -19,6 +19,7 @@ from prx_email_django.worker.heartbeat import LOOP, working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
 from tests.support.factories import account, account_on, at, backlog
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import CallInThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,7 +31,9 @@ def server() -> Iterator[SmtpServer]:
 
 
 @pytest.fixture
-def kept() -> Iterator[IdleConnections]:
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[IdleConnections]:
+    """A loop whose idle connections end for a reason only, not by the clock."""
+    monkeypatch.setattr(idle_module, "IDLE_FOR", 600.0)
     with working_as(LOOP), keeping_connections() as kept:
         yield kept
 
@@ -148,6 +151,22 @@ def test_nothing_is_kept_while_others_hold_all_the_rest(server: SmtpServer, kept
     assert take_slot(owner) is not None
 
 
+def test_a_connection_that_has_completed_nothing_is_not_kept(server: SmtpServer, kept: IdleConnections) -> None:
+    """Its end would count as a failure of the account."""
+    (row,) = backlog(owner_on(server), 1)
+    greeting = server.on("greeting", stall=True)
+
+    def withdraw() -> None:
+        assert greeting.reached.wait(60)
+        prx.cancel_outbox(row)
+        server.release(greeting)
+
+    withdrawing = CallInThread(withdraw)
+    assert prx.drain().claimed == 0
+    withdrawing.outcome()
+    assert server.wait_closed() and server.lines("QUIT") and not slots_taken()
+
+
 def test_changed_credentials_are_used_at_once(server: SmtpServer, kept: IdleConnections) -> None:
     owner = owner_on(server)
     send_one(owner)
@@ -230,7 +249,9 @@ def test_the_slot_of_a_connection_that_is_used_again_and_again_is_renewed(
 
 
 @pytest.mark.parametrize("accounts", [1, 100])
-def test_an_idle_loop_costs_four_statements_a_second_beside_the_watch(kept: IdleConnections, accounts: int) -> None:
+def test_an_idle_loop_costs_at_most_four_statements_a_second_beside_the_watch(
+    kept: IdleConnections, accounts: int
+) -> None:
     """Twenty looks at the wake row a second, and one drain: at most 25, whatever the number of accounts."""
     for number in range(accounts):
         account(f"a{number}")
@@ -238,7 +259,7 @@ def test_an_idle_loop_costs_four_statements_a_second_beside_the_watch(kept: Idle
     with CaptureQueriesContext(connection) as statements:
         for _ in range(4):
             prx.drain()
-    assert len(statements) <= 4 * 4, [query["sql"] for query in statements.captured_queries]
+    assert len(statements) <= 4 * 3 + 2, [query["sql"] for query in statements.captured_queries]
     with CaptureQueriesContext(connection) as statements:
         wake_requested()
     assert len(statements) == 1
