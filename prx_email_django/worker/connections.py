@@ -209,8 +209,8 @@ class Connections:
         self._release([connection.slot])
 
     def may_keep_one(self) -> bool:
-        """Whether the loop may keep one connection: then another slot of the account stays free."""
-        if self.idle is None or not self.greeted:
+        """Whether the loop may keep one connection: another slot stays free, and the server is not short of them."""
+        if self.idle is None or not self.greeted or self.most < self.current.account.max_connections:
             return False
         return bool(accounts_with_free_slot([self.current.account], clock=self.clock, closing=len(self._slots) - 1))
 

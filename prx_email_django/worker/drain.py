@@ -102,7 +102,7 @@ class Drain:
             stack.enter_context(waiting_for_database(self._wait_for_database))
             network: Network | None = None
             while not self._should_stop():
-                self.recorder.recover()
+                self._recover()
                 ready = self._ready_accounts() if self._budget(1) > 0 else []
                 if ready:
                     network = network or (self._idle.network() if self._idle else stack.enter_context(Network()))
@@ -111,6 +111,13 @@ class Drain:
                 if not self._looks_once_more() and (not self.wait or not self._wait_for_due()):
                     break
         return self.recorder.report(monotonic() - self.begun)
+
+    def _recover(self) -> None:
+        """Recover; the drains of a loop do so once a second together, however many are asked for."""
+        if self._idle is None or monotonic() >= self._idle.recover_at:
+            self.recorder.recover()
+            if self._idle is not None:
+                self._idle.recover_at = monotonic() + POLL
 
     def _looks_once_more(self) -> bool:
         """Whether to look again, after a moment: who asked for a drain meanwhile may have been told that it was asked.
@@ -182,7 +189,7 @@ class Drain:
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
             return []
         self._look_at = monotonic() + POLL
-        self.recorder.recover()
+        self._recover()
         running = {worker.account_id for worker in loop.workers}
         return [current for current in self._ready_accounts() if current.account.pk not in running]
 

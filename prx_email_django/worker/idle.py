@@ -93,6 +93,8 @@ class IdleConnections:
         self._ending: list[IdleConnection] = []
         #: When the loop reads all accounts again, due or not, on the monotonic clock.
         self.read_all_at = 0.0
+        #: When the loop recovers the messages of lost workers again.
+        self.recover_at = 0.0
 
     @property
     def has_some(self) -> bool:
@@ -183,9 +185,11 @@ class IdleConnections:
         for idle in self._held():
             self._call(idle.end)
         until = monotonic() + QUIT_WITHIN
-        for idle in self._held():
-            idle.closed.wait(max(0.0, until - monotonic()))
-        self.leave()
+        try:
+            for idle in self._held():
+                idle.closed.wait(max(0.0, until - monotonic()))
+        finally:
+            self.leave()
 
     def _call(self, function: Callable[[], object]) -> None:
         if self._network is not None:

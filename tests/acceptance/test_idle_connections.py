@@ -151,6 +151,23 @@ def test_nothing_is_kept_while_others_hold_all_the_rest(server: SmtpServer, kept
     assert take_slot(owner) is not None
 
 
+def test_nothing_is_kept_where_the_server_takes_no_further_connection(
+    server: SmtpServer, kept: IdleConnections
+) -> None:
+    backlog(owner_on(server, pipelining="off"), 4)
+    body = server.on("final", stall=True, nth=1)
+    refused = server.on("greeting", reply="421 4.7.0 too many connections", connection=2)
+
+    def release() -> None:
+        assert refused.reached.wait(60)
+        server.release(body)
+
+    releasing = CallInThread(release)
+    assert prx.drain().sent == 4
+    releasing.outcome()
+    assert server.wait_closed() and not slots_taken()
+
+
 def test_a_connection_that_has_completed_nothing_is_not_kept(server: SmtpServer, kept: IdleConnections) -> None:
     """Its end would count as a failure of the account."""
     (row,) = backlog(owner_on(server), 1)
