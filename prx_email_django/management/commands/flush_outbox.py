@@ -17,7 +17,15 @@ from tqdm import tqdm
 
 from prx_email_django import api
 from prx_email_django.management._common import account_named, duration, first_line, plain_errors
-from prx_email_django.management._loop import POLL, Stop, add_reports, wait_for_wake_up
+from prx_email_django.management._loop import (
+    CLOSELY_FOR,
+    POLL,
+    WATCH,
+    WATCH_CLOSELY,
+    Stop,
+    add_reports,
+    wait_for_wake_up,
+)
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
@@ -101,7 +109,7 @@ class Command(BaseCommand):
         self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any], idle: IdleConnections
     ) -> DrainReport:
         begun, total, limit = monotonic(), DrainReport(), options["limit"]
-        wait, purge_at = POLL, 0.0
+        wait, purge_at, watch_closely_until = POLL, 0.0, 0.0
         while not stop() and (limit is None or total.claimed - total.released < limit):
             left = None if limit is None else limit - (total.claimed - total.released)
             done = DrainReport()
@@ -117,7 +125,10 @@ class Command(BaseCommand):
                     purge_at = monotonic() + ASK_FOR_PURGE
                     purge_if_time()
                 wait = POLL
-                wait_for_wake_up(stop, wait, tick=idle.release_closed)
+                if done.claimed:
+                    watch_closely_until = monotonic() + CLOSELY_FOR
+                every = WATCH_CLOSELY if monotonic() < watch_closely_until else WATCH
+                wait_for_wake_up(stop, wait, every=every, tick=idle.release_closed)
             except Error as error:
                 if not is_away(error):
                     raise
