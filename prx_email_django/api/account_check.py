@@ -280,6 +280,10 @@ class _NoMessages:
     def take(self) -> None:
         return None
 
+    def keeps_session(self) -> bool:
+        """Return False."""
+        return False
+
     async def wait(self) -> None:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -143,6 +144,14 @@ def _make(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> b
 
 def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
     return {"token": token, "expires_at": lease_until(clock, SLOT_LEASE), "holder": worker_name()}
+
+
+@retried
+def accounts_with_free_slot(accounts: Iterable[Account], *, clock: Clock, closing: int = 0) -> set[int]:
+    """The accounts of which a slot is free, by primary key.  ``closing``: so many live slots are about to be free."""
+    most = {account.pk: account.max_connections for account in accounts}
+    live = Counter(row.account_id for row in ConnectionSlot.objects.filter(account_id__in=most) if _is_live(row, clock))
+    return {pk for pk, limit in most.items() if live[pk] - closing < limit}
 
 
 @retried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -19,8 +19,10 @@ from prx_email_django.store.outbox import wake_requested
 
 #: Seconds between two drains of ``--loop``, and between two updates of the heartbeat file.
 POLL = 1.0
-#: Seconds between two looks at whether a drain was asked for.
-WATCH = 0.05
+#: Seconds between two looks at whether a drain was asked for: of an idle loop, and for some seconds after it has sent.
+WATCH, WATCH_CLOSELY = 0.05, 0.02
+#: Seconds for which a loop watches closely: those for which it keeps a connection.
+CLOSELY_FOR = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A terminal or session that closes; not on Windows.
 _HANGUP = getattr(signal, "SIGHUP", None)
@@ -102,11 +104,17 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def wait_for_wake_up(stop: Stop, seconds: float) -> None:
-    """Wait for ``seconds``, or until the run should end or a commit asks for a drain."""
+def wait_for_wake_up(
+    stop: Stop, seconds: float, *, every: float = WATCH, tick: Callable[[], None] = lambda: None
+) -> None:
+    """Wait for ``seconds``, or until the run should end or a commit asks for a drain: a look ``every`` so many seconds.
+
+    ``tick`` is called in between.
+    """
     until = monotonic() + seconds
     while not stop() and not wake_requested() and (left := until - monotonic()) > 0:
-        stop.wait(min(left, WATCH))
+        tick()
+        stop.wait(min(left, every))
 
 
 def add_reports(first: DrainReport, second: DrainReport) -> DrainReport:

@@ -7,6 +7,7 @@ here runs on the network's event loop; nothing here uses the database.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -64,6 +65,12 @@ class Feed(Protocol):
     def report(self, outgoing: OutgoingMessage, outcome: Outcome) -> None:
         """Record the outcome of a message that was taken; called exactly once for each message."""
 
+    def keeps_session(self) -> bool:
+        """After ``wait`` gave None: whether the session shall stay open for another feed, instead of QUIT.
+
+        A transport may ignore this.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
@@ -72,7 +79,7 @@ class SessionEnd:
     ``reconnect``: the session is over but nothing is wrong (retired, too many refusals, 421 between transactions), so
     another session may be opened.  ``trouble``: what the end says about the account.  It includes the trouble that the
     session's last outcome named: count one of the two.  ``broken``: what was written ahead and the server does not
-    bear; the account does without it for some time.
+    bear; the account does without it for some time.  ``idle``: the session is not over, but waits for another feed.
     """
 
     reconnect: bool = False
@@ -80,6 +87,7 @@ class SessionEnd:
     error_code: str = ""
     error: str = ""
     broken: Ahead | None = None
+    idle: IdleSession | None = None
 
 
 class Session(Protocol):
@@ -95,6 +103,24 @@ class Session(Protocol):
 
     def abort(self) -> None:
         """Close at once and drop what is buffered; may be called at any time, on the event loop's thread."""
+
+
+class IdleSession(Session, Protocol):
+    """A session that has completed a transaction and waits for another feed; used on the event loop's thread."""
+
+    #: What it was opened with.
+    settings: ConnectionSettings
+    #: Resolved when the connection cannot be used any more.
+    ended: asyncio.Future[None]
+
+    async def resume(self, settings: ConnectionSettings) -> bool:
+        """Whether the server still answers: then ``run`` may be called again.  If not, it is closed.
+
+        ``settings`` log in with the same values; what the account's connections share may be another object.
+        """
+
+    async def quit(self) -> None:
+        """Send QUIT and close; never fails."""
 
 
 class ConnectError(Exception):

@@ -25,6 +25,7 @@ from prx_email_django.worker.connection import Connection, ConnectionEvent, Ende
 from prx_email_django.worker.connections import Connections, pause_reason
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.events import announce_pause
+from prx_email_django.worker.idle import IdleConnections
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.pace import Pace
@@ -56,6 +57,7 @@ class AccountWorker:
         results: ResultQueue,
         recorder: Recorder,
         transport: Transport,
+        idle: IdleConnections | None = None,
     ) -> None:
         self.current = current
         self.source = source
@@ -66,7 +68,7 @@ class AccountWorker:
         self.prefetch = ClaimPrefetch(current, source=source, clock=clock, recorder=recorder)
         self.ready = self.prefetch.ready
         self.connections = Connections(
-            current, ready=self.ready, clock=clock, network=network, results=results, transport=transport
+            current, ready=self.ready, clock=clock, network=network, results=results, transport=transport, idle=idle
         )
         self.pace = Pace(current, ready=self.ready, connections=self.connections, clock=clock)
         #: Events of connections: those that have arrived (the network's thread appends), and those to handle next.
@@ -269,6 +271,11 @@ class AccountWorker:
 
     def _ended(self, connection: Connection, end: SessionEnd) -> None:
         self.connections.greeted -= 1
+        if end.idle is not None:
+            with self.connections.retired_on_error(connection):
+                self._note_window()
+                self.connections.rest(connection, end.idle)
+            return
         if self._asks_for_login(connection, end):
             end = SessionEnd(reconnect=True)
         if not end.reconnect or self.source.time_is_over:
@@ -365,6 +372,10 @@ class AccountWorker:
         else:
             self.connections.retry_in(RECONNECT_AFTER)
 
+    def _is_in_trouble(self) -> bool:
+        """Whether the server has said lately that something is wrong with the account."""
+        return self._troubled or self.prefetch.probing or self.suspicion.is_active
+
     def _throttled(self, trouble: Trouble) -> None:
         """Slow down; a caller who waits for one message does not wait for that."""
         self.pace.throttled(trouble)
@@ -435,6 +446,7 @@ class AccountWorker:
             self.results.wake()
             return
         if not self.ready.closing:
+            self.ready.keeps_one = not (self.stop_reason or self._is_in_trouble()) and self.connections.may_keep_one()
             self.ready.closing = True
             self.connections.give_up_opening()
             self.network.call(self.ready.wake_connections)

@@ -19,6 +19,7 @@ from prx_email_django.transports.base import (
     SessionEnd,
     Transport,
 )
+from prx_email_django.worker.idle import IdleConnection
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ReadyQueue, ResultQueue
 
@@ -51,7 +52,7 @@ class OpeningCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An open connection is over; the outcomes of all its messages were reported before."""
+    """An open connection is over, or idle; the outcomes of all its messages were reported before."""
 
     connection: Connection
     end: SessionEnd
@@ -65,13 +66,25 @@ Listener: TypeAlias = Callable[[ConnectionEvent], None]
 class Connection:
     """The ``Feed`` of one session."""
 
-    def __init__(self, slot: Slot, *, ready: ReadyQueue, results: ResultQueue, listener: Listener) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        *,
+        ready: ReadyQueue,
+        results: ResultQueue,
+        listener: Listener,
+        idle: IdleConnection | None = None,
+    ) -> None:
         self.slot = slot
+        #: The connection that an earlier drain has kept in this slot.
+        self._kept = idle
         self.ready = ready
         self.results = results
         self.listener = listener
         self.changed = asyncio.Event()
         self.session: Session | None = None
+        #: The server has completed a transaction.
+        self.has_completed = False
         self.idle = False
         self.stopping = False
         #: Messages that it has taken and not reported.
@@ -109,10 +122,13 @@ class Connection:
     async def _open(self, transport: Transport, settings: ConnectionSettings) -> Session | None:
         self._opening = asyncio.current_task()
         if self.stopping:  # it was given up before it began
+            if self._kept is not None:
+                self._kept.abort()
             self.listener(OpeningCancelled(self, None))
             return None
         try:
-            return await transport.open(settings)
+            kept = await self._kept.take(settings) if self._kept is not None else None
+            return kept or await transport.open(settings)
         except asyncio.CancelledError as cancelled:
             reached = cancelled.__cause__ if isinstance(cancelled.__cause__, ConnectError) else None
             self.listener(OpeningCancelled(self, reached))
@@ -176,8 +192,16 @@ class Connection:
             return  # reported already: the connection was cut while it was given back
         self.taken.remove(claimed)
         claimed.finish(outcome)
+        self.has_completed = self.has_completed or outcome.is_completed
         self.ready.heard(outcome)
         self.results.put(claimed)
+
+    def keeps_session(self) -> bool:
+        """Whether the connection stays open until the next drain: the first that asks, where the caller wants one."""
+        if not self.ready.keeps_one or self.stopping or not self.has_completed or not self.slot.has_time_left():
+            return False
+        self.ready.keeps_one = False
+        return True
 
 
 def _unexpected(error: Exception) -> ConnectError:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from time import monotonic
 
 from prx_email_django.conf.references import SecretAbsent
-from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
+from prx_email_django.limits.slots import Slot, accounts_with_free_slot, release_slots, slot_or_obstacle
 from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.token import TokenRefused
@@ -17,9 +17,10 @@ from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
-from prx_email_django.transports.base import ConnectError, ConnectionSettings, Transport
+from prx_email_django.transports.base import ConnectError, ConnectionSettings, IdleSession, Transport
 from prx_email_django.worker.connection import Connection, Listener
 from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.idle import IdleConnection, IdleConnections
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.queues import ReadyQueue, ResultQueue
 from prx_email_django.worker.token_keeper import TokenKeeper, connection_settings
@@ -44,6 +45,7 @@ class Connections:
         network: Network,
         results: ResultQueue,
         transport: Transport,
+        idle: IdleConnections | None = None,
     ) -> None:
         self.current = current
         self.ready = ready
@@ -51,6 +53,8 @@ class Connections:
         self.network = network
         self.results = results
         self.transport = transport
+        #: Where a loop keeps connections; None: nothing is kept.
+        self.idle = idle
         #: What its connections find out about the server together.
         self.found = ready.found
         self.tokens = TokenKeeper(current, clock=clock)
@@ -124,15 +128,26 @@ class Connections:
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
         """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""
-        slot = self._slot()
+        kept = self._take_kept(settings)
+        slot = kept.slot if kept is not None else self._slot()
         if slot is None:
             self.most = len(self) or self.most
             return False
-        connection = Connection(slot, ready=self.ready, results=self.results, listener=listener)
+        connection = Connection(slot, ready=self.ready, results=self.results, listener=listener, idle=kept)
         connection.token = settings.token
         self._all.add(connection)
         self.network.start(connection.run(self.transport, settings))
         return True
+
+    def _take_kept(self, settings: ConnectionSettings) -> IdleConnection | None:
+        """The connection that the loop has kept, which goes on as a new one does: after a look whether it is alive."""
+        if self.idle is None:
+            return None
+        kept = self.idle.find(self.current.account, settings)
+        if kept is not None:  # the slot stands in one of the two places at any moment
+            self._slots.add(kept.slot)
+            self.idle.forget(self.current.account.pk)
+        return kept
 
     def _token(self) -> str | None:
         if not self.tokens.needed:
@@ -192,6 +207,21 @@ class Connections:
         """Forget a closed connection, and release its slot."""
         self._all.discard(connection)
         self._release([connection.slot])
+
+    def may_keep_one(self) -> bool:
+        """Whether the loop may keep one connection: another slot stays free, and the server is not short of them."""
+        if self.idle is None or not self.greeted or self.most < self.current.account.max_connections:
+            return False
+        return bool(accounts_with_free_slot([self.current.account], clock=self.clock, closing=len(self._slots) - 1))
+
+    def rest(self, connection: Connection, session: IdleSession) -> None:
+        """Leave an idle connection, with its slot, to the loop."""
+        if self.idle is not None:
+            kept = IdleConnection(session, slot=connection.slot)
+            self.idle.put(self.current.account.pk, kept, clock=self.clock)
+        self._all.discard(connection)
+        self._slots.discard(connection.slot)
+        self._noted.discard(connection.slot)
 
     def retire(self, connection: Connection) -> None:
         """Forget a connection that ended in good order, and keep its slot for the next connection."""

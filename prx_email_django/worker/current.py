@@ -27,6 +27,11 @@ class CurrentOutbox:
         """When a drain was noted last, as of the last second."""
         return self._state.last_drain_at
 
+    @property
+    def was_asked_for_drain(self) -> bool:
+        """Whether a drain had been asked for, as of the last second."""
+        return self._state.wake_requested_at is not None
+
     def is_paused(self, now: datetime) -> bool:
         """Whether everything is paused, as of the last second."""
         if monotonic() >= self._look_at:

@@ -30,6 +30,7 @@ from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
 from prx_email_django.worker.due_messages import DueMessages, empty_handed
 from prx_email_django.worker.heartbeat import Heartbeat, is_loop
+from prx_email_django.worker.idle import idle_connections
 from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.queues import ResultQueue
@@ -42,6 +43,8 @@ logger = logging.getLogger("prx_email_django")
 GROUP_PER_CONNECTION = 3
 #: Seconds between two looks at the queue: for other accounts, or while a waiting drain has nothing to do.
 POLL = 1.0
+#: Seconds after which a loop with nothing due reads all accounts: a pause may have ended, a declared row may differ.
+READ_ALL_EVERY = 10.0
 
 
 class Drain:
@@ -81,26 +84,40 @@ class Drain:
         self._barred: set[int] = set()
         #: Messages that are tried although their account is paused, by account.
         self._early_probes: dict[int, int] = {}
+        #: Somebody has asked for this drain.
+        self._is_asked = False
+        #: Where the loop that this drain belongs to keeps connections.
+        self._idle = idle_connections()
 
     def run(self) -> DrainReport:
         """Recover, then send until nothing can go now (with ``wait``: until the time budget ends)."""
         noted_at = self.outbox.last_drain_at if is_loop() else None
-        answers = begin_drain(clock=self.clock, noted_at=noted_at)
+        answers = begin_drain(
+            clock=self.clock, noted_at=noted_at, asked=self.outbox.was_asked_for_drain or not is_loop()
+        )
+        self._is_asked = answers
         self._look_until = monotonic() + LOOKS_FOR if answers else 0.0
         with ExitStack() as stack:
             stack.callback(self._end)
             stack.enter_context(waiting_for_database(self._wait_for_database))
             network: Network | None = None
             while not self._should_stop():
-                self.recorder.recover()
+                self._recover()
                 ready = self._ready_accounts() if self._budget(1) > 0 else []
                 if ready:
-                    network = network or stack.enter_context(Network())
+                    network = network or (self._idle.network() if self._idle else stack.enter_context(Network()))
                     self._round(ready, network)
                     self._tick()
                 if not self._looks_once_more() and (not self.wait or not self._wait_for_due()):
                     break
         return self.recorder.report(monotonic() - self.begun)
+
+    def _recover(self) -> None:
+        """Recover; the drains of a loop do so once a second together, however many are asked for."""
+        if self._idle is None or monotonic() >= self._idle.recover_at:
+            self.recorder.recover()
+            if self._idle is not None:
+                self._idle.recover_at = monotonic() + POLL
 
     def _looks_once_more(self) -> bool:
         """Whether to look again, after a moment: who asked for a drain meanwhile may have been told that it was asked.
@@ -141,6 +158,7 @@ class Drain:
                         results=results,
                         recorder=self.recorder,
                         transport=used_transport,
+                        idle=self._idle,
                     )
                 )
             connections = sum(worker.current.account.max_connections for worker in loop.workers)
@@ -157,7 +175,11 @@ class Drain:
         try:
             loop.run(should_stop=self._should_stop, tick=tick)
         except BaseException:
+            if self._idle is not None:
+                self._idle.cut()
             loop.leave()
+            if self._idle is not None:
+                self._idle.leave()
             self._tick()  # what was sent counts, although the drain breaks off
             raise
 
@@ -167,7 +189,7 @@ class Drain:
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
             return []
         self._look_at = monotonic() + POLL
-        self.recorder.recover()
+        self._recover()
         running = {worker.account_id for worker in loop.workers}
         return [current for current in self._ready_accounts() if current.account.pk not in running]
 
@@ -191,15 +213,28 @@ class Drain:
     def _ready_accounts(self) -> list[CurrentAccount]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""
         self._looked_at = monotonic()
-        if self.outbox.is_paused(self.clock.now):
+        due = accounts_with_due(clock=self.clock) if self._looks_briefly() else None
+        if due is not None and not due:
             return []
-        candidates = self._candidates()
-        self._due = accounts_with_due(clock=self.clock) if len(candidates) > 1 else None
+        is_paused_everywhere = self.outbox.is_paused(self.clock.now)
+        candidates = [] if is_paused_everywhere else self._candidates()
+        self._due = accounts_with_due(clock=self.clock) if due is None and len(candidates) > 1 else due
+        ready = [account for account in candidates if self._is_ready(account)]
+        if self._idle is not None:
+            unpaused = [account for account in candidates if not is_paused(known_state(account), now=self.clock.now)]
+            self._idle.review(unpaused, needed={account.pk for account in ready}, clock=self.clock)
         return [
             CurrentAccount(account, outbox=self.outbox, early_probe=self._early_probes.get(account.pk))
-            for account in candidates
-            if self._is_ready(account)
+            for account in ready
         ]
+
+    def _looks_briefly(self) -> bool:
+        """Whether to ask first if anything is due: an idle loop does not read a hundred accounts each second."""
+        if self._idle is None or self._is_asked or self._idle.has_some or monotonic() >= self._idle.read_all_at:
+            if self._idle is not None:
+                self._idle.read_all_at = monotonic() + READ_ALL_EVERY
+            return False
+        return True
 
     def _is_ready(self, account: Account) -> bool:
         """Whether the account may send its next due message; an account that fails unexpectedly is left out."""

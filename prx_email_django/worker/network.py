@@ -29,12 +29,21 @@ class Network:
         self._thread = threading.Thread(target=self._run, name="prx-email-network", daemon=True)
 
     def __enter__(self) -> Self:
+        self.start_thread()
+        return self
+
+    def start_thread(self) -> None:
+        """Begin to run."""
         try:
             self._thread.start()
         except RuntimeError:  # the system gives no further thread
             self.loop.close()
             raise
-        return self
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has begun and was not closed."""
+        return self._thread.is_alive() and not self.loop.is_closed()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -66,6 +66,8 @@ class ReadyQueue:
         #: Open connections.
         self.connections: set[Waiter] = set()
         self.closing = False
+        #: Network: one connection stays open when the account closes; the caller sets it before ``closing``.
+        self.keeps_one = False
         #: Caller: nothing more is handed out; the worker ends, and the database is away.
         self.stopped = False
         #: Refusals in a row, as the network hears them; the caller puts another one in its place.

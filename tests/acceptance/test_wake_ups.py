@@ -15,13 +15,15 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, transaction
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
 import prx_email_django as prx
 from prx_email_django.api import wake as wake_module
-from prx_email_django.management._loop import Stop, wait_for_wake_up
+from prx_email_django.management._loop import WATCH, WATCH_CLOSELY, Stop, wait_for_wake_up
+from prx_email_django.management.commands import flush_outbox
 from prx_email_django.models import OutboxMessage, OutboxState
 from tests.acceptance.workers import Worker, environment, eventually, outbox
 from tests.support.factories import account, mail
@@ -245,6 +247,21 @@ def test_the_wake_row_is_written_whatever_wakes(settings: Any, wake: str) -> Non
     begun = time.monotonic()
     wait_for_wake_up(Stop(), 0.2)
     assert time.monotonic() - begun >= 0.2, "the drain has cleared it"
+
+
+def test_a_loop_that_has_sent_something_watches_closely_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def waited(stop: Stop, seconds: float, *, every: float, tick: Any) -> None:
+        looks.append(every)
+        monkeypatch.setattr(flush_outbox, "monotonic", lambda: time.monotonic() + 6 * (len(looks) - 1))
+        if len(looks) == 3:
+            stop.request()
+
+    monkeypatch.setattr(flush_outbox, "wait_for_wake_up", waited)
+    prx.enqueue(**mail(account()))
+    call_command("flush_outbox", "--loop")
+    assert looks == [WATCH_CLOSELY, WATCH_CLOSELY, WATCH]
 
 
 def test_a_loop_starts_a_message_at_once_without_a_broker() -> None:

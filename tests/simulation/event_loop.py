@@ -145,8 +145,13 @@ class SimulatedNetwork(Network):
         self.loop: SimulatedLoop = SimulatedLoop(self.world, self.world.me)  # type: ignore[assignment]
         BURIED.append(self.loop)
 
-    def __enter__(self) -> SimulatedNetwork:
-        return self
+    def start_thread(self) -> None:
+        """Do nothing: the world runs it."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was not closed."""
+        return not (self.loop.is_closed() or self.loop.dead)
 
     def close(self) -> None:
         """Cancel everything, let it end, and stop."""

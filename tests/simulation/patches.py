@@ -179,7 +179,7 @@ def _wait(self: Any, timeout: float) -> None:
         wake_ups.get_nowait()
 
 
-def _wait_for_wake_up(stop: Any, seconds: float) -> None:
+def _wait_for_wake_up(stop: Any, seconds: float, *, every: float, tick: Callable[[], None]) -> None:
     """``_loop.wait_for_wake_up``, which looks only when there may be something to see.
 
     A loop that polls less often is right too, and the schedule gets further: idle polls were two thirds of all
@@ -188,6 +188,7 @@ def _wait_for_wake_up(stop: Any, seconds: float) -> None:
     world, database = World.current, SimulatedDatabase.current
     until = world.now + seconds * world.random.choice([1, 5, 20])
     while not stop() and not wake_requested() and (left := until - world.now) > 0:
+        tick()
         seen = database.wake_row
         world.block(lambda seen=seen: stop._requested.is_set() or database.wake_row != seen, left)
 

@@ -76,6 +76,9 @@ class ListFeed:
         self.outcomes[outgoing.id] = outcome
         self.order.append(outgoing.id)
 
+    def keeps_session(self) -> bool:
+        return False
+
     def _pop(self) -> OutgoingMessage | None:
         if not self._queue:
             return None

@@ -19,13 +19,22 @@ from tqdm import tqdm
 
 from prx_email_django import api
 from prx_email_django.management._common import OutboxCommand, account_named, duration, first_line, plain_errors
-from prx_email_django.management._loop import POLL, Stop, add_reports, wait_for_wake_up
+from prx_email_django.management._loop import (
+    CLOSELY_FOR,
+    POLL,
+    WATCH,
+    WATCH_CLOSELY,
+    Stop,
+    add_reports,
+    wait_for_wake_up,
+)
 from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.absence import is_away
 from prx_email_django.tasks import purge_if_time
 from prx_email_django.worker.heartbeat import LOOP, working_as
+from prx_email_django.worker.idle import IdleConnections, keeping_connections
 
 logger = logging.getLogger("prx_email_django")
 
@@ -110,8 +119,14 @@ class Command(OutboxCommand):
             return _drain(stop, accounts, options["limit"], progress)
 
     def _loop(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
+        with keeping_connections() as idle:
+            return self._drain_again_and_again(stop, accounts, options, idle)
+
+    def _drain_again_and_again(
+        self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any], idle: IdleConnections
+    ) -> DrainReport:
         begun, total, limit = monotonic(), DrainReport(), options["limit"]
-        wait, purge_at = POLL, 0.0
+        wait, purge_at, watch_closely_until = POLL, 0.0, 0.0
         while not stop() and (limit is None or total.claimed - total.released < limit):
             left = None if limit is None else limit - (total.claimed - total.released)
             done = DrainReport()
@@ -127,12 +142,17 @@ class Command(OutboxCommand):
                     purge_at = monotonic() + ASK_FOR_PURGE
                     purge_if_time()
                 wait = POLL
-                wait_for_wake_up(stop, wait)
+                if done.claimed:
+                    watch_closely_until = monotonic() + CLOSELY_FOR
+                every = WATCH_CLOSELY if monotonic() < watch_closely_until else WATCH
+                wait_for_wake_up(stop, wait, every=every, tick=idle.release_closed)
             except Error as error:
                 if not is_away(error):
                     raise
                 wait = POLL if done.claimed else min(wait * 2, LONGEST_WAIT)
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
+                idle.cut()
+                idle.leave()
                 connections.close_all()
                 stop.wait(wait)
             finally:

@@ -22,6 +22,8 @@ from prx_email_django.transports.smtp.window import probe, transmit_window
 
 #: Seconds for QUIT's reply and the closing of the socket together.
 QUIT_TIMEOUT = 2.0
+#: Seconds in which a server must answer on an idle connection; else a new one is opened.
+RESUME_TIMEOUT = 2.0
 
 
 class SmtpSession:
@@ -35,15 +37,19 @@ class SmtpSession:
         self._protocol = SmtpProtocol(transport, timeout=settings.timeout)
         self._state = SessionState(self._protocol, extensions=extensions, settings=settings, peer=peer)
         transport.set_protocol(self._protocol)
+        self._is_idle = False
+        self.settings = settings
+        #: Resolved when the connection cannot be used any more.
+        self.ended = self._protocol.ended
 
     async def run(self, feed: Feed) -> SessionEnd:
-        """Transmit the messages of the feed until it ends, then QUIT and close.
+        """Transmit the messages of the feed until it ends; then QUIT and close, or wait idle for another feed.
 
         Raises:
             asyncio.CancelledError: after the connection was closed at once and every message that had been taken was
                 reported: ``UNKNOWN`` where its whole body may have left, else ``UNTOUCHED``.
         """
-        self._state.feed = feed
+        self._state.feed, self._is_idle = feed, False
         try:
             return await self._transmit_all()
         except SessionEnded as ended:
@@ -53,6 +59,29 @@ class SmtpSession:
         finally:
             self._report_unfinished()
             self._state.found.leave(self._state)
+            if not self._is_idle:
+                self._protocol.abort()
+
+    async def resume(self, settings: ConnectionSettings) -> bool:
+        """Whether the server still answers, to RSET; no message pays for a connection that was lost meanwhile."""
+        answers = False
+        try:
+            with contextlib.suppress(TimeoutError, ConnectionLost):
+                async with asyncio.timeout(RESUME_TIMEOUT):
+                    self._protocol.write(b"RSET\r\n", 1)
+                    answers = (await self._protocol.reply()).code < 300
+        finally:
+            if not answers:
+                self._protocol.abort()
+        self.settings = settings
+        self._state.resume(settings)
+        return answers
+
+    async def quit(self) -> None:
+        """Send QUIT and close an idle session."""
+        try:
+            await self._quit()
+        finally:
             self._protocol.abort()
 
     def abort(self) -> None:
@@ -64,7 +93,8 @@ class SmtpSession:
         while True:
             transaction = state.ahead or await self._next()
             if transaction is None:
-                return await self._quit()
+                self._is_idle = not (state.retired or state.is_quit_written) and state.feed.keeps_session()
+                return SessionEnd(idle=self) if self._is_idle else await self._quit()
             state.current, state.ahead = transaction, None
             await transact(state, transaction)
 

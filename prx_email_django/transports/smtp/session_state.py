@@ -67,6 +67,12 @@ class SessionState:
         #: The server still holds the envelope of a message that failed: RSET goes before the next MAIL.
         self.must_reset = False
 
+    def resume(self, settings: ConnectionSettings) -> None:
+        """Go on after an idle time, in which RSET was answered."""
+        self.settings, self.found = settings, settings.found
+        self.found.remember(settings.window, most=settings.max_in_flight)
+        self.must_reset = False
+
     @property
     def stepwise(self) -> bool:
         """Whether the next envelope must be written one command at a time."""
