@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.arguments import with_parameters_of
 from prx_email_django.api.wake import wake_after_statement, wake_on_commit
+from prx_email_django.compose import known
 from prx_email_django.compose.accounts import AccountRef, account_and_largest, account_to_queue, resolve_account
 from prx_email_django.compose.copies import copy_draft, resend_draft
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
@@ -95,7 +96,11 @@ def _write_at_once(drafts: Sequence[Draft], *, now: datetime | None) -> list[Out
         Unfit: nothing was written.
     """
     begun = monotonic()
-    done = insert_together(drafts, now=now)
+    try:
+        done = insert_together(drafts, now=now)
+    except Unfit:
+        known.forget()  # an account that has changed would send every further message the long way
+        raise
     if done.is_due:
         wake_after_statement(asked=done.asked, seconds=monotonic() - begun)
     return [by_key(draft) if message is None else message for draft, message in zip(drafts, done.messages, strict=True)]

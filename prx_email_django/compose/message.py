@@ -82,7 +82,9 @@ class MessageArguments:
     def __post_init__(self) -> None:
         """Evaluate lazy translations."""
         for name in _TEXTS:
-            object.__setattr__(self, name, as_text(getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None and type(value) is not str:
+                object.__setattr__(self, name, as_text(value))
 
 
 def compose(

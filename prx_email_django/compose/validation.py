@@ -195,7 +195,8 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
         _check_label("idempotency_key", idempotency_key, MAX_KEY)
         if not idempotency_key:
             refuse("invalid_option", "idempotency_key must not be empty; leave it out where there is no key")
-    as_json(metadata)
+    if metadata is not None:
+        as_json(metadata)
 
 
 def check_not_expired(expires_at: datetime | None, now: datetime | None) -> None:

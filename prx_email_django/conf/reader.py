@@ -53,6 +53,11 @@ def default_from_email() -> str:
     return settings.DEFAULT_FROM_EMAIL
 
 
+def default_charset() -> str:
+    """``DEFAULT_CHARSET``."""
+    return settings.DEFAULT_CHARSET
+
+
 def secret_fingerprints(text: str) -> tuple[str, ...]:
     """Keyed hashes by which a change of a secret is noticed that only the settings hold: the first is written.
 

@@ -10,6 +10,7 @@ from prx_email_django.compose.headers import check_head_size
 from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
 from prx_email_django.django_mail.options import read_options
+from prx_email_django.django_mail.plain import plain_columns
 from prx_email_django.django_mail.source import Rendered, check_attachment_sizes, render_email
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account
@@ -28,12 +29,13 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
 ) -> Draft:
     """The draft of a message that Django's SMTP backend would send; nothing is written.
 
-    ``message.message()`` renders the message now: what a subclass does there is kept, and later changes to the message
-    or its attachments have no effect.  The envelope is made of ``from_email`` and ``recipients()``;
-    ``headers={"From": …, "To": …}`` changes the header only.  The outbox makes Message-ID and Date unless the caller
-    chose them.  Options (``tag``, ``metadata`` and so on) are read from the message's attributes and ``X-Outbox-…``
-    headers, see ``options``; they win over ``priority``.  ``expires_after`` counts from the instant at which the
-    message becomes due.  ``now`` None (not with ``expires_after``): see ``compose.message.compose``.
+    ``message.message()`` renders the message now: what a subclass does there is kept, and later changes to the
+    message or its attachments have no effect.  A message that needs no rendering (``plain``) is kept as its texts.
+    The envelope is made of ``from_email`` and ``recipients()``; ``headers={"From": …, "To": …}`` changes the header
+    only.  The outbox makes Message-ID and Date unless the caller chose them.  Options (``tag``, ``metadata`` and so
+    on) are read from the message's attributes and ``X-Outbox-…`` headers, see ``options``; they win over
+    ``priority``.  ``expires_after`` counts from the instant at which the message becomes due.  ``now`` None (not
+    with ``expires_after``): see ``compose.message.compose``.
 
     Raises:
         InvalidEmail: an address that no envelope can hold, or no recipient (a ``ValueError`` too, as in Django).
@@ -44,22 +46,27 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
     check_head_size(
         message.to, message.cc, message.reply_to, message.from_email, message.subject, message.extra_headers
     )
-    rendered = _rendered(message)
-    options = read_options(message, rendered.outbox_fields, now=now, priority=priority, on_unknown=on_unknown)
+    columns, raw, message_id, fields = plain_columns(message), None, "", {}
+    if columns is None:
+        rendered = _rendered(message)
+        raw, message_id, fields = rendered.raw, rendered.message_id, rendered.outbox_fields
+    options = read_options(message, fields, now=now, priority=priority, on_unknown=on_unknown)
     recipients = envelope_recipients(message)
-    check_attachment_sizes(rendered.raw)
+    if raw is not None:
+        check_attachment_sizes(raw)
+        columns = shown_columns(message, raw)
     due_at = options.send_at or now
     return Draft(
         account=account,
         due_at=due_at,
         recipients=recipients,
-        raw=rendered.raw,
+        raw=raw,
         idempotency_key=options.idempotency_key,
         version=version,
         fields={
-            **shown_columns(message, rendered.raw),
+            **(columns or {}),
             "envelope_from": envelope_address("from_email", message.from_email),
-            "fixed_message_id": rendered.message_id,
+            "fixed_message_id": message_id,
             "priority": options.priority,
             "expires_at": options.expires_at
             or (due_at + expires_after if due_at and expires_after is not None else None),

@@ -9,21 +9,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 from django.db import connections
 from django.db.models import Field, JSONField
+from django.db.models.base import ModelState
+from django.db.models.signals import post_init, pre_init
 
 from prx_email_django.models import Account, AccountState, Content, ContentChunk, OutboxMessage, OutboxState, Recipient
 from prx_email_django.models.content import CHUNK_SIZE
 from prx_email_django.models.foreign_text import holds_all_text
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.store import prepared
 from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.db import atomic, refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft, columns, idempotency_hash
@@ -73,7 +76,7 @@ class Inserted:
 def can_insert() -> bool:
     """Whether the outbox's database knows the statement."""
     connection: Any = connections[outbox_alias()]
-    return connection.vendor == "postgresql" and int(connection.Database.__version__.partition(".")[0]) >= 3
+    return connection.vendor == "postgresql" and not connection.Database.__version__.startswith("2")
 
 
 @refusing_text()
@@ -94,15 +97,16 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     text, bodies = _as_json(drafts)
     sql = _sql(connection.vendor, with_bodies=bool(bodies), asks=asks)
     rows = _execute(sql, [now, text, _encode(bodies), REUSED_FOR] if bodies else [now, text], in_savepoint=not asks)
-    if not rows or not rows[0][0]:
+    if not rows or not int(rows[0][1]):
         raise Unfit
-    _, moment, asked, is_due = rows[0][:4]
-    places = {row[5]: row for row in rows}
+    _, _, moment, asked, is_due = rows[0][:5]
+    written = {int(row[6]): row for row in rows if row[5] is not None}
+    made = _maker(_instant(moment))
     messages = [
-        _message(draft, places[place][4], places[place][6], moment) if places[place][4] is not None else None
+        made(draft, int(row[5]), None if row[7] is None else int(row[7])) if (row := written.get(place)) else None
         for place, draft in enumerate(drafts)
     ]
-    return Inserted(messages, is_due=is_due, asked=asked if asks else None)
+    return Inserted(messages, is_due=bool(int(is_due)), asked=_flag(asked) if asks else None)
 
 
 def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
@@ -112,7 +116,7 @@ def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
     row = {**draft.fields, "size": draft.size}
     row["idempotency_key"], row["idempotency_hash"] = draft.idempotency_key, idempotency_hash(draft.idempotency_key)
     names = _given_by(frozenset(row))
-    given = [_encode(row[name]) if is_json else row[name] for name, is_json in names]
+    given = [_json(row[name]) if is_json else row[name] for name, is_json in names]
     if any(is_json and _NUL in value for value, (_, is_json) in zip(given, names, strict=True)):
         raise Unfit
     sql = _sql_of_one(frozenset(row), recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version))
@@ -123,8 +127,24 @@ def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
         raise Unfit
     if not rows:
         return Inserted([None], is_due=False, asked=None)
-    pk, moment, is_due, asked = rows[0]
-    return Inserted([_message(draft, pk, None, moment)], is_due=is_due, asked=asked)
+    _, pk, moment, is_due, asked = rows[0]
+    message = _maker(_instant(moment))(draft, int(pk), None)
+    return Inserted([message], is_due=bool(int(is_due)), asked=_flag(asked))
+
+
+def _json(value: Any) -> str:
+    if not value and isinstance(value, list | dict):  # most columns of most messages
+        return "{}" if isinstance(value, dict) else "[]"
+    return _encode(value)
+
+
+def _instant(seconds: Any) -> datetime:
+    # Microseconds of this era are exact in a double.
+    return datetime.fromtimestamp(float(seconds), UTC)
+
+
+def _flag(value: Any) -> bool | None:
+    return None if value is None else bool(int(value))
 
 
 def _as_json(drafts: Sequence[Draft]) -> tuple[str, list[dict[str, Any]]]:
@@ -173,31 +193,40 @@ def _row(draft: Draft, place: int, body: int | None) -> dict[str, Any]:
     }
 
 
-def _message(draft: Draft, pk: int, raw_id: int | None, moment: datetime) -> OutboxMessage:
-    """The instance of a row that was written; an account by which the draft was made is read again when it is used."""
-    due = draft.due_at or moment
-    values = {
-        **columns(draft),
-        "id": pk,
-        "account_id": draft.account.pk,
-        "raw_id": raw_id,
-        "next_attempt_at": due,
-        "due_since": due,
-        "created_at": moment,
-        "updated_at": moment,
-        "size": draft.size,
-        "idempotency_key": draft.idempotency_key,
-        "idempotency_hash": idempotency_hash(draft.idempotency_key),
-        "claim_rank": -draft.fields.get("priority", 0),
-    }
-    message = OutboxMessage.from_db(
-        outbox_alias(),
-        _attributes()[0],
-        [values[name] if name in values else default() for name, default in _attributes()[1]],
-    )
-    if not draft.version:
-        message.account = draft.account
-    return message
+def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage]:
+    """A function that makes the instance of a row that was written at ``moment``.
+
+    By ``from_db`` only where the host listens to instances.  An account by which the draft was made is read again when
+    it is used.
+    """
+    alias, (names, constants, defaults) = outbox_alias(), _attributes()
+    is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
+
+    def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
+        given = columns(draft)
+        values = {**constants, **given}
+        for name, make_default in defaults:
+            if name not in given:
+                values[name] = make_default()
+        values["id"], values["account_id"], values["raw_id"] = pk, draft.account.pk, raw_id
+        values["next_attempt_at"] = values["due_since"] = draft.due_at or moment
+        values["created_at"] = values["updated_at"] = moment
+        values["size"], values["claim_rank"] = draft.size, -given.get("priority", 0)
+        if draft.idempotency_key is not None:
+            values["idempotency_key"] = draft.idempotency_key
+            values["idempotency_hash"] = idempotency_hash(draft.idempotency_key)
+        if is_listened_to:
+            message = OutboxMessage.from_db(alias, names, [values[name] for name in names])
+        else:
+            message = OutboxMessage.__new__(OutboxMessage)
+            message._state = ModelState()
+            message._state.adding, message._state.db = False, alias
+            message.__dict__.update(values)
+        if not draft.version:
+            message.account = draft.account
+        return message
+
+    return make
 
 
 #: What a message of a long list is known by; the rest of its columns is read when it is used.
@@ -217,35 +246,62 @@ def _fields() -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _attributes() -> tuple[list[str], list[tuple[str, Callable[[], Any]]]]:
-    """Names of the model's attributes, and each with its default."""
+def _attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
+    """Names of the model's attributes, their defaults that never change, and what makes the other defaults."""
     fields = OutboxMessage._meta.concrete_fields
-    return [field.attname for field in fields], [(field.attname, field.get_default) for field in fields]
+    constants = {
+        field.attname: field.get_default()
+        for field in fields
+        if not callable(field.default) and isinstance(field.get_default(), str | int | None)
+    }
+    known = {*constants, *_COMPUTED}
+    others = [(field.attname, field.get_default) for field in fields if field.attname not in known]
+    return [field.attname for field in fields], constants, others
 
 
 def _execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tuple[Any, ...]]:
-    """The statement's rows; in a transaction an error undoes the statement only, as ``atomic`` would."""
+    """The statement's rows, the first column being the server's process; prepared, where that is possible.
+
+    In a transaction an error undoes the statement only, as ``atomic`` would.
+    """
     connection: Any = connections[outbox_alias()]
+    if not in_savepoint:
+        with suppress(prepared.NotPrepared):
+            return prepared.execute(connection, sql, params)
     # A server that cannot read the statement because of its characters has not set the savepoint before it either.
-    in_parts = connection.features.uses_server_side_binding or not holds_all_text(connection)
-    if not in_savepoint or in_parts:
-        with atomic() if in_savepoint else _nothing(), connection.cursor() as cursor:
-            cursor.execute(sql, params)
-            return list(cursor.fetchall())
+    elif not connection.features.uses_server_side_binding and holds_all_text(connection):
+        return _execute_in_savepoint(connection, sql, params)
+    with atomic() if in_savepoint else nullcontext(), connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        return _learned(connection, cursor.fetchall())
+
+
+def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """One round trip; a driver that binds on the server would take one statement at a time."""
+    text, is_prepared, prepares = sql, False, False
+    if prepared.is_ready(connection):
+        is_prepared = True
+        text, prepares = prepared.as_execute(connection, sql)
     with connection.cursor() as cursor:
         try:
-            # One round trip; a driver that binds on the server takes one statement at a time.
-            cursor.execute(f"SAVEPOINT prx_email_enqueue; {sql}; RELEASE SAVEPOINT prx_email_enqueue", params)
-        except Exception:
+            cursor.execute(f"SAVEPOINT prx_email_enqueue; {text}; RELEASE SAVEPOINT prx_email_enqueue", params)
+        except Exception as error:
             _roll_back_to_savepoint(connection)
-            raise
+            if not is_prepared or not prepared.is_lost(error):
+                raise
+            prepared.forget(connection)
+            return _execute_in_savepoint(connection, sql, params)
+        if prepares:
+            prepared.note(connection, sql)
+            cursor.nextset()
         cursor.nextset()
-        return list(cursor.fetchall())
+        return _learned(connection, cursor.fetchall())
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _learned(connection: Any, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    if rows:
+        prepared.learn(connection, rows[0][0])
+    return rows
 
 
 def _roll_back_to_savepoint(connection: Any) -> None:
@@ -298,7 +354,8 @@ envelope AS (
   ORDER BY g.n, r.n),
 due AS MATERIALIZED (SELECT EXISTS (SELECT FROM inserted, clock WHERE next_attempt_at <= moment) AS is_due)
 {_asking(state, "(SELECT is_due FROM due)") if asks else ""}
-SELECT fit.ok, clock.moment, {asked if asks else "NULL"}, due.is_due, i.id, g.n,
+SELECT PG_BACKEND_PID(), fit.ok::int, EXTRACT(EPOCH FROM clock.moment)::float8, ({asked if asks else "NULL"})::int,
+  due.is_due::int, i.id, g.n,
   {"b.id" if with_bodies else "NULL"}
 FROM given g LEFT JOIN inserted i ON i.id = g.id {"LEFT JOIN body b ON b.k = g.k" if with_bodies else ""},
   fit, clock, due"""
@@ -349,7 +406,8 @@ envelope AS (
   SELECT i.id, r.kind, r.address, '', ''
   FROM inserted i, (VALUES {", ".join(["(%s, %s)"] * recipients)}) AS r(kind, address))
 {_asking(state, is_due) if asks else ""}
-SELECT id, created_at, is_due, {asked if asks else "NULL::boolean"} FROM inserted"""
+SELECT PG_BACKEND_PID(), id, EXTRACT(EPOCH FROM created_at)::float8, is_due::int,
+  ({asked if asks else "NULL"})::int FROM inserted"""
 
 
 def version_of(table: str) -> str:

@@ -494,7 +494,7 @@ def test_messages_of_django_can_be_queued_in_bulk(main: Account) -> None:
         "p1@example.org",
         "p2@example.org",
     ]
-    assert all(row.raw_id for row in rows)
+    assert [row.to for row in rows] == [["p0@example.org"], ["p1@example.org"], ["p2@example.org"]]
 
 
 def test_a_message_to_nobody_is_refused_in_bulk(main: Account) -> None:

@@ -134,6 +134,17 @@ def test_an_account_that_has_changed_is_not_used_as_it_was_known() -> None:
     assert OutboxMessage.objects.count() == 2
 
 
+@pytest.mark.skipif(not IS_POSTGRES, reason="the one statement is PostgreSQL's")
+def test_after_a_change_of_the_account_a_message_costs_one_statement_again() -> None:
+    owner = account("known")
+    outbox_state()
+    prx.enqueue(**mail("known"))
+    Account.objects.filter(pk=owner.pk).update(email="new@example.com")
+    prx.enqueue(**mail("known"))
+    prx.enqueue(**mail("known"))
+    assert len(made := statements(lambda: prx.enqueue(**mail("known")))) == 1, made
+
+
 @pytest.mark.skipif(not IS_POSTGRES, reason="other databases read the account each time")
 def test_a_rolled_back_change_of_an_account_is_forgotten() -> None:
     owner = account("known", email="old@example.com")

@@ -1,0 +1,211 @@
+"""Statements that PostgreSQL plans once for each connection: to plan a small statement costs more than to execute it.
+
+A prepared statement lives in one process of the server.  A pooler that gives each transaction another process loses it,
+so Django's connections prepare nothing unless OPTIONS has a ``prepare_threshold``.  Here the connection itself shows
+it: a statement returns the id of its server process, and the server named that id at login too; a pooler names another
+one.  Where they differ, or where something is unusual, nothing is prepared.
+
+Outside a transaction libpq is called as psycopg's cursors call it, without the cursor, which took four times its CPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+from weakref import WeakKeyDictionary
+
+#: The statement is gone (DISCARD, DEALLOCATE), or its tables have changed since it was prepared.
+_LOST = {"26000", "0A000"}
+#: As ``_LOST``, or somebody else has prepared the same statement (PREPARE).
+_TAKEN = _LOST | {"42P05"}
+
+
+class NotPrepared(Exception):
+    """Nothing was executed: the ordinary way is open."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is known of a connection to the server."""
+
+    names: set[str] = field(default_factory=set)
+    #: Whether statements can be prepared; None: not known yet.
+    is_direct: bool | None = None
+
+
+_sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
+
+
+def is_ready(connection: Any) -> bool:
+    """Whether a statement can be prepared on the Django connection; at first it must be shown by ``learn``."""
+    session = _session(connection)
+    # A connection whose ``cursor`` somebody has replaced is watched, or forbidden; a log shows the text of statements.
+    is_plain = "cursor" not in vars(connection) and not connection.queries_logged
+    return is_plain and session is not None and session.is_direct is True
+
+
+def learn(connection: Any, process: int) -> None:
+    """Note the id of the server process that has executed a statement without preparing it."""
+    session = _session(connection)
+    if session is not None and session.is_direct is None:
+        info = connection.connection.info
+        session.is_direct = info.backend_pid == process and info.encoding == "utf-8"
+
+
+def forget(connection: Any) -> None:
+    """Prepare nothing more on this connection: it has lost a statement, or refused one."""
+    session = _session(connection)
+    if session is not None:
+        session.is_direct, session.names = False, set()
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the statement was refused because it is not prepared here as it should be."""
+    return getattr(error.__cause__, "sqlstate", None) in _TAKEN
+
+
+def name_of(sql: str) -> str:
+    """The name of the prepared statement: its text decides, so that another shape of the table has another name."""
+    return _numbered(sql)[0]
+
+
+def as_execute(connection: Any, sql: str) -> tuple[str, bool]:
+    """SQL that executes the prepared statement, for a cursor that binds on the client; whether it prepares it first."""
+    name, numbered, count = _numbered(sql)
+    execute = f"EXECUTE {name}({', '.join(['%s'] * count)})"
+    session = _session(connection)
+    if session is None or name in session.names:
+        return execute, False
+    return f"PREPARE {name} AS {numbered}; {execute}", True
+
+
+def note(connection: Any, sql: str) -> None:
+    """Note that the statement of ``as_execute`` has been prepared."""
+    session = _session(connection)
+    if session is not None:
+        session.names.add(name_of(sql))
+
+
+def execute(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Execute a statement outside a transaction; its rows hold bytes, as PostgreSQL writes values.
+
+    Raises:
+        NotPrepared: nothing was executed.
+    """
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    if not is_ready(connection):
+        raise NotPrepared
+    connection.validate_thread_sharing()
+    given = _Cursor(connection.connection, _sessions[connection.connection])
+    # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
+    with connection.make_cursor(given) as cursor:
+        try:
+            cursor.execute(sql, params)
+        except NotPrepared:
+            forget(connection)
+            raise
+    return given.rows
+
+
+class _Cursor:
+    """As much of a cursor as Django's wrapper uses."""
+
+    def __init__(self, connection: Any, session: _Session) -> None:
+        self._connection, self._session = connection, session
+        self.rows: list[tuple[Any, ...]] = []
+        self.rowcount = -1
+
+    def execute(self, sql: str, params: Sequence[Any]) -> None:
+        name, numbered, _ = _numbered(sql)
+        values = [_dumped(value) for value in params]
+        prepares = None if name in self._session.names else numbered.encode()
+        connection = self._connection
+        with connection.lock:
+            pgconn = connection.pgconn
+            if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
+                raise NotPrepared
+            results = connection.wait(_exchange(pgconn, name.encode(), values, prepares))
+        if prepares is not None:
+            self._session.names.add(name)
+        result = results[-1]
+        if result.status != 2:  # TUPLES_OK
+            raise _error(result)
+        columns = range(result.nfields)
+        self.rows = [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+        self.rowcount = len(self.rows)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _exchange(
+    pgconn: Any, name: bytes, values: Sequence[bytes | None], prepares: bytes | None
+) -> Generator[Any, Any, list[Any]]:
+    """Send the statement and wait for its results, as psycopg's cursors do."""
+    from psycopg.generators import execute as send_and_wait
+
+    if prepares is not None:
+        pgconn.send_prepare(name, prepares)
+        results = yield from send_and_wait(pgconn)
+        if results[-1].status != 1:  # COMMAND_OK
+            raise NotPrepared
+    pgconn.send_query_prepared(name, values)
+    results = yield from send_and_wait(pgconn)
+    return list(results)
+
+
+def _error(result: Any) -> Exception:
+    from psycopg.errors import error_from_result
+
+    error = error_from_result(result)
+    return NotPrepared() if error.sqlstate in _LOST else error
+
+
+def _dumped(value: Any) -> bytes | None:
+    """A parameter as PostgreSQL reads it.
+
+    Raises:
+        NotPrepared: libpq would cut a text at its NUL; the ordinary way refuses it.
+        UnicodeEncodeError: a lone surrogate.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise NotPrepared
+        return value.encode()
+    if isinstance(value, bool):
+        return b"t" if value else b"f"
+    if isinstance(value, int):
+        return b"%d" % value
+    if isinstance(value, datetime):
+        return value.isoformat().encode()
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.6f} seconds".encode()
+    raise NotPrepared
+
+
+@lru_cache(maxsize=256)
+def _numbered(sql: str) -> tuple[str, str, int]:
+    """Name, text with numbered parameters, and number of parameters of a statement with ``%s``."""
+    numbers = itertools.count(1)
+    numbered, count = re.subn("%s", lambda _: f"${next(numbers)}", sql)
+    return f"prx_{blake2b(sql.encode(), digest_size=12).hexdigest()}", numbered, count
+
+
+def _session(connection: Any) -> _Session | None:
+    """What is known of the present connection to the server; None: there is none, or it is none of psycopg 3."""
+    raw = connection.connection
+    if raw is None or not hasattr(raw, "pgconn"):
+        return None
+    with suppress(TypeError):  # a stand-in that cannot be referred to
+        return _sessions.setdefault(raw, _Session())
+    return None

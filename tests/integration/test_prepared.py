@@ -1,0 +1,122 @@
+"""The statement that queues a message is planned once for a connection, and only where that can go well."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from django.db import InternalError, connection, transaction
+
+import prx_email_django as prx
+from prx_email_django.compose import known
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.store import prepared
+from prx_email_django.store.outbox import outbox_state
+from tests.support.factories import account, mail
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL's statement is prepared"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _a_new_connection() -> Any:
+    connection.close()
+    known.forget()
+    outbox_state()
+    yield
+    connection.close()
+
+
+def names() -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM pg_prepared_statements WHERE name LIKE 'prx_%%'")
+        return [name for (name,) in cursor.fetchall()]
+
+
+def queue(**options: Any) -> OutboxMessage:
+    return prx.enqueue(**mail("known", **options))
+
+
+def test_a_statement_is_prepared_once_and_writes_the_same() -> None:
+    account("known")
+    for number in range(3):
+        queue(subject=f"Number {number}", metadata={"é": number})
+    assert len(names()) == 1
+    with transaction.atomic():
+        rows = [queue(subject=f"Number {number}", metadata={"é": number}) for number in range(3)]
+    assert len(names()) == 2
+    held = list(OutboxMessage.objects.order_by("pk"))
+    assert [row.subject for row in held] == [f"Number {number}" for number in (0, 1, 2, 0, 1, 2)]
+    assert [row.pk for row in held[3:]] == [row.pk for row in rows]
+    assert {row.metadata == {"é": number % 3} for number, row in enumerate(held)} == {True}
+    assert Recipient.objects.count() == 6
+
+
+def test_a_key_that_is_known_is_found_by_the_prepared_statement_too() -> None:
+    account("known")
+    assert len({queue(idempotency_key="order-1").pk for _ in range(4)}) == 1
+    assert OutboxMessage.objects.count() == 1
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_statement_that_was_lost_is_executed_all_the_same(in_transaction: bool) -> None:
+    """A pooler, or the host, discards what a session has prepared."""
+    account("known")
+    for _ in range(3):
+        with transaction.atomic() if in_transaction else nullcontext():
+            queue()
+    assert names()
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    for _ in range(2):
+        with transaction.atomic() if in_transaction else nullcontext():
+            queue()
+    assert OutboxMessage.objects.count() == 5
+    assert not names()
+
+
+def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler names a process of its own at login."""
+    account("known")
+    learn = prepared.learn
+    monkeypatch.setattr(prepared, "learn", lambda connection, process: learn(connection, process + 1))
+    for _ in range(3):
+        queue()
+    with transaction.atomic():
+        queue()
+    assert not names()
+
+
+def test_a_text_that_postgresql_cannot_hold_is_refused_and_not_cut() -> None:
+    account("known")
+    queue(), queue()
+    for text in ("a NUL \x00 here", "a lone surrogate \udc80"):
+        with pytest.raises(InvalidMessage):
+            queue(body_text=text)
+    with pytest.raises(InvalidMessage), transaction.atomic():
+        queue(metadata={"n": "\x00"})
+    assert OutboxMessage.objects.count() == 2
+    with pytest.raises(prepared.NotPrepared):
+        prepared.execute(connection, "SELECT %s::text", ["\x00"])
+
+
+def test_an_error_of_the_statement_is_djangos_and_is_seen_by_execute_wrappers() -> None:
+    account("known")
+    queue(), queue()
+    seen: list[str] = []
+
+    def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(watch):
+        queue()
+    assert len(seen) == 1
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    with pytest.raises(InternalError, match="read-only"):
+        queue()
