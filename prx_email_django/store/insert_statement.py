@@ -200,6 +200,7 @@ def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage
     it is used.
     """
     alias, (names, constants, defaults) = outbox_alias(), _attributes()
+    account: Any = OutboxMessage._meta.get_field("account")
     is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
 
     def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
@@ -223,7 +224,7 @@ def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage
             message._state.adding, message._state.db = False, alias
             message.__dict__.update(values)
         if not draft.version:
-            message.account = draft.account
+            account.set_cached_value(message, draft.account)  # the descriptor asks the routers, for each message
         return message
 
     return make
@@ -255,7 +256,9 @@ def _attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[
         if not callable(field.default) and isinstance(field.get_default(), str | int | None)
     }
     known = {*constants, *_COMPUTED}
-    others = [(field.attname, field.get_default) for field in fields if field.attname not in known]
+    others = [
+        (field.attname, field.get_default) for field in fields if field.name not in known and field.attname not in known
+    ]
     return [field.attname for field in fields], constants, others
 
 
