@@ -13,7 +13,15 @@ from django.db import OperationalError, connection
 from prx_email_django import signals, store
 from prx_email_django.limits.pauses import account_state, note_failure
 from prx_email_django.limits.refusals import note_refusals
-from prx_email_django.models import Account, AccountState, DeliveryAttempt, OutboxMessage, RefusedMessage
+from prx_email_django.limits.slots import Slot, acquire_slot, release_slots
+from prx_email_django.models import (
+    Account,
+    AccountState,
+    ConnectionSlot,
+    DeliveryAttempt,
+    OutboxMessage,
+    RefusedMessage,
+)
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.store.absence import SLOW_TRIES, is_away, waiting_for_database
 from prx_email_django.store.db import retried
@@ -175,3 +183,22 @@ def test_a_statement_that_takes_too_long_is_no_absent_database() -> None:
             cursor.execute(nothing)
     assert (len(tries), waited) == (SLOW_TRIES, [])
     assert is_away(raised.value), "a loop goes on, and results stay in memory"
+
+
+def test_a_slot_that_was_taken_in_doubt_is_free_for_others_once_another_is_taken() -> None:
+    """It was blocked until its lease ended: its worker had the first slot, and knew alone that the second was free."""
+    owner = account(max_connections=2)
+    others = acquire_slot(owner, noted=set(), clock=at())
+    assert others is not None
+
+    def first_becomes_free(error: Exception, absent: float) -> bool:
+        release_slots([others])
+        return True
+
+    noted: set[Slot] = set()
+    with losing_answer("INSERT", "connectionslot") as lost, waiting_for_database(first_becomes_free):
+        taken = acquire_slot(owner, noted=noted, clock=at())
+    assert lost
+    assert taken is not None
+    assert noted == {taken}
+    assert [row.token for row in ConnectionSlot.objects.exclude(token=None)] == [taken.token]

@@ -245,8 +245,9 @@ class _View:
     def get_compiler(self, using: Any = None) -> Any:
         return _of_now(self._plan, self._parameters)
 
-    def __getattr__(self, name: str) -> Any:  # of ``query``
-        return getattr(self._plan.queryset.query, name)
+    def __getattr__(self, name: str) -> Any:  # of the query set, or of its ``query``
+        made = self._plan.queryset
+        return getattr(made if name in _INSIDE else made.query, name)
 
 
 def _of_now(plan: _Plan, parameters: Any) -> Any:

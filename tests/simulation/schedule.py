@@ -268,7 +268,9 @@ class Schedule:
     def may_break(self, error: Exception) -> None:
         """Without trouble of the database no call may raise."""
         self.world.tell(f"ends with {type(error).__name__}: {error}")
-        if not self.kinds & {"conflicts", "absence", "read_only"}:
+        # A process that stands still keeps its transaction open.
+        waits = "freezes" in self.kinds and "locked" in str(error)
+        if not (waits or self.kinds & {"conflicts", "absence", "read_only"}):
             self.world.fail(f"{self.world.me.name} ends with {type(error).__name__}: {error}")
 
     # The end
