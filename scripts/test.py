@@ -126,7 +126,8 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     explored = random.choice(engines)  # noqa: S311  (not a secret)
     rows = marks("not engine_free")
     # What the other runs do not have, so that no new folder is forgotten; all tests in tests/unit are engine_free.
-    others = tuple(sorted(set(folders()) - {"tests/acceptance", "tests/simulation", "tests/unit"}))
+    not_unit = set(folders()) - {"tests/simulation", "tests/unit"}
+    others = tuple(sorted(not_unit - {"tests/acceptance"}))
     acceptance = [
         Run(engine, rows, ("tests/acceptance", f"--part={part}/{PARTS}"))
         for part in range(1, PARTS + 1)
@@ -136,7 +137,8 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
         *acceptance[:3],
         Run(first, marks(), ("tests/simulation",)),  # it only computes
         *acceptance[3:],
-        Run(first, marks("engine_free", "not simulation")),
+        Run(first, marks("engine_free"), tuple(sorted(not_unit))),
+        Run(first, marks(), ("tests/unit",)),
         *(
             Run(engine, rows if engine is explored else marks("not engine_free", "not stateful"), others)
             for engine in engines

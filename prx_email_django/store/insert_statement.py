@@ -282,7 +282,7 @@ def _execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tup
 def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
     """One round trip; a driver that binds on the server would take one statement at a time."""
     text, is_prepared, prepares = sql, False, False
-    if prepared.is_ready(connection):
+    if prepared.is_ready(connection, sql):
         is_prepared = True
         text, prepares = prepared.as_execute(connection, sql)
     with connection.cursor() as cursor:

@@ -3,7 +3,8 @@
 A prepared statement lives in one process of the server.  A pooler that gives each transaction another process loses it,
 so Django's connections prepare nothing unless OPTIONS has a ``prepare_threshold``.  Here the connection itself shows
 it: a statement returns the id of its server process, and the server named that id at login too; a pooler names another
-one.  Where they differ, or where something is unusual, nothing is prepared.
+one.  Where they differ, or where something is unusual, nothing is prepared; nor where OPTIONS say
+``"prepare_threshold": None``.
 
 Outside a transaction libpq is called as psycopg's cursors call it, without the cursor, which took four times its CPU.
 """
@@ -21,6 +22,8 @@ from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
 
+#: Statements that one connection prepares: each number of recipients has one, and each holds memory of the server.
+MOST = 50
 #: The statement is gone (DISCARD, DEALLOCATE), or its tables have changed since it was prepared.
 _LOST = {"26000", "0A000"}
 #: As ``_LOST``, or somebody else has prepared the same statement (PREPARE).
@@ -43,12 +46,14 @@ class _Session:
 _sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
 
 
-def is_ready(connection: Any) -> bool:
-    """Whether a statement can be prepared on the Django connection; at first it must be shown by ``learn``."""
+def is_ready(connection: Any, sql: str) -> bool:
+    """Whether the statement can be prepared on the Django connection; at first it must be shown by ``learn``."""
     session = _session(connection)
+    if session is None or session.is_direct is not True:
+        return False
     # A connection whose ``cursor`` somebody has replaced is watched, or forbidden; a log shows the text of statements.
     is_plain = "cursor" not in vars(connection) and not connection.queries_logged
-    return is_plain and session is not None and session.is_direct is True
+    return is_plain and (len(session.names) < MOST or name_of(sql) in session.names)
 
 
 def learn(connection: Any, process: int) -> None:
@@ -56,7 +61,8 @@ def learn(connection: Any, process: int) -> None:
     session = _session(connection)
     if session is not None and session.is_direct is None:
         info = connection.connection.info
-        session.is_direct = info.backend_pid == process and info.encoding == "utf-8"
+        is_forbidden = connection.settings_dict["OPTIONS"].get("prepare_threshold", 0) is None
+        session.is_direct = info.backend_pid == process and info.encoding == "utf-8" and not is_forbidden
 
 
 def forget(connection: Any) -> None:
@@ -101,7 +107,7 @@ def execute(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any,
     """
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    if not is_ready(connection):
+    if not is_ready(connection, sql):
         raise NotPrepared
     connection.validate_thread_sharing()
     given = _Cursor(connection.connection, _sessions[connection.connection])

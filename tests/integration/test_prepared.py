@@ -91,6 +91,25 @@ def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) ->
     assert not names()
 
 
+def test_nothing_is_prepared_where_the_options_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    account("known")
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", None)
+    for _ in range(3):
+        queue()
+    assert not names()
+
+
+def test_only_some_statements_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number of recipients is a statement of its own."""
+    account("known")
+    monkeypatch.setattr(prepared, "MOST", 2)
+    queue()
+    for number in (1, 2, 3, 4, 1, 3):
+        queue(to=[f"person{other}@example.org" for other in range(number)])
+    assert len(names()) == 2
+    assert Recipient.objects.count() == 1 + 14
+
+
 def test_a_text_that_postgresql_cannot_hold_is_refused_and_not_cut() -> None:
     account("known")
     queue(), queue()

@@ -26,7 +26,7 @@ def scale() -> Any:
 def rows(head: str) -> list[list[float]]:
     """The numbers of the table whose head begins so."""
     table = PAGE.partition(head)[2].partition("\n\n")[0].splitlines()[2:]
-    return [[float(number.replace(",", "")) for number in re.findall(r"[\d,.]+", line)] for line in table]
+    return [[float(number.replace(",", "")) for number in re.findall(r"\d[\d,.]*", line)] for line in table]
 
 
 def costs(scale: Any) -> Any:
