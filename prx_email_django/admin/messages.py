@@ -86,7 +86,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, ErasePage
         "created_at",
     )
     #: Only columns that an index sorts.
-    sortable_by = ("created_at",)
+    sortable_by = ("queued",)
     ordering = ("-id",)
     search_fields = ("tag",)
     search_help_text = _(
@@ -247,7 +247,7 @@ class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, ErasePage
         owner = f"{message.account.name} · {message.tag}" if message.tag else message.account.name
         return format_html('{}: {}<div class="outbox-reason">{}</div>', message.pk, subject, owner)
 
-    @admin.display(description=_("queued"), ordering="created_at")
+    @admin.display(description=_("queued"), ordering="id")
     def queued(self, message: OutboxMessage) -> SafeString:
         """Show how long ago the message was queued, with the exact time on hover."""
         return columns.ago(message.created_at, timezone.now())

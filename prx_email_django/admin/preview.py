@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 
 from django.db import DatabaseError
+from django.utils.translation import gettext as _
 
 from prx_email_django.django_mail.parsed_text import body_of, inline_parts, parsed
 from prx_email_django.models import Attachment, OutboxMessage
@@ -54,7 +55,7 @@ def bodies_of(message: OutboxMessage) -> Bodies:
         html = message.body_html
         return Bodies(message.body_text, safe_document(html, _stored_images(message)) if html else "")
     if message.size > MAX_PARSED:
-        return Bodies(error="The message is too large to be shown here: download it.")
+        return Bodies(error=_("The message is too large to be shown here: download it."))
     try:
         return _parsed(parsed(message.as_sent()))
     except DatabaseError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from datetime import timedelta
 from html import unescape
 from typing import Any
@@ -368,6 +369,20 @@ def test_content_is_shown_only_to_who_may_read_it() -> None:
 def test_the_page_of_a_sent_sensitive_message_says_that_its_content_is_gone() -> None:
     message = rows.sent(rows.make_account(), is_sensitive=True)
     assert "removed when the message was sent" in page_of(message)
+
+
+def test_the_list_is_sorted_by_when_a_message_was_queued() -> None:
+    account = rows.make_account()
+    first, second = rows.make_message(account), rows.make_message(account)
+    client = rows.client_for("view_outboxmessage")
+
+    def numbers(query: str) -> list[int]:
+        return [row.pk for row in client.get(f"{rows.MESSAGES}{query}").context["cl"].result_list]
+
+    assert numbers("") == [second.pk, first.pk]
+    column = client.get(rows.MESSAGES).context["cl"].list_display.index("queued")
+    assert re.search(rf'href="\?o=-?{column}[."]', client.get(rows.MESSAGES).content.decode())
+    assert numbers(f"?o={column}") == [first.pk, second.pk]
 
 
 def test_a_search_with_very_many_matches_finds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
