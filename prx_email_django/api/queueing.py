@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from prx_email_django.errors import InvalidMessage, OutboxError, RetryRejected
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
-from prx_email_django.store.draft import Draft
+from prx_email_django.store.draft import Draft, is_queued
 from prx_email_django.store.insert import by_key, insert, insert_many
 from prx_email_django.store.insert_statement import Unfit, can_insert, insert_together, without_content
 
@@ -135,7 +136,8 @@ def _write_in_steps(drafts: Sequence[Draft], *, now: datetime | None) -> list[Ou
         account.pk: largest_size(account) for account in {draft.account.pk: draft.account for draft in drafts}.values()
     }
     for draft in drafts:
-        check_not_expired(draft.fields.get("expires_at"), clock.now)
+        known_key = partial(is_queued, draft.account, draft.idempotency_key)
+        check_not_expired(draft.fields.get("expires_at"), clock.now, is_queued=known_key)
         check_limits(draft, largest=largest[draft.account.pk])
     return _insert(drafts, clock=clock)
 

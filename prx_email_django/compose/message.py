@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 from prx_email_django.compose.accounts import AccountRef, account_default_from
@@ -31,7 +32,7 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, AccountState
 from prx_email_django.rules.rates import recipients_ceiling
-from prx_email_django.store.draft import Draft, DraftPart
+from prx_email_django.store.draft import Draft, DraftPart, is_queued
 from prx_email_django.worker.outgoing import NULL_SENDER
 
 #: Arguments that are texts.
@@ -110,7 +111,7 @@ def compose(
         idempotency_key=message.idempotency_key,
         is_sensitive=message.is_sensitive,
     )
-    check_not_expired(message.expires_at, now)
+    check_not_expired(message.expires_at, now, is_queued=partial(is_queued, account, message.idempotency_key))
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
     reply_to = as_list(message.reply_to, field="reply_to")
     check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)

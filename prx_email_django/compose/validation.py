@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from types import UnionType
 from typing import Any, NoReturn
@@ -199,13 +199,15 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
         as_json(metadata)
 
 
-def check_not_expired(expires_at: datetime | None, now: datetime | None) -> None:
+def check_not_expired(expires_at: datetime | None, now: datetime | None, *, is_queued: Callable[[], bool]) -> None:
     """Refuse an ``expires_at`` that has passed: the message could never be sent.  ``now`` None: not known yet.
+
+    Not where ``is_queued``: a caller that repeats a call, whose answer was lost, gets the message of its key.
 
     Raises:
         InvalidMessage: ``invalid_option``.
     """
-    if expires_at is not None and now is not None and expires_at <= now:
+    if expires_at is not None and now is not None and expires_at <= now and not is_queued():
         refuse("invalid_option", "expires_at must be in the future")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.core.mail import EmailMessage
 
 from prx_email_django.compose.headers import check_head_size
+from prx_email_django.compose.validation import check_not_expired
 from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
 from prx_email_django.django_mail.options import read_options
@@ -14,7 +16,7 @@ from prx_email_django.django_mail.plain import plain_columns
 from prx_email_django.django_mail.source import Rendered, check_attachment_sizes, render_email
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account
-from prx_email_django.store.draft import Draft
+from prx_email_django.store.draft import Draft, is_queued
 
 
 def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
@@ -50,7 +52,8 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
     if columns is None:
         rendered = _rendered(message)
         raw, message_id, fields = rendered.raw, rendered.message_id, rendered.outbox_fields
-    options = read_options(message, fields, now=now, priority=priority, on_unknown=on_unknown)
+    options = read_options(message, fields, priority=priority, on_unknown=on_unknown)
+    check_not_expired(options.expires_at, now, is_queued=partial(is_queued, account, options.idempotency_key))
     recipients = envelope_recipients(message)
     if raw is not None:
         check_attachment_sizes(raw)

@@ -29,7 +29,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 
 from prx_email_django.compose.accounts import AccountRef
-from prx_email_django.compose.validation import as_json, as_text, check_not_expired, check_options
+from prx_email_django.compose.validation import as_json, as_text, check_options
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.models import Account
@@ -81,7 +81,6 @@ def read_options(
     message: EmailMessage,
     outbox_fields: Mapping[str, str],
     *,
-    now: datetime | None,
     priority: int = 0,
     on_unknown: str | None = None,
 ) -> MailOptions:
@@ -101,7 +100,6 @@ def read_options(
         if given is not None:
             values[name] = as_json(given) if name == "metadata" else as_text(given)
     check_options(**values)
-    check_not_expired(values.get("expires_at"), now)
     return MailOptions(**values)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db import connections
 
-from prx_email_django.models import Account
+from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
 
@@ -69,6 +69,12 @@ class Draft:
 def idempotency_hash(key: str | None) -> str | None:
     """What is unique per account: a text column is case- and accent-blind in MariaDB."""
     return None if key is None else hashlib.sha256(key.encode()).hexdigest()
+
+
+def is_queued(account: Account, key: str | None) -> bool:
+    """Whether the account has a message with this idempotency key."""
+    wanted = idempotency_hash(key)
+    return wanted is not None and OutboxMessage.objects.filter(account=account, idempotency_hash=wanted).exists()
 
 
 def columns(draft: Draft) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from uuid import uuid4
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.message import EmailAttachment
+from django.utils import timezone
 from django.utils.functional import SimpleLazyObject, lazystr
 from django.utils.translation import gettext_lazy
 
 import prx_email_django as prx
+from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import AttachmentRejected, InvalidMessage, OutboxError, ReplyRejected
 from prx_email_django.models import InboundMessage, OutboxMessage
 from tests.support.factories import MEMORY, NOW, account, fresh, message
@@ -262,6 +264,34 @@ def test_the_default_account_is_taken_where_none_is_named(function: str, setting
 def test_an_instant_of_expiry_that_has_passed_is_refused(late: timedelta) -> None:
     error = refusal(now=NOW, expires_at=NOW - late)
     assert (error.code, str(error)) == ("invalid_option", "expires_at must be in the future")
+
+
+@pytest.mark.parametrize("function", ["enqueue", "enqueue_many", "send", "backend"])
+def test_a_call_that_is_repeated_after_its_expiry_gets_the_message_of_its_key(function: str) -> None:
+    """The first answer was lost: the caller must not think that nothing was queued."""
+    owner = account()
+    options = {"expires_at": timezone.now() + timedelta(hours=1), "idempotency_key": "order-1"}
+    fields = {"account": owner, "to": "a@x.org", "subject": "s", "body_text": "b", **options}
+    first = prx.enqueue(**fields)
+    OutboxMessage.objects.update(expires_at=NOW)
+    fields["expires_at"] = options["expires_at"] = NOW
+    if function == "enqueue_many":
+        given = {name: value for name, value in fields.items() if name != "account"}
+        assert prx.enqueue_many([given], account=owner) == [first]
+    elif function == "send":
+        assert prx.send(**fields).outbox_id == first.pk
+    elif function == "enqueue":
+        assert prx.enqueue(**fields) == first
+    else:
+        email = EmailMessage("s", "b", owner.email, ["a@x.org"])
+        for name, value in options.items():
+            setattr(email, f"outbox_{name}", value)
+        assert OutboxEmailBackend(account=owner.name).send_messages([email]) == 1
+        assert email.outbox_id == first.pk
+    fields["idempotency_key"] = "order-2"
+    with pytest.raises(InvalidMessage, match="expires_at must be in the future"):
+        prx.enqueue(**fields)
+    assert OutboxMessage.objects.count() == 1
 
 
 # Texts that are lazy, and values that are no text
