@@ -109,9 +109,10 @@ def test_nothing_is_read_differently_and_signed_parts_keep_their_bytes(entity: b
 def test_for_a_server_without_8bitmime_only_signed_parts_keep_eight_bits(entity: bytes) -> None:
     data = as_message(entity)
     seven = to_seven_bits(render(mail(raw=data)))
-    assert seven.isascii() or b"multipart/signed" in data or b"x-odd" in data
-    if b"message/rfc822" in data or b"multipart/digest" in data or not is_eight_bit_form(data):
-        return  # it may have become a file, see test_forwarded_wire
+    assert seven.isascii() or b"multipart/signed" in data
+    # A part may have become a file, see test_forwarded_wire; one of an unknown encoding is a file (RFC 2045 §6.4).
+    if any(word in data for word in (b"message/rfc822", b"multipart/digest", b"x-odd")) or not is_eight_bit_form(data):
+        return
     assert tree(message_from_bytes(seven), names=False) == tree(message_from_bytes(data), names=False)
 
 
