@@ -135,9 +135,9 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
     ]
     return [
         *acceptance[:3],
+        Run(first, marks("engine_free"), tuple(sorted(not_unit))),
         Run(first, marks(), ("tests/simulation",)),  # it only computes
         *acceptance[3:],
-        Run(first, marks("engine_free"), tuple(sorted(not_unit))),
         Run(first, marks(), ("tests/unit",)),
         *(
             Run(engine, rows if engine is explored else marks("not engine_free", "not stateful"), others)
