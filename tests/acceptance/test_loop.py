@@ -129,10 +129,12 @@ def test_a_closed_terminal_disturbs_no_delivery() -> None:
     assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 19
 
 
-def test_loops_side_by_side_send_each_message_once() -> None:
+def test_loops_side_by_side_send_each_message_once(tmp_path: Path) -> None:
+    beats = [tmp_path / "first", tmp_path / "second"]
     with outbox(max_connections=4) as (server, account):
-        prx.enqueue_many([fields(number) for number in range(400)], account=account)
-        with loop() as first, loop() as second:
+        with loop("--heartbeat", str(beats[0])) as first, loop("--heartbeat", str(beats[1])) as second:
+            assert all(eventually(beat.exists) for beat in beats)
+            prx.enqueue_many([fields(number) for number in range(400)], account=account)
             assert server.wait_for(400)
             assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == 400)
             for worker in (first, second):
