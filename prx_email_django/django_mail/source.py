@@ -23,7 +23,7 @@ from prx_email_django.django_mail.envelope import InvalidHeader, is_misread_by_d
 from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside
 from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.addresses import format_list, split_list
-from prx_email_django.mime.encoded_words import decode_words, has_wrong_words
+from prx_email_django.mime.encoded_words import decode_words, has_wrong_words, with_charset
 from prx_email_django.mime.headers import (
     ADDRESS_FIELDS,
     HIDDEN_FIELDS,
@@ -257,8 +257,8 @@ def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> byt
             return _with_short_words(encoded)
         own = ", ".join(map(_formatted, given))
         return field(encoded.partition(b":")[0].decode("ascii"), own).encode()
-    except ValueError:  # a header of the caller's own that holds more than addresses
-        return encoded
+    except ValueError:  # a header of the caller's own that holds more than addresses, or malformed ones
+        return with_charset(encoded.decode("ascii", "surrogateescape")).encode("ascii", "surrogateescape")
 
 
 def _with_short_words(encoded: bytes) -> bytes:

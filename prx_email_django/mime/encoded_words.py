@@ -40,6 +40,15 @@ def has_wrong_words(text: str) -> bool:
     return any(len(match[0]) > MAX_WORD or match[1].lower() == _NO_CHARSET for match in _WORD.finditer(text))
 
 
+def with_charset(text: str) -> str:
+    """The text, whose encoded words of no charset are words of UTF-8."""
+
+    def named(word: re.Match[str]) -> str:
+        return " ".join(encode_words(decode_words(word[0]))) if word[1].lower() == _NO_CHARSET else word[0]
+
+    return _WORD.sub(named, text)
+
+
 def decode_words(text: str) -> str:
     """The text with its encoded words decoded; what cannot be decoded stays as it is.
 

@@ -443,9 +443,11 @@ def test_a_tab_in_an_address_is_a_blank(field: str, server: SmtpServer) -> None:
 class ReceivedMail(EmailMultiAlternatives):
     """Sends a received message on, as the standard library reads it."""
 
+    sender = "Jörg <app@example.com>"
+
     def message(self, **kwargs: Any) -> Any:
         """A message with raw bytes in its header."""
-        raw = "From: Jörg <app@example.com>\r\nTo: ann@example.org\r\nSubject: Größe\r\n\r\nHi.\r\n"
+        raw = f"From: {self.sender}\r\nTo: ann@example.org\r\nSubject: Größe\r\n\r\nHi.\r\n"
         return message_from_bytes(raw.encode(), policy=email.policy.SMTP)
 
 
@@ -454,6 +456,15 @@ def test_raw_bytes_in_a_header_leave_as_text_of_a_known_charset(server: SmtpServ
     assert b"unknown-8bit" not in found.data
     assert parsed(found.data)["Subject"] == "Größe"
     assert parsed(found.data)["From"] == "Jörg <app@example.com>"
+
+
+@pytest.mark.parametrize("sender", ["Jörg <app@@example.com>", '"Jörg" app', "Jörg <app@example.com"])
+def test_raw_bytes_in_a_malformed_from_too(sender: str, server: SmtpServer) -> None:
+    mail = ReceivedMail("", "", "app@example.com", ["ann@example.org"])
+    mail.sender = sender
+    found = by_outbox(mail, server)
+    assert b"unknown-8bit" not in found.data
+    assert parsed(found.data)["Subject"] == "Größe"
 
 
 def test_a_field_that_a_subclass_adds_never_becomes_encoded_words(server: SmtpServer) -> None:
