@@ -276,7 +276,7 @@ def test_an_expired_message_is_not_logged_as_an_unknown_outcome(caplog: pytest.L
 @pytest.mark.parametrize("mode", [None, "network"])
 def test_a_send_does_not_deliver_what_has_expired(mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     # The call refuses such an instant: this shows that the claim does not rely on it.
-    monkeypatch.setattr(compose_message, "check_not_expired", lambda *_: None)
+    monkeypatch.setattr(compose_message, "check_not_expired", lambda *_, **__: None)
     owner = account(max_connections=1, rate_limits="1/day")
     result = prx.send(**mail(owner), now=NOW, expires_at=NOW - SECOND, failure_mode=mode)
     assert (result.status, result.error_code, result.next_attempt_at) == ("failed", "expired", None)
