@@ -62,7 +62,14 @@ def learn(connection: Any, process: int) -> None:
     if session is not None and session.is_direct is None:
         info = connection.connection.info
         is_forbidden = connection.settings_dict["OPTIONS"].get("prepare_threshold", 0) is None
-        session.is_direct = info.backend_pid == process and info.encoding == "utf-8" and not is_forbidden
+        is_usual = info.backend_pid == process and info.encoding == "utf-8" and _is_djangos_own(connection)
+        session.is_direct = is_usual and not is_forbidden
+
+
+def _is_djangos_own(connection: Any) -> bool:
+    """Whether Django itself makes the cursors: django-tenants' ones choose the schema first."""
+    ways = ("cursor", "_cursor", "create_cursor", "make_cursor")
+    return all(getattr(type(connection), way).__module__.startswith("django.") for way in ways)
 
 
 def forget(connection: Any) -> None:

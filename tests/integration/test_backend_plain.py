@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import django
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.db import connection
@@ -70,7 +71,8 @@ def test_a_message_without_headers_and_files_is_kept_as_its_texts() -> None:
         lambda: with_html(to=['"Ünal, O" <ann@example.org>']),
         lambda: with_html(to=["ann@Example.org"]),
         lambda: changed("encoding", "iso-8859-1"),
-        lambda: changed("alternative_subtype", "related"),
+        # Django 6.0 has no such attribute any more
+        *([lambda: changed("alternative_subtype", "related")] if django.VERSION < (6, 0) else []),
         lambda: changed("content_subtype", "markdown"),
         lambda: changed("message", lambda: EmailMessage("Other", "Hi.", "app@example.com", ["a@x.org"]).message()),
         lambda: _Own("Hello", "Hi.\n", "app@example.com", ["ann@example.org"]),

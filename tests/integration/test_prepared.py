@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from django.db import InternalError, connection, transaction
+from django.db import InternalError, connection, connections, transaction
 
 import prx_email_django as prx
 from prx_email_django.compose import known
@@ -94,6 +94,21 @@ def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_prepared_where_the_options_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
     account("known")
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", None)
+    for _ in range(3):
+        queue()
+    assert not names()
+
+
+def test_nothing_is_prepared_where_somebody_else_makes_the_cursors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """django-tenants sets the search path when it makes a cursor: without it a message went into another schema."""
+    account("known")
+    wrapper: Any = type(connections["default"])
+    djangos = wrapper._cursor
+
+    def cursor(self: Any, name: str | None = None) -> Any:
+        return djangos(self, name)
+
+    monkeypatch.setattr(wrapper, "_cursor", cursor)
     for _ in range(3):
         queue()
     assert not names()
