@@ -51,6 +51,7 @@ class Table:
             height=60 + 44 * len(self.bars),
             title=self.unit,
             value_formatter=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
+            truncate_label=-1,
             js=[],  # no script from elsewhere
             disable_xml_declaration=True,
         )
