@@ -163,7 +163,7 @@ class ClaimPrefetch:
         """Keep the messages that only need new permits of a limit per second; returns the others.
 
         Such permits are good for 50 ms.  A slow database needs longer for a release and a new claim, so that messages
-        would be claimed and released without end; the message that stays claimed needs one statement.
+        would be claimed and released without end; a message that stays claimed needs nothing but the permits.
         """
         kept = [message for message in messages if self._may_keep(message)]
         self.recorder.release_permits(permit for message in kept for permit in message.permits)
