@@ -22,7 +22,7 @@ from prx_email_django.mime.headers import (
 from prx_email_django.mime.recode import split_fields, to_wire
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that made it three times as dear, and each message has one
 class MailContent:
     """Everything that a message says; addresses are header strings as the caller gave them (``Ann <ann@x.org>``)."""
 
@@ -73,7 +73,7 @@ def _header(mail: MailContent) -> str:
 def _made_fields(mail: MailContent) -> Iterator[tuple[str, str]]:
     yield "date", _date(mail)
     yield "message-id", _message_id(mail)
-    yield "from", address_field("From", (mail.from_email,))
+    yield "from", _from(mail.from_email)
     if mail.to:
         yield "to", address_field("To", mail.to)
     if mail.cc:
@@ -101,6 +101,11 @@ def _date(mail: MailContent) -> str:
         raise ValueError("the date of a message must be aware of its time zone")
     # To the second: messages that were queued together share it.
     return f"Date: {_formatted(mail.date.replace(microsecond=0))}\r\n"
+
+
+@lru_cache(maxsize=64)
+def _from(mailbox: str) -> str:
+    return address_field("From", (mailbox,))
 
 
 @lru_cache(maxsize=64)

@@ -85,10 +85,13 @@ class _Fitted:
         self.replacement = replacement
         super().__init__(*args, **kwargs)
 
-    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+    def fitted(self, value: Any, connection: Any) -> Any:
         """The value as the database can hold it."""
-        length: int | None = getattr(self, "max_length", None)
-        value = fitted(value, connection, length=length, replacement=self.replacement)
+        return fitted(value, connection, length=getattr(self, "max_length", None), replacement=self.replacement)
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        """The value as the database can hold it, prepared as Django does."""
+        value = self.fitted(value, connection)
         parent: Any = super()
         return parent.get_db_prep_value(value, connection, prepared)
 

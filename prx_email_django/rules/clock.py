@@ -22,8 +22,8 @@ class Clock:
     """The time of one call of ``drain``, ``send`` and the like."""
 
     def __init__(self, *, given: datetime | None, database_now: datetime) -> None:
-        self.given = given
-        self._start = given or database_now
+        self.given = None if given is None else given.astimezone(UTC)
+        self._start = self.given or database_now.astimezone(UTC)
         self._read_at = uptime()
 
     @property
@@ -34,9 +34,9 @@ class Clock:
     @property
     def running(self) -> datetime:
         """The instant at which the call began + time elapsed: recovery and rate windows are judged by it."""
-        return (self._start + self.elapsed).astimezone(UTC)
+        return self._start + timedelta(seconds=uptime() - self._read_at)
 
     @property
     def now(self) -> datetime:
         """The instant for due times and every ``*_at``; it stands still if the caller gave it."""
-        return self.given.astimezone(UTC) if self.given is not None else self.running
+        return self.running if self.given is None else self.given

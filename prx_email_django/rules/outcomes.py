@@ -103,7 +103,7 @@ class RecipientOutcome:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that made it three times as dear, and each message has one
 class Outcome:
     """One attempt at one message.
 

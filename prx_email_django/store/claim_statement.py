@@ -3,6 +3,10 @@
 ``claims`` does the same by the ORM on the other databases; a test holds the two against each other.  The rows come back
 as tuples and become instances without ``Model.__init__``, and instants come as seconds: through Django's and psycopg's
 conversion of each value, reading a message cost more than claiming it.
+
+The recipients of a message that was never claimed before come along: nobody can have written a result of theirs.  Those
+of others are read by a statement of their own after the claim (``claimed.claims_of``): a late result may have been
+committed after this statement took its snapshot and before it locked the row.
 """
 
 from __future__ import annotations
@@ -18,14 +22,18 @@ from django.db import connections, models
 from django.db.models.base import ModelState
 from django.db.models.signals import post_init, pre_init
 
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import WAITING, Status
+from prx_email_django.store import prepared
+from prx_email_django.store.claimed import ClaimedRecipient, Taken
 from prx_email_django.store.cursor import Bounds
 
 #: Ranks are priorities with the opposite sign.
 RANKS = range(-10, 11)
+#: Columns to which the claim gives values that are known here.
+_SET = ("status", "claim_token", "dismissed_at", "updated_at")
 
 # The lateral query runs rank by rank in the order of the ranks, and ends at the outer LIMIT.  The ids go to the UPDATE
 # as an array: with a join the planner might read the whole table.  ``first`` is the place of the first message that
@@ -33,17 +41,21 @@ RANKS = range(-10, 11)
 _CLAIM = """WITH due AS MATERIALIZED (
  SELECT start.claim_rank, row.* FROM unnest(%s::smallint[], %s::timestamptz[], %s::bigint[])
  AS start(claim_rank, next_attempt_at, id) CROSS JOIN LATERAL (
-  SELECT m.id, m.next_attempt_at, m.on_unknown = 'hold' OR m.on_unknown = '' AND %s AS is_hold FROM {messages} AS m
+  SELECT m.id, m.next_attempt_at, m.on_unknown = 'hold' OR m.on_unknown = '' AND %s AS is_hold,
+  m.claim_token IS NULL AS is_new FROM {messages} AS m
   WHERE m.account_id = %s AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
   AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= %s
   AND m.status = ANY(%s::text[]) ORDER BY m.next_attempt_at, m.id LIMIT %s FOR UPDATE SKIP LOCKED) AS row LIMIT %s),
-placed AS (SELECT id, is_hold, row_number() OVER (ORDER BY claim_rank, next_attempt_at, id) AS place FROM due),
+placed AS (SELECT id, is_hold, is_new, row_number() OVER (ORDER BY claim_rank, next_attempt_at, id) AS place FROM due),
 hold AS (SELECT min(place) AS first FROM placed WHERE is_hold),
 claimed AS (UPDATE {messages} AS m SET status = %s, claim_token = %s, dismissed_at = NULL, updated_at = %s,
  claim_expires_at = GREATEST(%s, STATEMENT_TIMESTAMP()) + %s
  WHERE m.id = ANY(ARRAY(SELECT id FROM placed, hold WHERE COALESCE(place < first OR first = 1 AND place <= %s, true)))
  AND m.status = ANY(%s::text[]) AND m.next_attempt_at <= %s RETURNING {columns})
-SELECT hold.first, claimed.* FROM hold LEFT JOIN claimed ON true"""
+SELECT hold.first, PG_BACKEND_PID(), CASE WHEN placed.is_new THEN
+ (SELECT JSON_AGG(JSON_BUILD_ARRAY({recipient}) ORDER BY r.id)::text FROM {recipients} AS r
+ WHERE r.message_id = placed.id) END, claimed.* FROM hold LEFT JOIN claimed ON true
+ LEFT JOIN placed ON placed.id = claimed.id"""
 
 
 class Column(NamedTuple):
@@ -64,23 +76,40 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     length: timedelta,
     bounds: Bounds,
     clock: Clock,
-) -> tuple[list[OutboxMessage], bool]:
-    """Claim due messages behind ``bounds`` (by rank); return them in order, and whether ``hold`` stopped the claim."""
+) -> Taken:
+    """Claim due messages behind ``bounds`` (by rank)."""
     connection = connections[outbox_alias()]
     columns = _columns(outbox_alias())
     now, waiting = clock.now, [status.value for status in WAITING]
-    statement = _CLAIM.format(
-        messages=connection.ops.quote_name(OutboxMessage._meta.db_table), columns=", ".join(c.sql for c in columns)
-    )
+    statement = _statement(outbox_alias())
     params: list[Any] = [*_starts(bounds), hold_by_default, account_id, now, waiting, limit, limit]
     params += [Status.SENDING.value, token, now, clock.running, length, hold_limit, waiting, now]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         rows = cursor.fetchall()
-    make = _maker(columns)
-    messages = [make(row[1:]) for row in rows if row[1] is not None]
-    messages.sort(key=lambda message: (message.claim_rank, message.next_attempt_at, message.pk))
-    return messages, rows[0][0] is not None
+    prepared.learn(connection, rows[0][1])
+    known = {"status": Status.SENDING.value, "claim_token": token, "dismissed_at": None, "updated_at": now}
+    make = _maker(columns, known)
+    taken = Taken(stopped_at_hold=rows[0][0] is not None)
+    for _, _, recipients, *values in rows:
+        if values[0] is not None:
+            message = make(values)
+            taken.messages.append(message)
+            if recipients is not None:
+                taken.recipients[message.pk] = [ClaimedRecipient(message.pk, *read) for read in json.loads(recipients)]
+    taken.messages.sort(key=lambda message: (message.claim_rank, message.next_attempt_at, message.pk))
+    return taken
+
+
+@lru_cache(maxsize=4)
+def _statement(alias: str) -> str:
+    quote = connections[alias].ops.quote_name
+    return _CLAIM.format(
+        messages=quote(OutboxMessage._meta.db_table),
+        recipients=quote(Recipient._meta.db_table),
+        columns=", ".join(column.sql for column in _columns(alias)),
+        recipient=", ".join(f"r.{quote(name)}" for name in ("id", *ClaimedRecipient._fields[2:])),
+    )
 
 
 def _starts(bounds: Bounds) -> tuple[str, str, str]:
@@ -93,8 +122,9 @@ def _starts(bounds: Bounds) -> tuple[str, str, str]:
 
 @lru_cache(maxsize=4)
 def _columns(alias: str) -> tuple[Column, ...]:
-    """All columns of a message; the primary key first, so that a missing row shows."""
-    fields = sorted(OutboxMessage._meta.concrete_fields, key=lambda field: not field.primary_key)
+    """The columns of a message that the claim does not set; the primary key first, so that a missing row shows."""
+    given = [field for field in OutboxMessage._meta.concrete_fields if field.name not in _SET]
+    fields = sorted(given, key=lambda field: not field.primary_key)
     return tuple(_column(field, connections[alias].ops.quote_name(str(field.column))) for field in fields)
 
 
@@ -117,22 +147,26 @@ def _instant(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _maker(columns: tuple[Column, ...]) -> Callable[[tuple[Any, ...]], OutboxMessage]:
-    """A function that makes the instance of a row; by ``from_db`` only where the host listens to instances."""
+def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[[list[Any]], OutboxMessage]:
+    """A function that makes the instance of a row and of the columns that the claim has set.
+
+    By ``from_db`` only where the host listens to instances.
+    """
     alias = outbox_alias()
     names = [column.attname for column in columns]
     converted = [(number, column.convert) for number, column in enumerate(columns) if column.convert is not None]
     listened = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
-    in_order = [names.index(field.attname) for field in OutboxMessage._meta.concrete_fields]
+    in_order = [field.attname for field in OutboxMessage._meta.concrete_fields]
 
-    def make(row: tuple[Any, ...]) -> OutboxMessage:
-        values = list(row)
+    def make(values: list[Any]) -> OutboxMessage:
         for number, convert in converted:
             if values[number] is not None:
                 values[number] = convert(values[number])
         if listened:
-            return OutboxMessage.from_db(alias, [names[n] for n in in_order], [values[n] for n in in_order])
+            row = known | dict(zip(names, values, strict=True))
+            return OutboxMessage.from_db(alias, in_order, [row[name] for name in in_order])
         message = OutboxMessage.__new__(OutboxMessage)
+        message.__dict__.update(known)
         message.__dict__.update(zip(names, values, strict=True))
         message._state = ModelState()
         message._state.adding, message._state.db = False, alias

@@ -43,6 +43,7 @@ class Claim:
     is_lost: bool = False
     #: Addresses that are still open or unknown.
     open_addresses: tuple[str, ...] = field(init=False)
+    _header_message_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self.open_addresses = tuple(recipient.address for recipient in self.recipients if is_open(recipient.result))
@@ -52,6 +53,13 @@ class Claim:
         """The message's primary key."""
         return self.message.pk
 
+    @property
+    def header_message_id(self) -> str:
+        """The Message-ID of this attempt: that of the message as it was claimed."""
+        if not self._header_message_id:
+            self._header_message_id = self.message.message_id
+        return self._header_message_id
+
     def has_time_left(self) -> bool:
         """Whether the message is still ours, for long enough to begin something."""
         return not self.is_lost and self.lease.has_time_left()
@@ -60,6 +68,17 @@ class Claim:
     def counters(self) -> MessageCounters:
         """The message as the claim found it, for ``policy``."""
         return counters_of(self.message)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a claim statement took, in the order of the claim."""
+
+    messages: list[OutboxMessage] = field(default_factory=list)
+    #: The claim stopped at a message that must not be sent twice.
+    stopped_at_hold: bool = False
+    #: By message: its recipients, where the statement could read them.
+    recipients: dict[int, list[ClaimedRecipient]] = field(default_factory=dict)
 
 
 def is_hold(on_unknown: str) -> bool:
@@ -107,16 +126,22 @@ def claimed_messages(ids: Sequence[int], *, lease: Lease) -> list[OutboxMessage]
 
 def load_claims(ids: Sequence[int], *, lease: Lease) -> list[Claim]:
     """Read what was claimed, in the order of ``ids``."""
-    return claims_of(claimed_messages(ids, lease=lease), lease=lease)
+    return claims_of(Taken(claimed_messages(ids, lease=lease)), lease=lease)
 
 
 @retried
-def claims_of(messages: Sequence[OutboxMessage], *, lease: Lease) -> list[Claim]:
-    """The claims of claimed messages: recipients are read now, so that a late result of before the claim is seen."""
-    recipients: dict[int, list[ClaimedRecipient]] = {message.pk: [] for message in messages}
-    found = Recipient.objects.filter(message_id__in=list(recipients)).order_by("id")
-    for row in found.values_list(*ClaimedRecipient._fields):
-        recipients[row[0]].append(ClaimedRecipient(*row))
+def claims_of(taken: Taken, *, lease: Lease) -> list[Claim]:
+    """The claims of claimed messages.
+
+    Recipients that the claim did not read are read now, so that a late result of before the claim is seen.
+    """
+    messages = taken.messages
+    unread = [message.pk for message in messages if message.pk not in taken.recipients]
+    recipients: dict[int, list[ClaimedRecipient]] = taken.recipients | {pk: [] for pk in unread}
+    if unread:
+        found = Recipient.objects.filter(message_id__in=unread).order_by("id")
+        for row in found.values_list(*ClaimedRecipient._fields):
+            recipients[row[0]].append(ClaimedRecipient(*row))
     claims = {
         message.pk: Claim(message=message, lease=lease, recipients=recipients[message.pk]) for message in messages
     }

@@ -15,7 +15,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store.claim_statement import claim_in_one_statement
-from prx_email_django.store.claimed import Claim, claimed_messages, claims_of, is_hold, load_claims
+from prx_email_django.store.claimed import Claim, Taken, claimed_messages, claims_of, is_hold, load_claims
 from prx_email_django.store.cursor import Bounds, ClaimCursor
 from prx_email_django.store.db import atomic, lease_until, retried
 from prx_email_django.store.due import due_by_rank
@@ -58,10 +58,8 @@ def _claim_behind(cursor: ClaimCursor, account_id: int, *, limit: int, hold_limi
     lease = Lease(outbox_settings().lease)
     take = _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
     with released_on_absence(lease):
-        messages, stopped_at_hold = take(
-            account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds
-        )
-        return ClaimBatch(claims_of(messages, lease=lease) if messages else [], stopped_at_hold)
+        taken = take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds)
+        return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
 
 
 def claim_message(message_id: int, *, clock: Clock) -> Claim | None:
@@ -98,7 +96,7 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
 @retried
 def _take_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
-) -> tuple[list[OutboxMessage], bool]:
+) -> Taken:
     begin_again(lease)
     settings = outbox_settings()
     return claim_in_one_statement(
@@ -115,11 +113,11 @@ def _take_in_one_statement(  # noqa: PLR0913  (what a claim needs)
 
 def _take_by_orm(  # noqa: PLR0913  (what a claim needs)
     account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
-) -> tuple[list[OutboxMessage], bool]:
+) -> Taken:
     ids, stopped_at_hold = _take(
         account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=bounds
     )
-    return claimed_messages(ids, lease=lease) if ids else [], stopped_at_hold
+    return Taken(claimed_messages(ids, lease=lease) if ids else [], stopped_at_hold)
 
 
 @retried

@@ -29,7 +29,7 @@ from prx_email_django.store.claimed import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.late_results import record_late, recorded_before
 from prx_email_django.store.sensitive import erase_sent
-from prx_email_django.store.sent_group import record_sent
+from prx_email_django.store.sent_group import record_sent, takes_all_claims
 
 #: What a verdict needs of a row as it is now.
 _JUDGED = ("retries", "attempts", "message_number", "provider_message_id", "on_unknown")
@@ -42,11 +42,12 @@ def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[Recorded
 
 def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iterator[list[RecordedAttempt]]:
     """``finalize``, one transaction after the other: an error in a later one takes nothing from what is recorded."""
-    by_token: dict[uuid.UUID, list[FinishedAttempt]] = {}
+    by_token: dict[uuid.UUID | None, list[FinishedAttempt]] = {}
     others: list[FinishedAttempt] = []
+    together = takes_all_claims()
     for finished in group:
         if finished.is_plain:
-            by_token.setdefault(finished.claim.lease.token, []).append(finished)
+            by_token.setdefault(None if together else finished.claim.lease.token, []).append(finished)
         else:
             others.append(finished)
     for plain in by_token.values():
@@ -61,11 +62,10 @@ def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iter
 def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
     attempts = [attempt_columns(finished, AttemptOutcome.SENT) for finished in group]
     responses = [finished.outcome.response[:MAX_TEXT] for finished in group]
-    token = group[0].claim.lease.token
     if not any(recipient.code or recipient.text for finished in group for recipient in finished.claim.recipients):
-        return record_sent(attempts, responses, token=token, now=clock.now)
+        return record_sent(attempts, responses, now=clock.now)
     with atomic():
-        ours = record_sent(attempts, responses, token=token, now=clock.now)
+        ours = record_sent(attempts, responses, now=clock.now)
         write_last_answers(finished for finished in group if finished.claim.id in ours)
     return ours
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,8 @@ class _Session:
     """What is known of a connection to the server."""
 
     names: set[str] = field(default_factory=set)
+    #: When a statement was prepared, on the monotonic clock.
+    prepared_at: dict[str, float] = field(default_factory=dict)
     #: Whether statements can be prepared; None: not known yet.
     is_direct: bool | None = None
 
@@ -106,8 +109,27 @@ def note(connection: Any, sql: str) -> None:
         session.names.add(name_of(sql))
 
 
-def execute(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+def fetch(connection: Any, sql: str, params: Sequence[Any], *, plan_for: float) -> list[tuple[Any, ...]]:
+    """Execute a statement, prepared where that is possible; its rows hold bytes, or what Django's cursor makes of them.
+
+    ``plan_for``: see ``execute``.
+    """
+    if not connection.in_atomic_block:
+        with suppress(NotPrepared):
+            return execute(connection, sql, params, plan_for=plan_for)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+
+def execute(
+    connection: Any, sql: str, params: Sequence[Any], *, plan_for: float | None = None
+) -> list[tuple[Any, ...]]:
     """Execute a statement outside a transaction; its rows hold bytes, as PostgreSQL writes values.
+
+    ``plan_for``: seconds after which it is prepared anew, because its best plan depends on the size of tables.  None:
+    its plan stays.
 
     Raises:
         NotPrepared: nothing was executed.
@@ -117,7 +139,7 @@ def execute(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any,
     if not is_ready(connection, sql):
         raise NotPrepared
     connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, _sessions[connection.connection])
+    given = _Cursor(connection.connection, _sessions[connection.connection], plan_for=plan_for)
     # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
     with connection.make_cursor(given) as cursor:
         try:
@@ -131,23 +153,28 @@ def execute(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any,
 class _Cursor:
     """As much of a cursor as Django's wrapper uses."""
 
-    def __init__(self, connection: Any, session: _Session) -> None:
-        self._connection, self._session = connection, session
+    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None) -> None:
+        self._connection, self._session, self._plan_for = connection, session, plan_for
         self.rows: list[tuple[Any, ...]] = []
         self.rowcount = -1
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, numbered, _ = _numbered(sql)
         values = [_dumped(value) for value in params]
-        prepares = None if name in self._session.names else numbered.encode()
+        is_known = name in self._session.names
+        is_old = (
+            is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
+        )
+        prepares = None if is_known and not is_old else numbered.encode()
         connection = self._connection
         with connection.lock:
             pgconn = connection.pgconn
             if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
                 raise NotPrepared
-            results = connection.wait(_exchange(pgconn, name.encode(), values, prepares))
+            results = connection.wait(_exchange(pgconn, name.encode(), values, prepares, is_old=is_old))
         if prepares is not None:
             self._session.names.add(name)
+            self._session.prepared_at[name] = monotonic()
         result = results[-1]
         if result.status != 2:  # TUPLES_OK
             raise _error(result)
@@ -160,11 +187,16 @@ class _Cursor:
 
 
 def _exchange(
-    pgconn: Any, name: bytes, values: Sequence[bytes | None], prepares: bytes | None
+    pgconn: Any, name: bytes, values: Sequence[bytes | None], prepares: bytes | None, *, is_old: bool
 ) -> Generator[Any, Any, list[Any]]:
     """Send the statement and wait for its results, as psycopg's cursors do."""
     from psycopg.generators import execute as send_and_wait
 
+    if is_old:
+        pgconn.send_query(b"DEALLOCATE " + name)
+        results = yield from send_and_wait(pgconn)
+        if results[-1].status != 1:  # COMMAND_OK
+            raise NotPrepared
     if prepares is not None:
         pgconn.send_prepare(name, prepares)
         results = yield from send_and_wait(pgconn)

@@ -7,19 +7,20 @@ needs three milliseconds to build the first one for 24 rows.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from django.db import connections
 from django.db.models import Field, Model
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
+from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.sent import FIXED_NUMBER_SQL
 from prx_email_django.states import AttemptOutcome, Status
+from prx_email_django.store import prepared
 from prx_email_django.store.db import atomic
 
 #: Column -> value of a ``DeliveryAttempt``.
@@ -38,17 +39,20 @@ _SENT = f"""UPDATE {{messages}} SET {_BECOMES_SENT.format(row="", header=_CASES,
 # seconds: microseconds of this era are exact in a double.
 _SENT_WITH_ATTEMPTS = f"""WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS row (
  message_id bigint, number integer, header_message_id text, response text, started_at float8,
- finished_at float8, phase text, smtp_code smallint, enhanced_code text, peer text)),
+ finished_at float8, phase text, smtp_code smallint, enhanced_code text, peer text, claim_token uuid)),
 changed AS (UPDATE {{messages}} AS m
  SET {_BECOMES_SENT.format(row="m.", header="given.header_message_id", response="given.response")} FROM given
- WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = %s RETURNING m.id)
+ WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = given.claim_token RETURNING m.id)
 INSERT INTO {{attempts}} (message_id, number, header_message_id, started_at, finished_at, outcome, error_code, error,
  phase, smtp_code, enhanced_code, peer, worker, claim_token)
  SELECT message_id, number, header_message_id, TO_TIMESTAMP(started_at), TO_TIMESTAMP(finished_at), %s, '', '', phase,
- smtp_code, enhanced_code, peer, %s, %s FROM given JOIN changed ON changed.id = given.message_id RETURNING message_id"""
+ smtp_code, enhanced_code, peer, %s, claim_token FROM given JOIN changed ON changed.id = given.message_id
+ RETURNING message_id"""
 
 #: Columns of an attempt that go into the JSON as they are.
 _PLAIN = ("message_id", "number", "header_message_id", "phase", "smtp_code")
+#: Seconds after which the statement is planned anew: a plan for a nearly empty table reads all of it.
+_PLAN_FOR = 1.0
 _ATTEMPT_COLUMNS = (
     "message_id",
     "number",
@@ -67,17 +71,23 @@ _ATTEMPT_COLUMNS = (
 )
 
 
-def record_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime) -> set[int]:
+def takes_all_claims() -> bool:
+    """Whether one statement records the messages of several claims, as far as these are still ours."""
+    return connections[outbox_alias()].vendor == "postgresql"
+
+
+def record_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, now: datetime) -> set[int]:
     """Mark the attempts' messages as sent where the claim is still ours; return the ids of the marked messages.
 
-    An attempt is given as its columns; ``responses`` are the server's final replies, in the same order.  Where the
-    database does not return the changed ids, no message is marked as soon as one claim of the group is lost.
+    An attempt is given as its columns; ``responses`` are the server's final replies, in the same order.  Unless
+    ``takes_all_claims``, all are of one claim: where the database does not return the changed ids, no message is marked
+    as soon as one of the group is lost.
     """
-    if connections[outbox_alias()].vendor == "postgresql":
-        return _in_one_statement(attempts, responses, token=token, now=now)
+    if takes_all_claims():
+        return _in_one_statement(attempts, responses, now=now)
     try:
         with atomic():
-            if _mark_sent(attempts, responses, token=token, now=now) != len(attempts):
+            if _mark_sent(attempts, responses, now=now) != len(attempts):
                 raise _NotAllOurs
             _insert_attempts(attempts)
     except _NotAllOurs:
@@ -90,41 +100,44 @@ class _NotAllOurs(Exception):
     """Rolls the group back; each result is then recorded by itself, under its row's lock."""
 
 
-def _in_one_statement(
-    attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime
-) -> set[int]:
+def _in_one_statement(attempts: Sequence[Attempt], responses: Sequence[str], *, now: datetime) -> set[int]:
     connection = connections[outbox_alias()]
-    statement = _SENT_WITH_ATTEMPTS.format(
-        messages=connection.ops.quote_name(OutboxMessage._meta.db_table),
-        attempts=connection.ops.quote_name(DeliveryAttempt._meta.db_table),
-    )
-    peer, enhanced = _fitting(DeliveryAttempt, "peer"), _fitting(DeliveryAttempt, "enhanced_code")
-    fitted_response = _fitting(OutboxMessage, "provider_response")
-    rows = [
-        {name: attempt[name] for name in _PLAIN}
-        | {
-            "started_at": attempt["started_at"].timestamp(),
-            "finished_at": attempt["finished_at"].timestamp(),
-            "enhanced_code": enhanced(attempt["enhanced_code"]),
-            "peer": peer(attempt["peer"]),
-            "response": fitted_response(response),
-        }
-        for attempt, response in zip(attempts, responses, strict=True)
-    ]
-    params: list[Any] = [
+    statement = _statement(outbox_alias())
+    peer, enhanced = _stored(DeliveryAttempt, "peer"), _stored(DeliveryAttempt, "enhanced_code")
+    stored_response, worker = _stored(OutboxMessage, "provider_response"), _stored(DeliveryAttempt, "worker")
+    rows = []
+    for attempt, response in zip(attempts, responses, strict=True):
+        row = {name: attempt[name] for name in _PLAIN}
+        row["started_at"] = attempt["started_at"].timestamp()
+        row["finished_at"] = attempt["finished_at"].timestamp()
+        row["enhanced_code"] = enhanced(attempt["enhanced_code"], connection)
+        row["peer"] = peer(attempt["peer"], connection)
+        row["response"] = stored_response(response, connection)
+        row["claim_token"] = attempt["claim_token"].hex
+        rows.append(row)
+    params = [
         json.dumps(rows),
         Status.SENT.value,
         now,
         now,
         Status.SENDING.value,
-        token,
         AttemptOutcome.SENT.value,
-        _fitting(DeliveryAttempt, "worker")(attempts[0]["worker"]),
-        token,
+        worker(attempts[0]["worker"], connection),
     ]
-    with connection.cursor() as cursor:
-        cursor.execute(statement, params)
-        return {row[0] for row in cursor.fetchall()}
+    return {int(row[0]) for row in prepared.fetch(connection, statement, params, plan_for=_PLAN_FOR)}
+
+
+@lru_cache(maxsize=4)
+def _statement(alias: str) -> str:
+    quote = connections[alias].ops.quote_name
+    return _SENT_WITH_ATTEMPTS.format(
+        messages=quote(OutboxMessage._meta.db_table), attempts=quote(DeliveryAttempt._meta.db_table)
+    )
+
+
+def _stored(model: type[Model], column: str) -> Callable[[Any, Any], Any]:
+    """What makes of strangers' text, and of a Django connection, the text that the column holds."""
+    return cast("ForeignCharField", model._meta.get_field(column)).fitted
 
 
 def _insert_attempts(attempts: Sequence[Attempt]) -> None:
@@ -144,7 +157,7 @@ def _insert_attempts(attempts: Sequence[Attempt]) -> None:
         cursor.execute(f"INSERT INTO {table} ({names}) VALUES {', '.join([row] * len(attempts))}", params)
 
 
-def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: uuid.UUID, now: datetime) -> int:
+def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, now: datetime) -> int:
     connection = connections[outbox_alias()]
     ids = [attempt["message_id"] for attempt in attempts]
     cases = " ".join(["WHEN %s THEN %s"] * len(attempts))
@@ -160,7 +173,7 @@ def _mark_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, token: 
         params += [attempt["message_id"], attempt["header_message_id"]]
     for attempt, response in zip(attempts, responses, strict=True):
         params += [attempt["message_id"], fitted_response(response)]
-    params += [*ids, Status.SENDING.value, _fitting(OutboxMessage, "claim_token")(token)]
+    params += [*ids, Status.SENDING.value, _fitting(OutboxMessage, "claim_token")(attempts[0]["claim_token"])]
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         return int(cursor.rowcount)

@@ -119,6 +119,8 @@ class AccountWorker:
             self._connect_more()
         if self.prefetch.render():
             self._wake_connections()
+        if self.prefetch.may_render():
+            self.results.wake()  # for the next step, after what has come back is recorded
         self._finish_if_idle()
 
     def wake_in(self) -> float | None:
@@ -163,9 +165,9 @@ class AccountWorker:
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
-        before = {message.id: Before.of(message) for message in messages}
+        before = {message.id: Before.of(message) for message in messages if not message.is_accepted}
         recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
-        self.ready.recorded += sum(message.outcome.ending is Ending.ACCEPTED for message in messages)
+        self.ready.recorded += sum([message.is_accepted for message in messages])
         self._note_tokens(messages)
         untouched = [message for message in messages if not message.is_touched]
         if not self.stop_reason:

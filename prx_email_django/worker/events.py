@@ -21,7 +21,11 @@ logger = logging.getLogger("prx_email_django")
 
 def announce(recorded: Iterable[RecordedAttempt], *, names: dict[int, str] | None = None) -> None:
     """Write one log line and send the signals of each recorded attempt."""
+    # Asked once: nearly all attempts are those of messages that were sent, and often nobody listens.
+    tells_sent = logger.isEnabledFor(logging.INFO) or signals.message_sent.has_listeners(OutboxMessage)
     for attempt in recorded:
+        if attempt.status is Status.SENT and not (tells_sent or attempt.late or attempt.refused):
+            continue
         _log(attempt, (names or {}).get(attempt.message.account_id, ""))
         if attempt.refused:
             _send(signals.recipients_refused, message=attempt.message, recipients=attempt.refused)

@@ -33,6 +33,10 @@ from prx_email_django.transports.base import OutgoingMessage
 NULL_SENDER = "<>"
 
 
+#: Where a message goes before it is rendered.
+NO_ROUTE = Route(())
+
+
 class Carrier(Protocol):
     """What a message needs to know of the connection that took it."""
 
@@ -54,7 +58,8 @@ class ClaimedMessage(OutgoingMessage):
         self.clock = clock
         #: The permits that were taken for it.
         self.permits = permits
-        self.route = Route(())
+        self._permits_end_at = _end_of(permits)
+        self.route = NO_ROUTE
         #: The connection that has taken it.
         self.connection: Carrier | None = None
         self.started_at: datetime | None = None
@@ -120,12 +125,11 @@ class ClaimedMessage(OutgoingMessage):
 
     def has_permits(self) -> bool:
         """Whether no bucket that its permits were taken from has ended."""
-        ends_at = min((permits.ends_at for permits in self.permits), default=math.inf)
-        return self.clock.running.timestamp() < ends_at
+        return self._permits_end_at == math.inf or self.clock.running.timestamp() < self._permits_end_at
 
     def take_other_permits(self, permits: tuple[Permits, ...] = ()) -> None:
         """Begin anew under other permits: those that it had ended before its MAIL, and were given back."""
-        self.permits, self.permit_ended = permits, False
+        self.permits, self._permits_end_at, self.permit_ended = permits, _end_of(permits), False
         self.connection = self.finished_at = None
         self.outcome = Outcome(Ending.UNTOUCHED)
 
@@ -163,17 +167,26 @@ class ClaimedMessage(OutgoingMessage):
         """Whether the attempt says something about the message."""
         return self.outcome.ending is not Ending.UNTOUCHED
 
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the server accepted the message for at least one recipient."""
+        return self.outcome.ending is Ending.ACCEPTED
+
     def attempt(self, **changes: object) -> FinishedAttempt:
         """The finished attempt, with the answers to the real recipients; ``changes`` replace fields of the outcome."""
         outcome = replace(self.outcome, **changes) if changes else self.outcome  # type: ignore[arg-type]
-        now = self.clock.now
         return FinishedAttempt(
             claim=self.claim,
             outcome=outcome,
             answers=self.route.results(outcome.recipients),
-            started_at=self.started_at or now,
-            finished_at=self.finished_at or now,
+            started_at=self.started_at or self.clock.now,
+            finished_at=self.finished_at or self.clock.now,
         )
+
+
+def _end_of(permits: tuple[Permits, ...]) -> float:
+    """When the first of these permits ends, as a timestamp; infinite where none ends."""
+    return min([permit.ends_at for permit in permits], default=math.inf)
 
 
 def _rendered(claim: Claim, route: Route) -> bytes:

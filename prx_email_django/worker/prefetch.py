@@ -23,6 +23,9 @@ from prx_email_django.worker.recorder import Recorder
 
 #: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
 RENDER_AHEAD = 4 * 1024 * 1024
+#: Messages of one claim, and messages that are rendered in one step, per connection.  Meanwhile no result is recorded,
+#: and no more than four results per connection may wait: long steps made the connections wait.
+CLAIM_AT_ONCE, RENDER_AT_ONCE = 16, 4
 #: A limit that is free again after so many seconds does not end the account's work.
 SHORT_LIMIT = 1.1
 
@@ -219,7 +222,9 @@ class ClaimPrefetch:
         ahead = len(self.ready.ready) + len(self.unrendered)
         if ahead < self.current.account.max_connections and self._completed and not self.stopped_at_hold:
             self._look_further()
-        return self.lookahead - ahead if ahead <= self.lookahead // 4 else 0
+        if ahead > self.lookahead // 4:
+            return 0
+        return min(self.lookahead - ahead, CLAIM_AT_ONCE * self.current.account.max_connections)
 
     def _look_further(self) -> None:
         """Claim twice as far ahead, since a connection has nothing to do; at most one second's measured rate."""
@@ -290,11 +295,14 @@ class ClaimPrefetch:
     # Rendering and giving back
 
     def render(self) -> bool:
-        """Render ahead; True: the ready queue has a new message."""
+        """Render some messages ahead; True: the ready queue has a new message."""
         rendered: list[ClaimedMessage] = []
         size = self.ready.ready_bytes
+        most = RENDER_AT_ONCE * self.current.account.max_connections
         try:
-            while self.unrendered and (size < RENDER_AHEAD or not (self.ready.ready or rendered)):
+            while (
+                self.unrendered and len(rendered) < most and (size < RENDER_AHEAD or not (self.ready.ready or rendered))
+            ):
                 message = self.unrendered[0]
                 failure = message.render()
                 if failure is None:
@@ -308,6 +316,10 @@ class ClaimPrefetch:
         finally:  # an unexpected error must not lose the messages that were rendered before it
             self.ready.push(rendered)
         return bool(rendered)
+
+    def may_render(self) -> bool:
+        """Whether a message is claimed that may be rendered now."""
+        return bool(self.unrendered) and (self.ready.ready_bytes < RENDER_AHEAD or not self.ready.ready)
 
     def withdraw(self) -> list[ClaimedMessage]:
         """Take the messages back that no connection has taken; they stay claimed."""

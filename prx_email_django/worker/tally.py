@@ -24,6 +24,10 @@ def _none() -> _Amounts:
     return defaultdict(lambda: defaultdict(float))
 
 
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
 class HourlyTally:
     """What one drain or one send did since its counts were written last."""
 
@@ -34,8 +38,9 @@ class HourlyTally:
     def note(self, recorded: Iterable[RecordedAttempt]) -> None:
         """Count what was recorded."""
         now = self._clock.now
+        hour = _hour(now)
         for attempt in recorded:
-            amounts = self._of(attempt.message.account_id, now)
+            amounts = self._amounts[attempt.message.account_id, hour]
             amounts["refused_recipients"] += len(attempt.refused)
             if attempt.outcome.ending is Ending.UNKNOWN:
                 amounts["unknown"] += 1
@@ -48,7 +53,7 @@ class HourlyTally:
     def reinstated(self, messages: Iterable[OutboxMessage]) -> None:
         """Take back messages that were counted as failed: the account was the cause, and they are due again."""
         for message in messages:
-            self._of(message.account_id, self._clock.now)["failed"] -= 1
+            self._amounts[message.account_id, _hour(self._clock.now)]["failed"] -= 1
 
     def write(self) -> None:
         """Write the counts; if the database is away, a thread writes them when it is back."""
@@ -58,6 +63,3 @@ class HourlyTally:
             for (account_id, hour), amounts in sorted(noted.items())
             if any(amounts.values())
         )
-
-    def _of(self, account_id: int, now: datetime) -> defaultdict[str, float]:
-        return self._amounts[account_id, now.replace(minute=0, second=0, microsecond=0)]

@@ -182,3 +182,21 @@ def _rows_read() -> int:
     with connections[outbox_alias()].cursor() as status:
         status.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
         return sum(int(value) for _, value in status.fetchall())
+
+
+def test_recipients_are_read_anew_only_where_a_worker_had_the_message_before() -> None:
+    """A late result of that worker may be committed between the claim's snapshot and its lock."""
+    owner = account()
+    rows = [message(owner, to=["a@x.org", "b@x.org"]), message(owner)]
+    one_statement = connections[outbox_alias()].vendor == "postgresql"
+    with CaptureQueriesContext(connections[outbox_alias()]) as first:
+        batch = store.claims.claim(owner.pk, limit=10, hold_limit=1, clock=at())
+    assert [claim.open_addresses for claim in batch.claims] == [("a@x.org", "b@x.org"), ("ann@example.org",)]
+    assert not one_statement or len(first) == 1
+    known = batch.claims[0].recipients
+    store.claims.release(batch.claims)
+    with CaptureQueriesContext(connections[outbox_alias()]) as second:
+        again = store.claims.claim(owner.pk, limit=10, hold_limit=1, clock=at()).claims
+    assert not one_statement or len(second) == 2
+    assert [claim.id for claim in again] == [row.pk for row in rows]
+    assert again[0].recipients == known, "both ways read the same"

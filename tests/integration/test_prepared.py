@@ -154,3 +154,31 @@ def test_an_error_of_the_statement_is_djangos_and_is_seen_by_execute_wrappers() 
         cursor.execute("SET default_transaction_read_only = on")
     with pytest.raises(InternalError, match="read-only"):
         queue()
+
+
+def test_a_plan_that_depends_on_the_size_of_a_table_is_made_anew() -> None:
+    """A plan for a nearly empty table reads all of it: such a plan must not outlive the growth of the table."""
+    account("known")
+    queue(), queue()
+
+    def prepared_at() -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT prepare_time FROM pg_prepared_statements WHERE statement LIKE 'SELECT $1::int + 41%%'"
+            )
+            return cursor.fetchall()
+
+    def fetch(plan_for: float) -> list[tuple[Any, ...]]:
+        return prepared.fetch(connection, "SELECT %s::int + 41", [1], plan_for=plan_for)
+
+    assert fetch(60) == fetch(60) == [(b"42",)]
+    first = prepared_at()
+    assert len(first) == 1
+    assert fetch(0) == [(b"42",)]
+    assert len(prepared_at()) == 1
+    assert prepared_at() != first
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    assert fetch(0) == [(42,)], "it was lost, and is executed all the same"
+    with transaction.atomic():
+        assert fetch(60) == [(42,)]

@@ -227,7 +227,6 @@ def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., objec
     ):
         OutboxMessage.objects.filter(pk=message(owner).pk).update(**fields)
     claims = take(owner)
-    token = claims[0].lease.token
     columns = {field.attname for field in OutboxMessage._meta.concrete_fields} - {"claim_rank"}
     expected = {}
     for row in OutboxMessage.objects.all():
@@ -242,8 +241,30 @@ def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., objec
         )
         for claim in claims
     ]
-    statement(attempts, [f"250 as {claim.id}" for claim in claims], token=token, now=LATER)
+    statement(attempts, [f"250 as {claim.id}" for claim in claims], now=LATER)
     assert {row["id"]: row for row in OutboxMessage.objects.values(*columns)} == expected
+
+
+def test_one_lost_claim_of_several_keeps_no_other_from_being_recorded() -> None:
+    """A group holds the messages of several claims; each is fenced by its own token."""
+    owner = account()
+    claims = []
+    for _ in range(3):
+        message(owner)
+        claims += take(owner, limit=1)
+    assert len({claim.lease.token for claim in claims}) == 3
+    OutboxMessage.objects.filter(pk=claims[1].id).update(claim_token=claims[0].lease.token)
+    said = [outcome(Ending.ACCEPTED, claim) for claim in claims]
+    group = [
+        FinishedAttempt(claim, words, words.recipients, started_at=NOW, finished_at=NOW)
+        for claim, words in zip(claims, said, strict=True)
+    ]
+    recorded = store.finalize.finalize(group, clock=at())
+    assert {attempt.message.pk for attempt in recorded if not attempt.late} == {claims[0].id, claims[2].id}
+    assert [(claim.message.pk, fresh(claim).status) for claim in claims if fresh(claim).status == "sent"] == [
+        (claims[0].id, "sent"),
+        (claims[2].id, "sent"),
+    ]
 
 
 # Sensitive content

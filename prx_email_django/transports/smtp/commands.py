@@ -14,6 +14,8 @@ from prx_email_django.transports.base import OutgoingMessage
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"(?=@|$)')
 _UNQUOTED = re.compile("[ <>]")
+#: An address that goes as it is.
+_USUAL = re.compile(r"[A-Za-z0-9._+=-]+@[A-Za-z0-9.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ def path(address: str) -> str:
     Raises:
         UnsupportedMessage: the address has control characters, blanks or brackets outside quotes, or an invalid domain.
     """
+    if _USUAL.fullmatch(address):
+        return address
     written = _with_ascii_domain(address)
     # Checked in the form that is written: IDNA turns a full-width bracket into a bracket.
     quoted = _QUOTED.match(written)
