@@ -7,6 +7,8 @@ from binascii import b2a_base64, b2a_qp
 #: Preferred and largest length of a line in bytes, without its CRLF (RFC 5322 §2.1.1).
 LINE, MAX_LINE = 78, 998
 
+#: Data up to this size are copied where that is faster.
+_COPIED = 65536
 #: Bytes that are encoded at once: whole lines of 57 bytes, 76 characters each.
 _BLOCK = 57 * 4096
 _HIGH = bytes(range(128, 256))
@@ -16,6 +18,8 @@ _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 
 def crlf(data: bytes) -> bytes:
     """The data with CRLF for every line end (CRLF, LF or CR)."""
+    if b"\r" not in data:
+        return data.replace(b"\n", b"\r\n")
     if is_canonical(data):
         return data  # the data may be large: no copy
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
@@ -29,6 +33,8 @@ def with_crlf(data: bytes) -> bytes:
 
 def is_canonical(data: bytes) -> bool:
     """Whether every CR and every LF is one of a CRLF."""
+    if len(data) <= _COPIED:  # two copies take a third of the time that counting takes
+        return data.translate(None, b"\r").replace(b"\n", b"\r\n") == data
     pairs = data.count(b"\r\n")
     return data.count(b"\n") == pairs and data.count(b"\r") == pairs
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.transports.base import SessionEnd
 from prx_email_django.transports.found import Ahead
-from prx_email_django.transports.smtp.commands import with_crlf
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import (
     Loss,
@@ -33,7 +32,7 @@ PROBE, PROBE_REPLIES = 2 * b"BDAT 6 LAST\r\nNOOP\r\n", 2
 
 def group(transaction: MailTransaction) -> tuple[bytes, int]:
     """Return the bytes of the whole transaction, not dot-stuffed, and the number of replies to them."""
-    body = with_crlf(transaction.outgoing.body)
+    body = transaction.outgoing.body
     commands = [*transaction.commands[:-1], b"BDAT %d LAST\r\n" % len(body)]
     return b"".join((*commands, body)), len(commands)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prx_email_django.mime.recode import needs_smtputf8, recipients_in_ascii, to_seven_bits
+from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.outcomes import Answer, RecipientOutcome
 from prx_email_django.rules.text import CONTROL
@@ -59,18 +60,19 @@ def unnameable_recipients(outgoing: OutgoingMessage, extensions: Extensions) -> 
 
 
 def adapt(outgoing: OutgoingMessage, extensions: Extensions) -> None:
-    """Bring header and body to what the server takes.
+    """Bring header and body to what the server takes, with CRLF as their only line end.
 
+    A lone CR or LF becomes CRLF: a server that ends a message at a lone LF would read the rest as commands.
     Without SMTPUTF8, To and Cc are written without characters beyond ASCII (RFC 6857).  Without 8BITMIME, the body is
     encoded in seven bits (RFC 6152 §3); what no encoding keeps true (signed parts) goes as it is.
     """
-    if outgoing.body.isascii() or (extensions.utf8 and extensions.eight_bit):
-        return
-    if not extensions.utf8:
-        outgoing.body = recipients_in_ascii(outgoing.body)
-    if not extensions.eight_bit:
-        outgoing.body = to_seven_bits(outgoing.body)
-    outgoing.eight_bit, outgoing.utf8 = not outgoing.body.isascii(), needs_smtputf8(outgoing.body)
+    if not outgoing.body.isascii() and not (extensions.utf8 and extensions.eight_bit):
+        if not extensions.utf8:
+            outgoing.body = recipients_in_ascii(outgoing.body)
+        if not extensions.eight_bit:
+            outgoing.body = to_seven_bits(outgoing.body)
+        outgoing.eight_bit, outgoing.utf8 = not outgoing.body.isascii(), needs_smtputf8(outgoing.body)
+    outgoing.body = with_crlf(outgoing.body)
 
 
 def envelope(
@@ -87,7 +89,7 @@ def envelope(
     addressed = outgoing.recipients if recipients is None else recipients
     if not addressed:
         raise UnsupportedMessage("the message has no recipient", error_code="content")
-    size = body_size(outgoing.body)
+    size = len(outgoing.body)  # as SIZE counts: CRLF line ends, not dot-stuffed (RFC 1870 §3)
     if extensions.size_limit and size > extensions.size_limit:
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
@@ -139,26 +141,8 @@ def _with_ascii_domain(address: str) -> str:
         raise UnsupportedMessage(f"the domain of an address is {error}", error_code="content") from error
 
 
-def body_size(body: bytes) -> int:
-    """Return the bytes of the body with CRLF line ends, not dot-stuffed, as SIZE counts them (RFC 1870 §3)."""
-    lone = body.count(b"\n") + body.count(b"\r") - 2 * body.count(b"\r\n")
-    return len(body) + lone
-
-
-def with_crlf(body: bytes) -> bytes:
-    """Return the body with CRLF as its only line end, and at its end.
-
-    A lone CR or LF becomes CRLF: a server that ends a message at a lone LF would read the rest as commands.
-    """
-    pairs = body.count(b"\r\n")
-    if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
-        body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    return body if body.endswith(b"\r\n") or not body else body + b"\r\n"
-
-
 def dot_stuffed(body: bytes) -> bytes:
-    """Return the body dot-stuffed (RFC 5321 §4.5.2), with CRLF at its end, without the final dot."""
-    body = with_crlf(body)
+    """Return the body, in the form of ``adapt``, dot-stuffed (RFC 5321 §4.5.2), without the final dot."""
     if b"\r\n." in body:
         body = body.replace(b"\r\n.", b"\r\n..")
     return b"." + body if body[:1] == b"." else body

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prx_email_django.transports.smtp.commands import (
     Extensions,
     UnsupportedMessage,
-    body_size,
+    adapt,
     dot_stuffed,
     envelope,
     path,
@@ -78,6 +78,13 @@ def test_message_without_recipients_is_refused() -> None:
         envelope(message, ALL)
 
 
+def adapted(body: bytes) -> bytes:
+    """The body as a session writes it."""
+    message = outgoing(body=body)
+    adapt(message, Extensions(utf8=True, eight_bit=True))
+    return message.body
+
+
 def unstuffed(data: bytes) -> list[bytes]:
     """The lines that a server reads, up to the final dot."""
     lines = data.split(b"\r\n")
@@ -91,11 +98,11 @@ def test_server_reads_exactly_these_lines_and_one_message(body: bytes) -> None:
     lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if lines[-1] == b"":
         lines.pop()
-    assert unstuffed(dot_stuffed(body) + b".\r\n") == lines
+    assert unstuffed(dot_stuffed(adapted(body)) + b".\r\n") == lines
 
 
 def test_clean_body_is_not_copied() -> None:
-    assert dot_stuffed(BODY) is BODY
+    assert dot_stuffed(adapted(BODY)) is BODY
 
 
 def test_repairing_line_ends_costs_no_more_than_a_few_copies() -> None:
@@ -103,7 +110,7 @@ def test_repairing_line_ends_costs_no_more_than_a_few_copies() -> None:
     body = b"\n" * 1_000_000
     tracemalloc.start()
     try:
-        stuffed = dot_stuffed(body)
+        stuffed = dot_stuffed(adapted(body))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -114,5 +121,6 @@ def test_repairing_line_ends_costs_no_more_than_a_few_copies() -> None:
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a"])).map(b"".join))
 def test_size_is_that_of_the_repaired_body(body: bytes) -> None:
     repaired = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    assert body_size(body) == len(repaired)
-    assert f"SIZE={len(repaired)}".encode() in envelope(outgoing(body=body), Extensions(size=True))[0]
+    if body and not repaired.endswith(b"\r\n"):
+        repaired += b"\r\n"  # it is written too: before the final dot
+    assert f"SIZE={len(repaired)}\r\n".encode() in envelope(outgoing(body=adapted(body)), Extensions(size=True))[0]
