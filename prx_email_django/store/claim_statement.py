@@ -32,6 +32,7 @@ from prx_email_django.store.cursor import Bounds
 
 #: Ranks are priorities with the opposite sign.
 RANKS = range(-10, 11)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Columns to which the claim gives values that are known here.
 _SET = ("status", "claim_token", "dismissed_at", "updated_at")
 
@@ -144,7 +145,7 @@ def _json(text: str) -> Any:
 
 
 def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    return _EPOCH + timedelta(seconds=seconds)
 
 
 def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[[list[Any]], OutboxMessage]:

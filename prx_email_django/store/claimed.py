@@ -51,7 +51,7 @@ class Claim:
     @property
     def id(self) -> int:
         """The message's primary key."""
-        return self.message.pk
+        return self.message.id
 
     @property
     def header_message_id(self) -> str:

@@ -285,9 +285,9 @@ class ClaimPrefetch:
         """Take permits for their recipients (``single`` was taken for each message); release those without permits."""
         counts = [len(claim.open_addresses) for claim in claims]
         recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        permits = {count: (single, recipients.part(count)) for count in set(counts)}
         for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
-            permits = (single, recipients.part(count))
-            self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits))
+            self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits[count]))
         if fitting < len(claims):
             self.release(ClaimedMessage(claim, clock=self.clock, permits=(single,)) for claim in claims[fitting:])
             self._limit(recipients.obstacle or Obstacle.no_permit())
