@@ -25,6 +25,10 @@ MAX_TAG, MAX_KEY = 100, 255
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
+#: Levels of lists and dicts in JSON: MariaDB's columns take no more than 32.
+MAX_JSON_DEPTH = 30
+
+
 def parse_address(text: str, *, field: str = "address") -> Address:
     """Parse exactly one address, ``ann@x.org`` or ``Ann <ann@x.org>``; its domain becomes lower-case ASCII.
 
@@ -111,7 +115,21 @@ def as_json(value: object) -> object:
         ) from error
     if _JSON_NUL.search(text):  # PostgreSQL refuses it, as it does NaN and lone surrogates
         refuse("invalid_option", "metadata must not hold NUL characters")
-    return json.loads(text)
+    copied: object = json.loads(text)
+    if not _is_flat(copied):
+        refuse("invalid_option", f"metadata must not be nested deeper than {MAX_JSON_DEPTH} levels")
+    return copied
+
+
+def _is_flat(value: object) -> bool:
+    """Whether a JSON value is nested no deeper than ``MAX_JSON_DEPTH`` levels."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        nested = [outer for outer in level if isinstance(outer, dict | list)]
+        if not nested:
+            return True
+        level = [inner for outer in nested for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return False
 
 
 def _evaluated(value: object) -> str:

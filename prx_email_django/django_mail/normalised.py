@@ -55,15 +55,19 @@ def subject_of(message: EmailMessage) -> str:
     return str(message.subject) or next(filter(None, given), "")
 
 
+#: Characters of a header's name: with its colon it must fit on one line, which cannot be folded (RFC 5322 §2.1.1).
+MAX_NAME = 996
+
+
 def check_name(name: str) -> None:
     """Refuse a name that is not one (RFC 5322 §3.6.8): a line end in it would start a field of a stranger's choice.
 
     Raises:
         InvalidHeader: ``header_injection``, ``invalid_header``.
     """
-    if not FIELD_NAME.fullmatch(name):
+    if not FIELD_NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise InvalidHeader(
-            "headers: a name must be printable ASCII without space and colon, and not empty",
+            f"headers: a name must be printable ASCII without space and colon, of 1 to {MAX_NAME} characters",
             code="header_injection" if CONTROL.search(name) else "invalid_header",
         )
 

@@ -78,7 +78,7 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
     The slot stands in ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: a
     caller that is ended at any moment releases what stands there (a commit may have succeeded although it raised).
     """
-    _release_doubtful(noted)
+    release_doubtful(noted)
     rows = {row.number: row for row in _rows(account)}
     if _live(rows.values(), clock) >= account.max_connections:
         return None
@@ -100,7 +100,7 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
     return None
 
 
-def _release_doubtful(noted: set[Slot]) -> None:
+def release_doubtful(noted: set[Slot]) -> None:
     """Release what may have been taken although it raised: this process alone knows that nobody uses it."""
     if doubtful := [slot for slot in noted if slot.token in _abandoned]:
         release_slots(doubtful)

@@ -43,6 +43,8 @@ def ascii_host(host: str) -> str:
     name = ascii_domain(host.removesuffix("."), lenient=True)
     if _NUMERIC.fullmatch(name.rpartition(".")[2]):
         raise ValueError("neither a name nor an address in its plain form")
+    if any(label.startswith("-") or label.endswith("-") for label in name.split(".")):  # RFC 1123 §2.1
+        raise ValueError("not a host name")
     return name
 
 

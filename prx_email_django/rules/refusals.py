@@ -34,6 +34,11 @@ _WORDS_OF_RECIPIENT = re.compile(
     r"|over quota|mailbox full",
     re.IGNORECASE,
 )
+#: After the body, words about the sender or the account under a code of mailboxes: Exchange Online says "554 5.2.0
+#: STOREDRV.Submission.Exception:OutboundSpamException" to each message of an account that it has blocked.
+_WORDS_OF_SENDER = re.compile(
+    r"\bsubmission\b|\b(outbound|outgoing|sender)|\b(your|this|the sending) account\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,15 @@ def domain_of(address: str) -> str:
 
 
 def speaks_of_recipient(phase: str, enhanced: str, text: str) -> bool:
-    """Whether a refusal is about a recipient, by its enhanced code, or at RCPT by its words where it has none."""
+    """Whether a refusal is about a recipient, by its enhanced code, or at RCPT by its words where it has none.
+
+    At MAIL the server knows no recipient yet: a mailbox that is disabled there is the account's own.
+    """
+    if phase == Phase.MAIL:
+        return False
     if enhanced:
-        return _OF_RECIPIENT.fullmatch(enhanced) is not None
+        of_mailbox = _OF_RECIPIENT.fullmatch(enhanced) is not None
+        return of_mailbox and (phase == Phase.RCPT or _WORDS_OF_SENDER.search(text) is None)
     return phase == Phase.RCPT and _WORDS_OF_RECIPIENT.search(text) is not None
 
 

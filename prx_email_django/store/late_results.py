@@ -106,10 +106,14 @@ def _number(finished: FinishedAttempt, message: OutboxMessage) -> int:
 
 
 def _mark_doubt(finished: FinishedAttempt, message: OutboxMessage) -> None:
-    """A copy may exist: its Message-ID stays, and its recipients are in doubt."""
-    doubtful = [address for address, said in finished.answers.items() if said.answer is Answer.UNKNOWN]
-    rows = Recipient.objects.filter(message_id=message.pk, address__in=doubtful, result=RecipientResult.IMPLIED)
-    rows.update(result=RecipientResult.UNKNOWN)
+    """A copy may exist: its Message-ID stays, and its recipients are in doubt, unless somebody is sending it now.
+
+    Who sends it decides about them: the group that records an acceptance reads no recipient.
+    """
+    if message.status != Status.SENDING:
+        doubtful = [address for address, said in finished.answers.items() if said.answer is Answer.UNKNOWN]
+        rows = Recipient.objects.filter(message_id=message.pk, address__in=doubtful, result=RecipientResult.IMPLIED)
+        rows.update(result=RecipientResult.UNKNOWN)
     OutboxMessage.objects.filter(pk=message.pk).update(
         attempts=F("attempts") + 1, message_number=_number(finished, message)
     )

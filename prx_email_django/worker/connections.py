@@ -8,7 +8,13 @@ from datetime import timedelta
 from time import monotonic
 
 from prx_email_django.conf.references import SecretAbsent
-from prx_email_django.limits.slots import Slot, accounts_with_free_slot, release_slots, slot_or_obstacle
+from prx_email_django.limits.slots import (
+    Slot,
+    accounts_with_free_slot,
+    release_doubtful,
+    release_slots,
+    slot_or_obstacle,
+)
 from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.token import TokenRefused
@@ -249,8 +255,9 @@ class Connections:
                 self.network.call(connection.session.abort)
 
     def release_spare(self) -> None:
-        """Release the slots that no connection has."""
+        """Release the slots that no connection has, also those that may have been taken although it raised."""
         self._release(self._spare())
+        release_doubtful(self._noted)
 
     def leave(self) -> None:
         """Release everything that other workers may wait for, after the network was closed."""

@@ -92,6 +92,9 @@ def refused(server: SmtpServer) -> int:
         ("rcpt", "550 5.7.1 Sending disabled for this account"),
         ("rcpt", SUSPENDED),
         ("rcpt", "450 Your account is on hold"),
+        ("final", "554 5.2.0 STOREDRV.Submission.Exception:OutboundSpamException; Failed to process message"),
+        ("mail", "550 5.2.1 Mailbox disabled"),
+        ("rcpt", "552 Your account has been suspended. Please contact us to reactivate"),
     ],
 )
 def test_a_suspended_account_costs_few_messages_and_none_is_at_rest(server: SmtpServer, stage: str, reply: str) -> None:

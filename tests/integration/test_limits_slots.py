@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
@@ -14,6 +15,9 @@ from prx_email_django.limits.slots import acquire_slot, release_slots, renew_slo
 from prx_email_django.models import Account, ConnectionSlot
 from prx_email_django.store import db as base
 from prx_email_django.store.db import worker_name
+from prx_email_django.worker.connections import Connections
+from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.queues import ReadyQueue
 from tests.support.factories import NOW, account, at, in_threads
 
 MINUTE = timedelta(seconds=60)
@@ -161,3 +165,27 @@ def test_many_workers_at_once_never_hold_more_than_the_limit() -> None:
     assert 1 <= most[0] <= 3
     assert ConnectionSlot.objects.filter(token__isnull=False).count() == 0
     assert Account.objects.get().slots.count() <= 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_slot_whose_taking_was_in_doubt_is_released_without_a_further_connection() -> None:
+    """The commit succeeded and its answer was lost: other workers waited a minute for a slot that nobody used."""
+    owner = account(max_connections=1)
+    nothing: Any = None
+    current = CurrentAccount(owner, outbox=None)
+    connections = Connections(
+        current, ready=ReadyQueue(1), clock=at(), network=nothing, results=nothing, transport=nothing
+    )
+
+    def answer_lost(execute: Any, sql: str, *arguments: Any) -> None:
+        execute(sql, *arguments)
+        if sql.startswith("UPDATE"):
+            raise OperationalError("server closed the connection unexpectedly")
+
+    acquire_slot(owner, noted=set(), clock=at())
+    lapse()
+    with connection.execute_wrapper(answer_lost), pytest.raises(OperationalError):
+        acquire_slot(owner, noted=connections._noted, clock=at())
+    assert ConnectionSlot.objects.get().token
+    connections.release_spare()
+    assert ConnectionSlot.objects.get().token is None

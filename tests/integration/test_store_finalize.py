@@ -418,3 +418,15 @@ def test_attempts_are_numbered_without_gaps_whoever_wrote_the_row(ending: Ending
     numbers = list(DeliveryAttempt.objects.order_by("number").values_list("number", flat=True))
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) > 1
+
+
+def test_a_sent_message_has_no_recipient_in_doubt_whatever_came_late_while_it_was_being_sent() -> None:
+    """Somebody wrote the row by hand, so two workers sent it, and the first one lost its connection in the body."""
+    row = message(account(), to=["a@x.org", "b@x.org"])
+    first = take_one(row)
+    set_pending(row)
+    second = take_one(row)
+    finish(first, Ending.UNKNOWN)
+    assert not finish(second, Ending.ACCEPTED).late
+    assert fresh(row).status == "sent"
+    assert set(results(row).values()) == {""}

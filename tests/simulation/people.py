@@ -196,8 +196,10 @@ class Hand(_Caller):
         if not ids:
             return
         pk = self.random.choice(ids)
-        self.known.by_hand.setdefault(pk, []).append(self.world.uptime())
+        instants = self.known.by_hand.setdefault(pk, [])
+        instants.append(self.world.uptime())
         rows = OutboxMessage.objects.filter(pk=pk).exclude(status="sent")
         count = rows.update(status="pending", next_attempt_at=self.world.wall(), claim_expires_at=None)
+        instants[-1] = self.world.uptime()  # a slow database may have let somebody claim it meanwhile
         self.world.meet("pending by hand", "sending" if "sending" in dict(unsent).values() else "waiting")
         self.world.tell(f"writes pending over message {pk} ({count} row)")

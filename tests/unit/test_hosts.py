@@ -112,7 +112,20 @@ NO_HOSTS = [
 
 
 @pytest.mark.parametrize(
-    "host", ["a b", "a\u00adb c", "x\r\ny", "host:25", "http://host", "me@host", "a..b", "a" * 64, *NO_HOSTS]
+    "host",
+    [
+        "a b",
+        "a\u00adb c",
+        "x\r\ny",
+        "host:25",
+        "http://host",
+        "me@host",
+        "a..b",
+        "-a.example",
+        "a-.example",
+        "a" * 64,
+        *NO_HOSTS,
+    ],
 )
 def test_what_can_be_no_host_is_refused(host: str) -> None:
     assert not hosts.is_host(host)

@@ -67,10 +67,25 @@ def test_a_long_address_does_not_move_the_end_of_the_words() -> None:
     assert refusal_of(refused(short)) == refusal_of(refused(long))
 
 
-@pytest.mark.parametrize("phase", [Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY])
+@pytest.mark.parametrize("phase", [Phase.RCPT, Phase.DATA, Phase.BODY])
 @pytest.mark.parametrize("enhanced", ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1", "4.2.2", "5.2.250"])
 def test_these_codes_speak_of_the_recipient(phase: Phase, enhanced: str) -> None:
     assert refusal_of(refused(f"550 {enhanced} no", phase=phase)) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "text"),
+    [
+        (Phase.MAIL, "550 5.2.1 mailbox disabled"),
+        (Phase.MAIL, "552 5.2.2 mailbox full"),
+        (Phase.BODY, "554 5.2.0 STOREDRV.Submission.Exception:OutboundSpamException; Failed to process message"),
+        (Phase.BODY, "550 5.2.1 Outgoing mail of this user is blocked"),
+        (Phase.DATA, "554 5.2.1 Your account has been disabled"),
+    ],
+)
+def test_codes_of_mailboxes_may_speak_of_the_account(phase: Phase, text: str) -> None:
+    """A blocked account of Exchange Online put its whole backlog at rest."""
+    assert refusal_of(refused(text, phase=phase)) is not None
 
 
 @pytest.mark.parametrize("enhanced", ["5.1.7", "5.1.8", "5.1.0", "5.1.20", "5.7.1", "4.7.1", "5.0.0"])

@@ -51,6 +51,7 @@ CIRCLE.append(CIRCLE)
         ("metadata", {("a", "b"): 1}),
         ("metadata", {"a": {1, 2}}),
         ("metadata", CIRCLE),
+        ("metadata", json.loads("[" * 31 + "]" * 31)),
     ],
 )
 def test_an_impossible_option_is_refused_by_name(option: str, value: object) -> None:
@@ -76,7 +77,12 @@ def test_everything_that_is_allowed_passes() -> None:
         priority=-10,
         on_unknown="hold",
         tag="x" * 100,
-        metadata={"order": 7, "note": "größer \\u0000 \n", "list": [None, True, 1.5]},
+        metadata={
+            "order": 7,
+            "note": "größer \\u0000 \n",
+            "list": [None, True, 1.5],
+            "deep": json.loads("[" * 29 + "]" * 29),
+        },
         idempotency_key="order-Abc",
     )
     check_options(priority=10, on_unknown="retry", idempotency_key="x" * 255, metadata=[])

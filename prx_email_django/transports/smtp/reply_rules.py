@@ -86,6 +86,12 @@ _SESSION_OVER = (
     r"|maximum (session|connection)|(lifetime|time ?limit|timeout) (of|for) (the|this) (session|connection)"
     r"|timeout exceeded|idle (too long|time)"
 )
+#: "Too many messages in this session", "451 reached the maximum of messages per connection".
+_SESSION_FULL = (
+    r"too many messages.*(session|connection)"
+    r"|\bmessages? (limit )?(per|in|for|on|over) (this |the |a |one |each |single |your |smtp )*(session|connection)"
+    r"|(session|connection) message limit"
+)
 #: Meanings that make a reply to RCPT a reply to the session.
 _ABOUT_SESSION = (
     ReplyMeaning.SESSION_LIMIT,
@@ -131,7 +137,7 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
     # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, words=_words("too many messages.*(session|connection)")),
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, words=_words(_SESSION_FULL)),
     # Exchange "432 4.3.2 Concurrent connections limit exceeded", "… sender thread limit exceeded", Postfix "421 4.7.0
     # too many connections from …", SES "421 Too many concurrent SMTP connections".
     ReplyRule(
@@ -156,14 +162,27 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
         ),
     ),
     # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
-    # Exchange "554 5.2.0 … SubmissionQuotaExceededException".
+    # Exchange "554 5.2.0 … SubmissionQuotaExceededException", IONOS and GMX "450 … Mail send limit exceeded", iCloud
+    # "554 5.7.0 … The limit on the number of allowed outgoing messages was exceeded", SendGrid "451 Authentication
+    # failed: Maximum credits exceeded".
     ReplyRule(
         ReplyMeaning.QUOTA,
         _ALL,
         words=_words(
-            r"sending (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
-            r"|(daily|hourly) (user |smtp |message |email |recipient |mail )*(limit|quota)"
-            r"|submission ?quota"
+            r"send(ing)? (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
+            r"|(daily|hourly|monthly) ((user|smtp|message|e?mail|recipient|relay|sending|outgoing) )*(limit|quota)"
+            r"|submission ?quota|limit on the number of (\w+ )?outgoing|credits? exceeded"
+        ),
+    ),
+    # cPanel "550 Domain … has exceeded the max emails per hour", "… max defers and failures per hour", Mailgun "420
+    # Domain … has exceeded its limit of 100 messages/hour", Outlook.com "421 RP-001 … how many messages can be sent per
+    # hour".  Not what a recipient's mailbox takes.
+    ReplyRule(
+        ReplyMeaning.QUOTA,
+        _ALL,
+        words=_words(
+            r"^(?!.*(receiv|recipient|mailbox))"
+            r".*\b(messages?|e?mails?|defers and failures)\b.{0,20}?(/|\b(per|an|each|every)) ?(hour|day|month)\b"
         ),
     ),
     # Yahoo and others in words.

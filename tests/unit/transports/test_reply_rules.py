@@ -91,6 +91,36 @@ from tests.support.outgoing_messages import parse_reply
         (Phase.RCPT, "503 5.5.1 MAIL first", ReplyMeaning.FIRST_DIGIT),
         (Phase.MAIL, "250 too many messages, no: fine", ReplyMeaning.FIRST_DIGIT),
         (Phase.MAIL, "550 5.7.60 SendAsDenied", ReplyMeaning.FIRST_DIGIT),
+        (
+            Phase.BODY,
+            "450 Requested mail action not taken: mailbox unavailable. Mail send limit exceeded.",
+            ReplyMeaning.QUOTA,
+        ),
+        (
+            Phase.BODY,
+            "554 5.7.0 Your message could not be sent. The limit on the number of allowed outgoing messages was met.",
+            ReplyMeaning.QUOTA,
+        ),
+        (Phase.MAIL, "451 Authentication failed: Maximum credits exceeded", ReplyMeaning.QUOTA),
+        (Phase.BODY, "550 You have exceeded your daily relay quota", ReplyMeaning.QUOTA),
+        (
+            Phase.RCPT,
+            "550 Domain a.example has exceeded the max emails per hour (101/100 (101%)) allowed.  Message discarded.",
+            ReplyMeaning.QUOTA,
+        ),
+        (
+            Phase.BODY,
+            "550 a.example has exceeded the max defers and failures per hour (5/5 (100%)) allowed.",
+            ReplyMeaning.QUOTA,
+        ),
+        (Phase.BODY, "420 Domain a.example has exceeded its limit of 100 messages/hour", ReplyMeaning.QUOTA),
+        (Phase.MAIL, "451 Too many messages per hour", ReplyMeaning.QUOTA),
+        (Phase.RCPT, "450 4.2.1 this user receives too many messages per hour", ReplyMeaning.FIRST_DIGIT),
+        (Phase.RCPT, "450 4.7.1 too many messages an hour for this mailbox", ReplyMeaning.FIRST_DIGIT),
+        (Phase.BODY, "554 5.7.1 the newsletter of this month was refused as spam", ReplyMeaning.FIRST_DIGIT),
+        (Phase.MAIL, "450 4.5.3 Maximum messages per session reached", ReplyMeaning.SESSION_LIMIT),
+        (Phase.MAIL, "452 reached the limit of 50 messages in one connection", ReplyMeaning.SESSION_LIMIT),
+        (Phase.RCPT, "451 connection message limit reached", ReplyMeaning.SESSION_LIMIT),
     ],
 )
 def test_no_reply_of_a_known_server_is_misunderstood(phase: Phase, text: str, meaning: ReplyMeaning) -> None:
