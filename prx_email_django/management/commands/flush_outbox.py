@@ -32,6 +32,7 @@ from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.absence import is_away
+from prx_email_django.store.db import kept_connection
 from prx_email_django.tasks import purge_if_time
 from prx_email_django.worker.heartbeat import LOOP, working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
@@ -119,7 +120,7 @@ class Command(OutboxCommand):
             return _drain(stop, accounts, options["limit"], progress)
 
     def _loop(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
-        with keeping_connections() as idle:
+        with kept_connection(), keeping_connections() as idle:
             return self._drain_again_and_again(stop, accounts, options, idle)
 
     def _drain_again_and_again(
