@@ -28,8 +28,8 @@ from prx_email_django.store.absence import MYSQL_TEXT_ERRORS, is_too_slow, waits
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds for which a loop keeps its connection to the database: not for ever, since a file may have been replaced, or a
-#: server's name may lead elsewhere by now.
+#: Seconds for which a loop keeps its connection to the database: a file may have been replaced since, or the name of a
+#: server may lead elsewhere.
 LOOP_MAX_AGE = 60
 #: Tries of a transaction that met a deadlock, a lock timeout or a busy SQLite file.
 CONFLICT_TRIES = 8

@@ -146,7 +146,8 @@ class Command(OutboxCommand):
                 if done.claimed:
                     watch_closely_until = monotonic() + CLOSELY_FOR
                 every = WATCH_CLOSELY if monotonic() < watch_closely_until else WATCH
-                wait_for_wake_up(stop, wait, every=every, tick=idle.release_closed)
+                seconds = min(wait, max(0.0, idle.look_at - monotonic()))
+                wait_for_wake_up(stop, seconds, every=every, tick=idle.release_closed)
             except Error as error:
                 if not is_away(error):
                     raise
