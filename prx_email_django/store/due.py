@@ -18,8 +18,8 @@ from prx_email_django.states import WAITING
 from prx_email_django.store.cursor import Bound, Bounds
 from prx_email_django.store.db import retried
 
-#: The highest priority is 10, so the lowest rank is -10.
-BELOW_ALL_RANKS = -11
+#: The highest priority is 10, so the lowest rank is -10; the lowest priority is -10.
+BELOW_ALL_RANKS, LAST_RANK = -11, 10
 
 
 #: Due messages of each rank that are compared with refused ones, from either end of the queue.
@@ -34,17 +34,27 @@ class RankHead(NamedTuple):
     pk: int
 
 
-def heads(account_id: int, *, above: int = BELOW_ALL_RANKS) -> Iterator[RankHead]:
-    """The head of every rank in use, lowest rank first: a skip scan, since no index serves a sorted read of all ranks.
+def heads(account_id: int, *, above: int = BELOW_ALL_RANKS) -> list[RankHead]:
+    """The head of every rank in use, lowest rank first, in one statement: no index serves a sorted read of all ranks.
 
-    One index row each.  (MariaDB reads every row of the account for MIN, and those of sent rows without a lower bound.)
+    One index row each, due or not: MariaDB would read all rows of a rank to find none that is due.
     """
-    waiting = _queued(account_id).filter(status__in=WAITING).order_by("claim_rank", "next_attempt_at", "id")
-    rank = above
-    columns = ("claim_rank", "next_attempt_at", "pk")
-    while head := waiting.filter(claim_rank__gt=rank).values_list(*columns).first():
-        yield RankHead(*head)
-        rank = head[0]
+    quote = connections[outbox_alias()].ops.quote_name
+    message = quote(OutboxMessage._meta.db_table)
+    # Only Django's own names and numbers are put into the text.
+    sql = f"""
+        SELECT m.id, m.claim_rank, m.next_attempt_at FROM {message} m JOIN (
+          SELECT (SELECT n.id FROM {message} n
+            WHERE n.account_id = %s AND n.claim_rank = r.claim_rank AND n.next_attempt_at IS NOT NULL
+              AND n.status IN (%s, %s) ORDER BY n.next_attempt_at, n.id LIMIT 1) AS id
+          FROM ({_ranks(above)}) r) h ON h.id = m.id"""  # noqa: S608
+    params = [account_id, *(str(status) for status in WAITING)]
+    found = OutboxMessage.objects.db_manager(outbox_alias()).raw(sql, params) if above < LAST_RANK else []
+    return sorted(RankHead(head.claim_rank, head.next_attempt_at, head.pk) for head in found if head.next_attempt_at)
+
+
+def _ranks(above: int = BELOW_ALL_RANKS) -> str:
+    return " UNION ALL ".join(f"SELECT {rank} AS claim_rank" for rank in range(above + 1, LAST_RANK + 1))
 
 
 def _queued(account_id: int) -> QuerySet[OutboxMessage]:
@@ -88,10 +98,9 @@ def accounts_with_due(*, clock: Clock) -> set[int]:
     connection = connections[outbox_alias()]
     quote = connection.ops.quote_name
     account, message = quote(Account._meta.db_table), quote(OutboxMessage._meta.db_table)
-    ranks = " UNION ALL ".join(f"SELECT {rank} AS claim_rank" for rank in range(BELOW_ALL_RANKS + 1, 11))
     # Only Django's own names and numbers are put into the text.
     sql = f"""
-        SELECT DISTINCT a.id FROM {account} a, ({ranks}) r
+        SELECT DISTINCT a.id FROM {account} a, ({_ranks()}) r
         WHERE (SELECT m.id FROM {message} m
           WHERE m.account_id = a.id AND m.claim_rank = r.claim_rank AND m.next_attempt_at IS NOT NULL
             AND m.next_attempt_at <= %s AND m.status IN (%s, %s) LIMIT 1) IS NOT NULL"""  # noqa: S608

@@ -83,8 +83,8 @@ class Connection:
         self.listener = listener
         self.changed = asyncio.Event()
         self.session: Session | None = None
-        #: The server has completed a transaction.
-        self.has_completed = False
+        #: The server has completed a transaction; a connection that was kept has completed some before.
+        self.has_completed = idle is not None
         self.idle = False
         self.stopping = False
         #: Messages that it has taken and not reported.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from time import monotonic
 
@@ -97,6 +98,8 @@ class Drain:
         )
         self._is_asked = answers
         self._look_until = monotonic() + LOOKS_FOR if answers else 0.0
+        if self._idle is not None:
+            self._idle.look_at = math.inf
         with ExitStack() as stack:
             stack.callback(self._end)
             stack.enter_context(waiting_for_database(self._wait_for_database))
@@ -122,11 +125,14 @@ class Drain:
     def _looks_once_more(self) -> bool:
         """Whether to look again, after a moment: who asked for a drain meanwhile may have been told that it was asked.
 
-        See ``store.outbox.LOOKS_FOR``.
+        See ``store.outbox.LOOKS_FOR``.  A loop does not wait here: it begins its next drain at that moment, or sooner.
         """
         if self._looked_at >= self._look_until or self.clock.given is not None or self._budget(1) <= 0:
             return False
         until, self._look_until = self._look_until, 0.0
+        if self._idle is not None and not self.wait:
+            self._idle.look_at = until
+            return False
         return self._sleep(until - monotonic()) and bool(accounts_with_due(clock=self.clock))
 
     def _end(self) -> None:
@@ -213,14 +219,17 @@ class Drain:
     def _ready_accounts(self) -> list[CurrentAccount]:
         """Active accounts that are not paused, have something due, and no limit that is used up."""
         self._looked_at = monotonic()
-        due = accounts_with_due(clock=self.clock) if self._looks_briefly() else None
-        if due is not None and not due:
+        due = accounts_with_due(clock=self.clock) if self._asks_first() else None
+        only = None if due is None or self._idle is None else due | self._idle.accounts()
+        if only is not None and not only:
             return []
         is_paused_everywhere = self.outbox.is_paused(self.clock.now)
-        candidates = [] if is_paused_everywhere else self._candidates()
+        candidates = [] if is_paused_everywhere else self._candidates(only)
         self._due = accounts_with_due(clock=self.clock) if due is None and len(candidates) > 1 else due
         ready = [account for account in candidates if self._is_ready(account)]
         if self._idle is not None:
+            if only is None:
+                self._idle.is_alone = len(candidates) == 1
             unpaused = [account for account in candidates if not is_paused(known_state(account), now=self.clock.now)]
             self._idle.review(unpaused, needed={account.pk for account in ready}, clock=self.clock)
         return [
@@ -228,13 +237,17 @@ class Drain:
             for account in ready
         ]
 
-    def _looks_briefly(self) -> bool:
-        """Whether to ask first if anything is due: an idle loop does not read a hundred accounts each second."""
-        if self._idle is None or self._is_asked or self._idle.has_some or monotonic() >= self._idle.read_all_at:
-            if self._idle is not None:
-                self._idle.read_all_at = monotonic() + READ_ALL_EVERY
+    def _asks_first(self) -> bool:
+        """Whether to ask first who has something due: a loop does not read a hundred accounts for each message.
+
+        Where there is one account, it is read at once for a message that has asked for this drain.
+        """
+        if self._idle is None or (self._is_asked and self._idle.is_alone):
             return False
-        return True
+        if monotonic() < self._idle.read_all_at:
+            return True
+        self._idle.read_all_at = monotonic() + READ_ALL_EVERY
+        return False
 
     def _is_ready(self, account: Account) -> bool:
         """Whether the account may send its next due message; an account that fails unexpectedly is left out."""
@@ -261,6 +274,8 @@ class Drain:
         if is_slowed_down(state, clock=self.clock):
             return False
         is_due = self._due is None or account.pk in self._due
+        if self._is_asked and self._idle is not None and self._idle.keeps(account):
+            return is_due  # a claim costs no login, and is the answer to whether there is something to claim
         head = first_claimable(account.pk, clock=self.clock) if is_due else None
         if head is None or empty_handed.waits(account.pk, head):
             return False
@@ -269,10 +284,14 @@ class Drain:
         # Checked before connecting: otherwise a reached limit would cost a login a second.
         return has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
-    def _candidates(self) -> list[Account]:
-        """Accounts that may send; those that the settings declare are made, and are as the settings say."""
-        found = self._active_accounts()
-        missing = missing_names({account.name for account in found} | self._made) if self.accounts is None else set()
+    def _candidates(self, only: Collection[int] | None = None) -> list[Account]:
+        """Accounts that may send; those that the settings declare are made, and are as the settings say.
+
+        ``only``: not all are read; what is missing is made when they are.
+        """
+        found = self._active_accounts(only)
+        reads_all = self.accounts is None and only is None
+        missing = missing_names({account.name for account in found} | self._made) if reads_all else set()
         if missing:
             self._made |= missing  # a person may have given the name to another account
             make_missing(missing)
@@ -282,8 +301,10 @@ class Drain:
         return [account for account in found if account.is_active and not settings_problem(account)]
 
     @retried
-    def _active_accounts(self) -> list[Account]:
+    def _active_accounts(self, only: Collection[int] | None = None) -> list[Account]:
         active = with_state().filter(Q(is_active=True) | Q(source=SETTINGS))
+        if only is not None:
+            active = active.filter(pk__in=only)
         if self.accounts is not None:
             active = active.filter(pk__in=[account.pk for account in self.accounts])
         return list(active.order_by("pk"))

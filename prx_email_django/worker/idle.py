@@ -8,6 +8,7 @@ and before it is used the server must answer on it.  The slot's lease is longer 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -91,15 +92,23 @@ class IdleConnections:
         self._idle: dict[int, IdleConnection] = {}
         #: Those that are being closed: their slots are still held.
         self._ending: list[IdleConnection] = []
+        #: When the loop begins the next drain, whether or not somebody asks for it, on the monotonic clock.
+        self.look_at = math.inf
+        #: The loop has one account, as of the last time that it read all.
+        self.is_alone = False
         #: When the loop reads all accounts again, due or not, on the monotonic clock.
         self.read_all_at = 0.0
         #: When the loop recovers the messages of lost workers again.
         self.recover_at = 0.0
 
-    @property
-    def has_some(self) -> bool:
-        """Whether a connection is idle."""
-        return bool(self._idle)
+    def accounts(self) -> set[int]:
+        """The accounts with an idle connection, by primary key."""
+        return set(self._idle)
+
+    def keeps(self, account: Account) -> bool:
+        """Whether the account has an idle connection that is open, and no limit that a look before it might find."""
+        idle = self._idle.get(account.pk)
+        return idle is not None and not idle.closed.is_set() and not account.rate_limits
 
     def network(self) -> Network:
         """The running network; a new one after an error has ended it."""

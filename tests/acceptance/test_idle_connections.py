@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +15,9 @@ from django.test.utils import CaptureQueriesContext
 import prx_email_django as prx
 from prx_email_django.limits.slots import SLOT_LEASE, Slot, acquire_slot
 from prx_email_django.models import Account, ConnectionSlot, OutboxMessage
-from prx_email_django.store.outbox import wake_requested
+from prx_email_django.store.outbox import outbox_state, wake_requested
 from prx_email_django.worker import idle as idle_module
+from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.heartbeat import LOOP, working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
 from tests.support.factories import account, account_on, at, backlog
@@ -280,3 +283,45 @@ def test_an_idle_loop_costs_at_most_four_statements_a_second_beside_the_watch(
     with CaptureQueriesContext(connection) as statements:
         wake_requested()
     assert len(statements) == 1
+
+
+@pytest.mark.parametrize("accounts", [1, 100])
+def test_a_message_for_a_kept_connection_waits_for_four_statements_whatever_the_number_of_accounts(
+    server: SmtpServer, kept: IdleConnections, accounts: int
+) -> None:
+    """The outbox's row, the wake-up, who has something due, and that account alone; then its claim."""
+    owner = owner_on(server)
+    for number in range(accounts - 1):
+        account(f"a{number}")
+    send_one(owner)
+    prx.enqueue(account=owner, to="bob@example.org", subject="s", body_text="t")
+    kept.recover_at = float("inf")
+    with CaptureQueriesContext(connection) as statements:
+        assert prx.drain().sent == 1
+    texts = [query["sql"] for query in statements if query["sql"] != "BEGIN"]
+    before = list(itertools.takewhile(lambda sql: not is_claim(sql), texts))
+    assert len(before) <= 4, before
+    read = [sql for sql in before if "runtime" in sql or "accountstate" in sql]
+    assert len(read) == 1
+    assert accounts == 1 or " IN (" in read[0], "not a hundred accounts for one message"
+    assert server.connections == 1
+
+
+def is_claim(sql: str) -> bool:
+    """Whether a statement reads or writes the messages of one account."""
+    return "prx_email_django_outboxmessage" in sql and "SELECT DISTINCT a.id" not in sql
+
+
+def test_a_drain_of_a_loop_leaves_the_second_look_to_the_next_drain(server: SmtpServer, kept: IdleConnections) -> None:
+    """Tried: it slept until then, and a message that was queued meanwhile waited for that."""
+    owner = owner_on(server)
+    prx.enqueue(account=owner, to="bob@example.org", subject="s", body_text="t")
+    begun = time.monotonic()
+    drain = Drain(clock=at(None), outbox=outbox_state())
+    sleeps: list[float] = []
+    drain._sleep = lambda seconds: bool(sleeps.append(seconds))  # type: ignore[method-assign]
+    drain.run()
+    assert not sleeps
+    assert begun < kept.look_at < begun + 600
+    prx.drain()
+    assert kept.look_at == float("inf"), "the next drain has looked"

@@ -32,6 +32,7 @@ from prx_email_django.models import Account
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.absence import is_away
+from prx_email_django.store.db import kept_connection
 from prx_email_django.tasks import purge_if_time
 from prx_email_django.worker.heartbeat import LOOP, working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
@@ -119,7 +120,7 @@ class Command(OutboxCommand):
             return _drain(stop, accounts, options["limit"], progress)
 
     def _loop(self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any]) -> DrainReport:
-        with keeping_connections() as idle:
+        with kept_connection(), keeping_connections() as idle:
             return self._drain_again_and_again(stop, accounts, options, idle)
 
     def _drain_again_and_again(
@@ -145,7 +146,8 @@ class Command(OutboxCommand):
                 if done.claimed:
                     watch_closely_until = monotonic() + CLOSELY_FOR
                 every = WATCH_CLOSELY if monotonic() < watch_closely_until else WATCH
-                wait_for_wake_up(stop, wait, every=every, tick=idle.release_closed)
+                seconds = min(wait, max(0.0, idle.look_at - monotonic()))
+                wait_for_wake_up(stop, seconds, every=every, tick=idle.release_closed)
             except Error as error:
                 if not is_away(error):
                     raise
