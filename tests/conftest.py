@@ -7,7 +7,7 @@ Marks that ``make test`` and ``make matrix`` select by:
 - ``stateful``: tries other steps in every run; ``make test`` runs it on one database, another one each time.
 - ``long``: takes long and has the same result on every Python and Django; ``make matrix`` leaves it out.
 - ``pair``: may depend on the pair of a Python and a Django, because objects of Django go through Python's own packages;
-  ``make matrix`` runs it on every pair, and all other tests once on each Python and on each Django.
+  ``make matrix`` runs it on every pair, and all other tests on the oldest and on the newest pair.
 """
 
 from __future__ import annotations
