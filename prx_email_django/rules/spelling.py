@@ -37,8 +37,8 @@ def _has_same_words(name: str, candidate: str) -> bool:
 
 
 def _are_alike(word: str, other: str) -> bool:
-    differs_in_a_letter = len(word) == len(other) and sum(map(str.__ne__, word, other)) == 1
-    return differs_in_a_letter or difflib.SequenceMatcher(None, word, other).ratio() >= _SAME_WORD
+    differs_once = len(word) == len(other) and sum(map(str.__ne__, word, other)) == 1
+    return differs_once or difflib.SequenceMatcher(None, word, other).ratio() >= _SAME_WORD
 
 
 def _words(name: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core import checks, serializers
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
@@ -194,6 +194,30 @@ def test_a_name_that_a_person_took_is_an_error_and_stays_the_persons(settings: A
     Account.objects.update(source="settings")  # what the hint says
     enqueue()
     assert stored("host") == "smtp.example.com" and "E042" not in ids(database=True)
+
+
+@pytest.mark.parametrize("other", ["Shop", "shop ", "shöp"])
+def test_two_names_that_mariadb_takes_for_one_never_share_an_account(other: str, settings: Any) -> None:
+    settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"shop": URL, other: URL.replace("smtp.", "mx.")}}
+    assert ids()["E009"].startswith(f'PRX_EMAIL["ACCOUNTS"]["{other}"]: and “shop” are one name')
+    assert enqueue().account.host == "smtp.example.com"
+    with pytest.raises(AccountUnavailable):
+        enqueue(other)
+    assert [account.host for account in Account.objects.all()] == ["smtp.example.com"]
+
+
+def test_a_name_that_differs_in_case_from_a_persons_account_does_not_send_over_that(settings: Any) -> None:
+    typed = factories.account("Shop")
+    declare(settings, shop=URL)
+    if connection.vendor != "mysql":
+        assert enqueue().account.host == "smtp.example.com" and "E042" not in ids(database=True)
+        return
+    with pytest.raises(AccountUnavailable):
+        enqueue()
+    by_drain()
+    assert list(Account.objects.all()) == [typed] and "“Shop”" in ids(database=True)["E042"]
+    with pytest.raises(CommandError, match="takes it for the name of the account “Shop”"):
+        call_command("outbox_account", "SHOP", "--preset", "local")
 
 
 @pytest.mark.parametrize(
