@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prx_email_django.limits.pauses import known_state
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import SendResult
@@ -11,6 +13,8 @@ from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import pause_facts
 from prx_email_django.status.reasons import AccountFacts, obstacle
 
+#: Host and port, with which the text begins where the server ended the attempt before MAIL in its own words.
+_NAMES_SERVER = re.compile(r"\S+:[0-9]+: ")
 LIMITED, PAUSED = "limited", "paused"
 #: Codes of attempts that did not get as far as MAIL, mostly.
 _OF_CONNECTION = frozenset(
@@ -33,8 +37,10 @@ def answer(message: OutboxMessage, *, code: str = "", error: str = "") -> SendRe
 
 def _with_advice(message: OutboxMessage) -> str:
     """The last error; where no connection could be opened, with what to do about it."""
-    hint = advice(message.last_error) if message.last_error_code in _OF_CONNECTION else ""
-    return f"{message.last_error}. {hint}" if hint else message.last_error
+    error = message.last_error
+    is_of_connection = message.last_error_code in _OF_CONNECTION or bool(_NAMES_SERVER.match(error))
+    hint = advice(error) if is_of_connection else ""
+    return f"{error.rstrip('.')}. {hint}" if hint else error
 
 
 def pause_sentence(account: Account, outbox: OutboxState, *, clock: Clock) -> str:

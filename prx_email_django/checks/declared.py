@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core import checks
+from django.db import connections
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from prx_email_django.checks.accounts import has_accounts
 from prx_email_django.checks.project import TAG, settings_in_force
+from prx_email_django.conf.declared import as_mysql_compares
 from prx_email_django.conf.references import absence
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_fields
+from prx_email_django.models.managers import outbox_alias
 
 _HINT = gettext_lazy(
     "The form of an account in the admin names the same fields; docs/reference/account.md describes them."
@@ -61,7 +64,8 @@ def check_names_of_settings(databases: Sequence[str] | None = None, **kwargs: An
         return []
     declared = {made.declared.name: made.declared for made in _declared()}
     rows = list(Account.objects.order_by("name").values_list("name", "source"))
-    typed = [name for name, source in rows if source != SETTINGS and name in declared]
+    wanted = {_compared(name): made for name, made in declared.items()}
+    typed = {name: wanted[_compared(name)] for name, source in rows if source != SETTINGS and _compared(name) in wanted}
     lost = [name for name, source in rows if source == SETTINGS and name not in declared]
     return [
         *(
@@ -70,16 +74,16 @@ def check_names_of_settings(databases: Sequence[str] | None = None, **kwargs: An
                     "The account “%(name)s” is declared in %(path)s, and a person has made an account of this name, "
                     "which is used as it is."
                 )
-                % {"name": name, "path": declared[name].path},
+                % {"name": name, "path": made.path},
                 hint=_(
                     "Rename one of them, or delete the account that a person made.  To keep its messages and let the "
                     'settings take over: Account.objects.filter(name="%(name)s").update(source="settings").'
                 )
                 % {"name": name},
-                obj=declared[name].path,
+                obj=made.path,
                 id="prx_email_django.E042",
             )
-            for name in typed
+            for name, made in typed.items()
         ),
         *(
             checks.Warning(
@@ -95,6 +99,11 @@ def check_names_of_settings(databases: Sequence[str] | None = None, **kwargs: An
             for name in lost
         ),
     ]
+
+
+def _compared(name: str) -> str:
+    """The name as the outbox's database compares it."""
+    return as_mysql_compares(name) if connections[outbox_alias()].vendor == "mysql" else name
 
 
 def _declared() -> Iterator[DeclaredFields]:

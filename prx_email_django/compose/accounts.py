@@ -105,6 +105,8 @@ def _look_up(account: int | str, accounts: QuerySet[Account], named_by: str) -> 
         # A name that the database cannot hold is no account's; PostgreSQL would end the caller's transaction.
         can_be = fitted(account, connections[outbox_alias()]) == account
         found = accounts.filter(**by).first() if can_be else None
+        if found is not None and isinstance(account, str) and found.name != account:
+            found = None  # MariaDB takes “Shop” for “shop”, which may be another account of the settings
     except (DatabaseError, UnicodeEncodeError) as error:
         if not is_refused_text(error):
             raise

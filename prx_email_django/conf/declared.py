@@ -6,6 +6,7 @@ account is kept with that account, and every other account goes on.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -76,7 +77,26 @@ def read_accounts(value: object) -> Mapping[str, DeclaredAccount]:
     for name in value:
         if not isinstance(name, str) or not name or not name.isprintable() or len(name) > _MAX_NAME:
             raise ValueError(f"must have names of 1 to {_MAX_NAME} printable characters as its keys")
-    return {name: _declared(name, entry) for name, entry in value.items()}
+    found: dict[str, DeclaredAccount] = {}
+    spelled: dict[str, str] = {}
+    for name, entry in value.items():
+        first = spelled.setdefault(as_mysql_compares(name), name)
+        found[name] = _declared(name, entry) if first == name else _too_alike(name, first)
+    return found
+
+
+def as_mysql_compares(name: str) -> str:
+    """The name as MariaDB and MySQL compare it by default: without case, accents and the blanks behind it."""
+    plain = (char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
+    return "".join(plain).casefold().rstrip(" ")
+
+
+def _too_alike(name: str, first: str) -> DeclaredAccount:
+    path = f'PRX_EMAIL["ACCOUNTS"]["{name}"]'
+    words = (
+        f"and “{first}” are one name for MariaDB and MySQL, which ignore case, accents and blanks: rename one of them"
+    )
+    return DeclaredAccount(name, path, problem=(path, words))
 
 
 def _declared(name: str, entry: object) -> DeclaredAccount:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
@@ -37,6 +38,8 @@ MECHANISM_FITS_NOT = _(
 PASSWORD_OR_TOKEN = _("Set either a password or a token, not both.")
 NO_USER = _("The user is empty.")
 NO_LOGIN = _("A relay without authentication has no user, password or token.")
+NOT_TEXT_VALUE = _("This must be text.")
+WITHOUT_ZONE = _("This time needs a time zone, as in 2026-12-31T12:00:00Z.")
 KEY_WITHOUT_CERTIFICATE = _("The client key needs a client certificate.")
 
 #: The fields that hold a secret, or a reference to a secret.
@@ -55,7 +58,9 @@ def account_errors(account: Any) -> dict[str, Any]:
     Raises:
         DecryptionFailed: a secret cannot be decrypted with the keys in force.
     """
-    errors: dict[str, Any] = {}
+    errors: dict[str, Any] = _of_another_type(account)
+    if errors:
+        return errors
     try:
         parse_rate_limits(account.rate_limits)
     except ValueError as error:
@@ -66,8 +71,25 @@ def account_errors(account: Any) -> dict[str, Any]:
     _clean_oauth(account, errors)
     _clean_text(account, errors)
     _clean_tls_files(account, errors)
-    if account.auth_mechanism not in ("auto", *AuthMechanism.fitting(account.auth_method)):
+    known = {account.auth_method, account.auth_mechanism} <= {*AuthMethod.values, *AuthMechanism.values}
+    if known and account.auth_mechanism not in ("auto", *AuthMechanism.fitting(account.auth_method)):
         errors["auth_mechanism"] = MECHANISM_FITS_NOT
+    return errors
+
+
+def _of_another_type(account: Any) -> dict[str, Any]:
+    """Columns of text that hold None or something else, and a time without a zone: code can assign anything.
+
+    A variable that is not set is a common case: ``os.environ.get("MAIL_USER")`` is None.
+    """
+    errors: dict[str, Any] = {}
+    for column in account._meta.concrete_fields:
+        if isinstance(column, models.CharField | models.TextField):
+            value = getattr(account, column.attname)
+            if not isinstance(value, str):
+                errors[column.name] = column.error_messages["null"] if value is None else NOT_TEXT_VALUE
+    if isinstance(account.oauth_token_expires_at, datetime) and timezone.is_naive(account.oauth_token_expires_at):
+        errors["oauth_token_expires_at"] = WITHOUT_ZONE
     return errors
 
 
@@ -114,12 +136,13 @@ def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
 @sensitive_variables()
 def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
     password, token = account.password, account.oauth_token
+    if account.auth_method not in AuthMethod.values:
+        return  # the field's own choices say so
     if account.auth_method == AuthMethod.NONE:
         if account.user or password or token:
             errors["auth_method"] = NO_LOGIN
         return
-    if not account.user.strip():
-        errors["user"] = NO_USER
+    _clean_user(account, errors)
     by_password = account.auth_method == AuthMethod.PASSWORD
     if by_password and not password:
         errors["password"] = _("Set the password (or a token, for OAuth).")
@@ -133,6 +156,13 @@ def _clean_secrets(account: Any, errors: dict[str, Any]) -> None:
         errors["oauth_token"] = PASSWORD_OR_TOKEN
     if not by_password and password:
         errors["password"] = PASSWORD_OR_TOKEN
+
+
+def _clean_user(account: Any, errors: dict[str, Any]) -> None:
+    if not account.user.strip():
+        errors["user"] = NO_USER
+    elif reference(account.user) is not None:
+        errors["user"] = _("Only secrets may be references; write the user itself.")
 
 
 @sensitive_variables()

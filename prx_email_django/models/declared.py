@@ -9,16 +9,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 from django.apps import apps
-from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.exceptions import ValidationError
 from django.db import models
+from django.utils.functional import Promise
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.declared import DeclaredAccount
 from prx_email_django.conf.reader import secret_fingerprints
+from prx_email_django.models.derived import DerivedField
 from prx_email_django.models.encrypted import EncryptedTextField, InSettings
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.spelling import closest
@@ -28,8 +32,7 @@ SETTINGS = "settings"
 #: Columns that no declaration names.
 _OWN = frozenset({"id", "name", "source", "created_at", "updated_at"})
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
-#: Words of Django that follow the name of a field, as this package's own messages do.
-_ABSENT = "must not be None"
+_ABSENT = "must not be None."
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +117,14 @@ def apply_settings(account: Any) -> dict[str, bool]:
 def _make(declared: DeclaredAccount) -> DeclaredFields:
     if declared.problem is not None:
         return DeclaredFields(declared, problems=(FieldProblem(*declared.problem),))
+    if unknown := tuple(_unknown(declared)):
+        return DeclaredFields(declared, problems=unknown)
     try:
         given = _with_preset(declared)
     except ValueError as error:
         return DeclaredFields(declared, problems=(FieldProblem(declared.path_of("preset"), f"{error}"),))
     except ValidationError as error:
         return DeclaredFields(declared, problems=tuple(_problems(declared, error)))
-    if unknown := tuple(_unknown(declared, given)):
-        return DeclaredFields(declared, problems=unknown)
     return _validated(declared, given)
 
 
@@ -130,18 +133,16 @@ def _with_preset(declared: DeclaredAccount) -> dict[str, Any]:
     given: dict[str, Any] = dict(declared.fields)
     if "preset" not in given:
         return given
-    preset, user = given.pop("preset"), str(given.pop("user", ""))
-    fields = preset_fields(str(preset), name=declared.name, user=user, **given)
-    fields.pop("name", None)
-    return fields
+    return preset_fields(str(given.pop("preset")), **given)
 
 
-def _unknown(declared: DeclaredAccount, given: Mapping[str, Any]) -> Iterator[FieldProblem]:
+def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
     known = {column.name for column in _columns()}
-    for name in given:
-        if name in known:
+    own = {"preset", "region"} if "preset" in declared.fields else {"preset"}
+    for name in declared.fields:
+        if name in known | own:
             continue
-        meant = closest(str(name), sorted(known - given.keys()))
+        meant = closest(str(name), sorted(known - declared.fields.keys()))
         hint = f'Did you mean "{meant}"?' if meant else f"Fields are {', '.join(sorted(known))}; and preset."
         yield FieldProblem(declared.path_of(str(name)), "is not a field of an account.", hint)
 
@@ -160,12 +161,12 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
     problems: list[FieldProblem] = []
     for name, value in given.items():
         if name not in secrets:
-            setattr(account, name, converted(model._meta.get_field(name), value))
+            problem = _assigned(account, model._meta.get_field(name), value)
+            if problem:
+                problems.append(FieldProblem(declared.path_of(name), *problem))
         elif not isinstance(value, str):
-            text = _ABSENT if value is None else "must be text"
-            problems.append(
-                FieldProblem(declared.path_of(name), f"{text}.", "Write the secret, env:NAME or file:/path.")
-            )
+            text = _ABSENT if value is None else "must be text."
+            problems.append(FieldProblem(declared.path_of(name), text, "Write the secret, env:NAME or file:/path."))
         elif value:
             fingerprints[name] = secret_fingerprints(value)
             setattr(account, name, InSettings(fingerprints[name][0], value))
@@ -179,18 +180,43 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
     return DeclaredFields(declared, columns=columns, fingerprints=fingerprints)
 
 
+def _assigned(account: Any, column: Any, value: Any) -> tuple[str, ...]:
+    """Assign the value; return what is wrong with it and perhaps a hint, or nothing."""
+    if value is None and not column.null and not isinstance(column, DerivedField):
+        return _ABSENT, "Is a variable of the environment not set?"
+    if isinstance(column, models.CharField) and not isinstance(value, str | Promise | PurePath | None):
+        return ("must be text.",)
+    try:
+        setattr(account, column.name, converted(column, value))
+    except ValidationError as error:
+        return (" ".join(error.messages),)
+    return ()
+
+
 def converted(column: Any, value: Any) -> Any:
-    """The words of a URL's query for a boolean; every other value is converted by the column itself."""
+    """The words of a URL's query for a boolean; a path as its text; a derived column's None as not given.
+
+    Every other value is converted by the column itself.
+
+    Raises:
+        ValidationError: the column would take the value for another one (True for 1), or fail without naming itself.
+    """
     if isinstance(column, models.BooleanField) and isinstance(value, str):
         word = value.strip().lower()
         return word in _TRUE if word in _TRUE | _FALSE else value
+    if isinstance(value, PurePath | Promise):
+        return str(value)
+    if isinstance(column, DerivedField) and value is None:
+        return ""
+    is_number = isinstance(value, bool | float) and isinstance(column, models.IntegerField)
+    is_no_time = isinstance(column, models.DateTimeField) and not isinstance(value, str | datetime | None)
+    if is_number or is_no_time:
+        raise ValidationError(column.error_messages["invalid"], params={"value": value})
     return value
 
 
 def _problems(declared: DeclaredAccount, error: ValidationError) -> Iterator[FieldProblem]:
     for name, texts in error.message_dict.items():
-        try:
-            path = declared.path_of(_columns()[0].model._meta.get_field(name).name)
-        except FieldDoesNotExist:  # about no field
-            path = declared.path
-        yield FieldProblem(path, " ".join(texts))
+        is_field = name == "region" or name in {column.name for column in _columns()}
+        path = declared.path_of(name) if is_field else declared.path
+        yield FieldProblem(path, " ".join(dict.fromkeys(texts)))

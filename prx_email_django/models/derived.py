@@ -71,9 +71,11 @@ class SenderField(DerivedField):
         return str(account.user) if is_bare_address(account.user) else ""
 
 
-def is_bare_address(text: str) -> bool:
-    """Whether the text is one address, without a name and angle brackets."""
+def is_bare_address(text: object) -> bool:
+    """Whether it is the text of one address, without a name and angle brackets."""
+    if not isinstance(text, str) or not text:
+        return False
     try:
-        return bool(text) and not split_mailbox(text).display and "<" not in text
+        return not split_mailbox(text).display and "<" not in text
     except ValueError:
         return False

@@ -24,6 +24,13 @@ _ADVICE = (
         ),
     ),
     (
+        r"env:\S+: the variable|file:\S+: ",
+        gettext_lazy(
+            "Set the variable, or put the file there, for every process that sends; a process keeps the environment "
+            "with which it was started."
+        ),
+    ),
+    (
         "ACCOUNT_HOSTS",
         gettext_lazy(
             "The operator of this site must add the host to ACCOUNT_HOSTS, or the account needs another host."
@@ -65,6 +72,10 @@ _ADVICE = (
     (
         "HTTP (server|answer)|answered with HTTP",
         gettext_lazy("A web server answers at this host and port: enter the host and port of the mail server."),
+    ),
+    (
+        "answered with (IMAP|POP3)",
+        gettext_lazy("This port is for reading mail: mail servers take messages on port 465 or 587."),
     ),
     (
         "answered with SSH",
@@ -212,7 +223,8 @@ _ADVICE = (
         ),
     ),
     (
-        r"authentication refused|\b53[058]\b|(authentication|login) (is )?required|not authenticated|must authenticate",
+        r"authentication refused|: login: [45]\d\d\b|\b53[058]\b"
+        r"|(authentication|login) (is )?required|not authenticated|must authenticate",
         gettext_lazy(
             "Enter the user and the password (or token) again; many providers require an app password or OAuth. A "
             "server that demands a login does not accept authentication “none”."
@@ -222,6 +234,13 @@ _ADVICE = (
         "quota used up|(sending|daily|hourly) (limit|quota)",
         gettext_lazy(
             "The provider limits how much this account may send: set rate limits below its limit, or ask for more."
+        ),
+    ),
+    (
+        r": (greeting|EHLO|STARTTLS): [45]\d\d\b",
+        gettext_lazy(
+            "The server refuses this machine before any login, and says why in its own words: many servers block the "
+            "addresses of clouds and home networks, or are closed for a while."
         ),
     ),
     (

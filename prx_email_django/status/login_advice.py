@@ -61,7 +61,7 @@ LATER_ADVICE = (
 )
 
 #: A refused login: host, port and the server's reply.  A refused token has the reason of its challenge in it.
-_REFUSED = re.compile(r"([\w.-]+):\d+: 53[45]\b(?!.*\bstatus 4\d\d\b)")
+_REFUSED = re.compile(r"([\w.-]+):\d+: (?:login: )?53[45]\b(?!.*\bstatus 4\d\d\b)")
 
 
 def login_trap(reason: str) -> str:

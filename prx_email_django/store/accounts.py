@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError
+from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models import Account
@@ -43,6 +45,9 @@ def put_account(name: str, fields: Mapping[str, Any], *, dry_run: bool = False) 
         if dry_run or _insert(account):
             return AccountChange(created=True, changed={item: ("", getattr(account, item)) for item in fields})
         account = Account.objects.get(name=name)  # another process has made it since
+    if account.name != name:
+        text = _("This database takes it for the name of the account “%(name)s”.")
+        raise ValidationError({"name": text % {"name": account.name}})
     before = {column.name: _value(account, column.name) for column in Account._meta.concrete_fields}
     for item, value in _with_what_follows(account, fields).items():
         setattr(account, item, value)

@@ -63,7 +63,7 @@ def make(name: str) -> Account | None:
 
 
 @retried
-def _insert(made: DeclaredFields) -> Account:
+def _insert(made: DeclaredFields) -> Account | None:
     account = Account(name=made.declared.name, source=SETTINGS, **made.columns)
     try:
         with atomic():
@@ -72,15 +72,15 @@ def _insert(made: DeclaredFields) -> Account:
         found: Account | None = Account.objects.filter(name=made.declared.name).first()
         if found is None:
             raise
-        return found
+        return found if found.name == made.declared.name else None  # “Shop” is “shop” in MariaDB
     _written_at[made.declared] = monotonic()
     return account
 
 
-def _on_own_connection(function: Callable[[DeclaredFields], Account], made: DeclaredFields) -> Account:
+def _on_own_connection(function: Callable[[DeclaredFields], Account | None], made: DeclaredFields) -> Account | None:
     """Call the function in a thread, which has a connection to the database of its own."""
 
-    def call() -> Account:
+    def call() -> Account | None:
         try:
             return function(made)
         finally:

@@ -356,6 +356,25 @@ def test_a_send_that_fails_on_the_connection_says_where_and_what_to_do() -> None
     assert "firewall" in result.error
 
 
+@pytest.mark.parametrize(
+    ("stage", "reply", "words", "hint"),
+    [
+        ("greeting", "554 5.7.1 your address is blocked", "greeting: 554 5.7.1", "refuses this machine"),
+        ("auth", "535 5.7.8 no", "login: 535 5.7.8", "Enter the user"),
+        ("auth", "454 4.7.0 later", "the server throttles logins: 454 4.7.0", "slows down logins"),
+    ],
+)
+def test_a_send_that_the_server_refuses_before_mail_names_host_port_and_phase_with_advice(
+    stage: str, reply: str, words: str, hint: str, settings: Any
+) -> None:
+    with SmtpServer(tls="implicit", users={"ann": "secret"}) as server:
+        server.on(stage, reply=reply)
+        result = prx.send(account=secured(server, settings), to="b@x.org", subject="s", body_text="t")
+    assert result.error.startswith(f"localhost:{server.port}: {words}"), result.error
+    assert hint in result.error
+    assert ".. " not in result.error
+
+
 @pytest.mark.parametrize("method", ["password", "token"])
 def test_a_reference_that_names_nothing_is_said_by_its_name(method: str, settings: Any) -> None:
     with SmtpServer(tls="implicit", users={"ann": "secret"}) as server:

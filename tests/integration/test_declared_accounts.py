@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core import checks, serializers
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
@@ -196,6 +196,30 @@ def test_a_name_that_a_person_took_is_an_error_and_stays_the_persons(settings: A
     assert stored("host") == "smtp.example.com" and "E042" not in ids(database=True)
 
 
+@pytest.mark.parametrize("other", ["Shop", "shop ", "shöp"])
+def test_two_names_that_mariadb_takes_for_one_never_share_an_account(other: str, settings: Any) -> None:
+    settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"shop": URL, other: URL.replace("smtp.", "mx.")}}
+    assert ids()["E009"].startswith(f'PRX_EMAIL["ACCOUNTS"]["{other}"]: and “shop” are one name')
+    assert enqueue().account.host == "smtp.example.com"
+    with pytest.raises(AccountUnavailable):
+        enqueue(other)
+    assert [account.host for account in Account.objects.all()] == ["smtp.example.com"]
+
+
+def test_a_name_that_differs_in_case_from_a_persons_account_does_not_send_over_that(settings: Any) -> None:
+    typed = factories.account("Shop")
+    declare(settings, shop=URL)
+    if connection.vendor != "mysql":
+        assert enqueue().account.host == "smtp.example.com" and "E042" not in ids(database=True)
+        return
+    with pytest.raises(AccountUnavailable):
+        enqueue()
+    by_drain()
+    assert list(Account.objects.all()) == [typed] and "“Shop”" in ids(database=True)["E042"]
+    with pytest.raises(CommandError, match="takes it for the name of the account “Shop”"):
+        call_command("outbox_account", "SHOP", "--preset", "local")
+
+
 @pytest.mark.parametrize(
     ("entry", "path", "words"),
     [
@@ -207,6 +231,27 @@ def test_a_name_that_a_person_took_is_an_error_and_stays_the_persons(settings: A
         ({"host": "h", "user": "u", "password": 7}, '["password"]', "text"),
         ({"host": "h", "user": "u", "password": "file:relative"}, '["password"]', "absolute path"),
         ({"host": "", "user": "u", "password": SECRET}, '["host"]', ""),
+        ({"host": None, "user": "u", "password": SECRET}, '["host"]', "Is a variable of the environment not set?"),
+        ({"host": "h", "user": None, "password": SECRET}, '["user"]', "must not be None"),
+        ({"host": "h", "user": "u", "password": SECRET, "rate_limits": None}, '["rate_limits"]', "None"),
+        ({"host": "h", "user": "u", "password": SECRET, "display_name": None}, '["display_name"]', "None"),
+        ({"host": "h", "user": "u", "password": SECRET, "tls_ca_file": None}, '["tls_ca_file"]', "None"),
+        ({"host": "h", "user": ["u"], "password": SECRET}, '["user"]', "must be text"),
+        ({"host": "h", "user": [], "password": SECRET}, '["user"]', "must be text"),
+        ({"host": "h", "user": "env:MAIL_USER", "password": SECRET}, '["user"]', "Only secrets may be references"),
+        ({"host": "h", "user": "u", "password": SECRET, "port": True}, '["port"]', "integer"),
+        ({"host": "h", "user": "u", "password": SECRET, "max_connections": 1.5}, '["max_connections"]', "integer"),
+        ({"host": "h", "user": "u", "oauth_token": "t", "oauth_token_expires_at": 7}, '["oauth_token_expires_at"]', ""),
+        (
+            {"host": "h", "user": "u", "oauth_token": "t", "oauth_token_expires_at": "2026-01-01"},
+            '["oauth_token_expires_at"]',
+            "time zone",
+        ),
+        ({"host": "h", "user": "u", "password": SECRET, "auth_method": "oauth"}, '["auth_method"]', "valid choice"),
+        ({"preset": "gmail", "user": "u", "password": SECRET, "name": "x"}, '["name"]', "not a field"),
+        ({"preset": "gmail", "user": "u", "password": SECRET, 7: "x"}, '["7"]', "not a field"),
+        ({"preset": "brevo", "user": None, "password": SECRET}, '["user"]', "empty"),
+        ({"preset": "ses", "user": "u", "password": SECRET, "email": "a@x.org"}, '["region"]', "eu-central-1"),
         ({"host": "h", "user": "u"}, '["password"]', "password"),
         ({"host": "h", "user": "u", "password": SECRET, "source": ""}, '["source"]', "not a field"),
         ({"preset": "gmial", "user": "u", "password": SECRET}, '["preset"]', "unknown preset"),
@@ -267,6 +312,10 @@ def test_a_reference_that_names_nothing_here_is_a_warning_of_deployment_only(
         ({"DEFAULT_ACOUNT": "main", "DEFAULT_ACCOUNT": "main"}, "Known are"),
         ({"DEFAULT_FROM_EMAIL": "a@b.c"}, "Known are"),
         ({"BACKOFF": 5}, "Known are"),
+        ({"MIN_BACKOFF": 5}, "Known are"),
+        ({"TLS_KEY_FILE": "/x"}, "Known are"),
+        ({"REDIRECT": []}, "Known are"),
+        ({"DRAIN_BUDGET": 5}, 'Did you mean "DRAIN_TIME_BUDGET"?'),
         ({"MAX_BACKOF": 5}, 'Did you mean "MAX_BACKOFF"?'),
         ({7: 1}, "Known are"),
     ],

@@ -258,14 +258,14 @@ class _Opening(Progress):
             hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
             return self.connect_error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
         if isinstance(original, aiosmtplib.SMTPServerDisconnected):
-            text = f"connection failed: {where}: the server closed the connection"
+            text = f"connection failed: {where}: {self.stage}: the server closed the connection"
             return self.connect_error(text, Trouble.CONNECTION, "network")
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
             return self.connect_error(self.silence(), Trouble.CONNECTION, "timeout")
-        return self.connect_error(
-            f"connection failed: {where}: {system_words(original)}", Trouble.CONNECTION, "network"
-        )
+        stage = f"{self.stage}: " if self.stage else ""
+        text = f"connection failed: {where}: {stage}{system_words(original)}"
+        return self.connect_error(text, Trouble.CONNECTION, "network")
 
 
 def _original(error: Exception) -> BaseException:

@@ -35,19 +35,36 @@ class Progress:
         self.reached = step
         self.settings.done(step, detail)
 
+    @property
+    def stage(self) -> str:
+        """What the attempt waits for, in the words of an error; empty until there is a connection."""
+        security = self.settings.security
+        if self.phase is Phase.TLS:
+            return "STARTTLS" if security == "starttls" else "TLS handshake"
+        if self.phase is Phase.AUTH:
+            return "login"
+        if self.reached in (None, Step.RESOLVE):
+            return ""
+        is_greeted = self.reached in (Step.GREETING, Step.EXTENSIONS) or (self.reached, security) == (
+            Step.TLS,
+            "starttls",
+        )
+        return "EHLO" if is_greeted else "greeting"
+
     def silence(self) -> str:
         """Say what did not come in time, from where, and after which time."""
-        where, waited, security = self.where, f"in {self.settings.timeout:.0f} s", self.settings.security
-        if self.phase is Phase.TLS:
-            return f"no TLS handshake with {where} {waited}"
-        if self.phase is Phase.AUTH:
-            return f"no answer to the login from {where} {waited}"
-        if self.reached in (None, Step.RESOLVE):
-            return f"no connection to {where} {waited}"
-        if self.reached in (Step.GREETING, Step.EXTENSIONS) or (self.reached, security) == (Step.TLS, "starttls"):
-            return f"no answer to EHLO from {where} {waited}"
-        hint = "" if security == "tls" else "; that port may begin with TLS"
-        return f"no greeting from {where} {waited}{hint}"
+        where, waited = self.where, f"in {self.settings.timeout:.0f} s"
+        match self.stage:
+            case "":
+                return f"no connection to {where} {waited}"
+            case "login":
+                return f"no answer to the login from {where} {waited}"
+            case "EHLO":
+                return f"no answer to EHLO from {where} {waited}"
+            case "greeting":
+                hint = "" if self.settings.security == "tls" else "; that port may begin with TLS"
+                return f"no greeting from {where} {waited}{hint}"
+        return f"no TLS handshake with {where} {waited}"
 
     def refused(self, code: int, text: str) -> ConnectError:
         """Return the error for a reply that ended the attempt.
@@ -73,11 +90,11 @@ class Progress:
             trouble, error_code = Trouble.TLS, "tls"
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
-        message = f"{code} {text}" if code else text
+        message = f"{self.stage}: {code} {text}" if code else f"{self.stage}: {text}"
         if unexpected:
-            message = f"the server asks for more than the mechanism has: {message}"
+            message = f"the server asks for more than the mechanism has: {code} {text}"
         if throttled:
-            message = f"the server throttles logins: {message}"
+            message = f"the server throttles logins: {code} {text}"
         return self.connect_error(message, trouble, error_code, smtp_code=code, enhanced=enhanced)
 
     def _log_received(self, received: str) -> None:
