@@ -26,7 +26,7 @@ from prx_email_django.models.conditions import FAILED
 from prx_email_django.rules.pauses import in_force
 from prx_email_django.states import ErrorCode
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.status.overview import worker_sentence
+from prx_email_django.status.overview import nobody_works, stopped, worker_sentence
 from prx_email_django.store.db import clock_for
 
 #: Messages of one batch.
@@ -130,9 +130,12 @@ class BulkPage:
         if not summary.count:
             messages.warning(self.request, _("Nothing was changed: no message matches any more."))
             return HttpResponseRedirect(self.back)
+        now = clock_for(None).running
+        figures = outbox_status(now=now) if self.operation.sends_again else None
         return self.page.own_page(
             self.request,
             "bulk.html",
+            warnings=[*stopped(figures), nobody_works(figures, now)] if figures else (),
             title=self.operation.label,
             operation=self.operation,
             summary=summary,
@@ -197,8 +200,11 @@ def tell_obstacles(request: HttpRequest) -> None:
     """Show what keeps due messages from being sent now: pauses, and that no worker lives."""
     now = clock_for(None).running
     figures = outbox_status(now=now)
+    everything = list(stopped(figures))
+    for text in everything:
+        messages.warning(request, text)
     for account in figures["accounts"]:
-        if account["due"] and (account["pause_code"] or figures["paused"] or not account["is_active"]):
+        if account["due"] and not everything and (account["pause_code"] or not account["is_active"]):
             messages.warning(request, f"{account['name']}: {account['why']}.")
     tell_silence(request, figures, now)
 

@@ -90,6 +90,8 @@ class MessageCopiesMixin(OperatorMixin):
         return [
             {
                 "operation": button,
+                "label": button.label,
+                "help": button.help,
                 "url": page_url(self, self.model, button.name, message.pk),
                 "consent": button.consent,
                 "once": get_random_string(16),

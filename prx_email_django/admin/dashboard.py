@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,12 +12,13 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from prx_email_django import api
 from prx_email_django.admin import columns
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url, page_url_if_any, username
-from prx_email_django.admin.bulk import BulkPage, Selection
+from prx_email_django.admin.bulk import BulkPage, Selection, tell_silence
 from prx_email_django.admin.charts import DAYS, by_day, by_hour
 from prx_email_django.admin.operations import OPERATIONS
 from prx_email_django.models import Account, OutboxMessage, OutboxState, PauseRecord
@@ -26,7 +28,7 @@ from prx_email_django.status.advice import advice
 from prx_email_django.status.counts import sums_by_hour
 from prx_email_django.status.failures import FailureGroup, failure_groups, messages_of_group
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.status.overview import Cause, is_alive, span, verdict_of
+from prx_email_django.status.overview import Cause, is_alive, reached_limits, span, verdict_of, worker_sentence
 from prx_email_django.store.db import clock_for
 
 #: Reasons that the page shows.
@@ -84,11 +86,12 @@ class OutboxAdminMixin(FactsAdminMixin):
         context = {
             "verdict": verdict,
             "causes": [self._shown(request, cause, figures) for cause in verdict.causes],
+            "zone": columns.zone_in_words(),
             "tiles": self._tiles(figures),
             "charts": [by_hour(sums, now=now), by_day(sums, now=now)],
             "reasons": [self._reason(request, reason, now) for reason in reasons],
             "reasons_are_cut": is_cut,
-            "accounts": [self._account(account, now) for account in figures["accounts"]],
+            "accounts": [self._account(account, figures, now) for account in figures["accounts"]],
             "workers": [
                 worker | {"is_alive": is_alive(worker, now=now)} | _times(worker, "started_at", "last_seen_at", now=now)
                 for worker in figures["workers"][:MAX_REASONS]
@@ -110,10 +113,12 @@ class OutboxAdminMixin(FactsAdminMixin):
         if pk is not None and account is None:
             raise Http404
         api.resume_outbox(account, by=username(request))
-        figures = outbox_status()
+        now = clock_for(None).running
+        figures = outbox_status(now=now)
         why = next((row["why"] for row in figures["accounts"] if account and row["id"] == account.pk), "")
         name = account.name if account else _("everything")
         messages.success(request, _("%(name)s is resumed: %(why)s.") % {"name": name, "why": why or _("may send")})
+        tell_silence(request, figures, now)
         return HttpResponseRedirect(page_url(self, Outbox, "changelist"))
 
     def reason_view(self, request: HttpRequest, name: str) -> HttpResponse:
@@ -134,9 +139,12 @@ class OutboxAdminMixin(FactsAdminMixin):
 
     def _shown(self, request: HttpRequest, cause: Cause, figures: dict[str, Any]) -> ShownCause:
         # What a person wrote as the reason of a pause needs no advice.
-        shown = ShownCause(cause, hint="" if cause.by_person else str(advice(cause.text)))
-        if cause.in_doubt:
-            return replace(shown, open_url=self._messages(doubt="yes"))
+        shown = ShownCause(cause, hint=cause.hint or ("" if cause.by_person else str(advice(cause.text))))
+        if cause.of_messages:
+            query = {"doubt": "yes"} if cause.of_messages == "doubt" else {"status": cause.of_messages}
+            return replace(shown, open_url=self._messages(**query))
+        if cause.of_workers:
+            return replace(shown, open_url="#outbox-workers")
         if not cause.account:
             may_resume = cause.can_resume and request.user.has_perm(f"{self.opts.app_label}.change_outboxstate")
             return replace(shown, resume_url=page_url(self, Outbox, "resume") if may_resume else "")
@@ -160,14 +168,14 @@ class OutboxAdminMixin(FactsAdminMixin):
             for name, label, query in tiles
         ]
 
-    def _account(self, account: dict[str, Any], now: datetime) -> dict[str, Any]:
-        state, label = account_state(account)
+    def _account(self, account: dict[str, Any], figures: dict[str, Any], now: datetime) -> dict[str, Any]:
+        state, label = account_state(account, figures, now=now)
         return {
             **account,
             **_times(account, "token_expires_at", now=now),
             "state": state,
             "label": label,
-            "oldest": "" if account["oldest_due_seconds"] is None else span(account["oldest_due_seconds"]),
+            "oldest": _age(account["oldest_due_seconds"], now),
             "url": page_url_if_any(self, Account, "change", account["id"]),
             "due_url": self._messages(status="due", account__id__exact=account["id"]),
         }
@@ -195,17 +203,26 @@ class OutboxAdmin(OutboxAdminMixin, ModelAdmin):
     """Registers the page in the admin site."""
 
 
-def account_state(account: dict[str, Any]) -> tuple[str, str]:
+def account_state(account: Mapping[str, Any], figures: Mapping[str, Any], *, now: datetime) -> tuple[str, str]:
     """Return the state of an account (which sets the colour) and its label."""
     if not account["is_active"]:
         return "rest", _("off")
-    if account["pause_code"]:
+    if not figures["instance_matches"]:
+        return "failed", _("stopped")
+    if account["pause_code"] or figures["paused"]:
         return "failed", _("paused")
     if account["problem"] or account["last_trouble"] or account["refused_in_a_row"]:
         return "unknown", _("failing")
-    if any(limit["used"] >= limit["count"] for limit in account["limits"]):
+    if reached_limits(account):
         return "deferred", _("limited")
+    if account["due"] and worker_sentence(figures, now):
+        return "unknown", _("no worker")
     return "sent", _("sending") if account["connections"] else _("ready")
+
+
+def _age(seconds: float | None, now: datetime) -> SafeString | str:
+    """Return for how long something has waited, with the exact time on hover."""
+    return "" if seconds is None else columns.exactly(now - timedelta(seconds=seconds), span(seconds))
 
 
 def _times(row: dict[str, Any], *names: str, now: datetime) -> dict[str, str]:

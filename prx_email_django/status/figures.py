@@ -7,7 +7,7 @@ the admin show the sentences of ``message_reason`` and ``account_reason``.  Read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
@@ -47,9 +47,11 @@ from prx_email_django.status.reasons import (
     Pause,
     account_sentence,
     message_sentence,
+    obstacle,
     pause_in_force,
 )
 from prx_email_django.store.db import clock_for
+from prx_email_django.store.outbox import is_copy
 
 
 class Health(IntEnum):
@@ -83,7 +85,6 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     Raises:
         ImproperlyConfigured: the settings are invalid.
     """
-    instance = outbox_settings().instance
     moment = now or clock_for(None).running
     state = OutboxState.objects.filter(pk=1).first() or OutboxState()
     facts = account_facts(now=moment, state=state)
@@ -104,7 +105,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "version": VERSION,
         "at": text_of(moment),
         "instance": state.instance,
-        "instance_matches": state.instance in ("", instance),
+        "instance_matches": not is_copy(state),
         "due": sum(account["due"] for account in accounts),
         "oldest_due_seconds": max(ages, default=None),
         "waiting": sum(account["waiting"] for account in accounts),
@@ -143,7 +144,7 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
     if (figures["oldest_expired_lease_seconds"] or 0) > limit:
         return Health.LATE, "messages of a lost worker wait for a drain"
     for account in figures["accounts"]:
-        if account["pause_code"] == Trouble.REFUSING or account["refused_in_a_row"] >= _suspicious():
+        if account["pause_code"] == Trouble.REFUSING or account["refused_in_a_row"] >= suspicious():
             return Health.LATE, f"the server refuses every message of the account {account['name']}: {account['why']}"
     return Health.WELL, "well"
 
@@ -164,6 +165,7 @@ def account_facts(
         account.pk: AccountFacts(
             name=account.name,
             is_active=account.is_active,
+            is_copy=is_copy(outbox),
             outbox=everything,
             pause=_pause(runtime_state.get(account.pk), now),
             reached=_reached(account, windows, now),
@@ -191,6 +193,15 @@ def message_reason(message: OutboxMessage, *, account: AccountFacts | None = Non
     moment = now or clock_for(None).running
     facts = account or account_facts([message.account], now=moment)[message.account_id]
     return message_sentence(message, facts, now=moment)
+
+
+def held_back(message: OutboxMessage, *, now: datetime) -> str:
+    """Say what would keep the message from being sent if it were due now; empty if nothing does.
+
+    That all connections are in use at this moment is nothing that lasts.
+    """
+    facts = account_facts([message.account], now=now)[message.account_id]
+    return obstacle(replace(facts, connections=0), now=now)
 
 
 def account_reason(account: Account, *, facts: AccountFacts | None = None, now: datetime | None = None) -> str:
@@ -245,13 +256,13 @@ def _refused_in_a_row(runtime_state: AccountState | None) -> int:
     """How many messages were refused since the last accepted one, without those about dead addresses."""
     if runtime_state is None or not runtime_state.refused_in_a_row:
         return 0
-    if runtime_state.refused_in_a_row < _suspicious():
+    if runtime_state.refused_in_a_row < suspicious():
         return runtime_state.refused_in_a_row
     row = refusal_row(runtime_state, clock=clock_for(None))
     return row.total if row.limit else runtime_state.refused_in_a_row
 
 
-def _suspicious() -> int:
+def suspicious() -> int:
     """After so many refusals in a row an account is late; also where nothing is done about them."""
     return outbox_settings().refusals_in_a_row or REFUSALS_BY_DEFAULT
 

@@ -15,7 +15,7 @@ from django.db import connections
 from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, Worker
 from tests.integration import admin_rows as rows
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -107,6 +107,7 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """A browser in which a superuser is logged in; Playwright's loop runs in the thread that also reads rows."""
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     User.objects.create_superuser("ada", password="ada")
+    Worker.objects.create(name="host:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)

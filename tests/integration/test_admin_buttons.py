@@ -17,7 +17,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.admin import OutboxMessageAdmin
 from prx_email_django.admin import bulk as bulk_pages
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, Worker
 from prx_email_django.states import Status
 from tests.integration import admin_rows as rows
 
@@ -147,6 +147,37 @@ def test_what_a_button_did_is_said_from_the_state_afterwards() -> None:
     response = client.post(f"{rows.MESSAGES}{message.pk}/retry/", follow=True)
     said = "Retry requested. Its account is paused until a person resumes it: wrong price."
     assert rows.notices(response)[0] == said
+
+
+def test_a_button_is_called_what_it_does() -> None:
+    """Where no worker runs, or the account may not send, “Retry now” would promise what does not happen."""
+    account = rows.make_account()
+    message, later = rows.at_rest(account), rows.make_message(account, send_at=timezone.now() + timedelta(days=1))
+    client = rows.client_for("*")
+
+    def button(shown: OutboxMessage) -> tuple[str, str]:
+        first = client.get(f"{rows.MESSAGES}{shown.pk}/change/").context["buttons"][0]
+        return str(first["label"]), str(first["help"])
+
+    assert button(message) == ("Make it due", "It will be due, and it waits. No worker has ever been seen.")
+    Worker.objects.create(name="host:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    assert button(message) == ("Retry now", "Due now: a running worker sends it.")
+    assert button(later)[0] == "Send now"
+    prx.pause_outbox(account, reason="wrong price")
+    why = "It will be due, and it waits. Paused until a person resumes it: wrong price."
+    assert button(message) == button(later) == ("Make it due", why)
+
+
+def test_the_page_that_asks_says_that_nothing_will_be_sent_now() -> None:
+    message = rows.at_rest(rows.make_account())
+    prx.pause_outbox(None, reason="holidays")
+    data = {"action": "retry_selected", "_selected_action": [message.pk]}
+    client = rows.client_for("*")
+    asked = client.post(rows.MESSAGES, data).content.decode()
+    assert "Everything is paused." in asked
+    assert "No worker has ever been seen." in asked
+    done = client.post(rows.MESSAGES, {**data, "understood": "yes"}, follow=True)
+    assert "Everything is paused." in rows.notices(done)
 
 
 def bulk(client: Client, action: str, messages: list[OutboxMessage], **extra: Any) -> Any:
