@@ -132,11 +132,14 @@ class BulkPage:
             return HttpResponseRedirect(self.back)
         now = clock_for(None).running
         figures = outbox_status(now=now) if self.operation.sends_again else None
+        warnings = [text for text in (*stopped(figures), nobody_works(figures, now)) if text] if figures else []
+        is_held = bool(warnings) or sum(summary.paused.values()) == summary.count
         return self.page.own_page(
             self.request,
             "bulk.html",
-            warnings=[*stopped(figures), nobody_works(figures, now)] if figures else (),
-            title=self.operation.label,
+            warnings=warnings,
+            title=self.operation.label_if_held if is_held and self.operation.sends_again else self.operation.label,
+            is_held=is_held and self.operation.sends_again,
             operation=self.operation,
             summary=summary,
             fields=self._fields(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,16 +12,19 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from prx_email_django import api
 from prx_email_django.admin import columns
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url, page_url_if_any, username
-from prx_email_django.admin.bulk import BulkPage, Selection, tell_silence
+from prx_email_django.admin.bulk import BulkPage, Selection, selection_of, tell_silence
 from prx_email_django.admin.charts import DAYS, by_day, by_hour
 from prx_email_django.admin.operations import OPERATIONS
 from prx_email_django.models import Account, OutboxMessage, OutboxState, PauseRecord
+from prx_email_django.models.conditions import IN_DOUBT
 from prx_email_django.models.dashboard import Outbox
 from prx_email_django.states import ErrorCode
 from prx_email_django.status.advice import advice
@@ -35,8 +38,9 @@ from prx_email_django.store.db import clock_for
 MAX_REASONS = 10
 #: Seconds after which ``?live=1`` loads the page again.
 LIVE = 10
-#: Operations on all messages of one reason.
-GROUP_OPERATIONS = ("retry", "dismiss")
+#: Operations on all messages of one reason, and on all that may have been delivered, with the labels of their buttons.
+GROUP_OPERATIONS = {"retry": gettext_lazy("Retry all %(count)d"), "dismiss": gettext_lazy("Dismiss all %(count)d")}
+DOUBT_OPERATIONS = {"confirm": gettext_lazy("Confirm all %(count)d"), "retry": GROUP_OPERATIONS["retry"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class ShownCause:
     open_url: str = ""
     resume_url: str = ""
     hint: str = ""
+    #: Label and address of each further button.
+    buttons: Sequence[tuple[str, str]] = ()
 
 
 class OutboxAdminMixin(FactsAdminMixin):
@@ -71,6 +77,7 @@ class OutboxAdminMixin(FactsAdminMixin):
             path("", self.admin_site.admin_view(self.changelist_view), name=self.url_name("changelist")),
             path("resume/", self.guarded(self.resume_view), name=self.url_name("resume")),
             path("resume/<int:pk>/", self.guarded(self.resume_view), name=self.url_name("resume_account")),
+            path("doubt/<str:name>/", self.guarded(self.doubt_view), name=self.url_name("doubt")),
             path("reason/<str:name>/", self.guarded(self.reason_view), name=self.url_name("reason")),
         ]
 
@@ -121,6 +128,16 @@ class OutboxAdminMixin(FactsAdminMixin):
         tell_silence(request, figures, now)
         return HttpResponseRedirect(page_url(self, Outbox, "changelist"))
 
+    def doubt_view(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Confirm or retry all messages that may have been delivered, after a page that says how many these are."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        if name not in DOUBT_OPERATIONS:
+            raise Http404
+        selection = selection_of(OutboxMessage.objects.filter(IN_DOUBT), {})
+        back = page_url(self, Outbox, "changelist")
+        return BulkPage(self, request, OPERATIONS[name], selection, back=back).response()
+
     def reason_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Retry or dismiss all messages of one reason, after a page that says which these are."""
         if not self.has_operate_permission(request):
@@ -140,9 +157,11 @@ class OutboxAdminMixin(FactsAdminMixin):
     def _shown(self, request: HttpRequest, cause: Cause, figures: dict[str, Any]) -> ShownCause:
         # What a person wrote as the reason of a pause needs no advice.
         shown = ShownCause(cause, hint=cause.hint or ("" if cause.by_person else str(advice(cause.text))))
+        if cause.of_messages == "doubt":
+            buttons = self._buttons(request, DOUBT_OPERATIONS, "doubt", figures["in_doubt"])
+            return replace(shown, open_url=self._messages(doubt="open"), buttons=buttons)
         if cause.of_messages:
-            query = {"doubt": "yes"} if cause.of_messages == "doubt" else {"status": cause.of_messages}
-            return replace(shown, open_url=self._messages(**query))
+            return replace(shown, open_url=self._messages(status=cause.of_messages))
         if cause.of_workers:
             return replace(shown, open_url="#outbox-workers")
         if not cause.account:
@@ -182,16 +201,18 @@ class OutboxAdminMixin(FactsAdminMixin):
 
     def _reason(self, request: HttpRequest, reason: FailureGroup, now: datetime) -> dict[str, Any]:
         query = {"status": "needs_person", "account__id__exact": reason.account_id, "reason": reason.folded}
-        labels = {"retry": _("Retry all %(count)d"), "dismiss": _("Dismiss all %(count)d")}
-        buttons = [
-            (labels[name] % {"count": reason.count}, page_url(self, Outbox, "reason", name))
-            for name in GROUP_OPERATIONS
-            if self.has_operate_permission(request)
-        ]
+        buttons = self._buttons(request, GROUP_OPERATIONS, "reason", reason.count)
         label = ErrorCode(reason.code).label if reason.code in ErrorCode.values else reason.code
         url = self._messages(**query, **({"error": reason.code} if reason.code else {}))
         first, last = columns.ago(reason.first, now), columns.ago(reason.last, now)
         return {"reason": reason, "label": label, "url": url, "buttons": buttons, "first": first, "last": last}
+
+    def _buttons(
+        self, request: HttpRequest, labels: Mapping[str, Promise], page: str, count: int
+    ) -> list[tuple[str, str]]:
+        if not self.has_operate_permission(request):
+            return []
+        return [(str(label) % {"count": count}, page_url(self, Outbox, page, name)) for name, label in labels.items()]
 
     def _messages(self, **query: Any) -> str:
         url = page_url_if_any(self, OutboxMessage, "changelist")

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, Min, Q
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.refusals import refusal_row
@@ -25,6 +25,7 @@ from prx_email_django.models import (
     RateWindow,
 )
 from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.conditions import FAILED, IN_DOUBT, MAY_HAVE_BEEN_DELIVERED
 from prx_email_django.models.declared import settings_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
@@ -71,16 +72,17 @@ VERSION = 1
 def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     """Return the figures of the whole outbox as JSON-serializable values; instants are ISO 8601 in UTC.
 
-    ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None if
-    no message is due), ``waiting`` (due later), ``deferred`` (failed, and tried again), ``sending``, ``at_rest``,
-    ``needs_person`` (at rest, and neither cancelled, adopted nor dismissed), ``unknown`` (failed messages that may have
-    been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
-    end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
-    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
-    used: ``named_by``, ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``,
-    ``failed_last_hour``, ``refused_in_a_row`` (messages refused since the last accepted one), ``limits`` (what is used
-    of each rate limit), ``pause_code``, ``last_trouble`` and the sentence ``why``; ``hours`` (see ``hourly_figures``)
-    and ``workers`` (see ``worker_figures``).
+    ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None
+    if no message is due), ``waiting`` (due later), ``deferred`` (failed, and tried again), ``sending``,
+    ``at_rest``, ``needs_person`` (at rest, and neither cancelled, adopted nor dismissed), ``unknown`` (failed
+    messages that may have been delivered), ``in_doubt`` (those of them that nobody has cancelled, adopted or
+    dismissed), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and end
+    of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
+    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot
+    be used: ``named_by``, ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``,
+    ``failed_last_hour``, ``refused_in_a_row`` (messages refused since the last accepted one), ``limits`` (what is
+    used of each rate limit), ``pause_code``, ``last_trouble`` and the sentence ``why``; ``hours`` (see
+    ``hourly_figures``) and ``workers`` (see ``worker_figures``).
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
@@ -94,7 +96,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         for pk, account in facts.items()
     ]
     ages = [account["oldest_due_seconds"] for account in accounts if account["oldest_due_seconds"] is not None]
-    failed = OutboxMessage.objects.filter(status=Status.FAILED)
+    doubtful = OutboxMessage.objects.filter(FAILED & MAY_HAVE_BEEN_DELIVERED)
+    doubts = doubtful.aggregate(all=Count("pk"), open=Count("pk", filter=IN_DOUBT))
     sending = OutboxMessage.objects.filter(claim_expires_at__isnull=False, status=Status.SENDING)
     is_expired = Q(claim_expires_at__lte=moment)
     leases = sending.aggregate(
@@ -113,7 +116,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "sending": leases["all"],
         "at_rest": sum(account["at_rest"] for account in accounts),
         "needs_person": sum(account["needs_person"] for account in accounts),
-        "unknown": failed.filter(attempts__gt=F("retries")).count(),
+        "unknown": doubts["all"],
+        "in_doubt": doubts["open"],
         "expired_leases": leases["expired"],
         "oldest_expired_lease_seconds": _age(leases["oldest"], moment),
         "accounts_paused": sum(account.pause is not None for account in facts.values()),

@@ -174,13 +174,13 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     for account in figures["accounts"]:
         yield from _causes_of(account, records.get(account["id"]), now)
     yield from _lost_workers(figures, now)
-    if figures["unknown"]:
+    if figures["in_doubt"]:
         text = ngettext(
             "%(count)d failed message may have been delivered.",
             "%(count)d failed messages may have been delivered.",
-            figures["unknown"],
+            figures["in_doubt"],
         )
-        yield Cause(Level.AMBER, text % {"count": figures["unknown"]}, of_messages="doubt")
+        yield Cause(Level.AMBER, text % {"count": figures["in_doubt"]}, of_messages="doubt")
 
 
 def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: datetime) -> Iterator[Cause]:

@@ -206,6 +206,38 @@ def test_a_reason_is_acted_on_as_a_whole_after_a_page_that_says_how_many(operati
     assert not any(message.dismissed_at or message.next_attempt_at for message in others)
 
 
+@pytest.mark.parametrize("operation", ["confirm", "retry"])
+def test_all_doubtful_messages_are_settled_with_two_clicks(operation: str) -> None:
+    account = rows.make_account("main")
+    doubtful = [rows.unknown(account) for _ in range(3)]
+    others = [rows.at_rest(account), rows.unknown(account), rows.unknown(account)]
+    prx.dismiss_outbox(others[1].pk)
+    OutboxMessage.objects.filter(pk=others[2].pk).update(last_error_code="cancelled")
+    client = rows.client_for("view_outboxmessage", "change_outboxmessage")
+    (shown,) = get(client).context["causes"]
+    assert shown.cause.text == "3 failed messages may have been delivered."
+    assert {message.pk for message in get(client, shown.open_url).context["cl"].queryset} == {m.pk for m in doubtful}
+    urls = dict(shown.buttons)
+    assert list(urls) == ["Confirm all 3", "Retry all 3"]
+    url = urls[f"{operation.capitalize()} all 3"]
+    assert rows.client_for("view_outboxmessage").post(url).status_code == 403
+    assert client.post(url).context["summary"].doubtful == 3
+    client.post(url, {"understood": "yes"})
+    for message in (*doubtful, *others):
+        message.refresh_from_db()
+    done = [message.status == "sent" or message.next_attempt_at is not None for message in (*doubtful, *others)]
+    assert done == [True] * 3 + [False] * 3
+
+
+def test_what_was_dismissed_is_no_trouble_any_more() -> None:
+    message = rows.unknown(rows.make_account())
+    client = rows.client_for("*")
+    assert get(client).context["verdict"].level == "amber"
+    client.post(f"{rows.MESSAGES}{message.pk}/dismiss/")
+    response = get(client)
+    assert (response.context["verdict"].level, response.context["causes"]) == ("green", [])
+
+
 def test_the_list_of_a_reason_shows_its_messages() -> None:
     account = rows.make_account("main")
     mine = refused(account, "550 5.7.1 spam 11", 1) + refused(account, "550 5.7.1 spam 22", 1)
