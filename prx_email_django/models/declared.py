@@ -22,14 +22,14 @@ from prx_email_django.conf.reader import secret_fingerprints
 from prx_email_django.models.encrypted import EncryptedTextField, InSettings
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.words import Words
+from prx_email_django.rules.words import words as _
 
 #: ``Account.source`` of an account that the settings declare.
 SETTINGS = "settings"
 #: Columns that no declaration names.
 _OWN = frozenset({"id", "name", "source", "created_at", "updated_at"})
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
-#: Words of Django that follow the name of a field, as this package's own messages do.
-_ABSENT = "must not be None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,11 @@ class FieldProblem:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
+
+    @property
+    def text(self) -> Words:
+        """The path and the message, to be translated where they are read."""
+        return _("%(path)s: %(problem)s", path=self.path, problem=self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,8 @@ def settings_problem(account: Any) -> str:
         return ""
     made = declared_fields(account.name)
     if made is None:
-        return "the settings do not declare this account any more"
-    return str(made.problems[0]) if made.problems else ""
+        return _("the settings do not declare this account any more")
+    return made.problems[0].text if made.problems else ""
 
 
 def timeout_of(account: Any) -> float | None:
@@ -117,7 +122,7 @@ def _make(declared: DeclaredAccount) -> DeclaredFields:
     try:
         given = _with_preset(declared)
     except ValueError as error:
-        return DeclaredFields(declared, problems=(FieldProblem(declared.path_of("preset"), f"{error}"),))
+        return DeclaredFields(declared, problems=(FieldProblem(declared.path_of("preset"), error.args[0]),))
     except ValidationError as error:
         return DeclaredFields(declared, problems=tuple(_problems(declared, error)))
     if unknown := tuple(_unknown(declared, given)):
@@ -142,8 +147,10 @@ def _unknown(declared: DeclaredAccount, given: Mapping[str, Any]) -> Iterator[Fi
         if name in known:
             continue
         meant = closest(str(name), sorted(known - given.keys()))
-        hint = f'Did you mean "{meant}"?' if meant else f"Fields are {', '.join(sorted(known))}; and preset."
-        yield FieldProblem(declared.path_of(str(name)), "is not a field of an account.", hint)
+        hint = _("Fields are %(names)s; and preset.", names=", ".join(sorted(known)))
+        if meant:
+            hint = _('Did you mean "%(meant)s"?', meant=meant)
+        yield FieldProblem(declared.path_of(str(name)), _("is not a field of an account."), hint)
 
 
 def _columns() -> list[models.Field[Any, Any]]:
@@ -162,10 +169,9 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
         if name not in secrets:
             setattr(account, name, converted(model._meta.get_field(name), value))
         elif not isinstance(value, str):
-            text = _ABSENT if value is None else "must be text"
-            problems.append(
-                FieldProblem(declared.path_of(name), f"{text}.", "Write the secret, env:NAME or file:/path.")
-            )
+            text = _("must not be None.") if value is None else _("must be text.")
+            hint = _("Write the secret, env:NAME or file:/path.")
+            problems.append(FieldProblem(declared.path_of(name), text, hint))
         elif value:
             fingerprints[name] = secret_fingerprints(value)
             setattr(account, name, InSettings(fingerprints[name][0], value))

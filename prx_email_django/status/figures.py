@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from django.db.models import Count, Min, Q
+from django.utils.translation import gettext as _
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.refusals import refusal_row
@@ -32,6 +33,7 @@ from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.rates import RateLimit, parse_rate_limits, reached, spent_now
+from prx_email_django.rules.words import in_words
 from prx_email_django.states import Status
 from prx_email_django.status.configured_accounts import unusable_accounts
 from prx_email_django.status.counts import (
@@ -139,18 +141,21 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
     Broken: nothing can be sent, or mail is lost when it is queued, until a person acts.
     """
     if not figures["instance_matches"]:
-        return Health.BROKEN, f"the database belongs to another instance, “{figures['instance']}”: run outbox_adopt"
+        text = _("the database belongs to another instance, “%(instance)s”: run outbox_adopt")
+        return Health.BROKEN, text % {"instance": figures["instance"]}
     if figures["unusable_accounts"]:
         return Health.BROKEN, figures["unusable_accounts"][0]["problem"]
     limit = max_age.total_seconds()
     if (figures["oldest_due_seconds"] or 0) > limit:
-        return Health.LATE, f"the oldest due message has waited for {figures['oldest_due_seconds']:.0f} s"
+        text = _("the oldest due message has waited for %(seconds)d s")
+        return Health.LATE, text % {"seconds": figures["oldest_due_seconds"]}
     if (figures["oldest_expired_lease_seconds"] or 0) > limit:
-        return Health.LATE, "messages of a lost worker wait for a drain"
+        return Health.LATE, _("messages of a lost worker wait for a drain")
     for account in figures["accounts"]:
         if account["pause_code"] == Trouble.REFUSING or account["refused_in_a_row"] >= suspicious():
-            return Health.LATE, f"the server refuses every message of the account {account['name']}: {account['why']}"
-    return Health.WELL, "well"
+            text = _("the server refuses every message of the account %(name)s: %(why)s")
+            return Health.LATE, text % {"name": account["name"], "why": account["why"]}
+    return Health.WELL, _("well")
 
 
 def account_facts(
@@ -274,7 +279,7 @@ def suspicious() -> int:
 def _problem(account: Account) -> str:
     """Return what keeps the account from ever connecting, by the rule that each connection asks."""
     try:
-        return settings_problem(account) or connection_problem(account)
+        return in_words(settings_problem(account), _) or connection_problem(account)
     except DecryptionFailed as error:
         return str(error)
 
