@@ -175,7 +175,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except OutboxError as error:
-        raise CommandError(f"{error} ({error.code})") from error
+        raise CommandError(f"{in_words(error, _)} ({error.code})") from error
     except (ImproperlyConfigured, ArgumentTypeError) as error:
         raise CommandError(str(error)) from error
     except DatabaseError as error:
