@@ -202,6 +202,16 @@ def test_bulk_actions_show_how_many_changed_and_why_others_did_not() -> None:
     assert rows.notices(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
 
 
+def test_a_confirmation_says_who_has_not_received_the_message_yet() -> None:
+    account = rows.make_account()
+    whole, partly = rows.unknown(account), rows.unknown(account, to=["ann@example.org", "bo@example.org"])
+    partly.recipients.filter(address="bo@example.org").update(result="")
+    assert rows.notices(bulk(rows.client_for("*"), "confirm_selected", [whole, partly])) == [
+        "2 messages are confirmed to have arrived.",
+        "1 of them has not reached all its recipients: it is due for the others.",
+    ]
+
+
 @pytest.mark.parametrize("action", ["retry", "cancel", "confirm", "dismiss"])
 def test_every_bulk_action_asks_first_and_says_what_it_would_change(action: str) -> None:
     account, other = rows.make_account(), rows.make_account("paused")
