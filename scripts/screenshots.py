@@ -175,7 +175,7 @@ def _shoot(url: str, pages: dict[str, str], folder: Path, *, everything: bool) -
 
 
 def _accessible(page: Any) -> None:
-    """Print what axe finds serious; ``tests/acceptance/test_admin_accessible.py`` says which of it is Django's."""
+    """Print what axe finds serious."""
     import axe_playwright_python
 
     page.evaluate(Path(axe_playwright_python.__path__[0], "axe.min.js").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from prx_email_django.admin import columns
 from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url_if_any
 from prx_email_django.admin.check import SAVE_AND_CHECK, AccountCheckMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
-from prx_email_django.admin.pauses import MAX_PAUSES, PauseActionsMixin
+from prx_email_django.admin.pauses import PauseActionsMixin, pause_lines
 from prx_email_django.admin.sign_in import SignInMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
 from prx_email_django.models.encrypted import DecryptionFailed, is_set
@@ -176,7 +176,7 @@ class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastL
                 why=reason,
                 advice=advice(reason),
                 is_paused=bool(obj.pause_reason),
-                pauses=obj.pause_records.all()[:MAX_PAUSES],
+                pauses=pause_lines(obj.pause_records.all()),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )
         return super().render_change_form(request, context, *args, **kwargs)

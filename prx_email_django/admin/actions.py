@@ -18,7 +18,10 @@ from prx_email_django.admin.base import OperatorMixin, log, page_url
 from prx_email_django.admin.bulk import UNDERSTOOD, BulkPage, selection_of, tell_refused, tell_silence
 from prx_email_django.admin.operations import CANCEL, CONFIRM, DISMISS, OPERATIONS, RETRY, Operation
 from prx_email_django.models import OutboxMessage
-from prx_email_django.status.figures import message_reason
+from prx_email_django.status.counts import worker_facts
+from prx_email_django.status.figures import held_back, message_reason
+from prx_email_django.status.overview import nobody_works
+from prx_email_django.store.db import clock_for
 
 
 class MessageActionsMixin(OperatorMixin):
@@ -66,14 +69,16 @@ class MessageActionsMixin(OperatorMixin):
         if not self.has_operate_permission(request, message):
             return []
         now = timezone.now()
+        offered = [operation for operation in OPERATIONS.values() if operation.is_offered(message, now)]
+        held = _held(message) if any(operation.sends_again for operation in offered) else ""
         return [
             {
                 "operation": operation,
                 "url": page_url(self, self.model, operation.name, message.pk),
                 "may_duplicate": operation.may_duplicate(message),
+                **_words(operation, held),
             }
-            for operation in OPERATIONS.values()
-            if operation.is_offered(message, now)
+            for operation in offered
         ]
 
     @admin.action(description=gettext_lazy("Retry the selected messages now"), permissions=["operate"])
@@ -107,6 +112,21 @@ class MessageActionsMixin(OperatorMixin):
         }
         selection = selection_of(queryset, fields)
         return BulkPage(self, request, operation, selection, back=request.get_full_path()).response()
+
+
+def _held(message: OutboxMessage) -> str:
+    """Say what would keep the message from being sent if it were due now, or that nobody works."""
+    now = clock_for(None).running
+    if why := held_back(message, now=now):
+        return f"{capfirst(why)}."
+    return nobody_works(worker_facts(), now)
+
+
+def _words(operation: Operation, held: str) -> dict[str, Any]:
+    """Return label and help of a button; it promises nothing that would not happen."""
+    if not held or not operation.sends_again:
+        return {"label": operation.label, "help": operation.help}
+    return {"label": operation.label_if_held, "help": _("It will be due, and it waits. %(why)s") % {"why": held}}
 
 
 def selected_rows(request: HttpRequest) -> dict[str, Any]:

@@ -18,15 +18,16 @@ from django.contrib import messages
 from django.db.models import Count, F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from prx_email_django.admin.base import OperatorMixin, log
-from prx_email_django.admin.operations import REFUSALS, Operation
+from prx_email_django.admin.operations import CONFIRM, REFUSALS, Operation
 from prx_email_django.models import OutboxMessage
-from prx_email_django.models.conditions import FAILED
+from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED
 from prx_email_django.rules.pauses import in_force
 from prx_email_django.states import ErrorCode
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.status.overview import worker_sentence
+from prx_email_django.status.overview import nobody_works, stopped, worker_sentence
 from prx_email_django.store.db import clock_for
 
 #: Messages of one batch.
@@ -106,6 +107,8 @@ class BulkPage:
         self.selection = selection
         self.back = back
         self.revives = REVIVE in request.POST
+        #: Confirmed messages of which some recipients have not received a copy.
+        self.open = 0
 
     def response(self) -> HttpResponse:
         """Ask, or change as many as time allows and tell how far this came."""
@@ -130,10 +133,16 @@ class BulkPage:
         if not summary.count:
             messages.warning(self.request, _("Nothing was changed: no message matches any more."))
             return HttpResponseRedirect(self.back)
+        now = clock_for(None).running
+        figures = outbox_status(now=now) if self.operation.sends_again else None
+        warnings = [text for text in (*stopped(figures), nobody_works(figures, now)) if text] if figures else []
+        is_held = bool(warnings) or sum(summary.paused.values()) == summary.count
         return self.page.own_page(
             self.request,
             "bulk.html",
-            title=self.operation.label,
+            warnings=warnings,
+            title=self.operation.label_if_held if is_held and self.operation.sends_again else self.operation.label,
+            is_held=is_held and self.operation.sends_again,
             operation=self.operation,
             summary=summary,
             fields=self._fields(),
@@ -171,6 +180,8 @@ class BulkPage:
         refused = Counter(report.refused)
         refused["forbidden"] += len(found) - len(permitted)
         refused["set_aside"] += len(ids) - len(found)
+        if self.operation is CONFIRM:
+            self.open += OutboxMessage.objects.filter(FAILED & QUEUED & MAY_HAVE_BEEN_DELIVERED, pk__in=ids).count()
         if report.changed:
             log(self.request, _changed(permitted, report.changed), str(self.operation.log))
         return report.changed, +refused
@@ -178,6 +189,13 @@ class BulkPage:
     def _tell(self, changed: int, refused: Counter[str]) -> None:
         if changed:
             messages.success(self.request, str(self.operation.done % {"count": changed}))
+        if self.open:
+            text = ngettext(
+                "%(count)d of them has not reached all its recipients: it is due for the others.",
+                "%(count)d of them have not reached all their recipients: they are due for the others.",
+                self.open,
+            )
+            messages.warning(self.request, text % {"count": self.open})
         tell_refused(self.request, refused)
         if changed and self.operation.sends_again:
             tell_obstacles(self.request)
@@ -197,8 +215,11 @@ def tell_obstacles(request: HttpRequest) -> None:
     """Show what keeps due messages from being sent now: pauses, and that no worker lives."""
     now = clock_for(None).running
     figures = outbox_status(now=now)
+    everything = list(stopped(figures))
+    for text in everything:
+        messages.warning(request, text)
     for account in figures["accounts"]:
-        if account["due"] and (account["pause_code"] or figures["paused"] or not account["is_active"]):
+        if account["due"] and not everything and (account["pause_code"] or not account["is_active"]):
             messages.warning(request, f"{account['name']}: {account['why']}.")
     tell_silence(request, figures, now)
 

@@ -27,6 +27,7 @@ from prx_email_django.admin.own_redirect import check_post_or_own_redirect, redi
 from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account
 from prx_email_django.results import CheckStep
+from prx_email_django.rules.words import in_words
 
 logger = logging.getLogger("prx_email_django")
 
@@ -55,7 +56,7 @@ class AccountCheckMixin(OperatorMixin):
         try:
             steps = api.check_steps(account, send_to=send_to, timeout=TIMEOUT)
         except OutboxError as error:
-            messages.error(request, str(error))
+            messages.error(request, in_words(error, _))
             return self.back_to("change", pk)
         page = self._page(request, account, send_to)
         if isinstance(request, ASGIRequest):
@@ -113,7 +114,7 @@ def _until_error(steps: Iterator[CheckStep]) -> Iterator[CheckStep]:
         yield from steps
     except (DatabaseError, OutboxError) as error:
         logger.exception("the check of an account broke off")
-        text = str(error) if isinstance(error, OutboxError) else _("The database could not be used.")
+        text = in_words(error, _) if isinstance(error, OutboxError) else _("The database could not be used.")
         hint = _("The steps above stand. Check again; the log of the web server holds the error.")
         yield CheckStep(_("broken off"), False, 0.0, text, hint)
 

@@ -18,7 +18,6 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
 from prx_email_django.states import WAITING, ErrorCode, Status
 from prx_email_django.status.overview import span
-from prx_email_django.status.reasons import at
 
 #: Addresses shown in one line of a list.
 SHOWN = 2
@@ -57,9 +56,54 @@ def ago(moment: datetime, now: datetime) -> SafeString:
         text = _("%(time)s ago") % {"time": span(seconds)}
     else:
         text = _("in %(time)s") % {"time": span(-seconds)}
+    return exactly(moment, text)
+
+
+def exactly(moment: datetime, text: str) -> SafeString:
+    """Return a text about an instant, with the exact time and its zone on hover."""
     local = timezone.localtime(moment)
-    exact = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
-    return format_html('<time datetime="{}" title="{}">{}</time>', local.isoformat(), exact, text)
+    return format_html('<time datetime="{}" title="{}">{}</time>', local.isoformat(), exact(moment), text)
+
+
+def exact(moment: datetime) -> str:
+    """Return an instant to the second, with its zone."""
+    local = timezone.localtime(moment)
+    return f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
+
+
+def zone_in_words() -> str:
+    """Name the zone of all times that are shown."""
+    name = timezone.get_current_timezone_name()
+    short = timezone.localtime().tzname() or name
+    return name if short == name else f"{name} ({short})"
+
+
+def instant(field: Any) -> Any:
+    """Return a column for a field that holds an instant: how long ago, with the exact time beside it on a page."""
+    name = field.name
+
+    @admin.display(description=field.verbose_name, ordering=name, empty_value="–")
+    def column(row: Any) -> SafeString | None:
+        moment = getattr(row, name)
+        return None if moment is None else ago(moment, timezone.now())
+
+    column.__name__ = name
+    return column
+
+
+def instant_in_full(field: Any) -> Any:
+    """Return a line of a page for a field that holds an instant: how long ago, and the exact time."""
+    name = field.name
+
+    @admin.display(description=field.verbose_name, empty_value="–")
+    def line(row: Any) -> SafeString | None:
+        moment = getattr(row, name)
+        if moment is None:
+            return None
+        return format_html('{} <span class="outbox-reason">{}</span>', ago(moment, timezone.now()), exact(moment))
+
+    line.__name__ = name
+    return line
 
 
 def message_state(message: OutboxMessage, *, now: datetime | None = None) -> tuple[str, str]:
@@ -95,8 +139,10 @@ def status_and_time(message: OutboxMessage) -> SafeString:
     if message.next_attempt_at is None or message.status not in WAITING:
         return status_badges(message)
     now = timezone.now()
-    text = _("at %(time)s") if message.next_attempt_at > now else _("due since %(time)s")
-    time = text % {"time": at(message.next_attempt_at, now)}
+    due_for = (now - message.next_attempt_at).total_seconds()
+    time = ago(message.next_attempt_at, now)
+    if due_for >= 0:
+        time = exactly(message.next_attempt_at, _("due for %(time)s") % {"time": span(due_for)})
     return format_html('{} <span class="outbox-reason">{}</span>', status_badges(message), time)
 
 

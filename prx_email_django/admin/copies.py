@@ -18,6 +18,7 @@ from prx_email_django.admin.base import OperatorMixin, log, may_read_content, pa
 from prx_email_django.admin.bulk import UNDERSTOOD, tell_silence
 from prx_email_django.errors import OutboxError
 from prx_email_django.models import OutboxMessage
+from prx_email_django.rules.words import in_words
 
 if TYPE_CHECKING:
     from prx_email_django.admin.operations import Text
@@ -90,6 +91,8 @@ class MessageCopiesMixin(OperatorMixin):
         return [
             {
                 "operation": button,
+                "label": button.label,
+                "help": button.help,
                 "url": page_url(self, self.model, button.name, message.pk),
                 "consent": button.consent,
                 "once": get_random_string(16),
@@ -103,7 +106,7 @@ class MessageCopiesMixin(OperatorMixin):
         try:
             new = apply(message.pk, idempotency_key=key, **to)
         except OutboxError as error:
-            messages.error(request, str(error))
+            messages.error(request, in_words(error, _))
             return self.back_to("change", message.pk)
         log(request, [message], said % {"number": new.pk})
         log(request, [new], _("Made from message %(number)d.") % {"number": message.pk})

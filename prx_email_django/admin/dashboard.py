@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,30 +12,35 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.functional import Promise
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from prx_email_django import api
 from prx_email_django.admin import columns
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url, page_url_if_any, username
-from prx_email_django.admin.bulk import BulkPage, Selection
+from prx_email_django.admin.bulk import BulkPage, Selection, selection_of, tell_silence
 from prx_email_django.admin.charts import DAYS, by_day, by_hour
 from prx_email_django.admin.operations import OPERATIONS
 from prx_email_django.models import Account, OutboxMessage, OutboxState, PauseRecord
+from prx_email_django.models.conditions import IN_DOUBT
 from prx_email_django.models.dashboard import Outbox
 from prx_email_django.states import ErrorCode
 from prx_email_django.status.advice import advice
 from prx_email_django.status.counts import sums_by_hour
 from prx_email_django.status.failures import FailureGroup, failure_groups, messages_of_group
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.status.overview import Cause, is_alive, span, verdict_of
+from prx_email_django.status.overview import Cause, is_alive, reached_limits, span, verdict_of, worker_sentence
 from prx_email_django.store.db import clock_for
 
 #: Reasons that the page shows.
 MAX_REASONS = 10
 #: Seconds after which ``?live=1`` loads the page again.
 LIVE = 10
-#: Operations on all messages of one reason.
-GROUP_OPERATIONS = ("retry", "dismiss")
+#: Operations on all messages of one reason, and on all that may have been delivered, with the labels of their buttons.
+GROUP_OPERATIONS = {"retry": gettext_lazy("Retry all %(count)d"), "dismiss": gettext_lazy("Dismiss all %(count)d")}
+DOUBT_OPERATIONS = {"confirm": gettext_lazy("Confirm all %(count)d"), "retry": GROUP_OPERATIONS["retry"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class ShownCause:
     open_url: str = ""
     resume_url: str = ""
     hint: str = ""
+    #: Label and address of each further button.
+    buttons: Sequence[tuple[str, str]] = ()
 
 
 class OutboxAdminMixin(FactsAdminMixin):
@@ -69,6 +77,7 @@ class OutboxAdminMixin(FactsAdminMixin):
             path("", self.admin_site.admin_view(self.changelist_view), name=self.url_name("changelist")),
             path("resume/", self.guarded(self.resume_view), name=self.url_name("resume")),
             path("resume/<int:pk>/", self.guarded(self.resume_view), name=self.url_name("resume_account")),
+            path("doubt/<str:name>/", self.guarded(self.doubt_view), name=self.url_name("doubt")),
             path("reason/<str:name>/", self.guarded(self.reason_view), name=self.url_name("reason")),
         ]
 
@@ -84,11 +93,12 @@ class OutboxAdminMixin(FactsAdminMixin):
         context = {
             "verdict": verdict,
             "causes": [self._shown(request, cause, figures) for cause in verdict.causes],
+            "zone": columns.zone_in_words(),
             "tiles": self._tiles(figures),
             "charts": [by_hour(sums, now=now), by_day(sums, now=now)],
             "reasons": [self._reason(request, reason, now) for reason in reasons],
             "reasons_are_cut": is_cut,
-            "accounts": [self._account(account, now) for account in figures["accounts"]],
+            "accounts": [self._account(account, figures, now) for account in figures["accounts"]],
             "workers": [
                 worker | {"is_alive": is_alive(worker, now=now)} | _times(worker, "started_at", "last_seen_at", now=now)
                 for worker in figures["workers"][:MAX_REASONS]
@@ -110,11 +120,23 @@ class OutboxAdminMixin(FactsAdminMixin):
         if pk is not None and account is None:
             raise Http404
         api.resume_outbox(account, by=username(request))
-        figures = outbox_status()
+        now = clock_for(None).running
+        figures = outbox_status(now=now)
         why = next((row["why"] for row in figures["accounts"] if account and row["id"] == account.pk), "")
         name = account.name if account else _("everything")
         messages.success(request, _("%(name)s is resumed: %(why)s.") % {"name": name, "why": why or _("may send")})
+        tell_silence(request, figures, now)
         return HttpResponseRedirect(page_url(self, Outbox, "changelist"))
+
+    def doubt_view(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Confirm or retry all messages that may have been delivered, after a page that says how many these are."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        if name not in DOUBT_OPERATIONS:
+            raise Http404
+        selection = selection_of(OutboxMessage.objects.filter(IN_DOUBT), {})
+        back = page_url(self, Outbox, "changelist")
+        return BulkPage(self, request, OPERATIONS[name], selection, back=back).response()
 
     def reason_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Retry or dismiss all messages of one reason, after a page that says which these are."""
@@ -134,9 +156,14 @@ class OutboxAdminMixin(FactsAdminMixin):
 
     def _shown(self, request: HttpRequest, cause: Cause, figures: dict[str, Any]) -> ShownCause:
         # What a person wrote as the reason of a pause needs no advice.
-        shown = ShownCause(cause, hint="" if cause.by_person else str(advice(cause.text)))
-        if cause.in_doubt:
-            return replace(shown, open_url=self._messages(doubt="yes"))
+        shown = ShownCause(cause, hint=cause.hint or ("" if cause.by_person else str(advice(cause.text))))
+        if cause.of_messages == "doubt":
+            buttons = self._buttons(request, DOUBT_OPERATIONS, "doubt", figures["in_doubt"])
+            return replace(shown, open_url=self._messages(doubt="open"), buttons=buttons)
+        if cause.of_messages:
+            return replace(shown, open_url=self._messages(status=cause.of_messages))
+        if cause.of_workers:
+            return replace(shown, open_url="#outbox-workers")
         if not cause.account:
             may_resume = cause.can_resume and request.user.has_perm(f"{self.opts.app_label}.change_outboxstate")
             return replace(shown, resume_url=page_url(self, Outbox, "resume") if may_resume else "")
@@ -160,30 +187,32 @@ class OutboxAdminMixin(FactsAdminMixin):
             for name, label, query in tiles
         ]
 
-    def _account(self, account: dict[str, Any], now: datetime) -> dict[str, Any]:
-        state, label = account_state(account)
+    def _account(self, account: dict[str, Any], figures: dict[str, Any], now: datetime) -> dict[str, Any]:
+        state, label = account_state(account, figures, now=now)
         return {
             **account,
             **_times(account, "token_expires_at", now=now),
             "state": state,
             "label": label,
-            "oldest": "" if account["oldest_due_seconds"] is None else span(account["oldest_due_seconds"]),
+            "oldest": _age(account["oldest_due_seconds"], now),
             "url": page_url_if_any(self, Account, "change", account["id"]),
             "due_url": self._messages(status="due", account__id__exact=account["id"]),
         }
 
     def _reason(self, request: HttpRequest, reason: FailureGroup, now: datetime) -> dict[str, Any]:
         query = {"status": "needs_person", "account__id__exact": reason.account_id, "reason": reason.folded}
-        labels = {"retry": _("Retry all %(count)d"), "dismiss": _("Dismiss all %(count)d")}
-        buttons = [
-            (labels[name] % {"count": reason.count}, page_url(self, Outbox, "reason", name))
-            for name in GROUP_OPERATIONS
-            if self.has_operate_permission(request)
-        ]
+        buttons = self._buttons(request, GROUP_OPERATIONS, "reason", reason.count)
         label = ErrorCode(reason.code).label if reason.code in ErrorCode.values else reason.code
         url = self._messages(**query, **({"error": reason.code} if reason.code else {}))
         first, last = columns.ago(reason.first, now), columns.ago(reason.last, now)
         return {"reason": reason, "label": label, "url": url, "buttons": buttons, "first": first, "last": last}
+
+    def _buttons(
+        self, request: HttpRequest, labels: Mapping[str, Promise], page: str, count: int
+    ) -> list[tuple[str, str]]:
+        if not self.has_operate_permission(request):
+            return []
+        return [(str(label) % {"count": count}, page_url(self, Outbox, page, name)) for name, label in labels.items()]
 
     def _messages(self, **query: Any) -> str:
         url = page_url_if_any(self, OutboxMessage, "changelist")
@@ -195,17 +224,26 @@ class OutboxAdmin(OutboxAdminMixin, ModelAdmin):
     """Registers the page in the admin site."""
 
 
-def account_state(account: dict[str, Any]) -> tuple[str, str]:
+def account_state(account: Mapping[str, Any], figures: Mapping[str, Any], *, now: datetime) -> tuple[str, str]:
     """Return the state of an account (which sets the colour) and its label."""
     if not account["is_active"]:
         return "rest", _("off")
-    if account["pause_code"]:
+    if not figures["instance_matches"]:
+        return "failed", _("stopped")
+    if account["pause_code"] or figures["paused"]:
         return "failed", _("paused")
     if account["problem"] or account["last_trouble"] or account["refused_in_a_row"]:
         return "unknown", _("failing")
-    if any(limit["used"] >= limit["count"] for limit in account["limits"]):
+    if reached_limits(account):
         return "deferred", _("limited")
+    if account["due"] and worker_sentence(figures, now):
+        return "unknown", _("no worker")
     return "sent", _("sending") if account["connections"] else _("ready")
+
+
+def _age(seconds: float | None, now: datetime) -> SafeString | str:
+    """Return for how long something has waited, with the exact time on hover."""
+    return "" if seconds is None else columns.exactly(now - timedelta(seconds=seconds), span(seconds))
 
 
 def _times(row: dict[str, Any], *names: str, now: datetime) -> dict[str, str]:

@@ -21,6 +21,7 @@ from prx_email_django.admin.base import OperatorMixin, page_url
 from prx_email_django.admin.bulk import UNDERSTOOD
 from prx_email_django.errors import OutboxError
 from prx_email_django.results import ErasureReport
+from prx_email_django.rules.words import in_words
 
 
 class ErasePageMixin(OperatorMixin):
@@ -51,7 +52,7 @@ class ErasePageMixin(OperatorMixin):
         try:
             report = api.erase_address(address, dry_run=not confirmed)
         except OutboxError as error:
-            messages.error(request, str(error))
+            messages.error(request, in_words(error, _))
             return self._page(request)
         if not confirmed:
             return self._page(request, address=address, numbers=_numbers(report), left=_left(report))

@@ -18,7 +18,15 @@ from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.admin.search import recent
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
-from prx_email_django.models.conditions import AT_REST, FAILED, MAY_HAVE_BEEN_DELIVERED, NEEDS_PERSON, QUEUED, SENDING
+from prx_email_django.models.conditions import (
+    AT_REST,
+    FAILED,
+    IN_DOUBT,
+    MAY_HAVE_BEEN_DELIVERED,
+    NEEDS_PERSON,
+    QUEUED,
+    SENDING,
+)
 from prx_email_django.states import WAITING, AttemptOutcome, ErrorCode, Status
 from prx_email_django.status.failures import texts_of_group
 
@@ -90,6 +98,7 @@ class UnknownOutcomeFilter(ChoiceFilter):
     parameter_name = "doubt"
     choices_by_name = {
         "yes": (_("may have been delivered"), MAY_HAVE_BEEN_DELIVERED),
+        "open": (_("may have been delivered, nobody has decided"), IN_DOUBT),
         "held": (_("may have been delivered, at rest"), AT_REST & Q(attempts__gt=F("retries"))),
     }
 

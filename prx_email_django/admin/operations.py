@@ -51,6 +51,8 @@ class Operation:
     log: Text
     apply: Callable[[Sequence[int]], ChangeReport]
     is_offered: Callable[[OutboxMessage, datetime], bool]
+    #: The label where nothing would send the message now.
+    label_if_held: Text = ""
     #: The operation may send a second copy of a message whose outcome is unknown.
     sends_again: bool = False
 
@@ -88,6 +90,7 @@ RETRY = Operation(
     log=_("Retry requested."),
     apply=api.requeue_outbox,
     is_offered=_is_failed,
+    label_if_held=_("Make it due"),
     sends_again=True,
 )
 SEND_NOW = Operation(
@@ -98,6 +101,7 @@ SEND_NOW = Operation(
     log=_("Sending before the planned time requested."),
     apply=lambda ids: api.requeue_outbox(ids, force=True),
     is_offered=_is_delayed,
+    label_if_held=RETRY.label_if_held,
     sends_again=True,
 )
 CANCEL = Operation(

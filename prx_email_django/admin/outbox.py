@@ -13,8 +13,9 @@ from django.utils.translation import gettext as _
 
 from prx_email_django import api
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, username
+from prx_email_django.admin.bulk import tell_silence
 from prx_email_django.admin.forms import PauseForm
-from prx_email_django.admin.pauses import MAX_PAUSES
+from prx_email_django.admin.pauses import pause_lines
 from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.rules.pauses import in_force
 
@@ -47,7 +48,7 @@ class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
         context = {
             "title": _("State of the outbox"),
             "everything_paused": everything_paused(),
-            "pauses": PauseRecord.objects.filter(account__isnull=True)[:MAX_PAUSES],
+            "pauses": pause_lines(PauseRecord.objects.filter(account__isnull=True)),
             "pause_form": PauseForm() if self.has_operate_permission(request) else None,
         }
         return super().changelist_view(request, {**context, **(extra_context or {})})
@@ -69,6 +70,7 @@ class OutboxStateAdmin(FactsAdminMixin, ModelAdmin):
         was_paused = everything_paused() is not None
         api.resume_outbox(None, by=username(request))
         messages.success(request, _("The outbox is resumed.") if was_paused else _("The outbox was not paused."))
+        tell_silence(request)
         return self.back_to("changelist")
 
     def _require_permission(self, request: HttpRequest) -> None:

@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django import api
 from prx_email_django.admin.actions import selected_rows
 from prx_email_django.admin.base import OperatorMixin, log, username
+from prx_email_django.admin.bulk import tell_silence
+from prx_email_django.admin.columns import ago
 from prx_email_django.admin.forms import PauseForm
-from prx_email_django.models import Account, AccountState
+from prx_email_django.models import Account, AccountState, PauseRecord
+from prx_email_django.models.activity import BY_WORKER
+from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.status.figures import account_facts, account_reason
+from prx_email_django.store.db import clock_for
 
 #: Newest pauses on the page of an account, and of everything.
 MAX_PAUSES = 20
+#: Accounts of which a notice says what keeps them from sending.
+MAX_SAID = 5
+#: Codes of the pauses that workers set, in words.
+CODES: Mapping[str, Promise] = {
+    Trouble.CONNECTION: gettext_lazy("no connection"),
+    Trouble.TLS: gettext_lazy("TLS error"),
+    Trouble.AUTH: gettext_lazy("authentication refused"),
+    Trouble.TOKEN: gettext_lazy("no access token"),
+    Trouble.QUOTA: gettext_lazy("quota used up"),
+    Trouble.REFUSING: gettext_lazy("every message refused"),
+    Trouble.CONFIGURATION: gettext_lazy("account misconfigured"),
+}
+
+
+def pause_lines(records: QuerySet[PauseRecord]) -> list[dict[str, Any]]:
+    """Return the newest pauses as the history shows them."""
+    now = timezone.now()
+    return [
+        {
+            "reason": record.reason,
+            "code": CODES.get(record.code, ""),
+            "by": _("worker") if record.by == BY_WORKER else record.by,
+            "begun": ago(record.begun_at, now),
+            "ended": ago(record.ended_at, now) if record.ended_at else "",
+            "until": ago(record.until, now) if record.until else "",
+            "is_over": record.until is not None and record.until <= now,
+            "ended_by": _("worker") if record.ended_by == BY_WORKER else record.ended_by,
+        }
+        for record in records[:MAX_PAUSES]
+    ]
 
 
 class PauseActionsMixin(OperatorMixin):
@@ -93,6 +132,12 @@ class PauseActionsMixin(OperatorMixin):
         self._show_result(
             request, resumed, text % {"count": len(resumed)}, _("Resumed."), len(accounts) - len(permitted)
         )
+        now = clock_for(None).running
+        facts = account_facts(resumed[:MAX_SAID], now=now)
+        for account in resumed[:MAX_SAID]:
+            messages.info(request, f"{account.name}: {account_reason(account, facts=facts[account.pk], now=now)}.")
+        if resumed:
+            tell_silence(request)
         if len(resumed) < len(permitted):
             idle = len(permitted) - len(resumed)
             text = ngettext("%(count)d account was not paused.", "%(count)d accounts were not paused.", idle)

@@ -20,6 +20,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.crypto import get_random_string
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_safe
 
@@ -31,6 +32,7 @@ from prx_email_django.models import Account
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.sign_in import SignIn, begin, finish, refused
 from prx_email_django.oauth.token import TokenRefused
+from prx_email_django.rules.words import in_words, words
 from prx_email_django.status.advice import advice
 
 logger = logging.getLogger("prx_email_django")
@@ -146,23 +148,25 @@ class SignInMixin(OperatorMixin):
         try:
             key, pk = signing.loads(request.GET.get("state", ""), salt=_SALT, max_age=MAX_AGE)
         except signing.SignatureExpired:
-            raise refused("the sign-in took too long", "expired") from None
+            raise refused(words(gettext_noop("the sign-in took too long")), "expired") from None
         except (signing.BadSignature, ValueError, TypeError):
-            raise refused("this answer belongs to no sign-in that was begun here", "state") from None
+            raise refused(
+                words(gettext_noop("this answer belongs to no sign-in that was begun here")), "state"
+            ) from None
         begun = dict(request.session.get(SESSION_KEY, {}))
         entry = begun.pop(key, None)
         # Written now: an error later in this request must not make the state usable again.
         request.session[SESSION_KEY] = begun
         request.session.save()
         if entry is None or entry["account"] != pk or entry.pop("person") != str(request.user.pk):
-            raise refused("this answer belongs to no sign-in that was begun here", "state")
+            raise refused(words(gettext_noop("this answer belongs to no sign-in that was begun here")), "state")
         return dict(entry)
 
     def _operable_again(self, request: HttpRequest, pk: int) -> Any:
         try:
             return self.operable(request, pk)
         except Http404:
-            raise refused("the account was deleted during the sign-in", "changed") from None
+            raise refused(words(gettext_noop("the account was deleted during the sign-in")), "changed") from None
 
     def _failed(self, request: HttpRequest, account: Any, error: Exception) -> HttpResponse:
         """Show what went wrong and what to do; nothing was stored."""
@@ -172,7 +176,7 @@ class SignInMixin(OperatorMixin):
             request,
             "sign_in_failed.html",
             title=_("Signing in failed"),
-            error=str(error),
+            error=in_words(getattr(error, "said", error), _),
             advice=advice(str(error)),
             redirect_uri=self.redirect_uri(request),
             back=page_url(self, self.model, *(("change", account.pk) if account else ("changelist",))),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from time import monotonic
 
+from django.utils.translation import gettext
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.api.guards import check_may_send
@@ -31,6 +32,8 @@ from prx_email_django.results import AccountReport, CheckStep
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Phase, Step
+from prx_email_django.rules.words import in_words
+from prx_email_django.rules.words import words as _
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.reasons import obstacle_sentence
@@ -89,7 +92,7 @@ class _AccountCheck:
     def run(self, send_to: str | None) -> Iterator[CheckStep]:
         """Yield each step, the failed one last."""
         if (name := outbox_settings().transport) != "smtp":
-            yield self._step(Step.CONNECT, True, f"TRANSPORT is “{name}”: no server is asked")
+            yield self._step(Step.CONNECT, True, _("TRANSPORT is “%(name)s”: no server is asked", name=name))
             return
         noted: set[Slot] = set()
         try:
@@ -172,7 +175,7 @@ class _AccountCheck:
         self._step_begun = monotonic()
         while (found := self._token_if_there(keeper)) is None:
             if monotonic() >= self.until:
-                return "", self._step(Step.TOKEN, False, "no access token: the token server does not answer")
+                return "", self._step(Step.TOKEN, False, _("no access token: the token server does not answer"))
             if self._arrived.wait(LOOK):
                 self._arrived.clear()
         return found
@@ -183,8 +186,10 @@ class _AccountCheck:
         try:
             token = keeper.current(done=self._arrived.set)
         except (TokenRefused, SecretAbsent) as error:
-            return "", self._step(Step.TOKEN, False, f"no access token: {error}")
-        return None if token is None else (token, self._step(Step.TOKEN, True, "an access token is there"))
+            return "", self._step(
+                Step.TOKEN, False, _("no access token: %(problem)s", problem=getattr(error, "said", error))
+            )
+        return None if token is None else (token, self._step(Step.TOKEN, True, _("an access token is there")))
 
     @sensitive_variables("token", "settings")
     def _walk(self, token: str, *, without_login: bool) -> Iterator[CheckStep]:
@@ -193,7 +198,7 @@ class _AccountCheck:
         try:
             settings = connection_settings(self.account, known_state(self.account), token=token, now=self.clock.now)
         except SecretAbsent as absent:
-            yield self._step(Step.LOGIN, False, str(absent))
+            yield self._step(Step.LOGIN, False, absent.args[0])
             return
         settings = replace(
             settings,
@@ -206,7 +211,7 @@ class _AccountCheck:
         with ExitStack() as stack:
             network = stack.enter_context(Network())
             opening = network.start(_open_and_quit(settings, max(0.1, self.until - monotonic())))
-            opening.add_done_callback(lambda _: done.put(None))
+            opening.add_done_callback(lambda _ended: done.put(None))
             while (passed := done.get()) is not None:
                 name, detail = passed
                 reached.append(name)
@@ -215,7 +220,7 @@ class _AccountCheck:
         if error is not None:
             yield self._step(_failed_step(error, reached, self.account.security), False, str(error))
         elif not without_login and self.account.auth_method == "none":
-            yield self._step(Step.LOGIN, True, "without a login")
+            yield self._step(Step.LOGIN, True, _("without a login"))
 
     # The message
 
@@ -242,8 +247,10 @@ class _AccountCheck:
         message.refresh_from_db()
         text = message.last_error or text  # without the advice, which the step has of its own
         if status == Status.SENT:
-            return self._step(Step.MESSAGE, True, message.provider_response or "accepted")
-        return self._step(Step.MESSAGE, False, text or f"message {message.pk} is {status}")
+            return self._step(Step.MESSAGE, True, message.provider_response or _("accepted"))
+        return self._step(
+            Step.MESSAGE, False, text or _("message %(number)d is %(status)s", number=message.pk, status=status)
+        )
 
     def _follow(self, pk: int) -> tuple[str, str]:
         pause = threading.Event()
@@ -255,7 +262,7 @@ class _AccountCheck:
 
     def _step(self, name: Step, ok: bool, detail: str) -> CheckStep:
         seconds, self._step_begun = monotonic() - self._step_begun, monotonic()
-        return CheckStep(str(name), ok, round(seconds, 3), detail, "" if ok else advice(detail))
+        return CheckStep(str(name), ok, round(seconds, 3), in_words(detail, gettext), "" if ok else advice(detail))
 
 
 async def _open_and_quit(settings: ConnectionSettings, seconds: float) -> ConnectError | None:

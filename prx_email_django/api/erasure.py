@@ -11,6 +11,7 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.results import ErasureReport
 from prx_email_django.rules.erasure import ErasedAddress
+from prx_email_django.rules.words import words as _
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.erase import erase_messages
 from prx_email_django.store.erase_records import accounts_with, erase_admin_log, erase_inbound, redact_texts
@@ -31,7 +32,8 @@ def erase_address(address: str, *, dry_run: bool = False, now: datetime | None =
     if names := accounts_with(erased):
         listed = ", ".join(f"“{name}”" for name in names)
         raise InvalidMessage(
-            f"the address belongs to the account {listed}: change or delete the account first", code="invalid_option"
+            _("the address belongs to the account %(names)s: change or delete the account first", names=listed),
+            code="invalid_option",
         )
     messages = erase_messages(erased, clock=clock_for(now), dry_run=dry_run)
     inbound = erase_inbound(erased, dry_run=dry_run)
@@ -52,8 +54,10 @@ def _spelled(address: str) -> ErasedAddress:
     try:
         spec = split_mailbox(as_text(address)).addr_spec
     except ValueError as error:
-        raise InvalidMessage(f"the address cannot be read: {error}", code="invalid_address") from None
-    local, _, domain = spec.rpartition("@")
+        raise InvalidMessage(
+            _("the address cannot be read: %(problem)s", problem=error), code="invalid_address"
+        ) from None
+    local, _at, domain = spec.rpartition("@")
     try:
         shown = idna.decode(domain)
     except idna.IDNAError:

@@ -22,6 +22,7 @@ from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import DrainReport, FailureMode, SendResult
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.rules.words import words as _
 from prx_email_django.states import WAITING
 from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.store.absence import unwritten
@@ -210,7 +211,7 @@ def drain(
     check_may_send("drain")
     check_instant("now", now)
     if limit is not None and limit < 0:
-        raise InvalidMessage("limit: must not be negative", code="invalid_option")
+        raise InvalidMessage(_("limit: must not be negative"), code="invalid_option")
     outbox, clock = outbox_and_clock(now)
     return Drain(
         clock=clock,

@@ -11,6 +11,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.oauth.servers import AuthorizationServer, authorization_server
 from prx_email_django.oauth.sign_in import SignedIn, refused
 from prx_email_django.oauth.token import TokenRefused
+from prx_email_django.rules.words import words as _
 
 #: Fields that a sign-in changes.
 _COLUMNS = ("oauth_refresh_token", "oauth_token", "oauth_token_expires_at", "is_active", "updated_at")
@@ -23,9 +24,9 @@ def sign_in_server(account: Account) -> AuthorizationServer:
         TokenRefused: there is none, or the account cannot keep a refresh token.
     """
     if account.is_from_settings:
-        raise refused("the account is declared in the settings, which no sign-in can change", "configuration")
+        raise refused(_("the account is declared in the settings, which no sign-in can change"), "configuration")
     if account.auth_method != "xoauth2":
-        raise refused("the account does not log in with a token", "configuration")
+        raise refused(_("the account does not log in with a token"), "configuration")
     return authorization_server(account)
 
 
@@ -42,7 +43,7 @@ def store_sign_in(account: Account, found: SignedIn) -> Account:
         present: Account | None = Account.objects.select_for_update().filter(pk=account.pk).first()
         same = ("user", "auth_method", "oauth_provider", "oauth_client_id", "oauth_token_url", "oauth_tenant")
         if present is None or any(getattr(present, name) != getattr(account, name) for name in same):
-            raise refused("the account was given another provider or client id during the sign-in", "changed")
+            raise refused(_("the account was given another provider or client id during the sign-in"), "changed")
         if not is_set(present, "oauth_refresh_token"):
             present.is_active = True
         present.oauth_refresh_token = found.refresh_token

@@ -18,6 +18,7 @@ from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_fields
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.words import in_words
 
 _HINT = gettext_lazy(
     "The form of an account in the admin names the same fields; docs/reference/account.md describes them."
@@ -29,8 +30,8 @@ def check_declared_accounts(**kwargs: Any) -> list[checks.CheckMessage]:
     """E009: an account that the settings declare has a field that cannot work; it sends nothing."""
     return [
         checks.Error(
-            f"{problem}",
-            hint=problem.hint or str(_HINT),
+            in_words(problem.text, _),
+            hint=in_words(problem.hint, _) or str(_HINT),
             obj=made.declared.path,
             id="prx_email_django.E009",
         )
@@ -48,7 +49,8 @@ def check_references(**kwargs: Any) -> list[checks.CheckMessage]:
     hint = _("Set the variable, or mount the file, in every process that sends mail; another process does not need it.")
     return [
         checks.Warning(
-            _("%(path)s is a reference that names nothing here: %(absent)s.") % {"path": path, "absent": absent},
+            _("%(path)s is a reference that names nothing here: %(absent)s.")
+            % {"path": path, "absent": in_words(absent, _)},
             hint=hint,
             id="prx_email_django.W007",
         )

@@ -15,6 +15,7 @@ from prx_email_django.conf.declared import SMTP_OPTIONS
 from prx_email_django.conf.reader import admins, email_backend, mailers
 from prx_email_django.django_mail.backend_options import option_problems, outbox_options
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.words import in_words
 
 #: The id that reports an invalid value of an option.
 _OPTION_IDS = {"account": "E031", "priority": "E032", "expires_after": "E033", "on_unknown": "E034"}
@@ -74,8 +75,8 @@ def _bad_values(alias: object, options: Mapping[str, Any]) -> Iterator[checks.Ch
     for problem in option_problems(**values):
         yield _error(
             alias,
-            f"{problem.name!r} {problem.message}.",
-            problem.hint,
+            _("%(name)s %(problem)s.") % {"name": repr(problem.name), "problem": in_words(problem.message, _)},
+            in_words(problem.hint, _),
             _OPTION_IDS[problem.name],
         )
 

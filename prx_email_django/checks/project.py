@@ -12,6 +12,7 @@ from prx_email_django.conf import OutboxSettings, outbox_settings
 from prx_email_django.conf.problems import problems
 from prx_email_django.conf.reader import NAME, use_tz
 from prx_email_django.conf.table import SETTINGS
+from prx_email_django.rules.words import in_words
 
 TAG = "prx_email"
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
@@ -29,7 +30,9 @@ def settings_in_force() -> OutboxSettings | None:
 def check_settings(**kwargs: Any) -> list[checks.CheckMessage]:
     """Report all errors (E001–E005) and warnings (W001–W005) of ``PRX_EMAIL``."""
     return [
-        checks.CheckMessage(problem.level, problem.message, hint=problem.hint, obj=NAME, id=problem.id)
+        checks.CheckMessage(
+            problem.level, in_words(problem.message, _), hint=in_words(problem.hint, _), obj=NAME, id=problem.id
+        )
         for problem in problems()
     ]
 

@@ -18,6 +18,8 @@ from prx_email_django.models.declared import declared_fields, settings_problem
 from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.text import CONTROL
+from prx_email_django.rules.words import Words
+from prx_email_django.rules.words import words as _
 from prx_email_django.store.db import is_refused_text
 from prx_email_django.store.declared import keep_equal, make
 from prx_email_django.store.insert_statement import can_insert
@@ -122,37 +124,51 @@ def _look_up(account: int | str, accounts: QuerySet[Account], named_by: str) -> 
 def _not_found(account: int | str, named_by: str) -> str:
     made = declared_fields(account) if isinstance(account, str) else None
     if made is not None and made.problems:
-        return withheld_text(made.declared.name, str(made.problems[0]))
+        return withheld_text(made.declared.name, made.problems[0].text)
     return missing_text(account, named_by)
 
 
-def missing_text(account: int | str, named_by: str) -> str:
+def missing_text(account: int | str, named_by: str) -> Words:
     """Say that the account does not exist, where its name comes from, and what to do."""
-    source = f", which {named_by} names" if named_by else ""
-    return f"there is no account “{account}”{source}; {_known_accounts()}"
+    if not named_by:
+        return _("there is no account “%(name)s”; %(known)s", name=account, known=_known_accounts())
+    return _(
+        "there is no account “%(name)s”, which %(named_by)s names; %(known)s",
+        name=account,
+        named_by=named_by,
+        known=_known_accounts(),
+    )
 
 
-def inactive_text(name: str, named_by: str) -> str:
+def inactive_text(name: str, named_by: str) -> Words:
     """Say that the account is switched off, where its name comes from, and what to do."""
-    source = f", which {named_by} names," if named_by else ""
-    return f"the account “{name}”{source} is switched off; activate it in the admin, or name another account"
+    if not named_by:
+        return _("the account “%(name)s” is switched off; activate it in the admin, or name another account", name=name)
+    return _(
+        "the account “%(name)s”, which %(named_by)s names, is switched off; activate it in the admin, or name another "
+        "account",
+        name=name,
+        named_by=named_by,
+    )
 
 
-def withheld_text(name: str, problem: str) -> str:
+def withheld_text(name: str, problem: str) -> Words:
     """Say why an account that the settings declare, or declared, must not send."""
-    return f"the account “{name}” sends nothing: {problem}"
+    return _("the account “%(name)s” sends nothing: %(problem)s", name=name, problem=problem)
 
 
-def no_account_text() -> str:
+def no_account_text() -> Words:
     """Say that nothing names an account, and what to do."""
-    return f"no account is named, and PRX_EMAIL has no DEFAULT_ACCOUNT; {_known_accounts()}"
+    return _("no account is named, and PRX_EMAIL has no DEFAULT_ACCOUNT; %(known)s", known=_known_accounts())
 
 
-def _known_accounts() -> str:
+def _known_accounts() -> Words:
     names = list(Account.objects.order_by("name").values_list("name", flat=True)[: _LISTED + 1])
     known = ", ".join(f"“{name}”" for name in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-    make = 'declare an account in PRX_EMAIL["ACCOUNTS"], add it in the admin, or use Account.objects.from_preset()'
-    return f"there are {known}; {make}" if names else f"there is no account yet: {make}"
+    make = _('declare an account in PRX_EMAIL["ACCOUNTS"], add it in the admin, or use Account.objects.from_preset()')
+    if names:
+        return _("there are %(names)s; %(advice)s", names=known, advice=make)
+    return _("there is no account yet: %(advice)s", advice=make)
 
 
 def account_default_from(account: Account) -> str:

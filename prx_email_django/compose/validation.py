@@ -17,6 +17,7 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
 from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
+from prx_email_django.rules.words import words as _
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
 MAX_TAG, MAX_KEY = 100, 255
@@ -42,7 +43,9 @@ def parse_address(text: str, *, field: str = "address") -> Address:
     try:
         return split_mailbox(text)
     except ValueError as error:
-        raise InvalidMessage(f"{field}: not a valid address: {error}", code="invalid_address") from error
+        raise InvalidMessage(
+            _("%(field)s: not a valid address: %(problem)s", field=field, problem=error), code="invalid_address"
+        ) from error
 
 
 def parse_addresses(addresses: Sequence[str], *, field: str) -> list[Address]:
@@ -124,7 +127,7 @@ def as_json(value: object) -> object:
 def _is_flat(value: object) -> bool:
     """Whether a JSON value is nested no deeper than ``MAX_JSON_DEPTH`` levels."""
     level = [value]
-    for _ in range(MAX_JSON_DEPTH + 1):
+    for _level in range(MAX_JSON_DEPTH + 1):
         nested = [outer for outer in level if isinstance(outer, dict | list)]
         if not nested:
             return True

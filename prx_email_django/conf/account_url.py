@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from django.views.decorators.debug import sensitive_variables
 
+from prx_email_django.rules.words import words as _
+
 #: Scheme -> the security and the port of the account.
 SCHEMES = {"smtps": ("tls", 465), "smtp": ("starttls", 587), "smtp+clear": ("none", 25)}
 _EXAMPLE = "smtps://user:password@smtp.example.com"
@@ -28,16 +30,19 @@ def parse_account_url(url: str) -> dict[str, str | int]:
         port = parts.port
     except ValueError:
         raise ValueError(
-            f"must be a URL like {_EXAMPLE}; a user or password with one of /?#[]@: is percent-encoded"
+            _(
+                "must be a URL like %(example)s; a user or password with one of /?#[]@: is percent-encoded",
+                example=_EXAMPLE,
+            )
         ) from None
     if parts.scheme not in SCHEMES:
-        raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
+        raise ValueError(_("must begin with one of %(schemes)s", schemes=", ".join(f"{name}://" for name in SCHEMES)))
     if port == 0:
-        raise ValueError("must have a port from 1 to 65535")
+        raise ValueError(_("must have a port from 1 to 65535"))
     if not parts.hostname:
-        raise ValueError(f"must name a host: {_EXAMPLE}")
+        raise ValueError(_("must name a host: %(example)s", example=_EXAMPLE))
     if parts.fragment or parts.path not in ("", "/"):
-        raise ValueError("must have nothing but a query after the host; a user or password is percent-encoded")
+        raise ValueError(_("must have nothing but a query after the host; a user or password is percent-encoded"))
     security, default_port = SCHEMES[parts.scheme]
     fields: dict[str, str | int] = {"host": parts.hostname, "port": port or default_port, "security": security}
     fields |= _credentials(parts)
@@ -59,7 +64,7 @@ def _decoded(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("must percent-encode user and password as UTF-8") from None
+        raise ValueError(_("must percent-encode user and password as UTF-8")) from None
 
 
 @sensitive_variables()
@@ -69,10 +74,12 @@ def _query(parts: SplitResult, *, taken: set[str]) -> dict[str, str | int]:
         query = parts.query.replace("+", "%2B")
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
     except ValueError:
-        raise ValueError("must have a query like ?email=shop%40example.com&rate_limits=30/minute") from None
+        raise ValueError(_("must have a query like ?email=shop%40example.com&rate_limits=30/minute")) from None
     fields: dict[str, str | int] = {}
     for name, value in pairs:
         if name in fields or (name in taken and name != "auth_method"):
-            raise ValueError(f"must name {name if name.isidentifier() else 'a field'} once")
+            raise ValueError(
+                _("must name %(field)s once", field=name) if name.isidentifier() else _("must name a field once")
+            )
         fields[name] = value
     return fields

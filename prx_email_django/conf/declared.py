@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from prx_email_django.conf.account_url import parse_account_url
 from prx_email_django.rules.hosts import is_loopback
+from prx_email_django.rules.words import words as _
 
 #: The account that Django's ``EMAIL_HOST`` and its neighbours become.
 DJANGO_ACCOUNT = "django"
@@ -73,10 +74,10 @@ def read_accounts(value: object) -> Mapping[str, DeclaredAccount]:
         ValueError: it is no dict of names; the text holds no value.
     """
     if not isinstance(value, Mapping):
-        raise ValueError("must be a dict: name of an account -> its fields or its URL")
+        raise ValueError(_("must be a dict: name of an account -> its fields or its URL"))
     for name in value:
         if not isinstance(name, str) or not name or not name.isprintable() or len(name) > _MAX_NAME:
-            raise ValueError(f"must have names of 1 to {_MAX_NAME} printable characters as its keys")
+            raise ValueError(_("must have names of 1 to %(most)d printable characters as its keys", most=_MAX_NAME))
     found: dict[str, DeclaredAccount] = {}
     spelled: dict[str, str] = {}
     for name, entry in value.items():
@@ -93,8 +94,9 @@ def as_mysql_compares(name: str) -> str:
 
 def _too_alike(name: str, first: str) -> DeclaredAccount:
     path = f'PRX_EMAIL["ACCOUNTS"]["{name}"]'
-    words = (
-        f"and “{first}” are one name for MariaDB and MySQL, which ignore case, accents and blanks: rename one of them"
+    words = _(
+        "and “%(first)s” are one name for MariaDB and MySQL, which ignore case, accents and blanks: rename one of them",
+        first=first,
     )
     return DeclaredAccount(name, path, problem=(path, words))
 
@@ -105,9 +107,9 @@ def _declared(name: str, entry: object) -> DeclaredAccount:
         try:
             return DeclaredAccount(name, path, parse_account_url(entry))
         except ValueError as error:
-            return DeclaredAccount(name, path, problem=(path, f"{error}"))
+            return DeclaredAccount(name, path, problem=(path, error.args[0]))
     if not isinstance(entry, Mapping):
-        return DeclaredAccount(name, path, problem=(path, "must be a dict of fields, or a URL"))
+        return DeclaredAccount(name, path, problem=(path, _("must be a dict of fields, or a URL")))
     return DeclaredAccount(name, path, dict(entry))
 
 
@@ -146,14 +148,14 @@ def from_smtp_options(
 
 def _contradiction(given: Mapping[str, object], paths: Mapping[str, str]) -> tuple[str, str] | None:
     if given.get("use_tls") and given.get("use_ssl"):
-        return paths["use_tls"], f"and {paths['use_ssl']} exclude each other: set one of them to True"
+        return paths["use_tls"], _("and %(other)s exclude each other: set one of them to True", other=paths["use_ssl"])
     if not given.get("host"):
-        return paths["host"], "names no server"
+        return paths["host"], _("names no server")
     has_login, is_clear = given.get("username") and given.get("password"), not given.get("use_tls")
     if has_login and is_clear and not given.get("use_ssl") and not is_loopback(str(given["host"])):
-        return paths["use_tls"], "is off, and a password goes in clear text to loopback only: set it to True"
+        return paths["use_tls"], _("is off, and a password goes in clear text to loopback only: set it to True")
     if "timeout" in given and not _is_timeout(given["timeout"]):
-        return paths["timeout"], "must be a number of seconds above 0, or None"
+        return paths["timeout"], _("must be a number of seconds above 0, or None")
     return None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.words import words as _
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -40,7 +41,7 @@ def parse_duration(value: object) -> timedelta:
     except OverflowError:
         duration = None
     if duration is None or duration < timedelta(0):
-        raise ValueError('must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"')
+        raise ValueError(_('must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"'))
     return duration
 
 
@@ -63,7 +64,7 @@ def positive_duration(value: object) -> timedelta:
     """
     duration = parse_duration(value)
     if not duration:
-        raise ValueError("must be longer than 0 seconds")
+        raise ValueError(_("must be longer than 0 seconds"))
     return duration
 
 
@@ -75,11 +76,15 @@ def read_retention(value: object) -> Retention:
     """
     kept: dict[str, object] = dict(RETENTION_DEFAULT)
     if not isinstance(value, Mapping):
-        raise ValueError(f"must be a dict with keys among {', '.join(kept)}")
+        raise ValueError(_("must be a dict with keys among %(names)s", names=", ".join(kept)))
     for key, duration in value.items():
         if key not in kept:
             meant = closest(str(key), kept)
-            raise ValueError(f"must not have the key {key!r}" + (f" (did you mean {meant!r}?)" if meant else ""))
+            if meant:
+                raise ValueError(
+                    _("must not have the key %(key)s (did you mean %(meant)s?)", key=repr(key), meant=repr(meant))
+                )
+            raise ValueError(_("must not have the key %(key)s", key=repr(key)))
         kept[key] = duration
     return Retention(**{key: _optional_duration(key, duration) for key, duration in kept.items()})
 
@@ -88,4 +93,4 @@ def _optional_duration(key: str, value: object) -> timedelta | None:
     try:
         return None if value is None else positive_duration(value)
     except ValueError as error:
-        raise ValueError(f"[{key!r}] {error}, or None") from None
+        raise ValueError(_("[%(key)s] %(problem)s, or None", key=repr(key), problem=error)) from None

@@ -10,6 +10,8 @@ import hashlib
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from prx_email_django.rules.words import words as _
+
 #: Least length of a passphrase, in characters.
 PASSPHRASE_LENGTH = 16
 #: The entry of a list of keys that stands for the keys which are derived from SECRET_KEY and its fallbacks.
@@ -25,11 +27,15 @@ def read_keys(value: object) -> tuple[str, ...]:
         ValueError: it is no such list; the text holds no key.
     """
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError("must be a list of at least one key")
+        raise ValueError(_("must be a list of at least one key"))
     keys = tuple(key.decode("utf-8", "replace") if isinstance(key, bytes) else key for key in value)
     if not all(isinstance(key, str) and (key == OF_DJANGO or len(key) >= PASSPHRASE_LENGTH) for key in keys):
         raise ValueError(
-            f'must hold Fernet keys, passphrases of {PASSPHRASE_LENGTH} characters or more, or "{OF_DJANGO}"'
+            _(
+                'must hold Fernet keys, passphrases of %(length)d characters or more, or "%(django)s"',
+                length=PASSPHRASE_LENGTH,
+                django=OF_DJANGO,
+            )
         )
     return keys
 

@@ -10,6 +10,7 @@ from typing import Any
 from prx_email_django.conf.reader import prx_email
 from prx_email_django.conf.values import Problem, attribute, contradictions, function_named, problem, read_values
 from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.words import words as _
 
 #: With a shorter lease, a single slow statement of the database can make a live worker lose its claims.
 _SHORT_LEASE = timedelta(seconds=30)
@@ -31,17 +32,16 @@ def problems() -> list[Problem]:
 def _risks(values: Mapping[str, Any]) -> Iterator[Problem]:
     lease, deadline = values.get("lease"), values.get("send_deadline")
     if lease and lease < _SHORT_LEASE:
-        message = "is so short that workers lose their claims when the database is slow."
-        yield problem("LEASE", message, "Write 30 or more; 180 is the default.", "W001")
+        message = _("is so short that workers lose their claims when the database is slow.")
+        yield problem("LEASE", message, _("Write 30 or more; 180 is the default."), "W001")
     if lease and deadline and deadline > lease:
-        hint = f"Write {lease.total_seconds():g} or less, or a longer LEASE."
-        yield problem("SEND_DEADLINE", "is longer than LEASE.", hint, "W002")
+        hint = _("Write %(most)s or less, or a longer LEASE.", most=f"{lease.total_seconds():g}")
+        yield problem("SEND_DEADLINE", _("is longer than LEASE."), hint, "W002")
     longest, end = values.get("max_backoff"), values.get("give_up_after")
     if longest and end and longest > end:
-        hint = f"Write {longest.total_seconds():g} or more, or a smaller MAX_BACKOFF."
-        yield problem(
-            "GIVE_UP_AFTER", "is shorter than MAX_BACKOFF: a message may expire without another attempt.", hint, "W003"
-        )
+        hint = _("Write %(least)s or more, or a smaller MAX_BACKOFF.", least=f"{longest.total_seconds():g}")
+        message = _("is shorter than MAX_BACKOFF: a message may expire without another attempt.")
+        yield problem("GIVE_UP_AFTER", message, hint, "W003")
 
 
 def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -50,10 +50,11 @@ def _unimportable(values: Mapping[str, Any]) -> Iterator[Problem]:
         paths = value if key == "OAUTH_CALLABLES" else (value,)
         for path in paths or ():
             if isinstance(path, str) and path and function_named(path) is None:
-                hint = (
+                hint = _(
                     "Write the dotted path of a function that can be imported; those of contrib need their extra (pip)."
                 )
-                yield problem(key, f'must name a function; "{path}" is none that can be imported.', hint, "E005")
+                message = _('must name a function; "%(path)s" is none that can be imported.', path=path)
+                yield problem(key, message, hint, "E005")
 
 
 def _lost_function(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -64,8 +65,9 @@ def _lost_function(values: Mapping[str, Any]) -> Iterator[Problem]:
     module = path.rpartition(".")[0]
     if _is_domain(path) and not ("." in module and _is_module(module)):
         return
-    hint = "Write a domain, or the dotted path of a function that returns it and can be imported."
-    yield problem("MESSAGE_ID_DOMAIN", f'names no function; "{path}" is none that can be imported.', hint, "E005")
+    hint = _("Write a domain, or the dotted path of a function that returns it and can be imported.")
+    message = _('names no function; "%(path)s" is none that can be imported.', path=path)
+    yield problem("MESSAGE_ID_DOMAIN", message, hint, "E005")
 
 
 def _is_domain(text: str) -> bool:
@@ -85,6 +87,6 @@ def _is_module(path: str) -> bool:
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
     store, authorities = values.get("attachment_store"), values.get("tls_ca_file")
     if store and not store.is_dir():
-        yield problem("ATTACHMENT_STORE", "is not a directory here.", "Create it, or write None.", "W004")
+        yield problem("ATTACHMENT_STORE", _("is not a directory here."), _("Create it, or write None."), "W004")
     if authorities and not authorities.is_file():
-        yield problem("TLS_CA_FILE", "is not a file here.", "Create it, or write None.", "W005")
+        yield problem("TLS_CA_FILE", _("is not a file here."), _("Create it, or write None."), "W005")

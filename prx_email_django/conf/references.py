@@ -9,6 +9,7 @@ import stat
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.rules.references import Reference, literal, reference
+from prx_email_django.rules.words import words as _
 
 #: A larger file is not a secret.
 MAX_BYTES = 65_536
@@ -30,10 +31,10 @@ def resolve(text: str) -> str:
     if named is None:
         return literal(text)
     if named.problem:
-        raise SecretAbsent(f"{named} {named.problem}")
+        raise SecretAbsent(_("%(reference)s %(problem)s", reference=named, problem=named.problem))
     secret = _from_environment(named) if named.kind == "env" else _from_file(named)
     if "\0" in secret:
-        raise SecretAbsent(f"{named}: it does not hold text")
+        raise SecretAbsent(_("%(reference)s: it does not hold text", reference=named))
     return secret
 
 
@@ -42,7 +43,8 @@ def absence(text: str) -> str:
     try:
         resolve(text)
     except SecretAbsent as error:
-        return str(error)
+        why: str = error.args[0]
+        return why
     return ""
 
 
@@ -50,9 +52,9 @@ def absence(text: str) -> str:
 def _from_environment(named: Reference) -> str:
     value = os.environ.get(named.target)
     if value is None:
-        raise SecretAbsent(f"{named}: the variable is not set")
+        raise SecretAbsent(_("%(reference)s: the variable is not set", reference=named))
     if not value:
-        raise SecretAbsent(f"{named}: the variable is empty")
+        raise SecretAbsent(_("%(reference)s: the variable is empty", reference=named))
     return value
 
 
@@ -63,13 +65,15 @@ def _from_file(named: Reference) -> str:
     except OSError as error:
         raise SecretAbsent(f"{named}: {error.strerror or type(error).__name__}") from None
     if content is None:
-        raise SecretAbsent(f"{named}: it is not a file of at most {MAX_BYTES} bytes")
+        raise SecretAbsent(
+            _("%(reference)s: it is not a file of at most %(most)d bytes", reference=named, most=MAX_BYTES)
+        )
     try:
         secret = _LINE_END.sub("", content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise SecretAbsent(f"{named}: it does not hold text in UTF-8") from None
+        raise SecretAbsent(_("%(reference)s: it does not hold text in UTF-8", reference=named)) from None
     if not secret:
-        raise SecretAbsent(f"{named}: the file is empty")
+        raise SecretAbsent(_("%(reference)s: the file is empty", reference=named))
     return secret
 
 

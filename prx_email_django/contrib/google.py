@@ -22,6 +22,7 @@ from google.oauth2.service_account import Credentials
 from prx_email_django.contrib._token_transport import Transport
 from prx_email_django.oauth.token import TokenRefused, misconfigured
 from prx_email_django.oauth.token_request import GOOGLE_SCOPE
+from prx_email_django.rules.words import words as _
 
 
 @sensitive_variables()
@@ -38,7 +39,7 @@ def service_account_token(account: Any) -> tuple[str, datetime | None]:
         make: Any = Credentials.from_service_account_info  # has no types
         credentials = make(key, scopes=scopes, subject=account.user)
     except (ValueError, TypeError, AttributeError, GoogleAuthError):
-        raise misconfigured("the client secret is not the JSON key of a service account") from None
+        raise misconfigured(_("the client secret is not the JSON key of a service account")) from None
     try:
         credentials.refresh(transport)
     except TokenRefused:

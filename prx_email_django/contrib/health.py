@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import Error
-from django.db.models import Max, Min
+from django.db.models import Min, Subquery
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 
@@ -47,10 +47,12 @@ def health(request: HttpRequest, max_age: str | float | timedelta = "10m") -> Js
 
 
 def _facts() -> dict[str, Any]:
-    state = OutboxState.objects.filter(pk=1).first()
+    newest = Worker.objects.order_by("-last_seen_at").values("last_seen_at")[:1]
+    # Whoever drains makes this row: where it is missing, no worker was ever seen.
+    state = OutboxState.objects.filter(pk=1).annotate(seen=Subquery(newest)).first()
     queued = OutboxMessage.objects.filter(QUEUED, status__in=WAITING, account_id__in=Account.objects.values("pk"))
     oldest = queued.aggregate(oldest=Min("next_attempt_at"))["oldest"]
-    seen = Worker.objects.aggregate(seen=Max("last_seen_at"))["seen"]
+    seen = state.seen if state is not None else None
     now = clock_for(None).running
     return {
         "is_copy": state is not None and is_copy(state),

@@ -23,6 +23,7 @@ from msal import ConfidentialClientApplication
 from prx_email_django.contrib._token_transport import Transport
 from prx_email_django.oauth.token import TokenRefused, misconfigured
 from prx_email_django.oauth.token_request import MICROSOFT_APP_SCOPE, MICROSOFT_URL
+from prx_email_django.rules.words import words as _
 
 _TOKEN_PATH = "/oauth2/v2.0/token"  # noqa: S105  (a path, no secret)
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
@@ -36,7 +37,7 @@ def certificate_token(account: Any) -> tuple[str, datetime | None]:
         TokenRefused: tenant, client id, key or certificate is missing or of no use, or Microsoft refused.
     """
     if not account.oauth_client_id or not (account.oauth_tenant or account.oauth_token_url):
-        raise misconfigured("the certificate of the application needs client id and tenant of the account")
+        raise misconfigured(_("the certificate of the application needs client id and tenant of the account"))
     key, certificate = _key_and_certificate(account.oauth_client_secret)
     address = account.oauth_token_url or MICROSOFT_URL.format(tenant=quote(account.oauth_tenant, safe=""))
     transport = Transport()
@@ -54,7 +55,7 @@ def certificate_token(account: Any) -> tuple[str, datetime | None]:
     except (ValueError, TypeError):
         if transport.last is not None and transport.last.status != 200:
             transport.refuse()
-        raise misconfigured("the certificate of the application cannot be used: check key and tenant") from None
+        raise misconfigured(_("the certificate of the application cannot be used: check key and tenant")) from None
     if "access_token" not in answer:
         transport.refuse()
     lifetime = answer.get("expires_in")
@@ -67,5 +68,5 @@ def _key_and_certificate(text: str) -> tuple[str, str]:
     blocks = {match[1]: match[0] for match in _PEM.finditer(text or "")}
     key = next((block for name, block in blocks.items() if name.endswith("PRIVATE KEY")), "")
     if not key or "CERTIFICATE" not in blocks:
-        raise misconfigured("the client secret must hold private key and certificate of the application, as PEM")
+        raise misconfigured(_("the client secret must hold private key and certificate of the application, as PEM"))
     return key, blocks["CERTIFICATE"]

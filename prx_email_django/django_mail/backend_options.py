@@ -11,6 +11,8 @@ from django.utils.module_loading import import_string
 from prx_email_django.compose.validation import MAX_PRIORITY, MIN_PRIORITY
 from prx_email_django.conf import outbox_settings, parse_duration
 from prx_email_django.conf.declared import DJANGO_ACCOUNT, SMTP_OPTIONS
+from prx_email_django.rules.words import Words
+from prx_email_django.rules.words import words as _
 
 #: Known keys of OPTIONS.  ``fail_silently`` is Django's; Django's base class no longer keeps it.  The keys of Django's
 #: SMTP backend make an account that is named as the mailer.
@@ -34,8 +36,8 @@ class OptionProblem:
     """An invalid option: ``message`` says what must be true, ``hint`` what to write.  Neither contains the value."""
 
     name: str
-    message: str
-    hint: str
+    message: Words
+    hint: Words
 
 
 def read_backend_options(
@@ -61,17 +63,17 @@ def option_problems(
 ) -> Iterator[OptionProblem]:
     """Yield every problem with the values."""
     if account is not None and (not isinstance(account, str) or not account):
-        yield OptionProblem("account", "must be the name of an account", "Write a name, or remove the option.")
+        yield OptionProblem("account", _("must be the name of an account"), _("Write a name, or remove the option."))
     is_integer = isinstance(priority, int) and not isinstance(priority, bool)
     if not is_integer or not MIN_PRIORITY <= priority <= MAX_PRIORITY:  # type: ignore[operator]
-        message = f"must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}"
-        yield OptionProblem("priority", message, "The default is 0; a higher priority is sent first.")
+        message = _("must be an integer from %(least)d to %(most)d", least=MIN_PRIORITY, most=MAX_PRIORITY)
+        yield OptionProblem("priority", message, _("The default is 0; a higher priority is sent first."))
     if expires_after is not None and not _is_duration(expires_after):
-        message = 'must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"'
-        yield OptionProblem("expires_after", message, "Remove the option if messages must not expire.")
+        message = _('must be a duration: seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"')
+        yield OptionProblem("expires_after", message, _("Remove the option if messages must not expire."))
     if on_unknown not in (None, "", "retry", "hold"):
         yield OptionProblem(
-            "on_unknown", 'must be "retry" or "hold"', "Remove the option to use the setting ON_UNKNOWN."
+            "on_unknown", _('must be "retry" or "hold"'), _("Remove the option to use the setting ON_UNKNOWN.")
         )
 
 

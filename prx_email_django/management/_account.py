@@ -20,6 +20,7 @@ from prx_email_django.models.declared import converted
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.references import literal, reference
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.words import in_words
 from prx_email_django.store.accounts import AccountChange
 
 _NOT_SET = frozenset({"id", "name", "source", "created_at", "updated_at"})
@@ -43,7 +44,7 @@ def account_fields(options: dict[str, Any]) -> dict[str, Any]:
         try:
             given = preset_fields(options["preset"], **given)
         except ValueError as error:
-            raise CommandError(f"--preset: {error}") from None
+            raise CommandError(f"--preset: {in_words(error, _)}") from None
     elif options["url"]:
         given = _url_fields(options["url"]) | given
     return {name: converted(_FIELDS[name], value) for name, value in given.items()}
@@ -54,7 +55,7 @@ def _url_fields(url: str) -> dict[str, Any]:
     try:
         fields = parse_account_url(url)
     except ValueError as error:
-        raise CommandError(f"--url {error}") from None
+        raise CommandError(f"--url {in_words(error, _)}") from None
     for name in fields:
         _known(name, "--url", list(_FIELDS))
     return dict(fields)

@@ -22,6 +22,7 @@ from prx_email_django.conf import parse_duration
 from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.results import ChangeReport
+from prx_email_django.rules.words import in_words
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.declared import keep_declared_accounts
 
@@ -45,7 +46,7 @@ def duration(value: str | float | timedelta) -> timedelta:
     try:
         return parse_duration(float(value) if is_number else value)  # type: ignore[arg-type]
     except ValueError as error:
-        raise ArgumentTypeError(f"{value!r} {error}") from None
+        raise ArgumentTypeError(f"{value!r} {in_words(error, _)}") from None
 
 
 def age(value: str | timedelta) -> timedelta:
@@ -174,7 +175,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except OutboxError as error:
-        raise CommandError(f"{error} ({error.code})") from error
+        raise CommandError(f"{in_words(error, _)} ({error.code})") from error
     except (ImproperlyConfigured, ArgumentTypeError) as error:
         raise CommandError(str(error)) from error
     except DatabaseError as error:

@@ -15,6 +15,7 @@ from prx_email_django.mime.address_tokens import Token, elements, tokens
 from prx_email_django.mime.encoded_words import decode_words, encode_words
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.text import CONTROL
+from prx_email_django.rules.words import words as _
 
 #: Bytes of an address as SMTP can carry it (RFC 5321 §4.5.3.1.3, without the angle brackets).
 MAX_ADDRESS = 254
@@ -32,7 +33,7 @@ _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^
 #: What strangers write in front of an address in angle brackets: a route (RFC 5322 §4.4), or a link's scheme.
 _ROUTE = re.compile(r"\A[ \t]*(?:@[^:]*|mailto):", re.IGNORECASE)
 _OPENED, _CLOSED = Token("mark", "<"), Token("mark", ">")
-_NOT_ONE = "it must be one address, as ann@example.com or Ann <ann@example.com>"
+_NOT_ONE = _("it must be one address, as ann@example.com or Ann <ann@example.com>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,10 @@ def split_mailbox(text: str) -> Address:
         ValueError: the text is not exactly one address; the error says why, without repeating the address.
     """
     if len(text) > _MAX_TEXT:
-        raise ValueError("it is too long")
+        raise ValueError(_("it is too long"))
     text = text.replace("\t", " ")  # white space in a header (RFC 5322 §3.2.2)
     if CONTROL.search(text):
-        raise ValueError("it must not hold a control character")
+        raise ValueError(_("it must not hold a control character"))
     return _address(tokens(text.strip()))
 
 
@@ -130,7 +131,7 @@ def format_list(text: str, *, utf8: bool = True) -> str:
     for kind, item in elements(text):
         if kind == "group":
             if written is not outer:
-                raise ValueError("a group must not hold a group")
+                raise ValueError(_("a group must not hold a group"))
             group, written = _phrase(decode_words(_name(item))), []
         elif kind == "group end":
             outer.append(f"{group}:{' ' * bool(written)}{', '.join(written)};")
@@ -170,7 +171,7 @@ def _address(item: list[Token], *, lenient: bool = False) -> Address:
     if lenient:
         display = " ".join(CONTROL.sub(" ", display).split())
     elif CONTROL.search(display):
-        raise ValueError("its display name must not hold a control character")
+        raise ValueError(_("its display name must not hold a control character"))
     spec = "".join(" " if token.kind == "comment" else token.written for token in item[begin + 1 : end])
     if lenient:
         spec = _ROUTE.sub("", spec)
@@ -193,7 +194,7 @@ def _addr_spec(text: str) -> str:
     local = plain if _DOT_ATOM.fullmatch(plain) else quoted(plain)
     spec = f"{local}@{_domain(match[3])}"
     if len(spec.encode()) > MAX_ADDRESS:
-        raise ValueError(f"it must not be longer than {MAX_ADDRESS} bytes")
+        raise ValueError(_("it must not be longer than %(most)d bytes", most=MAX_ADDRESS))
     return spec
 
 
@@ -204,15 +205,15 @@ def _domain(text: str) -> str:
     try:
         return ascii_domain(text, underscores=True)
     except ValueError as error:
-        raise ValueError(f"its domain is {error}") from error
+        raise ValueError(_("its domain is %(problem)s", problem=error)) from error
 
 
 def _literal(domain: str) -> str:
     inner = domain.removeprefix("[").removesuffix("]")
     tagged = inner[:5].lower() == "ipv6:"
     if not domain.endswith("]"):
-        raise ValueError("its domain is not a host name")
+        raise ValueError(_("its domain is not a host name"))
     address = ipaddress.ip_address(inner[5:] if tagged else inner)
     if (address.version == 6) is not tagged:
-        raise ValueError("an IPv6 address literal must be [IPv6:…]")
+        raise ValueError(_("an IPv6 address literal must be [IPv6:…]"))
     return f"[IPv6:{address}]" if tagged else f"[{address}]"

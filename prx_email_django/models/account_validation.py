@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
@@ -30,6 +31,7 @@ from prx_email_django.rules.hosts import (
 from prx_email_django.rules.rates import parse_rate_limits
 from prx_email_django.rules.references import reference
 from prx_email_django.rules.text import CONTROL, NOT_TEXT
+from prx_email_django.rules.words import in_words
 
 MECHANISM_FITS_NOT = _(
     "PLAIN, LOGIN and CRAM-MD5 need a password; XOAUTH2 and OAUTHBEARER need a token; without authentication there is "
@@ -64,7 +66,7 @@ def account_errors(account: Any) -> dict[str, Any]:
     try:
         parse_rate_limits(account.rate_limits)
     except ValueError as error:
-        errors["rate_limits"] = str(error)
+        errors["rate_limits"] = in_words(error, gettext)
     _clean_addresses(account, errors)
     _clean_secrets(account, errors)
     _clean_references(account, errors)
@@ -128,7 +130,7 @@ def _clean_addresses(account: Any, errors: dict[str, Any]) -> None:
     if account.security != Security.NONE:
         return
     if not cleartext_allowed(account.host, settings.cleartext_hosts):
-        errors["security"] = cleartext_refusal(account.host)
+        errors["security"] = in_words(cleartext_refusal(account.host), gettext)
     elif account.auth_method != AuthMethod.NONE and not is_loopback(account.host):
         errors["security"] = _("A password or token goes in clear text to loopback only.")
 
@@ -172,7 +174,7 @@ def _clean_references(account: Any, errors: dict[str, Any]) -> None:
         named = reference(getattr(account, name))
         if named is not None and named.problem:
             text = _("The reference %(problem)s. A secret that begins like this is written with a backslash before it.")
-            errors.setdefault(name, text % {"problem": named.problem})
+            errors.setdefault(name, text % {"problem": in_words(named.problem, gettext)})
 
 
 @sensitive_variables()
@@ -182,7 +184,7 @@ def _clean_oauth(account: Any, errors: dict[str, Any]) -> None:
         try:
             check_token_url(account.oauth_token_url)
         except ValueError as error:
-            errors["oauth_token_url"] = str(error)
+            errors["oauth_token_url"] = in_words(error, gettext)
         else:
             if not host_allowed(urlsplit(account.oauth_token_url).hostname or "", settings.account_hosts):
                 errors["oauth_token_url"] = _("ACCOUNT_HOSTS does not allow this host.")

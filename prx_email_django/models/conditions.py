@@ -20,3 +20,5 @@ NEEDS_PERSON = AT_REST & Q(
     dismissed_at__isnull=True,
     last_error_code__in=["", *(code.value for code in ErrorCode if code not in SETTLED_CODES)],
 )
+#: May have been delivered, and no person has decided about it.
+IN_DOUBT = FAILED & MAY_HAVE_BEEN_DELIVERED & Q(dismissed_at__isnull=True) & ~Q(last_error_code__in=SETTLED_CODES)

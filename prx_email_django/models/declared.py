@@ -26,13 +26,14 @@ from prx_email_django.models.derived import DerivedField
 from prx_email_django.models.encrypted import EncryptedTextField, InSettings
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.words import Words
+from prx_email_django.rules.words import words as _
 
 #: ``Account.source`` of an account that the settings declare.
 SETTINGS = "settings"
 #: Columns that no declaration names.
 _OWN = frozenset({"id", "name", "source", "created_at", "updated_at"})
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
-_ABSENT = "must not be None."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class FieldProblem:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
+
+    @property
+    def text(self) -> Words:
+        """The path and the message, to be translated where they are read."""
+        return _("%(path)s: %(problem)s", path=self.path, problem=self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +87,8 @@ def settings_problem(account: Any) -> str:
         return ""
     made = declared_fields(account.name)
     if made is None:
-        return "the settings do not declare this account any more"
-    return str(made.problems[0]) if made.problems else ""
+        return _("the settings do not declare this account any more")
+    return made.problems[0].text if made.problems else ""
 
 
 def timeout_of(account: Any) -> float | None:
@@ -122,7 +128,7 @@ def _make(declared: DeclaredAccount) -> DeclaredFields:
     try:
         given = _with_preset(declared)
     except ValueError as error:
-        return DeclaredFields(declared, problems=(FieldProblem(declared.path_of("preset"), f"{error}"),))
+        return DeclaredFields(declared, problems=(FieldProblem(declared.path_of("preset"), error.args[0]),))
     except ValidationError as error:
         return DeclaredFields(declared, problems=tuple(_problems(declared, error)))
     return _validated(declared, given)
@@ -143,8 +149,10 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
         if name in known | own:
             continue
         meant = closest(str(name), sorted(known - declared.fields.keys()))
-        hint = f'Did you mean "{meant}"?' if meant else f"Fields are {', '.join(sorted(known))}; and preset."
-        yield FieldProblem(declared.path_of(str(name)), "is not a field of an account.", hint)
+        hint = _("Fields are %(names)s; and preset.", names=", ".join(sorted(known)))
+        if meant:
+            hint = _('Did you mean "%(meant)s"?', meant=meant)
+        yield FieldProblem(declared.path_of(str(name)), _("is not a field of an account."), hint)
 
 
 def _columns() -> list[models.Field[Any, Any]]:
@@ -165,8 +173,9 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
             if problem:
                 problems.append(FieldProblem(declared.path_of(name), *problem))
         elif not isinstance(value, str):
-            text = _ABSENT if value is None else "must be text."
-            problems.append(FieldProblem(declared.path_of(name), text, "Write the secret, env:NAME or file:/path."))
+            text = _("must not be None.") if value is None else _("must be text.")
+            hint = _("Write the secret, env:NAME or file:/path.")
+            problems.append(FieldProblem(declared.path_of(name), text, hint))
         elif value:
             fingerprints[name] = secret_fingerprints(value)
             setattr(account, name, InSettings(fingerprints[name][0], value))
@@ -183,9 +192,9 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
 def _assigned(account: Any, column: Any, value: Any) -> tuple[str, ...]:
     """Assign the value; return what is wrong with it and perhaps a hint, or nothing."""
     if value is None and not column.null and not isinstance(column, DerivedField):
-        return _ABSENT, "Is a variable of the environment not set?"
+        return _("must not be None."), _("Is a variable of the environment not set?")
     if isinstance(column, models.CharField) and not isinstance(value, str | Promise | PurePath | None):
-        return ("must be text.",)
+        return (_("must be text."),)
     try:
         setattr(account, column.name, converted(column, value))
     except ValidationError as error:

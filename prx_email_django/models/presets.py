@@ -16,9 +16,11 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.rules.references import reference
+from prx_email_django.rules.words import words
 
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 _SECRETS = ("password", "oauth_token", "oauth_refresh_token", "oauth_client_secret")
@@ -192,7 +194,13 @@ def preset_fields(preset: str, *, region: str | None = None, **fields: Any) -> d
             kind that the provider does not have; a sender that the provider needs.
     """
     if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        raise ValueError(
+            words(
+                gettext_noop("unknown preset %(preset)s; choose one of %(names)s"),
+                preset=repr(preset),
+                names=", ".join(PRESETS),
+            )
+        )
     known = PRESETS[preset]
     given = {name: value for name, value in fields.items() if name != "user" or value}
     host = given.get("host") or _host(preset, known, region)

@@ -16,6 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.conf import outbox_settings
 from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usable
 from prx_email_django.oauth.token_request import TokenRequest
+from prx_email_django.rules.words import words as _
 
 
 def call(request: TokenRequest, *, timeout: float) -> Token:
@@ -34,7 +35,9 @@ def call(request: TokenRequest, *, timeout: float) -> Token:
         raise
     except TimeoutError:
         raise TokenRefused(
-            f"{request.callable} gave no token within {timeout:g} s", permanent=False, code="timeout"
+            _("%(function)s gave no token within %(seconds)s s", function=request.callable, seconds=f"{timeout:g}"),
+            permanent=False,
+            code="timeout",
         ) from None
     except Exception as error:  # noqa: BLE001  (the function belongs to the host project and may raise anything)
         raise TokenRefused(_raised(request.callable, error), permanent=False, code="callable") from None
@@ -50,14 +53,16 @@ async def _await(function: Callable[[object], Any], account: object, timeout: fl
 
 def _load(path: str) -> Callable[[object], Any]:
     if path not in outbox_settings().oauth_callables:
-        raise misconfigured("OAUTH_CALLABLES does not list the OAuth callable of the account")
+        raise misconfigured(_("OAUTH_CALLABLES does not list the OAuth callable of the account"))
     try:
         function: Callable[[object], Any] = import_string(path)
     except ImportError as error:
-        missing = f": there is no module {error.name}" if isinstance(error, ModuleNotFoundError) else ""
-        raise misconfigured(f"{path} can't be imported{missing}") from None
+        if isinstance(error, ModuleNotFoundError):
+            text = _("%(function)s can't be imported: there is no module %(module)s", function=path, module=error.name)
+            raise misconfigured(text) from None
+        raise misconfigured(_("%(function)s can't be imported", function=path)) from None
     if not callable(function):
-        raise misconfigured(f"{path} is not a function")
+        raise misconfigured(_("%(function)s is not a function", function=path))
     return function
 
 
@@ -70,8 +75,12 @@ def _raised(path: str, error: Exception) -> str:
 @sensitive_variables()
 def _token(path: str, answer: object) -> Token:
     if not isinstance(answer, tuple) or len(answer) != 2:
-        raise TokenRefused(f"{path} must return (token, expires_at | None)", permanent=True, code="answer")
+        raise TokenRefused(
+            _("%(function)s must return (token, expires_at | None)", function=path), permanent=True, code="answer"
+        )
     token, expires_at = answer
     if expires_at is not None and (not isinstance(expires_at, datetime) or expires_at.utcoffset() is None):
-        raise TokenRefused(f"{path} must return an aware datetime, or None", permanent=True, code="answer")
+        raise TokenRefused(
+            _("%(function)s must return an aware datetime, or None", function=path), permanent=True, code="answer"
+        )
     return Token(access_token=usable(token, permanent=True), expires_at=expires_at)

@@ -14,6 +14,7 @@ from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.oauth.token_request import Grant
 from prx_email_django.oauth.token_server import post_form, token_form
 from prx_email_django.rules.hosts import check_token_url
+from prx_email_django.rules.words import words as _
 
 #: Seconds between two questions where the server names none, and what ``slow_down`` adds (RFC 8628 §3.2, §3.5).
 _INTERVAL = 5.0
@@ -43,7 +44,7 @@ def begin(account: Any) -> DeviceCode:
     """
     server = authorization_server(account)
     if not server.device_url:
-        raise refused("the authorization server has no device flow", "device")
+        raise refused(_("the authorization server has no device flow"), "device")
     form = {"client_id": server.client.client_id, "scope": server.client.scope}
     answer = post_form(server.device_url, form, timeout=EXCHANGE_TIMEOUT)
     # Google names the address differently than RFC 8628.
@@ -52,11 +53,11 @@ def begin(account: Any) -> DeviceCode:
     if not all(
         isinstance(text, str) and text.isascii() and text.isprintable() for text in (code, address, device_code)
     ):
-        raise refused("the authorization server sent no usable device code", "device")
+        raise refused(_("the authorization server sent no usable device code"), "device")
     try:
         check_token_url(str(address))
     except ValueError:
-        raise refused("the authorization server sent no usable device code", "device") from None
+        raise refused(_("the authorization server sent no usable device code"), "device") from None
     return DeviceCode(
         user_code=str(code),
         address=str(address),
@@ -100,12 +101,12 @@ def _next_interval(error: TokenRefused, interval: float) -> float:
         raise _expired() from None
     # Microsoft says authorization_declined.
     if error.code in ("access_denied", "authorization_declined"):
-        raise refused("the sign-in was cancelled, or consent was denied", "access_denied") from None
+        raise refused(_("the sign-in was cancelled, or consent was denied"), "access_denied") from None
     raise error
 
 
 def _expired() -> TokenRefused:
-    return refused("the code expired before anybody signed in", "expired_token")
+    return refused(_("the code expired before anybody signed in"), "expired_token")
 
 
 def _seconds(value: object, default: float) -> float:

@@ -11,6 +11,7 @@ from prx_email_django.oauth.callables import call
 from prx_email_django.oauth.token import Token, TokenRefused
 from prx_email_django.oauth.token_request import Grant, TokenRequest
 from prx_email_django.oauth.token_server import post
+from prx_email_django.rules.words import words as _
 
 
 class TokenFetch:
@@ -59,5 +60,5 @@ class TokenFetch:
         try:
             return self._answer.result(wait)
         except TimeoutError:
-            message = f"no token within {self._timeout:g} seconds"
+            message = _("no token within %(seconds)s seconds", seconds=f"{self._timeout:g}")
             raise TokenRefused(message, permanent=False, code="timeout") from None

@@ -26,6 +26,7 @@ from prx_email_django.oauth.token_request import (
     token_request,
 )
 from prx_email_django.rules.hosts import check_token_url, host_allowed
+from prx_email_django.rules.words import words as _
 
 _GOOGLE_AUTHORIZATION = "https://accounts.google.com/o/oauth2/v2/auth"
 _GOOGLE_DEVICE = "https://oauth2.googleapis.com/device/code"
@@ -69,7 +70,7 @@ def authorization_server(account: OAuthAccount) -> AuthorizationServer:
     # The refresh token is what the person signs in for; the request is never sent with this one.
     client = token_request(account, refresh_token="none")  # noqa: S106
     if client.grant is Grant.CALLABLE or not provider:
-        raise misconfigured("the account has no provider at which a person can sign in")
+        raise misconfigured(_("the account has no provider at which a person can sign in"))
     server = _server(provider, account, client)
     _check(server.authorization_url)
     if server.device_url:
@@ -102,7 +103,7 @@ def _server(provider: str, account: OAuthAccount, client: TokenRequest) -> Autho
             loopback="localhost",  # the portal lets nobody register 127.0.0.1, and ignores the port of localhost
         )
     if listed is None:
-        raise misconfigured("OAUTH_SERVERS does not name the server of the account's token address")
+        raise misconfigured(_("OAUTH_SERVERS does not name the server of the account's token address"))
     return AuthorizationServer(
         name=urlsplit(listed.authorization).hostname or "",
         authorization_url=listed.authorization,
@@ -127,4 +128,4 @@ def _check(url: str) -> None:
         raise misconfigured(str(error)) from None
     host = urlsplit(url).hostname or ""
     if host not in PROVIDER_HOSTS and not host_allowed(host, outbox_settings().account_hosts):
-        raise misconfigured("ACCOUNT_HOSTS does not allow the host of the authorization server")
+        raise misconfigured(_("ACCOUNT_HOSTS does not allow the host of the authorization server"))

@@ -24,6 +24,7 @@ from prx_email_django.oauth.servers import AuthorizationServer, authorization_se
 from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.oauth.token_server import ERROR_NAME, REFRESH_TOKEN, post_form, token_form
 from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.words import words as _
 
 #: Seconds for the exchange of a code.
 EXCHANGE_TIMEOUT = 20.0
@@ -96,15 +97,15 @@ def finish(account: Any, started: SignIn, answer: Mapping[str, str]) -> SignedIn
     """
     server = authorization_server(account)
     if not hmac.compare_digest(answer.get("state", "").encode(), started.state.encode()):
-        raise refused("this answer belongs to no sign-in that was begun here", "state")
+        raise refused(_("this answer belongs to no sign-in that was begun here"), "state")
     if (server.client.url, server.client.client_id) != (started.token_url, started.client_id):
-        raise refused("the account was given another provider or client id during the sign-in", "changed")
+        raise refused(_("the account was given another provider or client id during the sign-in"), "changed")
     if "iss" in answer and not _is_issuer(answer["iss"], server):  # mix-up of servers (RFC 9207 §2.4)
-        raise refused("another authorization server has answered", "issuer")
+        raise refused(_("another authorization server has answered"), "issuer")
     if "error" in answer:
         raise _not_permitted(answer["error"])
     if not answer.get("code"):
-        raise refused("the authorization server sent no code", "code")
+        raise refused(_("the authorization server sent no code"), "code")
     parameters = {
         "code": answer["code"],
         "redirect_uri": started.redirect_uri,
@@ -131,10 +132,12 @@ def signed_in(account: Any, server: AuthorizationServer, tokens: Mapping[str, An
     wanted = _wanted_address(account)
     if _canonical(wanted) not in map(_canonical, addresses):
         shown = addresses[0] if addresses else "nobody with an address"
-        raise refused(f"signed in was {shown}, but the account is for {wanted}", "person")
+        raise refused(
+            _("signed in was %(shown)s, but the account is for %(wanted)s", shown=shown, wanted=wanted), "person"
+        )
     token = tokens.get("refresh_token")
     if not isinstance(token, str) or not REFRESH_TOKEN.fullmatch(token):
-        raise refused("the authorization server issued no refresh token", "offline")
+        raise refused(_("the authorization server issued no refresh token"), "offline")
     return SignedIn(refresh_token=token, address=wanted)
 
 
@@ -146,8 +149,8 @@ def refused(message: str, code: str) -> TokenRefused:
 def _not_permitted(error: str) -> TokenRefused:
     name = error if ERROR_NAME.fullmatch(error) else "unknown error"
     if name == "access_denied":
-        return refused("the sign-in was cancelled, or consent was denied", name)
-    return refused(f"the authorization server refused: {name}", name)
+        return refused(_("the sign-in was cancelled, or consent was denied"), name)
+    return refused(_("the authorization server refused: %(error)s", error=name), name)
 
 
 def _wanted_address(account: Any) -> str:
@@ -189,15 +192,15 @@ def _check_claims(claims: Mapping[str, Any], server: AuthorizationServer, nonce:
     audiences = audience if isinstance(audience, list) else [audience]
     ends_at = claims.get("exp")
     if not claims:
-        raise refused("the authorization server does not say who signed in", "id_token")
+        raise refused(_("the authorization server does not say who signed in"), "id_token")
     if not _is_issuer(str(claims.get("iss", "")), server, str(claims.get("tid", ""))):
-        raise refused("the ID token is from another authorization server", "issuer")
+        raise refused(_("the ID token is from another authorization server"), "issuer")
     if client not in audiences or (len(audiences) > 1 and claims.get("azp") != client):
-        raise refused("the ID token is for another application", "audience")
+        raise refused(_("the ID token is for another application"), "audience")
     if not isinstance(ends_at, int | float) or ends_at + _CLOCK_SKEW < time.time():
-        raise refused("the ID token has expired: is the clock of this machine right", "expired")
+        raise refused(_("the ID token has expired: is the clock of this machine right"), "expired")
     if nonce and not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
-        raise refused("the ID token belongs to another sign-in", "nonce")
+        raise refused(_("the ID token belongs to another sign-in"), "nonce")
 
 
 def _addresses(claims: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from prx_email_django.rules.text import clean
+from prx_email_django.rules.words import words as _
 
 #: Characters that an access token may have in a SASL response: a control character would end its field.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -22,6 +23,8 @@ class TokenRefused(Exception):
 
     def __init__(self, message: str, *, permanent: bool, code: str, retry_after: timedelta | None = None) -> None:
         super().__init__(clean(message))
+        #: The text that a face translates.
+        self.said = message
         self.permanent = permanent
         self.code = code
         self.retry_after = retry_after
@@ -49,7 +52,7 @@ def usable(token: object, *, permanent: bool) -> str:
         TokenRefused: it is no text, or has characters that a SASL response cannot carry.
     """
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise TokenRefused("the answer has no usable access token", permanent=permanent, code="answer")
+        raise TokenRefused(_("the answer has no usable access token"), permanent=permanent, code="answer")
     return token
 
 

@@ -17,6 +17,7 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.oauth.token import TokenRefused, misconfigured
 from prx_email_django.oauth.token_request import GOOGLE_URL, MICROSOFT_URL
 from prx_email_django.rules.hosts import host_allowed
+from prx_email_django.rules.words import words as _
 
 PROVIDER_HOSTS = frozenset(urlsplit(url).hostname for url in (GOOGLE_URL, MICROSOFT_URL))
 
@@ -43,13 +44,13 @@ def checked_handlers(url: str, context: ssl.SSLContext) -> tuple[http.BaseHandle
 
 
 def _not_allowed() -> TokenRefused:
-    return misconfigured("ACCOUNT_HOSTS does not allow the host of the token address")
+    return misconfigured(_("ACCOUNT_HOSTS does not allow the host of the token address"))
 
 
 def _dial(host: str, port: int, timeout: float | None, allowed: Sequence[str]) -> socket.socket:
     """Connect to the first of the host's allowed addresses that answers."""
     failure: OSError | None = None
-    for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for *_others, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         if not host_allowed(host, allowed, reached=str(address[0])):
             continue
         try:

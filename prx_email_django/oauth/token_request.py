@@ -13,6 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf.references import resolve
 from prx_email_django.oauth.token import misconfigured
+from prx_email_django.rules.words import words as _
 
 GOOGLE_URL = "https://oauth2.googleapis.com/token"
 MICROSOFT_URL = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
@@ -85,7 +86,9 @@ def token_request(account: OAuthAccount, *, refresh_token: str = "") -> TokenReq
     url, scope = _provider_defaults(provider, grant, account.oauth_tenant)
     url = account.oauth_token_url or url
     if not account.oauth_client_id or not (refresh_token or secret) or not url:
-        raise misconfigured(f"the account lacks what the provider {provider!r} needs to fetch a token")
+        raise misconfigured(
+            _("the account lacks what the provider %(provider)s needs to fetch a token", provider=repr(provider))
+        )
     return TokenRequest(
         grant=grant,
         url=url,

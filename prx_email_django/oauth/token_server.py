@@ -23,6 +23,7 @@ from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usa
 from prx_email_django.oauth.token_hosts import checked_handlers
 from prx_email_django.oauth.token_request import Grant, TokenRequest
 from prx_email_django.rules.hosts import check_token_url, is_loopback
+from prx_email_django.rules.words import words as _
 
 #: Bytes of an answer; a usual answer has a few thousand.
 MAX_ANSWER = 65_536
@@ -129,7 +130,7 @@ def _read(response: HTTPResponse, deadline: float) -> bytes:
     while chunk := response.read1(MAX_ANSWER):
         body += chunk
         if len(body) > MAX_ANSWER:
-            raise TokenRefused("the answer of the token server is too long", permanent=False, code="answer")
+            raise TokenRefused(_("the answer of the token server is too long"), permanent=False, code="answer")
         if time.monotonic() > deadline:
             raise TimeoutError
     return body
@@ -198,14 +199,21 @@ def refusal(status: int, answer: Mapping[str, Any], headers: Mapping[str, Any] |
     """
     name, wait = answer.get("error"), retry_after(headers)
     if 300 <= status < 400:
-        return TokenRefused(f"the token address redirects (HTTP {status})", permanent=True, code="http")
+        return TokenRefused(
+            _("the token address redirects (HTTP %(status)d)", status=status), permanent=True, code="http"
+        )
     if not isinstance(name, str) or not ERROR_NAME.fullmatch(name):
-        return TokenRefused(f"the token server answered HTTP {status}", permanent=False, code="http", retry_after=wait)
+        return TokenRefused(
+            _("the token server answered HTTP %(status)d", status=status),
+            permanent=False,
+            code="http",
+            retry_after=wait,
+        )
     temporary = status >= 500 or status in _TEMPORARY_STATUSES or name in _TEMPORARY
     number = _AADSTS.match(str(answer.get("error_description", "")))
     reason = f"{name} ({number[0]})" if number else name
     return TokenRefused(
-        f"the token server refused: {reason}",
+        _("the token server refused: %(reason)s", reason=reason),
         permanent=not temporary,
         code=name,
         retry_after=wait if temporary else None,
@@ -215,8 +223,10 @@ def refusal(status: int, answer: Mapping[str, Any], headers: Mapping[str, Any] |
 def _unreachable(error: OSError | HTTPException) -> TokenRefused:
     reason = error.reason if isinstance(error, URLError) else error
     if isinstance(reason, TimeoutError):
-        return TokenRefused("the token server did not answer in time", permanent=False, code="timeout")
+        return TokenRefused(_("the token server did not answer in time"), permanent=False, code="timeout")
     if isinstance(reason, ssl.SSLError):
         detail = getattr(reason, "verify_message", "") or reason.reason or "failed"
-        return TokenRefused(f"TLS to the token server: {detail}", permanent=False, code="tls")
-    return TokenRefused(f"the token server can't be reached ({type(reason).__name__})", permanent=False, code="network")
+        return TokenRefused(_("TLS to the token server: %(problem)s", problem=detail), permanent=False, code="tls")
+    return TokenRefused(
+        _("the token server can't be reached (%(error)s)", error=type(reason).__name__), permanent=False, code="network"
+    )

@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import idna
 
+from prx_email_django.rules.words import words as _
+
 #: Characters of a domain name in ASCII (RFC 1035 §2.3.4, without the length bytes and the root).
 MAX_DOMAIN = 253
 
@@ -30,14 +32,14 @@ def ascii_domain(domain: str, *, lenient: bool = False, underscores: bool = Fals
         ValueError: it is no host name; the text goes on after "the domain is".
     """
     if len(domain) > MAX_DOMAIN:
-        raise ValueError("too long")
+        raise ValueError(_("too long"))
     wanted = _LENIENT_LABEL if lenient else _UNDERSCORE_LABEL if underscores else _LABEL
     labels = _ascii_labels(domain)
     if not all(map(wanted.fullmatch, labels)):
-        raise ValueError("not a host name")
+        raise ValueError(_("not a host name"))
     name = ".".join(labels)
     if len(name) > MAX_DOMAIN:
-        raise ValueError("too long")
+        raise ValueError(_("too long"))
     return name
 
 
@@ -59,4 +61,4 @@ def _ascii_labels(domain: str) -> list[str]:
         # ASCII labels are judged by the caller: IDNA has no underscore.
         return [label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels]
     except UnicodeError as error:  # idna.IDNAError is one
-        raise ValueError("not a host name") from error
+        raise ValueError(_("not a host name")) from error

@@ -15,6 +15,8 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
+from prx_email_django.rules.words import Words
+from prx_email_django.rules.words import words as _
 
 _Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -111,11 +113,12 @@ def cleartext_allowed(host: str, entries: Iterable[str], *, reached: str | None 
     return address is not None and any(address in network for network in parsed if not isinstance(network, str))
 
 
-def cleartext_refusal(host: str) -> str:
+def cleartext_refusal(host: str) -> Words:
     """Why clear text is refused, with the setting to write; the form and the connection say the same."""
-    return (
+    return _(
         "clear text is not allowed to this host: choose STARTTLS or implicit TLS, or, on a network that you trust, add "
-        f'the host to the setting: PRX_EMAIL["CLEARTEXT_HOSTS"] = ["{host}"]'
+        'the host to the setting: PRX_EMAIL["CLEARTEXT_HOSTS"] = ["%(host)s"]',
+        host=host,
     )
 
 
@@ -142,9 +145,9 @@ def check_token_url(url: str) -> None:
     except ValueError:
         well_formed = False
     if not well_formed or not url.isascii() or not url.isprintable() or " " in url or "#" in url:
-        raise ValueError("the token address is not a plain URL")
+        raise ValueError(_("the token address is not a plain URL"))
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        raise ValueError("the token address must be https (http only to loopback)")
+        raise ValueError(_("the token address must be https (http only to loopback)"))
 
 
 def _without_brackets(host: str) -> str:

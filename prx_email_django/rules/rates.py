@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prx_email_django.rules.obstacles import ReachedLimit
+from prx_email_django.rules.words import words as _
 
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 #: A period is counted in twentieths: the current bucket and the twenty before it together never exceed the limit.
@@ -60,11 +61,15 @@ def parse_rate_limits(text: str) -> tuple[RateLimit, ...]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = _LIMIT.fullmatch(part)
         if match is None or int(match["count"]) < 1:
-            raise ValueError(f"“{part}” must be a rate limit, for example “30/minute” or “10000 recipients/day”.")
+            raise ValueError(
+                _("“%(part)s” must be a rate limit, for example “30/minute” or “10000 recipients/day”.", part=part)
+            )
         what = "recipients" if (match["what"] or "").lower().startswith("recipient") else "messages"
         limit = RateLimit(int(match["count"]), PERIODS[match["unit"].lower()], what)
         if limit.key in limits:
-            raise ValueError(f"“{part}”: only one limit of {what} is possible for each unit.")
+            raise ValueError(
+                _("“%(part)s”: only one limit of %(what)s is possible for each unit.", part=part, what=what)
+            )
         limits[limit.key] = limit
     return tuple(limits.values())
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from prx_email_django.rules.words import words as _
+
 _REFERENCE = re.compile(r"(env|file):(.*)", re.DOTALL)
 _ESCAPED = re.compile(r"\\+(?:env|file):")
 
@@ -26,11 +28,11 @@ class Reference:
     def problem(self) -> str:
         """Why it can name nothing; empty if it can."""
         if not self.target.isprintable() or self.target != self.target.strip() or not self.target:
-            return "names nothing: write env:NAME or file:/path"
+            return _("names nothing: write env:NAME or file:/path")
         if self.kind == "env" and "=" in self.target:
-            return "is not the name of a variable"
+            return _("is not the name of a variable")
         if self.kind == "file" and not self.target.startswith("/"):
-            return "must name an absolute path: workers may start in different directories"
+            return _("must name an absolute path: workers may start in different directories")
         return ""
 
 

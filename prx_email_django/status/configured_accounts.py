@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext
+
 from prx_email_django.compose.accounts import (
     DEFAULT_ACCOUNT,
     inactive_text,
@@ -18,6 +20,8 @@ from prx_email_django.conf.reader import email_backend, mailers
 from prx_email_django.django_mail.backend_options import outbox_options
 from prx_email_django.models import Account
 from prx_email_django.models.declared import declared_fields
+from prx_email_django.rules.words import in_words
+from prx_email_django.rules.words import words as _
 
 #: A subclass may choose the account itself.
 _OWN_BACKEND = "prx_email_django.backends.OutboxEmailBackend"
@@ -67,16 +71,20 @@ def _is_own(entry: object) -> bool:
 
 def _judged(named_by: str, name: str) -> Iterator[UnusableAccount]:
     if not name:
-        yield UnusableAccount(named_by, name, f"{named_by} loses mail: {no_account_text()}")
+        yield UnusableAccount(
+            named_by,
+            name,
+            in_words(_("%(named_by)s loses mail: %(problem)s", named_by=named_by, problem=no_account_text()), gettext),
+        )
         return
     if (made := declared_fields(name)) is not None:
         if made.problems:
-            yield UnusableAccount(named_by, name, withheld_text(name, str(made.problems[0])))
+            yield UnusableAccount(named_by, name, in_words(withheld_text(name, made.problems[0].text), gettext))
             return
         if not Account.objects.filter(name=name).exists():
             return  # whoever uses it first makes it
     is_active = Account.objects.filter(name=name).values_list("is_active", flat=True).first()
     if is_active is None:
-        yield UnusableAccount(named_by, name, missing_text(name, named_by))
+        yield UnusableAccount(named_by, name, in_words(missing_text(name, named_by), gettext))
     elif not is_active:
-        yield UnusableAccount(named_by, name, inactive_text(name, named_by))
+        yield UnusableAccount(named_by, name, in_words(inactive_text(name, named_by), gettext))

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models import Count, Min, Q, Sum
 
-from prx_email_django.models import HourlyCount, OutboxMessage, Worker
+from prx_email_django.models import HourlyCount, OutboxMessage, OutboxState, Worker
 from prx_email_django.models.conditions import AT_REST, FAILED, NEEDS_PERSON
 from prx_email_django.states import WAITING
 
@@ -50,6 +50,12 @@ def worker_figures() -> list[dict[str, Any]]:
         }
         for worker in Worker.objects.order_by("-last_seen_at")[:MAX_WORKERS]
     ]
+
+
+def worker_facts() -> dict[str, Any]:
+    """Return the workers and the last drain, as ``outbox_status`` does."""
+    last_drain = OutboxState.objects.filter(pk=1).values_list("last_drain_at", flat=True).first()
+    return {"workers": worker_figures(), "last_drain_at": text_of(last_drain)}
 
 
 @dataclass(slots=True)

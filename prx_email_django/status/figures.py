@@ -7,12 +7,13 @@ the admin show the sentences of ``message_reason`` and ``account_reason``.  Read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, Min, Q
+from django.utils.translation import gettext as _
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.refusals import refusal_row
@@ -25,12 +26,14 @@ from prx_email_django.models import (
     RateWindow,
 )
 from prx_email_django.models.account_validation import connection_problem
+from prx_email_django.models.conditions import FAILED, IN_DOUBT, MAY_HAVE_BEEN_DELIVERED
 from prx_email_django.models.declared import settings_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.rates import RateLimit, parse_rate_limits, reached, spent_now
+from prx_email_django.rules.words import in_words
 from prx_email_django.states import Status
 from prx_email_django.status.configured_accounts import unusable_accounts
 from prx_email_django.status.counts import (
@@ -47,9 +50,11 @@ from prx_email_django.status.reasons import (
     Pause,
     account_sentence,
     message_sentence,
+    obstacle,
     pause_in_force,
 )
 from prx_email_django.store.db import clock_for
+from prx_email_django.store.outbox import is_copy
 
 
 class Health(IntEnum):
@@ -69,21 +74,21 @@ VERSION = 1
 def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     """Return the figures of the whole outbox as JSON-serializable values; instants are ISO 8601 in UTC.
 
-    ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None if
-    no message is due), ``waiting`` (due later), ``deferred`` (failed, and tried again), ``sending``, ``at_rest``,
-    ``needs_person`` (at rest, and neither cancelled, adopted nor dismissed), ``unknown`` (failed messages that may have
-    been delivered), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and
-    end of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
-    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot be
-    used: ``named_by``, ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``,
-    ``failed_last_hour``, ``refused_in_a_row`` (messages refused since the last accepted one), ``limits`` (what is used
-    of each rate limit), ``pause_code``, ``last_trouble`` and the sentence ``why``; ``hours`` (see ``hourly_figures``)
-    and ``workers`` (see ``worker_figures``).
+    ``due`` (messages that may be sent now), ``oldest_due_seconds`` (time since the oldest of them became due; None
+    if no message is due), ``waiting`` (due later), ``deferred`` (failed, and tried again), ``sending``,
+    ``at_rest``, ``needs_person`` (at rest, and neither cancelled, adopted nor dismissed), ``unknown`` (failed
+    messages that may have been delivered), ``in_doubt`` (those of them that nobody has cancelled, adopted or
+    dismissed), ``expired_leases`` (messages whose worker was lost), ``accounts_paused``, ``paused`` (reason and end
+    of the pause of the whole outbox, else None), ``instance_matches`` (False in a copied database: nothing is sent
+    until it is adopted), ``last_drain_at``, ``last_purge_at``, ``unusable_accounts`` (what settings name and cannot
+    be used: ``named_by``, ``name``, ``problem``), ``accounts``: figures for each account, with ``sent_last_hour``,
+    ``failed_last_hour``, ``refused_in_a_row`` (messages refused since the last accepted one), ``limits`` (what is
+    used of each rate limit), ``pause_code``, ``last_trouble`` and the sentence ``why``; ``hours`` (see
+    ``hourly_figures``) and ``workers`` (see ``worker_figures``).
 
     Raises:
         ImproperlyConfigured: the settings are invalid.
     """
-    instance = outbox_settings().instance
     moment = now or clock_for(None).running
     state = OutboxState.objects.filter(pk=1).first() or OutboxState()
     facts = account_facts(now=moment, state=state)
@@ -93,7 +98,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         for pk, account in facts.items()
     ]
     ages = [account["oldest_due_seconds"] for account in accounts if account["oldest_due_seconds"] is not None]
-    failed = OutboxMessage.objects.filter(status=Status.FAILED)
+    doubtful = OutboxMessage.objects.filter(FAILED & MAY_HAVE_BEEN_DELIVERED)
+    doubts = doubtful.aggregate(all=Count("pk"), open=Count("pk", filter=IN_DOUBT))
     sending = OutboxMessage.objects.filter(claim_expires_at__isnull=False, status=Status.SENDING)
     is_expired = Q(claim_expires_at__lte=moment)
     leases = sending.aggregate(
@@ -104,7 +110,7 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "version": VERSION,
         "at": text_of(moment),
         "instance": state.instance,
-        "instance_matches": state.instance in ("", instance),
+        "instance_matches": not is_copy(state),
         "due": sum(account["due"] for account in accounts),
         "oldest_due_seconds": max(ages, default=None),
         "waiting": sum(account["waiting"] for account in accounts),
@@ -112,7 +118,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
         "sending": leases["all"],
         "at_rest": sum(account["at_rest"] for account in accounts),
         "needs_person": sum(account["needs_person"] for account in accounts),
-        "unknown": failed.filter(attempts__gt=F("retries")).count(),
+        "unknown": doubts["all"],
+        "in_doubt": doubts["open"],
         "expired_leases": leases["expired"],
         "oldest_expired_lease_seconds": _age(leases["oldest"], moment),
         "accounts_paused": sum(account.pause is not None for account in facts.values()),
@@ -134,18 +141,21 @@ def judge(figures: Mapping[str, Any], *, max_age: timedelta) -> tuple[Health, st
     Broken: nothing can be sent, or mail is lost when it is queued, until a person acts.
     """
     if not figures["instance_matches"]:
-        return Health.BROKEN, f"the database belongs to another instance, “{figures['instance']}”: run outbox_adopt"
+        text = _("the database belongs to another instance, “%(instance)s”: run outbox_adopt")
+        return Health.BROKEN, text % {"instance": figures["instance"]}
     if figures["unusable_accounts"]:
         return Health.BROKEN, figures["unusable_accounts"][0]["problem"]
     limit = max_age.total_seconds()
     if (figures["oldest_due_seconds"] or 0) > limit:
-        return Health.LATE, f"the oldest due message has waited for {figures['oldest_due_seconds']:.0f} s"
+        text = _("the oldest due message has waited for %(seconds)d s")
+        return Health.LATE, text % {"seconds": figures["oldest_due_seconds"]}
     if (figures["oldest_expired_lease_seconds"] or 0) > limit:
-        return Health.LATE, "messages of a lost worker wait for a drain"
+        return Health.LATE, _("messages of a lost worker wait for a drain")
     for account in figures["accounts"]:
-        if account["pause_code"] == Trouble.REFUSING or account["refused_in_a_row"] >= _suspicious():
-            return Health.LATE, f"the server refuses every message of the account {account['name']}: {account['why']}"
-    return Health.WELL, "well"
+        if account["pause_code"] == Trouble.REFUSING or account["refused_in_a_row"] >= suspicious():
+            text = _("the server refuses every message of the account %(name)s: %(why)s")
+            return Health.LATE, text % {"name": account["name"], "why": account["why"]}
+    return Health.WELL, _("well")
 
 
 def account_facts(
@@ -164,6 +174,7 @@ def account_facts(
         account.pk: AccountFacts(
             name=account.name,
             is_active=account.is_active,
+            is_copy=is_copy(outbox),
             outbox=everything,
             pause=_pause(runtime_state.get(account.pk), now),
             reached=_reached(account, windows, now),
@@ -191,6 +202,15 @@ def message_reason(message: OutboxMessage, *, account: AccountFacts | None = Non
     moment = now or clock_for(None).running
     facts = account or account_facts([message.account], now=moment)[message.account_id]
     return message_sentence(message, facts, now=moment)
+
+
+def held_back(message: OutboxMessage, *, now: datetime) -> str:
+    """Say what would keep the message from being sent if it were due now; empty if nothing does.
+
+    That all connections are in use at this moment is nothing that lasts.
+    """
+    facts = account_facts([message.account], now=now)[message.account_id]
+    return obstacle(replace(facts, connections=0), now=now)
 
 
 def account_reason(account: Account, *, facts: AccountFacts | None = None, now: datetime | None = None) -> str:
@@ -245,13 +265,13 @@ def _refused_in_a_row(runtime_state: AccountState | None) -> int:
     """How many messages were refused since the last accepted one, without those about dead addresses."""
     if runtime_state is None or not runtime_state.refused_in_a_row:
         return 0
-    if runtime_state.refused_in_a_row < _suspicious():
+    if runtime_state.refused_in_a_row < suspicious():
         return runtime_state.refused_in_a_row
     row = refusal_row(runtime_state, clock=clock_for(None))
     return row.total if row.limit else runtime_state.refused_in_a_row
 
 
-def _suspicious() -> int:
+def suspicious() -> int:
     """After so many refusals in a row an account is late; also where nothing is done about them."""
     return outbox_settings().refusals_in_a_row or REFUSALS_BY_DEFAULT
 
@@ -259,7 +279,7 @@ def _suspicious() -> int:
 def _problem(account: Account) -> str:
     """Return what keeps the account from ever connecting, by the rule that each connection asks."""
     try:
-        return settings_problem(account) or connection_problem(account)
+        return in_words(settings_problem(account), _) or connection_problem(account)
     except DecryptionFailed as error:
         return str(error)
 

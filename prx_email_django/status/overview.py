@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -17,12 +17,17 @@ from django.utils.translation import ngettext
 from prx_email_django.models import PauseRecord
 from prx_email_django.models.activity import WorkerState
 from prx_email_django.rules.outcomes import Trouble
+from prx_email_django.status.figures import suspicious
 from prx_email_django.status.reasons import at
 
 #: A due message that has waited for longer is late.
 LATE_AFTER = timedelta(minutes=10)
 #: A worker that has not been seen for longer does not live.
 ALIVE_FOR = timedelta(minutes=1)
+#: Nobody works if no worker was seen for longer: a schedule begins a drain once a minute.
+SILENT_AFTER = timedelta(minutes=2)
+#: A lost worker is told for so long where another one works.
+LOST_FOR = timedelta(hours=1)
 #: Causes of one verdict.
 MAX_CAUSES = 5
 
@@ -47,8 +52,12 @@ class Cause:
     can_resume: bool = False
     #: A person set the pause, and its reason is that person's.
     by_person: bool = False
-    #: It is about the messages that may have been delivered.
-    in_doubt: bool = False
+    #: Kind of messages that it is about, as the list's filter names them: ``sending``, ``doubt``.
+    of_messages: str = ""
+    #: It is about workers.
+    of_workers: bool = False
+    #: What a person can do where no button does it.
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +67,16 @@ class Verdict:
     level: Level
     text: str
     causes: tuple[Cause, ...]
+    #: How many more causes there are.
+    more: int = 0
 
 
 def verdict_of(figures: Mapping[str, Any], *, now: datetime) -> Verdict:
     """Return the verdict on the figures of ``outbox_status``; two queries for the history of pauses."""
-    causes = sorted(_causes(figures, now), key=lambda cause: cause.level != Level.RED)[:MAX_CAUSES]
+    causes = sorted(_causes(figures, now), key=lambda cause: cause.level != Level.RED)
     age = figures["oldest_due_seconds"] or 0
     is_late = age > LATE_AFTER.total_seconds()
-    sentences = [_waiting_sentence(figures, age, is_late=is_late), worker_sentence(figures, now)]
+    sentences = [*stopped(figures), _waiting_sentence(figures, age, is_late=is_late), worker_sentence(figures, now)]
     if figures["needs_person"]:
         count = figures["needs_person"]
         text = ngettext("%(count)d message needs a person.", "%(count)d messages need a person.", count)
@@ -75,7 +86,8 @@ def verdict_of(figures: Mapping[str, Any], *, now: datetime) -> Verdict:
         level = Level.AMBER
     if is_late or any(cause.level is Level.RED for cause in causes):
         level = Level.RED
-    return Verdict(level, " ".join(filter(None, sentences)), tuple(causes))
+    shown = tuple(causes[:MAX_CAUSES])
+    return Verdict(level, " ".join(filter(None, sentences)), shown, len(causes) - len(shown))
 
 
 def span(seconds: float) -> str:
@@ -108,6 +120,14 @@ def silence(figures: Mapping[str, Any], *, now: datetime) -> timedelta | None:
     return max(timedelta(0), now - max(seen)) if seen else None
 
 
+def stopped(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Say what stops every account: no other figure explains as much."""
+    if not figures["instance_matches"]:
+        yield _("This database belongs to another instance: nothing is sent from here.")
+    elif figures["paused"]:
+        yield _("Everything is paused.")
+
+
 def _waiting_sentence(figures: Mapping[str, Any], age: float, *, is_late: bool) -> str:
     words = {"due": figures["due"], "age": span(age), "sent": _sent(figures)}
     if is_late:
@@ -123,10 +143,15 @@ def _sent(figures: Mapping[str, Any]) -> int:
 
 def worker_sentence(figures: Mapping[str, Any], now: datetime) -> str:
     """Say that nobody works, and since when; empty while a worker lives, or nothing is due."""
+    return nobody_works(figures, now) if figures["due"] else ""
+
+
+def nobody_works(figures: Mapping[str, Any], now: datetime) -> str:
+    """The same, whether something is due or not; reads ``workers`` and ``last_drain_at`` of the figures only."""
     quiet = silence(figures, now=now)
     if quiet is None:
-        return _("No worker has ever been seen.") if figures["due"] else ""
-    if quiet <= ALIVE_FOR or not figures["due"]:
+        return _("No worker has ever been seen.")
+    if quiet <= SILENT_AFTER:
         return ""
     return _("No worker for %(age)s.") % {"age": span(quiet.total_seconds())}
 
@@ -134,7 +159,11 @@ def worker_sentence(figures: Mapping[str, Any], now: datetime) -> str:
 def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     if not figures["instance_matches"]:
         text = _("The database belongs to another instance, “%(instance)s”: nothing is sent until it is adopted.")
-        yield Cause(Level.RED, text % {"instance": figures["instance"]})
+        hint = _(
+            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, run "
+            "outbox_adopt, which puts every unsent message at rest first."
+        )
+        yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint)
     for found in figures["unusable_accounts"]:
         yield Cause(Level.RED, _("Mail is lost when it is queued: %(problem)s.") % {"problem": found["problem"]})
     records = {record.account_id: record for record in PauseRecord.objects.filter(ended_at__isnull=True)}
@@ -145,31 +174,44 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     for account in figures["accounts"]:
         yield from _causes_of(account, records.get(account["id"]), now)
     yield from _lost_workers(figures, now)
-    if figures["unknown"]:
+    if figures["in_doubt"]:
         text = ngettext(
             "%(count)d failed message may have been delivered.",
             "%(count)d failed messages may have been delivered.",
-            figures["unknown"],
+            figures["in_doubt"],
         )
-        yield Cause(Level.AMBER, text % {"count": figures["unknown"]}, in_doubt=True)
+        yield Cause(Level.AMBER, text % {"count": figures["in_doubt"]}, of_messages="doubt")
 
 
 def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: datetime) -> Iterator[Cause]:
-    name, waits = account["name"], account["due"] + account["deferred"]
-    level = Level.RED if (account["oldest_due_seconds"] or 0) > LATE_AFTER.total_seconds() else Level.AMBER
+    name, is_late = account["name"], (account["oldest_due_seconds"] or 0) > LATE_AFTER.total_seconds()
+    cause = Cause(Level.RED if is_late else Level.AMBER, "", account=name)
     if account["pause_code"]:
         text = _paused_text(name, record, account["pause_reason"], now)
-        by_person = account["pause_code"] == "person"
-        yield Cause(level, _and_waiting(text, waits), account=name, can_resume=True, by_person=by_person)
-    elif account["is_active"] and account["last_trouble"]:
-        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": account["last_trouble"]}
-        yield Cause(level, _and_waiting(text, waits), account=name)
-    elif not account["is_active"] and account["due"]:
-        text = _("%(name)s is switched off") % {"name": name}
-        yield Cause(level, _and_waiting(text, waits), account=name)
+        cause = replace(cause, can_resume=True, by_person=account["pause_code"] == "person")
+    elif not account["is_active"]:
+        text = _("%(name)s is switched off") % {"name": name} if account["due"] else ""
     elif account["problem"]:
         text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": account["problem"]}
-        yield Cause(level, _and_waiting(text, waits), account=name)
+    elif account["last_trouble"]:
+        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": account["last_trouble"]}
+    elif account["refused_in_a_row"] >= suspicious():
+        count = account["refused_in_a_row"]
+        words = ngettext(
+            "%(name)s: the last message was refused", "%(name)s: the last %(count)d messages were refused", count
+        )
+        text = words % {"name": name, "count": count}
+    elif is_late and reached_limits(account):
+        text = f"{name}: {account['why']}"
+    else:
+        text = ""
+    if text:
+        yield replace(cause, text=_and_waiting(text, account["due"] + account["deferred"]))
+
+
+def reached_limits(account: Mapping[str, Any]) -> bool:
+    """Whether a rate limit of an account of the figures keeps it from sending."""
+    return any(limit["used"] >= limit["count"] for limit in account["limits"])
 
 
 def _paused_text(name: str, record: PauseRecord | None, reason: str, now: datetime) -> str:
@@ -192,18 +234,31 @@ def _and_waiting(text: str, waits: int) -> str:
 
 
 def _lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
-    for worker in figures["workers"]:
-        if worker["state"] == WorkerState.WORKING and not is_alive(worker, now=now):
-            age = span((now - _instant(worker["last_seen_at"])).total_seconds())
-            text = _("The worker %(name)s hangs or was killed: it worked, and has not been seen for %(age)s.")
-            yield Cause(Level.AMBER, text % {"name": worker["name"], "age": age})
+    is_somebody_alive = any(is_alive(worker, now=now) for worker in figures["workers"])
+    lost = [
+        worker
+        for worker in figures["workers"]
+        if worker["state"] == WorkerState.WORKING
+        and not is_alive(worker, now=now)
+        and not (is_somebody_alive and now - _instant(worker["last_seen_at"]) > LOST_FOR)
+    ]
+    if lost:
+        text = ngettext(
+            "The worker %(name)s hangs or was killed: it worked, and has not been seen for %(age)s.",
+            "%(count)d workers hang or were killed: the last, %(name)s, has not been seen for %(age)s.",
+            len(lost),
+        )
+        age = span((now - _instant(lost[0]["last_seen_at"])).total_seconds())
+        words = {"count": len(lost), "name": lost[0]["name"], "age": age}
+        hint = _("Look for its process, and end it if it hangs: another worker takes its messages over.")
+        yield Cause(Level.AMBER, text % words, of_workers=True, hint=hint)
     if figures["expired_leases"]:
         text = ngettext(
             "%(count)d message of a lost worker waits for a drain.",
             "%(count)d messages of lost workers wait for a drain.",
             figures["expired_leases"],
         )
-        yield Cause(Level.AMBER, text % {"count": figures["expired_leases"]})
+        yield Cause(Level.AMBER, text % {"count": figures["expired_leases"]}, of_messages="sending")
 
 
 def _instant(text: str) -> datetime:

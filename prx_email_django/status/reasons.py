@@ -37,6 +37,8 @@ class AccountFacts:
 
     name: str
     is_active: bool = True
+    #: The database belongs to another ``INSTANCE``.
+    is_copy: bool = False
     #: The pause of the whole outbox.
     outbox: Pause | None = None
     #: The pause of this account.
@@ -73,6 +75,8 @@ def account_sentence(account: AccountFacts, *, now: datetime) -> str:
 
 def obstacle(account: AccountFacts, *, now: datetime) -> str:
     """Say what keeps an account from sending, the longest-lasting reason first; empty if nothing does."""
+    if account.is_copy:
+        return _("the database belongs to another instance: nothing is sent until it is adopted")
     if not account.is_active:
         return _("the account is inactive, until a person activates it")
     if account.outbox is not None:
@@ -130,6 +134,8 @@ def message_sentence(message: OutboxMessage, account: AccountFacts, *, now: date
         sentence = _sending(message, now)
     elif message.next_attempt_at is None:
         sentence = _at_rest(message)
+    elif account.is_copy:
+        sentence = obstacle(account, now=now)
     elif message.next_attempt_at > now:
         sentence = _not_due(message, message.next_attempt_at, now)
     else:
@@ -140,10 +146,13 @@ def message_sentence(message: OutboxMessage, account: AccountFacts, *, now: date
 
 
 def at(moment: datetime, now: datetime) -> str:
-    """Format an instant in the active time zone: without the date if it is today, with seconds within two minutes."""
+    """Format an instant in the active time zone, which is named.
+
+    Without the date if it is today, with seconds within two minutes.
+    """
     local = timezone.localtime(moment)
     precise = abs(moment - now) < timedelta(minutes=2)
-    time = formats.date_format(local, "H:i:s" if precise else "H:i")
+    time = formats.date_format(local, "H:i:s T" if precise else "H:i T")
     return time if local.date() == timezone.localtime(now).date() else f"{local.date().isoformat()} {time}"
 
 
@@ -167,9 +176,8 @@ def _paused(pause: Pause, now: datetime) -> str:
     if pause.until is None:
         return _("paused until a person resumes it: %(reason)s") % {"reason": pause.reason}
     words = {"time": at(pause.until, now), "reason": pause.reason}
-    if pause.by_person:  # who entered the time may read it in another zone
-        named = {**words, "time": f"{words['time']} {timezone.localtime(pause.until).tzname()}"}
-        return _("paused by a person until %(time)s: %(reason)s") % named
+    if pause.by_person:
+        return _("paused by a person until %(time)s: %(reason)s") % words
     return _("paused until %(time)s: %(reason)s") % words
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ from django.db import connections
 from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, Worker
 from tests.integration import admin_rows as rows
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -47,7 +48,32 @@ onerror="document.body.append('acted')">
 <video src="{url}/video" poster="{url}/poster.png" autoplay></video><audio src="{url}/audio" autoplay></audio>
 <form id="form" action="{url}/form"><input type="submit" value="Send" autofocus></form>
 <a id="link" href="{url}/link" target="_self" ping="{url}/ping">Click here</a>
-<a id="top" href="{url}/top" target="_top">And here</a></body></html>"""
+<a id="top" href="{url}/top" target="_top">And here</a>
+<link rel="preload" as="image" href="{url}/preload.png"><link rel="modulepreload" href="{url}/module.js">
+<link rel="manifest" href="{url}/manifest.json"><link rel="dns-prefetch" href="{url}/dns">
+<link rel="alternate stylesheet" href="{url}/other.css"><link rel="apple-touch-icon" href="{url}/touch.png">
+<style>@font-face {{ font-family: y; src: local("no"), url({url}/font2.ttf) }}
+ul {{ list-style-image: url({url}/li.png) }}
+div {{ border-image: url({url}/border.png) 1; content: url({url}/content.png); cursor: url({url}/cursor.cur), auto;
+mask: url({url}/mask.svg#m); filter: url({url}/filter.svg#f); shape-outside: url({url}/shape.png);
+background-image: image-set(url({url}/set.png) 1x), -webkit-image-set(url({url}/webkit.png) 1x) }}
+div::before {{ content: url({url}/before.png) }} p {{ font-family: y }}</style>
+<div style="background: url({url}/inline.png)">.</div><ul><li>.</li></ul><table background="{url}/table.png"><tr>
+<td background="{url}/cell.png">.</td></tr></table><input type="image" src="{url}/input.png" alt="">
+<button form="form" formaction="{url}/formaction">.</button><img src="x" onerror="fetch('{url}/onerror')">
+<details open ontoggle="fetch('{url}/toggle')"><summary>.</summary></details><svg onload="fetch('{url}/svgload')">
+<use href="{url}/use.svg#u"/><script>fetch("{url}/svgscript")</script><style>@import "{url}/svg.css";</style>
+<foreignObject><iframe src="{url}/foreign"></iframe></foreignObject><animate onbegin="fetch('{url}/begin')"/></svg>
+<video><source src="{url}/source.mp4"><track default src="{url}/track.vtt"></video><iframe srcdoc="
+<img src='{url}/srcdoc.png'><script>top.document.title = 'acted'</script>"></iframe>
+<iframe src="data:text/html,<img src='{url}/dataframe.png'>"></iframe>
+<iframe src="javascript:fetch('{url}/js')"></iframe>
+<script>navigator.sendBeacon("{url}/beacon"); new WebSocket("{url}/socket".replace("http", "ws"));
+new EventSource("{url}/events"); new Image().src = "{url}/new.png"; window.open("{url}/open");
+import("{url}/import.js"); location = "{url}/location"; new Worker("{url}/worker.js");
+document.forms[0].submit()</script>
+<map name="m"><area shape="default" href="{url}/area" alt=""></map><link rel="prerender" href="{url}/prerender">
+<script type="speculationrules">{{"prefetch": [{{"urls": ["{url}/speculation"]}}]}}</script></body></html>"""
 
 
 class Canary:
@@ -107,6 +133,7 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """A browser in which a superuser is logged in; Playwright's loop runs in the thread that also reads rows."""
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     User.objects.create_superuser("ada", password="ada")
+    Worker.objects.create(name="host:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
@@ -228,6 +255,10 @@ def test_an_account_is_paused_and_resumed(page: Page) -> None:
 def test_the_canary_sees_a_browser_that_does_fetch(page: Page, canary: Canary) -> None:
     page.set_content(f'<link rel="preconnect" href="{canary.url}"><img src="{canary.url}/pixel.gif">')
     assert canary.wait_for("/pixel.gif")
+
+
+def test_the_attack_has_as_many_ways_as_were_tried_by_hand() -> None:
+    assert len(set(re.findall(r"\{url\}/[\w.]+", ATTACK))) >= 45
 
 
 def test_nothing_in_a_preview_acts_or_calls_home(page: Page, canary: Canary) -> None:

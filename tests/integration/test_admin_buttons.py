@@ -17,7 +17,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.admin import OutboxMessageAdmin
 from prx_email_django.admin import bulk as bulk_pages
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import OutboxMessage, Worker
 from prx_email_django.states import Status
 from tests.integration import admin_rows as rows
 
@@ -149,6 +149,37 @@ def test_what_a_button_did_is_said_from_the_state_afterwards() -> None:
     assert rows.notices(response)[0] == said
 
 
+def test_a_button_is_called_what_it_does() -> None:
+    """Where no worker runs, or the account may not send, “Retry now” would promise what does not happen."""
+    account = rows.make_account()
+    message, later = rows.at_rest(account), rows.make_message(account, send_at=timezone.now() + timedelta(days=1))
+    client = rows.client_for("*")
+
+    def button(shown: OutboxMessage) -> tuple[str, str]:
+        first = client.get(f"{rows.MESSAGES}{shown.pk}/change/").context["buttons"][0]
+        return str(first["label"]), str(first["help"])
+
+    assert button(message) == ("Make it due", "It will be due, and it waits. No worker has ever been seen.")
+    Worker.objects.create(name="host:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    assert button(message) == ("Retry now", "Due now: a running worker sends it.")
+    assert button(later)[0] == "Send now"
+    prx.pause_outbox(account, reason="wrong price")
+    why = "It will be due, and it waits. Paused until a person resumes it: wrong price."
+    assert button(message) == button(later) == ("Make it due", why)
+
+
+def test_the_page_that_asks_says_that_nothing_will_be_sent_now() -> None:
+    message = rows.at_rest(rows.make_account())
+    prx.pause_outbox(None, reason="holidays")
+    data = {"action": "retry_selected", "_selected_action": [message.pk]}
+    client = rows.client_for("*")
+    asked = client.post(rows.MESSAGES, data).content.decode()
+    assert "Everything is paused." in asked
+    assert "No worker has ever been seen." in asked
+    done = client.post(rows.MESSAGES, {**data, "understood": "yes"}, follow=True)
+    assert "Everything is paused." in rows.notices(done)
+
+
 def bulk(client: Client, action: str, messages: list[OutboxMessage], **extra: Any) -> Any:
     """Choose messages and an action in the list, and go on after the page that asks."""
     data = {"action": action, "_selected_action": [message.pk for message in messages], "understood": "yes", **extra}
@@ -169,6 +200,16 @@ def test_bulk_actions_show_how_many_changed_and_why_others_did_not() -> None:
         "2 refused: 1 being sent right now, 1 already sent.",
     ]
     assert rows.notices(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
+
+
+def test_a_confirmation_says_who_has_not_received_the_message_yet() -> None:
+    account = rows.make_account()
+    whole, partly = rows.unknown(account), rows.unknown(account, to=["ann@example.org", "bo@example.org"])
+    partly.recipients.filter(address="bo@example.org").update(result="")
+    assert rows.notices(bulk(rows.client_for("*"), "confirm_selected", [whole, partly])) == [
+        "2 messages are confirmed to have arrived.",
+        "1 of them has not reached all its recipients: it is due for the others.",
+    ]
 
 
 @pytest.mark.parametrize("action", ["retry", "cancel", "confirm", "dismiss"])

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 from django.contrib import admin
-from django.db.models import Model
+from django.db.models import DateTimeField, Model
 from django.test import Client
 from django.utils import timezone
 
@@ -107,3 +107,19 @@ def test_recipients_are_found_by_the_beginning_of_an_address() -> None:
     found = client.get(f"{rows.ADMIN}recipient/", {"q": "ann@"})
     assert [recipient.address for recipient in found.context["cl"].result_list] == ["ann@example.org"]
     assert not client.get(f"{rows.ADMIN}recipient/", {"q": "example"}).context["cl"].result_list
+
+
+@pytest.mark.parametrize("model", [DeliveryAttempt, InboundMessage, OutboxMessage, ConnectionSlot])
+def test_times_are_relative_with_the_exact_one_and_its_zone_beside(model: type[Model]) -> None:
+    names = [field.name for field in model._meta.concrete_fields if isinstance(field, DateTimeField)]
+    (row,) = model._default_manager.all()
+    moments = [timezone.localtime(getattr(row, name)) for name in names if getattr(row, name) is not None]
+    shown = [f"{moment:%Y-%m-%d %H:%M:%S} {moment.tzname()}" for moment in moments]
+    client = rows.client_for("*")
+    url = f"{rows.ADMIN}{model._meta.model_name}/"
+    page = client.get(f"{url}{row.pk}/change/").content.decode()
+    for exact in shown:
+        assert f'title="{exact}"' in page
+        assert f'<span class="outbox-reason">{exact}</span>' in page
+    listed = client.get(url).content.decode()
+    assert any(f'title="{exact}"' in listed for exact in shown)

@@ -11,7 +11,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import HourlyCount, OutboxMessage, Worker
+from prx_email_django.limits.rate_windows import take_permits
+from prx_email_django.models import AccountState, HourlyCount, OutboxMessage, OutboxState, Worker
+from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -61,7 +63,8 @@ def test_a_pause_says_who_and_since_when_and_is_resumed_by_its_button() -> None:
     assert viewer.post(url).status_code == 403
     client = rows.client_for("view_outboxmessage", "change_account")
     assert get(client).context["causes"][0].resume_url == url
-    assert rows.notices(client.post(url, follow=True)) == ["newsletter is resumed: may send."]
+    said = ["newsletter is resumed: may send.", "No worker has ever been seen."]
+    assert rows.notices(client.post(url, follow=True)) == said
     assert get(client).context["causes"] == []
     assert account.pause_records.get().ended_by == "view_outboxmessage-change_account"
 
@@ -74,6 +77,93 @@ def test_everything_paused_and_a_hung_worker_are_causes() -> None:
     assert texts[0].startswith("everything is paused by keiko since ")
     assert texts[1] == "The worker host:1 hangs or was killed: it worked, and has not been seen for 5 min."
     assert response.context["verdict"].level == "red"
+
+
+def states(response: Any) -> list[tuple[str, str]]:
+    """Return the colour and the label of each account."""
+    return [(account["state"], account["label"]) for account in response.context["accounts"]]
+
+
+def test_no_account_looks_well_while_everything_is_paused() -> None:
+    rows.make_message(rows.make_account())
+    live_worker()
+    assert states(get(rows.client_for("*"))) == [("sent", "ready")]
+    prx.pause_outbox(None, reason="maintenance", by="keiko")
+    response = get(rows.client_for("view_outboxmessage"))
+    assert states(response) == [("failed", "paused")]
+    assert response.context["verdict"].text.startswith("Everything is paused. 1 due")
+
+
+def test_in_a_copied_database_every_page_says_that_nothing_is_sent(settings: Any) -> None:
+    message = rows.make_message(rows.make_account())
+    OutboxState.objects.update_or_create(pk=1, defaults={"instance": "production"})
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "INSTANCE": "staging"}
+    client = rows.client_for("*")
+    response = get(client)
+    assert response.context["verdict"].text.startswith("This database belongs to another instance: nothing is sent")
+    (shown,) = response.context["causes"]
+    assert "“production”" in shown.cause.text
+    assert "outbox_adopt" in shown.hint
+    assert states(response) == [("failed", "stopped")]
+    page = get(client, f"{rows.MESSAGES}{message.pk}/change/").content.decode()
+    assert "The database belongs to another instance: nothing is sent until it is adopted." in page
+
+
+def test_late_mail_of_a_used_up_limit_has_its_cause() -> None:
+    account = rows.make_account("bulk", rate_limits="2/day")
+    now = timezone.now()
+    rows.make_message(account, columns={"next_attempt_at": now - timedelta(hours=3)})
+    assert take_permits(account, 2, clock=clock_for(None)).count == 2
+    live_worker()
+    response = get(rows.client_for("*"))
+    (shown,) = response.context["causes"]
+    assert (shown.cause.level, states(response)) == ("red", [("deferred", "limited")])
+    assert shown.cause.text.startswith("bulk: limit 2/day reached, sending continues at ")
+    assert shown.cause.text.endswith("; 1 waits")
+
+
+def test_refusals_in_a_row_are_a_cause_also_where_nothing_is_done_about_them(settings: Any) -> None:
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "REFUSALS_IN_A_ROW": 0}
+    account = rows.make_account("bulk")
+    AccountState.objects.update_or_create(account=account, defaults={"refused_in_a_row": 12})
+    (shown,) = get(rows.client_for("*")).context["causes"]
+    assert shown.cause.text == "bulk: the last 12 messages were refused"
+
+
+def test_a_worker_that_waits_for_a_minute_is_not_missed_but_two_are() -> None:
+    """A schedule begins a drain once a minute, and the next one may be a second late."""
+    rows.make_message(rows.make_account())
+    worker = live_worker(last_seen_at=timezone.now() - timedelta(seconds=70))
+    client = rows.client_for("*")
+    assert "No worker" not in get(client).context["verdict"].text
+    Worker.objects.filter(pk=worker.pk).update(last_seen_at=timezone.now() - timedelta(minutes=3))
+    response = get(client)
+    assert response.context["verdict"].text.endswith("No worker for 3 min.")
+    assert states(response) == [("unknown", "no worker")]
+
+
+def test_lost_workers_are_one_cause_and_forgotten_when_another_works() -> None:
+    for number in range(7):
+        live_worker(
+            name=f"host:{number}", state="working", last_seen_at=timezone.now() - timedelta(minutes=61 + number)
+        )
+    client = rows.client_for("*")
+    (shown,) = get(client).context["causes"]
+    assert shown.cause.text.startswith(
+        "7 workers hang or were killed: the last, host:0, has not been seen for 1 h 1 min"
+    )
+    assert shown.open_url == "#outbox-workers"
+    live_worker(name="host:new")
+    assert get(client).context["causes"] == []
+    assert get(client).context["verdict"].level == "green"
+
+
+def test_causes_that_are_not_shown_are_counted() -> None:
+    for number in range(8):
+        prx.pause_outbox(rows.make_account(f"account {number}"), reason="moving", by="keiko")
+    response = get(rows.client_for("*"))
+    assert (len(response.context["causes"]), response.context["verdict"].more) == (5, 3)
+    assert "3 more causes are not shown" in response.content.decode()
 
 
 def refused(account: Any, text: str, count: int, **columns: Any) -> list[OutboxMessage]:
@@ -114,6 +204,38 @@ def test_a_reason_is_acted_on_as_a_whole_after_a_page_that_says_how_many(operati
     changed = [message.dismissed_at if operation == "dismiss" else message.next_attempt_at for message in mine]
     assert all([*changed, doubtful.dismissed_at or doubtful.next_attempt_at])
     assert not any(message.dismissed_at or message.next_attempt_at for message in others)
+
+
+@pytest.mark.parametrize("operation", ["confirm", "retry"])
+def test_all_doubtful_messages_are_settled_with_two_clicks(operation: str) -> None:
+    account = rows.make_account("main")
+    doubtful = [rows.unknown(account) for _ in range(3)]
+    others = [rows.at_rest(account), rows.unknown(account), rows.unknown(account)]
+    prx.dismiss_outbox(others[1].pk)
+    OutboxMessage.objects.filter(pk=others[2].pk).update(last_error_code="cancelled")
+    client = rows.client_for("view_outboxmessage", "change_outboxmessage")
+    (shown,) = get(client).context["causes"]
+    assert shown.cause.text == "3 failed messages may have been delivered."
+    assert {message.pk for message in get(client, shown.open_url).context["cl"].queryset} == {m.pk for m in doubtful}
+    urls = dict(shown.buttons)
+    assert list(urls) == ["Confirm all 3", "Retry all 3"]
+    url = urls[f"{operation.capitalize()} all 3"]
+    assert rows.client_for("view_outboxmessage").post(url).status_code == 403
+    assert client.post(url).context["summary"].doubtful == 3
+    client.post(url, {"understood": "yes"})
+    for message in (*doubtful, *others):
+        message.refresh_from_db()
+    done = [message.status == "sent" or message.next_attempt_at is not None for message in (*doubtful, *others)]
+    assert done == [True] * 3 + [False] * 3
+
+
+def test_what_was_dismissed_is_no_trouble_any_more() -> None:
+    message = rows.unknown(rows.make_account())
+    client = rows.client_for("*")
+    assert get(client).context["verdict"].level == "amber"
+    client.post(f"{rows.MESSAGES}{message.pk}/dismiss/")
+    response = get(client)
+    assert (response.context["verdict"].level, response.context["causes"]) == ("green", [])
 
 
 def test_the_list_of_a_reason_shows_its_messages() -> None:

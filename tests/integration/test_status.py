@@ -25,6 +25,7 @@ KEYS = {
     "sending",
     "at_rest",
     "unknown",
+    "in_doubt",
     "expired_leases",
     "accounts_paused",
     "last_drain_at",

@@ -57,7 +57,7 @@ def plain_english() -> Iterator[None]:
         (replace(MAIN, is_active=False), "the account is inactive, until a person activates it"),
         (
             replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False)),
-            "paused until 14:05: authentication refused (535 5.7.8)",
+            "paused until 14:05 UTC: authentication refused (535 5.7.8)",
         ),
         (
             replace(MAIN, pause=Pause("moving", SOON + timedelta(days=1))),
@@ -69,11 +69,11 @@ def plain_english() -> Iterator[None]:
             replace(
                 MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)), ReachedLimit("90/hour", SOON))
             ),
-            "limit 90/hour reached, sending continues at 14:05",
+            "limit 90/hour reached, sending continues at 14:05 UTC",
         ),
         (
             replace(MAIN, reached=(ReachedLimit("30/minute", NOW + timedelta(seconds=3)),)),
-            "limit 30/minute reached, sending continues at 14:00:03",
+            "limit 30/minute reached, sending continues at 14:00:03 UTC",
         ),
         (replace(MAIN, connections=3), "all 3 connections are in use"),
         (replace(MAIN, connections=1, probing=True), "one message is being tried first, after a pause"),
@@ -97,10 +97,10 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
     ("message", "sentence"),
     [
         (DUE, "due, waiting for a worker"),
-        (row(Status.PENDING, SOON), "to be sent at 14:05"),
+        (row(Status.PENDING, SOON), "to be sent at 14:05 UTC"),
         (
             row(Status.FAILED, SOON, error_code=ErrorCode.PROVIDER, error="451 4.3.0 busy", retries=1, attempts=1),
-            "next attempt at 14:05: refused by the server (451 4.3.0 busy)",
+            "next attempt at 14:05 UTC: refused by the server (451 4.3.0 busy)",
         ),
         (
             row(Status.FAILED, error_code=ErrorCode.PROVIDER, error="550 no", retries=1, attempts=1),
@@ -115,7 +115,7 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
         ),
         (
             row(Status.FAILED, SOON, error_code=ErrorCode.UNKNOWN_OUTCOME, attempts=1),
-            "next attempt at 14:05: outcome unknown; it may have been delivered",
+            "next attempt at 14:05 UTC: outcome unknown; it may have been delivered",
         ),
         (
             row(Status.FAILED, error_code="new_code", error="?"),
@@ -126,11 +126,11 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
             row(Status.SENDING, claim_expires_at=NOW),
             "the worker was lost while it was sending: the next drain will try again or put the message at rest",
         ),
-        (row(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00"),
-        (row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00"),
+        (row(Status.SENT, sent_at=NOW - timedelta(hours=1)), "accepted by the server at 13:00 UTC"),
+        (row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00 UTC"),
         (
             row(Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"),
-            "accepted by the server at 14:00:00, but not for every recipient: 550 5.1.1 nobody lives here",
+            "accepted by the server at 14:00:00 UTC, but not for every recipient: 550 5.1.1 nobody lives here",
         ),
         (row(Status.PENDING, NOW, expires_at=NOW), "expired: the next drain will put it at rest"),
         (row(Status.PENDING, NOW, due_since=NOW - timedelta(days=6)), "expired: the next drain will put it at rest"),
@@ -143,12 +143,12 @@ def test_a_message_says_what_its_state_is(message: OutboxMessage, sentence: str)
 def test_a_due_message_waits_for_what_its_account_waits_for() -> None:
     paused = replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False))
     assert message_sentence(DUE, paused, now=NOW) == (
-        "its account is paused until 14:05: authentication refused (535 5.7.8)"
+        "its account is paused until 14:05 UTC: authentication refused (535 5.7.8)"
     )
     switched_off = replace(paused, is_active=False)
     assert message_sentence(DUE, switched_off, now=NOW) == "the account is inactive, until a person activates it"
     later = row(Status.PENDING, NOW + timedelta(hours=1))
-    assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00"
+    assert message_sentence(later, paused, now=NOW) == "to be sent at 15:00 UTC"
 
 
 def test_times_are_shown_in_the_zone_of_the_reader() -> None:

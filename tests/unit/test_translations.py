@@ -8,20 +8,34 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext as translated
 from django.utils.translation import override
 from django.utils.translation.template import templatize
 
+from prx_email_django.checks.declared import check_declared_accounts
+from prx_email_django.checks.project import check_settings
+from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.table import SETTINGS
 from prx_email_django.status.overview import span
 
 PACKAGE = Path(__file__).parents[2] / "prx_email_django"
 FOLDER = PACKAGE / "locale/ja/LC_MESSAGES"
 #: Functions that mark a string, and how many of their arguments are strings.
 MARKS = {"_": 1, "gettext": 1, "gettext_lazy": 1, "gettext_noop": 1, "ngettext": 2, "ngettext_lazy": 2}
-#: What commands and checks show to a person comes from these files.
-FACES = [path for folder in ("checks", "management") for path in sorted((PACKAGE / folder).rglob("*.py"))]
+#: What commands and checks show to a person comes from these files, and what settings and sign-ins are refused for.
+FACES = [
+    *(p for folder in ("checks", "conf", "management", "oauth") for p in sorted((PACKAGE / folder).rglob("*.py"))),
+    *(PACKAGE / name for name in ("api/sign_in.py", "models/declared.py", "status/figures.py")),
+]
+#: Names, protocols, and an error of the code that no page shows.
+NOT_PROSE = re.compile(
+    r"content types|dotted paths?| secret in settings|text/html; .*|(https://\S+ )?(offline_access|openid)( \w+)*"
+    r"|https://\S+ offline_access|unknown error|nobody with an address|\[\"MESSAGE_ID_DOMAIN\"\] must be .*"
+)
 #: Two words in a row; a name, a code or a key of JSON has none.
 _PROSE = re.compile(r"[A-Za-z’”]{2,}[,:;.]? [A-Za-z“]{2,}")
 #: Calls whose strings nobody reads, or that machines do: patterns, SQL, log lines, errors that ``advice`` recognises.
@@ -46,6 +60,10 @@ def marked_in_template(path: Path) -> Iterator[tuple[str, ...]]:
         yield tuple(ast.literal_eval(one) for one in call.args[: MARKS[name]])
 
 
+def is_prose(text: str) -> bool:
+    return bool(_PROSE.search(text)) and not NOT_PROSE.fullmatch(text)
+
+
 def unmarked(tree: ast.AST) -> Iterator[str]:
     """Yield the sentences that no function marks; documentation is not shown."""
     if isinstance(tree, ast.Call):
@@ -54,7 +72,7 @@ def unmarked(tree: ast.AST) -> Iterator[str]:
             return
     if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Constant):
         return
-    if isinstance(tree, ast.Constant) and isinstance(tree.value, str) and _PROSE.search(tree.value):
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str) and is_prose(tree.value):
         yield tree.value
     for part in ast.iter_child_nodes(tree):
         yield from unmarked(part)
@@ -116,6 +134,52 @@ def test_the_compiled_catalogue_is_that_of_its_source(catalogue: dict[str, str])
     )
     source = sorted("".join(ast.literal_eval(line) for line in text.splitlines()) for text in quoted[1:])
     assert source == sorted(text for key, text in catalogue.items() if key)
+
+
+#: Beyond ASCII: a sentence in Japanese has such a character, whatever names it quotes.
+JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
+WRONG: list[dict[str, Any]] = [
+    *({setting.name: object()} for setting in SETTINGS),
+    {"NO_SUCH_SETTING": 1},
+    {"LEAS": 30},
+    {"LEASE": 1},
+    {"SEND_DEADLINE": 400},
+    {"GIVE_UP_AFTER": 10, "MAX_BACKOFF": 20},
+    {"BASE_BACKOFF": 30, "MAX_BACKOFF": 20},
+    {"WAKE": "no.such.function"},
+    {"MESSAGE_ID_DOMAIN": "tests.no_such"},
+    {"ATTACHMENT_STORE": "/no/such/folder", "TLS_CA_FILE": "/no/such/file"},
+    {"RETENTION": {"sent": "soon"}},
+    {"RETENTION": {"snt": "1d"}},
+    {"REDIRECT_TO": "me@no domain"},
+    {"REDIRECT_EXCEPT": ["example.com"]},
+    {"OAUTH_SERVERS": {"http://sso.example.com": {"authorization": "x", "issuer": "y"}}},
+    {"CREDENTIAL_KEYS": ["short"]},
+    {"ACCOUNTS": {"main": 1}},
+    {"ACCOUNTS": {"main": "http://example.com"}},
+    {"ACCOUNTS": {"main": "smtps://"}},
+    {"ACCOUNTS": {"main": {"host": "smtp.example.com", "hots": "x", "password": None}}},
+    {"ACCOUNTS": {"main": {"preset": "gmial"}}},
+    {"ACCOUNTS": {"main": "smtp://user:x@smtp.example.com?rate_limits=many"}},
+    {"ACCOUNTS": {"main": "smtp://user:env:@smtp.example.com"}},
+]
+
+
+@pytest.mark.parametrize("configured", WRONG, ids=" ".join)
+def test_every_problem_of_the_settings_is_told_in_japanese(configured: dict[str, Any], settings: Any) -> None:
+    settings.PRX_EMAIL = configured
+    with override("ja"):
+        found = [*check_settings(), *check_declared_accounts()]
+    assert found
+    for message in found:
+        assert JAPANESE.search(str(message.msg)), message.msg
+        assert JAPANESE.search(str(message.hint)), message.hint
+
+
+def test_what_is_raised_stays_english(settings: Any) -> None:
+    settings.PRX_EMAIL = {"LEASE": "soon"}
+    with override("ja"), pytest.raises(ImproperlyConfigured, match=r'"LEASE"\] must be a duration'):
+        outbox_settings()
 
 
 def test_django_finds_the_catalogue() -> None:

@@ -22,6 +22,7 @@ from django.db.models import QuerySet
 
 from prx_email_django.conf.reader import mailer_retry_limit, mailer_uses_lock_file
 from prx_email_django.contrib.importing.source import ImportRefused, Row, RowRefused, Source, set_options
+from prx_email_django.rules.words import words as _
 from prx_email_django.store.sent_elsewhere import SentElsewhere
 
 #: ``mailer.models``: high, medium, low, deferred -> priority here.
@@ -51,8 +52,11 @@ class MailerSource(Source):
         acquired, held = engine.acquire_lock()
         if not acquired:
             raise ImportRefused(
-                f"a worker of django-mailer holds its lock file ({held.lock_file}): stop it and its cron job, then run "
-                "this again in the same directory; if no worker runs, delete the file"
+                _(
+                    "a worker of django-mailer holds its lock file (%(file)s): stop it and its cron job, then run this "
+                    "again in the same directory; if no worker runs, delete the file",
+                    file=held.lock_file,
+                )
             )
         try:
             yield

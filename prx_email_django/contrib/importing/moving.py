@@ -23,6 +23,7 @@ from prx_email_django.errors import AccountUnavailable, OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.conditions import QUEUED
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.words import words as _
 from prx_email_django.states import ErrorCode, RecipientResult
 from prx_email_django.store.db import atomic, retried_after_conflict
 from prx_email_django.store.draft import Draft, idempotency_hash
@@ -113,7 +114,9 @@ class Queue:
             message = taken.get(key)
             if message is None or message.last_error_code != ErrorCode.CANCELLED:
                 return key, message
-        raise ImportRefused(f"a row was imported and given back {GENERATIONS} times: {base}")
+        raise ImportRefused(
+            _("a row was imported and given back %(count)d times: %(key)s", count=GENERATIONS, key=base)
+        )
 
     def draft(self, row: Row, email: EmailMessage, key: str) -> Draft:
         """The draft of the email, unwritten.  Raises as ``add``."""

@@ -17,6 +17,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from prx_email_django.contrib.importing.source import ImportRefused, Row, Source, set_options
+from prx_email_django.rules.words import words as _
 from prx_email_django.store.sent_elsewhere import SentElsewhere
 
 #: ``post_office.models.PRIORITY`` (low, medium, high, now) -> priority here.
@@ -45,7 +46,7 @@ class PostOfficeSource(Source):
             held = module.FileLock(module.default_lockfile).__enter__()
         except (module.FileLocked, FileExistsError) as error:
             raise ImportRefused(
-                "send_queued_mail of django-post_office is running: stop it and its cron job, then run this again"
+                _("send_queued_mail of django-post_office is running: stop it and its cron job, then run this again")
             ) from error
         try:
             yield

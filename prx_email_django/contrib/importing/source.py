@@ -14,6 +14,7 @@ from django.db import connections, router
 from django.db.models import QuerySet
 
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.words import words as _
 from prx_email_django.store.sent_elsewhere import SentElsewhere
 
 #: Rows whose keys are read by one query; the rows themselves are read one by one.
@@ -56,7 +57,11 @@ class Source(ABC):
         """
         if not apps.is_installed(self.app):
             raise ImportRefused(
-                f"{self.title} is not in INSTALLED_APPS: keep “{self.app}” there until its mail is imported"
+                _(
+                    "%(package)s is not in INSTALLED_APPS: keep “%(app)s” there until its mail is imported",
+                    package=self.title,
+                    app=self.app,
+                )
             )
         self.model = apps.get_model(self.app, self.waiting_model)
         self.history_model = apps.get_model(self.app, self.sent_model)
@@ -65,8 +70,13 @@ class Source(ABC):
         self._alias = theirs = router.db_for_write(self.model)
         if theirs != outbox_alias():
             raise ImportRefused(
-                f"{self.title} uses the database “{theirs}” and the outbox “{outbox_alias()}”: one transaction cannot "
-                "hold both, so a crash could send a message twice. Let the old package send what it has instead"
+                _(
+                    "%(package)s uses the database “%(theirs)s” and the outbox “%(ours)s”: one transaction cannot hold "
+                    "both, so a crash could send a message twice. Let the old package send what it has instead",
+                    package=self.title,
+                    theirs=theirs,
+                    ours=outbox_alias(),
+                )
             )
 
     @abstractmethod

@@ -17,6 +17,7 @@ from prx_email_django.management._common import OutboxCommand, plain_errors
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.presets import PRESETS
+from prx_email_django.rules.words import in_words
 from prx_email_django.store.accounts import AccountChange, put_account
 
 
@@ -80,7 +81,7 @@ class Command(OutboxCommand):
                 if text := absence(str(fields.get(item, ""))):
                     self.stderr.write(
                         _("%(item)s: %(text)s (here and now; workers read it where they run)")
-                        % {"item": item, "text": text}
+                        % {"item": item, "text": in_words(text, _)}
                     )
         self.stdout.write(_outcome(change, dry_run=options["dry_run"]) % {"name": name})
         for line in described(change):

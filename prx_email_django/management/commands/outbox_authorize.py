@@ -25,6 +25,7 @@ from prx_email_django.oauth.loopback import LoopbackReceiver
 from prx_email_django.oauth.servers import AuthorizationServer
 from prx_email_django.oauth.sign_in import SignedIn
 from prx_email_django.oauth.token import TokenRefused
+from prx_email_django.rules.words import in_words
 from prx_email_django.status.advice import advice
 
 #: Seconds that a person has for signing in.
@@ -64,7 +65,7 @@ class Command(OutboxCommand):
                 found = self._device(account) if options["device"] else self._loopback(account, server, options)
                 stored = store_sign_in(account, found)
             except (TokenRefused, DecryptionFailed, SecretAbsent) as error:
-                text = _("Nothing was stored: %(error)s.") % {"error": error}
+                text = _("Nothing was stored: %(error)s.") % {"error": in_words(getattr(error, "said", error), _)}
                 raise CommandError(f"{text} {advice(str(error))}".rstrip()) from None
         self.stdout.write(
             _("%(address)s has signed in; the refresh token of “%(name)s” is stored, encrypted.")

@@ -16,6 +16,7 @@ from prx_email_django.contrib.importing import SOURCES, ImportRefused, Source
 from prx_email_django.contrib.importing.history import import_history, kept_history
 from prx_email_django.contrib.importing.moving import Options, Tell, give_back, import_waiting
 from prx_email_django.management._common import OutboxCommand, account_named, past, plain_errors
+from prx_email_django.rules.words import in_words
 
 #: Outcome -> words of the summary; the first is always shown.
 IN_WORDS = {
@@ -83,7 +84,7 @@ class Command(OutboxCommand):
                     stack.enter_context(source.lock())
                 self._run(source, options)
             except ImportRefused as error:
-                raise CommandError(f"{error}.") from error
+                raise CommandError(f"{in_words(error, _)}.") from error
 
     def _run(self, source: Source, options: dict[str, Any]) -> None:
         chosen = Options(account=options["account"] or "", dry_run=options["dry_run"])

@@ -10,4 +10,7 @@ document.addEventListener("DOMContentLoaded", () => {
             });
         }
     }
+    // Django names its search box by an image only, in English.
+    const button = document.querySelector("#changelist-search input[type=submit]");
+    if (button) document.getElementById("searchbar")?.setAttribute("aria-label", button.value);
 });
