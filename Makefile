@@ -5,6 +5,7 @@
 # make docs     builds the site, docs/_build, and checks its links
 # make wheel    builds both packages twice, compares and checks them, and tries the wheel
 # make bench-far  this outbox and bare aiosmtplib against a Postfix at the end of a line of 50 ms
+# make bench-latency  from enqueue to accepted with a loop, on three databases
 # make soak     the simulation for an hour; make soak ARGS="--seconds 600 --seed 7", ARGS="--only 7"
 # make messages writes the Japanese catalogue anew; translate what is empty or fuzzy, then run it again
 # make matrix   unit and integration tests on every supported Python and Django
@@ -16,7 +17,7 @@ ARGS ?=
 # Tests start hundreds of processes; each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv .venv quick test check docs format messages matrix demo serve bench bench-far soak test-servers wheel clean
+.PHONY: venv .venv quick test check docs format messages matrix demo serve bench bench-far bench-latency soak test-servers wheel clean
 
 venv: .venv/.ready
 
@@ -65,6 +66,9 @@ bench: .venv/.ready
 # As root, with Postfix.
 bench-far: .venv/.ready
 	$(BIN)/python scripts/bench_far.py $(ARGS)
+
+bench-latency: .venv/.ready
+	$(BIN)/python scripts/bench_latency.py $(ARGS)
 
 soak: .venv/.ready
 	$(BIN)/python -W error -m tests.simulation --seconds 3600 $(ARGS)

@@ -236,7 +236,15 @@ def test_a_default_is_the_documented_one(setting: Setting) -> None:
 
 
 #: Words in capitals that are not settings of this app.
-FOREIGN = {"PRX_EMAIL", "INSTALLED_APPS", "EMAIL_BACKEND", "MAILERS", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "ADMINS"}
+FOREIGN = {"CONN_MAX_AGE"} | {
+    "PRX_EMAIL",
+    "INSTALLED_APPS",
+    "EMAIL_BACKEND",
+    "MAILERS",
+    "SECRET_KEY",
+    "SECRET_KEY_FALLBACKS",
+    "ADMINS",
+}
 FOREIGN |= {"USE_TZ", "Q_CLUSTER", "PROVIDER", "PROVIDER_PERMANENT", "ALLOWED_HOSTS", "SECURE_PROXY_SSL_HEADER"}
 FOREIGN |= {"DEFAULT_FROM_EMAIL", *SMTP_OPTIONS.values()}
 
