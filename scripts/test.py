@@ -3,6 +3,7 @@
 ``PRX_TEST_ENGINES="sqlite postgresql"`` narrows the databases; arguments go to pytest.  With ``CI=true`` a missing
 database, Redis or browser is a failure.  A run in which no test passed is always a failure.  Tests that do not depend
 on the database run once, and the random exploration (``stateful``) runs on one database, another one each time.
+``PRX_TEST_MATRIX=1`` says that ``make matrix`` runs too: what both would run on SQLite is left to it.
 
 Several runs work side by side, because many tests wait for a server or a process.  The output of the first run appears
 at once, the output of each other run when the runs before it have ended.  A table at the end tells what each run cost.
@@ -35,6 +36,8 @@ SERVICES = {"redis": facilities.redis, "browser": facilities.browser}
 #: pytest's exit code when it has found no test to run.
 NO_TESTS = 5
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
+#: The newest cell of the matrix has all integration tests on SQLite but the ``long`` ones.
+WITH_MATRIX = os.environ.get("PRX_TEST_MATRIX") == "1"
 #: Runs at the same time: an acceptance run keeps a processor busy for a third of its time.
 SIDE_BY_SIDE = 5 * (os.cpu_count() or 1) // 2
 #: Runs into which the acceptance tests of a database are divided: as one run they would end long after all others.
@@ -140,7 +143,15 @@ def plan(engines: list[Finding], deselect: str, arguments: list[str]) -> list[Ru
         *acceptance[3:],
         Run(first, marks(), ("tests/unit",)),
         *(
-            Run(engine, rows if engine is explored else marks("not engine_free", "not stateful"), others)
+            Run(
+                engine,
+                marks(
+                    "not engine_free",
+                    "" if engine is explored else "not stateful",
+                    "long" if engine.name == "sqlite" and WITH_MATRIX else "",
+                ),
+                others,
+            )
             for engine in engines
         ),
     ]

@@ -72,6 +72,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", metavar="N/ALL", help="run the N-th of ALL equal parts of the selected tests")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import only the files of the mark ``pair`` where nothing else is wanted: all take four seconds.
+
+    Returns:
+        True: the file is not collected; None: pytest decides.
+    """
+    pair_only = config.option.markexpr.startswith("pair ") and collection_path.name.startswith("test_")
+    return True if pair_only and not _has_mark(collection_path, "pair") else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by their file or folder, and select the part of them that ``--part`` names."""
     _mark(items)
@@ -85,11 +95,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _mark(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        for mark, paths in MARKS.items():
-            if any(item.path.is_relative_to(here / path) for path in paths):
+        for mark in MARKS:
+            if _has_mark(item.path, mark):
                 item.add_marker(mark)
+
+
+def _has_mark(path: Path, mark: str) -> bool:
+    return any(path.is_relative_to(Path(__file__).parent / marked) for marked in MARKS[mark])
 
 
 @pytest.fixture
