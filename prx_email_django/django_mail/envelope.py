@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from email._header_value_parser import get_mailbox
 from email.errors import HeaderParseError
 from email.headerregistry import Address, AddressHeader
+from typing import Any
 
+import django
 from django.core.mail import EmailMessage
 
 from prx_email_django.errors import InvalidMessage
@@ -16,6 +20,8 @@ from prx_email_django.rules.text import CONTROL
 ADDRESS_COLUMN = 320
 #: The parser's defect for a mailbox of this machine, such as ``webmaster``, which Django accepts.
 _NO_DOMAIN = "addr-spec local part with no domain"
+#: Such a mailbox.
+_PLAIN = re.compile(r"[^\s\"<>@]+")
 
 
 class InvalidEmail(InvalidMessage, ValueError):
@@ -66,19 +72,34 @@ def envelope_address(field: str, given: object) -> str:
 
 
 def _leniently_read(text: str) -> str:
-    """The addr-spec by the standard library's parser; empty unless the text is exactly one address without a defect."""
+    """The addr-spec as the installed Django reads it; empty where Django raises, or where no server can be told it."""
     if CONTROL.search(text) or len(text) > MAX_MAILBOX:  # the parser accepts some of them, and takes quadratic time
         return ""
     try:
-        parsed = AddressHeader.value_parser(text)
-        mailboxes = parsed.all_mailboxes
-        if len(mailboxes) != 1 or {str(defect) for defect in parsed.all_defects} - {_NO_DOMAIN}:
+        found = _mailbox_of_5_2(text) if django.VERSION < (6, 0) else _mailbox(text)
+        local, domain = found.local_part, found.domain or ""
+        if not domain and not _PLAIN.fullmatch(local):
             return ""
-        domain = mailboxes[0].domain or ""
-        domain = domain and ascii_domain(domain, lenient=True)
-        return Address(username=mailboxes[0].local_part, domain=domain).addr_spec
-    except (HeaderParseError, IndexError, ValueError, RecursionError):  # comments in comments
+        return Address(username=local, domain=domain and ascii_domain(domain, lenient=True)).addr_spec
+    # The parser also fails with errors of its own, and follows comments in comments.
+    except (HeaderParseError, AttributeError, IndexError, TypeError, ValueError, RecursionError):
         return ""
+
+
+def _mailbox(text: str) -> Any:
+    parsed = AddressHeader.value_parser(text)
+    (found,) = parsed.all_mailboxes
+    if {str(defect) for defect in parsed.all_defects} - {_NO_DOMAIN}:
+        raise ValueError("a defect")
+    return found
+
+
+def _mailbox_of_5_2(text: str) -> Any:
+    """Django 5.2 takes an address with any defect: blanks in the local part, an angle bracket that is never closed."""
+    found, rest = get_mailbox(text)
+    if rest:
+        raise ValueError("more than an address")
+    return found
 
 
 def is_misread_by_django(text: str) -> bool:

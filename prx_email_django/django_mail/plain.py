@@ -59,7 +59,8 @@ def _is_djangos_own(message: EmailMessage) -> bool:
         return False
     if any(getattr(message, name, usual) != usual for name, usual in _USUAL.items()):
         return False
-    return (message.encoding or default_charset()) in {"utf-8", "utf8", "UTF-8"}
+    encoding: object = message.encoding or default_charset()
+    return isinstance(encoding, str) and encoding in {"utf-8", "utf8", "UTF-8"}  # Django 5.2 takes a Charset too
 
 
 def _bodies(message: EmailMessage) -> tuple[str, str] | None:

@@ -190,15 +190,15 @@ def _as_given(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     if b"=?" not in encoded:
         return encoded if longest_line(encoded) <= LINE else _folded(encoded)
     given = next((str(value) for header, value in message.extra_headers.items() if header.lower() == name), "")
-    if "=?" in given:  # the caller's own encoded words
-        return encoded
     written = field_text(encoded)
     meant = decode_words(written)
-    if "=?" in meant or not (meant.isascii() or has_wrong_words(written)):
+    # A text that shows an encoded word, and words of the caller's own, stay encoded.
+    is_text = meant.isascii() and "=?" not in meant and "=?" not in given
+    if not is_text and not has_wrong_words(written):
         return encoded
     shown = encoded.partition(b":")[0].decode("ascii")
     try:
-        return (any_field(shown, meant) if meant.isascii() else encoded_field(shown, written)).encode()
+        return (any_field(shown, meant) if is_text else encoded_field(shown, written)).encode()
     except ValueError:
         return encoded
 

@@ -273,7 +273,7 @@ def _is_utf8_address_list(found: Field) -> bool:
     if found.encoded.isascii():
         return False
     try:
-        return not format_list(found.encoded.partition(b":")[2].decode()).isascii()
+        return not format_list(found.value.encode("ascii", "surrogateescape").decode()).isascii()
     except ValueError:  # malformed
         return False
 
