@@ -13,6 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
+from prx_email_django.models.choices import Security
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.store.db import atomic, retried_after_conflict
 
@@ -85,7 +86,7 @@ def _value(account: Account, name: str) -> Any:
 def _with_what_follows(account: Account, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields, and the empty value for fields of the row that followed from older values of these fields."""
     follows: dict[str, Any] = {}
-    if "port" in fields:
+    if "port" in fields and account.security == Security.for_port(account.port):
         follows["security"] = ""
     if "user" in fields and account.email == account.user:
         follows["email"] = ""

@@ -69,6 +69,13 @@ def test_it_changes_what_is_named_and_what_follows_from_it(monkeypatch: pytest.M
     assert (changed.auth_method, changed.user, changed.oauth_token, changed.security) == ("none", "", "", "none")
 
 
+def test_a_chosen_security_outlives_another_port() -> None:
+    """A catcher on another port speaks clear text as well: STARTTLS would follow from the new port."""
+    run("outbox_account", "main", "--preset", "local")
+    assert run("outbox_account", "main", "--set", "port=1026") == "account “main”: changed\n  port: 1025 → 1026"
+    assert account().security == "none"
+
+
 def test_a_url_describes_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, "env:not a reference")
     url = "smtps://ann%40example.com@smtp.example.com?email=shop@example.com&rate_limits=30/minute"
