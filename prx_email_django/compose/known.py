@@ -15,7 +15,7 @@ from django.db.models.expressions import RawSQL
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.insert_statement import version_of
+from prx_email_django.store.insert_sql import version_of
 
 #: So many accounts are kept; then all are read again.
 MOST = 1000

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
 from prx_email_django.mime.headers import MAX_HEADER
-from prx_email_django.rules.text import CONTROL, NOT_TEXT
+from prx_email_django.rules.text import CONTROL, is_text
 from prx_email_django.rules.words import words as _
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
@@ -86,20 +86,24 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
     Raises:
         InvalidMessage: ``invalid_address``.
     """
-    if addresses is None:
+    if addresses is None or (type(addresses) is tuple and not addresses):
         return []
     given = as_text(addresses)
     if isinstance(given, str):
         return [given] if given.strip() else []
-    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | memoryview):
+    if type(given) not in {list, tuple} and (
+        not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | memoryview)
+    ):
         refuse("invalid_address", f"{field} must be an address or a list of addresses, not {type(addresses).__name__}")
     return [as_text(address) for address in given]
 
 
 def as_text(value: Any) -> Any:
     """The text of a lazy one (``gettext_lazy``), in the language that is active now; any other value as it is."""
-    is_text = issubclass(type(value), str) or not hasattr(value, "casefold")
-    return value if is_text else str(value)
+    if type(value) is str:
+        return value  # nearly always
+    is_string = issubclass(type(value), str) or not hasattr(value, "casefold")
+    return value if is_string else str(value)
 
 
 def as_json(value: object) -> object:
@@ -177,7 +181,7 @@ def check_text_fields(*, subject: str, body_text: str, body_html: str = "") -> N
     check_subject(subject)
     for field, text in (("body_text", body_text), ("body_html", body_html)):
         demand_text(field, text)
-        if NOT_TEXT.search(text):
+        if not is_text(text):
             refuse("invalid_option", f"{field} must not hold NUL or lone surrogates")
     if not body_text.strip() and not body_html.strip():
         refuse("empty_body", "body_text or body_html must not be empty")
@@ -238,8 +242,10 @@ def check_instant(name: str, instant: datetime | None) -> None:
     Raises:
         InvalidMessage: ``invalid_option``.
     """
-    _demand(datetime | None, instant, name, "an aware datetime")
-    if instant is not None and instant.utcoffset() is None:
+    if instant is None:
+        return
+    _demand(datetime, instant, name, "an aware datetime")
+    if instant.utcoffset() is None:
         refuse("invalid_option", f"{name} must be an aware datetime, such as django.utils.timezone.now()")
 
 

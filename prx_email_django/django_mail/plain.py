@@ -17,7 +17,7 @@ from prx_email_django.conf.reader import default_charset
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models.foreign_text import holds_all_text
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.rules.text import CONTROL, NOT_TEXT
+from prx_email_django.rules.text import CONTROL, is_text
 
 #: Characters of the bodies; longer ones are stored as content, in chunks.
 MAX_BODIES = 256 * 1024
@@ -78,7 +78,7 @@ def _bodies(message: EmailMessage) -> tuple[str, str] | None:
 
 
 def _is_body(text: object) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and "\r" not in text and not NOT_TEXT.search(text)
+    return isinstance(text, str) and bool(text.strip()) and "\r" not in text and is_text(text)
 
 
 def _is_subject(subject: object) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.words import words as _
@@ -83,6 +84,7 @@ def rates_are_readable(text: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=1024)
 def recipients_ceiling(text: str) -> int | None:
     """The largest number of recipients of one message under these limits; None: no limit.
 

@@ -40,6 +40,11 @@ _MAX_INPUT = 4096
 _ADDRESS = re.compile(r"""("[^"@]{0,254}"|[^\s<>()\[\],;:@"]{1,254})@(\[[^\]\s]{1,64}\]|[^\s<>()\[\],;:@"']+)""")
 
 
+def is_text(text: str) -> bool:
+    """Whether the text holds neither NUL nor lone surrogates, as ``NOT_TEXT`` finds them; ASCII is not searched."""
+    return "\x00" not in text and (text.isascii() or not NOT_TEXT.search(text))
+
+
 def cut(text: str, length: int = MAX_TEXT) -> str:
     """The first ``length`` characters of the text."""
     return text[:length]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +18,10 @@ from itertools import chain
 from typing import Any
 
 from django.db import connections
-from django.db.models import Field, JSONField
 from django.db.models.base import ModelState
 from django.db.models.signals import post_init, pre_init
 
-from prx_email_django.models import Account, AccountState, Content, ContentChunk, OutboxMessage, OutboxState, Recipient
+from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import CHUNK_SIZE
 from prx_email_django.models.foreign_text import holds_all_text
 from prx_email_django.models.managers import outbox_alias
@@ -30,28 +29,18 @@ from prx_email_django.store import prepared
 from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.db import atomic, refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft, columns, idempotency_hash
-from prx_email_django.store.outbox import WAKE_AGAIN
+from prx_email_django.store.insert_sql import given_by, in_order, sql_of_many, sql_of_one
 
 #: Bytes of all rendered messages of one statement, which holds them in base64.
 MAX_RENDERED = 4 * 1024 * 1024
-#: Columns whose values a draft gives.
-_GIVEN = frozenset(
-    {
-        *("to", "cc", "bcc", "reply_to", "from_email", "envelope_from", "subject", "body_text", "body_html", "headers"),
-        *("in_reply_to_message_id", "references", "fixed_message_id", "priority", "expires_at", "on_unknown", "tag"),
-        *("metadata", "is_sensitive", "idempotency_key", "idempotency_hash", "size"),
-    }
+#: The columns of nearly every message; one that has no other is written by a shorter statement.
+_USUAL = frozenset({"to", "from_email", "envelope_from", "subject", "body_text", "body_html", "size"})
+#: Attributes that ``_maker`` sets in any case.
+_SET = frozenset(
+    {"id", "account_id", "raw_id", "next_attempt_at", "due_since", "created_at", "updated_at", "claim_rank"}
 )
-#: Columns that the statement computes.
-_COMPUTED = {
-    "id": "g.id",
-    "account": "g.account_id",
-    "raw": "b.id",
-    "next_attempt_at": "g.due",
-    "due_since": "g.due",
-    "created_at": "g.moment",
-    "updated_at": "g.moment",
-}
+#: Types whose equal values are the same for the database.
+_COMPARED = {str, int, bool, type(None), datetime, list, dict}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat).encode
 #: A NUL as JSON writes it; PostgreSQL refuses it.
 _NUL = "\\u0000"
@@ -94,19 +83,20 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     asks = not connection.in_atomic_block and connection.get_autocommit()
     if len(drafts) == 1 and drafts[0].raw is None:
         return _insert_one(drafts[0], now=now, asks=asks)
-    text, bodies = _as_json(drafts)
-    sql = _sql(connection.vendor, with_bodies=bool(bodies), asks=asks)
-    rows = _execute(sql, [now, text, _encode(bodies), REUSED_FOR] if bodies else [now, text], in_savepoint=not asks)
+    if any(draft.parts for draft in drafts):
+        raise Unfit
+    bodies, numbers = _bodies_of(drafts)
+    sql, params = _statement(drafts, bodies, numbers, now=now, asks=asks)
+    rows = _execute(sql, params, in_savepoint=not asks)
     if not rows or not int(rows[0][1]):
         raise Unfit
-    _, _, moment, asked, is_due = rows[0][:5]
-    written = {int(row[6]): row for row in rows if row[5] is not None}
+    _, _, moment, asked, is_due, ids, raw_ids = rows[0]
     made = _maker(_instant(moment))
-    messages = [
-        made(draft, int(row[5]), None if row[7] is None else int(row[7])) if (row := written.get(place)) else None
-        for place, draft in enumerate(drafts)
+    written = zip(_numbers(ids), _numbers(raw_ids), strict=True)
+    messages: list[OutboxMessage | None] = [
+        made(draft, pk or 0, raw_id) for draft, (pk, raw_id) in zip(drafts, written, strict=bool(ids))
     ]
-    return Inserted(messages, is_due=bool(int(is_due)), asked=_flag(asked) if asks else None)
+    return Inserted(messages or [None], is_due=bool(int(is_due)), asked=_flag(asked) if asks else None)
 
 
 def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
@@ -114,12 +104,15 @@ def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
     if draft.parts:
         raise Unfit
     row = {**draft.fields, "size": draft.size}
-    row["idempotency_key"], row["idempotency_hash"] = draft.idempotency_key, idempotency_hash(draft.idempotency_key)
-    names = _given_by(frozenset(row))
+    if draft.idempotency_key is not None:
+        row["idempotency_key"], row["idempotency_hash"] = draft.idempotency_key, idempotency_hash(draft.idempotency_key)
+    if _is_usual(row):
+        row = {name: value for name, value in row.items() if name in _USUAL}
+    names = given_by(frozenset(row))
     given = [_json(row[name]) if is_json else row[name] for name, is_json in names]
     if any(is_json and _NUL in value for value, (_, is_json) in zip(given, names, strict=True)):
         raise Unfit
-    sql = _sql_of_one(frozenset(row), recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version))
+    sql = sql_of_one(frozenset(row), recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version))
     which = [draft.account.pk, *([draft.version] if draft.version else ()), draft.least_size]
     params = [*given, draft.due_at, now, *which, draft.fields.get("expires_at"), *chain(*draft.recipients)]
     rows = _execute(sql, params, in_savepoint=not asks)
@@ -147,50 +140,113 @@ def _flag(value: Any) -> bool | None:
     return None if value is None else bool(int(value))
 
 
-def _as_json(drafts: Sequence[Draft]) -> tuple[str, list[dict[str, Any]]]:
-    """The drafts, and the rendered messages that they refer to: one that several share once."""
+def _is_usual(row: Mapping[str, Any]) -> bool:
+    """Whether all columns but the usual ones have their defaults."""
+    return not any(value for name, value in row.items() if name not in _USUAL) and row.get("metadata", {}) == {}
+
+
+def _numbers(aggregated: Any) -> list[int | None]:
+    """Numbers that the server has joined by commas; None where there is nothing between two of them."""
+    if aggregated is None:
+        return []
+    text = aggregated.decode() if isinstance(aggregated, bytes) else aggregated
+    return [int(number) if number else None for number in text.split(",")]
+
+
+def _bodies_of(drafts: Sequence[Draft]) -> tuple[list[dict[str, Any]], list[int | None]]:
+    """The rendered messages, one that several drafts share once, and the number of each draft's one."""
     bodies: dict[tuple[str, int], dict[str, Any]] = {}
-    rows = []
+    numbers: list[int | None] = []
     rendered = 0
     for place, draft in enumerate(drafts):
-        if draft.parts:
+        if draft.raw is None:
+            numbers.append(None)
+            continue
+        rendered += len(draft.raw)
+        if rendered > MAX_RENDERED or len(draft.raw) > CHUNK_SIZE:
             raise Unfit
-        body = None
-        if draft.raw is not None:
-            rendered += len(draft.raw)
-            if rendered > MAX_RENDERED or len(draft.raw) > CHUNK_SIZE:
-                raise Unfit
-            key = (hashlib.sha256(draft.raw).hexdigest(), place if draft.is_sensitive else -1)
-            if key not in bodies:
-                bodies[key] = {
-                    "k": len(bodies),
-                    "sha256": key[0],
-                    "size": len(draft.raw),
-                    "is_private": draft.is_sensitive,
-                    "data": base64.b64encode(draft.raw).decode("ascii"),
-                }
-            body = bodies[key]["k"]
-        rows.append(_row(draft, place, body))
-    text = _encode(rows)
-    if _NUL in text:
+        key = (hashlib.sha256(draft.raw).hexdigest(), place if draft.is_sensitive else -1)
+        if key not in bodies:
+            bodies[key] = {
+                "k": len(bodies),
+                "sha256": key[0],
+                "size": len(draft.raw),
+                "is_private": draft.is_sensitive,
+                "data": base64.b64encode(draft.raw).decode("ascii"),
+            }
+        numbers.append(bodies[key]["k"])
+    return list(bodies.values()), numbers
+
+
+def _statement(
+    drafts: Sequence[Draft],
+    bodies: list[dict[str, Any]],
+    numbers: list[int | None],
+    *,
+    now: datetime | None,
+    asks: bool,
+) -> tuple[str, list[Any]]:
+    """SQL and parameters for many drafts: what is the same in all of them is sent once, the rest by column."""
+    values = _by_column(drafts)
+    if bodies:
+        values["body"] = numbers
+    same = frozenset(name for name, given in values.items() if name != "size" and _is_same(given))
+    different = frozenset(values) - same
+    is_keyed = "idempotency_key" in values
+    recipients = [(n, kind, address) for n, draft in enumerate(drafts, start=1) for kind, address in draft.recipients]
+    arrays = [
+        *(_encode(values[name]) for name in in_order(different)),
+        *map(_encode, zip(*recipients, strict=True)),
+    ]
+    constants = [
+        _json(values[name][0]) if isinstance(values[name][0], list | dict) else values[name][0]
+        for name in in_order(same)
+    ]
+    if any(_NUL in text for text in arrays) or any("\x00" in value for value in constants if isinstance(value, str)):
         raise Unfit
-    return text, list(bodies.values())
+    params = [now, _encode(_demands(drafts)), *([_encode(bodies), REUSED_FOR] if bodies else []), *constants, *arrays]
+    return sql_of_many(same, different, with_bodies=bool(bodies), is_keyed=is_keyed, asks=asks), params
 
 
-def _row(draft: Draft, place: int, body: int | None) -> dict[str, Any]:
-    return {
-        **columns(draft),
-        "n": place,
-        "k": body,
-        "account_id": draft.account.pk,
-        "version": draft.version,
-        "least_size": draft.least_size,
-        "due_at": draft.due_at,
-        "recipients": draft.recipients,
-        "size": draft.size,
-        "idempotency_key": draft.idempotency_key,
-        "idempotency_hash": idempotency_hash(draft.idempotency_key),
-    }
+def _by_column(drafts: Sequence[Draft]) -> dict[str, list[Any]]:
+    """The values of each column that a draft gives, in the order of the drafts."""
+    rows = [columns(draft) for draft in drafts]
+    _, constants, defaults = _attributes()
+    default = constants | {name: make() for name, make in defaults}
+    values = {name: [row.get(name, default[name]) for row in rows] for name in set().union(*rows)}
+    values["account"] = [draft.account.pk for draft in drafts]
+    values["due_at"] = [draft.due_at for draft in drafts]
+    values["size"] = [draft.size for draft in drafts]
+    keys = [draft.idempotency_key for draft in drafts]
+    if any(key is not None for key in keys):
+        if len(drafts) > 1:
+            raise Unfit  # which of them is known would be unknown
+        values["idempotency_key"], values["idempotency_hash"] = keys, [idempotency_hash(key) for key in keys]
+    return values
+
+
+def _is_same(values: list[Any]) -> bool:
+    """Whether all are equal; JSON only where it is empty, since ``1``, ``1.0`` and ``True`` are equal within it."""
+    first = values[0]
+    if isinstance(first, list | dict) and first:
+        return False
+    return type(first) in _COMPARED and values.count(first) == len(values)
+
+
+def _demands(drafts: Sequence[Draft]) -> list[dict[str, Any]]:
+    """What the statement demands of each account: its version, room for the largest draft, and time for all."""
+    groups: dict[tuple[int, str], list[Draft]] = {}
+    for draft in drafts:
+        groups.setdefault((draft.account.pk, draft.version), []).append(draft)
+    return [
+        {
+            "account_id": pk,
+            "version": version,
+            "least_size": max(draft.least_size for draft in group),
+            "expires_at": min(filter(None, (draft.fields.get("expires_at") for draft in group)), default=None),
+        }
+        for (pk, version), group in groups.items()
+    ]
 
 
 def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage]:
@@ -205,14 +261,23 @@ def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage
 
     def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
         given = columns(draft)
-        values = {**constants, **given}
+        due = draft.due_at or moment
+        values = {
+            **constants,
+            **given,
+            "id": pk,
+            "account_id": draft.account.pk,
+            "raw_id": raw_id,
+            "next_attempt_at": due,
+            "due_since": due,
+            "created_at": moment,
+            "updated_at": moment,
+            "size": draft.size,
+            "claim_rank": -given.get("priority", 0),
+        }
         for name, make_default in defaults:
             if name not in given:
                 values[name] = make_default()
-        values["id"], values["account_id"], values["raw_id"] = pk, draft.account.pk, raw_id
-        values["next_attempt_at"] = values["due_since"] = draft.due_at or moment
-        values["created_at"] = values["updated_at"] = moment
-        values["size"], values["claim_rank"] = draft.size, -given.get("priority", 0)
         if draft.idempotency_key is not None:
             values["idempotency_key"] = draft.idempotency_key
             values["idempotency_hash"] = idempotency_hash(draft.idempotency_key)
@@ -220,9 +285,9 @@ def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage
             message = OutboxMessage.from_db(alias, names, [values[name] for name in names])
         else:
             message = OutboxMessage.__new__(OutboxMessage)
-            message._state = ModelState()
-            message._state.adding, message._state.db = False, alias
-            message.__dict__.update(values)
+            state = values["_state"] = ModelState()
+            state.adding, state.db = False, alias
+            message.__dict__ = values
         if not draft.version:
             account.set_cached_value(message, draft.account)  # the descriptor asks the routers, for each message
         return message
@@ -242,10 +307,6 @@ def without_content(message: OutboxMessage) -> OutboxMessage:
     return short
 
 
-def _fields() -> list[Any]:
-    return list(OutboxMessage._meta.concrete_fields)
-
-
 @lru_cache(maxsize=1)
 def _attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
     """Names of the model's attributes, their defaults that never change, and what makes the other defaults."""
@@ -255,7 +316,7 @@ def _attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[
         for field in fields
         if not callable(field.default) and isinstance(field.get_default(), str | int | None)
     }
-    known = {*constants, *_COMPUTED}
+    known = {*constants, *_SET}
     others = [
         (field.attname, field.get_default) for field in fields if field.name not in known and field.attname not in known
     ]
@@ -315,161 +376,3 @@ def _roll_back_to_savepoint(connection: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("ROLLBACK TO SAVEPOINT prx_email_enqueue")
             cursor.execute("RELEASE SAVEPOINT prx_email_enqueue")
-
-
-@lru_cache(maxsize=4)
-def _sql(vendor: str, *, with_bodies: bool, asks: bool) -> str:
-    """The statement; its parameters are the time, the drafts and, ``with_bodies``, rendered messages and their age."""
-    connection = connections[outbox_alias()]
-    quote = connection.ops.quote_name
-    message, recipient, account, account_state, state = (
-        quote(model._meta.db_table) for model in (OutboxMessage, Recipient, Account, AccountState, OutboxState)
-    )
-    fields: list[Any] = [field for field in _fields() if not getattr(field, "generated", False)]
-    given = [field for field in fields if field.name in _GIVEN]
-    record = ", ".join(f"{quote(field.column)} {field.db_type(connection)}" for field in given)
-    written = {field.column: value for field in fields if (value := _value(field, quote, with_bodies)) is not None}
-    asked = f"EXISTS (SELECT FROM asking) OR CASE WHEN EXISTS (SELECT FROM {state} WHERE id = 1) THEN FALSE END"
-    return f"""
-WITH clock AS MATERIALIZED (SELECT COALESCE(%s::timestamptz, STATEMENT_TIMESTAMP()) AS moment),
-given AS MATERIALIZED (
-  SELECT NEXTVAL(PG_GET_SERIAL_SEQUENCE('{message}', 'id')) AS id, clock.moment,
-    COALESCE(r.due_at, clock.moment) AS due, r.*
-  FROM JSON_TO_RECORDSET(%s::json) AS r(
-    n integer, k integer, account_id bigint, version text, least_size bigint, due_at timestamptz, recipients json,
-    {record}), clock),
-fit AS MATERIALIZED (
-  SELECT NOT EXISTS (
-    SELECT FROM given g LEFT JOIN {account} a ON a.id = g.account_id LEFT JOIN {account_state} s ON s.account_id = a.id
-    WHERE a.id IS NULL OR (g.version <> '' AND g.version <> {version_of("a")})
-      OR (s.size_limit > 0 AND g.least_size > s.size_limit) OR g.expires_at <= g.moment) AS ok),
-{_bodies(quote) if with_bodies else ""}
-inserted AS (
-  INSERT INTO {message} ({", ".join(map(quote, written))})
-  SELECT {", ".join(written.values())} FROM given g {"LEFT JOIN body b ON b.k = g.k" if with_bodies else ""}
-  WHERE (SELECT ok FROM fit) ORDER BY g.n
-  ON CONFLICT (account_id, idempotency_hash) DO NOTHING
-  RETURNING id, next_attempt_at),
-envelope AS (
-  INSERT INTO {recipient} (message_id, kind, address, result, text)
-  SELECT g.id, r.value->>0, r.value->>1, '', ''
-  FROM given g JOIN inserted i ON i.id = g.id, JSON_ARRAY_ELEMENTS(g.recipients) WITH ORDINALITY AS r(value, n)
-  ORDER BY g.n, r.n),
-due AS MATERIALIZED (SELECT EXISTS (SELECT FROM inserted, clock WHERE next_attempt_at <= moment) AS is_due)
-{_asking(state, "(SELECT is_due FROM due)") if asks else ""}
-SELECT PG_BACKEND_PID(), fit.ok::int, EXTRACT(EPOCH FROM clock.moment)::float8, ({asked if asks else "NULL"})::int,
-  due.is_due::int, i.id, g.n,
-  {"b.id" if with_bodies else "NULL"}
-FROM given g LEFT JOIN inserted i ON i.id = g.id {"LEFT JOIN body b ON b.k = g.k" if with_bodies else ""},
-  fit, clock, due"""
-
-
-@lru_cache(maxsize=64)
-def _given_by(names: frozenset[str]) -> list[tuple[str, bool]]:
-    """The columns that a draft gives, in order, and whether each holds JSON."""
-    fields = OutboxMessage._meta.concrete_fields
-    return [(field.name, isinstance(field, JSONField)) for field in fields if field.name in names]
-
-
-@lru_cache(maxsize=256)
-def _sql_of_one(names: frozenset[str], *, recipients: int, asks: bool, versioned: bool) -> str:
-    """The statement for one message whose draft gives these columns."""
-    connection = connections[outbox_alias()]
-    quote = connection.ops.quote_name
-    message, recipient, account, account_state, state = (
-        quote(model._meta.db_table) for model in (OutboxMessage, Recipient, Account, AccountState, OutboxState)
-    )
-    computed = {"account": "a.id", "next_attempt_at": "t.due", "due_since": "t.due"}
-    computed |= {"created_at": "t.moment", "updated_at": "t.moment"}
-    written: dict[str, str] = {}
-    for field in _fields():
-        if field.name in names:
-            written[field.column] = f"%s::{field.db_type(connection)}"
-        elif field.name in computed:
-            written[field.column] = computed[field.name]
-        elif not field.null and not field.primary_key and not getattr(field, "generated", False):
-            written[field.column] = _literal(field)
-    given = [column for column, value in written.items() if value.startswith("%s")]
-    columns = [*given, *(column for column in written if column not in given)]
-    asked = f"EXISTS (SELECT FROM asking) OR CASE WHEN EXISTS (SELECT FROM {state} WHERE id = 1) THEN FALSE END"
-    is_due = "EXISTS (SELECT FROM inserted WHERE is_due)"
-    return f"""
-WITH inserted AS (
-  INSERT INTO {message} ({", ".join(map(quote, columns))})
-  SELECT {", ".join(written[column] for column in columns)}
-  FROM (SELECT d.moment, COALESCE(%s::timestamptz, d.moment) AS due
-    FROM (SELECT COALESCE(%s::timestamptz, STATEMENT_TIMESTAMP()) AS moment) d) t,
-    {account} a LEFT JOIN {account_state} s ON s.account_id = a.id
-  WHERE a.id = %s {f"AND {version_of('a')} = %s" if versioned else ""}
-    AND (COALESCE(s.size_limit, 0) = 0 OR %s <= s.size_limit) AND COALESCE(%s::timestamptz > t.moment, TRUE)
-  ON CONFLICT (account_id, idempotency_hash) DO NOTHING
-  RETURNING id, created_at, next_attempt_at <= created_at AS is_due),
-envelope AS (
-  INSERT INTO {recipient} (message_id, kind, address, result, text)
-  SELECT i.id, r.kind, r.address, '', ''
-  FROM inserted i, (VALUES {", ".join(["(%s, %s)"] * recipients)}) AS r(kind, address))
-{_asking(state, is_due) if asks else ""}
-SELECT PG_BACKEND_PID(), id, EXTRACT(EPOCH FROM created_at)::float8, is_due::int,
-  ({asked if asks else "NULL"})::int FROM inserted"""
-
-
-def version_of(table: str) -> str:
-    """SQL for the version of a row: it changes with every UPDATE, whoever writes it (transaction and place)."""
-    return f"({table}.tableoid::text || {table}.ctid::text || {table}.xmin::text)"
-
-
-def _value(field: Field[Any, Any], quote: Any, with_bodies: bool) -> str | None:
-    """SQL for the value of a column; None: the column is left NULL."""
-    if field.name in _COMPUTED:
-        return _COMPUTED[field.name] if with_bodies or field.name != "raw" else None
-    if field.name not in _GIVEN:
-        return None if field.null else _literal(field)
-    column = f"g.{quote(field.column)}"
-    return (
-        column
-        if field.null or not field.has_default() and not field.blank
-        else f"COALESCE({column}, {_literal(field)})"
-    )
-
-
-def _literal(field: Field[Any, Any]) -> str:
-    value = field.get_default()
-    if isinstance(value, bool | int):
-        return str(value)
-    if isinstance(value, list | dict):
-        return f"'{json.dumps(value)}'"
-    return f"'{value}'"
-
-
-def _asking(state: str, is_due: str) -> str:
-    """Ask for a drain, unless somebody else has asked or asks at this moment; nobody waits for the row."""
-    return f""", asking AS (
-  UPDATE {state} SET wake_requested_at = STATEMENT_TIMESTAMP()
-  WHERE id = (
-    SELECT o.id FROM {state} o WHERE o.id = 1 AND {is_due}
-      AND (o.wake_requested_at IS NULL
-        OR o.wake_requested_at < STATEMENT_TIMESTAMP() - INTERVAL '{WAKE_AGAIN.total_seconds():g} seconds')
-    FOR UPDATE OF o SKIP LOCKED)
-  RETURNING id)"""
-
-
-def _bodies(quote: Any) -> str:
-    """Store the rendered messages, or find the copies of ``contents.store_contents``."""
-    content, chunk = quote(Content._meta.db_table), quote(ContentChunk._meta.db_table)
-    return f"""
-found AS MATERIALIZED (
-  SELECT b.*, c.id AS known FROM JSON_TO_RECORDSET(%s::json) AS b(
-    k integer, sha256 text, size bigint, is_private boolean, data text)
-  LEFT JOIN LATERAL (
-    SELECT id FROM {content} o, clock WHERE o.sha256 = b.sha256 AND NOT o.is_private AND NOT b.is_private
-      AND o.stored_at > GREATEST(clock.moment, STATEMENT_TIMESTAMP()) - %s::interval
-    ORDER BY o.stored_at DESC LIMIT 1) c ON TRUE),
-body AS MATERIALIZED (
-  SELECT f.*, COALESCE(f.known, NEXTVAL(PG_GET_SERIAL_SEQUENCE('{content}', 'id'))) AS id FROM found f),
-stored AS (
-  INSERT INTO {content} (id, sha256, size, stored_at, is_private)
-  SELECT b.id, b.sha256, b.size, clock.moment, b.is_private FROM body b, clock
-  WHERE b.known IS NULL AND (SELECT ok FROM fit) RETURNING id),
-chunks AS (
-  INSERT INTO {chunk} (content_id, position, data)
-  SELECT b.id, 0, DECODE(b.data, 'base64') FROM body b WHERE b.known IS NULL AND (SELECT ok FROM fit)),"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from threading import Thread
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from django.core.mail import EmailMessage
 from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.api import wake
@@ -97,6 +99,50 @@ def test_an_email_and_a_thousand_messages_cost_one_statement(settings: Any) -> N
     given = [without_account(mail(owner))] * 500
     assert len(made := statements(lambda: prx.enqueue_many(given, account=owner))) <= 3, made
     assert len(set(OutboxMessage.objects.values_list("recipients__address", "pk"))) == 502
+
+
+def test_every_message_of_a_list_keeps_its_own_values() -> None:
+    bulk, other = account(name="bulk"), account(name="other", email="other@example.com")
+    later = timezone.now() + timedelta(hours=1)
+    options: list[dict[str, Any]] = [
+        {"metadata": {"is": 1}},
+        {"metadata": {"is": True}},
+        {"metadata": []},
+        {"metadata": "null", "tag": 'a, "b" \\ c'},
+        {"to": ["b@example.com", "a@example.com"], "cc": "c@example.com", "bcc": "a@example.com"},
+        {"send_at": later, "expires_at": later + timedelta(hours=1), "priority": -3, "is_sensitive": True},
+        {"headers": {"X-One": "1"}, "on_unknown": "hold", "envelope_from": "<>"},
+        {"body_text": "", "body_html": "<p>\\u12 \u2028 'x' %s {}</p>"},
+    ]
+    rendered = EmailMessage("S", "T", "f@example.com", ["e@example.com"], headers={"X-Two": "2"})
+    rendered.outbox_account = other  # type: ignore[attr-defined]
+    plain = EmailMessage("S", "T", "f@example.com", ["e@example.com"])
+    written = prx.enqueue_many(
+        [rendered, *(without_account(mail(bulk)) | given for given in options), plain], account=bulk
+    )
+
+    names = [field.attname for field in OutboxMessage._meta.concrete_fields]
+    stored = OutboxMessage.objects.order_by("pk")
+    assert [vars(row).get(name) for row in written for name in names] == [
+        getattr(row, name) for row in stored for name in names
+    ]
+    assert [row.account_id for row in stored] == [other.pk, *[bulk.pk] * 9]
+    assert [repr(row.metadata) for row in stored[1:5]] == ["{'is': 1}", "{'is': True}", "[]", "'null'"]
+    assert list(stored[5].recipients.values_list("kind", "address")) == [
+        ("to", "b@example.com"),
+        ("to", "a@example.com"),
+        ("cc", "c@example.com"),
+    ]
+    assert [row.raw_id is not None for row in stored] == [True] + [False] * 9
+    assert stored[8].body_html == options[7]["body_html"]
+
+
+def test_values_that_only_python_holds_for_equal_stay_different() -> None:
+    owner = account()
+    given = [without_account(mail(owner, metadata={"is": value})) for value in (1, True, 1.0)]
+    prx.enqueue_many(given, account=owner)
+    stored = OutboxMessage.objects.order_by("pk").values_list("metadata", flat=True)
+    assert [repr(metadata) for metadata in stored[:2]] == ["{'is': 1}", "{'is': True}"]
 
 
 def test_the_returned_message_is_what_the_database_holds() -> None:
