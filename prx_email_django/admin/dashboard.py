@@ -23,9 +23,8 @@ from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url, p
 from prx_email_django.admin.bulk import BulkPage, Selection, selection_of, tell_silence
 from prx_email_django.admin.charts import DAYS, by_day, by_hour
 from prx_email_django.admin.operations import OPERATIONS
-from prx_email_django.models import Account, OutboxMessage, OutboxState, PauseRecord
+from prx_email_django.models import Account, Outbox, OutboxMessage, OutboxState, PauseRecord
 from prx_email_django.models.conditions import IN_DOUBT
-from prx_email_django.models.dashboard import Outbox
 from prx_email_django.states import ErrorCode
 from prx_email_django.status.advice import advice
 from prx_email_django.status.counts import sums_by_hour
