@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import re
 import secrets
+from collections.abc import Iterator
 from email import message_from_bytes, policy
+from email.errors import MisplacedEnvelopeHeaderDefect
 from email.generator import BytesGenerator
 from email.message import Message
 from io import BytesIO
@@ -21,6 +23,8 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 _TYPE = "message/rfc822"
 #: A line end that a header value may not hold: no blank follows.
 _BREAK = re.compile(r"[\r\n](?![ \t])")
+#: A field with a blank in front of the colon (RFC 5322 §4.5.2).
+_FROM = re.compile(r"From[ \t]+:")
 
 
 def can_set_aside(message: EmailMessage) -> bool:
@@ -87,6 +91,8 @@ class _Verbatim(BytesGenerator):
     """Writes header fields as they were read, and a multipart without boundary as the text that it is."""
 
     def _write_headers(self, message: Message) -> None:
+        for line in _from_fields(message):
+            self._fp.write(line)  # type: ignore[attr-defined]
         for name, value in message.raw_items():
             self._fp.write(_field(message, name, value))  # type: ignore[attr-defined]
         self._fp.write(b"\r\n")  # type: ignore[attr-defined]
@@ -97,6 +103,14 @@ class _Verbatim(BytesGenerator):
             generator._handle_text(message)
         else:
             generator._handle_multipart(message)
+
+
+def _from_fields(message: Message) -> Iterator[bytes]:
+    """Fields ``From : …``, which the parser takes for lines of an mbox."""
+    misplaced = (defect for defect in message.defects if isinstance(defect, MisplacedEnvelopeHeaderDefect))
+    for line in (message.get_unixfrom(), *(cast(Any, defect).line for defect in misplaced)):
+        if line and _FROM.match(line):
+            yield line.rstrip("\r\n").encode("utf-8", "surrogateescape") + b"\r\n"
 
 
 def _field(message: Message, name: str, value: Any) -> bytes:

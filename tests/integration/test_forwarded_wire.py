@@ -176,6 +176,18 @@ def test_a_parsed_message_is_forwarded_as_it_was_read(kind: str, name: str, serv
     assert content in sent(made, server).data
 
 
+@pytest.mark.parametrize("kind", ["compat32", "default"])
+@pytest.mark.parametrize("before", [b"", b"X-First: 1\r\n"])
+def test_a_from_with_a_blank_before_its_colon_is_forwarded(before: bytes, kind: str, server: SmtpServer) -> None:
+    content = before + b"From : Zoe <zoe@example.net>\r\nSubject: Offer\r\n\r\nhi\r\n"
+    made = make_email()
+    made.attach("fwd.eml", cast(Any, message_from_bytes(content, policy=getattr(email.policy, kind))), "message/rfc822")
+    data = sent(made, server).data
+    fields = content.splitlines(keepends=True)
+    assert all(line in data for line in fields)
+    assert before or content in data
+
+
 def test_enqueue_forwards_them_like_the_backend(server: SmtpServer) -> None:
     for name, content in (KEPT | ENCODED | FILES).items():
         forwarded = prx.AttachmentInput("fwd.eml", "message/rfc822", content=content)
