@@ -64,9 +64,9 @@ def send(arguments: SendArguments) -> SendResult:
 def send_message(arguments: SendArguments) -> SendResult:
     """Do the work of ``send`` and ``reply``."""
     mode = _mode(arguments.failure_mode)
-    found = account_to_send(arguments.account)
     check_instant("now", arguments.now)
     outbox, clock = outbox_and_clock(arguments.now)
+    found = account_to_send(arguments.account)
     draft = compose(arguments, account=found, now=clock.now, largest=known_state(found).size_limit)
     if mode is not None:
         return _simulated(draft, mode, clock=clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.models import Q
 
 from prx_email_django.conf import outbox_settings
@@ -14,7 +14,16 @@ from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.db import StatementTime, atomic, clock_for, database_now, retried
+from prx_email_django.store.absence import is_away
+from prx_email_django.store.db import (
+    StatementTime,
+    atomic,
+    clock_for,
+    database_now,
+    fresh_connection,
+    in_transaction,
+    retried,
+)
 
 #: A wake-up that no drain has answered for so long is sent again.
 WAKE_AGAIN = timedelta(seconds=60)
@@ -36,7 +45,21 @@ def outbox_state() -> OutboxState:
 
 
 def outbox_and_clock(now: datetime | None) -> tuple[OutboxState, Clock]:
-    """The row, and the time of one call, read in one statement; raises as ``check_instance``."""
+    """The row, and the time of one call, read in one statement; raises as ``check_instance``.
+
+    The database may have ended the session of a process that rested since its last call: that process gets a new
+    session, once.  Otherwise a program that calls ``drain`` every minute would fail for ever after one restart.
+    """
+    try:
+        return _outbox_and_clock(now)
+    except Error as error:
+        if in_transaction() or not is_away(error):
+            raise
+    fresh_connection()
+    return _outbox_and_clock(now)
+
+
+def _outbox_and_clock(now: datetime | None) -> tuple[OutboxState, Clock]:
     rows = OutboxState.objects.filter(pk=1)
     if now is not None or connections[outbox_alias()].vendor == "sqlite":
         state = rows.first()

@@ -327,3 +327,21 @@ def test_an_end_from_outside_during_a_claim_releases_what_was_claimed(
         with pytest.raises(SystemExit):
             calling.outcome()
         assert set(OutboxMessage.objects.values_list("status", "attempts")) == {("pending", 0)}
+
+
+@pytest.mark.parametrize("verb", ["drain", "send", "retry"])
+def test_a_process_whose_session_ended_while_it_rested_goes_on(verb: str) -> None:
+    """A program that calls ``drain`` every minute failed for ever after one restart of the database."""
+    with outbox() as (server, account):
+        backlog(account, 1)
+        row = OutboxMessage.objects.get()
+        CallInThread(end_session_of, thread_id=session_id()).outcome()
+        statements = Statements()
+        statements.fail_next = ("prx_email_django_outboxstate",) if connection.vendor == "sqlite" else None
+        calls: dict[str, Callable[[], Any]] = {
+            "drain": prx.drain,
+            "send": lambda: prx.send(**mail(account) | {"account": account.name}),
+            "retry": lambda: prx.retry_outbox(row.pk),
+        }
+        statements.during(calls[verb])
+        assert len(server.messages) == 1
