@@ -102,6 +102,8 @@ def _head_bytes(value: object) -> int:
     """Bytes of UTF-8; each text counts two more, for what separates it from the next one."""
     if isinstance(value, str):
         return 2 + len(value if value.isascii() else value.encode("utf-8", "replace"))
-    if isinstance(value, Mapping):
+    if isinstance(value, list | tuple):
+        return sum(map(_head_bytes, value))
+    if value and isinstance(value, Mapping):
         return sum(_head_bytes(name) + _head_bytes(item) for name, item in value.items())
-    return sum(map(_head_bytes, value)) if isinstance(value, list | tuple) else 0
+    return 0
