@@ -79,7 +79,7 @@ def check_steps(account: AccountRef, *, send_to: str | None = None, timeout: flo
 
 
 class _AccountCheck:
-    """One check."""
+    """The check of one account: each step with its time, until the instant ``until`` (seconds of ``monotonic``)."""
 
     def __init__(self, account: Account, *, clock: Clock, until: float) -> None:
         self.account = account
@@ -288,7 +288,7 @@ class _NoMessages:
         return None
 
     def keeps_session(self) -> bool:
-        """Return False."""
+        """Return False: a checked connection is closed at its end."""
         return False
 
     async def wait(self) -> None:

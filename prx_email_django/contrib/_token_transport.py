@@ -64,7 +64,7 @@ class Transport:
 
     @sensitive_variables()
     def post(self, url: str, params: Any = None, data: Any = None, headers: Any = None, **_: Any) -> Answer:
-        """Post a form."""
+        """POST ``data`` as a form, or as it is where it is text; return the token server's answer."""
         body = urlencode(data) if isinstance(data, Mapping) else data
         kind = {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})}
         return self(_with_query(url, params), "POST", body, kind)

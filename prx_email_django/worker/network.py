@@ -33,7 +33,11 @@ class Network:
         return self
 
     def start_thread(self) -> None:
-        """Begin to run."""
+        """Start the network's thread.
+
+        Raises:
+            RuntimeError: the system gives no further thread; the event loop is closed then.
+        """
         try:
             self._thread.start()
         except RuntimeError:  # the system gives no further thread
