@@ -45,7 +45,8 @@ def ascii_host(host: str) -> str:
     name = ascii_domain(host.removesuffix("."), lenient=True)
     if _NUMERIC.fullmatch(name.rpartition(".")[2]):
         raise ValueError("neither a name nor an address in its plain form")
-    if any(label.startswith("-") or label.endswith("-") for label in name.split(".")):  # RFC 1123 §2.1
+    # RFC 1123 §2.1.  A hyphen at the end is as wrong, but private networks have such names.
+    if any(label.startswith("-") for label in name.split(".")):
         raise ValueError("not a host name")
     return name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from django.db import connections
 from django.db.models import F, Q, QuerySet
@@ -39,18 +39,31 @@ def heads(account_id: int, *, above: int = BELOW_ALL_RANKS) -> list[RankHead]:
 
     One index row each, due or not: MariaDB would read all rows of a rank to find none that is due.
     """
-    quote = connections[outbox_alias()].ops.quote_name
+    if above >= LAST_RANK:
+        return []
+    connection = connections[outbox_alias()]
+    quote = connection.ops.quote_name
     message = quote(OutboxMessage._meta.db_table)
     # Only Django's own names and numbers are put into the text.
     sql = f"""
-        SELECT m.id, m.claim_rank, m.next_attempt_at FROM {message} m JOIN (
+        SELECT m.claim_rank, m.next_attempt_at, m.id FROM {message} m JOIN (
           SELECT (SELECT n.id FROM {message} n
             WHERE n.account_id = %s AND n.claim_rank = r.claim_rank AND n.next_attempt_at IS NOT NULL
               AND n.status IN (%s, %s) ORDER BY n.next_attempt_at, n.id LIMIT 1) AS id
-          FROM ({_ranks(above)}) r) h ON h.id = m.id"""  # noqa: S608
-    params = [account_id, *(str(status) for status in WAITING)]
-    found = OutboxMessage.objects.db_manager(outbox_alias()).raw(sql, params) if above < LAST_RANK else []
-    return sorted(RankHead(head.claim_rank, head.next_attempt_at, head.pk) for head in found if head.next_attempt_at)
+          FROM ({_ranks(above)}) r) h ON h.id = m.id WHERE m.next_attempt_at IS NOT NULL"""  # noqa: S608
+    column = OutboxMessage._meta.get_field("next_attempt_at").cached_col
+    converters = connection.ops.get_db_converters(column)
+    # Not by ``raw()``: what a signal interrupts would leave its cursor open, and SQLite locked.
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [account_id, *(str(status) for status in WAITING)])
+        rows = cursor.fetchall()
+
+    def instant(value: Any) -> datetime:
+        for convert in converters:
+            value = convert(value, column, connection)
+        return cast(datetime, value)
+
+    return sorted(RankHead(rank, instant(moment), pk) for rank, moment, pk in rows)
 
 
 def _ranks(above: int = BELOW_ALL_RANKS) -> str:

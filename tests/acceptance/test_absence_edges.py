@@ -284,8 +284,8 @@ def test_a_release_whose_answer_was_lost_is_counted() -> None:
 def test_a_drain_that_waits_for_due_messages_outlasts_the_end_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
     statements, candidates = Statements(), Drain._candidates
 
-    def strike(self: Drain) -> Any:
-        found = candidates(self)
+    def strike(self: Drain, only: Any = None) -> Any:
+        found = candidates(self, only)
         if threading.current_thread() is not threading.main_thread() and waiting:
             statements.fail_next = ("SELECT",)
             waiting.clear()

@@ -122,7 +122,6 @@ NO_HOSTS = [
         "me@host",
         "a..b",
         "-a.example",
-        "a-.example",
         "a" * 64,
         *NO_HOSTS,
     ],
