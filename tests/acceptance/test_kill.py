@@ -52,8 +52,7 @@ def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
         server.clear()
         server.release(stalled)
         assert server.wait_closed()
-        finish()
-        assert_all_sent(12)
+        assert_all_sent(12, at=finish())
         assert set(server.recipients) == {f"p{number}@example.org" for number in range(12)}
         assert_known_copies(server, bound=10)
 
@@ -71,8 +70,7 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
         server.release(stalled)
         assert server.wait_closed()
         assert not server.messages
-        finish()
-        assert_all_sent(2)
+        assert_all_sent(2, at=finish())
         assert not copies(server)
 
 
@@ -94,8 +92,7 @@ def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() ->
                 drainer.kill()
         server.clear()
         assert server.wait_closed()
-        finish()
-        assert_all_sent(60)
+        assert_all_sent(60, at=finish())
         assert before >= 8
         assert_known_copies(server, bound=10)
 
@@ -117,8 +114,7 @@ def test_random_kills_lose_nothing_and_copy_little() -> None:
             kills += 1
             now += LATER
             assert server.wait_closed()
-        finish(now)
-        assert_all_sent(900)
+        assert_all_sent(900, at=finish(now))
         assert len(set(server.recipients)) == 900
         assert_known_copies(server, bound=15 * kills)
 

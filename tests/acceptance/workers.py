@@ -122,10 +122,11 @@ def finish(now: datetime | None = None) -> datetime:
     raise AssertionError(list(OutboxMessage.objects.exclude(status="sent").values("id", "status", "last_error_code")))
 
 
-def assert_all_sent(count: int) -> None:
-    """All messages are sent, and no slot is taken."""
+def assert_all_sent(count: int, *, at: datetime | None = None) -> None:
+    """All messages are sent, and no slot is taken; ``at``: by then the leases of killed workers have ended."""
     assert OutboxMessage.objects.filter(status="sent").count() == count
-    assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+    taken = ConnectionSlot.objects.filter(token__isnull=False)
+    assert not (taken if at is None else taken.filter(expires_at__gt=at)).exists()
 
 
 def assert_each_once(server: SmtpServer, count: int) -> None:
