@@ -16,6 +16,7 @@ from django.db import connections, transaction
 
 import prx_email_django as prx
 from prx_email_django import api, store
+from prx_email_django.api import wake
 from prx_email_django.errors import SendInsideTransaction
 from prx_email_django.models import OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
@@ -41,7 +42,9 @@ def no_wake_up() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _memory(settings: Any) -> Iterator[None]:
+def _memory(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # The caller waits for the wake-up: on a busy machine a tenth of a second is short for a new session.
+    monkeypatch.setattr(wake, "PATIENCE", 0.95 * wake.DEADLINE)
     settings.PRX_EMAIL = {"TRANSPORT": "memory", "WAKE": f"{HERE}.wake_up"}
     shared.reset()
     WOKEN.clear()
