@@ -39,6 +39,7 @@ CANDIDATES = [
     Candidate("django-mailer, as it comes", "run_mailer", share=0.1),
 ]
 #: What ``--smoke`` measures: too little to say anything.
+DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 SMOKE = {"repeats": 1, "messages": 100, "delayed_messages": 20, "queued": 50}
 
 
@@ -78,7 +79,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--queued", type=int, default=2000, help="messages that are only queued (default 2000; 0: none)"
     )
-    parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
+    parser.add_argument("--database", choices=list(DATABASES), default="postgresql")
     parser.add_argument("--only", default="", help="only candidates whose name contains this, and the bare one")
     parser.add_argument("--smoke", action="store_true", help="only show that everything runs")
     parser.add_argument("--write", action="store_true", help="write docs/explanation/performance.md")
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> list[str]:
         about = machine.describe(interpreter)
         near = Task(options.messages, options.connections, "127.0.0.1", sink.port, database)
         if near.messages:
-            title = f"loopback, {near.connections} connections, {near.messages} messages, {options.database}"
+            title = f"loopback, {near.connections} connections, {near.messages} messages, {DATABASES[options.database]}"
             tables["bench-near"] = compare(title, near, options, interpreter=interpreter, sink=sink)
         if options.delayed_messages:
             port = stack.enter_context(environment.delaying_proxy(sink.port, options.round_trip / 2000))
