@@ -38,8 +38,8 @@ CANDIDATES = [
     Candidate("post_office, 2 processes", "run_post_office", tuned=True),
     Candidate("django-mailer, as it comes", "run_mailer", share=0.1),
 ]
-#: What ``--smoke`` measures: too little to say anything.
 DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+#: What ``--smoke`` measures: too little to say anything.
 SMOKE = {"repeats": 1, "messages": 100, "delayed_messages": 20, "queued": 50}
 
 
