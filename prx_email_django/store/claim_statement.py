@@ -4,9 +4,9 @@
 as tuples and become instances without ``Model.__init__``, and instants come as seconds: through Django's and psycopg's
 conversion of each value, reading a message cost more than claiming it.
 
-The recipients of a message that was never claimed before come along: nobody can have written a result of theirs.  Those
-of others are read by a statement of their own after the claim (``claimed.claims_of``): a late result may have been
-committed after this statement took its snapshot and before it locked the row.
+The recipients of a message that has not changed since it was queued come along: nobody can have written a result of
+theirs, or erased one.  Those of others are read by a statement of their own after the claim (``claimed.claims_of``): a
+late result may have been committed after this statement took its snapshot and before it locked the row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CLAIM = """WITH due AS MATERIALIZED (
  SELECT start.claim_rank, row.* FROM unnest(%s::smallint[], %s::timestamptz[], %s::bigint[])
  AS start(claim_rank, next_attempt_at, id) CROSS JOIN LATERAL (
   SELECT m.id, m.next_attempt_at, m.on_unknown = 'hold' OR m.on_unknown = '' AND %s AS is_hold,
-  m.claim_token IS NULL AS is_new FROM {messages} AS m
+  m.claim_token IS NULL AND m.updated_at = m.created_at AS is_new FROM {messages} AS m
   WHERE m.account_id = %s AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
   AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= %s
   AND m.status = ANY(%s::text[]) ORDER BY m.next_attempt_at, m.id LIMIT %s FOR UPDATE SKIP LOCKED) AS row LIMIT %s),

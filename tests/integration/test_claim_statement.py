@@ -200,3 +200,15 @@ def test_recipients_are_read_anew_only_where_a_worker_had_the_message_before() -
     assert not one_statement or len(second) == 2
     assert [claim.id for claim in again] == [row.pk for row in rows]
     assert again[0].recipients == known, "both ways read the same"
+
+
+def test_recipients_are_read_anew_where_the_message_has_changed_since_it_was_queued() -> None:
+    """Somebody may be erased from its recipients between the claim's snapshot and its lock, and must get no mail."""
+    owner = account()
+    row = message(owner, to=["a@x.org", "b@x.org"])
+    assert row.updated_at == row.created_at, "as it was queued"
+    OutboxMessage.objects.filter(pk=row.pk).update(updated_at=NOW + SECOND)
+    with CaptureQueriesContext(connections[outbox_alias()]) as statements:
+        (claim,) = store.claims.claim(owner.pk, limit=10, hold_limit=1, clock=at()).claims
+    assert claim.open_addresses == ("a@x.org", "b@x.org")
+    assert len(statements) >= 2
