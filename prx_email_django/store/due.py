@@ -47,7 +47,7 @@ def heads(account_id: int, *, above: int = BELOW_ALL_RANKS) -> list[RankHead]:
     # Only Django's own names and numbers are put into the text.
     sql = f"""
         SELECT m.claim_rank, m.next_attempt_at, m.id FROM {message} m JOIN (
-          SELECT (SELECT n.id FROM {message} n
+          SELECT (SELECT n.id FROM {message} n {_by_claim_index()}
             WHERE n.account_id = %s AND n.claim_rank = r.claim_rank AND n.next_attempt_at IS NOT NULL
               AND n.status IN (%s, %s) ORDER BY n.next_attempt_at, n.id LIMIT 1) AS id
           FROM ({_ranks(above)}) r) h ON h.id = m.id WHERE m.next_attempt_at IS NOT NULL"""  # noqa: S608
@@ -64,6 +64,16 @@ def heads(account_id: int, *, above: int = BELOW_ALL_RANKS) -> list[RankHead]:
         return cast(datetime, value)
 
     return sorted(RankHead(rank, instant(moment), pk) for rank, moment, pk in rows)
+
+
+def _by_claim_index() -> str:
+    """The claim's index by name, for MariaDB and MySQL; the other databases choose right by themselves.
+
+    MariaDB 10.11 may choose an index of the status first and then, for the sake of the order, the claim's.  It reads
+    all ranks within the range of the first one then: due messages were not found, and stayed (a wrong answer, not only
+    a slow one).  With one index to choose from there is no such change.
+    """
+    return "FORCE INDEX (prx_message_claim)" if connections[outbox_alias()].vendor == "mysql" else ""
 
 
 def _ranks(above: int = BELOW_ALL_RANKS) -> str:
@@ -114,7 +124,7 @@ def accounts_with_due(*, clock: Clock) -> set[int]:
     # Only Django's own names and numbers are put into the text.
     sql = f"""
         SELECT DISTINCT a.id FROM {account} a, ({_ranks()}) r
-        WHERE (SELECT m.id FROM {message} m
+        WHERE (SELECT m.id FROM {message} m {_by_claim_index()}
           WHERE m.account_id = a.id AND m.claim_rank = r.claim_rank AND m.next_attempt_at IS NOT NULL
             AND m.next_attempt_at <= %s AND m.status IN (%s, %s) LIMIT 1) IS NOT NULL"""  # noqa: S608
     now = connection.ops.adapt_datetimefield_value(clock.now)

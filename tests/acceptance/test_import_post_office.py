@@ -76,7 +76,8 @@ def test_every_waiting_message_arrives_once_or_is_named(server: SmtpServer, tmp_
     prx.drain()
     ids = {row.metadata["imported_id"]: row for row in OutboxMessage.objects.all()}
     rows = {name: ids[pk] for name, pk in told["waiting"].items()}
-    assert {name for name, row in rows.items() if row.status != "sent"} == {"scheduled", "again"}
+    unsent = {name: row for name, row in rows.items() if row.status != "sent"}
+    assert set(unsent) == {"scheduled", "again"}, [(row, row.status, row.last_error) for row in unsent.values()]
     assert rows["scheduled"].next_attempt_at == datetime.fromisoformat(told["scheduled"])
     assert {name: rows[name].priority for name in ("low", "plain", "high", "now")} == {
         "low": -5, "plain": 0, "high": 5, "now": 10,
