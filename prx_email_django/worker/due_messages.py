@@ -21,8 +21,9 @@ FIRST_REST, LONGEST_REST = 1.0, 30.0
 class EmptyHanded:
     """Accounts whose last connection claimed nothing: the message that it came for was held by others.
 
-    Such an account waits 1 s, then 2 s, 4 s, …, unless another message comes first.  Kept for the process: a loop
-    begins a new drain each second, and each would cost a login.
+    Such an account waits 1 s, then 2 s, 4 s, … for the same message, unless another message comes first.  Kept for the
+    process: a loop begins a new drain each second, and each would cost a login.  A drain whose caller gives the time
+    waits for nothing (``Drain``): these are seconds of the machine's clock.
     """
 
     def __init__(self) -> None:
@@ -43,9 +44,12 @@ class EmptyHanded:
             self._rests.pop(account_id, None)
             self._waits.pop(account_id, None)
             return
+        expected = self._expected.get(account_id, 0)
+        if expected != self._waits.get(account_id, (0, 0.0))[0]:
+            self._rests.pop(account_id, None)  # who lost a race for one message after another need not wait ever longer
         rest = min(2 * self._rests.get(account_id, FIRST_REST / 2), LONGEST_REST)
         self._rests[account_id] = rest
-        self._waits[account_id] = (self._expected.get(account_id, 0), monotonic() + rest)
+        self._waits[account_id] = (expected, monotonic() + rest)
 
 
 empty_handed = EmptyHanded()

@@ -145,3 +145,14 @@ def test_a_connection_that_claimed_nothing_is_not_opened_again_at_once(monkeypat
         assert server.connections == 1
         backlog(row.account, 1, priority=5)
         assert prx.drain().sent == 2, "another message comes first: nothing shows that it is held too"
+
+
+def test_a_drain_whose_caller_gives_the_time_waits_for_no_other_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result must not depend on how long ago a connection claimed nothing, on the machine's clock."""
+    monkeypatch.setattr(empty_handed, "_waits", {})
+    with SmtpServer() as server:
+        (row,) = backlog(account_on(server), 1)
+        empty_handed.waits(row.account_id, row.pk)
+        empty_handed.note(row.account_id, claimed=False)
+        assert prx.drain().claimed == 0
+        assert prx.drain(now=row.due_since).sent == 1
