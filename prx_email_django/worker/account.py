@@ -15,13 +15,14 @@ from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.store.absence import unwritten
 from prx_email_django.transports.base import ConnectError, Transport
+from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.connection_events import ConnectionEvents
 from prx_email_django.worker.connections import Connections
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.idle import IdleConnections
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
-from prx_email_django.worker.prefetch import ClaimPrefetch, ClaimSource
+from prx_email_django.worker.prefetch import ClaimPrefetch
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.suspicion import Before, Next, Suspicion
@@ -100,7 +101,7 @@ class AccountWorker:
 
     def wake_in(self) -> float | None:
         """Seconds until ``advance`` has something to do without an event; None: it needs an event."""
-        waits = (self.connections.wake_in(), self.pace.wake_in(), self.prefetch.wake_in())
+        waits = (self.connections.wake_in(), self.pace.wake_in(), self.prefetch.permits.wake_in())
         return None if self.finished else min((wait for wait in waits if wait is not None), default=None)
 
     def stop(self, reason: str) -> None:
@@ -224,7 +225,7 @@ class AccountWorker:
         """Slow down; a caller who waits for one message does not wait for that."""
         self.pace.throttled(trouble)
         if self.source.tries_once:
-            self.prefetch.limited_by = Obstacle(ObstacleKind.SLOW)
+            self.prefetch.permits.limited_by = Obstacle(ObstacleKind.SLOW)
         elif self.pace.is_hopeless:
             self.stop(LIMITED)
 

@@ -10,10 +10,10 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd
 from prx_email_django.transports.found import Ahead
+from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
 from prx_email_django.worker.connections import Connections, pause_reason
 from prx_email_django.worker.current import CurrentAccount
-from prx_email_django.worker.prefetch import ClaimSource
 from prx_email_django.worker.trouble import Troubles
 
 logger = logging.getLogger("prx_email_django")

@@ -28,8 +28,8 @@ from prx_email_django.store.declared import keep_equal, make_missing, missing_na
 from prx_email_django.store.due import accounts_with_due, first_claimable, next_due, open_recipients
 from prx_email_django.store.outbox import LOOKS_FOR, begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
+from prx_email_django.worker.claim_source import DueMessages, empty_handed
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
-from prx_email_django.worker.due_messages import DueMessages, empty_handed
 from prx_email_django.worker.heartbeat import Heartbeat, is_loop
 from prx_email_django.worker.idle import idle_connections
 from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
