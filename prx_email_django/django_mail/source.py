@@ -31,7 +31,7 @@ from prx_email_django.mime.headers import (
     URI_FIELDS,
     any_field,
     encoded_field,
-    field,
+    folded_field,
 )
 from prx_email_django.mime.recode import field_text, split_fields, to_wire
 from prx_email_django.mime.transfer import LINE, MAX_LINE, longest_line
@@ -239,7 +239,7 @@ def _folded(encoded: bytes) -> bytes:
     """The field folded anew; the standard library leaves some lines long."""
     text = field_text(encoded)
     try:
-        return field(encoded.partition(b":")[0].decode("ascii"), text).encode() if text.isascii() else encoded
+        return folded_field(encoded.partition(b":")[0].decode("ascii"), text).encode() if text.isascii() else encoded
     except ValueError:
         return encoded
 
@@ -256,7 +256,7 @@ def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> byt
         if not any(is_misread_by_django(mailbox) or _is_long_quoted(mailbox) for mailbox in found):
             return _with_short_words(encoded)
         own = ", ".join(map(_formatted, given))
-        return field(encoded.partition(b":")[0].decode("ascii"), own).encode()
+        return folded_field(encoded.partition(b":")[0].decode("ascii"), own).encode()
     except ValueError:  # a header of the caller's own that holds more than addresses, or malformed ones
         return with_charset(encoded.decode("ascii", "surrogateescape")).encode("ascii", "surrogateescape")
 
@@ -265,7 +265,7 @@ def _with_short_words(encoded: bytes) -> bytes:
     text = field_text(encoded)
     if not has_wrong_words(text):
         return encoded
-    return field(encoded.partition(b":")[0].decode("ascii"), format_list(text)).encode()
+    return folded_field(encoded.partition(b":")[0].decode("ascii"), format_list(text)).encode()
 
 
 def _formatted(value: str) -> str:

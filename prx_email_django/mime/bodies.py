@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from prx_email_django.mime.entity import split_entity
-from prx_email_django.mime.headers import content_type_field, disposition_field, field
+from prx_email_django.mime.headers import content_type_field, disposition_field, folded_field
 from prx_email_django.mime.recode import entity_to_wire
 from prx_email_django.mime.transfer import base64_lines, encode_text, with_crlf
 
@@ -64,11 +64,11 @@ def part_entity(part: MailPart) -> MimeEntity:
 
 
 def _head(part: MailPart, content_type: str, encoding: str) -> str:
-    head = content_type_field(content_type) + field("Content-Transfer-Encoding", encoding)
+    head = content_type_field(content_type) + folded_field("Content-Transfer-Encoding", encoding)
     if part.kind != "alternative" or part.filename:
         head += disposition_field("inline" if part.kind == "inline" else "attachment", part.filename)
     if part.inline_id:
-        head += field("Content-ID", f"<{part.inline_id}>")
+        head += folded_field("Content-ID", f"<{part.inline_id}>")
     if not head.isascii():
         raise ValueError("a content type and an inline id must be ASCII")
     return head

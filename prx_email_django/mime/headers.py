@@ -1,4 +1,4 @@
-"""Header fields in wire form: encoded and folded only where this is necessary."""
+"""Header fields in wire form: folded by ``folded_field``, and encoded, only where this is necessary."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _CONTENT_TYPE = re.compile(
 )
 
 
-def field(name: str, value: str) -> str:
+def folded_field(name: str, value: str) -> str:
     """One field with its CRLF, folded before white space where the line would be too long.
 
     The value must be encoded already: ASCII, except for non-ASCII local parts.
@@ -90,8 +90,8 @@ def text_field(name: str, value: str) -> str:
     if HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} must not have a control character in its value")
     if value.isascii() and max(map(len, value.split()), default=0) < MAX_LINE - len(name) - 2:
-        return field(name, value)
-    return field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_size(name))))
+        return folded_field(name, value)
+    return folded_field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_size(name))))
 
 
 def encoded_field(name: str, value: str) -> str:
@@ -103,7 +103,7 @@ def encoded_field(name: str, value: str) -> str:
     meant = decode_words(value)
     if HEADER_BREAK.search(meant):
         raise ValueError(f"header {name!r} must not have a control character in its value")
-    return field(name, " ".join(encode_words(meant, _word_size(name))))
+    return folded_field(name, " ".join(encode_words(meant, _word_size(name))))
 
 
 def _word_size(name: str) -> int:
@@ -117,13 +117,13 @@ def address_field(name: str, mailboxes: Iterable[str]) -> str:
     Raises:
         ValueError: a text in ``mailboxes`` is not exactly one address.
     """
-    return field(name, ", ".join(map(format_mailbox, mailboxes)))
+    return folded_field(name, ", ".join(map(format_mailbox, mailboxes)))
 
 
 def id_field(name: str, value: str) -> str:
     """A field of Message-IDs, without those that no header can carry; "" where none is left."""
     ids = [message_id for message_id in value.split() if _ID.fullmatch(message_id)]
-    return field(name, " ".join(ids)) if ids else ""
+    return folded_field(name, " ".join(ids)) if ids else ""
 
 
 def any_field(name: str, value: str) -> str:
@@ -134,9 +134,9 @@ def any_field(name: str, value: str) -> str:
     """
     lower = name.lower()
     if lower in ADDRESS_FIELDS:
-        return field(name, value) if value.isascii() else field(name, format_list(value))
+        return folded_field(name, value) if value.isascii() else folded_field(name, format_list(value))
     if lower in URI_FIELDS:
-        return field(name, spaced_uris(value))
+        return folded_field(name, spaced_uris(value))
     return id_field(name, value) if lower in ID_FIELDS else text_field(name, value)
 
 
@@ -163,7 +163,7 @@ def content_type_field(content_type: str) -> str:
     """
     if not is_content_type(content_type):
         raise ValueError("a content type must be like text/plain or text/calendar; method=REQUEST")
-    return field("Content-Type", content_type.rstrip("; \t"))
+    return folded_field("Content-Type", content_type.rstrip("; \t"))
 
 
 def disposition_field(disposition: str, filename: str) -> str:
@@ -173,13 +173,13 @@ def disposition_field(disposition: str, filename: str) -> str:
         ValueError: a control character or a lone surrogate in the file name.
     """
     if not filename:
-        return field("Content-Disposition", disposition)
+        return folded_field("Content-Disposition", disposition)
     if HEADER_BREAK.search(filename) or "\t" in filename:
         raise ValueError("a file name must not hold a control character")
     if filename.isascii() and len(filename) <= 60:
         escaped = filename.replace("\\", r"\\").replace('"', r"\"")
-        return field("Content-Disposition", f'{disposition}; filename="{escaped}"')
-    return field("Content-Disposition", "; ".join((disposition, *encoded_parameter("filename", filename))))
+        return folded_field("Content-Disposition", f'{disposition}; filename="{escaped}"')
+    return folded_field("Content-Disposition", "; ".join((disposition, *encoded_parameter("filename", filename))))
 
 
 def encoded_parameter(name: str, value: str) -> list[str]:

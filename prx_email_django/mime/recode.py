@@ -26,7 +26,7 @@ from prx_email_django.mime.entity import (
     split_entity,
     split_multipart,
 )
-from prx_email_django.mime.headers import ADDRESS_FIELDS, field
+from prx_email_django.mime.headers import ADDRESS_FIELDS, folded_field
 from prx_email_django.mime.recode_fields import field_text, seven_bit_field
 from prx_email_django.mime.transfer import (
     base64_lines,
@@ -288,6 +288,6 @@ def _recipients_in_ascii(name: str, encoded: bytes) -> bytes:
     if name not in {"to", "cc"} or encoded.isascii():
         return encoded
     try:
-        return field(name.title(), format_list(field_text(encoded), utf8=False)).encode()
+        return folded_field(name.title(), format_list(field_text(encoded), utf8=False)).encode()
     except ValueError:  # more than addresses
         return encoded

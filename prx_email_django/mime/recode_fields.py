@@ -8,7 +8,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from prx_email_django.mime.addresses import format_list
 from prx_email_django.mime.encoded_words import encode_words
 from prx_email_django.mime.entity import Field
-from prx_email_django.mime.headers import ADDRESS_FIELDS, encoded_parameter, field, text_field
+from prx_email_django.mime.headers import ADDRESS_FIELDS, encoded_parameter, folded_field, text_field
 from prx_email_django.mime.transfer import crlf
 
 #: Fields with a grammar in which encoded words have no place (RFC 2047 §5 (3)); ``Content-…`` and the like beside them.
@@ -72,9 +72,9 @@ def seven_bit_field(given: Field, *, guess: bool, parameters: bool) -> bytes | N
 
 def _made(kind: str, name: str, text: str, *, guess: bool) -> str:
     if kind in ADDRESS_FIELDS:
-        return field(name, text if text.isascii() else format_list(text))
+        return folded_field(name, text if text.isascii() else format_list(text))
     if is_structured(kind):
-        return field(name, text) if text.isascii() else ""
+        return folded_field(name, text) if text.isascii() else ""
     try:
         return text_field(name, text)
     except ValueError:
@@ -84,7 +84,7 @@ def _made(kind: str, name: str, text: str, *, guess: bool) -> str:
 
 
 def _in_words(name: str, text: str) -> str:
-    return field(name, " ".join(encode_words(text)))
+    return folded_field(name, " ".join(encode_words(text)))
 
 
 def is_structured(name: str) -> bool:
@@ -109,7 +109,7 @@ def _with_encoded_parameters(name: str, encoded: bytes) -> bytes | None:
     value = encoded.partition(b":")[2].replace(b"\r\n", b"").strip(b" \t")
     value = _PARAMETER.sub(_encoded_parameter, value)
     try:
-        return field(name, value.decode("ascii")).encode()
+        return folded_field(name, value.decode("ascii")).encode()
     except ValueError:
         return None
 

@@ -14,7 +14,7 @@ from prx_email_django.mime.headers import (
     HIDDEN_FIELDS,
     address_field,
     any_field,
-    field,
+    folded_field,
     id_field,
     is_message_id,
     text_field,
@@ -116,7 +116,7 @@ def _formatted(date: datetime) -> str:
 def _message_id(mail: MailContent) -> str:
     if not is_message_id(mail.message_id):
         raise ValueError("a Message-ID must be <left@right>, in printable ASCII")
-    return field("Message-ID", mail.message_id)
+    return folded_field("Message-ID", mail.message_id)
 
 
 def _body(mail: MailContent) -> MimeEntity:

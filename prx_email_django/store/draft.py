@@ -41,7 +41,7 @@ class Draft:
     parts: Sequence[DraftPart] = ()
     raw: bytes | None = field(default=None, repr=False)
     idempotency_key: str | None = None
-    #: The version of the account's row by which the draft was made (``store.accounts_known``); empty: any.
+    #: The version of the account's row by which the draft was made (``compose.known``); empty: any.
     version: str = ""
 
     @property

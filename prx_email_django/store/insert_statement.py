@@ -9,17 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 from django.db import connections
-from django.db.models.base import ModelState
-from django.db.models.signals import post_init, pre_init
 
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import CHUNK_SIZE
@@ -30,15 +27,12 @@ from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.db import atomic, refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft, columns, idempotency_hash
 from prx_email_django.store.insert_sql import given_by, in_order, sql_of_many, sql_of_one
+from prx_email_django.store.inserted_rows import attributes, instance_maker
 
 #: Bytes of all rendered messages of one statement, which holds them in base64.
 MAX_RENDERED = 4 * 1024 * 1024
 #: The columns of nearly every message; one that has no other is written by a shorter statement.
 _USUAL = frozenset({"to", "from_email", "envelope_from", "subject", "body_text", "body_html", "size"})
-#: Attributes that ``_maker`` sets in any case.
-_SET = frozenset(
-    {"id", "account_id", "raw_id", "next_attempt_at", "due_since", "created_at", "updated_at", "claim_rank"}
-)
 #: Types whose equal values are the same for the database.
 _COMPARED = {str, int, bool, type(None), datetime, list, dict}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat).encode
@@ -91,7 +85,7 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     if not rows or not int(rows[0][1]):
         raise Unfit
     _, _, moment, asked, is_due, ids, raw_ids = rows[0]
-    made = _maker(_instant(moment))
+    made = instance_maker(_instant(moment))
     written = zip(_numbers(ids), _numbers(raw_ids), strict=True)
     messages: list[OutboxMessage | None] = [
         made(draft, pk or 0, raw_id) for draft, (pk, raw_id) in zip(drafts, written, strict=bool(ids))
@@ -121,7 +115,7 @@ def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
     if not rows:
         return Inserted([None], is_due=False, asked=None)
     _, pk, moment, is_due, asked = rows[0]
-    message = _maker(_instant(moment))(draft, int(pk), None)
+    message = instance_maker(_instant(moment))(draft, int(pk), None)
     return Inserted([message], is_due=bool(int(is_due)), asked=_flag(asked))
 
 
@@ -211,7 +205,7 @@ def _statement(
 def _by_column(drafts: Sequence[Draft]) -> dict[str, list[Any]]:
     """The values of each column that a draft gives, in the order of the drafts."""
     rows = [columns(draft) for draft in drafts]
-    _, constants, defaults = _attributes()
+    _, constants, defaults = attributes()
     default = constants | {name: make() for name, make in defaults}
     values = {name: [row.get(name, default[name]) for row in rows] for name in set().union(*rows)}
     values["account"] = [draft.account.pk for draft in drafts]
@@ -247,80 +241,6 @@ def _demands(drafts: Sequence[Draft]) -> list[dict[str, Any]]:
         }
         for (pk, version), group in groups.items()
     ]
-
-
-def _maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage]:
-    """A function that makes the instance of a row that was written at ``moment``.
-
-    By ``from_db`` only where the host listens to instances.  An account by which the draft was made is read again when
-    it is used.
-    """
-    alias, (names, constants, defaults) = outbox_alias(), _attributes()
-    account: Any = OutboxMessage._meta.get_field("account")
-    is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
-
-    def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
-        given = columns(draft)
-        due = draft.due_at or moment
-        values = {
-            **constants,
-            **given,
-            "id": pk,
-            "account_id": draft.account.pk,
-            "raw_id": raw_id,
-            "next_attempt_at": due,
-            "due_since": due,
-            "created_at": moment,
-            "updated_at": moment,
-            "size": draft.size,
-            "claim_rank": -given.get("priority", 0),
-        }
-        for name, make_default in defaults:
-            if name not in given:
-                values[name] = make_default()
-        if draft.idempotency_key is not None:
-            values["idempotency_key"] = draft.idempotency_key
-            values["idempotency_hash"] = idempotency_hash(draft.idempotency_key)
-        if is_listened_to:
-            message = OutboxMessage.from_db(alias, names, [values[name] for name in names])
-        else:
-            message = OutboxMessage.__new__(OutboxMessage)
-            state = values["_state"] = ModelState()
-            state.adding, state.db = False, alias
-            message.__dict__ = values
-        if not draft.version:
-            account.set_cached_value(message, draft.account)  # the descriptor asks the routers, for each message
-        return message
-
-    return make
-
-
-#: What a message of a long list is known by; the rest of its columns is read when it is used.
-_SHORT = ("id", "account_id", "status", "next_attempt_at", "created_at", "priority")
-
-
-def without_content(message: OutboxMessage) -> OutboxMessage:
-    """The same row, with few of its columns in memory."""
-    short = OutboxMessage.from_db(message._state.db, _SHORT, [getattr(message, name) for name in _SHORT])
-    if "account" in message._state.fields_cache:
-        short.account = message.account
-    return short
-
-
-@lru_cache(maxsize=1)
-def _attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
-    """Names of the model's attributes, their defaults that never change, and what makes the other defaults."""
-    fields = OutboxMessage._meta.concrete_fields
-    constants = {
-        field.attname: field.get_default()
-        for field in fields
-        if not callable(field.default) and isinstance(field.get_default(), str | int | None)
-    }
-    known = {*constants, *_SET}
-    others = [
-        (field.attname, field.get_default) for field in fields if field.name not in known and field.attname not in known
-    ]
-    return [field.attname for field in fields], constants, others
 
 
 def _execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tuple[Any, ...]]:

@@ -1,45 +1,33 @@
-"""One account within a drain: connects, claims, records, and decides what to do when something is wrong.
+"""One account within a drain: connects, claims and records, until nothing more can be sent now.
 
 The order is: slot, connection, permits, claim.  Everything here runs on the calling thread.  ``advance`` handles the
-events of connections, after the results that they reported before have been recorded.
+events of connections (``connection_events``), after the results that they reported before have been recorded.  What
+follows from trouble stands in ``trouble`` and ``suspicion``.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from collections import deque
 from collections.abc import Collection, Sequence
-from datetime import timedelta
 from functools import partial
-from time import monotonic
 
-from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note_size, note_success, note_window
-from prx_email_django.rules.clock import Clock, uptime
+from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
-from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.store.absence import unwritten
-from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
-from prx_email_django.transports.found import Ahead
-from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
-from prx_email_django.worker.connections import Connections, pause_reason
+from prx_email_django.transports.base import ConnectError, Transport
+from prx_email_django.worker.claim_source import ClaimSource
+from prx_email_django.worker.connection_events import ConnectionEvents
+from prx_email_django.worker.connections import Connections
 from prx_email_django.worker.current import CurrentAccount
-from prx_email_django.worker.events import announce_pause
 from prx_email_django.worker.idle import IdleConnections
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
-from prx_email_django.worker.pace import Pace
-from prx_email_django.worker.prefetch import ClaimPrefetch, ClaimSource
+from prx_email_django.worker.prefetch import ClaimPrefetch
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.suspicion import Before, Next, Suspicion
+from prx_email_django.worker.trouble import Pace, Troubles
 
-logger = logging.getLogger("prx_email_django")
-
-#: Seconds between two tries to connect: three in a row without success pause the account.
-RECONNECT_AFTER = 1.0
-#: The level that bears what is left of a level.
-_INSTEAD = {Ahead.ENVELOPE: "off", Ahead.OVERLAP: "envelope", Ahead.CHUNKING: "full"}
 #: Why an account's work has stopped: every connection is taken elsewhere, or something unexpected happened.
 LIMITED, FAILED = "limited", "failed"
 
@@ -71,23 +59,18 @@ class AccountWorker:
             current, ready=self.ready, clock=clock, network=network, results=results, transport=transport, idle=idle
         )
         self.pace = Pace(current, ready=self.ready, connections=self.connections, clock=clock)
-        #: Events of connections: those that have arrived (the network's thread appends), and those to handle next.
-        self._events: deque[ConnectionEvent] = deque()
-        self._heard: deque[ConnectionEvent] = deque()
-        #: Why nothing more is claimed: ``paused``, ``limited``, ``stopped``; empty while the account goes on.
+        self.troubles = Troubles(
+            current, work=self, connections=self.connections, clock=clock, tries_once=source.tries_once
+        )
+        self.events = ConnectionEvents(
+            current, source=source, clock=clock, connections=self.connections, troubles=self.troubles
+        )
+        #: See ``trouble.Work``.
         self.stop_reason = ""
         self.finished = False
-        state = current.state
-        self.prefetch.probing = state.pause_count > 0 or state.connection_failures > 0
-        self._troubled = self.prefetch.probing or bool(state.last_trouble)
         self.suspicion = Suspicion(current, ready=self.ready, clock=clock, tries_once=source.tries_once)
         self._suspected = self.suspicion.is_active
-        self.prefetch.probing = self.prefetch.probing or self._suspected
-        self._size = state.size_limit
-        self._window = state.window
-        self._failed_at = -RECONNECT_AFTER
-        #: When this worker paused the account, on the clock of ``uptime()``.
-        self._paused_at = -math.inf
+        self.prefetch.probing = self.troubles.needs_probe or self._suspected
 
     @property
     def account_id(self) -> int:
@@ -96,16 +79,9 @@ class AccountWorker:
 
     # What the worker's loop calls
 
-    def collect(self) -> bool:
-        """Collect the events that have arrived; True: there are some, and results reported before them come first."""
-        while self._events:
-            self._heard.append(self._events.popleft())
-        return bool(self._heard)
-
     def advance(self) -> None:
         """Take one step: handle events, claim, connect, render, close.  Never waits."""
-        while self._heard:
-            self._hear(self._heard.popleft())
+        self.events.handle()
         self.connections.look_at_clock()
         if self.pace.is_over():
             self._wake_connections()
@@ -125,7 +101,7 @@ class AccountWorker:
 
     def wake_in(self) -> float | None:
         """Seconds until ``advance`` has something to do without an event; None: it needs an event."""
-        waits = (self.connections.wake_in(), self.pace.wake_in(), self.prefetch.wake_in())
+        waits = (self.connections.wake_in(), self.pace.wake_in(), self.prefetch.permits.wake_in())
         return None if self.finished else min((wait for wait in waits if wait is not None), default=None)
 
     def stop(self, reason: str) -> None:
@@ -188,7 +164,7 @@ class AccountWorker:
     def _suspect(self, found: Next) -> None:
         """Do what refusals in a row demand."""
         if found is Next.PAUSE:
-            self.trouble(Trouble.REFUSING, self.suspicion.words)
+            self.troubles.note(Trouble.REFUSING, self.suspicion.words)
             self.recorder.reinstated(self.suspicion.paused())
             return
         if found is Next.PROBE:
@@ -227,120 +203,7 @@ class AccountWorker:
         if self.ready.waiting:
             self.network.call(self.ready.wake_connections)
 
-    # Events of connections
-
-    def listen(self, event: ConnectionEvent) -> None:
-        """Receive an event, on the network's thread; ``advance`` handles it."""
-        self._events.append(event)
-        self.results.wake()
-
-    def _hear(self, event: ConnectionEvent) -> None:
-        match event:
-            case Opened():
-                self._opened(event)
-            case OpeningCancelled():
-                self._opening_cancelled(event.connection, event.reached)
-            case Ended():
-                self._ended(event.connection, event.end)
-            case _:
-                self._opening_failed(event.connection, event.error)
-
-    def _opened(self, event: Opened) -> None:
-        self.connections.greeted += 1
-        self.connections.tokens.logged_in(event.connection.token)
-        if event.session.size_limit != self._size:
-            self._size = event.session.size_limit
-            note_size(self.current.account, self._size)
-
-    def _opening_cancelled(self, connection: Connection, reached: ConnectError | None) -> None:
-        """Drop a connection that is not needed any more; after the caller's deadline it counts as failed."""
-        if self.source.time_is_over:
-            phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
-            self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer))
-            self.trouble(Trouble.CONNECTION, f"connection failed ({self.source.late_reason})")
-        self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
-
-    def _opening_failed(self, connection: Connection, error: ConnectError) -> None:
-        with self.connections.retired_on_error(connection):
-            if not self.connections.goes_on(connection, error):
-                self._connect_refused(error)
-        self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
-
-    def _connect_refused(self, error: ConnectError) -> None:
-        """Note that no connection can be opened: trouble of the account, not of a message."""
-        self.source.fail(error.as_outcome())
-        self.trouble(error.trouble, pause_reason(error), at_least=error.retry_after)
-
-    def _ended(self, connection: Connection, end: SessionEnd) -> None:
-        self.connections.greeted -= 1
-        if end.idle is not None:
-            with self.connections.retired_on_error(connection):
-                self._note_window()
-                self.connections.rest(connection, end.idle)
-            return
-        if self._asks_for_login(connection, end):
-            end = SessionEnd(reconnect=True)
-        if not end.reconnect or self.source.time_is_over:
-            peer = connection.session.peer if connection.session else ""
-            self.source.fail(
-                Outcome(Ending.TEMPORARY, error_code=end.error_code, error=end.error, phase=Phase.MAIL, peer=peer)
-            )
-        with self.connections.retired_on_error(connection):
-            self._note_window()
-            if end.broken is not None:
-                self._do_without(end.broken, end.error)
-            if end.trouble is not Trouble.NONE and not connection.trouble_noted:
-                self.trouble(end.trouble, end.error)
-        if end.trouble is Trouble.NONE and end.reconnect and not self.stop_reason:
-            self.connections.retire(connection)
-            if len(self.connections) >= self.connections.most:
-                self.connections.release_spare()
-        else:
-            self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
-
-    def _asks_for_login(self, connection: Connection, end: SessionEnd) -> bool:
-        """Whether a session ended because its token is no longer accepted, and a fresh token may be tried."""
-        if end.trouble is not Trouble.AUTH or not connection.token:
-            return False
-        if not connection.token_ended and not connection.trouble_noted:
-            connection.token_ended = self.connections.tokens.refused(connection.token, logged_in=True)
-        return connection.token_ended
-
-    def _do_without(self, broken: Ahead, error: str) -> None:
-        """Write less ahead from now on: the server does not bear it, and no message pays for that."""
-        account = self.current.account
-        is_news = note_ahead_broken(account, broken, clock=self.clock)
-        if is_news and broken is Ahead.WINDOW:
-            logger.warning(
-                "account %s: a connection was lost with more than one message unanswered (%s); the account sends one "
-                "message at a time over each connection for a day; set its field max_in_flight to 1 to make this "
-                "permanent",
-                account,
-                error,
-                extra={"account": account.name},
-            )
-        elif is_news:
-            advised = _INSTEAD[broken]
-            logger.warning(
-                'account %s: the server does not bear pipelining "%s" (%s); the account uses "%s" for a week; set its '
-                "field pipelining to %s to make this permanent",
-                account,
-                broken.value,
-                error,
-                advised,
-                advised,
-                extra={"account": account.name},
-            )
-        self.current.look_again()
-
-    def _note_window(self) -> None:
-        """Store how far the window has grown; a window that fell is noted by ``_do_without``."""
-        found = self.connections.found
-        if found.may_chunk and found.window.size != self._window:
-            self._window = found.window.size
-            note_window(self.current.account, self._window, clock=self.clock)
-
-    # Trouble, and what is learned
+    # What the results tell about account and server
 
     def _note_tokens(self, messages: Sequence[ClaimedMessage]) -> None:
         """Tell the tokens what the server made of them; a session that demands a login anew gets a fresh token."""
@@ -354,41 +217,17 @@ class AccountWorker:
             elif message.outcome.trouble is Trouble.AUTH and not connection.token_ended:
                 connection.token_ended = tokens.refused(connection.token, logged_in=True)
 
-    def trouble(self, trouble: Trouble, reason: str, *, at_least: timedelta | None = None) -> None:
-        """Count the trouble, and pause the account if the policy says so; else try again in a second.
-
-        Connections that fail within a second of each other count as one failure: a restarting server drops all of them.
-        """
-        if trouble is Trouble.CONNECTION:
-            if monotonic() < self._failed_at + RECONNECT_AFTER:
-                return
-            self._failed_at = monotonic()
-        self._troubled = True
-        account = self.current.account
-        until = note_failure(account, trouble, reason, clock=self.clock, at_least=at_least)
-        if until is not None:
-            self._paused_at = uptime()
-            announce_pause(account, reason=reason, until=until)
-        if until is not None or trouble is not Trouble.CONNECTION or self.source.tries_once or self._is_paused():
-            self.stop("paused")
-        else:
-            self.connections.retry_in(RECONNECT_AFTER)
-
     def _is_in_trouble(self) -> bool:
         """Whether the server has said lately that something is wrong with the account."""
-        return self._troubled or self.prefetch.probing or self.suspicion.is_active
+        return self.troubles.are_known or self.prefetch.probing or self.suspicion.is_active
 
     def _throttled(self, trouble: Trouble) -> None:
         """Slow down; a caller who waits for one message does not wait for that."""
         self.pace.throttled(trouble)
         if self.source.tries_once:
-            self.prefetch.limited_by = Obstacle(ObstacleKind.SLOW)
+            self.prefetch.permits.limited_by = Obstacle(ObstacleKind.SLOW)
         elif self.pace.is_hopeless:
             self.stop(LIMITED)
-
-    def _is_paused(self) -> bool:
-        self.current.look_again()
-        return self.current.is_account_paused(self.clock.now)
 
     def _learn(self, messages: Sequence[ClaimedMessage]) -> None:
         for message in messages:
@@ -402,13 +241,11 @@ class AccountWorker:
                     message.connection.trouble_noted = True
                     if message.connection.token_ended and outcome.trouble is Trouble.AUTH:
                         continue
-                self.trouble(outcome.trouble, outcome.error)
+                self.troubles.note(outcome.trouble, outcome.error)
             elif outcome.is_completed and (not self.suspicion.is_active or outcome.ending is Ending.ACCEPTED):
                 self.prefetch.note_completed()
-                if (self._troubled or self.prefetch.after_pause) and message.mail_at > self._paused_at:
-                    note_success(self.current.account, begun_at=message.started_at or self.clock.now)
-                    self.current.look_again()  # the pause is over: the other connections may open
-                    self._troubled = self.prefetch.probing = self.prefetch.after_pause = False
+                if (self.troubles.are_known or self.prefetch.after_pause) and self.troubles.end_by(message):
+                    self.prefetch.probing = self.prefetch.after_pause = False
                     self.prefetch.look_again()
 
     # Connecting and ending
@@ -431,11 +268,11 @@ class AccountWorker:
         try:
             settings = self.connections.settings()
         except ConnectError as error:
-            self._connect_refused(error)
+            self.events.refused(error)
             return False
         if settings is None:
             return False
-        if self.connections.open(settings, self.listen):
+        if self.connections.open(settings, self.events.listen):
             return True
         if not self.connections:
             self.stop(LIMITED)

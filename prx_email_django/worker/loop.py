@@ -105,7 +105,7 @@ class WorkerLoop:
                     if not worker.stop_reason:
                         self._guarded(worker, methodcaller("stop", reason))
             self._hand_out_again()
-            heard = [worker.collect() for worker in self.workers]
+            heard = [worker.events.collect() for worker in self.workers]
             self.record(everything=any(heard))
             self._renew()
             for worker in self.workers:

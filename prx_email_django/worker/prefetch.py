@@ -1,23 +1,21 @@
-"""Claims of one account within a drain: permits, how far ahead to claim, rendering and releasing."""
+"""Claims of one account within a drain: how far ahead to claim, rendering and releasing."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
-from typing import Protocol
 
-from prx_email_django.limits.rate_windows import Permits, give_back, take_permits, take_recipients
+from prx_email_django.limits.rate_windows import Permits, give_back, take_recipients
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Ending, Outcome
-from prx_email_django.rules.rates import parse_rate_limits, recipients_ceiling
+from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claimed import Claim
-from prx_email_django.store.claims import ClaimBatch
+from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
+from prx_email_django.worker.permits import AccountPermits
 from prx_email_django.worker.queues import ReadyQueue
 from prx_email_django.worker.recorder import Recorder
 
@@ -26,41 +24,6 @@ RENDER_AHEAD = 4 * 1024 * 1024
 #: Messages of one claim, and messages that are rendered in one step, per connection.  Meanwhile no result is recorded,
 #: and no more than four results per connection may wait: long steps made the connections wait.
 CLAIM_AT_ONCE, RENDER_AT_ONCE = 16, 4
-#: A limit that is free again after so many seconds does not end the account's work.
-SHORT_LIMIT = 1.1
-
-
-class ClaimSource(Protocol):
-    """Where the claims of one account come from: all due messages (a drain), or one message (``send``)."""
-
-    #: A caller waits for one attempt: after trouble no further connection is tried.
-    tries_once: bool
-    #: The caller's deadline has passed before the body was written, and the words for that.
-    time_is_over: bool
-    late_reason: str
-    #: Claim this message only: a probe of a suspected account.
-    only: int | None
-
-    def has_due(self) -> bool:
-        """Whether there is something to claim."""
-
-    def budget(self, wanted: int) -> int:
-        """How many of the wanted messages may be claimed."""
-
-    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
-        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be sent twice."""
-
-    def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
-        """Claims that may be sent, and those that are too old."""
-
-    def keeps(self, message: ClaimedMessage) -> bool:
-        """Whether an untouched message is kept for its caller; False: it is released."""
-
-    def go_on(self) -> None:
-        """A message was accepted for some of its recipients: its row is due now, for the rest."""
-
-    def fail(self, outcome: Outcome) -> None:
-        """Note why no attempt could be made, for a caller who waits."""
 
 
 class ClaimPrefetch:
@@ -71,6 +34,7 @@ class ClaimPrefetch:
         self.source = source
         self.clock = clock
         self.recorder = recorder
+        self.permits = AccountPermits(current, clock=clock, tries_once=source.tries_once)
         self.ready = ReadyQueue(current.account.max_connections)
         #: Claimed, and no result recorded yet.
         self.claims: dict[int, Claim] = {}
@@ -86,10 +50,6 @@ class ClaimPrefetch:
         self.exhausted = False
         #: The last claim stopped at a message with ``on_unknown`` ``hold``, which needs a free connection.
         self.stopped_at_hold = False
-        #: A limit is reached: nothing more is claimed, what is claimed goes on.
-        self.limited_by: Obstacle | None = None
-        #: Nothing is claimed before this instant of the monotonic clock: a limit per second is used up.
-        self.wait_until = 0.0
         self.lookahead = 4 * current.account.max_connections
         #: The source was asked a moment ago, and has due messages.
         self._known_due = True
@@ -119,14 +79,14 @@ class ClaimPrefetch:
 
     def is_empty(self) -> bool:
         """Whether nothing more is to be claimed."""
-        return self.exhausted or self.limited_by is not None
+        return self.exhausted or self.permits.limited_by is not None
 
     def looks_once_more(self) -> bool:
         """Whether an empty queue, which gave something before, has more.
 
         Zero rows under SKIP LOCKED does not mean empty, and more may have come meanwhile.
         """
-        if self.limited_by is not None or not self._found_some:
+        if self.permits.limited_by is not None or not self._found_some:
             return False
         self._found_some = False
         self.exhausted = not self.source.has_due()
@@ -136,12 +96,12 @@ class ClaimPrefetch:
 
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
-        if monotonic() < self.wait_until:
+        if self.permits.wake_in() is not None:
             return True
         if connections and self.without_permits:
             if not self.current.may_send(self.clock.now):
                 return False
-            self._take_permits_again()
+            self._take_other_permits()
         if (
             not connections
             or self.without_permits
@@ -155,11 +115,9 @@ class ClaimPrefetch:
         if not self.current.may_send(self.clock.now):
             return False
         self.after_pause = self.current.heeds_pause and self.current.state.pause_count > 0
-        permits = take_permits(self.current.account, self.source.budget(wanted), clock=self.clock)
+        permits = self.permits.take(self.source.budget(wanted))
         if permits.count > 0:
             self._claim(permits, hold_limit=self._free(connections))
-        else:
-            self._limit(permits.obstacle or Obstacle.no_permit())
         return True
 
     def keep(self, messages: Sequence[ClaimedMessage]) -> list[ClaimedMessage]:
@@ -168,49 +126,22 @@ class ClaimPrefetch:
         Such permits are good for 50 ms.  A slow database needs longer for a release and a new claim, so that messages
         would be claimed and released without end; a message that stays claimed needs nothing but the permits.
         """
-        kept = [message for message in messages if self._may_keep(message)]
+        kept = [message for message in messages if self.permits.may_be_renewed(message)]
         self.recorder.release_permits(permit for message in kept for permit in message.permits)
         for message in kept:
             message.take_other_permits()
         self.without_permits += kept
         return [message for message in messages if message not in kept]
 
-    def _may_keep(self, message: ClaimedMessage) -> bool:
-        if not message.permit_ended or self.source.tries_once or not message.claim.has_time_left():
-            return False
-        return any(limit.is_short for limit in parse_rate_limits(self.current.account.rate_limits))
-
-    def _take_permits_again(self) -> None:
+    def _take_other_permits(self) -> None:
         """Take permits for messages that are claimed and rendered; the others wait, or are released if that is long."""
         waiting = self.without_permits
-        permits = take_permits(self.current.account, len(waiting), clock=self.clock)
-        single = permits.part(1)
-        counts = [len(message.claim.open_addresses) for message in waiting[: permits.count]]
-        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
-        give_back(permits, permits.count - fitting, clock=self.clock)
-        for message, count in zip(waiting[:fitting], counts[:fitting], strict=True):
-            message.take_other_permits((single, recipients.part(count)))
+        fitting = self.permits.take_others(waiting)
         self.unrendered.extendleft(reversed(waiting[:fitting]))
         self.without_permits = waiting[fitting:]
-        if self.without_permits:
-            self._limit((recipients if fitting < len(counts) else permits).obstacle or Obstacle.no_permit())
-        if self.limited_by:
+        if self.permits.limited_by:
             self.release(self.without_permits)
             self.without_permits = []
-
-    def _limit(self, obstacle: Obstacle) -> None:
-        """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again."""
-        free_at = obstacle.reached.free_at if obstacle.reached else None
-        seconds = (free_at - self.clock.running).total_seconds() if free_at else math.inf
-        if self.source.tries_once or seconds > SHORT_LIMIT:
-            self.limited_by = obstacle
-        else:
-            self.wait_until = monotonic() + max(seconds, 0.0)
-
-    def wake_in(self) -> float | None:
-        """Seconds until a short limit is free again; None: nothing waits for one."""
-        left = self.wait_until - monotonic()
-        return left if left > 0 else None
 
     def note_completed(self) -> None:
         """Count a completed transaction; the rate of these decides how far ahead to claim."""
@@ -290,7 +221,7 @@ class ClaimPrefetch:
             self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits[count]))
         if fitting < len(claims):
             self.release(ClaimedMessage(claim, clock=self.clock, permits=(single,)) for claim in claims[fitting:])
-            self._limit(recipients.obstacle or Obstacle.no_permit())
+            self.permits.limit(recipients.obstacle)
 
     # Rendering and giving back
 

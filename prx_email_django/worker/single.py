@@ -211,7 +211,7 @@ class SingleSend:
         if self.source.was_released:
             return Obstacle(ObstacleKind.LEASE_ENDED)
         worker = self.worker
-        limited_by = worker.prefetch.limited_by
+        limited_by = worker.prefetch.permits.limited_by
         if limited_by is None and worker.stop_reason == LIMITED:
             limited_by = worker.connections.obstacle or Obstacle(ObstacleKind.CONNECTION_LOST)
         if self.source.is_unresolved and limited_by is not None:

@@ -22,6 +22,7 @@ from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.worker import loop
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.drain import Drain
+from prx_email_django.worker.ready_accounts import ReadyAccounts
 from prx_email_django.worker.recorder import Recorder
 from tests.acceptance.test_database_away import end_session_of, session_id
 from tests.acceptance.workers import assert_all_sent, assert_each_once, outbox
@@ -282,9 +283,9 @@ def test_a_release_whose_answer_was_lost_is_counted() -> None:
 
 
 def test_a_drain_that_waits_for_due_messages_outlasts_the_end_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    statements, candidates = Statements(), Drain._candidates
+    statements, candidates = Statements(), ReadyAccounts.candidates
 
-    def strike(self: Drain, only: Any = None) -> Any:
+    def strike(self: ReadyAccounts, only: Any = None) -> Any:
         found = candidates(self, only)
         if threading.current_thread() is not threading.main_thread() and waiting:
             statements.fail_next = ("SELECT",)
@@ -301,7 +302,7 @@ def test_a_drain_that_waits_for_due_messages_outlasts_the_end_of_a_session(monke
         return wait_for_due(self)
 
     struck: list[bool] = []
-    monkeypatch.setattr(Drain, "_candidates", strike)
+    monkeypatch.setattr(ReadyAccounts, "candidates", strike)
     monkeypatch.setattr(Drain, "_wait_for_due", wait)
     with outbox() as (_, account):
         backlog(account, 1)

@@ -9,8 +9,8 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.models import DeliveryAttempt
-from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.connection import Opened
+from prx_email_django.worker.connection_events import ConnectionEvents
 from tests.support.factories import account, account_on, mail
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer
@@ -82,17 +82,17 @@ def test_deadline_does_not_blame_the_connection_for_a_late_token(sends_clock: Mo
 def test_hang_up_before_the_message_is_taken_has_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpServer() as server:
         owner = account_on(server)
-        real = AccountWorker._opened
+        real = ConnectionEvents._opened
 
-        def opened_and_lost(self: AccountWorker, event: Opened) -> None:
+        def opened_and_lost(self: ConnectionEvents, event: Opened) -> None:
             server.hang_up()
-            self.network.start(lost(event.session)).result(10)
+            self.connections.network.start(lost(event.session)).result(10)
             real(self, event)
 
         async def lost(session: Any) -> None:
             await session._protocol.ended
 
-        monkeypatch.setattr(AccountWorker, "_opened", opened_and_lost)
+        monkeypatch.setattr(ConnectionEvents, "_opened", opened_and_lost)
         assert prx.send(**mail(owner)).error_code == "network"
         attempt = DeliveryAttempt.objects.get()
         assert (attempt.phase, attempt.peer) == ("mail", f"127.0.0.1:{server.port}")

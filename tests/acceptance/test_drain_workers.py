@@ -13,7 +13,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import OutboxMessage, RateWindow
 from prx_email_django.rules import clock as clocks
-from prx_email_django.worker.due_messages import empty_handed
+from prx_email_django.worker.claim_source import empty_handed
 from tests.acceptance.drainer import drainers
 from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, backlog

@@ -85,8 +85,8 @@ def test_a_send_that_is_too_fast_is_left_to_a_drain() -> None:
 
 
 def test_a_server_that_stays_too_busy_ends_the_drain_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prx_email_django.worker.pace.next_wait", lambda last: 30 if last else 1)
-    monkeypatch.setattr("prx_email_django.worker.pace.LONGEST_WAIT", 1)
+    monkeypatch.setattr("prx_email_django.worker.trouble.next_wait", lambda last: 30 if last else 1)
+    monkeypatch.setattr("prx_email_django.worker.trouble.LONGEST_WAIT", 1)
     with SmtpServer() as server:
         owner = account_on(server)
         server.on("mail", reply="451 4.3.2 rate limit exceeded")
@@ -140,7 +140,7 @@ def test_qmails_demand_for_a_login_is_no_bad_sequence() -> None:
 def test_a_session_that_is_over_before_it_completes_anything_is_a_connection_failure(
     reply: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prx_email_django.worker.account.RECONNECT_AFTER", 0.01)
+    monkeypatch.setattr("prx_email_django.worker.trouble.RECONNECT_AFTER", 0.01)
     with SmtpServer() as server:
         owner = account_on(server, max_connections=1)
         backlog(owner, 50)

@@ -20,7 +20,7 @@ from prx_email_django.errors import AccountUnavailable, InvalidMessage
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import begin_drain, outbox_state, wake_requested
-from prx_email_django.worker import drain
+from prx_email_django.worker import ready_accounts
 from tests.support.factories import account, mail
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
@@ -258,7 +258,7 @@ def test_a_drain_that_was_asked_for_finds_what_is_committed_a_moment_after_it_be
     """A message whose statement found the wake-up noted, and is committed after the drain's look, would wait."""
     owner = account()
     OutboxState.objects.update_or_create(pk=1, defaults={"wake_requested_at": clock_for(None).now})
-    real, found = drain.first_claimable, []
+    real, found = ready_accounts.first_claimable, []
 
     def look(*args: Any, **options: Any) -> int | None:
         found.append(head := real(*args, **options))
@@ -268,7 +268,7 @@ def test_a_drain_that_was_asked_for_finds_what_is_committed_a_moment_after_it_be
                 connection.run_on_commit.clear()  # it asks for nothing
         return head
 
-    monkeypatch.setattr(drain, "first_claimable", look)
+    monkeypatch.setattr(ready_accounts, "first_claimable", look)
     assert prx.drain().sent == 1
     assert found[0] is None
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.support.documents import PAGES, ROOT, code_in, tables, text_of
+from tests.unit.test_layers import status_writes
 
 PACKAGE = ROOT / "prx_email_django"
 DESIGN = "docs/design"
@@ -61,6 +62,34 @@ def _words_elsewhere() -> str:
     return "\n".join([*pages, *(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))]).lower()
 
 
+def _defined_in(path: Path) -> set[str]:
+    """The functions and classes of a module, and what it assigns."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    named = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return named | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _answers() -> dict[str, list[str]]:
+    """Question -> the files and names of its answer."""
+    (rows,) = [rows for rows in tables(f"{DESIGN}/architecture.md") if rows[0][0].endswith("?")]
+    return {question: code_in(answer) for question, answer in rows}
+
+
+def _is_in_room(room: str, name: str) -> bool:
+    """Whether a room has a module, a folder or a name of that name."""
+    folder = PACKAGE / room
+    is_module = (folder / f"{name}.py").exists() or (folder / name).exists()
+    return is_module or name in (folder / "__init__.py").read_text(encoding="utf-8")
+
+
+def _writes_a_status(path: Path) -> bool:
+    """Whether the module writes a status: by a call, by the columns of a row, or by SQL."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    keys = {ast.unparse(key) for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys if key}
+    texts = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return any(status_writes(tree)) or "'status'" in keys or any(text.startswith("status = %s,") for text in texts)
+
+
 def _terms() -> list[str]:
     return [row[0] for rows in tables(f"{DESIGN}/glossary.md") for row in rows]
 
@@ -81,6 +110,35 @@ def test_the_picture_is_well_formed_and_shows_every_room() -> None:
 def test_a_path_that_a_page_names_exists() -> None:
     roots = (PACKAGE, ROOT)
     assert [(page, path) for page, path in _named_paths() if not any((root / path).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("question", _answers())
+def test_an_answer_names_what_its_files_define(question: str) -> None:
+    found = _answers()[question]
+    files = [PACKAGE / name for name in found if name.endswith(".py")]
+    defined = {name for path in files for name in _defined_in(path)}
+    others = {name.rpartition(".")[2] for name in found if not _PATH.fullmatch(name) and name not in question}
+    assert files and others - defined == set()
+
+
+def test_the_first_answer_names_every_file_that_writes_a_status() -> None:
+    (answer,) = [found for question, found in _answers().items() if "status written" in question]
+    writers = {
+        path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "store").glob("*.py") if _writes_a_status(path)
+    }
+    assert len(writers) > 8
+    assert writers - set(answer) == set()
+
+
+def test_a_module_that_a_comment_names_exists() -> None:
+    rooms = "|".join(room.name for room in PACKAGE.iterdir() if room.is_dir())
+    named = {
+        (path.relative_to(PACKAGE).as_posix(), *match)
+        for path in PACKAGE.rglob("*.py")
+        for match in re.findall(rf"``({rooms})\.(?!css\b)([a-z]\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert {(path, f"{room}.{name}") for path, room, name in named if not _is_in_room(room, name)} == set()
 
 
 @pytest.mark.parametrize("name", _named_tests())

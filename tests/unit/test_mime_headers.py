@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prx_email_django.mime.bodies import MailPart
 from prx_email_django.mime.encoded_words import decode_words, encode_words
-from prx_email_django.mime.headers import address_field, field, text_field
+from prx_email_django.mime.headers import address_field, folded_field, text_field
 from prx_email_django.mime.rendering import render
 from tests.unit.mime_contents import mail, parsed
 
@@ -52,7 +52,7 @@ def test_a_subject_that_was_encoded_by_its_caller_means_what_it_encodes() -> Non
 
 def test_a_field_refuses_what_would_start_another() -> None:
     with pytest.raises(ValueError, match="control character"):
-        field("X", "a\r\nb")
+        folded_field("X", "a\r\nb")
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=300))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from prx_email_django.worker import due_messages
-from prx_email_django.worker.due_messages import LONGEST_REST, EmptyHanded
+from prx_email_django.worker import claim_source
+from prx_email_django.worker.claim_source import LONGEST_REST, EmptyHanded
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(due_messages, "monotonic", lambda: now[0])
+    monkeypatch.setattr(claim_source, "monotonic", lambda: now[0])
     return now
 
 

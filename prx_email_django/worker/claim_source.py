@@ -1,9 +1,10 @@
-"""The due messages of one account, as the source of a drain's claims."""
+"""Where an account's claims come from: the contract, and its first user, the due messages of a drain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Protocol
 
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
@@ -16,6 +17,39 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 
 #: Seconds for which an account waits whose connections claimed nothing: the first time, doubled up to the longest.
 FIRST_REST, LONGEST_REST = 1.0, 30.0
+
+
+class ClaimSource(Protocol):
+    """Where the claims of one account come from: all due messages (a drain), or one message (``send``)."""
+
+    #: A caller waits for one attempt: after trouble no further connection is tried.
+    tries_once: bool
+    #: The caller's deadline has passed before the body was written, and the words for that.
+    time_is_over: bool
+    late_reason: str
+    #: Claim this message only: a probe of a suspected account.
+    only: int | None
+
+    def has_due(self) -> bool:
+        """Whether there is something to claim."""
+
+    def budget(self, wanted: int) -> int:
+        """How many of the wanted messages may be claimed."""
+
+    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be sent twice."""
+
+    def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """Claims that may be sent, and those that are too old."""
+
+    def keeps(self, message: ClaimedMessage) -> bool:
+        """Whether an untouched message is kept for its caller; False: it is released."""
+
+    def go_on(self) -> None:
+        """A message was accepted for some of its recipients: its row is due now, for the rest."""
+
+    def fail(self, outcome: Outcome) -> None:
+        """Note why no attempt could be made, for a caller who waits."""
 
 
 class EmptyHanded:

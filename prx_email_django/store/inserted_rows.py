@@ -1,0 +1,94 @@
+"""Instances of rows that a statement has written: nothing is read back from the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from django.db.models.base import ModelState
+from django.db.models.signals import post_init, pre_init
+
+from prx_email_django.models import OutboxMessage
+from prx_email_django.models.managers import outbox_alias
+from prx_email_django.store.draft import Draft, columns, idempotency_hash
+
+#: Attributes that ``instance_maker`` sets in any case.
+_SET = frozenset(
+    {"id", "account_id", "raw_id", "next_attempt_at", "due_since", "created_at", "updated_at", "claim_rank"}
+)
+
+
+def instance_maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage]:
+    """A function that makes the instance of a row that was written at ``moment``.
+
+    By ``from_db`` only where the host listens to instances.  An account by which the draft was made is read again when
+    it is used.
+    """
+    alias, (names, constants, defaults) = outbox_alias(), attributes()
+    account: Any = OutboxMessage._meta.get_field("account")
+    is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
+
+    def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
+        given = columns(draft)
+        due = draft.due_at or moment
+        values = {
+            **constants,
+            **given,
+            "id": pk,
+            "account_id": draft.account.pk,
+            "raw_id": raw_id,
+            "next_attempt_at": due,
+            "due_since": due,
+            "created_at": moment,
+            "updated_at": moment,
+            "size": draft.size,
+            "claim_rank": -given.get("priority", 0),
+        }
+        for name, make_default in defaults:
+            if name not in given:
+                values[name] = make_default()
+        if draft.idempotency_key is not None:
+            values["idempotency_key"] = draft.idempotency_key
+            values["idempotency_hash"] = idempotency_hash(draft.idempotency_key)
+        if is_listened_to:
+            message = OutboxMessage.from_db(alias, names, [values[name] for name in names])
+        else:
+            message = OutboxMessage.__new__(OutboxMessage)
+            state = values["_state"] = ModelState()
+            state.adding, state.db = False, alias
+            message.__dict__ = values
+        if not draft.version:
+            account.set_cached_value(message, draft.account)  # the descriptor asks the routers, for each message
+        return message
+
+    return make
+
+
+#: What a message of a long list is known by; the rest of its columns is read when it is used.
+_SHORT = ("id", "account_id", "status", "next_attempt_at", "created_at", "priority")
+
+
+def without_content(message: OutboxMessage) -> OutboxMessage:
+    """The same row, with few of its columns in memory."""
+    short = OutboxMessage.from_db(message._state.db, _SHORT, [getattr(message, name) for name in _SHORT])
+    if "account" in message._state.fields_cache:
+        short.account = message.account
+    return short
+
+
+@lru_cache(maxsize=1)
+def attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
+    """Names of the model's attributes, their defaults that never change, and what makes the other defaults."""
+    fields = OutboxMessage._meta.concrete_fields
+    constants = {
+        field.attname: field.get_default()
+        for field in fields
+        if not callable(field.default) and isinstance(field.get_default(), str | int | None)
+    }
+    known = {*constants, *_SET}
+    others = [
+        (field.attname, field.get_default) for field in fields if field.name not in known and field.attname not in known
+    ]
+    return [field.attname for field in fields], constants, others

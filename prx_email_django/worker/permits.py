@@ -1,0 +1,71 @@
+"""The permits of one account within a drain: taken before a claim, and again for messages whose permits have ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from time import monotonic
+
+from prx_email_django.limits.rate_windows import Permits, give_back, take_permits, take_recipients
+from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.rules.rates import parse_rate_limits
+from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.outgoing import ClaimedMessage
+
+#: A limit that is free again after so many seconds does not end the account's work.
+SHORT_LIMIT = 1.1
+
+
+class AccountPermits:
+    """What the limits of one account allow now."""
+
+    def __init__(self, current: CurrentAccount, *, clock: Clock, tries_once: bool) -> None:
+        self.current = current
+        self.clock = clock
+        self.tries_once = tries_once
+        #: A limit is reached: nothing more is claimed, what is claimed goes on.
+        self.limited_by: Obstacle | None = None
+        #: Nothing is claimed before this instant of the monotonic clock: a limit per second is used up.
+        self._wait_until = 0.0
+
+    def take(self, wanted: int) -> Permits:
+        """Take up to ``wanted`` permits for messages that are not claimed yet."""
+        permits = take_permits(self.current.account, wanted, clock=self.clock)
+        if permits.count <= 0:
+            self.limit(permits.obstacle)
+        return permits
+
+    def take_others(self, messages: Sequence[ClaimedMessage]) -> int:
+        """Take permits for claimed messages, in order; returns the number of messages that have them now."""
+        permits = take_permits(self.current.account, len(messages), clock=self.clock)
+        single = permits.part(1)
+        counts = [len(message.claim.open_addresses) for message in messages[: permits.count]]
+        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        give_back(permits, permits.count - fitting, clock=self.clock)
+        for message, count in zip(messages[:fitting], counts[:fitting], strict=True):
+            message.take_other_permits((single, recipients.part(count)))
+        if fitting < len(messages):
+            self.limit((recipients if fitting < len(counts) else permits).obstacle)
+        return fitting
+
+    def may_be_renewed(self, message: ClaimedMessage) -> bool:
+        """Whether a claimed message only needs new permits, of a limit per second."""
+        if not message.permit_ended or self.tries_once or not message.claim.has_time_left():
+            return False
+        return any(limit.is_short for limit in parse_rate_limits(self.current.account.rate_limits))
+
+    def limit(self, obstacle: Obstacle | None) -> None:
+        """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again."""
+        obstacle = obstacle or Obstacle.no_permit()
+        free_at = obstacle.reached.free_at if obstacle.reached else None
+        seconds = (free_at - self.clock.running).total_seconds() if free_at else math.inf
+        if self.tries_once or seconds > SHORT_LIMIT:
+            self.limited_by = obstacle
+        else:
+            self._wait_until = monotonic() + max(seconds, 0.0)
+
+    def wake_in(self) -> float | None:
+        """Seconds until a short limit is free again; None: nothing waits for one."""
+        left = self._wait_until - monotonic()
+        return left if left > 0 else None
