@@ -22,6 +22,9 @@ ADDRESS_COLUMN = 320
 _NO_DOMAIN = "addr-spec local part with no domain"
 #: Such a mailbox.
 _PLAIN = re.compile(r"[^\s\"<>@]+")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+#: A domain that is no host name, or a literal: a server may know it all the same (RFC 5322 §3.4.1).
+_DOMAIN = re.compile(rf"{_ATOM}(?:\.{_ATOM})*|\[[!-Z^-~]*\]")
 
 
 class InvalidEmail(InvalidMessage, ValueError):
@@ -73,17 +76,28 @@ def envelope_address(field: str, given: object) -> str:
 
 def _leniently_read(text: str) -> str:
     """The addr-spec as the installed Django reads it; empty where Django raises, or where no server can be told it."""
+    text = text.replace("\t", " ").strip()
     if CONTROL.search(text) or len(text) > MAX_MAILBOX:  # the parser accepts some of them, and takes quadratic time
         return ""
     try:
         found = _mailbox_of_5_2(text) if django.VERSION < (6, 0) else _mailbox(text)
         local, domain = found.local_part, found.domain or ""
         if not domain and not _PLAIN.fullmatch(local):
-            return ""
-        return Address(username=local, domain=domain and ascii_domain(domain, lenient=True)).addr_spec
+            # On Django 5.2: an address behind a quote that is never closed.
+            return split_mailbox(local).addr_spec if "<" not in local else ""
+        return Address(username=local, domain=domain and _domain(domain)).addr_spec
     # The parser also fails with errors of its own, and follows comments in comments.
     except (HeaderParseError, AttributeError, IndexError, TypeError, ValueError, RecursionError):
         return ""
+
+
+def _domain(text: str) -> str:
+    try:
+        return ascii_domain(text, lenient=True)
+    except ValueError:
+        if not _DOMAIN.fullmatch(text):
+            raise
+        return text.lower()
 
 
 def _mailbox(text: str) -> Any:

@@ -517,6 +517,12 @@ def test_a_subclass_that_stores_the_message_id_finds_the_id_that_leaves(server: 
         "<@relay.example: ann@example.org>",
         "ann@example.org (",
         '"Ann <ann@example.org>',
+        '"ann@example.org',
+        "\tann@example.org\t",
+        "root\t",
+        "ann@build+host",
+        "ann@[box]",
+        "Ann <ann@\u2603.example>",
     ],
 )
 def test_an_address_that_django_sends_to_loses_no_batch(mailbox: str, server: SmtpServer) -> None:
