@@ -21,7 +21,7 @@ import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
-from prx_email_django.mime.headers import ADDRESS_FIELDS
+from prx_email_django.mime.field_kinds import ADDRESS_FIELDS
 from prx_email_django.models import Account, OutboxMessage
 from tests.integration.backend_messages import MESSAGES, make_email
 from tests.integration.backend_odd_messages import ONLY_OURS
