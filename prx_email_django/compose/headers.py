@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from prx_email_django.compose.validation import check_header_text, demand_text, refuse
-from prx_email_django.mime.headers import (
-    FIELD_NAME,
-    ID_FIELDS,
-    MAX_HEAD,
-    MAX_HEADER,
-    SINGLE_FIELDS,
-    URI_FIELDS,
-    spaced_uris,
-)
+from prx_email_django.mime.field_kinds import ID_FIELDS, SINGLE_FIELDS, URI_FIELDS, is_structured
+from prx_email_django.mime.headers import FIELD_NAME, MAX_HEAD, MAX_HEADER, spaced_uris
 from prx_email_django.mime.transfer import MAX_LINE
 
 #: Headers that the app makes from the message's fields: a second one would contradict the first.
@@ -53,7 +46,7 @@ def check_header(name: str, value: str) -> None:
     if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
         refuse("invalid_header", f"headers: {name} must not be given: it is made from the message's fields")
     check_header_text(f"headers: {name}", value)
-    if (lower in URI_FIELDS or lower in ID_FIELDS) and not _is_structured(value):
+    if is_structured(lower) and not _can_be_written(lower, value):
         refuse(
             "invalid_header",
             f"headers: {name} must be ASCII, its parts separated by white space and each short enough for a line "
@@ -63,9 +56,11 @@ def check_header(name: str, value: str) -> None:
         refuse("invalid_header", f"headers: the value of {name} must not be longer than {MAX_HEADER} characters")
 
 
-def _is_structured(value: str) -> bool:
+def _can_be_written(name: str, value: str) -> bool:
     """Whether the value can be folded as it is, each part on a line of its own, behind a blank."""
-    return value.isascii() and all(len(part) < MAX_LINE for part in spaced_uris(value).split())
+    needs_ascii = name in URI_FIELDS or name in ID_FIELDS
+    fits = all(len(part) < MAX_LINE for part in spaced_uris(value).split() if part.isascii())
+    return fits and (value.isascii() or not needs_ascii)
 
 
 def check_headers(headers: Iterable[tuple[str, str]]) -> None:

@@ -12,7 +12,7 @@ import django
 from django.core.mail import EmailMessage
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import MAX_MAILBOX, split_mailbox
+from prx_email_django.mime.addresses import MAX_MAILBOX, read_list, split_mailbox
 from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.text import CONTROL
 
@@ -22,6 +22,11 @@ ADDRESS_COLUMN = 320
 _NO_DOMAIN = "addr-spec local part with no domain"
 #: Such a mailbox.
 _PLAIN = re.compile(r"[^\s\"<>@]+")
+#: What no header can hold as it is: a line end, and NUL, at which some servers end the line.
+_NEVER = re.compile(r"[\0\r\n]")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+#: A domain that is no host name, or a literal: a server may know it all the same (RFC 5322 §3.4.1).
+_DOMAIN = re.compile(rf"{_ATOM}(?:\.{_ATOM})*|\[[!-Z^-~]*\]")
 
 
 class InvalidEmail(InvalidMessage, ValueError):
@@ -73,17 +78,30 @@ def envelope_address(field: str, given: object) -> str:
 
 def _leniently_read(text: str) -> str:
     """The addr-spec as the installed Django reads it; empty where Django raises, or where no server can be told it."""
-    if CONTROL.search(text) or len(text) > MAX_MAILBOX:  # the parser accepts some of them, and takes quadratic time
+    text = text.replace("\t", " ").strip()
+    if _NEVER.search(text) or len(text) > MAX_MAILBOX:  # the parser accepts some of them, and takes quadratic time
         return ""
     try:
         found = _mailbox_of_5_2(text) if django.VERSION < (6, 0) else _mailbox(text)
         local, domain = found.local_part, found.domain or ""
         if not domain and not _PLAIN.fullmatch(local):
-            return ""
-        return Address(username=local, domain=domain and ascii_domain(domain, lenient=True)).addr_spec
+            # On Django 5.2: an address behind a quote that is never closed.
+            return split_mailbox(local).addr_spec if "<" not in local else ""
+        address = Address(username=local, domain=domain and _domain(domain)).addr_spec
+        # A display name may hold them: Django encodes it.
+        return "" if CONTROL.search(address) else address
     # The parser also fails with errors of its own, and follows comments in comments.
     except (HeaderParseError, AttributeError, IndexError, TypeError, ValueError, RecursionError):
         return ""
+
+
+def _domain(text: str) -> str:
+    try:
+        return ascii_domain(text, lenient=True)
+    except ValueError:
+        if not _DOMAIN.fullmatch(text):
+            raise
+        return text.lower()
 
 
 def _mailbox(text: str) -> Any:
@@ -110,6 +128,9 @@ def is_misread_by_django(text: str) -> bool:
     """
     try:
         addr_spec = split_mailbox(text).addr_spec
-    except ValueError:
-        return False
+    except ValueError:  # also for the display name alone
+        found = read_list(text).addresses
+        if len(found) != 1:
+            return False
+        addr_spec = found[0].addr_spec
     return not addr_spec.isascii() or addr_spec.lower() not in text.lower()

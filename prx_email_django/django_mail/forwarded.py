@@ -87,6 +87,11 @@ def as_given(content: bytes | str | Message) -> bytes:
     return written.getvalue()
 
 
+def loses_fields(message: Message) -> bool:
+    """Whether the standard library would not write all fields of the message, or of one in it."""
+    return any(any(_from_fields(part)) for part in message.walk())
+
+
 class _Verbatim(BytesGenerator):
     """Writes header fields as they were read, and a multipart without boundary as the text that it is."""
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from email.headerregistry import BaseHeader
 from email.message import Message
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, cast
 
 from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
 from prx_email_django.compose.validation import as_text
 from prx_email_django.django_mail.envelope import InvalidHeader
-from prx_email_django.mime.headers import BODY_FIELDS, FIELD_NAME, SINGLE_FIELDS
+from prx_email_django.mime.field_kinds import BODY_FIELDS, SINGLE_FIELDS
+from prx_email_django.mime.headers import FIELD_NAME
 from prx_email_django.rules.text import CONTROL, LINE_BREAK
 
 
@@ -51,7 +53,7 @@ def normalised(message: EmailMessage) -> Iterator[None]:
 
 def subject_of(message: EmailMessage) -> str:
     """The subject that is sent: the message's own, else that of its headers."""
-    given = (value for name, value in _texts(message) if name.lower() == "subject")
+    given = (value for name, value in header_texts(message) if name.lower() == "subject")
     return str(message.subject) or next(filter(None, given), "")
 
 
@@ -88,7 +90,7 @@ def check_tree(made: object) -> None:
         for name, value in part.raw_items():
             if not is_foreign or LINE_BREAK.search(name):
                 check_name(name)
-            if LINE_BREAK.search(_as_text(value)):
+            if LINE_BREAK.search(_as_text(value)) and LINE_BREAK.search(_as_written(part, value)):
                 raise InvalidHeader(
                     "headers: a value must not hold line ends, nor must a file name", code="header_injection"
                 )
@@ -105,7 +107,15 @@ def _as_text(value: object) -> str:
         return ""
 
 
-def _texts(message: EmailMessage) -> Iterator[tuple[str, str]]:
+def _as_written(part: Message, value: object) -> str:
+    """The value as it will be written: that of Django 6 is a decoded text, and its encoded words may hold line ends."""
+    if not isinstance(value, BaseHeader):
+        return _as_text(value)
+    return value.fold(policy=cast(Any, part.policy)).removesuffix(part.policy.linesep)
+
+
+def header_texts(message: EmailMessage) -> Iterator[tuple[str, str]]:
+    """Name and value of each of the caller's own headers."""
     for name, value in message.extra_headers.items():
         given = format_datetime(value) if isinstance(value, datetime) else force_str(value)
         yield str(name), given
@@ -115,7 +125,7 @@ def _headers(message: EmailMessage) -> dict[str, str]:
     """The headers as texts, without those that Django makes itself from other attributes."""
     kept: dict[str, str] = {}
     seen: set[str] = set()
-    for name, value in _texts(message):
+    for name, value in header_texts(message):
         check_name(name)
         lower = name.lower()
         if lower == "subject" or lower in BODY_FIELDS or (lower in SINGLE_FIELDS and lower in seen):

@@ -66,7 +66,10 @@ def split_mailbox(text: str) -> Address:
     text = text.replace("\t", " ")  # white space in a header (RFC 5322 §3.2.2)
     if CONTROL.search(text):
         raise ValueError(_("it must not hold a control character"))
-    return _address(tokens(text.strip()))
+    address = _address(tokens(text.strip()))
+    if CONTROL.search(address.display):  # of an encoded word
+        raise ValueError(_("its display name must not hold a control character"))
+    return address
 
 
 def _is_one(found: list[Token]) -> bool:
@@ -145,7 +148,11 @@ def format_list(text: str, *, utf8: bool = True) -> str:
 
 
 def _phrase(display: str) -> str:
-    if not display.isascii() or "=?" in display or max(map(len, display.split()), default=0) > 200:
+    if (
+        not (display.isascii() and display.isprintable())
+        or "=?" in display
+        or max(map(len, display.split()), default=0) > 200
+    ):
         # A single encoded word where possible: some readers, Python's too, put spaces between the words of a name.
         return " ".join(encode_words(display))
     if _PHRASE.fullmatch(display):
@@ -170,8 +177,6 @@ def _address(item: list[Token], *, lenient: bool = False) -> Address:
     display = decode_words(_name(item[: max(begin, 0)]) or comment.strip())
     if lenient:
         display = " ".join(CONTROL.sub(" ", display).split())
-    elif CONTROL.search(display):
-        raise ValueError(_("its display name must not hold a control character"))
     spec = "".join(" " if token.kind == "comment" else token.written for token in item[begin + 1 : end])
     if lenient:
         spec = _ROUTE.sub("", spec)

@@ -40,13 +40,13 @@ def has_wrong_words(text: str) -> bool:
     return any(len(match[0]) > MAX_WORD or match[1].lower() == _NO_CHARSET for match in _WORD.finditer(text))
 
 
-def with_charset(text: str) -> str:
-    """The text, whose encoded words of no charset are words of UTF-8."""
+def with_right_words(text: str) -> str:
+    """The text, in which words of no charset, and those that are too long, are short words of UTF-8."""
 
-    def named(word: re.Match[str]) -> str:
-        return " ".join(encode_words(decode_words(word[0]))) if word[1].lower() == _NO_CHARSET else word[0]
+    def right(word: re.Match[str]) -> str:
+        return "\r\n ".join(encode_words(decode_words(word[0]))) if has_wrong_words(word[0]) else word[0]
 
-    return _WORD.sub(named, text)
+    return _WORD.sub(right, text)
 
 
 def decode_words(text: str) -> str:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import quote
 
 from prx_email_django.mime.addresses import format_list, format_mailbox
 from prx_email_django.mime.encoded_words import MAX_WORD_BYTES, decode_words, encode_words
+from prx_email_django.mime.field_kinds import (
+    ADDRESS_FIELDS,
+    ID_FIELDS,
+    OTHER_ADDRESS_FIELDS,
+    is_structured,
+)
+from prx_email_django.mime.list_fields import list_in_ascii
 from prx_email_django.mime.transfer import LINE, MAX_LINE
 from prx_email_django.rules.text import HEADER_BREAK
 
@@ -15,26 +23,6 @@ from prx_email_django.rules.text import HEADER_BREAK
 MAX_HEADER = 16_384
 #: Bytes of all the header fields of a message before they are encoded; Exchange takes no more, others take less.
 MAX_HEAD = 262_144
-
-#: Fields that are never sent.
-HIDDEN_FIELDS = frozenset({"bcc", "resent-bcc"})
-#: Fields whose value is a list of addresses.
-ADDRESS_FIELDS = frozenset(
-    {"from", "to", "cc", "bcc", "sender", "reply-to"}
-    | {f"resent-{name}" for name in ("from", "to", "cc", "bcc", "sender", "reply-to")}
-)
-#: Fields whose value is a list of Message-IDs.
-ID_FIELDS = frozenset({"message-id", "in-reply-to", "references", "resent-message-id", "content-id"})
-
-#: Fields that describe the body, and are made with it.
-BODY_FIELDS = frozenset({"mime-version", "content-type", "content-transfer-encoding"})
-#: Fields that a message has at most once (RFC 5322 §3.6): some servers refuse a message with a second one.
-SINGLE_FIELDS = frozenset(
-    {"from", "to", "cc", "sender", "reply-to", "subject", "date", "message-id", "in-reply-to", "references"}
-    | BODY_FIELDS
-)
-#: Fields of URIs in angle brackets, separated by commas (RFC 2369, RFC 8058): no encoded word is allowed in them.
-URI_FIELDS = frozenset(f"list-{name}" for name in ("archive", "help", "owner", "post", "subscribe", "unsubscribe"))
 
 #: Length of a line with encoded words (RFC 2047 §2).
 _ENCODED_LINE = 76
@@ -97,13 +85,12 @@ def text_field(name: str, value: str) -> str:
 def encoded_field(name: str, value: str) -> str:
     """An unstructured field with all its value in encoded words of our own making; blanks in the value's words stay.
 
+    The words may hold control characters: no reader takes them for the end of the field.
+
     Raises:
-        ValueError: see ``text_field``.
+        ValueError: a malformed name or a lone surrogate.
     """
-    meant = decode_words(value)
-    if HEADER_BREAK.search(meant):
-        raise ValueError(f"header {name!r} must not have a control character in its value")
-    return folded_field(name, " ".join(encode_words(meant, _word_size(name))))
+    return folded_field(name, " ".join(encode_words(decode_words(value), _word_size(name))))
 
 
 def _word_size(name: str) -> int:
@@ -135,9 +122,14 @@ def any_field(name: str, value: str) -> str:
     lower = name.lower()
     if lower in ADDRESS_FIELDS:
         return folded_field(name, value) if value.isascii() else folded_field(name, format_list(value))
-    if lower in URI_FIELDS:
-        return folded_field(name, spaced_uris(value))
-    return id_field(name, value) if lower in ID_FIELDS else text_field(name, value)
+    if lower in ID_FIELDS:
+        return id_field(name, value)
+    if lower.startswith("list-"):
+        return folded_field(name, spaced_uris(list_in_ascii(value)))
+    if lower in OTHER_ADDRESS_FIELDS and not value.isascii():
+        with suppress(ValueError):  # no addresses
+            return folded_field(name, format_list(value, utf8=False))
+    return folded_field(name, value) if is_structured(lower) and value.isascii() else text_field(name, value)
 
 
 def spaced_uris(value: str) -> str:

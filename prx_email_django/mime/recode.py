@@ -26,7 +26,8 @@ from prx_email_django.mime.entity import (
     split_entity,
     split_multipart,
 )
-from prx_email_django.mime.headers import ADDRESS_FIELDS, folded_field
+from prx_email_django.mime.field_kinds import ADDRESS_FIELDS
+from prx_email_django.mime.headers import folded_field
 from prx_email_django.mime.recode_fields import field_text, seven_bit_field
 from prx_email_django.mime.transfer import (
     base64_lines,

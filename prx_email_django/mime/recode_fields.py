@@ -8,32 +8,10 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from prx_email_django.mime.addresses import format_list
 from prx_email_django.mime.encoded_words import encode_words
 from prx_email_django.mime.entity import Field
-from prx_email_django.mime.headers import ADDRESS_FIELDS, encoded_parameter, folded_field, text_field
+from prx_email_django.mime.field_kinds import ADDRESS_FIELDS, OTHER_ADDRESS_FIELDS, is_structured
+from prx_email_django.mime.headers import any_field, encoded_parameter, folded_field, text_field
 from prx_email_django.mime.transfer import crlf
 
-#: Fields with a grammar in which encoded words have no place (RFC 2047 §5 (3)); ``Content-…`` and the like beside them.
-_STRUCTURED = frozenset(
-    {
-        "auto-submitted",
-        "authentication-results",
-        "autocrypt",
-        "bimi-selector",
-        "date",
-        "delivered-to",
-        "dkim-signature",
-        "domainkey-signature",
-        "in-reply-to",
-        "message-id",
-        "mime-version",
-        "received",
-        "received-spf",
-        "references",
-        "resent-date",
-        "resent-message-id",
-        "return-path",
-    }
-)
-_STRUCTURED_PREFIXES = ("arc-", "content-", "list-")
 #: Fields that describe an entity in parameters (RFC 2045 §5.1, RFC 2183).
 _WITH_PARAMETERS = frozenset({"content-type", "content-disposition"})
 _PARAMETER = re.compile(rb';\s*([\w.*+-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s"]+)', re.ASCII | re.DOTALL)
@@ -73,6 +51,8 @@ def seven_bit_field(given: Field, *, guess: bool, parameters: bool) -> bytes | N
 def _made(kind: str, name: str, text: str, *, guess: bool) -> str:
     if kind in ADDRESS_FIELDS:
         return folded_field(name, text if text.isascii() else format_list(text))
+    if kind in OTHER_ADDRESS_FIELDS:
+        return any_field(name, text)
     if is_structured(kind):
         return folded_field(name, text) if text.isascii() else ""
     try:
@@ -85,11 +65,6 @@ def _made(kind: str, name: str, text: str, *, guess: bool) -> str:
 
 def _in_words(name: str, text: str) -> str:
     return folded_field(name, " ".join(encode_words(text)))
-
-
-def is_structured(name: str) -> bool:
-    """Whether encoded words have no place in the field; ``name`` in lower case."""
-    return name in _STRUCTURED or (name.startswith(_STRUCTURED_PREFIXES) and name != "content-description")
 
 
 def field_text(encoded: bytes) -> str:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from prx_email_django.mime.bodies import MailPart, MimeEntity, part_entity, text_entity
+from prx_email_django.mime.field_kinds import HIDDEN_FIELDS
 from prx_email_django.mime.headers import (
-    HIDDEN_FIELDS,
     address_field,
     any_field,
     folded_field,

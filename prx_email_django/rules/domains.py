@@ -24,7 +24,8 @@ def ascii_domain(domain: str, *, lenient: bool = False, underscores: bool = Fals
     """The domain in lower-case ASCII: UTS 46 mapping, then IDNA 2008, non-transitional, as registries and browsers do.
 
     Python's own codec is IDNA 2003, which makes ``strasse.example`` of ``straße.example``: another domain, with
-    another owner.  What IDNA 2008 refuses (emoji, for example) is refused; its ASCII form ``xn--…`` is accepted.
+    another owner.  A label that IDNA 2008 refuses (emoji, for example) was registered by IDNA 2003: it is accepted
+    where both standards give the same name.  The ASCII form ``xn--…`` of any label is accepted.
     ``underscores``: also labels with underscores, which no host name may have, but addresses that people use.
     ``lenient``: also with hyphens at their ends, which the DNS has, and private networks.
 
@@ -59,6 +60,21 @@ def _ascii_labels(domain: str) -> list[str]:
     try:
         labels = idna.uts46_remap(domain, std3_rules=False, transitional=False).split(".")
         # ASCII labels are judged by the caller: IDNA has no underscore.
-        return [label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels]
+        return [label if label.isascii() else _ascii_label(label, domain) for label in labels]
     except UnicodeError as error:  # idna.IDNAError is one
         raise ValueError(_("not a host name")) from error
+
+
+def _ascii_label(label: str, domain: str) -> str:
+    """The label of a domain, mapped by UTS 46, in ASCII.
+
+    Raises:
+        UnicodeError: IDNA 2008 refuses it, and IDNA 2003 has another name for it.
+    """
+    try:
+        return idna.alabel(label).decode("ascii")
+    except idna.IDNAError:
+        name = b"xn--" + label.encode("punycode")
+        if name not in (written.encode("idna") for written in _DOTS.split(domain)):  # Python's codec: IDNA 2003
+            raise
+        return name.decode("ascii")

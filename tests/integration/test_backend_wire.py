@@ -21,7 +21,7 @@ import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
-from prx_email_django.mime.headers import ADDRESS_FIELDS
+from prx_email_django.mime.field_kinds import ADDRESS_FIELDS
 from prx_email_django.models import Account, OutboxMessage
 from tests.integration.backend_messages import MESSAGES, make_email
 from tests.integration.backend_odd_messages import ONLY_OURS
@@ -517,6 +517,12 @@ def test_a_subclass_that_stores_the_message_id_finds_the_id_that_leaves(server: 
         "<@relay.example: ann@example.org>",
         "ann@example.org (",
         '"Ann <ann@example.org>',
+        '"ann@example.org',
+        "\tann@example.org\t",
+        "root\t",
+        "ann@build+host",
+        "ann@[box]",
+        "Ann <ann@\u2603.example>",
     ],
 )
 def test_an_address_that_django_sends_to_loses_no_batch(mailbox: str, server: SmtpServer) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 
+import idna
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prx_email_django.conf import OutboxSettings, outbox_settings
 from prx_email_django.django_mail.envelope import envelope_address
 from prx_email_django.django_mail.source import render_email
 from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.rules.domains import ascii_domain
 from prx_email_django.rules.hosts import is_host
 from prx_email_django.rules.redirect import route
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
@@ -30,6 +35,12 @@ DOMAINS = [
     ("\u4f8b\u3048\uff0e\u30c6\u30b9\u30c8", "xn--r8jz45g.xn--zckzah"),
     ("bu\u0308cher.example", "xn--bcher-kva.example"),
     ("\uff26\uff21.example", "fa.example"),
+    # Registered by IDNA 2003; Python's codec gives the same names.
+    ("\u2603.example", "xn--n3h.example"),
+    ("I\u2665.\U0001f4a9.example", "xn--i-n3p.xn--ls8h.example"),
+    ("\u2764\ufe0f\u3002example", "xn--qei.example"),
+    ("\U0001fae0.example", "xn--129h.example"),
+    ("ab--\u00fc.example", "xn--ab---3ra.example"),
 ]
 
 
@@ -72,7 +83,7 @@ def test_the_functions_take_underscores_and_refuse_hyphens_at_the_ends_of_a_labe
 def test_the_header_names_the_same_domain_as_the_envelope(typed: str, expected: str) -> None:
     """Django writes domains by IDNA 2003: the answer to a message would go to another domain."""
     message = EmailMessage("s", "b", f"me@{typed}", [f"Ann \u00dcnal <ann@{typed}>", "bob@example.org"])
-    header = render_email(message).raw.decode()
+    header = render_email(message).raw.decode().replace("\r\n ", " ")
     assert f"From: me@{expected}\r\n" in header
     assert f"<ann@{expected}>, bob@example.org\r\n" in header
 
@@ -101,8 +112,19 @@ def test_a_pattern_that_could_never_match_is_refused() -> None:
         read(REDIRECT_TO="qa@example.com", REDIRECT_EXCEPT=["*@stra\u00df*.example"])
 
 
-@pytest.mark.parametrize("domain", ["\U0001f4a9.example", "a\u200db.example", "\uff1e.example", "\u00df" * 60])
-def test_what_idna_2008_refuses_is_refused_everywhere(domain: str) -> None:
+@pytest.mark.parametrize(
+    "domain",
+    [
+        # The next two are another domain in IDNA 2003, without the joiner or with "ss".
+        "\U0001f469\u200d\U0001f4bb.example",
+        "\u2603\u00df.example",
+        "a\u200db.example",
+        "a\u05d0.example",  # of both directions (RFC 5893)
+        "\uff1e.example",
+        "\u00df" * 60,
+    ],
+)
+def test_what_the_standards_read_differently_is_refused_everywhere(domain: str) -> None:
     with pytest.raises(ValueError):
         split_mailbox(f"me@{domain}")
     with pytest.raises(ValueError):
@@ -114,8 +136,21 @@ def test_what_idna_2008_refuses_is_refused_everywhere(domain: str) -> None:
     assert not is_host(domain)
 
 
-def test_a_domain_that_idna_2008_refuses_may_be_given_in_ascii() -> None:
+def test_a_domain_that_is_refused_may_be_given_in_ascii() -> None:
     assert split_mailbox("me@xn--ls8h.example").addr_spec == "me@xn--ls8h.example"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters=".\u3002\uff0e\uff61"), min_size=1, max_size=8))
+def test_a_domain_is_never_taken_for_another(label: str) -> None:
+    """What IDNA 2008 has not is accepted only where IDNA 2003, by which it was registered, gives the same name."""
+    try:
+        made = ascii_domain(f"{label}.example")
+    except ValueError:
+        return
+    with suppress(UnicodeError):
+        assert idna.encode(f"{label}.example", uts46=True).decode("ascii").lower() == made
+        return
+    assert f"{label}.example".encode("idna").decode("ascii").lower() == made
 
 
 @pytest.mark.parametrize(
