@@ -53,6 +53,13 @@ _ADVICE = (
         gettext_lazy("The server demands TLS: choose STARTTLS as the security of the account."),
     ),
     (
+        r": (MAIL|RCPT): .*(\b53[058]\b|\bauth|log-?[io]n\b|log(ged)? in\b)",
+        gettext_lazy(
+            "The server demands a login: give the account a user and a password (or token), or have the server’s "
+            "administrator allow this machine to send without a login."
+        ),
+    ),
+    (
         "does not offer STARTTLS",
         gettext_lazy(
             "Choose implicit TLS and port 465 if the server has it. A relay without TLS needs security “none” and an "
@@ -235,6 +242,17 @@ _ADVICE = (
         gettext_lazy(
             "The provider limits how much this account may send: set rate limits below its limit, or ask for more."
         ),
+    ),
+    (
+        r": (MAIL|RCPT): 5\d\d\b",
+        gettext_lazy(
+            "The server takes no mail from this machine or from this sender: have its administrator allow both, or use "
+            "a server that the account logs in to."
+        ),
+    ),
+    (
+        r": (MAIL|RCPT): 4\d\d\b",
+        gettext_lazy("The server takes no mail at present, and says why in its own words: check again later."),
     ),
     (
         r": (greeting|EHLO|STARTTLS): [45]\d\d\b",
