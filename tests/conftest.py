@@ -50,7 +50,10 @@ MARKS = {
         *("integration/test_account_check.py", "integration/test_check_advice.py", "integration/test_sign_in.py"),
         *("integration/test_outbox_authorize.py", "integration/test_dkim_wire.py", "integration/test_signed_wire.py"),
         *("integration/test_account_check_asgi.py", "integration/test_check_without_login.py"),
-        *("integration/test_head_bounds.py",),
+        *(
+            "integration/test_check_odd_servers.py",
+            "integration/test_head_bounds.py",
+        ),
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),

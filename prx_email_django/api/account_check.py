@@ -221,7 +221,7 @@ class _AccountCheck:
                 yield self._step(Step(name), True, detail)
             ended = opening.result()
         if isinstance(ended, ConnectError):
-            yield self._step(_failed_step(ended, reached, self.account.security), False, str(ended))
+            yield self._step(_failed_step(ended, reached), False, str(ended))
         elif not without_login and self.account.auth_method == "none":
             yield self._without_login(ended)
 
@@ -325,13 +325,11 @@ class _NoMessages:
         raise AssertionError("nothing was taken")  # pragma: no cover
 
 
-def _failed_step(error: ConnectError, reached: list[str], security: str) -> Step:
-    """The step that failed: the first one that was not done."""
+def _failed_step(error: ConnectError, reached: list[str]) -> Step:
+    """The step that failed: the first one that was not done; EHLO is asked before STARTTLS and after it."""
     if error.phase is Phase.AUTH:
         return Step.LOGIN
     if error.phase is Phase.TLS:
         return Step.TLS
-    order = [Step.RESOLVE, Step.CONNECT, Step.TLS, Step.GREETING, Step.EXTENSIONS]
-    if security == "starttls":
-        order = [Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.TLS, Step.EXTENSIONS]
+    order = (Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.EXTENSIONS)
     return next((step for step in order if step not in reached), Step.LOGIN)
