@@ -35,7 +35,7 @@ async def connect(
 
     Raises:
         HostNotAllowed: there is no such address.
-        OSError: the name is unknown, or no address could be reached (then the error of the first one to which this machine
+        OSError: the name is unknown, or no address could be reached (then the error of the first to which this machine
             has a route, else of the last one); this includes ``TimeoutError``.
         ValueError: ``host`` cannot be a name.
     """
