@@ -49,7 +49,11 @@ MARKS = {
         # a login and a check of it, signatures, and what is refused before anything is written
         *("integration/test_account_check.py", "integration/test_check_advice.py", "integration/test_sign_in.py"),
         *("integration/test_outbox_authorize.py", "integration/test_dkim_wire.py", "integration/test_signed_wire.py"),
-        "integration/test_head_bounds.py",
+        *("integration/test_account_check_asgi.py", "integration/test_check_without_login.py"),
+        *(
+            "integration/test_check_odd_servers.py",
+            "integration/test_head_bounds.py",
+        ),
     ),
     "simulation": ("simulation",),
     "stateful": ("integration/test_stateful.py",),

@@ -1,16 +1,16 @@
 """The button that tries an account: a bounded request whose page shows each step as it comes.
 
 A worker could do it too, but the button is pressed above all where no worker runs yet.  The request holds one thread of
-the web server for at most twenty seconds, outside of any transaction.  Under WSGI the page is streamed; an ASGI server
-gets it in one piece, since Django cannot stream from synchronous code there.
+the web server for at most twenty seconds, outside of any transaction, also when the browser has left.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, Self
 
+from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.core.handlers.asgi import ASGIRequest
 from django.db import Error as DatabaseError
@@ -58,10 +58,8 @@ class AccountCheckMixin(OperatorMixin):
         except OutboxError as error:
             messages.error(request, in_words(error, _))
             return self.back_to("change", pk)
-        page = self._page(request, account, send_to)
-        if isinstance(request, ASGIRequest):
-            return HttpResponse("".join(_with_steps(page, steps)))
-        response = StreamingHttpResponse(_with_steps(page, steps))
+        pieces = _with_steps(self._page(request, account, send_to), steps)
+        response = StreamingHttpResponse(_AsyncPieces(pieces) if isinstance(request, ASGIRequest) else pieces)
         response["Cache-Control"] = "no-store"
         response["X-Accel-Buffering"] = "no"  # nginx would hold the page back
         return response
@@ -92,7 +90,33 @@ class AccountCheckMixin(OperatorMixin):
         return render_to_string("admin/prx_email_django/check.html", context, request=request)
 
 
-def _with_steps(page: str, steps: Iterator[CheckStep]) -> Iterator[str]:
+class _AsyncPieces:
+    """The pieces of the page for an ASGI server: Django would collect those of a plain iterator before it sends any.
+
+    Each piece is made on the request's own thread, which has its connection to the database.
+    """
+
+    def __init__(self, pieces: Generator[str, None, None]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        piece = await sync_to_async(self._next)()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    def _next(self) -> str | None:
+        return next(self._pieces, None)
+
+    def close(self) -> None:
+        """End the check; Django calls it on the request's thread, at the end or when the browser has left."""
+        self._pieces.close()
+
+
+def _with_steps(page: str, steps: Iterator[CheckStep]) -> Generator[str, None, None]:
     before, _mark, after = page.partition(_STEPS)
     yield before
     all_well = True

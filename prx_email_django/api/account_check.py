@@ -17,11 +17,11 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.queueing import enqueue
 from prx_email_django.api.sending import retry_within
-from prx_email_django.compose.accounts import AccountRef, resolve_account
+from prx_email_django.compose.accounts import AccountRef, account_default_from, resolve_account
 from prx_email_django.compose.validation import parse_address
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.references import SecretAbsent
-from prx_email_django.errors import OutboxError
+from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.limits.pauses import known_state, note_success, read_account
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models import Account, OutboxMessage
@@ -40,7 +40,9 @@ from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.store.absence import unwritten
 from prx_email_django.store.outbox import outbox_and_clock
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.smtp.connect import host_and_port
 from prx_email_django.transports.smtp.connection import SmtpTransport
+from prx_email_django.transports.smtp.dry_run import EnvelopeAnswer
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.token_keeper import TokenKeeper, connection_settings
@@ -200,6 +202,7 @@ class _AccountCheck:
         except SecretAbsent as absent:
             yield self._step(Step.LOGIN, False, absent.args[0])
             return
+        sender = "" if without_login or self.account.auth_method != "none" else self._sender()
         settings = replace(
             settings,
             timeout=min(settings.timeout, ONE_ANSWER, max(1.0, self.until - monotonic())),
@@ -210,17 +213,32 @@ class _AccountCheck:
         reached: list[str] = []
         with ExitStack() as stack:
             network = stack.enter_context(Network())
-            opening = network.start(_open_and_quit(settings, max(0.1, self.until - monotonic())))
+            opening = network.start(_open_and_quit(settings, max(0.1, self.until - monotonic()), sender))
             opening.add_done_callback(lambda _ended: done.put(None))
             while (passed := done.get()) is not None:
                 name, detail = passed
                 reached.append(name)
                 yield self._step(Step(name), True, detail)
-            error = opening.result()
-        if error is not None:
-            yield self._step(_failed_step(error, reached, self.account.security), False, str(error))
+            ended = opening.result()
+        if isinstance(ended, ConnectError):
+            yield self._step(_failed_step(ended, reached), False, str(ended))
         elif not without_login and self.account.auth_method == "none":
-            yield self._step(Step.LOGIN, True, _("without a login"))
+            yield self._without_login(ended)
+
+    def _sender(self) -> str:
+        """The account's own address; empty where it is none that mail could have."""
+        try:
+            return parse_address(account_default_from(self.account)).addr_spec
+        except InvalidMessage:
+            return ""
+
+    def _without_login(self, answer: EnvelopeAnswer | None) -> CheckStep:
+        if answer is None:
+            return self._step(Step.LOGIN, True, _("without a login"))
+        if answer.is_refusal:
+            where = host_and_port(self.account.host, self.account.port)
+            return self._step(Step.LOGIN, False, f"{where}: {answer.text}")
+        return self._step(Step.LOGIN, True, _("without a login (%(answer)s)", answer=answer.text))
 
     # The message
 
@@ -265,10 +283,17 @@ class _AccountCheck:
         return CheckStep(str(name), ok, round(seconds, 3), in_words(detail, gettext), "" if ok else advice(detail))
 
 
-async def _open_and_quit(settings: ConnectionSettings, seconds: float) -> ConnectError | None:
-    """Open a session and close it; an error is returned, so that no traceback holds what a server said."""
+async def _open_and_quit(
+    settings: ConnectionSettings, seconds: float, sender: str
+) -> ConnectError | EnvelopeAnswer | None:
+    """Open a session and close it; an error is returned, so that no traceback holds what a server said.
+
+    With ``sender`` the server is asked whether it takes mail from there; its answer is returned if it is no acceptance.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(until):
             session = await SmtpTransport().open(settings)
     except ConnectError as error:
         return error
@@ -277,8 +302,10 @@ async def _open_and_quit(settings: ConnectionSettings, seconds: float) -> Connec
         if isinstance(cause, ConnectError):
             return cause
         raise
+    deadline = min(until, loop.time() + settings.timeout)
+    answer = await session.try_envelope(sender, deadline=deadline) if sender else None
     await session.run(_NoMessages())
-    return None
+    return answer
 
 
 class _NoMessages:
@@ -298,13 +325,11 @@ class _NoMessages:
         raise AssertionError("nothing was taken")  # pragma: no cover
 
 
-def _failed_step(error: ConnectError, reached: list[str], security: str) -> Step:
-    """The step that failed: the first one that was not done."""
+def _failed_step(error: ConnectError, reached: list[str]) -> Step:
+    """The step that failed: the first one that was not done; EHLO is asked before STARTTLS and after it."""
     if error.phase is Phase.AUTH:
         return Step.LOGIN
     if error.phase is Phase.TLS:
         return Step.TLS
-    order = [Step.RESOLVE, Step.CONNECT, Step.TLS, Step.GREETING, Step.EXTENSIONS]
-    if security == "starttls":
-        order = [Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.TLS, Step.EXTENSIONS]
+    order = (Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.EXTENSIONS)
     return next((step for step in order if step not in reached), Step.LOGIN)

@@ -1,8 +1,8 @@
 """The URL of an account: ``smtps://user:password@host:port?email=shop@example.com``.
 
 ``smtps`` is implicit TLS, ``smtp`` demands STARTTLS, and ``smtp+clear`` is clear text.  User and password are
-percent-encoded; the query names other fields of the account.  Errors hold no part of the URL but a field's name: any
-other part may be a secret.
+percent-encoded; the query names other fields of the account.  Errors hold no part of the URL: even the name of a field
+is a piece of a password that has a ``?`` or ``&`` and is not percent-encoded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def parse_account_url(url: str) -> dict[str, str | int]:
     if parts.fragment or parts.path not in ("", "/"):
         raise ValueError(_("must have nothing but a query after the host; a user or password is percent-encoded"))
     security, default_port = SCHEMES[parts.scheme]
-    fields: dict[str, str | int] = {"host": parts.hostname, "port": port or default_port, "security": security}
+    # RFC 6874: the zone of an IPv6 address is written after %25; DNS names have no percent sign.
+    host = parts.hostname.replace("%25", "%", 1) if ":" in parts.hostname else parts.hostname
+    fields: dict[str, str | int] = {"host": host, "port": port or default_port, "security": security}
     fields |= _credentials(parts)
     return fields | _query(parts, taken=set(fields))
 
@@ -77,9 +79,9 @@ def _query(parts: SplitResult, *, taken: set[str]) -> dict[str, str | int]:
         raise ValueError(_("must have a query like ?email=shop%40example.com&rate_limits=30/minute")) from None
     fields: dict[str, str | int] = {}
     for name, value in pairs:
-        if name in fields or (name in taken and name != "auth_method"):
-            raise ValueError(
-                _("must name %(field)s once", field=name) if name.isidentifier() else _("must name a field once")
-            )
+        if name in taken and name != "auth_method":
+            raise ValueError(_("must name %(field)s once", field=name))
+        if name in fields:
+            raise ValueError(_("must name a field once"))
         fields[name] = value
     return fields

@@ -53,6 +53,8 @@ class DeclaredAccount:
     fields: Mapping[str, object] = field(repr=False, default_factory=dict)
     #: Seconds for a command, where it is not the setting ``SMTP_TIMEOUT``.
     timeout: float | None = None
+    #: Written as a URL: any part of it may be a piece of a password, and is not shown.
+    is_url: bool = False
     #: What is wrong with the declaration as a whole: a path and words; empty if nothing is.
     problem: tuple[str, str] | None = None
     #: The options of Django's SMTP backend that it was made of; empty for an account of ``ACCOUNTS``.
@@ -105,7 +107,7 @@ def _declared(name: str, entry: object) -> DeclaredAccount:
     path = f'PRX_EMAIL["ACCOUNTS"]["{name}"]'
     if isinstance(entry, str):
         try:
-            return DeclaredAccount(name, path, parse_account_url(entry))
+            return DeclaredAccount(name, path, parse_account_url(entry), is_url=True)
         except ValueError as error:
             return DeclaredAccount(name, path, problem=(path, error.args[0]))
     if not isinstance(entry, Mapping):

@@ -56,8 +56,10 @@ def _url_fields(url: str) -> dict[str, Any]:
         fields = parse_account_url(url)
     except ValueError as error:
         raise CommandError(f"--url {in_words(error, _)}") from None
-    for name in fields:
-        _known(name, "--url", list(_FIELDS))
+    for name in fields.keys() - _FIELDS.keys():
+        # Not by its name: that may be a piece of a password that is not percent-encoded.
+        text = _("--url has a query that names what is no field of an account. %(hint)s")
+        raise CommandError(text % {"hint": _meant(name, list(_FIELDS))})
     return dict(fields)
 
 
@@ -84,20 +86,20 @@ def _set_fields(arguments: Iterable[str], *, has_preset: bool) -> dict[str, Any]
     return fields
 
 
+def _meant(name: str, known: list[str]) -> str:
+    if meant := closest(name, known):
+        return _("Did you mean %(meant)s?") % {"meant": meant}
+    return _("Fields are %(names)s.") % {"names": ", ".join(known)}
+
+
 def _known(name: str, option: str, known: list[str]) -> None:
     if name in known:
         return
     if not name.isidentifier():
         raise CommandError(_("%(option)s must name fields of an account.") % {"option": option})
-    meant = closest(name, known)
-    hint = (
-        _("Did you mean %(meant)s?") % {"meant": meant}
-        if meant
-        else _("Fields are %(names)s.") % {"names": ", ".join(known)}
-    )
     raise CommandError(
         _("%(option)s names %(name)s, which is not a field that it can set. %(hint)s")
-        % {"option": option, "name": name, "hint": hint}
+        % {"option": option, "name": name, "hint": _meant(name, known)}
     )
 
 

@@ -6,6 +6,7 @@ reader ever sees older ones.  ``store.declared`` writes them to the row.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from prx_email_django.rules.words import words as _
 SETTINGS = "settings"
 #: Columns that no declaration names.
 _OWN = frozenset({"id", "name", "source", "created_at", "updated_at"})
+#: What of a value is recognised in a message, whatever is quoted or escaped there.
+_PIECE = re.compile(r"\w+")
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
 
@@ -121,6 +124,33 @@ def apply_settings(account: Any) -> dict[str, bool]:
 
 @sensitive_variables()
 def _make(declared: DeclaredAccount) -> DeclaredFields:
+    made = _checked(declared)
+    if declared.is_url and made.problems:
+        return DeclaredFields(declared, problems=tuple(_without_values(declared, found) for found in made.problems))
+    return made
+
+
+@sensitive_variables()
+def _without_values(declared: DeclaredAccount, found: FieldProblem) -> FieldProblem:
+    """The problem without the value of its field: that is a piece of a password which is not percent-encoded.
+
+    Host and security stand before the query.
+    """
+    name = next((name for name in declared.fields if declared.path_of(name) == found.path), "")
+    pieces = _PIECE.findall(str(declared.fields.get(name, "")).lower())
+    if name in ("", "host", "security") or not any(piece in found.message.lower() for piece in pieces):
+        return found
+    column = next((column for column in _columns() if column.name == name), None)
+    choices = ", ".join(str(value) for value, _label in (column and column.choices) or () if value)
+    return FieldProblem(
+        found.path,
+        _("has a value that it cannot have. The value is not shown: it may be a piece of a password."),
+        _("Values are %(names)s.", names=choices) if choices else found.hint,
+    )
+
+
+@sensitive_variables()
+def _checked(declared: DeclaredAccount) -> DeclaredFields:
     if declared.problem is not None:
         return DeclaredFields(declared, problems=(FieldProblem(*declared.problem),))
     if unknown := tuple(_unknown(declared)):
@@ -152,7 +182,10 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
         hint = _("Fields are %(names)s; and preset.", names=", ".join(sorted(known)))
         if meant:
             hint = _('Did you mean "%(meant)s"?', meant=meant)
-        yield FieldProblem(declared.path_of(str(name)), _("is not a field of an account."), hint)
+        if declared.is_url:  # the name may be a piece of a password that is not percent-encoded
+            yield FieldProblem(declared.path, _("has a query that names what is no field of an account."), hint)
+        else:
+            yield FieldProblem(declared.path_of(str(name)), _("is not a field of an account."), hint)
 
 
 def _columns() -> list[models.Field[Any, Any]]:

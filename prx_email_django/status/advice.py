@@ -53,6 +53,13 @@ _ADVICE = (
         gettext_lazy("The server demands TLS: choose STARTTLS as the security of the account."),
     ),
     (
+        r": (MAIL|RCPT): .*(\b53[058]\b|\bauth|log-?[io]n\b|log(ged)? in\b)",
+        gettext_lazy(
+            "The server demands a login: give the account a user and a password (or token), or have the server’s "
+            "administrator allow this machine to send without a login."
+        ),
+    ),
+    (
         "does not offer STARTTLS",
         gettext_lazy(
             "Choose implicit TLS and port 465 if the server has it. A relay without TLS needs security “none” and an "
@@ -101,10 +108,49 @@ _ADVICE = (
         gettext_lazy("The file must exist on every machine that sends, in PEM format and readable for the worker."),
     ),
     (
-        "ALERT_(CERTIFICATE|UNKNOWN_CA|BAD_CERTIFICATE|HANDSHAKE_FAILURE|ACCESS_DENIED|UNSUPPORTED_CERTIFICATE)",
+        "ALERT_HANDSHAKE_FAILURE",
+        gettext_lazy(
+            "The server refused the TLS handshake: where it demands a client certificate, set tls_cert_file and "
+            "tls_key_file; else it offers only outdated encryption, and its administrator must allow TLS 1.2 or later."
+        ),
+    ),
+    (
+        "ALERT_(CERTIFICATE|UNKNOWN_CA|BAD_CERTIFICATE|ACCESS_DENIED|UNSUPPORTED_CERTIFICATE)",
         gettext_lazy(
             "The server refused the TLS handshake: where it demands a client certificate, set tls_cert_file and "
             "tls_key_file to one that it accepts."
+        ),
+    ),
+    (
+        "UNRECOGNIZED_NAME",
+        gettext_lazy("The server does not know this host name: enter the one that its provider publishes."),
+    ),
+    (
+        r"(TLS handshake|TLS with \S+): the server closed the connection",
+        gettext_lazy(
+            "The server ended the connection where TLS should begin: this port may not begin with TLS (then choose "
+            "STARTTLS and port 587), or the server, or a firewall before it, does not let this machine in."
+        ),
+    ),
+    (
+        "STARTTLS: the server closed the connection",
+        gettext_lazy(
+            "The server ended the connection after STARTTLS: choose implicit TLS and port 465; if that fails too, its "
+            "administrator must look."
+        ),
+    ),
+    (
+        r": STARTTLS: [45]\d\d\b",
+        gettext_lazy(
+            "The server cannot begin TLS, and says why in its own words: choose implicit TLS and port 465, or have its "
+            "administrator look at its certificate."
+        ),
+    ),
+    (
+        r": EHLO: 50[0-4]\b",
+        gettext_lazy(
+            "What answers greets as a mail server does, and does not know EHLO: check host and port (an FTP server "
+            "answers so)."
         ),
     ),
     (
@@ -138,6 +184,12 @@ _ADVICE = (
         ),
     ),
     (
+        "temporary failure in name resolution",
+        gettext_lazy(
+            "The name server of this machine does not answer: check its network and DNS, and the spelling of the host."
+        ),
+    ),
+    (
         "name or service not known|nodename nor servname|name resolution|no address associated|name does not resolve"
         "|not a host name|the host is",
         gettext_lazy("DNS does not know this host: check the spelling of the host name."),
@@ -149,12 +201,64 @@ _ADVICE = (
         ),
     ),
     (
+        "network is unreachable|cannot assign requested address|address family not supported",
+        gettext_lazy(
+            "This machine has no route to the server’s address. Where the host has only IPv6 addresses, this machine "
+            "needs IPv6, or the account another host."
+        ),
+    ),
+    (
+        r"(localhost|\b127(\.\d+){3}|\[::1\]):\d+: connection refused",
+        gettext_lazy(
+            "No mail server listens at this port of this machine, or a firewall blocks it: start it, or correct the "
+            "port. In a container, localhost is the container itself: enter the name of the mail server’s service."
+        ),
+    ),
+    (
         "connection (refused|reset)|unreachable|no route|is down|permission denied",
         gettext_lazy("No mail server answers at this host and port, or a firewall blocks the connection."),
     ),
     (
         "may begin with TLS",
-        gettext_lazy("A port that begins with TLS waits for it in silence: choose implicit TLS, or port 587."),
+        gettext_lazy(
+            "The server waits in silence, as a port that begins with TLS does (then choose implicit TLS), or one that "
+            "is not for mail (then choose port 587)."
+        ),
+    ),
+    (
+        "no connection to ",
+        gettext_lazy(
+            "Nothing answers: a firewall drops the connection, or host or port is wrong. Mail servers take messages on "
+            "port 465 or 587."
+        ),
+    ),
+    (
+        "no TLS handshake with ",
+        gettext_lazy(
+            "The server accepts the connection and does not go on with TLS: implicit TLS is usual on port 465, "
+            "STARTTLS on port 587. A firewall or proxy in between may also hold the connection."
+        ),
+    ),
+    (
+        "was not complete in ",
+        gettext_lazy(
+            "The server sends its answer very slowly: it is overloaded, or it slows down machines that it does not "
+            "know. Check again later, or ask its administrator."
+        ),
+    ),
+    (
+        "no answer to (EHLO|the login)|no reply in time",
+        gettext_lazy(
+            "The server began to answer and then fell silent: it is overloaded, or a firewall or virus scanner in "
+            "between holds the connection. Check again later, or ask its administrator."
+        ),
+    ),
+    (
+        "login: the server closed the connection",
+        gettext_lazy(
+            "The server ended the connection at the login, as many do after a wrong password: enter user and password "
+            "(or token) again. It may also refuse this machine."
+        ),
     ),
     (
         "no (answer|reply|greeting|connection|TLS handshake)( [a-z ]+)? (in|from|to|with) |not done within",
@@ -237,7 +341,18 @@ _ADVICE = (
         ),
     ),
     (
-        r": (greeting|EHLO|STARTTLS): [45]\d\d\b",
+        r": (MAIL|RCPT): 5\d\d\b",
+        gettext_lazy(
+            "The server takes no mail from this machine or from this sender: have its administrator allow both, or use "
+            "a server that the account logs in to."
+        ),
+    ),
+    (
+        r": (MAIL|RCPT): 4\d\d\b",
+        gettext_lazy("The server takes no mail at present, and says why in its own words: check again later."),
+    ),
+    (
+        r": (greeting|EHLO): [45]\d\d\b",
         gettext_lazy(
             "The server refuses this machine before any login, and says why in its own words: many servers block the "
             "addresses of clouds and home networks, or are closed for a while."

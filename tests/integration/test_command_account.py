@@ -116,7 +116,7 @@ def test_new_credentials_end_a_pause_that_a_worker_set(monkeypatch: pytest.Monke
         (("--preset", "hotmail"), "choose one of local"),
         (("--preset", "ses", "--set", "user=AKIA"), "region: "),
         (("--url", "smtps://ann:hunter2@host:x"), "--url must be a URL"),
-        (("--url", "smtps://ann:hunter2@smtp.example.com?colour=red"), "--url names colour"),
+        (("--url", "smtps://ann:hunter2@smtp.example.com?colour=red"), "--url has a query that names what is no field"),
         (("--url", "smtp+clear://mailpit:1025"), "security: clear text is not allowed to this host"),
         (("--preset", "gmail", "--set", "user=a@x.org"), "password: Set the password"),
         (("--preset", "gmail", "--set", "user=a@x.org", "--secret", "file:relative"), "password: The reference"),

@@ -274,6 +274,43 @@ def test_a_bad_field_is_named_and_stops_no_other_account(entry: Any, path: str, 
     assert not Account.objects.filter(name="shop").exists()
 
 
+@pytest.mark.parametrize(
+    ("url", "path", "words"),
+    [
+        ("smtps://shop:12?hunter2=x@smtp.example.com", "", "no field of an account"),
+        ("smtps://shop:p@ss?hunter2=x@smtp.example.com", "", "no field of an account"),
+        ("smtps://shop@smtp.example.com?password=pa&hunter2=x", "", "no field of an account"),
+        ("smtps://shop@smtp.example.com?password=pa&hunter2=x&hunter2=y", "", "name a field once"),
+        ("smtps://shop:p@ss/hunter2@smtp.example.com", "", "percent-encoded"),
+        ("smtps://shop:p@ss#hunter2@smtp.example.com", "", "percent-encoded"),
+        ("smtps://shop:12?auth_method=hunter2@smtp.example.com", '["auth_method"]', "Values are password, xoauth2"),
+        ("smtps://shop:12?max_connections=hunter2@smtp.example.com", '["max_connections"]', "not shown"),
+        ("smtps://shop:12?rate_limits=5/day,%20hunter2@smtp.example.com", '["rate_limits"]', "not shown"),
+        ("smtps://shop:12?preset=hunter2'%22@smtp.example.com", '["preset"]', "not shown"),
+        ("smtps://shop:12?is_active=hunter2@smtp.example.com", '["is_active"]', "not shown"),
+    ],
+)
+def test_a_password_that_is_not_percent_encoded_is_not_shown(
+    url: str, path: str, words: str, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ``?`` or ``&`` in it makes names and values of a query of what comes behind."""
+    declare(settings, shop=url)
+    found = ids()["E009"]
+    assert found.startswith(f'PRX_EMAIL["ACCOUNTS"]["shop"]{path}: ')
+    assert words in found
+    with pytest.raises(AccountUnavailable) as raised:
+        enqueue()
+    prx.drain()
+    assert "hunter2" not in f"{found} {raised.value} {caplog.text}"
+
+
+def test_the_zone_of_an_ipv6_address_is_written_in_the_url(settings: Any) -> None:
+    declare(settings, shop="smtp+clear://[::1%25lo]:1025?email=shop@example.com")
+    assert ids() == {}
+    enqueue()
+    assert Account.objects.get().host == "::1%lo"
+
+
 def test_a_field_that_became_bad_holds_the_row_back(settings: Any) -> None:
     declare(settings, shop=URL)
     enqueue()

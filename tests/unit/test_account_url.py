@@ -32,6 +32,10 @@ from prx_email_django.conf.account_url import parse_account_url
             },
         ),
         (
+            "smtp://[fe80::1%25eth0]:25",
+            {"host": "fe80::1%eth0", "port": 25, "security": "starttls", "auth_method": "none"},
+        ),
+        (
             "smtps://ann@h?oauth_provider=google",
             {"host": "h", "port": 465, "security": "tls", "user": "ann", "oauth_provider": "google"},
         ),
@@ -65,7 +69,8 @@ def test_any_user_and_password_survive_percent_encoding(user: str, password: str
         ("smtps://u:top-secret@h/top-secret", "nothing but a query"),
         ("smtps://u:top-secret%ff@h", "UTF-8"),
         ("smtps://u:top-secret@h?password=top-secret", "name password once"),
-        ("smtps://u:top-secret@h?email=a&email=b", "name email once"),
+        ("smtps://u:top-secret@h?email=a&email=b", "name a field once"),
+        ("smtps://u@h?password=a&top=1&top=2", "name a field once"),
         ("smtps://u:top-secret@h?top-secret", "query"),
     ],
 )

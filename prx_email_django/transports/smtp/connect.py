@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 from collections.abc import Callable, Iterable
@@ -11,6 +12,8 @@ from prx_email_django.rules import hosts
 
 #: Seconds for each address but the last: a dead IPv6 route must not use up the time of a working IPv4 address.
 _ONE_ADDRESS = 10.0
+#: What the system says about an address of a kind that this machine does not have.
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})+")
 
 
@@ -32,8 +35,8 @@ async def connect(
 
     Raises:
         HostNotAllowed: there is no such address.
-        OSError: the name is unknown, or no address could be reached (then the error of the last one); this includes
-            ``TimeoutError``.
+        OSError: the name is unknown, or no address could be reached (then the error of the first to which this machine
+            has a route, else of the last one); this includes ``TimeoutError``.
         ValueError: ``host`` cannot be a name.
     """
     loop = asyncio.get_running_loop()
@@ -43,14 +46,16 @@ async def connect(
         if not addresses:
             raise HostNotAllowed
         resolved([str(entry[4][0]) for entry in addresses])
-        for family, kind, protocol, _, address in addresses[:-1]:
+        failures: list[OSError] = []
+        for number, (family, kind, protocol, _, address) in enumerate(addresses, start=1):
+            seconds = None if number == len(addresses) else min(_ONE_ADDRESS, timeout / len(addresses))
             try:
-                async with asyncio.timeout(min(_ONE_ADDRESS, timeout / len(addresses))):
+                async with asyncio.timeout(seconds):
                     return await _connect(family, kind, protocol, address)
-            except OSError:
-                continue
-        family, kind, protocol, _, address = addresses[-1]
-        return await _connect(family, kind, protocol, address)
+            except OSError as error:
+                failures.append(error)
+        # A machine without IPv6 has no route to the server's second address: the first one's failure says more.
+        raise next((failure for failure in failures if failure.errno not in _NO_ROUTE), failures[-1])
 
 
 async def _connect(

@@ -71,15 +71,21 @@ class _Client(aiosmtplib.SMTP):
     """Remembers whether it was connected, TLS handshake included: a failed ``connect`` of aiosmtplib forgets that."""
 
     _was_connected = False
+    _has_begun = False
 
     @property
     def was_connected(self) -> bool:
         """Whether there is a connection, or was one."""
         return self._was_connected or self.transport is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of the awaited reply came."""
+        return self._has_begun or (self.protocol is not None and bool(self.protocol._buffer))
+
     def close(self) -> None:
         """Close as aiosmtplib does."""
-        self._was_connected = self.was_connected
+        self._was_connected, self._has_begun = self.was_connected, self.has_begun
         super().close()
 
 
@@ -254,15 +260,20 @@ class _Opening(Progress):
             return self.refused(error.code, str(error.message))
         if isinstance(original, ssl.SSLError):
             reason = getattr(original, "verify_message", "") or original.reason or type(original).__name__
+            if isinstance(original, ssl.SSLZeroReturnError):
+                reason = "the server closed the connection"
             self.phase = Phase.TLS
             hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
             return self.connect_error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
-        if isinstance(original, aiosmtplib.SMTPServerDisconnected):
+        # A server that hangs up in the handshake: the words of the system would sound like a port without a server.
+        hung_up = self.phase is Phase.TLS and isinstance(original, ConnectionResetError)
+        if hung_up or isinstance(original, aiosmtplib.SMTPServerDisconnected):
             text = f"connection failed: {where}: {self.stage}: the server closed the connection"
             return self.connect_error(text, Trouble.CONNECTION, "network")
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
-            return self.connect_error(self.silence(), Trouble.CONNECTION, "timeout")
+            has_begun = self.client is not None and self.client.has_begun
+            return self.connect_error(self.silence(has_begun=has_begun), Trouble.CONNECTION, "timeout")
         stage = f"{self.stage}: " if self.stage else ""
         text = f"connection failed: {where}: {stage}{system_words(original)}"
         return self.connect_error(text, Trouble.CONNECTION, "network")

@@ -51,9 +51,12 @@ class Progress:
         )
         return "EHLO" if is_greeted else "greeting"
 
-    def silence(self) -> str:
-        """Say what did not come in time, from where, and after which time."""
+    def silence(self, *, has_begun: bool) -> str:
+        """Say what did not come in time, from where, and after which time; ``has_begun``: a part of it came."""
         where, waited = self.where, f"in {self.settings.timeout:.0f} s"
+        if has_begun:
+            awaited = "the greeting" if self.stage == "greeting" else f"the answer to {self.stage}"
+            return f"{awaited} from {where} was not complete {waited}"
         match self.stage:
             case "":
                 return f"no connection to {where} {waited}"
@@ -90,7 +93,7 @@ class Progress:
             trouble, error_code = Trouble.TLS, "tls"
         else:
             trouble, error_code = Trouble.CONNECTION, "provider"
-        message = f"{self.stage}: {code} {text}" if code else f"{self.stage}: {text}"
+        message = f"{self.stage}: {code} {text}".rstrip() if code else f"{self.stage}: {text}"
         if unexpected:
             message = f"the server asks for more than the mechanism has: {code} {text}"
         if throttled:

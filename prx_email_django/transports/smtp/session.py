@@ -13,6 +13,7 @@ from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingM
 from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.chunked import judge_cut
 from prx_email_django.transports.smtp.commands import Extensions
+from prx_email_django.transports.smtp.dry_run import EnvelopeAnswer, try_envelope
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
 from prx_email_django.transports.smtp.reply_rules import Loss, ReplyVerdict, judge_loss
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
@@ -76,6 +77,10 @@ class SmtpSession:
         self.settings = settings
         self._state.resume(settings)
         return answers
+
+    async def try_envelope(self, address: str, *, deadline: float) -> EnvelopeAnswer | None:
+        """Before ``run``: whether the server takes mail of this sender; no message is sent, see ``dry_run``."""
+        return await try_envelope(self._protocol, address, deadline=deadline)
 
     async def quit(self) -> None:
         """Send QUIT and close an idle session."""
