@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from tests.support.document_project import BASE_SETTINGS, Project
 from tests.support.documents import PAGES, Block, all_blocks, blocks
@@ -103,6 +104,49 @@ def test_the_migration_that_is_shown_makes_its_account(tmp_path: Path) -> None:
     again = ("outbox_account", "shop", "--preset", "gmail", "--set", "user=shop@example.com")
     ended = project.manage(*again, "--secret", "env:SHOP_PASSWORD", settings="shown")
     assert ended.stdout == "account “shop”: nothing to change\n", ended.stderr
+
+
+OF_POST_OFFICE = """
+from django.core.management import call_command
+
+call_command("migrate", verbosity=0)
+from post_office.models import EmailTemplate
+
+create = EmailTemplate.objects.create
+order = create(name="order", subject="Order {{ n }}", content="Your order", html_content="<p>é</p>")
+create(name="order", language="ja", default_template=order, subject="注文 {{ n }}", content="本文")
+"""
+
+AS_FILES = """
+from prx_email_django import render_mail
+
+for names in ("mail/order", ["mail/order_de", "mail/order"], ["mail/order_ja", "mail/order"]):
+    mail = render_mail(names, {"n": 7})
+    print(mail.subject, mail.body_text, mail.body_html, sep="|")
+"""
+
+
+def test_templates_of_post_office_become_files_that_render_mail_reads(tmp_path: Path) -> None:
+    page = "docs/how-to/templates.md"
+    (shown,) = [block for block in blocks(page) if "import EmailTemplate" in block.text]
+    project = Project(tmp_path)
+    project.write("shown.py", f'{BASE_SETTINGS}\nINSTALLED_APPS.append("post_office")\n')
+    begin = "import django\n\ndjango.setup()\n"
+    project.write("move.py", begin + OF_POST_OFFICE + shown.text + AS_FILES)
+    ended = project.run("move.py", settings="shown")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [*["Order 7|Your order|<p>é</p>"] * 2, "注文 7|本文|"]
+
+
+@pytest.mark.django_db
+def test_sql_that_is_shown_is_taken() -> None:
+    """They are for PostgreSQL; elsewhere the test only holds that no other page has one."""
+    shown = [block for block in all_blocks() if block.kind == "sql"]
+    assert {block.page for block in shown} == {"docs/explanation/scale.md"}
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            for block in shown:
+                cursor.execute(block.text)
 
 
 @pytest.mark.parametrize("block", SETTINGS, ids=str)

@@ -159,7 +159,7 @@ def test_what_waited_for_the_person_alone_is_sent() -> None:
 def test_what_others_still_receive_is_left_and_named() -> None:
     owner = account()
     row = message(owner, to=BO, reply_to=ANN, body_text="Contact form")
-    with pytest.raises(CommandError, match=rf"1 messages that are not sent yet hold the address: {row.pk}\."):
+    with pytest.raises(CommandError, match=rf"hold the address: {row.pk}\. .* those at rest must be requeued"):
         call_command("outbox_erase", ANN)
     assert fresh(row).reply_to == [ANN]
     finish(take_one(row), Ending.ACCEPTED)

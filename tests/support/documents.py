@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os.path
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ PAGES = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASI
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
-_FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+#: Also in an item of a list, where it is indented.
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _VERSION = re.compile(r"django(>=|<)(\d+)\.(\d+)")
 
 
@@ -81,7 +83,9 @@ def blocks(page: str) -> Iterator[Block]:
     text = text_of(page)
     for match in _FENCE.finditer(text):
         language, *marks = match["info"].split() or [""]
-        yield Block(page, text.count("\n", 0, match.start()) + 1, language, tuple(marks), match["text"])
+        yield Block(
+            page, text.count("\n", 0, match.start()) + 1, language, tuple(marks), textwrap.dedent(match["text"])
+        )
 
 
 def all_blocks() -> list[Block]:

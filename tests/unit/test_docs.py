@@ -60,6 +60,7 @@ KINDS = {
     "json",
     "crontab",
     "dockerfile",
+    "sql",
 }
 COMMANDS = {path.stem for path in (ROOT / "prx_email_django/management/commands").glob("[a-z]*.py")}
 BLOCKS = all_blocks()
@@ -81,6 +82,12 @@ def table_with(page: str, first: str) -> dict[str, list[str]]:
 
 
 # Blocks
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_passed_over_by_its_place(page: str) -> None:
+    """Also not one in an item of a list."""
+    assert len(re.findall(r"^ *```", text_of(page), re.MULTILINE)) == 2 * len([b for b in BLOCKS if b.page == page])
 
 
 def test_no_block_is_passed_over_by_a_misspelt_mark() -> None:
@@ -201,7 +208,21 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["Mailpit", "SES", "post_office", "templates", "tenants", "worker dead", "bounce", "OAuth", "limits", "upgrade"],
+    [
+        *(
+            "Mailpit",
+            "SES",
+            "post_office",
+            "templates",
+            "tenants",
+            "worker dead",
+            "bounce",
+            "OAuth",
+            "limits",
+            "upgrade",
+        ),
+        *("DKIM", "pytest", "pending", "how many workers", "gevent", "privacy", "GDPR", "Celery"),
+    ],
 )
 def test_a_newcomer_finds_the_page_in_the_index(words: str) -> None:
     """One click: a row of the index names the words, and the page behind it is about them."""

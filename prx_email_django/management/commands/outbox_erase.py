@@ -63,7 +63,7 @@ class Command(OutboxCommand):
 
 def _what_is_left(report: ErasureReport) -> str:
     ids = ", ".join(map(str, report.left[:MAX_IDS])) + ("…" if len(report.left) > MAX_IDS else "")
-    return _("%(left)s messages that are not sent yet hold the address: %(ids)s. Run this again later.") % {
-        "left": len(report.left),
-        "ids": ids,
-    }
+    return _(
+        "%(left)s messages that are not sent yet hold the address: %(ids)s. Run this again when they are sent; those "
+        "at rest must be requeued or deleted first."
+    ) % {"left": len(report.left), "ids": ids}
