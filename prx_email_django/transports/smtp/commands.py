@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prx_email_django.mime.recode import needs_smtputf8, recipients_in_ascii, to_seven_bits
 from prx_email_django.mime.transfer import with_crlf
-from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.domains import with_ascii_domain
 from prx_email_django.rules.outcomes import Answer, RecipientOutcome
 from prx_email_django.rules.text import CONTROL
 from prx_email_django.states import ErrorCode
@@ -124,7 +124,7 @@ def path(address: str) -> str:
     """
     if _USUAL.fullmatch(address):
         return address
-    written = _with_ascii_domain(address)
+    written = _named(address)
     # Checked in the form that is written: IDNA turns a full-width bracket into a bracket.
     quoted = _QUOTED.match(written)
     if CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
@@ -132,12 +132,12 @@ def path(address: str) -> str:
     return written
 
 
-def _with_ascii_domain(address: str) -> str:
-    local, at, domain = address.rpartition("@")
+def _named(address: str) -> str:
+    _, at, domain = address.rpartition("@")
     if not at or domain.isascii():
         return address
     try:
-        return f"{local}@{ascii_domain(domain, lenient=True)}"
+        return with_ascii_domain(address)
     except ValueError as error:
         raise UnsupportedMessage(f"the domain of an address is {error}", error_code=ErrorCode.CONTENT) from error
 
