@@ -60,7 +60,7 @@ SELECT hold.first, PG_BACKEND_PID(), CASE WHEN placed.is_new THEN
 
 
 class Column(NamedTuple):
-    """A column of a claimed message: its attribute, its SQL, and what makes the attribute's value of the SQL's."""
+    """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's value."""
 
     attname: str
     sql: str
