@@ -46,6 +46,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import Error as DatabaseError
+from django.db.models import Q
 from django.utils.module_loading import import_string
 
 from prx_email_django import api
@@ -57,6 +58,7 @@ from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import AccountUnavailable, OutboxError
 from prx_email_django.models import Account
+from prx_email_django.rules.domains import folded_address, shown_domain
 from prx_email_django.store.db import atomic, clock_for, in_transaction
 from prx_email_django.store.draft import Draft
 
@@ -215,14 +217,15 @@ def by_from_address(message: EmailMessage) -> str:
     overrides ``from_email``.  Case is ignored, and so are inactive accounts.  If several accounts match, the default
     account is used, else the first by name.  Returns a name; empty for the default account.
     """
-    _, address = parseaddr(str(message.extra_headers.get("From", message.from_email)))
-    address = address.lower()
+    _, given = parseaddr(str(message.extra_headers.get("From", message.from_email)))
+    address = folded_address(given)
     domain = address.rpartition("@")[2]
     if not domain:
         return ""
-    active = Account.objects.filter(is_active=True, email__iendswith=f"@{domain}").order_by("name")
-    found = list(active.values_list("name", "email"))
-    exact = [name for name, email in found if email.lower() == address]
+    # An account's address is stored as a person wrote it, perhaps with the letters of a language in its domain.
+    spelled = Q(email__iendswith=f"@{domain}") | Q(email__iendswith=f"@{shown_domain(domain)}")
+    found = list(Account.objects.filter(spelled, is_active=True).order_by("name").values_list("name", "email"))
+    exact = [name for name, email in found if folded_address(email) == address]
     names = exact or [name for name, _ in found]
     default = outbox_settings().default_account
     return default if default in names else next(iter(names), "")

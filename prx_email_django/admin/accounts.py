@@ -23,10 +23,10 @@ from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_
 from prx_email_django.admin.pauses import PauseActionsMixin, pause_lines
 from prx_email_django.admin.sign_in import SignInMixin
 from prx_email_django.models import Account, AccountState, ConnectionSlot, InboundMessage, OutboxMessage, RateWindow
+from prx_email_django.models.conditions import AT_REST
 from prx_email_django.models.encrypted import DecryptionFailed, is_set
 from prx_email_django.models.presets import PRESETS
 from prx_email_django.rules.references import reference
-from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import account_facts, account_reason
 from prx_email_django.store.db import clock_for
@@ -44,9 +44,7 @@ class AccountChangeList(ChangeList):
         accounts = list(self.result_list)
         now = clock_for(None).running
         facts = account_facts(accounts, now=now)
-        failed = OutboxMessage.objects.filter(
-            account_id__in=[account.pk for account in accounts], status=Status.FAILED, next_attempt_at__isnull=True
-        )
+        failed = OutboxMessage.objects.filter(AT_REST, account_id__in=[account.pk for account in accounts])
         at_rest = dict(failed.order_by().values_list("account_id").annotate(Count("pk")))
         for account in accounts:
             account.shown_reason = account_reason(account, facts=facts[account.pk], now=now)

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
-from prx_email_django.states import WAITING, ErrorCode, Status
+from prx_email_django.states import ErrorCode, Status
 from prx_email_django.status.overview import span
 
 #: Addresses shown in one line of a list.
@@ -111,8 +111,7 @@ def message_state(message: OutboxMessage, *, now: datetime | None = None) -> tup
 
     A worker renews its claim, so a claim that has ended belongs to a worker that was probably killed.
     """
-    lease = message.claim_expires_at
-    if message.status == Status.SENDING and lease is not None and lease < (now or timezone.now()):
+    if message.claim_has_run_out(now or timezone.now()):
         return "lost", _("worker lost?")
     if message.status == Status.FAILED:
         if message.next_attempt_at is not None:
@@ -136,7 +135,7 @@ def status_badges(message: OutboxMessage) -> SafeString:
 
 def status_and_time(message: OutboxMessage) -> SafeString:
     """Return the status label and the time of the next attempt."""
-    if message.next_attempt_at is None or message.status not in WAITING:
+    if message.next_attempt_at is None or not message.is_waiting:
         return status_badges(message)
     now = timezone.now()
     due_for = (now - message.next_attempt_at).total_seconds()

@@ -22,12 +22,13 @@ from prx_email_django.models.conditions import (
     AT_REST,
     FAILED,
     IN_DOUBT,
+    IS_WAITING,
     MAY_HAVE_BEEN_DELIVERED,
     NEEDS_PERSON,
     QUEUED,
     SENDING,
 )
-from prx_email_django.states import WAITING, AttemptOutcome, ErrorCode, Status
+from prx_email_django.states import AttemptOutcome, ErrorCode, Status
 from prx_email_django.status.failures import texts_of_group
 
 Messages = QuerySet[OutboxMessage]
@@ -62,7 +63,7 @@ class StatusFilter(ChoiceFilter):
         **{status.value: (status.label, Q(status=status)) for status in Status},
         Status.PENDING.value: (Status.PENDING.label, QUEUED & Q(status=Status.PENDING)),
         Status.SENDING.value: (Status.SENDING.label, SENDING),
-        "due": (_("due now"), QUEUED & Q(status__in=WAITING)),
+        "due": (_("due now"), IS_WAITING),
         "needs_person": (_("failed, needs a person"), NEEDS_PERSON),
         "at_rest": (_("failed, at rest"), AT_REST),
         "waiting": (_("failed, will be tried again"), FAILED & Q(next_attempt_at__isnull=False)),

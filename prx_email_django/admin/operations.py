@@ -17,7 +17,7 @@ from django.utils.translation import ngettext_lazy
 from prx_email_django import api
 from prx_email_django.models import OutboxMessage
 from prx_email_django.results import ChangeReport
-from prx_email_django.states import WAITING, Status
+from prx_email_django.states import Status
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise
@@ -66,7 +66,7 @@ def _is_failed(message: OutboxMessage, now: datetime) -> bool:
 
 
 def _is_waiting(message: OutboxMessage, now: datetime) -> bool:
-    return message.status in WAITING and message.next_attempt_at is not None
+    return message.is_waiting
 
 
 def _is_delayed(message: OutboxMessage, now: datetime) -> bool:

@@ -15,6 +15,7 @@ from django.db.models import Max, Q, QuerySet
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.domains import with_ascii_domain
 
 #: Newest messages that a search without an index reads.
 RECENT = 100_000
@@ -81,10 +82,25 @@ def _by_number(term: str) -> list[Q]:
 def _by_address(term: str) -> list[Q]:
     """Match an address, the start of an address, or (from ``@``) its domain, in any case."""
     if term.startswith("@"):
-        newest = Recipient.objects.filter(recent(prefix="message_"), address__iendswith=term)
+        newest = Recipient.objects.filter(recent(prefix="message_"), address__iendswith=_with_stored_domain(term))
         return [Q(pk__in=newest.values("message_id"))]
-    starts = begins_with("address_lower", term.lower())
-    return [Q(pk__in=Recipient.objects.filter(starts).values("message_id"))]
+    return [Q(pk__in=Recipient.objects.filter(_address_begins_with(term)).values("message_id"))]
+
+
+def _with_stored_domain(term: str) -> str:
+    """The term with its domain in ASCII, if it has a whole one: so are addresses stored."""
+    try:
+        return with_ascii_domain(term) if "@" in term else term
+    except ValueError:
+        return term
+
+
+def _address_begins_with(term: str) -> Q:
+    """Match the column ``address_lower``.  SQLite's lower case leaves letters beyond ASCII as they are."""
+    term = _with_stored_domain(term)
+    lower, of_sqlite = term.lower(), term.encode("utf-8", "replace").lower().decode()
+    starts = begins_with("address_lower", lower)
+    return starts if of_sqlite == lower else starts | begins_with("address_lower", of_sqlite)
 
 
 def begins_with(field: str, term: str) -> Q:
@@ -106,7 +122,7 @@ def recent(model: type[OutboxMessage | DeliveryAttempt] = OutboxMessage, *, pref
 
 def recipients(rows: QuerySet[Recipient], term: str) -> QuerySet[Recipient]:
     """Return those of ``rows`` whose address starts with ``term``, in any case."""
-    starts = begins_with("address_lower", term.lower())
+    starts = _address_begins_with(term)
     # Without an order: PostgreSQL read the whole table backwards for the newest ones.
     found = list(rows.filter(starts).order_by().values_list("pk", flat=True)[: LIMIT + 1])
     return rows.filter(starts) if len(found) > LIMIT else rows.filter(pk__in=found)

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from prx_email_django.admin.columns import ago, message_state, what_happened
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
-from prx_email_django.states import WAITING, AttemptOutcome, Status
+from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.status.overview import span
 
 #: An action of the admin is logged so long after it at most: a batch changes all its rows before it writes the log.
@@ -76,7 +76,7 @@ def _next(message: OutboxMessage, now: datetime) -> Iterator[Event]:
     if message.status == Status.SENDING and message.claim_expires_at is not None:
         state, label = message_state(message, now=now)
         yield Event(message.claim_expires_at, state, label, _("until this time the message belongs to its worker"))
-    elif message.status in WAITING and message.next_attempt_at is not None:
+    elif message.is_waiting and message.next_attempt_at is not None:
         label = _("next attempt") if message.next_attempt_at > now else _("due now")
         yield Event(message.next_attempt_at, "deferred", label)
         if message.expires_at is not None:

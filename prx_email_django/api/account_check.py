@@ -71,7 +71,7 @@ def check_account(account: AccountRef, *, send_to: str | None = None, timeout: f
 
 
 def check_steps(account: AccountRef, *, send_to: str | None = None, timeout: float = 20) -> Iterator[CheckStep]:
-    """The steps of ``check_account`` as they come; raises at the call what that raises."""
+    """The steps of ``check_account`` as they come; raises at the call what ``check_account`` raises."""
     check_may_send("check_account")
     found = resolve_account(account, active=False)
     if send_to is not None:

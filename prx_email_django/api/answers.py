@@ -31,7 +31,7 @@ def answer(message: OutboxMessage, *, code: str = "", error: str = "") -> SendRe
         provider_message_id=message.provider_message_id,
         next_attempt_at=message.next_attempt_at,
         error=error if code else _with_advice(message),
-        error_code=code or message.last_error_code,
+        error_code=str(code or message.last_error_code),
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import idna
-
 from prx_email_django.compose.validation import as_text, check_instant
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.results import ErasureReport
+from prx_email_django.rules.domains import shown_domain
 from prx_email_django.rules.erasure import ErasedAddress
 from prx_email_django.rules.words import words as _
 from prx_email_django.store.db import clock_for
@@ -58,9 +57,5 @@ def _spelled(address: str) -> ErasedAddress:
             _("the address cannot be read: %(problem)s", problem=error), code="invalid_address"
         ) from None
     local, _at, domain = spec.rpartition("@")
-    try:
-        shown = idna.decode(domain)
-    except idna.IDNAError:
-        shown = domain
     # As it was given too: SQLite knows no lower case beyond ASCII.
-    return ErasedAddress(tuple(dict.fromkeys([spec.lower(), f"{local}@{shown}".lower(), spec])))
+    return ErasedAddress(tuple(dict.fromkeys([spec.lower(), f"{local}@{shown_domain(domain)}".lower(), spec])))

@@ -17,7 +17,7 @@ from prx_email_django.models import Account
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.insert_sql import version_of
 
-#: So many accounts are kept; then all are read again.
+#: Accounts that are kept; after so many all are read again.
 MOST = 1000
 #: (settings in force, database, name or primary key) -> account.  Settings that are read again are another object.
 _known: dict[tuple[object, ...], Account] = {}

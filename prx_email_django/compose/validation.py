@@ -99,7 +99,7 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
 
 
 def as_text(value: Any) -> Any:
-    """The text of a lazy one (``gettext_lazy``), in the language that is active now; any other value as it is."""
+    """The text of a lazy translation (``gettext_lazy``) in the language that is active; any other value as it is."""
     if type(value) is str:
         return value  # nearly always
     is_string = issubclass(type(value), str) or not hasattr(value, "casefold")
@@ -140,7 +140,7 @@ def _is_flat(value: object) -> bool:
 
 
 def _evaluated(value: object) -> str:
-    """The text of a lazy one, for what JSON does not know."""
+    """The text of a lazy translation, for what JSON does not know."""
     text = as_text(value)
     if not isinstance(text, str):
         raise TypeError(type(value).__name__)

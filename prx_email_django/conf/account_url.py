@@ -15,6 +15,8 @@ from prx_email_django.rules.words import words as _
 
 #: Scheme -> the security and the port of the account.
 SCHEMES = {"smtps": ("tls", 465), "smtp": ("starttls", 587), "smtp+clear": ("none", 25)}
+#: The port of each security, where none is named (RFC 8314 §3.3, RFC 6409 §3.1, RFC 5321 §4.5.4.2).
+PORTS = dict(SCHEMES.values())
 _EXAMPLE = "smtps://user:password@smtp.example.com"
 
 

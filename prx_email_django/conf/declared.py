@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prx_email_django.conf.account_url import parse_account_url
+from prx_email_django.conf.account_url import PORTS, parse_account_url
 from prx_email_django.rules.hosts import is_loopback
 from prx_email_django.rules.words import words as _
 
@@ -127,7 +127,7 @@ def from_smtp_options(
     secure = "tls" if given.get("use_ssl") else "starttls" if given.get("use_tls") else "none"
     fields: dict[str, object] = {
         "host": given.get("host", ""),
-        "port": given.get("port") or {"tls": 465, "starttls": 587, "none": 25}[secure],
+        "port": given.get("port") or PORTS[secure],
         "security": secure,
         "tls_cert_file": _file(given.get("ssl_certfile")),
         "tls_key_file": _file(given.get("ssl_keyfile")),

@@ -18,7 +18,7 @@ from prx_email_django.conf.declared import read_accounts
 from prx_email_django.conf.durations import positive_duration, read_retention
 from prx_email_django.conf.keys import read_keys
 from prx_email_django.conf.oauth_servers import read_oauth_servers
-from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern
+from prx_email_django.rules.domains import ascii_domain, ascii_domain_pattern, with_ascii_domain
 from prx_email_django.rules.hosts import account_host_entry, cleartext_entry
 from prx_email_django.rules.words import words as _
 
@@ -115,13 +115,8 @@ def _addresses(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     addresses = _each([value] if isinstance(value, str) else value, _ADDRESS, _("must hold bare addresses only"))
-    return tuple(map(_with_ascii_domain, addresses))
-
-
-def _with_ascii_domain(address: str) -> str:
-    local, _at, domain = address.rpartition("@")
     try:
-        return f"{local}@{ascii_domain(domain, lenient=True)}"
+        return tuple(map(with_ascii_domain, addresses))
     except ValueError as error:
         raise ValueError(
             _("must hold bare addresses only; the domain of an address is %(problem)s", problem=error)

@@ -22,8 +22,7 @@ from django.views.decorators.cache import never_cache
 
 from prx_email_django.conf import parse_duration
 from prx_email_django.models import Account, OutboxMessage, OutboxState, Worker
-from prx_email_django.models.conditions import QUEUED
-from prx_email_django.states import WAITING
+from prx_email_django.models.conditions import IS_WAITING
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import is_copy
 
@@ -50,7 +49,7 @@ def _facts() -> dict[str, Any]:
     newest = Worker.objects.order_by("-last_seen_at").values("last_seen_at")[:1]
     # Whoever drains makes this row: where it is missing, no worker was ever seen.
     state = OutboxState.objects.filter(pk=1).annotate(seen=Subquery(newest)).first()
-    queued = OutboxMessage.objects.filter(QUEUED, status__in=WAITING, account_id__in=Account.objects.values("pk"))
+    queued = OutboxMessage.objects.filter(IS_WAITING, account_id__in=Account.objects.values("pk"))
     oldest = queued.aggregate(oldest=Min("next_attempt_at"))["oldest"]
     seen = state.seen if state is not None else None
     now = clock_for(None).running

@@ -10,10 +10,8 @@ from django.utils.encoding import force_str
 from prx_email_django.django_mail.normalised import subject_of as given_subject
 from prx_email_django.django_mail.parsed_text import body_of, parsed, subject_of
 from prx_email_django.django_mail.source import is_plain
+from prx_email_django.mime.addresses import MAX_MAILBOX
 from prx_email_django.rules.text import NOT_TEXT
-
-#: Length of the column of the From address, in characters.
-MAX_FROM = 998
 
 
 def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
     bodies = _from_attributes(message) if is_plain(message) else _from_bytes(raw)
     return {
         **{name: [_text(address) for address in getattr(message, name)] for name in ("to", "cc", "bcc", "reply_to")},
-        "from_email": _text(message.from_email)[:MAX_FROM],
+        "from_email": _text(message.from_email)[:MAX_MAILBOX],
         **{name: _text(value) for name, value in bodies.items()},
     }
 

@@ -20,9 +20,9 @@ from typing import Any, cast
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
+from prx_email_django.rules.text import LINE_BREAK
+
 _TYPE = "message/rfc822"
-#: A line end that a header value may not hold: no blank follows.
-_BREAK = re.compile(r"[\r\n](?![ \t])")
 #: A field with a blank in front of the colon (RFC 5322 §4.5.2).
 _FROM = re.compile(r"From[ \t]+:")
 
@@ -119,7 +119,7 @@ def _from_fields(message: Message) -> Iterator[bytes]:
 
 
 def _field(message: Message, name: str, value: Any) -> bytes:
-    if type(value) is str and not _BREAK.search(value):
+    if type(value) is str and not LINE_BREAK.search(value):
         try:
             return f"{name}: {value}\r\n".encode("ascii", "surrogateescape")
         except UnicodeEncodeError:  # not read from bytes

@@ -14,6 +14,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
+from prx_email_django.conf.account_url import PORTS
 from prx_email_django.models.account_validation import (
     KEY_WITHOUT_CERTIFICATE,
     MECHANISM_FITS_NOT,
@@ -118,7 +119,7 @@ class Account(OutboxModel):
     display_name = models.CharField(_("display name"), max_length=200, blank=True)
     host = models.CharField(_("host"), max_length=255)
     port = models.PositiveIntegerField(
-        _("port"), default=465, validators=[MinValueValidator(1), MaxValueValidator(65535)]
+        _("port"), default=PORTS["tls"], validators=[MinValueValidator(1), MaxValueValidator(65535)]
     )
     security = SecurityField(
         _("security"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from prx_email_django.conf.account_url import PORTS
+
 
 class AccountSource(models.TextChoices):
     """Who says what an account is."""
@@ -23,7 +25,7 @@ class Security(models.TextChoices):
     @classmethod
     def for_port(cls, port: int | None) -> Security:
         """Implicit TLS on port 465 (RFC 8314 §3.3), STARTTLS on any other: what an account has that names neither."""
-        return cls.TLS if port == 465 else cls.STARTTLS
+        return cls.TLS if port == PORTS["tls"] else cls.STARTTLS
 
 
 class AuthMethod(models.TextChoices):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.db.models import F, Q
 
-from prx_email_django.states import ErrorCode, Status
+from prx_email_django.states import WAITING, ErrorCode, Status
 
 FAILED = Q(status=Status.FAILED)
 AT_REST = FAILED & Q(next_attempt_at__isnull=True)
 #: Has a next attempt: the rows of the claim's index.
 QUEUED = Q(claim_rank__isnull=False, next_attempt_at__isnull=False)
+#: Waits for an attempt.
+IS_WAITING = QUEUED & Q(status__in=WAITING)
 SENDING = Q(status=Status.SENDING, claim_expires_at__isnull=False)
 #: A message that was attempted and released is failed, so a pending message has no attempts.
 MAY_HAVE_BEEN_DELIVERED = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
@@ -22,3 +26,8 @@ NEEDS_PERSON = AT_REST & Q(
 )
 #: May have been delivered, and no person has decided about it.
 IN_DOUBT = FAILED & MAY_HAVE_BEEN_DELIVERED & Q(dismissed_at__isnull=True) & ~Q(last_error_code__in=SETTLED_CODES)
+
+
+def claim_has_run_out(now: datetime) -> Q:
+    """The condition of ``OutboxMessage.claim_has_run_out``."""
+    return Q(status=Status.SENDING, claim_expires_at__lte=now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from functools import lru_cache
@@ -28,7 +29,7 @@ from prx_email_django.models.indexes import PartialIndex
 from prx_email_django.models.managers import OutboxModel
 from prx_email_django.rules.redirect import Route, named, route
 from prx_email_django.rules.sent import message_id_number
-from prx_email_django.states import ErrorCode, RecipientResult
+from prx_email_django.states import WAITING, ErrorCode, RecipientResult
 from prx_email_django.states import Status as MessageStatus
 
 #: Writes the fields of a parsed message as they were sent.
@@ -180,6 +181,16 @@ class OutboxMessage(OutboxModel):
             for recipient in self.recipients.all()
             if recipient.result == RecipientResult.REFUSED
         }
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the message waits for an attempt, due now or later."""
+        return self.status in WAITING and self.next_attempt_at is not None
+
+    def claim_has_run_out(self, now: datetime) -> bool:
+        """Whether the message is being sent under a claim that nobody has renewed: its worker was lost."""
+        lease = self.claim_expires_at
+        return self.status == MessageStatus.SENDING and lease is not None and lease <= now
 
     @property
     def is_at_rest(self) -> bool:

@@ -23,7 +23,7 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.oauth.servers import AuthorizationServer, authorization_server
 from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.oauth.token_server import ERROR_NAME, REFRESH_TOKEN, post_form, token_form
-from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.domains import folded_address
 from prx_email_django.rules.words import words as _
 
 #: Seconds for the exchange of a code.
@@ -130,7 +130,7 @@ def signed_in(account: Any, server: AuthorizationServer, tokens: Mapping[str, An
     _check_claims(claims, server, nonce)
     addresses = _addresses(claims)
     wanted = _wanted_address(account)
-    if _canonical(wanted) not in map(_canonical, addresses):
+    if folded_address(wanted) not in map(folded_address, addresses):  # to providers case makes no difference
         shown = addresses[0] if addresses else "nobody with an address"
         raise refused(
             _("signed in was %(shown)s, but the account is for %(wanted)s", shown=shown, wanted=wanted), "person"
@@ -209,12 +209,3 @@ def _addresses(claims: Mapping[str, Any]) -> list[str]:
     if claims.get("email_verified") in (False, "false"):
         names.remove("email")
     return [str(claims[name]) for name in names if isinstance(claims.get(name), str) and "@" in claims[name]]
-
-
-def _canonical(address: str) -> str:
-    """The address as it is compared: providers treat case as no difference; the domain is in ASCII."""
-    local, at, domain = address.strip().rpartition("@")
-    try:
-        return f"{local}{at}{ascii_domain(domain, lenient=True)}".casefold()
-    except ValueError:
-        return address.strip().casefold()

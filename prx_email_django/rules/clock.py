@@ -18,6 +18,11 @@ def uptime() -> float:
     return time.clock_gettime(_BOOTTIME) if _BOOTTIME is not None else time.time()
 
 
+def instant_of(seconds: float) -> datetime:
+    """The instant so many seconds after 1970: microseconds of this era are exact in a double."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 class Clock:
     """The time of one call of ``drain``, ``send`` and the like."""
 
@@ -25,11 +30,6 @@ class Clock:
         self.given = None if given is None else given.astimezone(UTC)
         self._start = self.given or database_now.astimezone(UTC)
         self._read_at = uptime()
-
-    @property
-    def elapsed(self) -> timedelta:
-        """Time since the call began, also while the machine slept."""
-        return timedelta(seconds=uptime() - self._read_at)
 
     @property
     def running(self) -> datetime:

@@ -44,6 +44,33 @@ def ascii_domain(domain: str, *, lenient: bool = False, underscores: bool = Fals
     return name
 
 
+def with_ascii_domain(address: str) -> str:
+    """The address with its domain in ASCII (``ascii_domain``, lenient); its local part is unchanged.
+
+    Raises:
+        ValueError: see ``ascii_domain``.
+    """
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{ascii_domain(domain, lenient=True)}"
+
+
+def folded_address(address: str) -> str:
+    """The address as it is compared with another one: in one case, and with its domain in ASCII where it has one."""
+    address = address.strip()
+    try:
+        return with_ascii_domain(address).casefold()
+    except ValueError:
+        return address.casefold()
+
+
+def shown_domain(domain: str) -> str:
+    """The domain in the letters of its language; as it is where it has no such form."""
+    try:
+        return idna.decode(domain)
+    except idna.IDNAError:
+        return domain
+
+
 def ascii_domain_pattern(pattern: str) -> str:
     """A pattern for domains (``fnmatch``) in lower-case ASCII; wildcards stand in labels of ASCII only.
 

@@ -45,11 +45,6 @@ def is_text(text: str) -> bool:
     return "\x00" not in text and (text.isascii() or not NOT_TEXT.search(text))
 
 
-def cut(text: str, length: int = MAX_TEXT) -> str:
-    """The first ``length`` characters of the text."""
-    return text[:length]
-
-
 def storable(text: str, encoding: str = "utf-8", *, length: int | None = None, replacement: str = "?") -> str:
     """The text as a column can hold it: at most ``length`` characters, only those of ``encoding`` (a Python codec).
 
@@ -93,4 +88,4 @@ def redact_address(address: str) -> str:
 def redact(text: str) -> str:
     """The text on one line with every address in it redacted, then cut at 160 characters."""
     text = _BLANKS.sub(" ", text[:_MAX_INPUT]).strip()
-    return cut(_ADDRESS.sub(lambda match: redact_address(match[0]), text))
+    return _ADDRESS.sub(lambda match: redact_address(match[0]), text)[:MAX_TEXT]

@@ -10,8 +10,7 @@ from typing import Any
 from django.db.models import Count, Min, Q, Sum
 
 from prx_email_django.models import HourlyCount, OutboxMessage, OutboxState, Worker
-from prx_email_django.models.conditions import AT_REST, FAILED, NEEDS_PERSON
-from prx_email_django.states import WAITING
+from prx_email_django.models.conditions import AT_REST, FAILED, IS_WAITING, NEEDS_PERSON
 
 HOUR = timedelta(hours=1)
 #: Workers in the figures.
@@ -99,9 +98,7 @@ class Queue:
 def queue_of_each(account_ids: Collection[int], *, now: datetime) -> dict[int, Queue]:
     """Account -> its queue, in two statements, which read no row of a sent message."""
     # By the claim's index, which has each queued row once; the accounts are named so that MariaDB uses it.
-    queued = OutboxMessage.objects.filter(
-        account_id__in=account_ids, claim_rank__isnull=False, next_attempt_at__isnull=False, status__in=WAITING
-    )
+    queued = OutboxMessage.objects.filter(IS_WAITING, account_id__in=account_ids)
     is_due = Q(next_attempt_at__lte=now)
     counts = queued.values("account_id").annotate(
         all=Count("pk"),

@@ -18,7 +18,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.models.conditions import NEEDS_PERSON
 from prx_email_django.rules.refusals import masked
 
-#: Different texts that are read at most; beyond it the counts are told as “at least”.
+#: Different texts that are read at most; beyond it the counts are shown as “at least”.
 MAX_TEXTS = 50_000
 #: Rows of one read.
 CHUNK = 2_000

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Min
 from django.utils.translation import gettext as _
 
 from prx_email_django.conf import outbox_settings
@@ -26,7 +26,7 @@ from prx_email_django.models import (
     RateWindow,
 )
 from prx_email_django.models.account_validation import connection_problem
-from prx_email_django.models.conditions import FAILED, IN_DOUBT, MAY_HAVE_BEEN_DELIVERED
+from prx_email_django.models.conditions import FAILED, IN_DOUBT, MAY_HAVE_BEEN_DELIVERED, SENDING, claim_has_run_out
 from prx_email_django.models.declared import settings_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.models.runtime_state import PausedBy
@@ -34,7 +34,6 @@ from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.rates import RateLimit, parse_rate_limits, reached, spent_now
 from prx_email_django.rules.words import in_words
-from prx_email_django.states import Status
 from prx_email_django.status.configured_accounts import unusable_accounts
 from prx_email_django.status.counts import (
     LastHour,
@@ -100,9 +99,8 @@ def outbox_status(*, now: datetime | None = None) -> dict[str, Any]:
     ages = [account["oldest_due_seconds"] for account in accounts if account["oldest_due_seconds"] is not None]
     doubtful = OutboxMessage.objects.filter(FAILED & MAY_HAVE_BEEN_DELIVERED)
     doubts = doubtful.aggregate(all=Count("pk"), open=Count("pk", filter=IN_DOUBT))
-    sending = OutboxMessage.objects.filter(claim_expires_at__isnull=False, status=Status.SENDING)
-    is_expired = Q(claim_expires_at__lte=moment)
-    leases = sending.aggregate(
+    is_expired = claim_has_run_out(moment)
+    leases = OutboxMessage.objects.filter(SENDING).aggregate(
         all=Count("pk"), expired=Count("pk", filter=is_expired), oldest=Min("claim_expires_at", filter=is_expired)
     )
     everything = _outbox_pause(state, moment)

@@ -24,9 +24,9 @@ from prx_email_django.status.reasons import at
 LATE_AFTER = timedelta(minutes=10)
 #: A worker that has not been seen for longer does not live.
 ALIVE_FOR = timedelta(minutes=1)
-#: Nobody works if no worker was seen for longer: a schedule begins a drain once a minute.
+#: No worker lives if none was seen for longer: a schedule begins a drain once a minute.
 SILENT_AFTER = timedelta(minutes=2)
-#: A lost worker is told for so long where another one works.
+#: A lost worker is reported for so long where another worker lives.
 LOST_FOR = timedelta(hours=1)
 #: Causes of one verdict.
 MAX_CAUSES = 5

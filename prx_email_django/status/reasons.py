@@ -193,7 +193,7 @@ def _when(moment: datetime | None, now: datetime) -> str:
 
 
 def _sending(message: OutboxMessage, now: datetime) -> str:
-    if message.claim_expires_at is not None and message.claim_expires_at <= now:
+    if message.claim_has_run_out(now):
         return _("the worker was lost while it was sending: the next drain will try again or put the message at rest")
     return _("being sent")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from django.db.models.signals import post_init, pre_init
 
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.rules.clock import Clock
+from prx_email_django.rules.clock import Clock, instant_of
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store import prepared
 from prx_email_django.store.claimed import ClaimedRecipient, Taken
@@ -32,7 +32,6 @@ from prx_email_django.store.cursor import Bounds
 
 #: Ranks are priorities with the opposite sign.
 RANKS = range(-10, 11)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Columns to which the claim gives values that are known here.
 _SET = ("status", "claim_token", "dismissed_at", "updated_at")
 
@@ -60,7 +59,7 @@ SELECT hold.first, PG_BACKEND_PID(), CASE WHEN placed.is_new THEN
 
 
 class Column(NamedTuple):
-    """A column of a claimed message: its attribute, its SQL, and what makes the attribute's value of the SQL's."""
+    """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's value."""
 
     attname: str
     sql: str
@@ -131,8 +130,7 @@ def _columns(alias: str) -> tuple[Column, ...]:
 
 def _column(field: models.Field[Any, Any], name: str) -> Column:
     if isinstance(field, models.DateTimeField):
-        # Microseconds of this era are exact in a double.
-        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", _instant)
+        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", instant_of)
     if isinstance(field, models.JSONField):
         return Column(field.attname, f"m.{name}::text", _json)
     return Column(field.attname, f"m.{name}", None)
@@ -142,10 +140,6 @@ def _json(text: str) -> Any:
     if text == "[]":  # most columns of most messages
         return []
     return {} if text == "{}" else json.loads(text)
-
-
-def _instant(seconds: float) -> datetime:
-    return _EPOCH + timedelta(seconds=seconds)
 
 
 def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[[list[Any]], OutboxMessage]:

@@ -183,10 +183,11 @@ def refusing_text() -> Iterator[None]:
 
 
 def retried_after_conflict(function: Callable[P, R]) -> Callable[P, R]:
-    """Run again where the database has rolled the function back: for what must not run again after it succeeded.
+    """Run the function again where the database has rolled it back: for one that must not run again after it succeeded.
 
-    After a deadlock or a lock timeout with jitter, and never inside a caller's transaction.  After a refused text at
-    once, with fewer characters in the columns of strangers' text: the fact is recorded, whatever they wrote.
+    After a deadlock or a lock timeout it waits a random moment; it never runs again inside a caller's transaction.
+    After a refused text it runs again at once, with fewer characters in the columns that hold what strangers wrote: the
+    fact is recorded, whatever they wrote.
     """
     again = _after_conflict(function)
 

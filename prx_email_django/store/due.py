@@ -173,9 +173,9 @@ def due_unlike(
     clock: Clock,
     since: datetime | None = None,
 ) -> list[OutboxMessage]:
-    """Due messages, among them such as have another tag, sender or subject than the refused ones if there are any.
+    """Due messages, among them some with another tag, sender or subject than the refused ones, where there are such.
 
-    ``since``: only those that have been due from then on, by a first request or by a person's.
+    ``since``: only messages that became due since then, when they were queued or because a person asked.
     """
     due = _queued(account_id).filter(next_attempt_at__lte=clock.now, status__in=WAITING).only("pk", *columns)
     if since is not None:

@@ -13,14 +13,6 @@ from prx_email_django.models import Account, AccountState, Content, ContentChunk
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.outbox import WAKE_AGAIN
 
-#: Columns whose values a draft gives.
-GIVEN = frozenset(
-    {
-        *("to", "cc", "bcc", "reply_to", "from_email", "envelope_from", "subject", "body_text", "body_html", "headers"),
-        *("in_reply_to_message_id", "references", "fixed_message_id", "priority", "expires_at", "on_unknown", "tag"),
-        *("metadata", "is_sensitive", "idempotency_key", "idempotency_hash", "size"),
-    }
-)
 #: What the statement for many messages takes beside the columns: the instant of each, and the number of its body.
 _MORE = {"account": "bigint", "due_at": "timestamptz", "body": "integer"}
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -22,6 +22,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import CHUNK_SIZE
 from prx_email_django.models.foreign_text import holds_all_text
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import instant_of
 from prx_email_django.store import prepared
 from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.db import atomic, refusing_text, retried_after_conflict
@@ -85,7 +86,7 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     if not rows or not int(rows[0][1]):
         raise Unfit
     _, _, moment, asked, is_due, ids, raw_ids = rows[0]
-    made = instance_maker(_instant(moment))
+    made = instance_maker(instant_of(float(moment)))
     written = zip(_numbers(ids), _numbers(raw_ids), strict=True)
     messages: list[OutboxMessage | None] = [
         made(draft, pk or 0, raw_id) for draft, (pk, raw_id) in zip(drafts, written, strict=bool(ids))
@@ -115,7 +116,7 @@ def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
     if not rows:
         return Inserted([None], is_due=False, asked=None)
     _, pk, moment, is_due, asked = rows[0]
-    message = instance_maker(_instant(moment))(draft, int(pk), None)
+    message = instance_maker(instant_of(float(moment)))(draft, int(pk), None)
     return Inserted([message], is_due=bool(int(is_due)), asked=_flag(asked))
 
 
@@ -123,11 +124,6 @@ def _json(value: Any) -> str:
     if not value and isinstance(value, list | dict):  # most columns of most messages
         return "{}" if isinstance(value, dict) else "[]"
     return _encode(value)
-
-
-def _instant(seconds: Any) -> datetime:
-    # Microseconds of this era are exact in a double.
-    return datetime.fromtimestamp(float(seconds), UTC)
 
 
 def _flag(value: Any) -> bool | None:

@@ -128,8 +128,8 @@ def end_expired_pause_of_everything(state: OutboxState, *, now: datetime) -> Non
 def request_wake() -> bool:
     """Ask for a drain; True for the one caller that must send the wake-up.  One statement where others have asked.
 
-    Waits for no lock of the row: who holds it asks for a drain too, begins one, or changes the pause of everything in a
-    transaction that may stay open.
+    Waits for no lock of the row: whoever holds it asks for a drain too, begins one, or changes the pause of everything
+    in a transaction that may stay open.
     """
     is_sqlite = connections[outbox_alias()].vendor == "sqlite"
     rows = OutboxState.objects.filter(pk=1)
@@ -169,7 +169,7 @@ def begin_drain(*, clock: Clock, noted_at: datetime | None = None, asked: bool =
 
     Messages that are enqueued from now on ask for another one.  ``noted_at``: when the drain before was noted, by a
     loop, whose drains that nobody asked for are noted once in a while.  ``asked`` False: nobody had asked a moment ago,
-    and who asks now is answered by another drain soon, since a loop watches.
+    and whoever asks now is answered by another drain soon, since a loop watches.
     """
     # In this order: a request that is not committed yet stays for the next drain.
     state = OutboxState.objects.filter(pk=1)

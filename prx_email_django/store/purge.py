@@ -18,6 +18,7 @@ from prx_email_django.models import (
     PauseRecord,
     Worker,
 )
+from prx_email_django.models.conditions import AT_REST
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import Status
 from prx_email_django.store.contents import KEPT_FOR
@@ -127,7 +128,7 @@ def _sent_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage
 def _failed_before(now: datetime, age: timedelta | None) -> QuerySet[OutboxMessage]:
     if age is None:
         return OutboxMessage.objects.none()
-    at_rest = OutboxMessage.objects.filter(status=Status.FAILED, next_attempt_at__isnull=True)
+    at_rest = OutboxMessage.objects.filter(AT_REST)
     return at_rest.filter(created_at__lt=now - age, updated_at__lt=now - age)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import F
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models.conditions import claim_has_run_out
 from prx_email_django.models.history import next_numbers
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
@@ -41,7 +42,7 @@ def recover(*, clock: Clock) -> list[RecordedAttempt]:
 @retried
 def _run_out(clock: Clock) -> dict[int, uuid.UUID | None]:
     """Message id -> claim token."""
-    expired = OutboxMessage.objects.filter(claim_expires_at__lte=clock.running, status=Status.SENDING)
+    expired = OutboxMessage.objects.filter(claim_has_run_out(clock.running))
     return dict(expired.order_by("claim_expires_at").values_list("pk", "claim_token")[:BATCH])
 
 
@@ -53,7 +54,7 @@ def _recover(
     if len(tries) > 1 and (done := _recovered_before(tokens, now=now)):
         return done
     with atomic():
-        expired = OutboxMessage.objects.filter(pk__in=tokens, status=Status.SENDING, claim_expires_at__lte=running)
+        expired = OutboxMessage.objects.filter(claim_has_run_out(running), pk__in=tokens)
         # A write first: it locks the rows on every engine, and leaves out those that another drain has recovered.
         # It changes nothing, so that updated_at is still the instant of the claim.
         if not expired.update(claim_token=F("claim_token")):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.scripted import Failure, Script
 from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage
@@ -81,7 +82,9 @@ class LocalSession:
         self._deliver(outgoing, transaction.accepted_recipients())
         self._completed = True
         outcome = transaction.accepted(_ACCEPTED)
-        return outcome, SessionEnd(trouble=Trouble.QUOTA, error_code="provider") if transaction.quota_exceeded else None
+        return outcome, SessionEnd(
+            trouble=Trouble.QUOTA, error_code=ErrorCode.PROVIDER
+        ) if transaction.quota_exceeded else None
 
     def _mail(self, transaction: MailTransaction) -> _Result | None:
         return self._scripted(transaction, Phase.MAIL)
@@ -98,7 +101,7 @@ class LocalSession:
         if transaction.any_accepted:
             return None
         outcome = transaction.all_refused()
-        quota = SessionEnd(trouble=Trouble.QUOTA, error_code="provider", error=outcome.error)
+        quota = SessionEnd(trouble=Trouble.QUOTA, error_code=ErrorCode.PROVIDER, error=outcome.error)
         return outcome, quota if transaction.quota_exceeded else None
 
     def _data(self, transaction: MailTransaction) -> _Result | None:
@@ -119,7 +122,11 @@ class LocalSession:
         if failure.accept:
             self._deliver(transaction.outgoing, transaction.accepted_recipients())
         if failure.reply is None:
-            loss = Loss(failure.text, "timeout" if failure.timeout else "network", closed_by_server=not failure.timeout)
+            loss = Loss(
+                failure.text,
+                ErrorCode.TIMEOUT if failure.timeout else ErrorCode.NETWORK,
+                closed_by_server=not failure.timeout,
+            )
             verdict = judge_loss(transaction.phase, loss, completed=completed, dot_written=True)
             return transaction.lost(verdict, loss.text), session_end(verdict, loss.text)
         if transaction.phase is Phase.BODY and failure.reply.code != 421:

@@ -6,13 +6,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from prx_email_django.rules.outcomes import Phase, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError
 from prx_email_django.transports.smtp.auth import is_throttled
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 
 #: Phases before a session is open, and the trouble that a failure in each of them names.
 OPENING = {Phase.CONNECT: Trouble.CONNECTION, Phase.TLS: Trouble.TLS, Phase.AUTH: Trouble.AUTH}
-_ERROR_CODES = {Trouble.CONNECTION: "network", Trouble.TLS: "tls", Trouble.AUTH: "auth"}
+_ERROR_CODES = {Trouble.CONNECTION: ErrorCode.NETWORK, Trouble.TLS: ErrorCode.TLS, Trouble.AUTH: ErrorCode.AUTH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,12 @@ def _connect_error(failure: Failure, trouble: Trouble, peer: str) -> ConnectErro
         trouble = trouble if trouble is Trouble.TLS else Trouble.CONNECTION
     error_code = _ERROR_CODES[trouble]
     if reply is not None and (throttled or trouble is Trouble.CONNECTION):
-        error_code = "provider"
+        error_code = ErrorCode.PROVIDER
     return ConnectError(
         failure.text if reply is None else f"the server throttles logins: {reply}" if throttled else str(reply),
         phase=failure.phase,
         trouble=trouble,
-        error_code="timeout" if failure.timeout else error_code,
+        error_code=ErrorCode.TIMEOUT if failure.timeout else error_code,
         smtp_code=0 if reply is None else reply.code,
         enhanced="" if reply is None else reply.enhanced,
         peer=peer,

@@ -58,13 +58,9 @@ class AccountWorker:
         self.connections = Connections(
             current, ready=self.ready, clock=clock, network=network, results=results, transport=transport, idle=idle
         )
-        self.pace = Pace(current, ready=self.ready, connections=self.connections, clock=clock)
-        self.troubles = Troubles(
-            current, work=self, connections=self.connections, clock=clock, tries_once=source.tries_once
-        )
-        self.events = ConnectionEvents(
-            current, source=source, clock=clock, connections=self.connections, troubles=self.troubles
-        )
+        self.pace = Pace(self.connections)
+        self.troubles = Troubles(self.connections, work=self, tries_once=source.tries_once)
+        self.events = ConnectionEvents(self.connections, source=source, troubles=self.troubles)
         #: See ``trouble.Work``.
         self.stop_reason = ""
         self.finished = False

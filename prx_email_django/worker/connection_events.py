@@ -6,14 +6,12 @@ import logging
 from collections import deque
 
 from prx_email_django.limits.pauses import note_ahead_broken, note_size, note_window
-from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.transports.base import ConnectError, SessionEnd
 from prx_email_django.transports.found import Ahead
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.connection import Connection, ConnectionEvent, Ended, Opened, OpeningCancelled
 from prx_email_django.worker.connections import Connections, pause_reason
-from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.trouble import Troubles
 
 logger = logging.getLogger("prx_email_django")
@@ -25,25 +23,15 @@ _INSTEAD = {Ahead.ENVELOPE: "off", Ahead.OVERLAP: "envelope", Ahead.CHUNKING: "f
 class ConnectionEvents:
     """Receives the events of an account's connections on the network's thread, and handles them on the caller's."""
 
-    def __init__(
-        self,
-        current: CurrentAccount,
-        *,
-        source: ClaimSource,
-        clock: Clock,
-        connections: Connections,
-        troubles: Troubles,
-    ) -> None:
-        self.current = current
-        self.source = source
-        self.clock = clock
+    def __init__(self, connections: Connections, *, source: ClaimSource, troubles: Troubles) -> None:
         self.connections = connections
+        self.current, self.clock = connections.current, connections.clock
+        self.source = source
         self.troubles = troubles
         #: Events that have arrived (the network's thread appends), and those to handle next.
         self._arrived: deque[ConnectionEvent] = deque()
         self._heard: deque[ConnectionEvent] = deque()
-        self._size = current.state.size_limit
-        self._window = current.state.window
+        self._size, self._window = self.current.state.size_limit, self.current.state.window
 
     def listen(self, event: ConnectionEvent) -> None:
         """Receive an event, on the network's thread; ``handle`` comes to it."""

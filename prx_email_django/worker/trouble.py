@@ -12,14 +12,12 @@ from typing import Protocol
 
 from prx_email_django.limits.pace import note_no_wait, note_wait
 from prx_email_django.limits.pauses import note_failure, note_success
-from prx_email_django.rules.clock import Clock, uptime
+from prx_email_django.rules.clock import uptime
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.rates import LONGEST_WAIT, next_wait
 from prx_email_django.worker.connections import Connections
-from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.events import announce_pause
 from prx_email_django.worker.outgoing import ClaimedMessage
-from prx_email_django.worker.queues import ReadyQueue
 
 #: Seconds between two tries to connect: three in a row without success pause the account.
 RECONNECT_AFTER = 1.0
@@ -38,14 +36,12 @@ class Work(Protocol):
 class Pace:
     """The waits of one account whose server says that it sends too fast, or over too many connections."""
 
-    def __init__(self, current: CurrentAccount, *, ready: ReadyQueue, connections: Connections, clock: Clock) -> None:
-        self.current = current
-        self.ready = ready
+    def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self.clock = clock
+        self.current, self.ready, self.clock = connections.current, connections.ready, connections.clock
         #: The longest wait has passed and the server accepts nothing: the drain need not stay for the next one.
         self.is_hopeless = False
-        self._last = current.state.slow_seconds
+        self._last = self.current.state.slow_seconds
         self._until = 0.0
 
     def throttled(self, trouble: Trouble) -> None:
@@ -84,15 +80,12 @@ class Pace:
 class Troubles:
     """The trouble of one account: what the server has said since the last success, and the pauses that follow."""
 
-    def __init__(
-        self, current: CurrentAccount, *, work: Work, connections: Connections, clock: Clock, tries_once: bool
-    ) -> None:
-        self.current = current
-        self.work = work
+    def __init__(self, connections: Connections, *, work: Work, tries_once: bool) -> None:
         self.connections = connections
-        self.clock = clock
+        self.current, self.clock = connections.current, connections.clock
+        self.work = work
         self.tries_once = tries_once
-        state = current.state
+        state = self.current.state
         #: The account was paused, or has failed to connect, and nothing was accepted since.
         self.needs_probe = state.pause_count > 0 or state.connection_failures > 0
         #: There was trouble since the last success.

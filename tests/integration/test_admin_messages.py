@@ -175,6 +175,17 @@ def test_search_finds_by_address_number_message_id_subject_and_tag() -> None:
     assert found("100%_") == []
 
 
+@pytest.mark.parametrize(
+    "term", ["Änn@example.org", "Än", "ben@bücher.example", "ben@BÜCHER.example", "@bücher.example"]
+)
+def test_an_address_beyond_ascii_is_found_as_a_person_writes_it(term: str) -> None:
+    """Tried: SQLite's lower case of ``Ä`` is ``Ä``, Python's is ``ä``; and a domain is stored in ASCII."""
+    account = rows.make_account()
+    ann = rows.make_message(account, to="Änn@example.org")
+    ben = rows.make_message(account, to="ben@bücher.example")
+    assert listed(rows.client_for("*"), f"?q={term}") == [ann.pk if term.startswith("Ä") else ben.pk]
+
+
 def test_words_of_a_subject_are_looked_for_only_among_recent_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     account = rows.make_account()
     rows.make_message(account, subject="old treasure")

@@ -459,6 +459,8 @@ def test_no_account_at_all_says_what_to_set(settings: Any) -> None:
         ("stranger@example.edu", {}, ""),
         ("anybody@notexample.com", {}, ""),
         ("app@example.com", {"From": "News <news@example.com>"}, "bulk"),
+        ("shop@xn--bcher-kva.example", {}, "books"),
+        ("Shop@Bücher.example", {}, "books"),
         ("localhost", {}, ""),
     ],
 )
@@ -467,6 +469,8 @@ def test_a_message_goes_out_by_the_account_that_may_say_so(
 ) -> None:
     account("bulk", "news@Example.com")
     account("another", "a@notexample.net")
+    account("a-book", "a@bücher.example")
+    account("books", "shop@bücher.example")
     account("net-b", "b@example.net")
     account("net-a", "a@example.net")
     account("off", "off@example.org", is_active=False)

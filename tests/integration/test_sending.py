@@ -45,6 +45,7 @@ def test_simulated_failures_follow_the_backoff_table() -> None:
         account = account_on(server)
         result = prx.send(**mail(account), now=NOW, failure_mode="network")
         assert (result.status, result.retries, result.error_code) == ("failed", 1, "network")
+        assert "error_code='network'" in repr(result), "a result shows plain words"
         assert result.next_attempt_at == NOW + timedelta(seconds=10)
         with pytest.raises(RetryRejected) as refused:
             prx.retry_outbox(result.outbox_id, now=NOW)

@@ -12,6 +12,7 @@ from django.utils import timezone, translation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prx_email_django.admin.columns import message_state
 from prx_email_django.limits.rate_windows import rolled
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.rates import BUCKETS, RateLimit, reached
@@ -190,3 +191,11 @@ def test_the_time_shown_is_when_a_permit_is_free(count: int, spent: list[int], a
     assert result.free_at > now
     assert free(result.free_at)
     assert not free(result.free_at - timedelta(seconds=limit.bucket_seconds))
+
+
+@pytest.mark.parametrize(("lease", "is_lost"), [(NOW, True), (SOON, False)])
+def test_label_and_sentence_of_a_claim_agree_at_the_instant_at_which_it_ends(lease: datetime, is_lost: bool) -> None:
+    """Tried: the sentence said that the worker was lost, and the label beside it that the message is being sent."""
+    message = row(Status.SENDING, NOW, claim_expires_at=lease)
+    assert (message_state(message, now=NOW)[0] == "lost") is is_lost
+    assert ("lost" in message_sentence(message, MAIN, now=NOW)) is is_lost

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prx_email_django.compose.attachments import MAX_FILENAME
 from prx_email_django.compose.validation import MAX_KEY, MAX_TAG
-from prx_email_django.django_mail import columns, envelope
+from prx_email_django.django_mail import envelope
 from prx_email_django.mime import addresses, received
 from prx_email_django.models import (
     Account,
@@ -107,7 +107,7 @@ def test_a_hostile_reply_does_not_hold_the_log() -> None:
         (OutboxState, ("pause_reason",), MAX_COLUMN),
         (OutboxMessage, ("tag",), MAX_TAG),
         (OutboxMessage, ("idempotency_key",), MAX_KEY),
-        (OutboxMessage, ("from_email",), columns.MAX_FROM),
+        (OutboxMessage, ("from_email",), addresses.MAX_MAILBOX),
         (OutboxMessage, ("envelope_from",), envelope.ADDRESS_COLUMN),
         (Recipient, ("address",), envelope.ADDRESS_COLUMN),
         (Account, ("email", "user"), addresses.MAX_ADDRESS),

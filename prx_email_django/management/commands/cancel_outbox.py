@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from django.db.models import Q
 from django.utils.translation import gettext_noop
 
 from prx_email_django import api
 from prx_email_django.management._common import SelectionCommand
-from prx_email_django.states import WAITING
+from prx_email_django.models.conditions import IS_WAITING
 
 
 class Command(SelectionCommand):
@@ -19,5 +18,5 @@ class Command(SelectionCommand):
     )
     would = gettext_noop("would cancel %(count)d")
     done = gettext_noop("cancelled %(count)d")
-    eligible = Q(status__in=WAITING, next_attempt_at__isnull=False)
+    eligible = IS_WAITING
     operate = staticmethod(api.cancel_outbox)

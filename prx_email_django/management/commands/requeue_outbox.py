@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from django.db.models import Q
 from django.utils.translation import gettext_noop
 
 from prx_email_django import api
 from prx_email_django.management._common import SelectionCommand
-from prx_email_django.states import Status
+from prx_email_django.models.conditions import FAILED
 
 
 class Command(SelectionCommand):
@@ -20,5 +19,5 @@ class Command(SelectionCommand):
     )
     would = gettext_noop("would requeue %(count)d")
     done = gettext_noop("requeued %(count)d")
-    eligible = Q(status=Status.FAILED)
+    eligible = FAILED
     operate = staticmethod(api.requeue_outbox)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import SessionEnd
 from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.replies import Reply
@@ -177,7 +178,7 @@ def _closed(transaction: MailTransaction, reply: Reply, *, completed: bool) -> J
 def _out_of_step(transaction: MailTransaction, reply: Reply) -> Judgement:
     """Judge a transaction whose replies make no sense: nobody knows what the server did with it."""
     transaction.phase = Phase.BODY
-    verdict = ReplyVerdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code="unknown_outcome", ends_session=True)
+    verdict = ReplyVerdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code=ErrorCode.UNKNOWN_OUTCOME, ends_session=True)
     return Judgement(transaction.failed(verdict, reply), session_end(verdict, str(reply)), is_last=True)
 
 
@@ -185,4 +186,4 @@ def _quota_end(outcome: Outcome) -> SessionEnd | None:
     if outcome.trouble is not Trouble.QUOTA:
         return None
     error = outcome.error or "a reply to RCPT named the quota"
-    return SessionEnd(trouble=Trouble.QUOTA, error_code="provider", error=error)
+    return SessionEnd(trouble=Trouble.QUOTA, error_code=ErrorCode.PROVIDER, error=error)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from prx_email_django.mime.recode import needs_smtputf8, recipients_in_ascii, to_seven_bits
 from prx_email_django.mime.transfer import with_crlf
-from prx_email_django.rules.domains import ascii_domain
+from prx_email_django.rules.domains import with_ascii_domain
 from prx_email_django.rules.outcomes import Answer, RecipientOutcome
 from prx_email_django.rules.text import CONTROL
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import OutgoingMessage
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"(?=@|$)')
@@ -88,11 +89,11 @@ def envelope(
     """
     addressed = outgoing.recipients if recipients is None else recipients
     if not addressed:
-        raise UnsupportedMessage("the message has no recipient", error_code="content")
+        raise UnsupportedMessage("the message has no recipient", error_code=ErrorCode.CONTENT)
     size = len(outgoing.body)  # as SIZE counts: CRLF line ends, not dot-stuffed (RFC 1870 §3)
     if extensions.size_limit and size > extensions.size_limit:
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
-        raise UnsupportedMessage(text, error_code="provider", smtp_code=552, enhanced="5.3.4")
+        raise UnsupportedMessage(text, error_code=ErrorCode.PROVIDER, smtp_code=552, enhanced="5.3.4")
     sender = path(outgoing.sender)
     paths = [path(address) for address in addressed]
     options = _options(outgoing, extensions, size=size, ascii_only=sender.isascii() and all(map(str.isascii, paths)))
@@ -109,7 +110,7 @@ def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, as
     if outgoing.utf8 or not ascii_only:
         if not extensions.utf8:
             raise UnsupportedMessage(
-                "a non-ASCII address or header, and the server lacks SMTPUTF8", error_code="content"
+                "a non-ASCII address or header, and the server lacks SMTPUTF8", error_code=ErrorCode.CONTENT
             )
         options += " SMTPUTF8"
     return options
@@ -123,22 +124,22 @@ def path(address: str) -> str:
     """
     if _USUAL.fullmatch(address):
         return address
-    written = _with_ascii_domain(address)
+    written = _named(address)
     # Checked in the form that is written: IDNA turns a full-width bracket into a bracket.
     quoted = _QUOTED.match(written)
     if CONTROL.search(written) or _UNQUOTED.search(written, quoted.end() if quoted else 0):
-        raise UnsupportedMessage("an address has characters that no envelope can carry", error_code="content")
+        raise UnsupportedMessage("an address has characters that no envelope can carry", error_code=ErrorCode.CONTENT)
     return written
 
 
-def _with_ascii_domain(address: str) -> str:
-    local, at, domain = address.rpartition("@")
+def _named(address: str) -> str:
+    _, at, domain = address.rpartition("@")
     if not at or domain.isascii():
         return address
     try:
-        return f"{local}@{ascii_domain(domain, lenient=True)}"
+        return with_ascii_domain(address)
     except ValueError as error:
-        raise UnsupportedMessage(f"the domain of an address is {error}", error_code="content") from error
+        raise UnsupportedMessage(f"the domain of an address is {error}", error_code=ErrorCode.CONTENT) from error
 
 
 def dot_stuffed(body: bytes) -> bytes:

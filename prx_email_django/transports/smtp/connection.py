@@ -17,6 +17,7 @@ import aiosmtplib
 from prx_email_django.rules.hosts import ascii_host, cleartext_refusal
 from prx_email_django.rules.outcomes import Phase, Step, Trouble
 from prx_email_django.rules.text import clean
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp.commands import Extensions
@@ -132,7 +133,7 @@ class _Opening(Progress):
             return await tls_context(self.settings.tls_files)
         except UnusableFile as error:
             self.phase = Phase.TLS
-            raise self.connect_error(str(error), Trouble.TLS, "tls") from None
+            raise self.connect_error(str(error), Trouble.TLS, ErrorCode.TLS) from None
 
     async def _dial(self, host: str) -> socket.socket:
         settings = self.settings
@@ -146,14 +147,14 @@ class _Opening(Progress):
             )
         except HostNotAllowed:
             text = "ACCOUNT_HOSTS does not allow this host"
-            raise self.connect_error(text, Trouble.CONFIGURATION, "configuration") from None
+            raise self.connect_error(text, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION) from None
 
     def _allow_cleartext(self, sock: socket.socket) -> None:
         self.phase = Phase.TLS
         if not cleartext_allowed(sock, self.settings.host, self.settings.cleartext_hosts):
-            raise self.connect_error(cleartext_refusal(self.settings.host), Trouble.TLS, "tls")
+            raise self.connect_error(cleartext_refusal(self.settings.host), Trouble.TLS, ErrorCode.TLS)
         if self.settings.auth_method != "none" and not is_loopback(sock):
-            raise self.connect_error("credentials go in clear text to loopback only", Trouble.TLS, "tls")
+            raise self.connect_error("credentials go in clear text to loopback only", Trouble.TLS, ErrorCode.TLS)
         self.phase = Phase.CONNECT
 
     async def _connect(self, client: _Client) -> None:
@@ -179,7 +180,7 @@ class _Opening(Progress):
     async def _start_tls(self, client: aiosmtplib.SMTP) -> None:
         self.phase = Phase.TLS
         if not client.supports_extension("starttls"):
-            raise self.connect_error("the server does not offer STARTTLS", Trouble.TLS, "tls")
+            raise self.connect_error("the server does not offer STARTTLS", Trouble.TLS, ErrorCode.TLS)
         await client.starttls()
         self._note_tls(client)
         self.phase = Phase.CONNECT
@@ -202,7 +203,7 @@ class _Opening(Progress):
             wanted = self.settings.auth_mechanism
             wanted = "" if wanted == "auto" else f", only {wanted.upper()} is allowed"
             text = f"the server offers no usable authentication mechanism (it offers {names}{wanted})"
-            raise self.connect_error(text, Trouble.AUTH, "auth")
+            raise self.connect_error(text, Trouble.AUTH, ErrorCode.AUTH)
         refusal = await self._try(client, mechanisms)
         if refusal is None:
             self.done(Step.LOGIN, self.settings.user)
@@ -228,7 +229,7 @@ class _Opening(Progress):
     def _hand_over(self, client: aiosmtplib.SMTP) -> SmtpSession:
         transport = client.transport
         if transport is None or transport.is_closing():
-            raise self.connect_error("the server closed the connection", Trouble.CONNECTION, "network")
+            raise self.connect_error("the server closed the connection", Trouble.CONNECTION, ErrorCode.NETWORK)
         extensions = _extensions(client)
         session = SmtpSession(
             cast("asyncio.Transport", transport), extensions=extensions, settings=self.settings, peer=self.peer
@@ -264,19 +265,19 @@ class _Opening(Progress):
                 reason = "the server closed the connection"
             self.phase = Phase.TLS
             hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
-            return self.connect_error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, "tls")
+            return self.connect_error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, ErrorCode.TLS)
         # A server that hangs up in the handshake: the words of the system would sound like a port without a server.
         hung_up = self.phase is Phase.TLS and isinstance(original, ConnectionResetError)
         if hung_up or isinstance(original, aiosmtplib.SMTPServerDisconnected):
             text = f"connection failed: {where}: {self.stage}: the server closed the connection"
-            return self.connect_error(text, Trouble.CONNECTION, "network")
+            return self.connect_error(text, Trouble.CONNECTION, ErrorCode.NETWORK)
         # asyncio raises ConnectionAbortedError for a TLS handshake that takes too long.
         if isinstance(original, (TimeoutError, ConnectionAbortedError)):
             has_begun = self.client is not None and self.client.has_begun
-            return self.connect_error(self.silence(has_begun=has_begun), Trouble.CONNECTION, "timeout")
+            return self.connect_error(self.silence(has_begun=has_begun), Trouble.CONNECTION, ErrorCode.TIMEOUT)
         stage = f"{self.stage}: " if self.stage else ""
         text = f"connection failed: {where}: {stage}{system_words(original)}"
-        return self.connect_error(text, Trouble.CONNECTION, "network")
+        return self.connect_error(text, Trouble.CONNECTION, ErrorCode.NETWORK)
 
 
 def _original(error: Exception) -> BaseException:

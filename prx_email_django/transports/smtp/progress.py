@@ -9,6 +9,7 @@ import socket
 
 from prx_email_django.rules.outcomes import Phase, Step, Trouble
 from prx_email_django.rules.text import clean, redact
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp.connect import host_and_port
@@ -86,13 +87,13 @@ class Progress:
         unexpected = in_auth and 0 < code < 400
         throttled = in_auth and sasl.is_throttled(code, text)
         if disabled or unexpected or (in_auth and code >= 500):
-            trouble, error_code = Trouble.AUTH, "auth"
+            trouble, error_code = Trouble.AUTH, ErrorCode.AUTH
         elif throttled:
-            trouble, error_code = Trouble.AUTH, "provider"
+            trouble, error_code = Trouble.AUTH, ErrorCode.PROVIDER
         elif self.phase is Phase.TLS and code not in (0, 421):
-            trouble, error_code = Trouble.TLS, "tls"
+            trouble, error_code = Trouble.TLS, ErrorCode.TLS
         else:
-            trouble, error_code = Trouble.CONNECTION, "provider"
+            trouble, error_code = Trouble.CONNECTION, ErrorCode.PROVIDER
         message = f"{self.stage}: {code} {text}".rstrip() if code else f"{self.stage}: {text}"
         if unexpected:
             message = f"the server asks for more than the mechanism has: {code} {text}"

@@ -8,6 +8,7 @@ import math
 from collections import deque
 
 from prx_email_django.rules.text import clean, redact
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.smtp.replies import MalformedReply, Reply, ReplyParser
 from prx_email_django.transports.smtp.reply_rules import Loss
 
@@ -126,7 +127,7 @@ class SmtpProtocol(asyncio.Protocol):
         if self._loop.time() < self._deadline:
             self._start_timer(self._deadline)
         else:
-            self.end(Loss("no reply in time", "timeout"))
+            self.end(Loss("no reply in time", ErrorCode.TIMEOUT))
 
     # Writing
 
@@ -148,7 +149,7 @@ class SmtpProtocol(asyncio.Protocol):
         if self._transport.is_closing():
             # The system refused the data at once: asyncio closes the transport, and connection_lost comes too late: the
             # end of a body that never left would count as sent.
-            self.end(Loss("the connection was lost", "network", closed_by_server=True))
+            self.end(Loss("the connection was lost", ErrorCode.NETWORK, closed_by_server=True))
             self.check()
 
     async def wait_until_writable(self, deadline: float) -> None:
@@ -182,7 +183,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
-        self.end(Loss("closed by us", "network", closed_by_us=True))
+        self.end(Loss("closed by us", ErrorCode.NETWORK, closed_by_us=True))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -204,7 +205,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._enqueue(replies)
             if self.lost is None and error.received:
                 logger.warning("not an SMTP reply: %s", redact(error.received.decode("utf-8", "replace")))
-            self.end(Loss(str(error), "provider"))
+            self.end(Loss(str(error), ErrorCode.PROVIDER))
         else:
             self._enqueue(replies)
         if replies:
@@ -221,18 +222,18 @@ class SmtpProtocol(asyncio.Protocol):
         self._replies.extend(replies[:expected])
         extra = replies[expected]
         if extra.code == 421:
-            self.end(Loss(str(extra), "network", closed_by_server=True))
+            self.end(Loss(str(extra), ErrorCode.NETWORK, closed_by_server=True))
         else:
-            self.end(Loss(clean(f"a reply without a command: {extra}"), "provider"))
+            self.end(Loss(clean(f"a reply without a command: {extra}"), ErrorCode.PROVIDER))
 
     def eof_received(self) -> None:
         """The server will send nothing more; asyncio closes the transport."""
-        self.end(Loss("the server closed the connection", "network", closed_by_server=True))
+        self.end(Loss("the server closed the connection", ErrorCode.NETWORK, closed_by_server=True))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         text = "the connection was lost" if exc is None else f"the connection was lost: {type(exc).__name__}"
-        self.end(Loss(text, "network", closed_by_server=True))
+        self.end(Loss(text, ErrorCode.NETWORK, closed_by_server=True))
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.smtp.replies import Reply
 
 
@@ -218,7 +219,7 @@ class ReplyVerdict:
 
     ending: Ending
     trouble: Trouble = Trouble.NONE
-    error_code: str = "provider"
+    error_code: str = ErrorCode.PROVIDER
     #: Nothing more may be written on this connection.
     ends_session: bool = False
 
@@ -253,7 +254,7 @@ def _judge_account(phase: Phase, reply: Reply, meaning: ReplyMeaning) -> ReplyVe
         case ReplyMeaning.QUOTA:
             return ReplyVerdict(Ending.TEMPORARY, Trouble.QUOTA, ends_session=True)
         case ReplyMeaning.NOT_AUTHENTICATED | ReplyMeaning.LOGIN_DEMANDED:
-            return ReplyVerdict(Ending.UNTOUCHED, Trouble.AUTH, error_code="auth", ends_session=True)
+            return ReplyVerdict(Ending.UNTOUCHED, Trouble.AUTH, error_code=ErrorCode.AUTH, ends_session=True)
         case ReplyMeaning.CROWDED:
             return ReplyVerdict(Ending.UNTOUCHED, Trouble.CROWDED, ends_session=True)
         case ReplyMeaning.RATE:
@@ -294,7 +295,7 @@ def refuses_ahead(phase: Phase, reply: Reply, *, overlapped: bool) -> bool:
 def _judge_unexpected(phase: Phase) -> ReplyVerdict:
     """Judge a positive reply of the wrong kind: it belongs to another command than the one that was written."""
     if phase is Phase.BODY:
-        return ReplyVerdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code="unknown_outcome", ends_session=True)
+        return ReplyVerdict(Ending.UNKNOWN, Trouble.CONNECTION, error_code=ErrorCode.UNKNOWN_OUTCOME, ends_session=True)
     return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, ends_session=True)
 
 
@@ -342,7 +343,7 @@ def judge_loss(
     """
     if phase is Phase.BODY and dot_written:
         trouble = Trouble.NONE if loss.closed_by_us else Trouble.CONNECTION
-        return ReplyVerdict(Ending.UNKNOWN, trouble, error_code="unknown_outcome", ends_session=True)
+        return ReplyVerdict(Ending.UNKNOWN, trouble, error_code=ErrorCode.UNKNOWN_OUTCOME, ends_session=True)
     if overlapped or loss.closed_by_us or (phase is Phase.MAIL and completed and loss.closed_by_server):
         return ReplyVerdict(Ending.UNTOUCHED, error_code=loss.error_code, ends_session=True)
     return ReplyVerdict(Ending.TEMPORARY, Trouble.CONNECTION, error_code=loss.error_code, ends_session=True)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectionSettings, Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.chunked import judge_cut
@@ -198,7 +199,7 @@ class SmtpSession:
         what is no reply, says so only where an overlap is tried for the first time: any other envelope has servers hang
         up for reasons of its own, such as many dead recipients.
         """
-        found, is_silent = self._state.found, loss.error_code == "timeout"
+        found, is_silent = self._state.found, loss.error_code == ErrorCode.TIMEOUT
         if loss.closed_by_us:
             return None
         if found.is_trying(Ahead.CHUNKING, self._state):
@@ -256,4 +257,4 @@ class SmtpSession:
         if not self._protocol.may_have_left(transaction.end_at):
             return transaction.untouched("cut off by us")
         transaction.phase = Phase.BODY
-        return transaction.lost(ReplyVerdict(Ending.UNKNOWN, error_code="unknown_outcome"), "cut off by us")
+        return transaction.lost(ReplyVerdict(Ending.UNKNOWN, error_code=ErrorCode.UNKNOWN_OUTCOME), "cut off by us")

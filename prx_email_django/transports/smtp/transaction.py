@@ -11,6 +11,7 @@ State of the message, and its outcomes: ``transaction_state``.
 from __future__ import annotations
 
 from prx_email_django.rules.outcomes import Answer, Outcome, Phase, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import SessionEnd
 from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import dot_stuffed
@@ -124,7 +125,7 @@ async def _end_unused_data(state: SessionState) -> None:
 def _end_on_quota(outcome: Outcome) -> None:
     if outcome.trouble is Trouble.QUOTA:
         error = outcome.error or "a reply to RCPT named the quota"
-        raise SessionEnded(SessionEnd(trouble=Trouble.QUOTA, error_code="provider", error=error))
+        raise SessionEnded(SessionEnd(trouble=Trouble.QUOTA, error_code=ErrorCode.PROVIDER, error=error))
 
 
 # The body
@@ -172,7 +173,7 @@ async def _early_reply(state: SessionState, transaction: MailTransaction) -> Non
     """Read a reply that came before the end of the body: a refusal, or a protocol error.  Both end the session."""
     reply = await state.protocol.reply()
     if reply.code < 400:
-        state.protocol.end(Loss("a reply before the end of the body", "provider"))
+        state.protocol.end(Loss("a reply before the end of the body", ErrorCode.PROVIDER))
         state.protocol.check()
     state.fail(transaction, reply)
     raise SessionEnded(SessionEnd(reconnect=True, error=str(reply)))

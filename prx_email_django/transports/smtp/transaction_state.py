@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
+from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import Feed, OutgoingMessage, SessionEnd
 from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.commands import (
@@ -96,7 +97,10 @@ class MailTransaction:
             if not self.recipients:
                 refusal = next(iter(self.unnameable.values()))
                 raise UnsupportedMessage(
-                    refusal.text, error_code="recipients_refused", smtp_code=refusal.code, enhanced=refusal.enhanced
+                    refusal.text,
+                    error_code=ErrorCode.RECIPIENTS_REFUSED,
+                    smtp_code=refusal.code,
+                    enhanced=refusal.enhanced,
                 )
         if most:
             self.recipients, self.kept = self.recipients[:most], self.recipients[most:]
@@ -178,7 +182,7 @@ class MailTransaction:
             Ending.TEMPORARY if temporary or has_more else Ending.PERMANENT,
             recipients=self._recipients(_OPEN),
             trouble=Trouble.QUOTA if self.quota_exceeded else Trouble.NONE,
-            error_code="provider" if temporary else "recipients_refused",
+            error_code=ErrorCode.PROVIDER if temporary else ErrorCode.RECIPIENTS_REFUSED,
             error=str(shown),
             phase=Phase.RCPT,
             smtp_code=shown.code,
