@@ -126,7 +126,8 @@ def _rendered_bytes(message: EmailMessage) -> bytes:
         return as_given(made)
     try:
         encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
-    except UnicodeEncodeError:  # a multipart without boundary, in eight bits: the standard library cannot write it
+    # A multipart without boundary, in eight bits; fields that it cannot parse: the standard library cannot write it.
+    except (AttributeError, LookupError, RecursionError, TypeError, UnicodeError):
         if not isinstance(made, Message):
             raise
         encoded = as_given(made)
