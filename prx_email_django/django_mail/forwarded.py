@@ -11,6 +11,7 @@ import copy
 import re
 import secrets
 from email import message_from_bytes, policy
+from email._policybase import Compat32
 from email.generator import BytesGenerator
 from email.message import Message
 from io import BytesIO
@@ -85,9 +86,17 @@ def as_given(content: bytes | str | Message) -> bytes:
     return written.getvalue()
 
 
-def loses_fields(message: Message) -> bool:
-    """Whether the standard library would not write all fields of the message, or of one in it."""
-    return any(any(from_fields(part)) for part in message.walk())
+def is_changed_in_writing(message: Message) -> bool:
+    """Whether the standard library would leave out fields that it has read, or write fields of a signed part anew."""
+    return any(any(from_fields(part)) or _is_signed_and_read(part) for part in message.walk())
+
+
+def _is_signed_and_read(part: Message) -> bool:
+    """Whether fields of the signed content were read by a parser of the modern API, which folds them anew."""
+    if part.get_content_type() != "multipart/signed" or not part.is_multipart() or isinstance(part.policy, Compat32):
+        return False
+    content = cast("list[Message]", part.get_payload())[:1]
+    return any(type(value) is str for child in content for inner in child.walk() for _, value in inner.raw_items())
 
 
 class _Verbatim(BytesGenerator):
