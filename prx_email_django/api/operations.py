@@ -59,7 +59,7 @@ def pause_outbox(
         AccountUnavailable: no such account.
     """
     check_instant("until", until)
-    reason = as_text(reason)
+    reason, by = as_text(reason), as_text(by)
     check_reason(reason)
     clock = clock_for(None)
     if account is None:
@@ -70,6 +70,7 @@ def pause_outbox(
 
 def resume_outbox(account: AccountRef | None = None, *, by: str = "") -> None:
     """End the pause of one account, or (None) of everything; a drain is woken.  ``by`` as for ``pause_outbox``."""
+    by = as_text(by)
     clock = clock_for(None)
     if account is None:
         resume_everything(by=by, clock=clock)

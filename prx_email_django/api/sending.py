@@ -13,7 +13,7 @@ from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
 from prx_email_django.compose.message import MessageArguments, compose
-from prx_email_django.compose.validation import check_instant
+from prx_email_django.compose.validation import as_text, check_instant
 from prx_email_django.conf import parse_duration
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits.pauses import known_state
@@ -228,7 +228,8 @@ def drain(
 def _accounts(accounts: AccountRef | Iterable[AccountRef] | None) -> list[Account] | None:
     if accounts is None:
         return None
-    many = [accounts] if isinstance(accounts, (Account, int, str)) else list(accounts)
+    given = as_text(accounts)
+    many = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
     return [resolve_account(account, active=False) for account in many]
 
 

@@ -9,9 +9,10 @@ from django.db import DatabaseError, connections
 from django.db.models import F, QuerySet
 
 from prx_email_django.compose import known
+from prx_email_django.compose.validation import as_text
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.reader import default_from_email
-from prx_email_django.errors import AccountUnavailable
+from prx_email_django.errors import AccountUnavailable, InvalidMessage
 from prx_email_django.limits.pauses import with_state
 from prx_email_django.models import Account
 from prx_email_django.models.declared import declared_fields, settings_problem
@@ -83,6 +84,9 @@ def account_to_queue(account: AccountRef | None, *, named_by: str = "") -> tuple
 
 
 def _given_or_default(account: AccountRef | None, named_by: str) -> tuple[AccountRef, str]:
+    account = as_text(account)
+    if isinstance(account, bool) or not isinstance(account, Account | int | str | None):
+        raise InvalidMessage("account must be an account, its primary key or its name", code="invalid_option")
     if isinstance(account, Account) and account.pk is None:
         raise AccountUnavailable(f"the account “{account.name}” has not been saved", code="account_not_found")
     if account is not None and account != "":

@@ -35,8 +35,13 @@ from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.store.draft import Draft, DraftPart, is_queued
 from prx_email_django.worker.outgoing import NULL_SENDER
 
-#: Arguments that are texts.
+#: Arguments that may be lazy.
 _TEXTS = (
+    "account",
+    "priority",
+    "send_at",
+    "expires_at",
+    "is_sensitive",
     "subject",
     "body_text",
     "body_html",
@@ -46,6 +51,8 @@ _TEXTS = (
     "on_unknown",
     "tag",
 )
+
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 Addresses: TypeAlias = str | Iterable[str] | None
 
@@ -84,7 +91,7 @@ class MessageArguments:
         """Evaluate lazy translations."""
         for name in _TEXTS:
             value = getattr(self, name)
-            if value is not None and type(value) is not str:
+            if type(value) not in _PLAIN:
                 object.__setattr__(self, name, as_text(value))
 
 

@@ -13,6 +13,8 @@ from datetime import datetime
 from types import UnionType
 from typing import Any, NoReturn
 
+from django.utils.functional import LazyObject
+
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
 from prx_email_django.mime.headers import MAX_HEADER
@@ -94,14 +96,19 @@ def as_list(addresses: str | Iterable[str] | None, *, field: str = "address") ->
     if type(given) not in {list, tuple} and (
         not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | memoryview)
     ):
-        refuse("invalid_address", f"{field} must be an address or a list of addresses, not {type(addresses).__name__}")
+        refuse("invalid_address", f"{field} must be an address or a list of addresses, not {type(given).__name__}")
     return [as_text(address) for address in given]
 
 
 def as_text(value: Any) -> Any:
-    """The text of a lazy translation (``gettext_lazy``) in the language that is active; any other value as it is."""
+    """The text of a lazy translation (``gettext_lazy``) in the language that is active; any other value as it is.
+
+    A ``SimpleLazyObject`` becomes the object that it stands for: a database driver, and ``int()``, take no other.
+    """
     if type(value) is str:
         return value  # nearly always
+    if issubclass(type(value), LazyObject):
+        value = value.__reduce__()[1][0]
     is_string = issubclass(type(value), str) or not hasattr(value, "casefold")
     return value if is_string else str(value)
 
@@ -113,7 +120,7 @@ def as_json(value: object) -> object:
         InvalidMessage: ``invalid_option``: JSON, or a database, cannot hold it.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_evaluated)
+        text = json.dumps(_with_plain_keys(value), allow_nan=False, ensure_ascii=False, default=_evaluated)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage(
@@ -137,6 +144,13 @@ def _is_flat(value: object) -> bool:
             return True
         level = [inner for outer in nested for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return False
+
+
+def _with_plain_keys(value: object) -> object:
+    """The value with evaluated keys, which ``json`` refuses otherwise."""
+    if isinstance(value, dict):
+        return {as_text(key): _with_plain_keys(item) for key, item in value.items()}
+    return [_with_plain_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _evaluated(value: object) -> str:
@@ -213,7 +227,7 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
         refuse("invalid_option", f"priority must be an integer from {MIN_PRIORITY} to {MAX_PRIORITY}")
     if not isinstance(is_sensitive, bool):
         refuse("invalid_option", "is_sensitive must be True or False")
-    if on_unknown not in {None, "retry", "hold"}:
+    if on_unknown not in (None, "retry", "hold"):
         refuse("invalid_option", 'on_unknown must be "retry", "hold" or None')
     _check_label("tag", tag, MAX_TAG)
     if idempotency_key is not None:

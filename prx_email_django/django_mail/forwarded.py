@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import re
 import secrets
-from collections.abc import Iterator
 from email import message_from_bytes, policy
-from email.errors import MisplacedEnvelopeHeaderDefect
+from email._policybase import Compat32
 from email.generator import BytesGenerator
 from email.message import Message
 from io import BytesIO
@@ -20,11 +19,10 @@ from typing import Any, cast
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
+from prx_email_django.mime.parsed_message import from_fields
 from prx_email_django.rules.text import LINE_BREAK
 
 _TYPE = "message/rfc822"
-#: A field with a blank in front of the colon (RFC 5322 §4.5.2).
-_FROM = re.compile(r"From[ \t]+:")
 
 
 def can_set_aside(message: EmailMessage) -> bool:
@@ -87,16 +85,24 @@ def as_given(content: bytes | str | Message) -> bytes:
     return written.getvalue()
 
 
-def loses_fields(message: Message) -> bool:
-    """Whether the standard library would not write all fields of the message, or of one in it."""
-    return any(any(_from_fields(part)) for part in message.walk())
+def is_changed_in_writing(message: Message) -> bool:
+    """Whether the standard library would leave out fields that it has read, or write fields of a signed part anew."""
+    return any(any(from_fields(part)) or _is_signed_and_read(part) for part in message.walk())
+
+
+def _is_signed_and_read(part: Message) -> bool:
+    """Whether fields of the signed content were read by a parser of the modern API, which folds them anew."""
+    if part.get_content_type() != "multipart/signed" or not part.is_multipart() or isinstance(part.policy, Compat32):
+        return False
+    content = cast("list[Message]", part.get_payload())[:1]
+    return any(type(value) is str for child in content for inner in child.walk() for _, value in inner.raw_items())
 
 
 class _Verbatim(BytesGenerator):
     """Writes header fields as they were read, and a multipart without boundary as the text that it is."""
 
     def _write_headers(self, message: Message) -> None:
-        for line in _from_fields(message):
+        for line in from_fields(message):
             self._fp.write(line)  # type: ignore[attr-defined]
         for name, value in message.raw_items():
             self._fp.write(_field(message, name, value))  # type: ignore[attr-defined]
@@ -108,14 +114,6 @@ class _Verbatim(BytesGenerator):
             generator._handle_text(message)
         else:
             generator._handle_multipart(message)
-
-
-def _from_fields(message: Message) -> Iterator[bytes]:
-    """Fields ``From : …``, which the parser takes for lines of an mbox."""
-    misplaced = (defect for defect in message.defects if isinstance(defect, MisplacedEnvelopeHeaderDefect))
-    for line in (message.get_unixfrom(), *(cast(Any, defect).line for defect in misplaced)):
-        if line and _FROM.match(line):
-            yield line.rstrip("\r\n").encode("utf-8", "surrogateescape") + b"\r\n"
 
 
 def _field(message: Message, name: str, value: Any) -> bytes:

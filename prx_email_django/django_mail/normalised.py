@@ -94,8 +94,8 @@ def check_tree(made: object) -> None:
                 raise InvalidHeader(
                     "headers: a value must not hold line ends, nor must a file name", code="header_injection"
                 )
-        payload = part.get_payload()
-        if isinstance(payload, list):
+        if part.is_multipart():  # else the standard library decodes the payload, and raises for some charsets
+            payload = cast("list[object]", part.get_payload())
             is_foreign = is_foreign or part.get_content_maintype() == "message"
             parts += [(child, is_foreign) for child in payload]
 

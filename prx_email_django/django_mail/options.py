@@ -120,5 +120,5 @@ def _read(name: str, value: str) -> Any:
         raise InvalidMessage(f"headers: an X-Outbox field must be one of {known}", code="invalid_header")
     try:
         return _READERS[name](value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidMessage(f"headers: X-Outbox {name} must be a value of its type", code="invalid_option") from error

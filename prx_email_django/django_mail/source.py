@@ -20,7 +20,7 @@ from prx_email_django.compose.headers import check_head_size
 from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.caller_fields import as_caller_wrote
 from prx_email_django.django_mail.envelope import InvalidHeader
-from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside, loses_fields
+from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside, is_changed_in_writing
 from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.field_kinds import HIDDEN_FIELDS, SINGLE_FIELDS
@@ -122,11 +122,12 @@ def _rendered_bytes(message: EmailMessage) -> bytes:
     takes_policy = django.VERSION >= (6, 0) and _accepts(make, "policy")
     made = make(policy=policy.SMTP) if takes_policy else make()
     check_tree(made)
-    if isinstance(made, Message) and loses_fields(made):
+    if isinstance(made, Message) and is_changed_in_writing(made):
         return as_given(made)
     try:
         encoded = made.as_bytes(linesep="\r\n") if _accepts(made.as_bytes, "linesep") else made.as_bytes()
-    except UnicodeEncodeError:  # a multipart without boundary, in eight bits: the standard library cannot write it
+    # A multipart without boundary, in eight bits; fields that it cannot parse: the standard library cannot write it.
+    except (AttributeError, LookupError, RecursionError, TypeError, UnicodeError):
         if not isinstance(made, Message):
             raise
         encoded = as_given(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.errors import MessageError
@@ -10,8 +11,10 @@ from email.message import Message
 
 from prx_email_django.mime.addresses import Address, quoted, read_list
 from prx_email_django.mime.encoded_words import decode_words
+from prx_email_django.mime.entity import split_entity
 from prx_email_django.mime.headers import MESSAGE_ID
-from prx_email_django.mime.recode import field_text, split_fields
+from prx_email_django.mime.parsed_message import begins_with_from, from_fields, rest_of_header
+from prx_email_django.mime.recode import field_text
 from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.rules.text import CONTROL
 
@@ -26,6 +29,9 @@ _READ = {
     "Reply-To": MAX_IDS,
     "Subject": MAX_VALUE,
 }
+#: A field without a name, behind which the header goes on, and how many of them are passed over.
+_NAMELESS = re.compile(rb":[^\r\n]*(?:\r\n|\Z)(?:[ \t][^\r\n]*(?:\r\n|\Z))*")
+_MAX_NAMELESS = 20
 _NAMES = ("message-id", "in-reply-to", "references", "from", "reply-to", "subject")
 
 
@@ -82,7 +88,8 @@ def _absent(message_ids: list[str], senders: list[str]) -> Iterator[str]:
 
 
 def _fingerprint(fields: list[tuple[str, str]]) -> str:
-    text = "\n".join(f"{name}:{' '.join(value.split())}" for name, value in fields)
+    # Sorted: the standard library's parser loses the place of some fields.
+    text = "\n".join(sorted(f"{name}:{' '.join(value.split())}" for name, value in fields))
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
@@ -99,8 +106,15 @@ def _left_out(values: dict[str, str], unreadable: dict[str, int]) -> Iterator[st
 
 
 def _fields_of_bytes(raw: bytes) -> Iterator[tuple[str, str]]:
-    for name, encoded in split_fields(with_crlf(raw))[0]:
-        yield name, field_text(encoded)
+    data = with_crlf(raw)
+    for _round in range(_MAX_NAMELESS):
+        entity = split_entity(data)
+        for found in entity.fields:
+            yield found.name, field_text(found.encoded)
+        skipped = None if entity.blank else _NAMELESS.match(entity.body)
+        if not skipped:
+            break
+        data = entity.body[skipped.end() :]
 
 
 def _fields_of_message(message: Message) -> Iterator[tuple[str, str]]:
@@ -109,8 +123,14 @@ def _fields_of_message(message: Message) -> Iterator[tuple[str, str]]:
     The standard library's parser of header values fails on some, takes quadratic time, and follows comments in
     comments until the stack ends.
     """
+    lost = list(_fields_of_bytes(b"".join(from_fields(message))))
+    if begins_with_from(message):
+        yield from lost
     for name, value in message.raw_items():
         yield str(name).strip().lower(), field_text(b":" + with_crlf(_as_bytes(value)).removesuffix(b"\r\n"))
+    if not begins_with_from(message):
+        yield from lost
+    yield from _fields_of_bytes(rest_of_header(message))
 
 
 def _as_bytes(value: object) -> bytes:

@@ -19,7 +19,7 @@ from django.utils.translation import gettext_lazy
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import AttachmentRejected, InvalidMessage, OutboxError, ReplyRejected
-from prx_email_django.models import InboundMessage, OutboxMessage
+from prx_email_django.models import InboundMessage, OutboxMessage, PauseRecord
 from tests.support.factories import MEMORY, NOW, account, fresh, message
 from tests.support.factories import mail as mail_fields
 
@@ -31,6 +31,7 @@ def _memory(settings: Any) -> None:
     settings.PRX_EMAIL = MEMORY
 
 
+BASE = {"to": "ann@example.org", "subject": "s", "body_text": "b"}
 FILE = prx.AttachmentInput(filename="a.txt", content_type="text/plain", content=b"x")
 
 
@@ -421,3 +422,61 @@ def test_a_long_uri_and_a_long_id_leave_whole() -> None:
     row = prx.enqueue(**mail_fields(account(), headers={"List-Unsubscribe": link, "References": long_id}))
     found = email.message_from_bytes(bytes(row.as_email()))
     assert (found["List-Unsubscribe"].strip(), found["References"].strip()) == (link, long_id)
+
+
+@pytest.mark.parametrize("lazy", [lazystr, lambda text: SimpleLazyObject(lambda: text)])
+def test_every_function_takes_a_lazy_account(lazy: Any) -> None:
+    account()
+    name, raw = lazy("main"), b"Message-ID: <1@x.org>\r\nFrom: a@x.org\r\n\r\n"
+    assert prx.enqueue(account=name, **BASE).account.name == "main"
+    assert prx.enqueue_many([{**BASE, "subject": lazy("s")}], account=name)[0].subject == "s"
+    assert prx.record_inbound(name, raw).account.name == "main"
+    prx.pause_outbox(name, reason=lazy("why"), by=lazy("Ann"))
+    assert PauseRecord.objects.get().by == "Ann"
+    prx.resume_outbox(name, by=lazy("Ann"))
+    assert prx.send(account=name, **BASE).status == "sent"
+    assert prx.reply(account=name, in_reply_to_message_id=lazy("<1@x.org>"), body_text=lazy("t")).status == "sent"
+    assert prx.drain(accounts=name).sent + prx.drain(accounts=[name]).sent == 2
+    assert prx.check_account(name, timeout=2).steps
+
+
+def test_what_stands_for_an_object_is_that_object() -> None:
+    def lazy(value: Any) -> Any:
+        return SimpleLazyObject(lambda: value)
+
+    main, later = account(), timezone.now() + timedelta(days=1)
+    row = prx.enqueue(account=main, **BASE, priority=lazy(3), expires_at=lazy(later), is_sensitive=lazy(True))
+    assert (row.priority, row.expires_at, row.is_sensitive) == (3, later, True)
+    with pytest.raises(InvalidMessage, match="not bytes"):
+        prx.enqueue(account=main, **{**BASE, "to": lazy(b"ann@example.org")})
+    metadata = {lazystr("k"): [{lazystr("l"): lazystr("v")}]}
+    assert prx.enqueue(account=main, **BASE, metadata=metadata).metadata == {"k": [{"l": "v"}]}
+
+
+@pytest.mark.parametrize("given", [b"main", 1.5, True, ["main"]])
+def test_what_is_no_account_is_refused_by_name(given: Any) -> None:
+    calls: list[Any] = [
+        lambda: prx.enqueue(account=given, **BASE),
+        lambda: prx.send(account=given, **BASE),
+        lambda: prx.pause_outbox(given, reason="why"),
+        lambda: prx.record_inbound(given, b""),
+        lambda: prx.drain(accounts=[given]),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidMessage, match="account must be an account") as refused:
+            call()
+        assert refused.value.code == "invalid_option"
+
+
+@pytest.mark.parametrize("value", [["hold"], {}, 5, b"hold"])
+def test_on_unknown_that_is_no_text_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidMessage, match="on_unknown must be"):
+        prx.enqueue(account=account(), **BASE, on_unknown=value)
+
+
+def test_metadata_in_a_header_that_is_nested_too_deep_is_refused() -> None:
+    headers = {"X-Outbox-Metadata": "[" * 16_000}
+    made = EmailMessage("s", "b", "a@example.org", ["b@example.org"], headers=headers)
+    account()
+    with pytest.raises(InvalidMessage, match="metadata"):
+        OutboxEmailBackend(account="main").send_messages([made])

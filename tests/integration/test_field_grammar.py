@@ -204,3 +204,17 @@ def test_a_from_with_a_blank_before_its_colon_is_sent_on(raw: bytes, kind: str, 
     data = server.messages.pop().data
     assert data.count(b"From : Zoe <zoe@example.net>\r\n") == 1
     assert b"Subject: Offer\r\n" in data and b"hi\r\n" in data
+
+
+@pytest.mark.parametrize("kind", ["compat32", "default"])
+@pytest.mark.parametrize(
+    "charset",
+    ["charset=idna", "charset=undefined", 'charset="\x00"', "charset*0*=utf-8''%00; charset*1=x", "charset=hex"],
+)
+def test_a_part_whose_charset_python_cannot_use_is_sent_on(charset: str, kind: str, server: SmtpServer) -> None:
+    message = Resent("", "", "app@example.com", ["ann@example.org"])
+    message.raw = f"Subject: Offer\r\nContent-Type: text/plain; {charset}\r\n\r\ngröße\r\n".encode()
+    message.kind = getattr(email.policy, kind)
+    assert OutboxEmailBackend().send_messages([message]) == 1
+    assert prx.drain().sent == 1
+    assert message_from_bytes(server.messages.pop().data).get_payload(decode=True) == "größe\r\n".encode()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import email
+import email.policy
 import subprocess
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
@@ -231,3 +233,39 @@ def test_a_signature_is_good_after_the_way(
 
 def parsed(data: bytes) -> Message:
     return email.message_from_bytes(data)
+
+
+#: A header that the modern API of the standard library writes anew: odd blanks, raw bytes, a line above 78.  (Blanks
+#: behind a colon are lost when it reads them.)
+ODD_HEADER = (
+    b"Content-Type: text/plain;\r\n   charset=utf-8\r\nX-Odd: two   blanks\r\nX-Raw: "
+    + "größe".encode()
+    + b"\r\nX-Long: "
+    + b"many words " * 12
+    + b"\r\n\r\nhi  \r\n"
+)
+
+
+class Parsed(EmailMultiAlternatives):
+    """An overridden ``message()`` that gives a message as the modern API has read it."""
+
+    raw = b""
+
+    def message(self, **kwargs: Any) -> Any:
+        """The parsed message."""
+        return email.message_from_bytes(self.raw, policy=email.policy.default)
+
+
+@pytest.mark.parametrize("place", ["whole", "beside", *(["attached"] if django.VERSION >= (6, 0) else [])])
+def test_a_signature_over_a_parsed_header_is_good(signer: Any, place: str, server: SmtpServer) -> None:
+    entity = signed_entity(signer, ODD_HEADER)
+    if place == "attached":
+        message: EmailMessage = make_email("Größe", "Süß\n")
+        message.attach(email.message_from_bytes(entity, policy=email.policy.default))  # type: ignore[arg-type]
+    else:
+        message = Parsed("", "", "app@example.com", ["ann@example.org"])
+        message.raw = b"Subject: x\r\nMIME-Version: 1.0\r\n" + (with_footer(entity) if place == "beside" else entity)
+    data = sent(message, server).data
+    assert ODD_HEADER in data
+    start = data.index(b"Content-Type: multipart/signed")
+    signer.verify(data[start : data.index(b"--sig--\r\n", start) + len(b"--sig--\r\n")])

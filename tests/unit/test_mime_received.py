@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import email
 import email.policy
+from email import message_from_bytes, policy
 from email.message import Message
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prx_email_django.compose.validation import normalise_recipients
@@ -187,3 +188,49 @@ def test_endless_headers_are_cut() -> None:
     raw = b"Subject: " + b"x" * 10**6 + b"\nFrom: " + b"y" * 10**6 + b"@z\nMessage-ID: <" + b"i" * 2000 + b">\n\n"
     found = parse_inbound(raw)
     assert (len(found.subject), found.sender, found.message_id) == (998, "", "")
+
+
+# What the standard library's parser drops or moves
+
+_PIECES = [
+    *(b"a@x.org", b"Ann", b"<", b">", b"@", b"(", b"((", b")", b"\\", b'"', b",", b";", b":", b" ", b"\t", b"Team:"),
+    *(b"<1@x>", b"=?utf-8?q?<3=40x>?=", b"=?x-unknown?q?=E9?=", b"=?utf-8?q?=0D=0AX: y?=", b"=?", b"?=", b"=?utf-8?"),
+    *(b"=?utf-8?q?=C3?= =?utf-8?q?=A9?=", "größe".encode(), "größe".encode("latin-1"), b"\xff\xfe", b"\x00", b"\x7f"),
+    *("\u2028\x85".encode(), b"\x0b", b"\x1c", b"\x85", b"\r\n ", b"\n\t", b"\r\n \r\n ", b"\r ", b"b..c@docomo.ne.jp"),
+    *(b"multipart/mixed; boundary=b", b"text/plain; charset=unknown; name*0*=utf-8''%ff; name*1=x", b"x" * 90),
+]
+_FIELD_NAMES = [
+    *(b"From", b"from", b"Reply-To", b"Subject", b"Message-ID", b"References", b"In-Reply-To", b"Content-Type", b"X-A"),
+    *(b"Subject\t", b"Re ply"),
+]
+_FIELDS = st.tuples(
+    st.sampled_from(_FIELD_NAMES),
+    st.sampled_from([b": ", b":", b":\r\n "]),
+    st.lists(st.sampled_from(_PIECES), max_size=7).map(b"".join),
+    st.sampled_from([b"\r\n", b"\n", b"\r"]),
+).map(b"".join)
+_MESSAGES = st.tuples(
+    st.sampled_from([b"", b"", b"From a@b Mon\n", b">From x\n", b": x\r\n", b"From : a@x.org\r\n\t(Ann)\r\n"]),
+    st.lists(_FIELDS, min_size=1, max_size=6).map(b"".join),
+    st.sampled_from([b"\r\n", b"\n", b""]),
+    st.sampled_from([b"", b"body\r\n", b"Subject: no\r\n", b"--b\r\n\r\nx\r\n--b--\r\n"]),
+).map(b"".join)
+
+
+@given(_MESSAGES)
+@settings(max_examples=1500, deadline=None)
+def test_bytes_and_parsed_messages_are_read_alike(raw: bytes) -> None:
+    read = [parse_inbound(raw)]
+    read += [parse_inbound(message_from_bytes(raw, policy=kind)) for kind in (policy.compat32, policy.default)]
+    assert read[0] == read[1] == read[2]
+    assert len({found.fingerprint for found in read}) == 1
+
+
+@pytest.mark.parametrize("kind", [policy.compat32, policy.default])
+@pytest.mark.parametrize("before", [b"", b"Received: x\r\n", b"Received: x\r\nTo: b@x.org\r\n"])
+def test_a_sender_with_a_blank_before_the_colon_is_read(before: bytes, kind: policy.Policy[Any]) -> None:
+    header = "From : Zoë <zoe@x.org>\r\n: nameless\r\nSubject : Größe\r\nMessage-ID : <1@x.org>\r\n"
+    raw = before + f"{header}\r\nFrom: evil@x.org\r\n".encode()
+    found = parse_inbound(message_from_bytes(raw, policy=kind))
+    assert (found.sender, found.subject, found.message_id) == ('"Zoë" <zoe@x.org>', "Größe", "<1@x.org>")
+    assert found == parse_inbound(raw)
