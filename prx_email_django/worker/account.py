@@ -18,6 +18,7 @@ from prx_email_django.limits.pauses import note_ahead_broken, note_failure, note
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.rules.text import clean
 from prx_email_django.store.absence import unwritten
 from prx_email_django.transports.base import ConnectError, SessionEnd, Transport
 from prx_email_django.transports.found import Ahead
@@ -256,8 +257,10 @@ class AccountWorker:
         """Drop a connection that is not needed any more; after the caller's deadline it counts as failed."""
         if self.source.time_is_over:
             phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
-            self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer))
-            self.trouble(Trouble.CONNECTION, f"connection failed ({self.source.late_reason})")
+            late = self.source.late_reason
+            text = clean(f"{late}: {reached}") if reached else late
+            self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer, error=text))
+            self.trouble(Trouble.CONNECTION, f"connection failed ({text})")
         self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
     def _opening_failed(self, connection: Connection, error: ConnectError) -> None:
