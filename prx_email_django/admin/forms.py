@@ -37,6 +37,14 @@ SECRETS_OF = {
     AuthMethod.XOAUTH2: frozenset(SECRETS) - {"password"},
     AuthMethod.NONE: frozenset[str](),
 }
+#: What the fields of a sign-in take; the model has no words for them.
+OAUTH_HELP = {
+    "oauth_tenant": gettext_lazy("The id or domain of your directory. Left empty: “common”."),
+    "oauth_scope": gettext_lazy("Left empty: what the provider needs for SMTP."),
+    "oauth_token_url": gettext_lazy(
+        "Left empty: that of Google or Microsoft. Another server, and a national cloud of Microsoft, has its own."
+    ),
+}
 #: The choices by which ``admin.css`` shows and hides fields, without a script.
 RADIOS = {"auth_method": AuthMethod.choices, "oauth_provider": OAuthProvider.choices}
 
@@ -74,6 +82,8 @@ class AccountForm(AccountFormBase):
         self._show_radios()
         if "oauth_token_expires_at" in self.fields:
             self.fields["oauth_token_expires_at"].help_text = zone_note()
+        for name in OAUTH_HELP.keys() & self.fields.keys():
+            self.fields[name].help_text = OAUTH_HELP[name]
         for name in {"auth_mechanism", "max_in_flight"} & self.fields.keys():
             self.fields[name].required = False  # a form that does not know the field keeps its value
         for name, field in list(self.fields.items()):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import django.conf
 from django.apps import apps
 from django.conf import settings
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 NAME = "PRX_EMAIL"
@@ -51,6 +53,11 @@ def mailer_uses_lock_file() -> bool:
 def default_from_email() -> str:
     """``DEFAULT_FROM_EMAIL``."""
     return settings.DEFAULT_FROM_EMAIL
+
+
+def in_date_zone(instant: datetime) -> datetime:
+    """The instant in the time zone of the header Date: TIME_ZONE where ``EMAIL_USE_LOCALTIME`` is set."""
+    return timezone.localtime(instant, timezone.get_default_timezone()) if settings.EMAIL_USE_LOCALTIME else instant
 
 
 def default_charset() -> str:

@@ -8,7 +8,6 @@ while Django renders the message around it.
 from __future__ import annotations
 
 import copy
-import re
 import secrets
 from email import message_from_bytes, policy
 from email._policybase import Compat32

@@ -247,8 +247,14 @@ class Migration(migrations.Migration):
                         verbose_name="source",
                     ),
                 ),
-                ("created_at", models.DateTimeField(auto_now_add=True, verbose_name="created at")),
-                ("updated_at", models.DateTimeField(auto_now=True, verbose_name="updated at")),
+                (
+                    "created_at",
+                    prx_email_django.models.derived.SavedAtField(auto_now_add=True, verbose_name="created at"),
+                ),
+                (
+                    "updated_at",
+                    prx_email_django.models.derived.SavedAtField(auto_now=True, verbose_name="updated at"),
+                ),
             ],
             options={
                 "verbose_name": "account",

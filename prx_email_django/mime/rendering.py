@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -100,7 +100,7 @@ def _date(mail: MailContent) -> str:
     if mail.date.tzinfo is None:
         raise ValueError("the date of a message must be aware of its time zone")
     # To the second: messages that were queued together share it.
-    return f"Date: {_formatted(mail.date.replace(microsecond=0))}\r\n"
+    return f"Date: {_formatted(mail.date.replace(microsecond=0), mail.date.utcoffset())}\r\n"
 
 
 @lru_cache(maxsize=64)
@@ -109,7 +109,7 @@ def _from(mailbox: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _formatted(date: datetime) -> str:
+def _formatted(date: datetime, _offset: timedelta | None) -> str:  # one instant is equal in all time zones
     return format_datetime(date)
 
 

@@ -32,7 +32,7 @@ from prx_email_django.models.choices import (
     Security,
 )
 from prx_email_django.models.declared import SETTINGS, apply_settings
-from prx_email_django.models.derived import AuthMethodField, DerivedField, SecurityField, SenderField
+from prx_email_django.models.derived import AuthMethodField, DerivedField, SavedAtField, SecurityField, SenderField
 from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
 from prx_email_django.models.managers import OutboxManager, OutboxModel, outbox_alias
 from prx_email_django.models.presets import preset_fields
@@ -75,6 +75,10 @@ class AccountManager(OutboxManager["Account"]):
     """``Account.objects``, in the database of the outbox; a migration has it too."""
 
     use_in_migrations = True
+
+    def get_by_natural_key(self, name: str) -> Account:
+        """The account of this name, for fixtures that name an account in place of its number."""
+        return self.get(name=name)
 
     @sensitive_variables()
     def from_preset(
@@ -216,8 +220,8 @@ class Account(OutboxModel):
         editable=False,
         help_text=_("Whether a person or the settings say what this account is."),
     )
-    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
-    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+    created_at = SavedAtField(_("created at"), auto_now_add=True)
+    updated_at = SavedAtField(_("updated at"), auto_now=True)
 
     #: Columns of the row that are not as the settings declare them, by ``models.declared.apply_settings``.
     settings_differ: Mapping[str, bool] = MappingProxyType({})
@@ -294,6 +298,10 @@ class Account(OutboxModel):
 
     def __str__(self) -> str:
         return self.name
+
+    def natural_key(self) -> tuple[str]:
+        """The name, by which fixtures may name the account."""
+        return (self.name,)
 
     @classmethod
     def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **kwargs: Any) -> Self:

@@ -1,4 +1,4 @@
-"""Columns of an account that follow from other columns where nobody has set them.
+"""Columns of an account that follow from other columns, or from the clock, where nobody has set them.
 
 The value is derived when the attribute is read.  Every way of writing a row reads it: ``save``, ``bulk_create`` and
 ``update_or_create``, also with the historical models of a migration, and the raw save of ``loaddata``, which calls
@@ -7,10 +7,12 @@ neither ``Model.save`` nor ``Field.pre_save``.  Only ``QuerySet.update`` and SQL
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.models.query_utils import DeferredAttribute
+from django.utils import timezone
 
 from prx_email_django.mime.addresses import split_mailbox
 from prx_email_django.models.choices import AuthMethod, Security
@@ -18,8 +20,10 @@ from prx_email_django.models.encrypted import is_set
 
 if TYPE_CHECKING:
     CharFieldBase = models.CharField[Any, str]
+    DateTimeFieldBase = models.DateTimeField[Any, datetime]
 else:
     CharFieldBase = models.CharField
+    DateTimeFieldBase = models.DateTimeField
 
 
 class _DerivedAttribute(DeferredAttribute):
@@ -33,6 +37,14 @@ class _DerivedAttribute(DeferredAttribute):
 
     def __set__(self, instance: models.Model, value: object) -> None:
         instance.__dict__[self.field.attname] = value
+
+
+class SavedAtField(DateTimeFieldBase):
+    """``auto_now`` and ``auto_now_add`` in a raw save too: a fixture need not name these columns."""
+
+    def get_default(self) -> Any:
+        """The value of a new instance."""
+        return timezone.now()
 
 
 class DerivedField(CharFieldBase):

@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.reader import in_date_zone
 from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.mime.identity import message_id
 from prx_email_django.mime.rendering import MailContent, render
@@ -225,7 +226,7 @@ class OutboxMessage(OutboxModel):
             reply_to=tuple(self.reply_to),
             subject=self.subject,
             message_id=self.message_id,
-            date=self.due_since,
+            date=in_date_zone(self.due_since),
             body_text=self.body_text,
             body_html=self.body_html,
             headers=headers,

@@ -261,7 +261,14 @@ _ADVICE = (
         ),
     ),
     (
-        "no (answer|reply|greeting|connection|TLS handshake)( [a-z ]+)? (in|from|to|with) |not done within",
+        "not done within",
+        gettext_lazy(
+            "The attempt took longer than a caller may wait: the server is slow, or does not answer. Queue such "
+            "messages with enqueue(), or allow more time by SEND_DEADLINE."
+        ),
+    ),
+    (
+        "no (answer|reply|greeting|connection|TLS handshake)( [a-z ]+)? (in|from|to|with) ",
         gettext_lazy(
             "The server does not answer: port 465 does not work with STARTTLS, and a firewall may drop packets."
         ),

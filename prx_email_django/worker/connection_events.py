@@ -7,6 +7,7 @@ from collections import deque
 
 from prx_email_django.limits.pauses import note_ahead_broken, note_size, note_window
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
+from prx_email_django.rules.text import clean
 from prx_email_django.transports.base import ConnectError, SessionEnd
 from prx_email_django.transports.found import Ahead
 from prx_email_django.worker.claim_source import ClaimSource
@@ -71,8 +72,10 @@ class ConnectionEvents:
         """Drop a connection that is not needed any more; after the caller's deadline it counts as failed."""
         if self.source.time_is_over:
             phase, peer = (reached.phase, reached.peer) if reached else (Phase.CONNECT, "")
-            self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer))
-            self.troubles.note(Trouble.CONNECTION, f"connection failed ({self.source.late_reason})")
+            late = self.source.late_reason
+            text = clean(f"{late}: {reached}") if reached else late
+            self.source.fail(Outcome(Ending.TEMPORARY, phase=phase, peer=peer, error=text))
+            self.troubles.note(Trouble.CONNECTION, f"connection failed ({text})")
         self.connections.drop(connection)  # a pause first: the next holder of the slot must know of it
 
     def _opening_failed(self, connection: Connection, error: ConnectError) -> None:

@@ -124,7 +124,8 @@ class OneMessage:
         found = self._failure or Outcome(Ending.TEMPORARY, phase=Phase.AUTH if self.time_is_over else "")
         code, text = found.error_code or ErrorCode.NETWORK, found.error or CUT_SHORT
         if self.time_is_over:
-            code, text = ErrorCode.TIMEOUT, TOO_LATE
+            code = ErrorCode.TIMEOUT
+            text = text if text.startswith(TOO_LATE) else TOO_LATE  # with what the opening had waited for
         message.outcome = found
         return message.attempt(ending=Ending.TEMPORARY, error_code=code, error=text)
 

@@ -37,7 +37,7 @@ SHOWN = {
     ("none", None): set(),
     ("xoauth2", ""): {"user", "oauth_provider", "oauth_token", "oauth_token_expires_at"},
     ("xoauth2", "google"): CLIENT,
-    ("xoauth2", "microsoft"): {*CLIENT, "oauth_tenant"},
+    ("xoauth2", "microsoft"): {*CLIENT, "oauth_tenant", "oauth_token_url"},  # national clouds have their own
     ("xoauth2", "custom"): {*CLIENT, "oauth_token_url", "oauth_callable"},
 }
 

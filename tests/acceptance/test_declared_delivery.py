@@ -17,12 +17,15 @@ import pytest
 from django.db import connection, transaction
 
 import prx_email_django as prx
+from prx_email_django.limits.pauses import note_failure
 from prx_email_django.models import Account, AccountState, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import declared
 from tests.acceptance.test_oauth_delivery import USER as OAUTH_USER
 from tests.acceptance.test_oauth_delivery import outbox as oauth_outbox
 from tests.acceptance.workers import Worker, environment, eventually
+from tests.support.factories import at as clock_at
 from tests.support.factories import in_threads
 from tests.support.smtp_server import SmtpServer
 
@@ -169,6 +172,39 @@ def test_four_processes_that_start_at_once_make_one_row(server: SmtpServer, tmp_
         assert [worker.wait() for worker in workers] == [0, 0, 0, 0], [worker.output for worker in workers]
     assert Account.objects.count() == 1
     assert OutboxMessage.objects.filter(status="sent").count() == len(server.messages) == 4
+
+
+@pytest.mark.parametrize("olds", [0, 2])
+def test_four_processes_start_at_once_with_an_account_that_has_changed(
+    olds: int, server: SmtpServer, settings: Any, tmp_path: Path
+) -> None:
+    """Four new ones, and a rolling deployment: two with the old settings, two with the new; each sends by its own."""
+    old = {**at(server, "field", PASSWORDS["field"]), "rate_limits": "900/minute"}
+    new = {**at(server, "env", PASSWORDS["env"]), "max_connections": 8}
+    settings.PRX_EMAIL = {"ACCOUNTS": {"shop": old}}
+    prx.enqueue(**mail("shop"))
+    assert prx.drain().sent == 1
+    note_failure(Account.objects.get(), Trouble.AUTH, "535 the old password", clock=clock_at(None))
+    if olds:
+        prx.resume_outbox("shop")
+    go = tmp_path / "go"
+    with ExitStack() as stack:
+        workers = []
+        for number in range(4):
+            env = environment(prx_email={"ACCOUNTS": {"shop": old if number < olds else new}})
+            workers.append(stack.enter_context(Worker("shell", "-c", START.format(go=str(go)), env=env)))
+        assert eventually(lambda: all("ready" in worker.output for worker in workers))
+        go.touch()
+        assert [worker.wait() for worker in workers] == [0] * 4, [worker.output for worker in workers]
+    settings.PRX_EMAIL = {"ACCOUNTS": {"shop": new}}
+    prx.drain()
+    assert OutboxMessage.objects.filter(status="sent").count() == len(server.messages) == 5
+    account = Account.objects.get()
+    assert (account.pause_code, account.source) == ("", "settings")
+    row = Account.objects.values("user", "max_connections", "rate_limits").get()
+    assert row == {"user": "env", "max_connections": 8, "rate_limits": ""}, "the row follows"
+    content = dump()
+    assert not [secret for secret in PASSWORDS.values() if secret.encode() in content]
 
 
 def test_a_callers_open_transaction_and_a_changed_account_wait_for_nobody(server: SmtpServer, settings: Any) -> None:

@@ -200,6 +200,15 @@ def test_a_message_id_and_date_of_the_caller_outlive_a_failed_attempt(server: Sm
     assert row.provider_message_id == "<ticket-7@help.example.com>"
 
 
+@pytest.mark.parametrize(("is_local", "zone"), [(True, "+0900"), (False, "0000")])
+def test_the_date_is_in_the_time_zone_that_django_gives_it(
+    is_local: bool, zone: str, server: SmtpServer, settings: Any
+) -> None:
+    settings.EMAIL_USE_LOCALTIME, settings.TIME_ZONE = is_local, "Asia/Tokyo"
+    for received in (by_smtp(make_email(), server), by_outbox(make_email(), server)):
+        assert parsed(received.data)["Date"].endswith(zone)
+
+
 def test_the_outbox_names_a_message_that_the_caller_left_unnamed(server: SmtpServer) -> None:
     message = make_email()
     data = by_outbox(message, server).data

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import prx_email_django as prx
+from prx_email_django.models import AccountState
 from prx_email_django.transports.smtp import connect as connecting
 from tests.integration.test_account_check import failed
 from tests.support.factories import MEMORY, account, account_on
@@ -167,6 +168,28 @@ def test_a_port_of_this_machine_where_nobody_listens_may_be_another_container() 
     step, detail, advice = said(port, "none")
     assert (step, detail) == ("connect", "connection failed: …: Connection refused")
     assert "In a container" in advice
+
+
+@pytest.mark.parametrize(
+    ("security", "words", "hint"),
+    [
+        ("starttls", "no greeting from … in 1 s; that port may begin with TLS", "implicit TLS"),
+        ("tls", "no TLS handshake with … in 1 s", "587"),
+    ],
+)
+def test_a_send_that_its_deadline_ends_says_what_it_had_waited_for(
+    security: str, words: str, hint: str, settings: Any
+) -> None:
+    """SEND_DEADLINE (30 s) ends before SMTP_TIMEOUT (60 s): by default ``send`` named neither host nor port."""
+    settings.PRX_EMAIL = {**MEMORY, "TRANSPORT": "smtp", "SEND_DEADLINE": 1.2}
+    with server_that(keeps_open=True) as port:
+        owner = account(host="localhost", port=port, security=security)
+        result = prx.send(account="main", to="bo@example.org", subject="s", body_text="t")
+    assert result.error_code == "timeout"
+    assert result.error.startswith(f"not done within SEND_DEADLINE: {words.replace('…', f'localhost:{port}')}")
+    assert hint in result.error
+    reason = AccountState.objects.get(account=owner).last_trouble
+    assert words.replace("…", f"localhost:{port}") in reason
 
 
 def failing_with(*errors: int) -> Callable[..., Any]:

@@ -77,6 +77,23 @@ def test_a_dump_loads_again(tmp_path: Path) -> None:
     assert Account.objects.get(name="a1").password == "hunter2"
 
 
+def test_a_fixture_names_an_account_by_its_name_and_may_be_loaded_again(tmp_path: Path) -> None:
+    """As a person writes it: no numbers, no time of creation; the second time the account is changed, not doubled."""
+    message = {"subject": "Hello", "body_text": "Hi.", "from_email": "ann@example.com", "message_number": None}
+    for port, security in ((465, "tls"), (587, "starttls")):
+        fixture = [
+            {"model": "prx_email_django.account", "fields": {"name": "shop", **BY_PASSWORD, "port": port}},
+            {"model": "prx_email_django.outboxmessage", "pk": 7, "fields": {**message, "account": ["shop"]}},
+        ]
+        (tmp_path / "shop.json").write_text(json.dumps(fixture), encoding="utf-8")
+        call_command("loaddata", tmp_path / "shop.json", verbosity=0)
+        account = Account.objects.get()
+        assert (account.security, account.password, account.email) == (security, "hunter2", "ann@example.com")
+        assert account.created_at is not None and account.updated_at is not None
+    call_command("dumpdata", "prx_email_django", natural_foreign=True, output=str(tmp_path / "dump.json"), verbosity=0)
+    assert '"account": ["shop"]' in (tmp_path / "dump.json").read_text()
+
+
 def test_a_migration_can_use_the_presets() -> None:
     model = historical()
     made = model.objects.from_preset("gmail", name="main", user="ann@example.com", password="env:GMAIL_PASSWORD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -30,10 +31,12 @@ class Progress:
         #: The last step that was done.
         self.reached: Step | None = None
         self.peer = ""
+        #: When the wait for the next step began, on the event loop's clock.
+        self._waits_since = asyncio.get_running_loop().time()
 
     def done(self, step: Step, detail: str) -> None:
         """The step is done; tell the caller."""
-        self.reached = step
+        self.reached, self._waits_since = step, asyncio.get_running_loop().time()
         self.settings.done(step, detail)
 
     @property
@@ -54,7 +57,9 @@ class Progress:
 
     def silence(self, *, has_begun: bool) -> str:
         """Say what did not come in time, from where, and after which time; ``has_begun``: a part of it came."""
-        where, waited = self.where, f"in {self.settings.timeout:.0f} s"
+        # A caller's deadline may have ended the wait before the timeout.
+        seconds = min(asyncio.get_running_loop().time() - self._waits_since, self.settings.timeout)
+        where, waited = self.where, f"in {seconds:.0f} s" if seconds >= 1 else f"in {seconds:.1f} s"
         if has_begun:
             awaited = "the greeting" if self.stage == "greeting" else f"the answer to {self.stage}"
             return f"{awaited} from {where} was not complete {waited}"
