@@ -144,13 +144,13 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
         return shown_fields(self.model)
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        """Show how long ago an instant is; the exact time is on hover."""
-        shown = _instants(self.model, columns.instant)
+        """Show how long ago an instant is, with the exact time on hover, and stored texts in the reader's language."""
+        shown = _instants(self.model, columns.instant) | _stored_texts(self.model)
         return [shown.get(name, name) for name in super().get_list_display(request)]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Show how long ago an instant is, beside the exact time and its zone."""
-        replaced = _instants(self.model, columns.instant_in_full)
+        """Show how long ago an instant is beside the exact time, and stored texts in the reader's language."""
+        replaced = _instants(self.model, columns.instant_in_full) | _stored_texts(self.model)
         return changed_fieldsets(super().get_fieldsets(request, obj), removed=(), replaced=replaced)
 
 
@@ -187,6 +187,13 @@ def page_url_if_any(model_admin: ModelAdmin, model: type[Model], page: str, *arg
 def _instants(model: type[Model], made: Callable[[Any], Any]) -> dict[Any, Any]:
     """Return name -> column for the fields that hold instants."""
     return {field.name: made(field) for field in model._meta.concrete_fields if isinstance(field, DateTimeField)}
+
+
+def _stored_texts(model: type[Model]) -> dict[Any, Any]:
+    """Return name -> column for the fields whose text a worker may have worded."""
+    names = {"error", "last_error", "last_trouble", "pause_reason", "reason", "text"}
+    fields = [field for field in model._meta.concrete_fields if field.name in names]
+    return {field.name: columns.stored_text(field) for field in fields}
 
 
 def changed_fieldsets(

@@ -26,6 +26,7 @@ from prx_email_django.admin.operations import OPERATIONS
 from prx_email_django.models import Account, Outbox, OutboxMessage, OutboxState, PauseRecord
 from prx_email_django.models.conditions import IN_DOUBT
 from prx_email_django.states import ErrorCode
+from prx_email_django.status import stored_words
 from prx_email_django.status.advice import advice
 from prx_email_django.status.counts import sums_by_hour
 from prx_email_django.status.failures import FailureGroup, failure_groups, messages_of_group
@@ -155,7 +156,8 @@ class OutboxAdminMixin(FactsAdminMixin):
 
     def _shown(self, request: HttpRequest, cause: Cause, figures: dict[str, Any]) -> ShownCause:
         # What a person wrote as the reason of a pause needs no advice.
-        shown = ShownCause(cause, hint=cause.hint or ("" if cause.by_person else str(advice(cause.text))))
+        hint = cause.hint or ("" if cause.by_person else advice(cause.stored or cause.text))
+        shown = ShownCause(cause, hint=hint)
         if cause.of_messages == "doubt":
             buttons = self._buttons(request, DOUBT_OPERATIONS, "doubt", figures["in_doubt"])
             return replace(shown, open_url=self._messages(doubt="open"), buttons=buttons)
@@ -204,7 +206,15 @@ class OutboxAdminMixin(FactsAdminMixin):
         label = ErrorCode(reason.code).label if reason.code in ErrorCode.values else reason.code
         url = self._messages(**query, **({"error": reason.code} if reason.code else {}))
         first, last = columns.ago(reason.first, now), columns.ago(reason.last, now)
-        return {"reason": reason, "label": label, "url": url, "buttons": buttons, "first": first, "last": last}
+        return {
+            "reason": reason,
+            "sample": stored_words.shown(reason.sample),
+            "label": label,
+            "url": url,
+            "buttons": buttons,
+            "first": first,
+            "last": last,
+        }
 
     def _buttons(
         self, request: HttpRequest, labels: Mapping[str, Promise], page: str, count: int

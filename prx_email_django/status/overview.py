@@ -19,6 +19,7 @@ from prx_email_django.models.activity import WorkerState
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.status.figures import suspicious
 from prx_email_django.status.reasons import at
+from prx_email_django.status.stored_words import shown
 
 #: A due message that has waited for longer is late.
 LATE_AFTER = timedelta(minutes=10)
@@ -58,6 +59,8 @@ class Cause:
     of_workers: bool = False
     #: What a person can do where no button does it.
     hint: str = ""
+    #: The reason as it is stored, for ``advice``.
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +190,18 @@ def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: date
     name, is_late = account["name"], (account["oldest_due_seconds"] or 0) > LATE_AFTER.total_seconds()
     cause = Cause(Level.RED if is_late else Level.AMBER, "", account=name)
     if account["pause_code"]:
-        text = _paused_text(name, record, account["pause_reason"], now)
-        cause = replace(cause, can_resume=True, by_person=account["pause_code"] == "person")
+        by_person = account["pause_code"] == "person"
+        reason = account["pause_reason"] if by_person else shown(account["pause_reason"])
+        text = _paused_text(name, record, reason, now)
+        cause = replace(cause, can_resume=True, by_person=by_person, stored=account["pause_reason"])
     elif not account["is_active"]:
         text = _("%(name)s is switched off") % {"name": name} if account["due"] else ""
     elif account["problem"]:
-        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": account["problem"]}
+        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": shown(account["problem"])}
+        cause = replace(cause, stored=account["problem"])
     elif account["last_trouble"]:
-        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": account["last_trouble"]}
+        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": shown(account["last_trouble"])}
+        cause = replace(cause, stored=account["last_trouble"])
     elif account["refused_in_a_row"] >= suspicious():
         count = account["refused_in_a_row"]
         words = ngettext(
