@@ -176,15 +176,22 @@ class BulkPage:
             rows = rows.exclude(FAILED & Q(last_error_code__in=SET_ASIDE))
         found = list(rows.only("pk", "subject", "account_id", *_TOUCHED))
         permitted = [row for row in found if self.page.has_operate_permission(self.request, row)]
+        doubtful = self._in_doubt(ids) if self.operation is CONFIRM else []
         report = self.operation.apply([row.pk for row in permitted])
         refused = Counter(report.refused)
         refused["forbidden"] += len(found) - len(permitted)
         refused["set_aside"] += len(ids) - len(found)
-        if self.operation is CONFIRM:
-            self.open += OutboxMessage.objects.filter(FAILED & QUEUED & MAY_HAVE_BEEN_DELIVERED, pk__in=ids).count()
+        if doubtful:
+            settled = ~MAY_HAVE_BEEN_DELIVERED
+            self.open += OutboxMessage.objects.filter(FAILED & QUEUED & settled, pk__in=doubtful).count()
         if report.changed:
             log(self.request, _changed(permitted, report.changed), str(self.operation.log))
         return report.changed, +refused
+
+    @staticmethod
+    def _in_doubt(ids: Sequence[int]) -> list[int]:
+        rows = OutboxMessage.objects.filter(FAILED & MAY_HAVE_BEEN_DELIVERED, pk__in=ids)
+        return list(rows.values_list("pk", flat=True))
 
     def _tell(self, changed: int, refused: Counter[str]) -> None:
         if changed:
