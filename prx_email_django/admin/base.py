@@ -28,6 +28,10 @@ else:
     ModelAdmin, ModelAdminBase, PaginatorBase = admin.ModelAdmin, object, Paginator
 
 
+#: POST field: a person has read the page that asks back.
+UNDERSTOOD = "understood"
+
+
 class CappedPaginator(PaginatorBase):
     """Counts at most ``cap`` rows; older rows are found by filters and search."""
 
@@ -118,6 +122,15 @@ class OperatorMixin(ModelAdminBase):
         request.current_app = self.admin_site.name
         frame = {**self.admin_site.each_context(request), "opts": self.opts, "media": media or self.media}
         return TemplateResponse(request, f"admin/prx_email_django/{template}", {**frame, **context})
+
+    def asked(
+        self, request: HttpRequest, *, back: str, fields: Mapping[str, str] | None = None, **texts: Any
+    ) -> TemplateResponse:
+        """Ask before a button does what can't be undone; ``texts`` are ``title``, ``warning`` and ``help``.
+
+        The answer comes to the same address, with ``UNDERSTOOD`` and the hidden ``fields``.
+        """
+        return self.own_page(request, "ask.html", back=back, fields={**(fields or {}), UNDERSTOOD: "yes"}, **texts)
 
 
 class FactsAdminMixin(FastListMixin, OperatorMixin):

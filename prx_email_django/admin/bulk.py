@@ -20,7 +20,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from prx_email_django.admin.base import OperatorMixin, log
+from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, log
 from prx_email_django.admin.operations import CONFIRM, REFUSALS, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED
@@ -34,8 +34,8 @@ from prx_email_django.store.db import clock_for
 BATCH = 500
 #: Seconds for which one request changes messages; the next one goes on where it stopped.
 BUDGET = 15.0
-#: POST fields: a person has read the page, and also wants what was put at rest on purpose or for its age.
-UNDERSTOOD, REVIVE = "understood", "revive"
+#: POST field: a person also wants what was put at rest on purpose or for its age.
+REVIVE = "revive"
 #: POST fields that carry a run over several requests.
 AFTER, CHANGED = "after", "changed"
 #: Columns of which an operation changes at least one.

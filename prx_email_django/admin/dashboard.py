@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy
 
 from prx_email_django import api
 from prx_email_django.admin import columns
+from prx_email_django.admin.adoption import AdoptionMixin
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url, page_url_if_any, username
 from prx_email_django.admin.bulk import BulkPage, Selection, selection_of, tell_silence
 from prx_email_django.admin.charts import DAYS, by_day, by_hour
@@ -55,7 +56,7 @@ class ShownCause:
     buttons: Sequence[tuple[str, str]] = ()
 
 
-class OutboxAdminMixin(FactsAdminMixin):
+class OutboxAdminMixin(AdoptionMixin, FactsAdminMixin):
     """The page, and the buttons of its causes and reasons."""
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -79,6 +80,7 @@ class OutboxAdminMixin(FactsAdminMixin):
             path("resume/<int:pk>/", self.guarded(self.resume_view), name=self.url_name("resume_account")),
             path("doubt/<str:name>/", self.guarded(self.doubt_view), name=self.url_name("doubt")),
             path("reason/<str:name>/", self.guarded(self.reason_view), name=self.url_name("reason")),
+            path("adopt/", self.guarded(self.adopt_view), name=self.url_name("adopt")),
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -165,6 +167,8 @@ class OutboxAdminMixin(FactsAdminMixin):
             return replace(shown, open_url=self._messages(status=cause.of_messages))
         if cause.of_workers:
             return replace(shown, open_url="#outbox-workers")
+        if cause.can_adopt:
+            return replace(shown, buttons=self.adopt_buttons(request))
         if not cause.account:
             may_resume = cause.can_resume and request.user.has_perm(f"{self.opts.app_label}.change_outboxstate")
             return replace(shown, resume_url=page_url(self, Outbox, "resume") if may_resume else "")

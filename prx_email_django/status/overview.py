@@ -51,6 +51,8 @@ class Cause:
     account: str = ""
     #: It is a pause, which a button can end.
     can_resume: bool = False
+    #: The database is a copy, which a button can adopt.
+    can_adopt: bool = False
     #: A person set the pause, and its reason is that person's.
     by_person: bool = False
     #: Kind of messages that it is about, as the list's filter names them: ``sending``, ``doubt``.
@@ -163,10 +165,10 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     if not figures["instance_matches"]:
         text = _("The database belongs to another instance, “%(instance)s”: nothing is sent until it is adopted.")
         hint = _(
-            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, run "
-            "outbox_adopt, which puts every unsent message at rest first."
+            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, adopt it: that "
+            "puts every unsent message at rest first. The command outbox_adopt does the same."
         )
-        yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint)
+        yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint, can_adopt=True)
     for found in figures["unusable_accounts"]:
         yield Cause(Level.RED, _("Mail is lost when it is queued: %(problem)s.") % {"problem": found["problem"]})
     records = {record.account_id: record for record in PauseRecord.objects.filter(ended_at__isnull=True)}
