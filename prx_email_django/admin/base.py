@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from prx_email_django.admin import columns
@@ -32,6 +33,13 @@ else:
 UNDERSTOOD = "understood"
 
 
+class MoreThan(int):
+    """A count that ended at its bound: Django's texts show it as what it is."""
+
+    def __str__(self) -> str:
+        return _("more than %(count)s") % {"count": int(self)}
+
+
 class CappedPaginator(PaginatorBase):
     """Counts at most ``cap`` rows; older rows are found by filters and search."""
 
@@ -39,16 +47,15 @@ class CappedPaginator(PaginatorBase):
 
     @cached_property
     def count(self) -> int:
-        """Number of rows, at most ``cap``."""
+        """Number of rows, at most ``cap``; ``MoreThan`` where there are more."""
         rows = self.object_list
-        if not isinstance(rows, QuerySet):
-            return min(len(rows), self.cap)
-        return rows.order_by().values("pk")[: self.cap].count()
+        found = rows.order_by().values("pk")[: self.cap + 1].count() if isinstance(rows, QuerySet) else len(rows)
+        return MoreThan(self.cap) if found > self.cap else found
 
     @property
     def is_capped(self) -> bool:
-        """Whether there may be more rows than are counted."""
-        return self.count == self.cap
+        """Whether there are more rows than are counted."""
+        return isinstance(self.count, MoreThan)
 
     def page(self, number: int | str) -> Any:
         """Return a page; few rows of a condition are sorted, so that no walk by primary key looks for them."""
