@@ -4,7 +4,8 @@
 
 It needs Chromium.  ``docs/images/dashboard.png`` and ``message.png`` are 1280 pixels wide, in light colours.
 ``--rows`` adds so many sent messages, to see the pages at full size; ``--all`` writes every page, for a desktop and a
-phone, in light and dark colours, with the seconds of each page, to a folder for a person to look at.
+phone, in light and dark colours, with the seconds of each page, to a folder for a person to look at.  With the variable
+``THEME`` (``unfold``, ``jazzmin``, ``grappelli``; the theme is installed) the pages are those of that theme.
 """
 
 from __future__ import annotations
@@ -138,7 +139,17 @@ def _serve() -> WSGIServer:
     return server
 
 
-def _shoot(url: str, pages: dict[str, str], folder: Path, *, everything: bool) -> None:
+def _session() -> str:
+    """Log Keiko in without a page, since each theme has a page of its own for that; return the cookie's value."""
+    from django.contrib.auth import get_user_model
+    from django.test import Client
+
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("keiko", "keiko@example.com"))
+    return client.cookies["sessionid"].value
+
+
+def _shoot(url: str, pages: dict[str, str], folder: Path, *, session: str, everything: bool) -> None:
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -154,12 +165,8 @@ def _shoot(url: str, pages: dict[str, str], folder: Path, *, everything: bool) -
             context = browser.new_context(
                 base_url=url, viewport={"width": width, "height": height}, color_scheme=colours
             )
+            context.add_cookies([{"name": "sessionid", "value": session, "url": url}])
             page = context.new_page()
-            page.goto("/admin/login/")
-            page.fill("#id_username", "keiko")
-            page.fill("#id_password", "keiko")
-            page.press("#id_password", "Enter")
-            page.wait_for_url("**/admin/")
             for name, path in pages.items():
                 begun = time.monotonic()
                 page.goto(path)
@@ -196,7 +203,7 @@ def main() -> None:
             "DATABASE": "sqlite",
             "DATABASE_NAME": f"{place}/shots.sqlite3",
             "DJANGO_ALLOW_ASYNC_UNSAFE": "1",
-            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "DJANGO_SETTINGS_MODULE": "tests.themes.settings" if os.environ.get("THEME") else "tests.settings",
         }
         sys.path.insert(0, str(ROOT))
         import django
@@ -204,9 +211,6 @@ def main() -> None:
 
         django.setup()
         call_command("migrate", verbosity=0)
-        from django.contrib.auth import get_user_model
-
-        get_user_model().objects.create_superuser("keiko", "keiko@example.com", "keiko")
         shown = _fill(options.rows)
         server = _serve()
         admin = "/admin/prx_email_django"
@@ -223,7 +227,8 @@ def main() -> None:
             }
         folder = options.folder or IMAGES
         folder.mkdir(parents=True, exist_ok=True)
-        _shoot(f"http://127.0.0.1:{server.server_port}", pages, folder, everything=bool(options.folder))
+        url = f"http://127.0.0.1:{server.server_port}"
+        _shoot(url, pages, folder, session=_session(), everything=bool(options.folder))
         server.shutdown()
 
 

@@ -29,6 +29,7 @@ from prx_email_django.models.presets import PRESETS
 from prx_email_django.rules.references import reference
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import account_facts, account_reason
+from prx_email_django.status.stored_words import as_stored
 from prx_email_django.store.db import clock_for
 
 #: Deleted with their account without a permission of their own, because no person created these rows.
@@ -169,10 +170,13 @@ class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastL
         else:
             # A refused form has changed the account in memory only.
             stored = Account.objects.get(pk=obj.pk) if request.method == "POST" else obj
-            reason = account_reason(stored)
+            now = clock_for(None).running
+            facts = account_facts([stored], now=now)[stored.pk]
+            with as_stored():
+                hint = advice(account_reason(stored, facts=facts, now=now))
             context.update(
-                why=reason,
-                advice=advice(reason),
+                why=account_reason(stored, facts=facts, now=now),
+                advice=hint,
                 is_paused=bool(obj.pause_reason),
                 pauses=pause_lines(obj.pause_records.all()),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,

@@ -14,8 +14,8 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from prx_email_django.admin.base import OperatorMixin, log, page_url
-from prx_email_django.admin.bulk import UNDERSTOOD, BulkPage, selection_of, tell_refused, tell_silence
+from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, log, page_url
+from prx_email_django.admin.bulk import BulkPage, selection_of, tell_refused, tell_silence
 from prx_email_django.admin.operations import CANCEL, CONFIRM, DISMISS, OPERATIONS, RETRY, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.status.counts import worker_facts
@@ -42,14 +42,18 @@ class MessageActionsMixin(OperatorMixin):
         ] + super().get_urls()
 
     def operate_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
-        """Apply an operation to one message."""
+        """Apply an operation to one message; ask first where the recipients may receive a second copy."""
         message = self.operable(request, pk)
         operation = OPERATIONS[name]
         if operation.may_duplicate(message) and UNDERSTOOD not in request.POST:
-            text = _("Nothing was changed. The message may have been delivered: first accept a second copy.")
-            messages.warning(request, text)
-        else:
-            self._apply(request, operation, message)
+            words = _words(operation, _held(message))
+            warning = _(
+                "The message may have been delivered already; its outcome is unknown. The recipients may receive a "
+                "second copy."
+            )
+            back = page_url(self, self.model, "change", pk)
+            return self.asked(request, back=back, title=words["label"], warning=warning, help=words["help"])
+        self._apply(request, operation, message)
         return self.back_to("change", pk)
 
     def _apply(self, request: HttpRequest, operation: Operation, message: OutboxMessage) -> None:

@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from prx_email_django.admin import columns
@@ -28,6 +29,17 @@ else:
     ModelAdmin, ModelAdminBase, PaginatorBase = admin.ModelAdmin, object, Paginator
 
 
+#: POST field: a person has read the page that asks back.
+UNDERSTOOD = "understood"
+
+
+class MoreThan(int):
+    """A count that ended at its bound: Django's texts show it as what it is."""
+
+    def __str__(self) -> str:
+        return _("more than %(count)s") % {"count": int(self)}
+
+
 class CappedPaginator(PaginatorBase):
     """Counts at most ``cap`` rows; older rows are found by filters and search."""
 
@@ -35,16 +47,15 @@ class CappedPaginator(PaginatorBase):
 
     @cached_property
     def count(self) -> int:
-        """Number of rows, at most ``cap``."""
+        """Number of rows, at most ``cap``; ``MoreThan`` where there are more."""
         rows = self.object_list
-        if not isinstance(rows, QuerySet):
-            return min(len(rows), self.cap)
-        return rows.order_by().values("pk")[: self.cap].count()
+        found = rows.order_by().values("pk")[: self.cap + 1].count() if isinstance(rows, QuerySet) else len(rows)
+        return MoreThan(self.cap) if found > self.cap else found
 
     @property
     def is_capped(self) -> bool:
-        """Whether there may be more rows than are counted."""
-        return self.count == self.cap
+        """Whether there are more rows than are counted."""
+        return isinstance(self.count, MoreThan)
 
     def page(self, number: int | str) -> Any:
         """Return a page; few rows of a condition are sorted, so that no walk by primary key looks for them."""
@@ -119,6 +130,15 @@ class OperatorMixin(ModelAdminBase):
         frame = {**self.admin_site.each_context(request), "opts": self.opts, "media": media or self.media}
         return TemplateResponse(request, f"admin/prx_email_django/{template}", {**frame, **context})
 
+    def asked(
+        self, request: HttpRequest, *, back: str, fields: Mapping[str, str] | None = None, **texts: Any
+    ) -> TemplateResponse:
+        """Ask before a button does what can't be undone; ``texts`` are ``title``, ``warning`` and ``help``.
+
+        The answer comes to the same address, with ``UNDERSTOOD`` and the hidden ``fields``.
+        """
+        return self.own_page(request, "ask.html", back=back, fields={**(fields or {}), UNDERSTOOD: "yes"}, **texts)
+
 
 class FactsAdminMixin(FastListMixin, OperatorMixin):
     """Read-only rows; encrypted fields are not shown."""
@@ -144,13 +164,13 @@ class FactsAdminMixin(FastListMixin, OperatorMixin):
         return shown_fields(self.model)
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        """Show how long ago an instant is; the exact time is on hover."""
-        shown = _instants(self.model, columns.instant)
+        """Show how long ago an instant is, with the exact time on hover, and stored texts in the reader's language."""
+        shown = _instants(self.model, columns.instant) | _stored_texts(self.model)
         return [shown.get(name, name) for name in super().get_list_display(request)]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Show how long ago an instant is, beside the exact time and its zone."""
-        replaced = _instants(self.model, columns.instant_in_full)
+        """Show how long ago an instant is beside the exact time, and stored texts in the reader's language."""
+        replaced = _instants(self.model, columns.instant_in_full) | _stored_texts(self.model)
         return changed_fieldsets(super().get_fieldsets(request, obj), removed=(), replaced=replaced)
 
 
@@ -187,6 +207,13 @@ def page_url_if_any(model_admin: ModelAdmin, model: type[Model], page: str, *arg
 def _instants(model: type[Model], made: Callable[[Any], Any]) -> dict[Any, Any]:
     """Return name -> column for the fields that hold instants."""
     return {field.name: made(field) for field in model._meta.concrete_fields if isinstance(field, DateTimeField)}
+
+
+def _stored_texts(model: type[Model]) -> dict[Any, Any]:
+    """Return name -> column for the fields whose text a worker may have worded."""
+    names = {"error", "last_error", "last_trouble", "pause_reason", "reason", "text"}
+    fields = [field for field in model._meta.concrete_fields if field.name in names]
+    return {field.name: columns.stored_text(field) for field in fields}
 
 
 def changed_fieldsets(

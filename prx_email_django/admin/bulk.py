@@ -20,7 +20,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from prx_email_django.admin.base import OperatorMixin, log
+from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, log
 from prx_email_django.admin.operations import CONFIRM, REFUSALS, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED
@@ -34,8 +34,8 @@ from prx_email_django.store.db import clock_for
 BATCH = 500
 #: Seconds for which one request changes messages; the next one goes on where it stopped.
 BUDGET = 15.0
-#: POST fields: a person has read the page, and also wants what was put at rest on purpose or for its age.
-UNDERSTOOD, REVIVE = "understood", "revive"
+#: POST field: a person also wants what was put at rest on purpose or for its age.
+REVIVE = "revive"
 #: POST fields that carry a run over several requests.
 AFTER, CHANGED = "after", "changed"
 #: Columns of which an operation changes at least one.
@@ -176,15 +176,22 @@ class BulkPage:
             rows = rows.exclude(FAILED & Q(last_error_code__in=SET_ASIDE))
         found = list(rows.only("pk", "subject", "account_id", *_TOUCHED))
         permitted = [row for row in found if self.page.has_operate_permission(self.request, row)]
+        doubtful = self._in_doubt(ids) if self.operation is CONFIRM else []
         report = self.operation.apply([row.pk for row in permitted])
         refused = Counter(report.refused)
         refused["forbidden"] += len(found) - len(permitted)
         refused["set_aside"] += len(ids) - len(found)
-        if self.operation is CONFIRM:
-            self.open += OutboxMessage.objects.filter(FAILED & QUEUED & MAY_HAVE_BEEN_DELIVERED, pk__in=ids).count()
+        if doubtful:
+            settled = ~MAY_HAVE_BEEN_DELIVERED
+            self.open += OutboxMessage.objects.filter(FAILED & QUEUED & settled, pk__in=doubtful).count()
         if report.changed:
             log(self.request, _changed(permitted, report.changed), str(self.operation.log))
         return report.changed, +refused
+
+    @staticmethod
+    def _in_doubt(ids: Sequence[int]) -> list[int]:
+        rows = OutboxMessage.objects.filter(FAILED & MAY_HAVE_BEEN_DELIVERED, pk__in=ids)
+        return list(rows.values_list("pk", flat=True))
 
     def _tell(self, changed: int, refused: Counter[str]) -> None:
         if changed:

@@ -15,9 +15,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.recipients import effective_result
 from prx_email_django.states import ErrorCode, Status
 from prx_email_django.status.overview import span
+from prx_email_django.status.stored_words import shown
 
 #: Addresses shown in one line of a list.
 SHOWN = 2
@@ -106,6 +108,19 @@ def instant_in_full(field: Any) -> Any:
     return line
 
 
+def stored_text(field: Any) -> Any:
+    """Return a column with the text of a field; what a worker worded is shown in the reader's language."""
+
+    @admin.display(description=field.verbose_name)
+    def column(row: Any) -> str:
+        text = str(getattr(row, field.name))
+        by_person = PausedBy.PERSON in (getattr(row, "paused_by", ""), getattr(row, "code", ""))
+        return text if by_person else shown(text)
+
+    column.__name__ = field.name
+    return column
+
+
 def message_state(message: OutboxMessage, *, now: datetime | None = None) -> tuple[str, str]:
     """Return the state (which sets the colour) and the label of a message.
 
@@ -165,7 +180,7 @@ def recipient_result(recipient: Recipient, message: OutboxMessage) -> tuple[str,
 
 def recipient_answer(recipient: Recipient, message: OutboxMessage) -> str:
     """Return the server's last reply about a recipient; a refusal from before its acceptance is marked as such."""
-    reply = f"{recipient.code or ''} {recipient.text}".strip()
+    reply = f"{recipient.code or ''} {shown(recipient.text)}".strip()
     state, _label = recipient_result(recipient, message)
     if state == "accepted" and recipient.code is not None and recipient.code >= FIRST_REFUSAL:
         return _("before it was accepted: %(answer)s") % {"answer": reply}
@@ -177,11 +192,12 @@ def answer(attempt: DeliveryAttempt) -> str:
     code = f"{attempt.smtp_code or ''} {attempt.enhanced_code}".strip()
     if not attempt.error:
         return code
+    error = shown(attempt.error)
     if attempt.smtp_code is None or str(attempt.smtp_code) in attempt.error:
-        return attempt.error
+        return error
     if attempt.smtp_code < FIRST_REFUSAL:
-        return _("%(code)s, but not for every recipient: %(error)s") % {"code": code, "error": attempt.error}
-    return f"{code} {attempt.error}"
+        return _("%(code)s, but not for every recipient: %(error)s") % {"code": code, "error": error}
+    return f"{code} {error}"
 
 
 @admin.display(description=gettext_lazy("what happened"))
@@ -208,7 +224,7 @@ def reason(message: OutboxMessage) -> SafeString:
     """Return kind and text of the last error."""
     if not message.last_error and message.last_error_code in ("", ErrorCode.CANCELLED):
         return SafeString("")
-    text = Truncator(message.last_error).chars(120)
+    text = Truncator(shown(message.last_error)).chars(120)
     return format_html(
         '<strong>{}</strong> <span class="outbox-reason">{}</span>', message.get_last_error_code_display(), text
     )

@@ -14,8 +14,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from prx_email_django import api
-from prx_email_django.admin.base import OperatorMixin, log, may_read_content, page_url
-from prx_email_django.admin.bulk import UNDERSTOOD, tell_silence
+from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, log, may_read_content, page_url
+from prx_email_django.admin.bulk import tell_silence
 from prx_email_django.errors import OutboxError
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.words import in_words
@@ -29,19 +29,17 @@ ONCE = "once"
 
 @dataclass(frozen=True, slots=True)
 class CopyButton:
-    """The texts of one button; ``consent`` is what the person must tick first."""
+    """The texts of one button."""
 
     name: str
     label: Text
     help: Text
-    consent: Text = ""
 
 
 RESEND = CopyButton(
     name="resend",
     label=gettext_lazy("Resend as a new message"),
     help=gettext_lazy("Queues the same mail once more, to all its recipients. This message stays as it is."),
-    consent=gettext_lazy("All recipients shall receive the mail once more"),
 )
 COPY = CopyButton(
     name="copy",
@@ -65,8 +63,10 @@ class MessageCopiesMixin(OperatorMixin):
         """Queue the mail once more, and show the new message."""
         message = self.operable(request, pk)
         if UNDERSTOOD not in request.POST:
-            messages.warning(request, _("Nothing was queued: first tick that all recipients shall receive it again."))
-            return self.back_to("change", pk)
+            once = {ONCE: request.POST.get(ONCE, "")[:32]}
+            warning = _("All recipients will receive the mail once more.")
+            back = page_url(self, self.model, "change", pk)
+            return self.asked(request, back=back, fields=once, title=RESEND.label, warning=warning, help=RESEND.help)
         return self._queue(request, message, _("Resent as message %(number)d."), api.resend_outbox)
 
     def copy_view(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -85,16 +85,15 @@ class MessageCopiesMixin(OperatorMixin):
         """Return the buttons that apply to this message, if this person may use them."""
         if not self.has_operate_permission(request, message) or not message.size:
             return []
-        shown = [] if message.is_sensitive else [RESEND]
-        if may_read_content(request) and _own_address(request):
-            shown.append(COPY)
+        shown = [COPY] if may_read_content(request) and _own_address(request) else []
+        if not message.is_sensitive:
+            shown.append(RESEND)
         return [
             {
                 "operation": button,
                 "label": button.label,
                 "help": button.help,
                 "url": page_url(self, self.model, button.name, message.pk),
-                "consent": button.consent,
                 "once": get_random_string(16),
             }
             for button in shown

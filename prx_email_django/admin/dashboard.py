@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy
 
 from prx_email_django import api
 from prx_email_django.admin import columns
+from prx_email_django.admin.adoption import AdoptionMixin
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, page_url, page_url_if_any, username
 from prx_email_django.admin.bulk import BulkPage, Selection, selection_of, tell_silence
 from prx_email_django.admin.charts import DAYS, by_day, by_hour
@@ -26,6 +27,7 @@ from prx_email_django.admin.operations import OPERATIONS
 from prx_email_django.models import Account, Outbox, OutboxMessage, OutboxState, PauseRecord
 from prx_email_django.models.conditions import IN_DOUBT
 from prx_email_django.states import ErrorCode
+from prx_email_django.status import stored_words
 from prx_email_django.status.advice import advice
 from prx_email_django.status.counts import sums_by_hour
 from prx_email_django.status.failures import FailureGroup, failure_groups, messages_of_group
@@ -54,7 +56,7 @@ class ShownCause:
     buttons: Sequence[tuple[str, str]] = ()
 
 
-class OutboxAdminMixin(FactsAdminMixin):
+class OutboxAdminMixin(AdoptionMixin, FactsAdminMixin):
     """The page, and the buttons of its causes and reasons."""
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -78,6 +80,7 @@ class OutboxAdminMixin(FactsAdminMixin):
             path("resume/<int:pk>/", self.guarded(self.resume_view), name=self.url_name("resume_account")),
             path("doubt/<str:name>/", self.guarded(self.doubt_view), name=self.url_name("doubt")),
             path("reason/<str:name>/", self.guarded(self.reason_view), name=self.url_name("reason")),
+            path("adopt/", self.guarded(self.adopt_view), name=self.url_name("adopt")),
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -155,7 +158,8 @@ class OutboxAdminMixin(FactsAdminMixin):
 
     def _shown(self, request: HttpRequest, cause: Cause, figures: dict[str, Any]) -> ShownCause:
         # What a person wrote as the reason of a pause needs no advice.
-        shown = ShownCause(cause, hint=cause.hint or ("" if cause.by_person else str(advice(cause.text))))
+        hint = cause.hint or ("" if cause.by_person else advice(cause.stored or cause.text))
+        shown = ShownCause(cause, hint=hint)
         if cause.of_messages == "doubt":
             buttons = self._buttons(request, DOUBT_OPERATIONS, "doubt", figures["in_doubt"])
             return replace(shown, open_url=self._messages(doubt="open"), buttons=buttons)
@@ -163,6 +167,8 @@ class OutboxAdminMixin(FactsAdminMixin):
             return replace(shown, open_url=self._messages(status=cause.of_messages))
         if cause.of_workers:
             return replace(shown, open_url="#outbox-workers")
+        if cause.can_adopt:
+            return replace(shown, buttons=self.adopt_buttons(request))
         if not cause.account:
             may_resume = cause.can_resume and request.user.has_perm(f"{self.opts.app_label}.change_outboxstate")
             return replace(shown, resume_url=page_url(self, Outbox, "resume") if may_resume else "")
@@ -204,7 +210,15 @@ class OutboxAdminMixin(FactsAdminMixin):
         label = ErrorCode(reason.code).label if reason.code in ErrorCode.values else reason.code
         url = self._messages(**query, **({"error": reason.code} if reason.code else {}))
         first, last = columns.ago(reason.first, now), columns.ago(reason.last, now)
-        return {"reason": reason, "label": label, "url": url, "buttons": buttons, "first": first, "last": last}
+        return {
+            "reason": reason,
+            "sample": stored_words.shown(reason.sample),
+            "label": label,
+            "url": url,
+            "buttons": buttons,
+            "first": first,
+            "last": last,
+        }
 
     def _buttons(
         self, request: HttpRequest, labels: Mapping[str, Promise], page: str, count: int

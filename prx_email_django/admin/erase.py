@@ -17,8 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from prx_email_django import api
-from prx_email_django.admin.base import OperatorMixin, page_url
-from prx_email_django.admin.bulk import UNDERSTOOD
+from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, page_url
 from prx_email_django.errors import OutboxError
 from prx_email_django.results import ErasureReport
 from prx_email_django.rules.words import in_words

@@ -20,7 +20,6 @@ from django.utils.translation import gettext_lazy as _
 from prx_email_django.admin import columns, filters
 from prx_email_django.admin.actions import MessageActionsMixin
 from prx_email_django.admin.base import FactsAdminMixin, ModelAdmin, changed_fieldsets, may_read_content, sorted_rows
-from prx_email_django.admin.bulk import UNDERSTOOD
 from prx_email_django.admin.copies import MessageCopiesMixin
 from prx_email_django.admin.details import message_details
 from prx_email_django.admin.erase import ErasePageMixin
@@ -198,7 +197,6 @@ class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, ErasePage
         context.update(
             message_details(message, with_content=may_read_content(request)),
             buttons=[*self.buttons_for(request, message), *self.copy_buttons_for(request, message)],
-            understood=UNDERSTOOD,
         )
         return super().render_change_form(request, context, *args, **kwargs)
 

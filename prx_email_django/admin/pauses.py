@@ -24,6 +24,7 @@ from prx_email_django.models import Account, AccountState, PauseRecord
 from prx_email_django.models.activity import BY_WORKER
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.status.figures import account_facts, account_reason
+from prx_email_django.status.stored_words import shown
 from prx_email_django.store.db import clock_for
 
 #: Newest pauses on the page of an account, and of everything.
@@ -47,7 +48,7 @@ def pause_lines(records: QuerySet[PauseRecord]) -> list[dict[str, Any]]:
     now = timezone.now()
     return [
         {
-            "reason": record.reason,
+            "reason": record.reason if record.code == "person" else shown(record.reason),
             "code": CODES.get(record.code, ""),
             "by": _("worker") if record.by == BY_WORKER else record.by,
             "begun": ago(record.begun_at, now),

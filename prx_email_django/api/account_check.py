@@ -37,6 +37,7 @@ from prx_email_django.rules.words import words as _
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.reasons import obstacle_sentence
+from prx_email_django.status.stored_words import shown
 from prx_email_django.store.absence import unwritten
 from prx_email_django.store.outbox import outbox_and_clock
 from prx_email_django.transports.base import ConnectError, ConnectionSettings
@@ -280,7 +281,8 @@ class _AccountCheck:
 
     def _step(self, name: Step, ok: bool, detail: str) -> CheckStep:
         seconds, self._step_begun = monotonic() - self._step_begun, monotonic()
-        return CheckStep(str(name), ok, round(seconds, 3), in_words(detail, gettext), "" if ok else advice(detail))
+        text = shown(in_words(detail, gettext))
+        return CheckStep(str(name), ok, round(seconds, 3), text, "" if ok else advice(detail))
 
 
 async def _open_and_quit(

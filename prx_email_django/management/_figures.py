@@ -60,7 +60,8 @@ def outbox_lines(figures: dict[str, Any], style: Style) -> Iterator[str]:
 def account_lines(figures: dict[str, Any], *, indent: str = "") -> Iterator[str]:
     """Yield why the account waits, and what a person may do about it."""
     yield _("%(name)s: %(due)s due, %(waiting)s waiting; %(why)s") % figures
-    if hint := advice(figures["why"]):
+    stored = figures["pause_reason"] if figures["pause_code"] != "person" else ""
+    if hint := advice(stored or figures["problem"] or figures["last_trouble"]) or advice(figures["why"]):
         yield f"{indent}{hint}"
 
 

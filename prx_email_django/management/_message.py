@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from prx_email_django.management._common import padded
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.rules.recipients import effective_result
+from prx_email_django.status.stored_words import shown
 
 #: Most recipients and attempts that are printed: a newsletter may have hundreds, a dead server causes thousands.
 MAX_LINES = 20
@@ -56,7 +57,7 @@ def _facts(message: OutboxMessage) -> Iterator[tuple[str, str]]:
 
 
 def _recipient(recipient: Recipient, message: OutboxMessage) -> str:
-    reply = f": {recipient.text}" if recipient.text else ""
+    reply = f": {shown(recipient.text)}" if recipient.text else ""
     return f"{recipient.kind:<4}{recipient.address}  {_result(recipient, message)}{reply}"
 
 
@@ -67,7 +68,7 @@ def _result(recipient: Recipient, message: OutboxMessage) -> str:
 
 def _attempt(attempt: DeliveryAttempt) -> str:
     phase = f" ({attempt.phase})" if attempt.phase else ""
-    error = f": {attempt.error}" if attempt.error else ""
+    error = f": {shown(attempt.error)}" if attempt.error else ""
     code = f" {attempt.error_code}" if attempt.error_code else ""
     return f"{attempt.number:<4}{at(attempt.finished_at)}  {attempt.outcome}{code}{phase}{error}"
 

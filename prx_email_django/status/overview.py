@@ -19,6 +19,7 @@ from prx_email_django.models.activity import WorkerState
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.status.figures import suspicious
 from prx_email_django.status.reasons import at
+from prx_email_django.status.stored_words import shown
 
 #: A due message that has waited for longer is late.
 LATE_AFTER = timedelta(minutes=10)
@@ -50,6 +51,8 @@ class Cause:
     account: str = ""
     #: It is a pause, which a button can end.
     can_resume: bool = False
+    #: The database is a copy, which a button can adopt.
+    can_adopt: bool = False
     #: A person set the pause, and its reason is that person's.
     by_person: bool = False
     #: Kind of messages that it is about, as the list's filter names them: ``sending``, ``doubt``.
@@ -58,6 +61,8 @@ class Cause:
     of_workers: bool = False
     #: What a person can do where no button does it.
     hint: str = ""
+    #: The reason as it is stored, for ``advice``.
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +165,10 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     if not figures["instance_matches"]:
         text = _("The database belongs to another instance, “%(instance)s”: nothing is sent until it is adopted.")
         hint = _(
-            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, run "
-            "outbox_adopt, which puts every unsent message at rest first."
+            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, adopt it: that "
+            "puts every unsent message at rest first. The command outbox_adopt does the same."
         )
-        yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint)
+        yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint, can_adopt=True)
     for found in figures["unusable_accounts"]:
         yield Cause(Level.RED, _("Mail is lost when it is queued: %(problem)s.") % {"problem": found["problem"]})
     records = {record.account_id: record for record in PauseRecord.objects.filter(ended_at__isnull=True)}
@@ -187,14 +192,18 @@ def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: date
     name, is_late = account["name"], (account["oldest_due_seconds"] or 0) > LATE_AFTER.total_seconds()
     cause = Cause(Level.RED if is_late else Level.AMBER, "", account=name)
     if account["pause_code"]:
-        text = _paused_text(name, record, account["pause_reason"], now)
-        cause = replace(cause, can_resume=True, by_person=account["pause_code"] == "person")
+        by_person = account["pause_code"] == "person"
+        reason = account["pause_reason"] if by_person else shown(account["pause_reason"])
+        text = _paused_text(name, record, reason, now)
+        cause = replace(cause, can_resume=True, by_person=by_person, stored=account["pause_reason"])
     elif not account["is_active"]:
         text = _("%(name)s is switched off") % {"name": name} if account["due"] else ""
     elif account["problem"]:
-        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": account["problem"]}
+        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": shown(account["problem"])}
+        cause = replace(cause, stored=account["problem"])
     elif account["last_trouble"]:
-        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": account["last_trouble"]}
+        text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": shown(account["last_trouble"])}
+        cause = replace(cause, stored=account["last_trouble"])
     elif account["refused_in_a_row"] >= suspicious():
         count = account["refused_in_a_row"]
         words = ngettext(

@@ -18,6 +18,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind, ReachedLimit
 from prx_email_django.rules.pauses import is_in_force
 from prx_email_django.states import ErrorCode, Status
+from prx_email_django.status.stored_words import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.pause is not None:
         return _paused(account.pause, now)
     if account.problem:
-        return _("it cannot work: %(problem)s") % {"problem": account.problem}
+        return _("it cannot work: %(problem)s") % {"problem": shown(account.problem)}
     if account.reached:
         last = max(account.reached, key=lambda limit: limit.free_at)
         return _limit_reached(last, now)
@@ -164,25 +165,27 @@ def _ready(account: AccountFacts) -> str:
             "may send; the last %(count)d connections failed",
             account.connection_failures,
         ) % {"count": account.connection_failures}
-        return f"{words} ({account.last_trouble})" if account.last_trouble else words
+        return f"{words} ({shown(account.last_trouble)})" if account.last_trouble else words
     if account.last_trouble:
         return _("may send; one message is tried first, since nothing was sent after this: %(trouble)s") % {
-            "trouble": account.last_trouble
+            "trouble": shown(account.last_trouble)
         }
     return _("may send")
 
 
 def _paused(pause: Pause, now: datetime) -> str:
+    # A person's own words stay as they are.
+    reason = pause.reason if pause.by_person else shown(pause.reason)
     if pause.until is None:
-        return _("paused until a person resumes it: %(reason)s") % {"reason": pause.reason}
-    words = {"time": at(pause.until, now), "reason": pause.reason}
+        return _("paused until a person resumes it: %(reason)s") % {"reason": reason}
+    words = {"time": at(pause.until, now), "reason": reason}
     if pause.by_person:
         return _("paused by a person until %(time)s: %(reason)s") % words
     return _("paused until %(time)s: %(reason)s") % words
 
 
 def _sent(message: OutboxMessage, now: datetime) -> str:
-    words = {"when": _when(message.sent_at, now), "answer": message.last_error}
+    words = {"when": _when(message.sent_at, now), "answer": shown(message.last_error)}
     if message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error:
         return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
     return _("accepted by the server%(when)s") % words
@@ -200,14 +203,15 @@ def _sending(message: OutboxMessage, now: datetime) -> str:
 
 def _reason(message: OutboxMessage) -> str:
     """Return the label of the error code, and the error text."""
+    error = shown(message.last_error)
     if not message.last_error_code:
-        return message.last_error
+        return error
     label = (
         str(ErrorCode(message.last_error_code).label)
         if message.last_error_code in ErrorCode.values
         else message.last_error_code
     )
-    return f"{label} ({message.last_error})" if message.last_error else label
+    return f"{label} ({error})" if error else label
 
 
 def _at_rest(message: OutboxMessage) -> str:

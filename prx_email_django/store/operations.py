@@ -19,6 +19,7 @@ from prx_email_django.models.conditions import AT_REST
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import is_settled, settled_status
+from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult, Status
 from prx_email_django.store.attempts import becomes_sent
 from prx_email_django.store.claimed import Claim, load_claims
@@ -122,13 +123,23 @@ def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
 def _confirm(message: OutboxMessage, recipients: Sequence[Recipient], *, clock: Clock) -> int:
     row = OutboxMessage.objects.filter(pk=message.pk)
     results = [recipient.result for recipient in recipients]
+    # The person has said how the attempts ended of which nobody knew it: a part of the message is known to be missing.
+    known = {"retries": F("attempts"), "updated_at": clock.now}
     if is_settled(results) and settled_status(results) is Status.FAILED:
-        return row.update(next_attempt_at=None, updated_at=clock.now)
+        refusal = next((f"{said.code} {said.text}" for said in recipients if said.code is not None), "")
+        return row.update(
+            next_attempt_at=None,
+            last_error_code=ErrorCode.RECIPIENTS_REFUSED,
+            last_error=refusal[:MAX_TEXT],
+            **known,
+        )
     values = becomes_sent(message, recipients, now=clock.now)
     if not is_settled(results):
         # What follows stays in the thread of the copy that arrived.
         copy = {name: values[name] for name in ("provider_message_id", "message_number")}
-        return row.update(next_attempt_at=clock.now, due_since=clock.now, updated_at=clock.now, **copy)
+        return row.update(
+            next_attempt_at=clock.now, due_since=clock.now, last_error_code="", last_error="", **copy, **known
+        )
     return row.update(**values)
 
 

@@ -97,7 +97,9 @@ def test_a_second_copy_needs_the_consent_of_a_person() -> None:
     message = rows.unknown(rows.make_account())
     client = rows.client_for("change_outboxmessage")
     url = f"{rows.MESSAGES}{message.pk}/retry/"
-    assert "Nothing was changed" in rows.notices(client.post(url, follow=True))[0]
+    asked = client.post(url, follow=True).content.decode()
+    assert "The recipients may receive a second copy." in asked
+    assert 'value="Yes, go on: Make it due"' in asked
     message.refresh_from_db()
     assert message.is_at_rest
     client.post(url, {"understood": "yes"})

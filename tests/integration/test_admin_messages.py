@@ -18,6 +18,7 @@ from prx_email_django import AttachmentInput
 from prx_email_django.admin import columns
 from prx_email_django.admin import search as searching
 from prx_email_django.admin.base import CappedPaginator
+from prx_email_django.admin.messages import OutboxMessageAdmin
 from prx_email_django.admin.preview import POLICY, safe_document
 from prx_email_django.models import Attachment, DeliveryAttempt, OutboxMessage
 from tests.integration import admin_rows as rows
@@ -106,6 +107,28 @@ def test_a_list_longer_than_the_cap_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     response = rows.client_for("*").get(rows.MESSAGES)
     assert response.context["cl"].result_count == 2
     assert "are counted and shown" in response.content.decode()
+
+
+def test_a_cut_count_is_told_as_such_and_an_action_on_all_reaches_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django's own texts said "10000 outbox messages" and "Select all 10000" for any number beyond."""
+    monkeypatch.setattr(CappedPaginator, "cap", 3)
+    monkeypatch.setattr(OutboxMessageAdmin, "list_per_page", 2)
+    account = rows.make_account()
+    made = [rows.at_rest(account) for _ in range(3)]
+    client = rows.client_for("*")
+    page = client.get(rows.MESSAGES).content.decode()
+    assert "more than" not in page.lower()
+    assert "Select all 3 outbox messages" in " ".join(page.split())
+    rows.at_rest(account)
+    page = " ".join(client.get(rows.MESSAGES).content.decode().split())
+    assert "Select all more than 3 outbox messages" in page
+    assert "All more than 3 selected" in page
+    assert "more than 3 outbox messages" in page
+    assert "More than 3 messages match; only the newest" in page
+    data = {"action": "dismiss_selected", "_selected_action": [made[0].pk], "select_across": "1"}
+    assert "4 messages match." in client.post(rows.MESSAGES, data).content.decode()
+    client.post(rows.MESSAGES, {**data, "understood": "yes"})
+    assert not OutboxMessage.objects.filter(dismissed_at__isnull=True).exists()
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,10 @@ def test_a_double_click_resends_once_and_both_histories_say_so() -> None:
     message = composed()
     client = duty("change_outboxmessage")
     url = f"{rows.MESSAGES}{message.pk}/resend/"
-    assert "Nothing was queued" in rows.notices(client.post(url, {"once": "k"}, follow=True))[0]
+    asked = client.post(url, {"once": "k"}, follow=True).content.decode()
+    assert "All recipients will receive the mail once more." in asked
+    assert '<input type="hidden" name="once" value="k">' in asked
+    assert OutboxMessage.objects.count() == 1
     for _ in range(2):
         client.post(url, {"once": "k", "understood": "yes"})
     new = OutboxMessage.objects.exclude(pk=message.pk).get()

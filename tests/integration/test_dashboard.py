@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -107,6 +108,39 @@ def test_in_a_copied_database_every_page_says_that_nothing_is_sent(settings: Any
     assert states(response) == [("failed", "stopped")]
     page = get(client, f"{rows.MESSAGES}{message.pk}/change/").content.decode()
     assert "The database belongs to another instance: nothing is sent until it is adopted." in page
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_copy_is_adopted_after_a_page_that_says_what_happens(settings: Any) -> None:
+    message = rows.make_message(rows.make_account())
+    OutboxState.objects.update_or_create(pk=1, defaults={"instance": "production"})
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "INSTANCE": "staging"}
+    client = rows.client_for("*")
+    assert 'value="Adopt this database"' in client.get(PAGE).content.decode()
+    asked = client.post(f"{PAGE}adopt/").content.decode()
+    assert "belongs to the instance “production”, which may have sent 1 unsent message" in asked
+    assert "Then the database belongs to the instance “staging”." in asked
+    assert OutboxMessage.objects.get().status == "pending"
+    done = client.post(f"{PAGE}adopt/", {"understood": "yes"}, follow=True)
+    assert rows.notices(done)[0] == (
+        "The database is adopted. 1 message was put at rest: retry it if it shall be sent from here."
+    )
+    message.refresh_from_db()
+    assert (message.last_error_code, message.next_attempt_at) == ("adopted", None)
+    assert OutboxState.objects.get().instance == "staging"
+    assert LogEntry.objects.get().change_message.startswith("The database is adopted.")
+    again = client.post(f"{PAGE}adopt/", {"understood": "yes"}, follow=True)
+    assert rows.notices(again)[0].startswith("Nothing was adopted")
+
+
+@pytest.mark.parametrize("permission", ["change_outboxmessage", "change_outboxstate"])
+def test_who_may_change_only_a_part_adopts_nothing(settings: Any, permission: str) -> None:
+    OutboxState.objects.update_or_create(pk=1, defaults={"instance": "production"})
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "INSTANCE": "staging"}
+    client = rows.client_for("view_outboxmessage", permission)
+    assert "Adopt this database" not in client.get(PAGE).content.decode()
+    assert client.post(f"{PAGE}adopt/", {"understood": "yes"}).status_code == 403
+    assert OutboxState.objects.get().instance == "production"
 
 
 def test_late_mail_of_a_used_up_limit_has_its_cause() -> None:

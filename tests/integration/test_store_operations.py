@@ -14,10 +14,11 @@ import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.errors import RetryRejected
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.models.conditions import NEEDS_PERSON
+from prx_email_django.models.conditions import IN_DOUBT, NEEDS_PERSON
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.states import RecipientResult
 from tests.support.factories import (
     MEMORY,
     NOW,
@@ -287,6 +288,29 @@ def test_confirming_one_recipient_does_not_lose_the_deferred_one() -> None:
     prx.confirm_outbox([row.pk], now=NOW)
     assert (fresh(row).status, fresh(row).next_attempt_at) == ("failed", NOW)
     assert take_one(row).open_addresses == (B,)
+
+
+def test_a_confirmed_message_with_open_recipients_is_in_doubt_no_more() -> None:
+    """It asked for a person again, and a retry warned of a second copy that nobody would receive."""
+    row = message(account(), to=[A, B], on_unknown="hold")
+    finish(take_one(row), Ending.UNKNOWN, {B: Answer.DEFERRED})
+    prx.confirm_outbox([row.pk], now=NOW)
+    now = fresh(row)
+    assert not now.may_have_been_delivered
+    assert (now.retries, now.attempts, now.last_error_code, now.last_error) == (1, 1, "", "")
+    assert not OutboxMessage.objects.filter(IN_DOUBT, pk=row.pk).exists()
+    assert prx.confirm_outbox([row.pk], now=NOW).refused == {"not_unknown": 1}
+    assert take_one(row).message.message_id == f"<outbox-{row.pk}-0@prx-email.local>"
+
+
+def test_a_confirmed_message_whose_recipients_are_all_refused_is_in_doubt_no_more() -> None:
+    row = in_doubt(account())
+    row.recipients.update(result=RecipientResult.REFUSED, code=550, text="no such user")
+    prx.confirm_outbox([row.pk], now=NOW)
+    now = fresh(row)
+    assert now.is_at_rest
+    assert not now.may_have_been_delivered
+    assert (now.last_error_code, now.last_error) == ("recipients_refused", "550 no such user")
 
 
 def test_a_confirmed_message_is_not_sent_again() -> None:

@@ -20,6 +20,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
+from prx_email_django.status.stored_words import as_stored
 from prx_email_django.store.declared import keep_declared_accounts
 
 
@@ -108,7 +109,9 @@ class Command(OutboxCommand):
         if not as_json:
             status = Status(message.status).label if message.status in Status.values else message.status
             self.stdout.write(f"{pk} {status}: {sentence}")
-            if message.status != Status.SENT and (hint := advice(sentence)):
+            with as_stored():
+                hint = advice(message_reason(message)) if message.status != Status.SENT else ""
+            if hint:
                 self.stdout.write(hint)
             for line in message_lines(message):
                 self.stdout.write(line)
