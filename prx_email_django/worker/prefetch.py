@@ -12,7 +12,7 @@ from prx_email_django.limits.rate_windows import Permits, give_back, take_permit
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
 from prx_email_django.rules.outcomes import Ending, Outcome
-from prx_email_django.rules.rates import parse_rate_limits, recipients_ceiling
+from prx_email_django.rules.rates import LONGEST_LIFE, parse_rate_limits, recipients_ceiling
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.claims import ClaimBatch
@@ -26,8 +26,12 @@ RENDER_AHEAD = 4 * 1024 * 1024
 #: Messages of one claim, and messages that are rendered in one step, per connection.  Meanwhile no result is recorded,
 #: and no more than four results per connection may wait: long steps made the connections wait.
 CLAIM_AT_ONCE, RENDER_AT_ONCE = 16, 4
-#: A limit that is free again after so many seconds does not end the account's work.
+#: A limit that is free again after so many seconds does not end the account's work, nor does a limit per second.
 SHORT_LIMIT = 1.1
+#: Permits must be good for so many times the time that it took lately to take them and to use them.
+LIFE_MARGIN = 1.5
+#: After each round that was faster, this part of the longest time remains.
+LIFE_REMAINS = 0.5
 
 
 class ClaimSource(Protocol):
@@ -90,6 +94,10 @@ class ClaimPrefetch:
         self.limited_by: Obstacle | None = None
         #: Nothing is claimed before this instant of the monotonic clock: a limit per second is used up.
         self.wait_until = 0.0
+        #: How long permits must be good: from asking for them until the messages are in the ready queue, in seconds.
+        self._life = 0.0
+        #: When the permits that are being used were asked for, on the monotonic clock.
+        self._asked_at: float | None = None
         self.lookahead = 4 * current.account.max_connections
         #: The source was asked a moment ago, and has due messages.
         self._known_due = True
@@ -155,18 +163,20 @@ class ClaimPrefetch:
         if not self.current.may_send(self.clock.now):
             return False
         self.after_pause = self.current.heeds_pause and self.current.state.pause_count > 0
-        permits = take_permits(self.current.account, self.source.budget(wanted), clock=self.clock)
+        self._asked_at = monotonic()
+        permits = take_permits(self.current.account, self.source.budget(wanted), clock=self.clock, life=self._life)
         if permits.count > 0:
             self._claim(permits, hold_limit=self._free(connections))
         else:
+            self._asked_at = None
             self._limit(permits.obstacle or Obstacle.no_permit())
         return True
 
     def keep(self, messages: Sequence[ClaimedMessage]) -> list[ClaimedMessage]:
         """Keep the messages that only need new permits of a limit per second; returns the others.
 
-        Such permits are good for 50 ms.  A slow database needs longer for a release and a new claim, so that messages
-        would be claimed and released without end; a message that stays claimed needs nothing but the permits.
+        Such permits may be good for 50 ms only.  A slow database needs longer for a release and a new claim, so that
+        messages would be claimed and released without end; a message that stays claimed needs nothing but the permits.
         """
         kept = [message for message in messages if self._may_keep(message)]
         self.recorder.release_permits(permit for message in kept for permit in message.permits)
@@ -182,12 +192,13 @@ class ClaimPrefetch:
 
     def _take_permits_again(self) -> None:
         """Take permits for messages that are claimed and rendered; the others wait, or are released if that is long."""
-        waiting = self.without_permits
-        permits = take_permits(self.current.account, len(waiting), clock=self.clock)
+        waiting, self._asked_at = self.without_permits, monotonic()
+        permits = take_permits(self.current.account, len(waiting), clock=self.clock, life=self._life)
         single = permits.part(1)
         counts = [len(message.claim.open_addresses) for message in waiting[: permits.count]]
-        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock, life=self._life)
         give_back(permits, permits.count - fitting, clock=self.clock)
+        self._asked_at = self._asked_at if fitting else None
         for message, count in zip(waiting[:fitting], counts[:fitting], strict=True):
             message.take_other_permits((single, recipients.part(count)))
         self.unrendered.extendleft(reversed(waiting[:fitting]))
@@ -200,9 +211,10 @@ class ClaimPrefetch:
 
     def _limit(self, obstacle: Obstacle) -> None:
         """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again."""
-        free_at = obstacle.reached.free_at if obstacle.reached else None
-        seconds = (free_at - self.clock.running).total_seconds() if free_at else math.inf
-        if self.source.tries_once or seconds > SHORT_LIMIT:
+        reached = obstacle.reached
+        seconds = (reached.free_at - self.clock.running).total_seconds() if reached else math.inf
+        is_short = seconds <= SHORT_LIMIT or (reached is not None and reached.is_short)
+        if self.source.tries_once or not is_short:
             self.limited_by = obstacle
         else:
             self.wait_until = monotonic() + max(seconds, 0.0)
@@ -284,7 +296,7 @@ class ClaimPrefetch:
     def _admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
         """Take permits for their recipients (``single`` was taken for each message); release those without permits."""
         counts = [len(claim.open_addresses) for claim in claims]
-        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock, life=self._life)
         permits = {count: (single, recipients.part(count)) for count in set(counts)}
         for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
             self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits[count]))
@@ -315,6 +327,10 @@ class ClaimPrefetch:
                 self.unrendered.popleft()
         finally:  # an unexpected error must not lose the messages that were rendered before it
             self.ready.push(rendered)
+        if rendered and self._asked_at is not None:
+            # A commit of a slow database may take longer than a permit is good for: then none would ever be used.
+            took = LIFE_MARGIN * (monotonic() - self._asked_at)
+            self._life, self._asked_at = min(max(took, LIFE_REMAINS * self._life), LONGEST_LIFE), None
         return bool(rendered)
 
     def may_render(self) -> bool:
