@@ -1,7 +1,7 @@
-"""Rate windows: a limit of N in a period P, as twenty-one buckets of P/20 in one row, changed by compare-and-set.
+"""Rate windows: a limit of N in a period P, as buckets of P/20 in one row, changed by compare-and-set.
 
-The current bucket and the twenty before it together never exceed N, so neither does any span of P, provided that what
-a permit was taken for reaches the server before its bucket ends.
+The current bucket, the twenty before it and any ahead of it together never exceed N, so neither does any span of P,
+provided that what a permit was taken for reaches the server before the bucket that counts it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from django.db import Error, IntegrityError
 from prx_email_django.models import Account, RateWindow
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
-from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, reached, recipients_ceiling
+from prx_email_django.rules.rates import (
+    BUCKETS,
+    LONGEST_LIFE,
+    RateLimit,
+    parse_rate_limits,
+    reached,
+    recipients_ceiling,
+    rolled,
+)
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.db import atomic, database_now, in_transaction, retried, retried_after_conflict
 
@@ -75,26 +83,31 @@ def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock
         if limit.what == "recipients" and ceiling is not None:
             # One that exceeds a whole limit is judged when it is claimed, and needs no room for that.
             wanted = count if (count := recipients()) <= ceiling else 1
-        if sum(rolled(window.bucket, window.counts, bucket)[1]) + wanted > limit.count:
+        if sum(rolled(window.bucket, window.counts, bucket, farthest=limit.farthest)[1]) + wanted > limit.count:
             return False
     return True
 
 
-def take_permits(account: Account, wanted: int, *, clock: Clock) -> Permits:
-    """Take up to ``wanted`` permits for messages: as many as every limit allows now."""
-    return _take(account, "messages", wanted, clock=clock)
+def take_permits(account: Account, wanted: int, *, clock: Clock, life: float = 0.0) -> Permits:
+    """Take up to ``wanted`` permits for messages: as many as every limit allows now.
+
+    ``life``: seconds for which they must be good, at most ``LONGEST_LIFE``; without it they may end at once.  They are
+    counted in the last bucket of their life, and all that is ahead counts: so at most N go in any period, whenever a
+    permit is used.  A long life is paid for by the rate: N in a period and a life.
+    """
+    return _take(account, "messages", wanted, clock=clock, life=life)
 
 
-def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) -> tuple[Permits, int]:
+def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock, life: float = 0.0) -> tuple[Permits, int]:
     """Take permits for the recipients of as many of these messages, in order, as every limit allows.
 
     Returns the permits and the number of messages that they are enough for.
 
-    ``counts`` are the envelope recipients of each message.
+    ``counts`` are the envelope recipients of each message; ``life`` as for ``take_permits``.
     """
     if not any(limit.what == "recipients" for limit in parse_rate_limits(account.rate_limits)):
         return Permits(account.pk, sum(counts), "recipients", {}), len(counts)
-    permits = _take(account, "recipients", sum(counts), clock=clock)
+    permits = _take(account, "recipients", sum(counts), clock=clock, life=life)
     left, fitting = permits.count, 0
     for count in counts:
         if count > left:
@@ -104,7 +117,7 @@ def take_recipients(account: Account, counts: Sequence[int], *, clock: Clock) ->
     give_back(permits, left, clock=clock)
     obstacle = permits.obstacle
     if fitting < len(counts) and permits.count > 0:
-        obstacle = Obstacle.too_little_left(account.rate_limits)
+        obstacle = Obstacle.too_little_left(account.rate_limits, obstacle.reached if obstacle else None)
     return replace(permits, count=permits.count - left, obstacle=obstacle), fitting
 
 
@@ -115,22 +128,24 @@ def give_back(permits: Permits, count: int, *, clock: Clock) -> None:
             _give_back(permits.account_id, key, bucket, count)
 
 
-def _take(account: Account, what: str, wanted: int, *, clock: Clock) -> Permits:
+def _take(account: Account, what: str, wanted: int, *, clock: Clock, life: float) -> Permits:
     granted, ends_at = wanted, math.inf
     taken: list[tuple[RateLimit, int, int]] = []
     obstacle: Obstacle | None = None
     for limit in parse_rate_limits(account.rate_limits):
         if limit.what != what or granted <= 0:
             continue
-        seconds = clock.running.timestamp()
+        asked_at = clock.running  # what was used up then may be free when a slow database has said so
+        seconds = asked_at.timestamp()
         current = int(seconds // limit.bucket_seconds)
-        spent = _take_one(account.pk, limit, current, granted)
+        last = int((seconds + min(life, LONGEST_LIFE)) // limit.bucket_seconds)
+        spent = _take_one(account.pk, limit, current, granted, ahead=last - current)
         if spent.granted < granted:
-            found = reached(limit, bucket=spent.newest, counts=spent.counts, now=clock.running)
+            found = reached(limit, bucket=spent.newest, counts=spent.counts, now=asked_at)
             obstacle = Obstacle(ObstacleKind.RATE, reached=found) if found else obstacle
         granted = spent.granted
         taken.append((limit, spent.bucket, granted))
-        ends_at = min(ends_at, (current + 1) * limit.bucket_seconds)
+        ends_at = min(ends_at, (last + 1) * limit.bucket_seconds)
     for limit, bucket, count in taken:
         if count > granted:
             _give_back(account.pk, limit.key, bucket, count - granted)
@@ -147,22 +162,23 @@ class _Spent(NamedTuple):
 
 
 @retried
-def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int) -> _Spent:
+def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int, *, ahead: int) -> _Spent:
     newest, counts = bucket, [0] * BUCKETS
     for _ in range(TRIES):
         window = _window(account_id, limit.key)
-        if window.bucket - bucket >= BUCKETS:
+        if window.bucket - bucket >= limit.farthest:
             # A ``now`` in the past must not move the window back: the next real time would forget what was spent.
             present = int(database_now().timestamp() // limit.bucket_seconds)
             bucket = max(bucket, min(window.bucket, present))
-        newest, counts = rolled(window.bucket, window.counts, bucket)
+        newest, counts = rolled(window.bucket, window.counts, bucket, ahead=ahead, farthest=limit.farthest)
         granted = min(wanted, limit.count - sum(counts))
         if granted <= 0:
             return _Spent(bucket, 0, newest, counts)
         # A worker whose clock is behind spends from the bucket that it believes to be current.
-        counts[newest - bucket] += granted
+        last = bucket + ahead
+        counts[newest - last] += granted
         if _write(window, newest, counts):
-            return _Spent(bucket, granted, newest, counts)
+            return _Spent(last, granted, newest, counts)
         time.sleep(random.uniform(0, 0.005))  # noqa: S311
     return _Spent(bucket, 0, newest, counts)
 
@@ -191,18 +207,6 @@ def _return_to_bucket(account_id: int, key: str, bucket: int, count: int) -> Non
         if _write(window, window.bucket, counts):
             return
         time.sleep(random.uniform(0, 0.005))  # noqa: S311
-
-
-def rolled(newest: int, counts: Sequence[int], bucket: int) -> tuple[int, list[int]]:
-    """Move the window on so that ``bucket`` is in it: returns its newest bucket, and twenty-one counts, newest first.
-
-    If ``bucket`` is older than the whole window, the window starts at ``bucket``, and its first count is the sum.
-    """
-    ahead = bucket - newest
-    padded = [*counts, *([0] * BUCKETS)][:BUCKETS]
-    if ahead <= 0:
-        return (newest, padded) if -ahead < BUCKETS else (bucket, [sum(padded)] + [0] * (BUCKETS - 1))
-    return bucket, ([0] * min(ahead, BUCKETS) + padded)[:BUCKETS]
 
 
 def _window(account_id: int, key: str) -> RateWindow:

@@ -205,7 +205,7 @@ class ConnectionSlot(OutboxModel):
 
 
 class RateWindow(OutboxModel):
-    """The permits spent of one rate limit: twenty-one buckets, each a twentieth of the limit's period."""
+    """The permits spent of one rate limit, in buckets that last a twentieth of the limit's period."""
 
     account = models.ForeignKey(
         "prx_email_django.Account", models.CASCADE, related_name="rate_windows", verbose_name=_("account")
@@ -214,7 +214,7 @@ class RateWindow(OutboxModel):
     limit_key = models.CharField(_("limit"), max_length=40)
     #: Number of the newest bucket, counted from the epoch.
     bucket = models.BigIntegerField(_("bucket"), default=0)
-    #: Permits spent in each bucket, newest first, at most twenty-one.
+    #: Permits spent in each bucket, newest first: back to twenty buckets before the one of the last writer.
     counts = models.JSONField(_("counts"), default=list)
     version = models.BigIntegerField(_("version"), default=0)
 

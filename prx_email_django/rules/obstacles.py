@@ -14,6 +14,8 @@ class ReachedLimit:
 
     limit: str
     free_at: datetime
+    #: It is a limit per second: its next permit is free within a second and the longest life of a permit.
+    is_short: bool = False
 
 
 class ObstacleKind(StrEnum):
@@ -40,9 +42,9 @@ class Obstacle:
     limits: str = ""
 
     @classmethod
-    def too_little_left(cls, limits: str) -> Self:
-        """The limits of recipients have room, but not for all recipients of the message."""
-        return cls(ObstacleKind.RECIPIENTS, limits=limits)
+    def too_little_left(cls, limits: str, reached: ReachedLimit | None = None) -> Self:
+        """The limits of recipients have room, but not for all recipients of the message; ``reached`` has the least."""
+        return cls(ObstacleKind.RECIPIENTS, reached=reached, limits=limits)
 
     @classmethod
     def no_permit(cls) -> Self:

@@ -14,6 +14,8 @@ from prx_email_django.rules.words import words as _
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 #: A period is counted in twentieths: the current bucket and the twenty before it together never exceed the limit.
 BUCKETS = 21
+#: A permit is good for at most so many seconds, or until its bucket ends where that is later.
+LONGEST_LIFE = 10.0
 
 #: The first wait after the server said that the account sends too fast, and the longest, in seconds.
 FIRST_WAIT, LONGEST_WAIT = 1, 30
@@ -40,6 +42,11 @@ class RateLimit:
     def bucket_seconds(self) -> float:
         """Length of one bucket, in seconds."""
         return self.period / (BUCKETS - 1)
+
+    @property
+    def farthest(self) -> int:
+        """So many buckets ahead of the present no permit is counted; a count farther ahead is of a wrong clock."""
+        return BUCKETS + int(LONGEST_LIFE // self.bucket_seconds)
 
     @property
     def is_short(self) -> bool:
@@ -99,23 +106,43 @@ def reached(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: dateti
 
     ``bucket`` is the number of the newest bucket that was written, ``counts`` what was spent, newest first.
     """
-    current, spent = _window(limit, bucket, counts, now)
-    for moved in range(BUCKETS + 1):
-        if sum(spent[: BUCKETS - moved]) < limit.count:
+    current = _current(limit, bucket, now)
+    for moved in range(limit.farthest + BUCKETS + 1):
+        if sum(_counting(bucket, counts, current + moved)) < limit.count:
             free_at = datetime.fromtimestamp((current + moved) * limit.bucket_seconds, UTC)
-            return ReachedLimit(str(limit), free_at) if moved else None
+            return ReachedLimit(str(limit), free_at, limit.is_short) if moved else None
     raise AssertionError  # pragma: no cover  (a limit is at least 1, and an empty window has spent nothing)
 
 
 def spent_now(limit: RateLimit, *, bucket: int, counts: Sequence[int], now: datetime) -> int:
     """How much of a rate limit is used up; arguments as for ``reached``."""
-    return sum(_window(limit, bucket, counts, now)[1][:BUCKETS])
+    return sum(_counting(bucket, counts, _current(limit, bucket, now)))
 
 
-def _window(limit: RateLimit, bucket: int, counts: Sequence[int], now: datetime) -> tuple[int, list[int]]:
-    """The number of the present bucket, and what was spent in it and in those before, newest first."""
-    current = max(int(now.timestamp() // limit.bucket_seconds), bucket)
-    return current, [0] * min(current - bucket, BUCKETS) + list(counts)
+def _current(limit: RateLimit, newest: int, now: datetime) -> int:
+    """The number of the present bucket."""
+    return max(int(now.timestamp() // limit.bucket_seconds), newest - limit.farthest)
+
+
+def _counting(newest: int, counts: Sequence[int], current: int) -> Sequence[int]:
+    """What counts at ``current``: what was spent of it, of the twenty buckets before it, and of any ahead of it."""
+    return counts[: max(0, newest - current + BUCKETS)]
+
+
+def rolled(
+    newest: int, counts: Sequence[int], bucket: int, *, ahead: int = 0, farthest: int = BUCKETS
+) -> tuple[int, list[int]]:
+    """Move the window on so that the bucket ``ahead`` of ``bucket`` is in it.
+
+    Returns its newest bucket, and the counts that limit who takes a permit in ``bucket``, newest first.  If ``bucket``
+    is older than the whole window (``farthest``), the window starts at ``bucket``, whose count is the sum.
+    """
+    if newest - bucket >= farthest:
+        return bucket + ahead, [0] * ahead + [sum(counts)] + [0] * (BUCKETS - 1)
+    last = max(newest, bucket + ahead)
+    length = last - bucket + BUCKETS
+    moved = [*([0] * min(last - newest, length)), *counts, *([0] * length)][:length]
+    return last, moved
 
 
 def next_wait(last: int) -> int:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
 
-from prx_email_django.limits.rate_windows import Permits, give_back, take_recipients
+from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.rates import recipients_ceiling
@@ -123,8 +123,8 @@ class ClaimPrefetch:
     def keep(self, messages: Sequence[ClaimedMessage]) -> list[ClaimedMessage]:
         """Keep the messages that only need new permits of a limit per second; returns the others.
 
-        Such permits are good for 50 ms.  A slow database needs longer for a release and a new claim, so that messages
-        would be claimed and released without end; a message that stays claimed needs nothing but the permits.
+        Such permits may be good for 50 ms only.  A slow database needs longer for a release and a new claim, so that
+        messages would be claimed and released without end; a message that stays claimed needs nothing but the permits.
         """
         kept = [message for message in messages if self.permits.may_be_renewed(message)]
         self.recorder.release_permits(permit for message in kept for permit in message.permits)
@@ -215,7 +215,7 @@ class ClaimPrefetch:
     def _admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
         """Take permits for their recipients (``single`` was taken for each message); release those without permits."""
         counts = [len(claim.open_addresses) for claim in claims]
-        recipients, fitting = take_recipients(self.current.account, counts, clock=self.clock)
+        recipients, fitting = self.permits.take_recipients(counts)
         permits = {count: (single, recipients.part(count)) for count in set(counts)}
         for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
             self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits[count]))
@@ -246,6 +246,8 @@ class ClaimPrefetch:
                 self.unrendered.popleft()
         finally:  # an unexpected error must not lose the messages that were rendered before it
             self.ready.push(rendered)
+        if rendered:
+            self.permits.used()
         return bool(rendered)
 
     def may_render(self) -> bool:

@@ -161,6 +161,33 @@ def test_a_limit_per_second_is_kept() -> None:
         assert_nothing_paid(sent=42)
 
 
+@pytest.mark.parametrize(
+    ("commit", "limit"), [(0.06, "20/second"), (0.06, "20 recipients/second"), (0.2, "20/second, 500/minute")]
+)
+def test_a_limit_per_second_is_used_where_each_commit_takes_longer_than_its_permits(commit: float, limit: str) -> None:
+    """Permits of 50 ms had ended before the commit that took them: nothing went, and the drain took for ever."""
+
+    def slow_writes(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        result = execute(sql, params, many, context)
+        if sql.startswith(("UPDATE", "INSERT", "DELETE", "WITH")):
+            time.sleep(commit)
+        return result
+
+    with SmtpServer() as server:
+        owner = account_on(server, rate_limits=limit)
+        backlog(owner, 30)
+        passing = TooFast("mail", TOO_FAST)
+        passing.most = 20
+        add(server, passing)
+        begun = time.monotonic()
+        with connection.execute_wrapper(slow_writes):
+            report = prx.drain(time_budget=40)
+        assert (report.sent, report.claimed - report.released) == (30, 30)
+        assert passing.hits == 0, "never more than 20 in a second"
+        assert time.monotonic() - begun < 20
+        assert_nothing_paid(sent=30)
+
+
 def test_a_limit_per_second_is_used_where_a_claim_takes_longer_than_its_permits() -> None:
     """Permits are good for 50 ms; the messages that are too late stay claimed, and take new ones."""
 

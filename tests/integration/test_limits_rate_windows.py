@@ -46,6 +46,33 @@ def test_a_permit_ends_with_its_bucket() -> None:
     assert permits.ends_at == (NOW + 3 * SECOND).timestamp()
 
 
+def test_permits_with_a_longer_life_count_until_it_ends() -> None:
+    owner = account(rate_limits="10/second")
+    permits = take_permits(owner, 6, clock=at(), life=0.4)
+    assert permits.ends_at == pytest.approx((NOW + 0.45 * SECOND).timestamp())
+    assert take_permits(owner, 10, clock=at()).count == 4, "a worker in no hurry counts them too"
+    for seconds in (0.5, 1.0):
+        assert take_permits(owner, 10, clock=at(NOW + seconds * SECOND)).count == 0, seconds
+    assert take_permits(owner, 10, clock=at(NOW + 1.06 * SECOND)).count == 4, "they were used at once"
+    assert take_permits(owner, 10, clock=at(NOW + 1.44 * SECOND)).count == 0, "they may have been used as late as this"
+    assert take_permits(owner, 10, clock=at(NOW + 1.46 * SECOND)).count == 6
+
+
+def test_permits_of_a_longer_life_are_released_to_the_bucket_that_counts_them() -> None:
+    owner = account(rate_limits="10/second")
+    permits = take_permits(owner, 10, clock=at(), life=3)
+    give_back(permits, 7, clock=at(NOW + SECOND))
+    assert take_permits(owner, 10, clock=at(NOW + SECOND)).count == 7
+
+
+def test_no_life_is_longer_than_the_longest() -> None:
+    owner = account(rate_limits="10/second, 10/minute")
+    permits = take_permits(owner, 10, clock=at(), life=3600)
+    assert permits.ends_at <= (NOW + 10.1 * SECOND).timestamp()
+    assert take_permits(owner, 10, clock=at(NOW + 70 * SECOND)).count == 0
+    assert take_permits(owner, 10, clock=at(NOW + 73 * SECOND)).count == 10
+
+
 def test_unused_permits_are_released_to_their_bucket() -> None:
     owner = account(rate_limits="10/minute")
     permits = take_permits(owner, 10, clock=at())

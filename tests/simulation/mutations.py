@@ -101,8 +101,8 @@ def one_permit_too_many() -> None:
     """A rate limit lets one message more go."""
     rolled = rate_windows.rolled
 
-    def fewer(newest: int, counts: Iterable[int], bucket: int) -> Any:
-        number, found = rolled(newest, list(counts), bucket)
+    def fewer(newest: int, counts: Iterable[int], bucket: int, **options: int) -> Any:
+        number, found = rolled(newest, list(counts), bucket, **options)
         spent = next((index for index, count in enumerate(found) if count), None)
         return (number, found) if spent is None else (number, [*found[:spent], found[spent] - 1, *found[spent + 1 :]])
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prx_email_django.limits.rate_windows import rolled
-from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling
+from prx_email_django.rules.rates import BUCKETS, RateLimit, parse_rate_limits, recipients_ceiling, rolled
 
 
 @pytest.mark.parametrize(
@@ -44,16 +43,24 @@ def test_the_smallest_recipient_limit_bounds_one_message() -> None:
     assert recipients_ceiling("500 recipients/day, 100 recipients/hour, 5/minute") == 100
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30)), max_size=60), st.integers(1, 50))
-def test_no_span_of_a_period_ever_sees_more_than_the_limit(steps: list[tuple[int, int]], limit: int) -> None:
+FARTHEST = RateLimit(1, 1).farthest
+TAKEN = st.tuples(st.integers(0, 60), st.integers(0, FARTHEST - BUCKETS), st.integers(0, 30), st.floats(0, 1))
+
+
+@given(st.lists(TAKEN, max_size=60), st.integers(1, 50))
+def test_no_span_of_a_period_ever_sees_more_than_the_limit(
+    steps: list[tuple[int, int, int, float]], limit: int
+) -> None:
+    """Workers whose permits are good for different times: each permit may be used in any bucket of its life."""
     spent: dict[int, int] = {}
     newest, counts, bucket = 0, [0] * BUCKETS, 1000
-    for ahead, wanted in steps:
-        bucket += ahead
-        newest, counts = rolled(newest, counts, bucket)
+    for moved, ahead, wanted, used in steps:
+        bucket += moved
+        newest, counts = rolled(newest, counts, bucket, ahead=ahead, farthest=FARTHEST)
         granted = max(0, min(wanted, limit - sum(counts)))
-        counts[newest - bucket] += granted
-        spent[bucket] = spent.get(bucket, 0) + granted
+        counts[newest - bucket - ahead] += granted
+        sent_in = bucket + round(used * ahead)
+        spent[sent_in] = spent.get(sent_in, 0) + granted
     for first in spent:
         # A period touches at most twenty-one buckets of a twentieth.
         assert sum(spent.get(first + n, 0) for n in range(BUCKETS)) <= limit
