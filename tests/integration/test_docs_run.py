@@ -138,6 +138,20 @@ def test_templates_of_post_office_become_files_that_render_mail_reads(tmp_path: 
     assert ended.stdout.splitlines() == [*["Order 7|Your order|<p>é</p>"] * 2, "注文 7|本文|"]
 
 
+def test_an_outbox_in_a_database_of_its_own_is_migrated_as_the_page_and_the_command_say(tmp_path: Path) -> None:
+    page = "docs/how-to/several-databases.md"
+    (settings,) = [block for block in SETTINGS if block.page == page]
+    (shown,) = [block for block in blocks(page) if block.language == "sh"]
+    _python, _manage, *arguments = shown.text.split()
+    project = Project(tmp_path, _files(page))
+    project.write("shown.py", f"{BASE_SETTINGS}\n{settings.text}")
+    project.manage("migrate", "-v0", settings="shown")
+    refused = project.manage("flush_outbox", settings="shown")
+    assert f"(run “manage.py {' '.join(arguments)}”)" in refused.stderr
+    project.manage(*arguments, "-v0", settings="shown")
+    assert project.manage("flush_outbox", settings="shown").stdout.startswith("0 sent")
+
+
 @pytest.mark.django_db
 def test_sql_that_is_shown_is_taken() -> None:
     """They are for PostgreSQL; elsewhere the test only holds that no other page has one."""
