@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 
+from prx_email_django.models import Account
 from tests.support.document_project import BASE_SETTINGS, Project
-from tests.support.documents import PAGES, Block, all_blocks, blocks
+from tests.support.documents import PAGES, Block, all_blocks, blocks, code_in, tables
 
 #: Commands that change the machine or the repository; CI runs them.
 NOT_HERE = ("pip install", "make ")
@@ -150,6 +154,17 @@ def test_an_outbox_in_a_database_of_its_own_is_migrated_as_the_page_and_the_comm
     assert f"(run “manage.py {' '.join(arguments)}”)" in refused.stderr
     project.manage(*arguments, "-v0", settings="shown")
     assert project.manage("flush_outbox", settings="shown").stdout.startswith("0 sent")
+
+
+@pytest.mark.django_db
+def test_the_commands_in_the_table_of_providers_make_accounts(settings: Any) -> None:
+    settings.PRX_EMAIL = {}
+    page = "docs/how-to/providers.md"
+    shown = [code for rows in tables(page) for row in rows for code in code_in(row[-1]) if code.startswith("--preset")]
+    assert len(shown) == 7
+    for number, arguments in enumerate(shown):
+        call_command("outbox_account", f"account{number}", *shlex.split(arguments))
+        Account.objects.get(name=f"account{number}").full_clean()
 
 
 @pytest.mark.django_db
