@@ -139,7 +139,7 @@ def _print_addresses(port: int, ports: Mapping[str, int], pids: Mapping[str, int
     print_pairs(
         {
             "shop": f"http://127.0.0.1:{port}/  (order a book)",
-            "operator": f"http://127.0.0.1:{port}/operator/  (let the provider fail, and see what becomes of the mail)",
+            "operator": f"http://127.0.0.1:{port}/operator/  (let the provider fail, and see what happens)",
             "inbox": f"http://127.0.0.1:{port}/inbox/",
             "admin": f"http://127.0.0.1:{port}/admin/  (user {ADMIN}, password {ADMIN_PASSWORD})",
             "mail server": f"127.0.0.1, ports {ports['tls']} (TLS), {ports['starttls']} (STARTTLS), "

@@ -32,7 +32,10 @@ class Mode(StrEnum):
 
 
 _WORDS = {
-    Mode.WELL: ("All well", "The provider accepts every message. What waits is sent."),
+    Mode.WELL: (
+        "All well",
+        "The provider accepts every message. What waits is sent, after a pause when it ends or by Resume.",
+    ),
     Mode.REFUSE: (
         "Refuse",
         "The provider says 550 to every recipient: for good. The message rests until a person acts.",

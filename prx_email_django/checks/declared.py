@@ -21,7 +21,8 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.words import in_words
 
 _HINT = gettext_lazy(
-    "The form of an account in the admin names the same fields; docs/reference/account.md describes them."
+    "The form of an account in the admin names the same fields; "
+    "https://github.com/prx-email/prx_email_django/blob/main/docs/reference/account.md describes them."
 )
 
 

@@ -12,6 +12,7 @@ from unicodedata import east_asian_width
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS
 from django.db import Error as DatabaseError
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -21,6 +22,7 @@ from django.utils.translation import gettext as _
 from prx_email_django.conf import parse_duration
 from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.words import in_words
 from prx_email_django.states import ErrorCode
@@ -179,7 +181,10 @@ def plain_errors() -> Iterator[None]:
     except (ImproperlyConfigured, ArgumentTypeError) as error:
         raise CommandError(str(error)) from error
     except DatabaseError as error:
-        hint = _(" (run “manage.py migrate”)") if _MISSING_TABLE.search(str(error)) else ""
+        option = "" if (alias := outbox_alias()) == DEFAULT_DB_ALIAS else f" --database {alias}"
+        hint = (
+            _(" (run “manage.py migrate%(option)s”)") % {"option": option} if _MISSING_TABLE.search(str(error)) else ""
+        )
         raise CommandError(
             _("The database cannot be used: %(error)s%(hint)s") % {"error": first_line(error), "hint": hint}
         ) from error

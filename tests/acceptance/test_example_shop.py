@@ -107,6 +107,45 @@ def test_a_refused_receipt_is_seen_by_the_operator_and_delivered_when_the_provid
         assert not [pid for pid in pids if is_alive(pid)]
 
 
+#: Button -> what the operator's page says of an order that is placed then.  The first two delay a message only.
+ANSWERS = {
+    "Throttle": "accepted by the server",
+    "Go slow": "accepted by the server",
+    "Defer": "450 4.2.1 mailbox busy",
+    "Refuse": "at rest: recipients refused (550 5.1.1 no such mailbox here)",
+    "Drop": "it may have been delivered",
+}
+
+
+@pytest.mark.browser
+def test_the_operators_page_says_what_each_button_does_and_each_receipt_arrives_once(
+    page: Page, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as (_process, output):
+        address = re.search(r"shop +(http://127\.0\.0\.1:\d+/)", output)
+        assert address, output
+        page.goto(address[1])
+        ordered = {button: f"{button.replace(' ', '-').lower()}@example.org" for button in ANSWERS}
+        for button, answer in ANSWERS.items():
+            set_provider(page, button)
+            order(page, "The Lighthouse", name="Zoë", email=ordered[button])
+            page.get_by_role("link", name="See it as the operator does").click()
+            expect(page.locator("tbody tr").filter(has_text=ordered[button])).to_contain_text(answer)
+            shot(page, f"button-{button}")
+
+        set_provider(page, "All well")
+        if (resume := page.get_by_role("button", name="Resume")).count():
+            resume.click()
+        refused = page.locator("tbody tr").filter(has_text=ordered["Refuse"])
+        refused.get_by_role("button", name="Try again").click()
+        for email in ordered.values():
+            expect(page.locator("tbody tr").filter(has_text=email)).to_contain_text("accepted by the server")
+        inbox = Inbox(tmp_path / "inbox")
+        assert sorted(inbox.read(name)["To"] for name in inbox.names()) == sorted(
+            f"Zoë <{email}>" for email in ordered.values()
+        )
+
+
 @pytest.mark.django_db(transaction=True)
 def test_each_mode_of_the_provider_does_what_its_button_says(tmp_path: Path, settings: Any) -> None:
     settings.PRX_EMAIL = {"TRANSPORT": "smtp", "WAKE": "", "BASE_BACKOFF": "1s"}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 
+from prx_email_django.models import Account
 from tests.support.document_project import BASE_SETTINGS, Project
-from tests.support.documents import PAGES, Block, all_blocks, blocks
+from tests.support.documents import PAGES, Block, all_blocks, blocks, code_in, tables
 
 #: Commands that change the machine or the repository; CI runs them.
 NOT_HERE = ("pip install", "make ")
@@ -136,6 +140,31 @@ def test_templates_of_post_office_become_files_that_render_mail_reads(tmp_path: 
     ended = project.run("move.py", settings="shown")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [*["Order 7|Your order|<p>é</p>"] * 2, "注文 7|本文|"]
+
+
+def test_an_outbox_in_a_database_of_its_own_is_migrated_as_the_page_and_the_command_say(tmp_path: Path) -> None:
+    page = "docs/how-to/several-databases.md"
+    (settings,) = [block for block in SETTINGS if block.page == page]
+    (shown,) = [block for block in blocks(page) if block.language == "sh"]
+    _python, _manage, *arguments = shown.text.split()
+    project = Project(tmp_path, _files(page))
+    project.write("shown.py", f"{BASE_SETTINGS}\n{settings.text}")
+    project.manage("migrate", "-v0", settings="shown")
+    refused = project.manage("flush_outbox", settings="shown")
+    assert f"(run “manage.py {' '.join(arguments)}”)" in refused.stderr
+    project.manage(*arguments, "-v0", settings="shown")
+    assert project.manage("flush_outbox", settings="shown").stdout.startswith("0 sent")
+
+
+@pytest.mark.django_db
+def test_the_commands_in_the_table_of_providers_make_accounts(settings: Any) -> None:
+    settings.PRX_EMAIL = {}
+    page = "docs/how-to/providers.md"
+    shown = [code for rows in tables(page) for row in rows for code in code_in(row[-1]) if code.startswith("--preset")]
+    assert len(shown) == 7
+    for number, arguments in enumerate(shown):
+        call_command("outbox_account", f"account{number}", *shlex.split(arguments))
+        Account.objects.get(name=f"account{number}").full_clean()
 
 
 @pytest.mark.django_db

@@ -6,11 +6,12 @@ import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from django.db import connection
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -19,6 +20,7 @@ import prx_email_django as prx
 from prx_email_django.contrib.health import health
 from prx_email_django.contrib.metrics import metrics
 from prx_email_django.models import OutboxMessage, OutboxState
+from tests.support.documents import blocks
 from tests.support.factories import MEMORY, account, backlog
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +31,15 @@ REQUEST = RequestFactory().get("/")
 def answer(**options: Any) -> tuple[int, dict[str, Any]]:
     response = health(REQUEST, **options)
     return response.status_code, json.loads(response.content)
+
+
+def test_the_urls_that_are_shown_answer(settings: Any, client: Client) -> None:
+    (shown,) = [block for block in blocks("docs/how-to/health-and-alerts.md") if block.language == "python"]
+    settings.ROOT_URLCONF = urls = ModuleType("urls_that_are_shown")
+    exec(compile(shown.text, str(shown), "exec"), vars(urls))
+    account()
+    assert client.get("/health/outbox/").json()["status"] == "ok"
+    assert b"outbox_due" in client.get("/metrics/outbox/").content
 
 
 def test_health_is_well_late_or_broken(settings: Any) -> None:

@@ -13,6 +13,7 @@ from django_tenants.utils import schema_context, tenant_context
 
 import prx_email_django as prx
 from prx_email_django.models import Account, OutboxMessage
+from tests.support.documents import blocks
 from tests.support.smtp_server import SmtpServer
 from tests.tenants.customers.models import Customer
 
@@ -121,6 +122,17 @@ def test_the_commands_run_in_the_schema_that_tenant_command_names(server: SmtpSe
     call_command("tenant_command", "flush_outbox", schema="seven")
     assert len(server.messages) == 1
     call_command("all_tenants_command", "flush_outbox", "--no-public")
+    assert len(server.messages) == 2
+
+
+@in_each_schema
+def test_the_drain_that_is_shown_sends_the_mail_of_every_schema(server: SmtpServer) -> None:
+    for name in ("seven", "eight"):
+        with schema_context(name):
+            make_account(server)
+            enqueue(name)
+    (shown,) = (block for block in blocks("docs/how-to/tenants.md") if "tenant_context" in block.text)
+    exec(compile(shown.text, str(shown), "exec"), {})
     assert len(server.messages) == 2
 
 
