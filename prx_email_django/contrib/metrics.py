@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 
 from django.db.models import Sum
 from django.http import HttpRequest, HttpResponse
@@ -26,7 +27,7 @@ from prometheus_client.registry import Collector
 
 from prx_email_django.models import HourlyCount
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.status.overview import is_alive
+from prx_email_django.status.overview import is_alive, is_hung
 
 #: Figures of each account, and what they mean.
 _OF_ACCOUNT = {
@@ -70,6 +71,8 @@ class OutboxCollector(Collector):
         for kind in sorted(set(alive)):
             workers.add_metric([kind], alive.count(kind))
         yield workers
+        hung = sum(map(partial(is_hung, now=now), figures["workers"]))
+        yield GaugeMetricFamily("outbox_workers_hung", "Workers that hang or were killed while they worked", hung)
         yield _outcomes()
 
 

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_noop
 from prx_email_django.management._common import age, padded
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import judge
+from prx_email_django.status.overview import lost_workers
 
 DEFAULT_MAX_AGE = "10m"
 #: Figure -> its name, as it is printed.
@@ -51,6 +52,8 @@ def outbox_lines(figures: dict[str, Any], style: Style) -> Iterator[str]:
         yield style.ERROR(found["problem"])
     if not figures["accounts"]:
         yield _('There is no account. Declare an account in PRX_EMAIL["ACCOUNTS"], or add it in the admin.')
+    for cause in lost_workers(figures, datetime.fromisoformat(figures["at"])):
+        yield style.WARNING(cause.text)
     if figures["paused"]:
         yield style.WARNING(_paused_line(figures["paused"]))
     if not figures["instance_matches"]:

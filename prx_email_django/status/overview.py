@@ -117,6 +117,11 @@ def is_alive(worker: Mapping[str, Any], *, now: datetime) -> bool:
     return now - _instant(worker["last_seen_at"]) <= ALIVE_FOR
 
 
+def is_hung(worker: Mapping[str, Any], *, now: datetime) -> bool:
+    """Whether a worker was seen at work, and is seen no more: it hangs or was killed.  An idle one has ended."""
+    return bool(worker["state"] == WorkerState.WORKING) and not is_alive(worker, now=now)
+
+
 def silence(figures: Mapping[str, Any], *, now: datetime) -> timedelta | None:
     """Return for how long no worker has been seen; None: none was ever seen."""
     seen = [_instant(worker["last_seen_at"]) for worker in figures["workers"]]
@@ -178,7 +183,7 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
         yield Cause(Level.RED, text, can_resume=True, by_person=True)
     for account in figures["accounts"]:
         yield from _causes_of(account, records.get(account["id"]), now)
-    yield from _lost_workers(figures, now)
+    yield from lost_workers(figures, now)
     if figures["in_doubt"]:
         text = ngettext(
             "%(count)d failed message may have been delivered.",
@@ -242,14 +247,13 @@ def _and_waiting(text: str, waits: int) -> str:
     return ngettext("%(text)s; %(count)d waits", "%(text)s; %(count)d wait", waits) % {"text": text, "count": waits}
 
 
-def _lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
+def lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
+    """Say which workers hang or were killed and since when, and how many messages they had."""
     is_somebody_alive = any(is_alive(worker, now=now) for worker in figures["workers"])
     lost = [
         worker
         for worker in figures["workers"]
-        if worker["state"] == WorkerState.WORKING
-        and not is_alive(worker, now=now)
-        and not (is_somebody_alive and now - _instant(worker["last_seen_at"]) > LOST_FOR)
+        if is_hung(worker, now=now) and not (is_somebody_alive and now - _instant(worker["last_seen_at"]) > LOST_FOR)
     ]
     if lost:
         text = ngettext(

@@ -44,6 +44,8 @@ WHOLE = (
     _("no answer to EHLO from %(where)s in %(seconds)s s"),
     _("no greeting from %(where)s in %(seconds)s s; that port may begin with TLS"),
     _("no greeting from %(where)s in %(seconds)s s"),
+    _("the greeting from %(where)s was not complete in %(seconds)s s"),
+    _("the answer to %(command)s from %(where)s was not complete in %(seconds)s s"),
     _("no TLS handshake with %(where)s in %(seconds)s s"),
     _("TLS with %(where)s: %(reason)s; that port does not begin with TLS"),
     _("TLS with %(where)s: %(reason)s"),

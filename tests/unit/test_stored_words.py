@@ -39,6 +39,8 @@ FILLED_IN = {
     "connection failed: x: x: the server closed the connection": (
         "connection failed: mail.example.com:25: greeting: the server closed the connection"
     ),
+    "the greeting from x was not complete x": "the greeting from mail.example.com:25 was not complete in 60 s",
+    "the answer to x from x was not complete x": "the answer to EHLO from mail.example.com:25 was not complete in 60 s",
 }
 #: Files whose texts are raised while a person signs in: nothing of them is stored.
 SIGN_IN = {"sign_in.py", "device.py", "servers.py"}

@@ -61,8 +61,9 @@ class Progress:
         seconds = min(asyncio.get_running_loop().time() - self._waits_since, self.settings.timeout)
         where, waited = self.where, f"in {seconds:.0f} s" if seconds >= 1 else f"in {seconds:.1f} s"
         if has_begun:
-            awaited = "the greeting" if self.stage == "greeting" else f"the answer to {self.stage}"
-            return f"{awaited} from {where} was not complete {waited}"
+            if self.stage == "greeting":
+                return f"the greeting from {where} was not complete {waited}"
+            return f"the answer to {self.stage} from {where} was not complete {waited}"
         match self.stage:
             case "":
                 return f"no connection to {where} {waited}"
