@@ -16,6 +16,7 @@ from django.db import connections
 from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+import prx_email_django as prx
 from prx_email_django.models import OutboxMessage, Worker
 from tests.integration import admin_rows as rows
 
@@ -234,6 +235,52 @@ def test_all_messages_of_one_reason_are_retried_with_three_clicks_from_the_index
     page.get_by_role("button", name="Yes, go on").click()
     expect(page.locator(".messagelist")).to_contain_text("3 messages are due now")
     assert not OutboxMessage.objects.filter(next_attempt_at=None).exists()
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+def test_each_question_of_a_night_is_answered_within_three_clicks(page: Page, size: tuple[int, int]) -> None:
+    """From the dashboard: what the page says without a click is asserted first."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.set_default_timeout(5000)
+    account, other = rows.make_account("news"), rows.make_account("orders", port=1)
+    rows.at_rest(account)
+    doubtful = rows.unknown(other, to="bob@example.org")
+    waiting = rows.make_message(account)
+    Worker.objects.create(name="web1:7", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    prx.pause_outbox(account, reason="wrong price", by="keiko")
+    home = f"{rows.ADMIN}outbox/"
+
+    def answer(*steps: Locator) -> None:
+        assert len(steps) <= 3
+        for step in steps:
+            step.click()
+
+    def search(term: str) -> Locator:
+        page.goto(home)
+        page.locator("#outbox-q").fill(term)
+        return page.get_by_role("button", name="Search")
+
+    page.goto(home)
+    expect(page.locator(".outbox-verdict")).to_contain_text("1 due, the oldest for", timeout=5000)
+    expect(page.locator(".outbox-causes")).to_contain_text("news is paused by keiko", timeout=5000)
+    expect(page.locator(".outbox-dashboard")).to_contain_text("web1:7", timeout=5000)
+    first = page.locator("#result_list .field-number a").first
+    answer(search(str(waiting.pk)), first)
+    expect(page.locator(".outbox-why")).to_contain_text("wrong price", timeout=5000)
+    answer(search("bob@example.org"), first)
+    expect(page.locator(".outbox-timeline")).to_be_visible()
+    assert f"/{doubtful.pk}/" in page.url
+    page.goto(home)
+    answer(page.get_by_role("button", name="Resume"))
+    assert account.pause_reason == ""
+    go_on = page.get_by_role("button", name="Yes, go on")
+    answer(page.locator(".outbox-causes").get_by_role("button", name="Confirm all 1"), go_on)
+    doubtful.refresh_from_db()
+    assert doubtful.status == "sent"
+    answer(page.locator(".outbox-reasons").get_by_role("button", name="Retry all 1"), go_on)
+    assert not OutboxMessage.objects.filter(status="failed", next_attempt_at=None).exists()
+    answer(page.get_by_role("link", name="orders").first, page.get_by_role("button", name="Check this account"))
+    expect(page.locator("#content")).to_contain_text("Check of the account orders", timeout=5000)
 
 
 #: Elements with a text or a button whose right or left side is out of the window.
