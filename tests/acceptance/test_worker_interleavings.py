@@ -17,7 +17,7 @@ from prx_email_django.rules import clock as clocks
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import claims, lease
 from prx_email_django.store import db as base
-from prx_email_django.worker import connections, prefetch, queues
+from prx_email_django.worker import connections, permits, queues
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.single import OneMessage
@@ -227,7 +227,7 @@ def test_an_error_between_claim_and_permits_releases_the_messages(
     def fail(*args: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(prefetch, "take_recipients", fail)
+    monkeypatch.setattr(permits, "take_recipients", fail)
     with SmtpServer() as server:
         owner = account_on(server, max_connections=2, rate_limits="100 recipients/hour")
         backlog(owner, 4, on_unknown="hold")
