@@ -22,6 +22,7 @@ from tests.support.factories import NOW, SECOND, account, at, message
 pytestmark = pytest.mark.django_db
 
 MICROSECOND = timedelta(microseconds=1)
+RANKS = 21
 
 
 def queue(owner: Account, chance: random.Random) -> list[OutboxMessage]:
@@ -146,7 +147,9 @@ def test_claims_of_a_drain_stay_flat_while_a_transaction_is_open_elsewhere() -> 
         reader.rollback()
         reader.close()
     assert not OutboxMessage.objects.exclude(status="sent").exists()
-    assert max(reads[-5:]) <= 1.2 * max(reads[1:6]), reads
+    # A claim from the start would read hundreds more.  MariaDB may gather statistics meanwhile: its next plan reads one
+    # row more for each rank.
+    assert max(reads[-5:]) <= 1.2 * max(reads[1:6]) + RANKS, reads
 
 
 def _claim_and_send(owner: Account, place: ClaimCursor) -> int:
