@@ -22,9 +22,10 @@ from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.field_kinds import ADDRESS_FIELDS
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import MESSAGES, make_email
 from tests.integration.backend_odd_messages import ONLY_OURS
+from tests.support.factories import account_on
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -44,14 +45,7 @@ def catcher() -> Iterator[SmtpServer]:
 def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
     catcher.messages.clear()
-    Account.objects.create(
-        name="main",
-        email="app@example.com",
-        host=catcher.host,
-        port=catcher.port,
-        security="none",
-        auth_method="none",
-    )
+    account_on(catcher)
     return catcher
 
 

@@ -16,8 +16,9 @@ import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
+from tests.support.factories import account_on
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,14 +34,7 @@ def catcher() -> Iterator[SmtpServer]:
 def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
     catcher.messages.clear()
-    Account.objects.create(
-        name="main",
-        email="app@example.com",
-        host=catcher.host,
-        port=catcher.port,
-        security="none",
-        auth_method="none",
-    )
+    account_on(catcher)
     return catcher
 
 
@@ -53,11 +47,6 @@ def sent(server: SmtpServer, **fields: Any) -> bytes:
 def value_of(data: bytes, name: str) -> str:
     """The value as it left, unfolded."""
     return str(message_from_bytes(data)[name]).replace("\r\n", "").strip()
-
-
-def as_words(text: str) -> str:
-    """The text with blanks between encoded words and what stands beside them, as a reader shows it."""
-    return decode_words(text)
 
 
 LISTS = {
@@ -79,7 +68,7 @@ def test_a_list_field_beyond_ascii_keeps_what_programs_read(name: str, server: S
     given, meant = LISTS[name]
     value = value_of(sent(server, headers={name: given}), name)
     assert value.isascii()
-    assert as_words(value) == meant
+    assert decode_words(value) == meant
     assert re.findall("<[^<>]*>", value) == re.findall("<[^<>]*>", meant)
     for word in re.findall(r"[^\s>]*=\?\S*", value):
         assert re.fullmatch(r"\(?=\?[^?]+\?b\?[^?]{1,63}\?=\)?", word)
@@ -129,7 +118,7 @@ def test_a_word_that_no_line_can_carry_is_refused_at_the_call(name: str, server:
 
 def test_a_long_word_of_an_unstructured_field_is_encoded(server: SmtpServer) -> None:
     data = sent(server, headers={"X-Note": f"a {LONG}"})
-    assert as_words(value_of(data, "X-Note")) == f"a {LONG}"
+    assert decode_words(value_of(data, "X-Note")) == f"a {LONG}"
     assert max(map(len, data.split(b"\r\n"))) <= 998
 
 
@@ -144,20 +133,24 @@ def test_an_encoded_word_with_a_line_end_is_carried_as_it_is(name: str, before: 
     data = sent(server, **({"subject": given} if name == "Subject" else {"headers": {name: given}}))
     value = value_of(data, name)
     if name in {"Subject", "X-Note"}:  # Django 6 writes the words of texts anew
-        assert as_words(value) == as_words(given)
+        assert decode_words(value) == decode_words(given)
         assert "\n" not in value
     else:
         assert value == given
     assert message_from_bytes(data)["X-Evil"] is None
 
 
-@pytest.mark.skipif(django.VERSION >= (6, 0), reason="Django 6 refuses it itself")
 @pytest.mark.parametrize("domain", ["example.org", "straße.example", "docomo.ne.jp"])
 def test_an_encoded_word_with_a_line_end_as_a_name_too(domain: str, server: SmtpServer) -> None:
-    data = sent(server, to=[f"{WORD} <ann@{domain}>"], reply_to=[f"{WORD} <ann@{domain}>"])
+    fields = {"to": [f"{WORD} <ann@{domain}>"], "reply_to": [f"{WORD} <ann@{domain}>"]}
+    if django.VERSION >= (6, 0):  # Django refuses such an address itself
+        with pytest.raises(ValueError):
+            make_email(**fields).message()
+        return
+    data = sent(server, **fields)
     for name in ("To", "Reply-To"):
         value = value_of(data, name)
-        assert as_words(value).startswith("a\r\nX-Evil: b <ann@")
+        assert decode_words(value).startswith("a\r\nX-Evil: b <ann@")
         assert value.partition("@")[2].strip(">") == domain.replace("straße", "xn--strae-oqa")
     assert message_from_bytes(data)["X-Evil"] is None
 
@@ -170,7 +163,7 @@ def test_no_encoded_word_with_a_control_character_is_too_long(where: str, server
     value = value_of(data, where)
     assert max(map(len, re.findall(r"=\?[^?]+\?[bq]\?[^?]*\?=", value))) <= 75
     assert max(map(len, data.partition(b"\r\n\r\n")[0].split(b"\r\n"))) <= 78
-    assert as_words(value).partition("<ann")[0].strip() == text.strip()
+    assert decode_words(value).partition("<ann")[0].strip() == text.strip()
 
 
 class Resent(EmailMultiAlternatives):

@@ -17,8 +17,9 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.mime.transfer import base64_lines
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
+from tests.support.factories import account_on
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -143,9 +144,7 @@ def catcher(request: pytest.FixtureRequest) -> Iterator[SmtpServer]:
 def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
     catcher.messages.clear()
-    Account.objects.create(
-        name="main", email="app@example.com", host=catcher.host, port=catcher.port, security="none", auth_method="none"
-    )
+    account_on(catcher)
     return catcher
 
 
