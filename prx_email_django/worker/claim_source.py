@@ -57,7 +57,7 @@ class EmptyHanded:
 
     Such an account waits 1 s, then 2 s, 4 s, … for the same message, unless another message comes first.  Kept for the
     process: a loop begins a new drain each second, and each would cost a login.  A drain whose caller gives the time
-    waits for nothing (``Drain``): these are seconds of the machine's clock.
+    waits for nothing (``ReadyAccounts``): these are seconds of the machine's clock.
     """
 
     def __init__(self) -> None:
