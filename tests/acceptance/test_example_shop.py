@@ -136,9 +136,12 @@ def test_the_operators_page_says_what_each_button_does_and_each_receipt_arrives_
         set_provider(page, "All well")
         if (resume := page.get_by_role("button", name="Resume")).count():
             resume.click()
-        refused = page.locator("tbody tr").filter(has_text=ordered["Refuse"])
-        refused.get_by_role("button", name="Try again").click()
         for email in ordered.values():
+            row = page.locator("tbody tr").filter(has_text=email)
+            # The deferred order is tried again on its own; on a slow machine that is while the provider refuses.
+            expect(row).to_contain_text(re.compile("accepted by the server|Try again"))
+            if (again := row.get_by_role("button", name="Try again")).count():
+                again.click()
             expect(page.locator("tbody tr").filter(has_text=email)).to_contain_text("accepted by the server")
         inbox = Inbox(tmp_path / "inbox")
         assert sorted(inbox.read(name)["To"] for name in inbox.names()) == sorted(
