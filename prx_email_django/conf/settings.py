@@ -85,6 +85,11 @@ class OutboxSettings:
             ) from None
 
     @functools.cached_property
+    def calls_host(self) -> bool:
+        """Whether rendering a message calls a function of the host project, which may use the database."""
+        return bool(self.transform_mime) or self._message_id_function is not None
+
+    @functools.cached_property
     def _message_id_function(self) -> Callable[[], object] | None:
         return function_named(prx_email().get("MESSAGE_ID_DOMAIN"))
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -33,6 +34,26 @@ _TAKEN = _LOST | {"42P05"}
 
 class NotPrepared(Exception):
     """Nothing was executed: the ordinary way is open."""
+
+
+class _Meanwhile(threading.local):
+    work: Iterator[object] = iter(())
+
+
+_meanwhile = _Meanwhile()
+
+
+@contextmanager
+def meanwhile(work: Iterator[object]) -> Iterator[None]:
+    """While PostgreSQL executes the prepared statements of this block, take steps of ``work`` instead of waiting.
+
+    A step must be short, must not raise and must not use the database: its connection is busy.
+    """
+    before, _meanwhile.work = _meanwhile.work, work
+    try:
+        yield
+    finally:
+        _meanwhile.work = before
 
 
 @dataclass(slots=True)
@@ -189,8 +210,9 @@ class _Cursor:
 def _exchange(
     pgconn: Any, name: bytes, values: Sequence[bytes | None], prepares: bytes | None, *, is_old: bool
 ) -> Generator[Any, Any, list[Any]]:
-    """Send the statement and wait for its results, as psycopg's cursors do."""
+    """Send the statement and wait for its results, as psycopg's cursors do, but not idly (``meanwhile``)."""
     from psycopg.generators import execute as send_and_wait
+    from psycopg.generators import fetch_many, send
 
     if is_old:
         pgconn.send_query(b"DEALLOCATE " + name)
@@ -203,7 +225,12 @@ def _exchange(
         if results[-1].status != 1:  # COMMAND_OK
             raise NotPrepared
     pgconn.send_query_prepared(name, values)
-    results = yield from send_and_wait(pgconn)
+    yield from send(pgconn)
+    for _ in _meanwhile.work:
+        pgconn.consume_input()
+        if not pgconn.is_busy():
+            break
+    results = yield from fetch_many(pgconn)
     return list(results)
 
 

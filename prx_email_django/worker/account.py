@@ -14,6 +14,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.store.absence import unwritten
+from prx_email_django.store.prepared import meanwhile
 from prx_email_django.transports.base import ConnectError, Transport
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.connection_events import ConnectionEvents
@@ -138,7 +139,8 @@ class AccountWorker:
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
         before = {message.id: Before.of(message) for message in messages if not message.is_accepted}
-        recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
+        with meanwhile(self.prefetch.rendering()):
+            recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
         self.ready.recorded += sum([message.is_accepted for message in messages])
         self._note_tokens(messages)
         untouched = [message for message in messages if not message.is_touched]

@@ -100,6 +100,11 @@ class ClaimedMessage(OutgoingMessage):
         self.eight_bit, self.utf8 = not self.body.isascii(), needs_smtputf8(self.body)
         return None
 
+    @property
+    def needs_database(self) -> bool:
+        """Whether the database, or code of the host, has a part in rendering it."""
+        return bool(self.claim.attachments) or self.claim.message.raw_id is not None or outbox_settings().calls_host
+
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
         connection = self.connection

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from time import monotonic
 
 from prx_email_django.limits.rate_windows import Permits, give_back
@@ -249,6 +249,20 @@ class ClaimPrefetch:
         if rendered:
             self.permits.used()
         return bool(rendered)
+
+    def rendering(self) -> Iterator[None]:
+        """Render what ``render`` would render next, a message a step, for the time in which the database works.
+
+        Nothing is handed out: the results that are being recorded may keep a message back.
+        """
+        size = self.ready.ready_bytes
+        for message in tuple(self.unrendered):
+            if size >= RENDER_AHEAD:
+                return
+            if not message.body and not message.needs_database:
+                message.render()  # a failure is found again, and recorded, by ``render``
+                yield
+            size += len(message.body)
 
     def may_render(self) -> bool:
         """Whether a message is claimed that may be rendered now."""
