@@ -371,7 +371,7 @@ def test_a_message_of_django_names_its_account_in_enqueue_many() -> None:
     emails[2].outbox_account = other  # type: ignore[attr-defined]
     rows = prx.enqueue_many(emails, account=default)
     assert [row.account.name for row in rows] == ["default", "other", "other"]
-    assert [one.outbox_id for one in emails] == [row.pk for row in rows]  # type: ignore[attr-defined]
+    assert [email.outbox_id for email in emails] == [row.pk for row in rows]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
