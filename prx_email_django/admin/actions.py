@@ -19,7 +19,7 @@ from prx_email_django.admin.bulk import BulkPage, selection_of, tell_refused, te
 from prx_email_django.admin.operations import CANCEL, CONFIRM, DISMISS, OPERATIONS, RETRY, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.status.counts import worker_facts
-from prx_email_django.status.figures import held_back, message_reason
+from prx_email_django.status.facts import held_back, message_reason
 from prx_email_django.status.overview import nobody_works
 from prx_email_django.store.db import clock_for
 

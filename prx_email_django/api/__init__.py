@@ -1,4 +1,4 @@
-"""The public functions: validate, then ``store``, then ``delivery``.  No rule of the machine lives here."""
+"""The public functions: validate, then ``store`` or ``worker``.  No rule lives here."""
 
 from prx_email_django.api.account_check import check_account, check_steps
 from prx_email_django.api.aio import adrain, aenqueue, areply, aretry_outbox, asend

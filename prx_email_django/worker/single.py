@@ -146,7 +146,7 @@ class SingleSend:
     ) -> None:
         self.source = OneMessage(claim, clock=clock)
         self.recorder = recorder
-        results = ResultQueue(1)
+        results = ResultQueue()
         self.loop = WorkerLoop(clock=clock, results=results, recorder=self.recorder)
         self.loop.waits_for_results_only = True
         self.worker = AccountWorker(

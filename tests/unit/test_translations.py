@@ -29,7 +29,7 @@ MARKS = {"_": 1, "gettext": 1, "gettext_lazy": 1, "gettext_noop": 1, "ngettext":
 #: What commands and checks show to a person comes from these files, and what settings and sign-ins are refused for.
 FACES = [
     *(p for folder in ("checks", "conf", "management", "oauth") for p in sorted((PACKAGE / folder).rglob("*.py"))),
-    *(PACKAGE / name for name in ("api/sign_in.py", "models/declared.py", "status/figures.py")),
+    *(PACKAGE / name for name in ("api/sign_in.py", "models/declared.py", "status/facts.py", "status/figures.py")),
 ]
 #: Names, protocols, and an error of the code that no page shows.
 NOT_PROSE = re.compile(
