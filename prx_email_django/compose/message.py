@@ -119,6 +119,22 @@ def compose(
         is_sensitive=message.is_sensitive,
     )
     check_not_expired(message.expires_at, now, is_queued=partial(is_queued, account, message.idempotency_key))
+    fields, recipients = _fields_and_recipients(message, account)
+    draft = Draft(
+        account=account,
+        due_at=message.send_at or now,
+        fields=fields,
+        recipients=recipients,
+        parts=_load(message),
+        idempotency_key=message.idempotency_key,
+        version=version,
+    )
+    check_limits(draft, largest=largest_size(account) if largest is None else largest)
+    return draft
+
+
+def _fields_and_recipients(message: MessageArguments, account: Account) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The columns that the caller gives, and the recipients of the envelope, all validated."""
     to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
     reply_to = as_list(message.reply_to, field="reply_to")
     check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
@@ -131,36 +147,27 @@ def compose(
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec
-    draft = Draft(
-        account=account,
-        due_at=message.send_at or now,
-        fields={
-            "to": to,
-            "cc": cc,
-            "bcc": bcc,
-            "reply_to": reply_to,
-            "from_email": from_email,
-            "envelope_from": _envelope_from(message.envelope_from, sender),
-            "subject": subject,
-            "body_text": body_text,
-            "body_html": body_html,
-            "headers": headers,
-            "in_reply_to_message_id": message.in_reply_to,
-            "references": message.references,
-            "priority": message.priority,
-            "expires_at": message.expires_at,
-            "on_unknown": message.on_unknown or "",
-            "tag": message.tag,
-            "metadata": {} if message.metadata is None else as_json(message.metadata),
-            "is_sensitive": message.is_sensitive,
-        },
-        recipients=recipients,
-        parts=_load(message),
-        idempotency_key=message.idempotency_key,
-        version=version,
-    )
-    check_limits(draft, largest=largest_size(account) if largest is None else largest)
-    return draft
+    fields = {
+        "to": to,
+        "cc": cc,
+        "bcc": bcc,
+        "reply_to": reply_to,
+        "from_email": from_email,
+        "envelope_from": _envelope_from(message.envelope_from, sender),
+        "subject": subject,
+        "body_text": body_text,
+        "body_html": body_html,
+        "headers": headers,
+        "in_reply_to_message_id": message.in_reply_to,
+        "references": message.references,
+        "priority": message.priority,
+        "expires_at": message.expires_at,
+        "on_unknown": message.on_unknown or "",
+        "tag": message.tag,
+        "metadata": {} if message.metadata is None else as_json(message.metadata),
+        "is_sensitive": message.is_sensitive,
+    }
+    return fields, recipients
 
 
 def largest_size(account: Account) -> int:

@@ -40,6 +40,7 @@ FORBIDDEN_IN = {
     "rules/sent.py": {"time"},
     "transports/smtp/replies.py": {"django", "random", "time", "asyncio"},
     "transports/smtp/reply_rules.py": {"django", "random", "time", "asyncio"},
+    "transports/smtp/reply_table.py": {"django", "random", "time", "asyncio"},
 }
 
 #: A condition is a value: it asks no database by itself.
