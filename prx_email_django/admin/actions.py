@@ -1,4 +1,4 @@
-"""Buttons and bulk actions of messages: POST only, with a permission, and with the number of changed messages."""
+"""Buttons and bulk actions of messages: POST only, with a permission.  What each of them calls: ``operations``."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ AS_SENT = policy.SMTP.clone(refold_source="none")
 
 
 class OnUnknown(models.TextChoices):
-    """What follows an outcome that nobody knows."""
+    """What follows an outcome that nobody knows (``rules.policy``); ``hold`` is claimed and sent alone."""
 
     SETTING = "", _("as the setting ON_UNKNOWN says")
     RETRY = "retry", _("try again (at least once)")
