@@ -27,6 +27,7 @@ from prx_email_django.compose.validation import (
     normalise_recipients,
     parse_address,
     parse_addresses,
+    refuse,
 )
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import InvalidMessage
@@ -142,7 +143,7 @@ def _fields_and_recipients(message: MessageArguments, account: Account) -> tuple
     texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
     subject, body_text, body_html = ("" if text is None else text for text in texts)
     check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
-    headers = {as_text(name): as_text(value) for name, value in dict(message.headers or {}).items()}
+    headers = {as_text(name): as_text(value) for name, value in _pairs(message.headers)}
     check_headers(headers.items())
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
@@ -168,6 +169,13 @@ def _fields_and_recipients(message: MessageArguments, account: Account) -> tuple
         "is_sensitive": message.is_sensitive,
     }
     return fields, recipients
+
+
+def _pairs(headers: Mapping[str, str] | None) -> Iterable[tuple[str, str]]:
+    try:
+        return dict(headers or {}).items()
+    except (TypeError, ValueError):
+        refuse("invalid_header", "headers must be a dict of names and values")
 
 
 def largest_size(account: Account) -> int:
