@@ -9,13 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from prx_email_django.compose.accounts import AccountRef, account_default_from
-from prx_email_django.compose.attachments import (
-    AttachmentPolicy,
-    Attachments,
-    OneAttachment,
-    as_attachments,
-    load,
-)
+from prx_email_django.compose.attachments import AttachmentPolicy, Attachments, OneAttachment, as_attachments, load
 from prx_email_django.compose.headers import check_head_size, check_headers
 from prx_email_django.compose.validation import (
     as_json,
