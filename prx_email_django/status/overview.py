@@ -170,7 +170,7 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     if not figures["instance_matches"]:
         text = _("The database belongs to another instance, “%(instance)s”: nothing is sent until it is adopted.")
         hint = _(
-            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, adopt it: that "
+            "If it is the original, set INSTANCE to that name again. If it is a copy that must send, adopt it: that "
             "puts every unsent message at rest first. The command outbox_adopt does the same."
         )
         yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint, can_adopt=True)

@@ -183,7 +183,7 @@ class _Cursor:
         self.rowcount = len(self.rows)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the rows are read already."""
 
 
 def _exchange(
