@@ -5,7 +5,7 @@ from __future__ import annotations
 import prx_email_django as prx
 from example_project.demo.steps import DemoContext, Step, StepResult, expect, single_copy
 from prx_email_django.models import OutboxMessage
-from prx_email_django.status.figures import message_reason
+from prx_email_django.status.facts import message_reason
 
 QUESTION = (
     b"From: Ann <ann@example.org>\r\nTo: orders@shop.example\r\nSubject: Is it signed?\r\n"

@@ -11,7 +11,7 @@ import prx_email_django as prx
 from example_project.catcher.process import Catcher
 from example_project.demo.steps import DemoContext, Step, StepResult, expect
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.status.figures import account_reason
+from prx_email_django.status.figures import outbox_status
 
 BACKLOG = 1000
 
@@ -26,7 +26,7 @@ def find_server_down(context: DemoContext) -> StepResult:
     expect("reports that wait without an attempt", waiting.count(), 2)
     account = Account.objects.get(name="reports")
     expect("paused", "connection failed" in account.pause_reason, True)
-    reason = account_reason(account)
+    (reason,) = (found["why"] for found in outbox_status()["accounts"] if found["name"] == account.name)
     with Catcher(context.var, starttls=context.ports["reports"]):
         call_command("outbox_resume", "reports", stdout=StringIO())
         expect("sent after resuming", prx.drain().sent, 2)

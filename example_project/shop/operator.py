@@ -20,8 +20,10 @@ from example_project.shop.books import BOOKS
 from example_project.shop.forms import ModeForm
 from example_project.shop.orders import place_order
 from prx_email_django.models import OutboxMessage
-from prx_email_django.status.figures import account_facts, message_reason, outbox_status
+from prx_email_django.status.facts import account_facts
+from prx_email_django.status.figures import outbox_status
 from prx_email_django.status.overview import verdict_of
+from prx_email_django.status.reasons import message_sentence
 
 SHOWN = 12
 CUSTOMERS = ("Ann", "Ben", "Chloé", "Dmitri", "Efua", "Farid", "Grace", "Hiro")
@@ -48,7 +50,7 @@ def page(request: HttpRequest) -> HttpResponse:
 def _latest_messages(now: Any) -> list[dict[str, Any]]:
     facts = account_facts(now=now)
     latest = OutboxMessage.objects.select_related("account").prefetch_related("recipients").order_by("-pk")[:SHOWN]
-    return [{"message": row, "reason": message_reason(row, account=facts[row.account_id], now=now)} for row in latest]
+    return [{"message": row, "reason": message_sentence(row, facts[row.account_id], now=now)} for row in latest]
 
 
 @require_POST

@@ -28,7 +28,8 @@ from prx_email_django.models.encrypted import DecryptionFailed, is_set
 from prx_email_django.models.presets import PRESETS
 from prx_email_django.rules.references import reference
 from prx_email_django.status.advice import advice
-from prx_email_django.status.figures import account_facts, account_reason
+from prx_email_django.status.facts import account_facts
+from prx_email_django.status.reasons import account_sentence
 from prx_email_django.status.stored_words import as_stored
 from prx_email_django.store.db import clock_for
 
@@ -48,7 +49,7 @@ class AccountChangeList(ChangeList):
         failed = OutboxMessage.objects.filter(AT_REST, account_id__in=[account.pk for account in accounts])
         at_rest = dict(failed.order_by().values_list("account_id").annotate(Count("pk")))
         for account in accounts:
-            account.shown_reason = account_reason(account, facts=facts[account.pk], now=now)
+            account.shown_reason = account_sentence(facts[account.pk], now=now)
             account.shown_paused = bool(facts[account.pk].pause or facts[account.pk].outbox)
             account.shown_at_rest = at_rest.get(account.pk, 0)
         self.result_list = accounts
@@ -173,9 +174,9 @@ class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastL
             now = clock_for(None).running
             facts = account_facts([stored], now=now)[stored.pk]
             with as_stored():
-                hint = advice(account_reason(stored, facts=facts, now=now))
+                hint = advice(account_sentence(facts, now=now))
             context.update(
-                why=account_reason(stored, facts=facts, now=now),
+                why=account_sentence(facts, now=now),
                 advice=hint,
                 is_paused=bool(obj.pause_reason),
                 pauses=pause_lines(obj.pause_records.all()),

@@ -1,4 +1,4 @@
-"""Buttons and bulk actions of messages: POST only, with a permission, and with the number of changed messages."""
+"""Buttons and bulk actions of messages: POST only, with a permission.  What each of them calls: ``operations``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prx_email_django.admin.bulk import BulkPage, selection_of, tell_refused, te
 from prx_email_django.admin.operations import CANCEL, CONFIRM, DISMISS, OPERATIONS, RETRY, Operation
 from prx_email_django.models import OutboxMessage
 from prx_email_django.status.counts import worker_facts
-from prx_email_django.status.figures import held_back, message_reason
+from prx_email_django.status.facts import held_back, message_reason
 from prx_email_django.status.overview import nobody_works
 from prx_email_django.store.db import clock_for
 

@@ -39,8 +39,8 @@ class AdoptionMixin(OperatorMixin):
             return self.asked(request, back=back, title=_("Adopt this database"), **_texts(state.instance))
         changed = api.adopt_outbox()
         text = ngettext(
-            "The database is adopted. %(count)d message was put at rest: retry it if it shall be sent from here.",
-            "The database is adopted. %(count)d messages were put at rest: retry those that shall be sent from here.",
+            "The database is adopted. %(count)d message was put at rest: retry it if it must be sent from here.",
+            "The database is adopted. %(count)d messages were put at rest: retry those that must be sent from here.",
             changed,
         ) % {"count": changed}
         log(request, [state], text)

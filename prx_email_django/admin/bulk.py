@@ -168,7 +168,7 @@ class BulkPage:
 
     def _fields(self) -> list[tuple[str, Any]]:
         pairs = ((name, value) for name, value in self.selection.fields.items())
-        return [(name, one) for name, value in pairs for one in (value if isinstance(value, list) else [value])]
+        return [(name, single) for name, value in pairs for single in (value if isinstance(value, list) else [value])]
 
     def _apply(self, ids: Sequence[int]) -> tuple[int, Counter[str]]:
         rows = OutboxMessage.objects.filter(pk__in=ids)

@@ -15,7 +15,7 @@ from prx_email_django.admin.preview import bodies_of
 from prx_email_django.admin.timeline import timeline
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.states import Status
-from prx_email_django.status.figures import message_reason
+from prx_email_django.status.facts import message_reason
 
 #: Most recipients and most attempts that the page shows; the lists show all of them.
 MAX_ROWS = 200

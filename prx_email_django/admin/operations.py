@@ -61,25 +61,9 @@ class Operation:
         return self.sends_again and message.may_have_been_delivered
 
 
-def _is_failed(message: OutboxMessage, now: datetime) -> bool:
-    return message.status == Status.FAILED
-
-
-def _is_waiting(message: OutboxMessage, now: datetime) -> bool:
-    return message.is_waiting
-
-
 def _is_delayed(message: OutboxMessage, now: datetime) -> bool:
     due = message.next_attempt_at
     return message.status == Status.PENDING and due is not None and due > now
-
-
-def _is_unknown(message: OutboxMessage, now: datetime) -> bool:
-    return message.status == Status.FAILED and message.may_have_been_delivered
-
-
-def _needs_person(message: OutboxMessage, now: datetime) -> bool:
-    return message.needs_person
 
 
 RETRY = Operation(
@@ -89,7 +73,7 @@ RETRY = Operation(
     done=ngettext_lazy("%(count)d message is due now.", "%(count)d messages are due now.", "count"),
     log=_("Retry requested."),
     apply=api.requeue_outbox,
-    is_offered=_is_failed,
+    is_offered=lambda message, now: message.status == Status.FAILED,
     label_if_held=_("Make it due"),
     sends_again=True,
 )
@@ -115,7 +99,7 @@ CANCEL = Operation(
     ),
     log=_("Cancelled."),
     apply=api.cancel_outbox,
-    is_offered=_is_waiting,
+    is_offered=lambda message, now: message.is_waiting,
 )
 CONFIRM = Operation(
     name="confirm",
@@ -131,7 +115,7 @@ CONFIRM = Operation(
     ),
     log=_("Confirmed to have arrived."),
     apply=api.confirm_outbox,
-    is_offered=_is_unknown,
+    is_offered=lambda message, now: message.status == Status.FAILED and message.may_have_been_delivered,
 )
 
 DISMISS = Operation(
@@ -145,7 +129,7 @@ DISMISS = Operation(
     ),
     log=_("Dismissed."),
     apply=api.dismiss_outbox,
-    is_offered=_needs_person,
+    is_offered=lambda message, now: message.needs_person,
 )
 
 OPERATIONS: Mapping[str, Operation] = {

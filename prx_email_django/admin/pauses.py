@@ -23,7 +23,8 @@ from prx_email_django.admin.forms import PauseForm
 from prx_email_django.models import Account, AccountState, PauseRecord
 from prx_email_django.models.activity import BY_WORKER
 from prx_email_django.rules.outcomes import Trouble
-from prx_email_django.status.figures import account_facts, account_reason
+from prx_email_django.status.facts import account_facts
+from prx_email_django.status.reasons import account_sentence
 from prx_email_django.status.stored_words import shown
 from prx_email_django.store.db import clock_for
 
@@ -136,7 +137,7 @@ class PauseActionsMixin(OperatorMixin):
         now = clock_for(None).running
         facts = account_facts(resumed[:MAX_SAID], now=now)
         for account in resumed[:MAX_SAID]:
-            messages.info(request, f"{account.name}: {account_reason(account, facts=facts[account.pk], now=now)}.")
+            messages.info(request, f"{account.name}: {account_sentence(facts[account.pk], now=now)}.")
         if resumed:
             tell_silence(request)
         if len(resumed) < len(permitted):

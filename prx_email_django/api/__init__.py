@@ -1,55 +1,33 @@
-"""The public functions: validate, then ``store``, then ``delivery``.  No rule of the machine lives here."""
+"""The public functions: validate, then ``store`` or ``worker``.  No rule lives here."""
 
-from prx_email_django.api.account_check import check_account, check_steps
-from prx_email_django.api.aio import adrain, aenqueue, areply, aretry_outbox, asend
-from prx_email_django.api.erasure import erase_address
-from prx_email_django.api.history import record_sent
-from prx_email_django.api.inbound import record_inbound, reply
-from prx_email_django.api.operations import (
-    adopt_outbox,
-    cancel_outbox,
-    confirm_outbox,
-    dismiss_outbox,
-    pause_outbox,
-    purge_outbox,
-    requeue_outbox,
-    resume_outbox,
-)
-from prx_email_django.api.queueing import copy_outbox, enqueue, enqueue_drafts, enqueue_many, resend_outbox
-from prx_email_django.api.sending import drain, retry_outbox, send
-from prx_email_django.compose.accounts import account_default_from, account_to_queue, resolve_account
-from prx_email_django.store.insert_statement import Unfit
-
-__all__ = [
-    "Unfit",
-    "account_default_from",
-    "account_to_queue",
-    "adopt_outbox",
-    "adrain",
-    "aenqueue",
-    "areply",
-    "aretry_outbox",
-    "asend",
-    "cancel_outbox",
-    "check_account",
-    "check_steps",
-    "confirm_outbox",
-    "copy_outbox",
-    "dismiss_outbox",
-    "drain",
-    "enqueue",
-    "enqueue_drafts",
-    "enqueue_many",
-    "erase_address",
-    "pause_outbox",
-    "purge_outbox",
-    "record_inbound",
-    "record_sent",
-    "reply",
-    "requeue_outbox",
-    "resend_outbox",
-    "resolve_account",
-    "resume_outbox",
-    "retry_outbox",
-    "send",
-]
+from prx_email_django.api.account_check import check_account as check_account
+from prx_email_django.api.account_check import check_steps as check_steps
+from prx_email_django.api.aio import adrain as adrain
+from prx_email_django.api.aio import aenqueue as aenqueue
+from prx_email_django.api.aio import areply as areply
+from prx_email_django.api.aio import aretry_outbox as aretry_outbox
+from prx_email_django.api.aio import asend as asend
+from prx_email_django.api.erasure import erase_address as erase_address
+from prx_email_django.api.history import record_sent as record_sent
+from prx_email_django.api.inbound import record_inbound as record_inbound
+from prx_email_django.api.inbound import reply as reply
+from prx_email_django.api.operations import adopt_outbox as adopt_outbox
+from prx_email_django.api.operations import cancel_outbox as cancel_outbox
+from prx_email_django.api.operations import confirm_outbox as confirm_outbox
+from prx_email_django.api.operations import dismiss_outbox as dismiss_outbox
+from prx_email_django.api.operations import pause_outbox as pause_outbox
+from prx_email_django.api.operations import purge_outbox as purge_outbox
+from prx_email_django.api.operations import requeue_outbox as requeue_outbox
+from prx_email_django.api.operations import resume_outbox as resume_outbox
+from prx_email_django.api.queueing import copy_outbox as copy_outbox
+from prx_email_django.api.queueing import enqueue as enqueue
+from prx_email_django.api.queueing import enqueue_drafts as enqueue_drafts
+from prx_email_django.api.queueing import enqueue_many as enqueue_many
+from prx_email_django.api.queueing import resend_outbox as resend_outbox
+from prx_email_django.api.sending import drain as drain
+from prx_email_django.api.sending import retry_outbox as retry_outbox
+from prx_email_django.api.sending import send as send
+from prx_email_django.compose.accounts import account_default_from as account_default_from
+from prx_email_django.compose.accounts import account_to_queue as account_to_queue
+from prx_email_django.compose.accounts import resolve_account as resolve_account
+from prx_email_django.store.insert_statement import Unfit as Unfit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections.abc import Generator, Iterator
@@ -31,7 +30,7 @@ from prx_email_django.oauth.token import TokenRefused
 from prx_email_django.results import AccountReport, CheckStep
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle
-from prx_email_django.rules.outcomes import Phase, Step
+from prx_email_django.rules.outcomes import Step
 from prx_email_django.rules.words import in_words
 from prx_email_django.rules.words import words as _
 from prx_email_django.states import Status
@@ -40,10 +39,10 @@ from prx_email_django.status.reasons import obstacle_sentence
 from prx_email_django.status.stored_words import shown
 from prx_email_django.store.absence import unwritten
 from prx_email_django.store.outbox import outbox_and_clock
-from prx_email_django.transports.base import ConnectError, ConnectionSettings
+from prx_email_django.transports.base import ConnectError
 from prx_email_django.transports.smtp.connect import host_and_port
-from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.dry_run import EnvelopeAnswer
+from prx_email_django.transports.smtp.trial import failed_step, open_and_quit
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.token_keeper import TokenKeeper, connection_settings
@@ -214,7 +213,7 @@ class _AccountCheck:
         reached: list[str] = []
         with ExitStack() as stack:
             network = stack.enter_context(Network())
-            opening = network.start(_open_and_quit(settings, max(0.1, self.until - monotonic()), sender))
+            opening = network.start(open_and_quit(settings, max(0.1, self.until - monotonic()), sender))
             opening.add_done_callback(lambda _ended: done.put(None))
             while (passed := done.get()) is not None:
                 name, detail = passed
@@ -222,7 +221,7 @@ class _AccountCheck:
                 yield self._step(Step(name), True, detail)
             ended = opening.result()
         if isinstance(ended, ConnectError):
-            yield self._step(_failed_step(ended, reached), False, str(ended))
+            yield self._step(failed_step(ended, reached), False, str(ended))
         elif not without_login and self.account.auth_method == "none":
             yield self._without_login(ended)
 
@@ -283,55 +282,3 @@ class _AccountCheck:
         seconds, self._step_begun = monotonic() - self._step_begun, monotonic()
         text = shown(in_words(detail, gettext))
         return CheckStep(str(name), ok, round(seconds, 3), text, "" if ok else advice(detail))
-
-
-async def _open_and_quit(
-    settings: ConnectionSettings, seconds: float, sender: str
-) -> ConnectError | EnvelopeAnswer | None:
-    """Open a session and close it; an error is returned, so that no traceback holds what a server said.
-
-    With ``sender`` the server is asked whether it takes mail from there; its answer is returned if it is no acceptance.
-    """
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    try:
-        async with asyncio.timeout_at(until):
-            session = await SmtpTransport().open(settings)
-    except ConnectError as error:
-        return error
-    except TimeoutError as error:
-        cause = error.__cause__.__cause__ if error.__cause__ is not None else None
-        if isinstance(cause, ConnectError):
-            return cause
-        raise
-    deadline = min(until, loop.time() + settings.timeout)
-    answer = await session.try_envelope(sender, deadline=deadline) if sender else None
-    await session.run(_NoMessages())
-    return answer
-
-
-class _NoMessages:
-    """A feed that ends at once: the session says QUIT."""
-
-    def take(self) -> None:
-        return None
-
-    def keeps_session(self) -> bool:
-        """Return False: a checked connection is closed at its end."""
-        return False
-
-    async def wait(self) -> None:
-        return None
-
-    def report(self, outgoing: object, outcome: object) -> None:
-        raise AssertionError("nothing was taken")  # pragma: no cover
-
-
-def _failed_step(error: ConnectError, reached: list[str]) -> Step:
-    """The step that failed: the first one that was not done; EHLO is asked before STARTTLS and after it."""
-    if error.phase is Phase.AUTH:
-        return Step.LOGIN
-    if error.phase is Phase.TLS:
-        return Step.TLS
-    order = (Step.RESOLVE, Step.CONNECT, Step.GREETING, Step.EXTENSIONS)
-    return next((step for step in order if step not in reached), Step.LOGIN)

@@ -10,7 +10,7 @@ from prx_email_django.results import SendResult
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import ErrorCode
 from prx_email_django.status.advice import advice
-from prx_email_django.status.figures import pause_facts
+from prx_email_django.status.facts import pause_facts
 from prx_email_django.status.reasons import AccountFacts, obstacle
 
 #: Host and port, with which the text begins where the server ended the attempt before MAIL in its own words.

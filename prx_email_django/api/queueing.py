@@ -298,5 +298,6 @@ def _draft(given: Mapping[str, Any] | EmailMessage, *, accounts: _Accounts, now:
     try:
         message = EnqueueArguments(account=account, **given)
     except TypeError as error:
-        raise InvalidMessage(f"enqueue_many: {error}", code="invalid_option") from error
+        problem = str(error).rpartition("() ")[2]  # without the name of the dataclass
+        raise InvalidMessage(f"enqueue_many: in a message: {problem}", code="invalid_option") from error
     return compose(message, account=account, now=message.now or now, largest=accounts.largest(account))

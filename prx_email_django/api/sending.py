@@ -210,8 +210,8 @@ def drain(
     """
     check_may_send("drain")
     check_instant("now", now)
-    if limit is not None and limit < 0:
-        raise InvalidMessage(_("limit: must not be negative"), code="invalid_option")
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise InvalidMessage(_("limit: must be an integer, 0 or more"), code="invalid_option")
     outbox, clock = outbox_and_clock(now)
     return Drain(
         clock=clock,

@@ -10,7 +10,7 @@ import mimetypes
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, TypeAlias
@@ -80,7 +80,7 @@ def as_attachments(attachments: Attachments) -> list[AttachmentInput]:
         return []
     if isinstance(given, AttachmentInput) or _is_django_attachment(given):
         return [_as_input(given)]
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise _not_an_attachment(given)
     return [_as_input(attachment) for attachment in given]
 

@@ -9,13 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from prx_email_django.compose.accounts import AccountRef, account_default_from
-from prx_email_django.compose.attachments import (
-    AttachmentPolicy,
-    Attachments,
-    OneAttachment,
-    as_attachments,
-    load,
-)
+from prx_email_django.compose.attachments import AttachmentPolicy, Attachments, OneAttachment, as_attachments, load
 from prx_email_django.compose.headers import check_head_size, check_headers
 from prx_email_django.compose.validation import (
     as_json,
@@ -27,6 +21,7 @@ from prx_email_django.compose.validation import (
     normalise_recipients,
     parse_address,
     parse_addresses,
+    refuse,
 )
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import InvalidMessage
@@ -119,41 +114,11 @@ def compose(
         is_sensitive=message.is_sensitive,
     )
     check_not_expired(message.expires_at, now, is_queued=partial(is_queued, account, message.idempotency_key))
-    to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
-    reply_to = as_list(message.reply_to, field="reply_to")
-    check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
-    recipients = normalise_recipients(to, cc, bcc)
-    texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
-    subject, body_text, body_html = ("" if text is None else text for text in texts)
-    check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
-    headers = {as_text(name): as_text(value) for name, value in dict(message.headers or {}).items()}
-    check_headers(headers.items())
-    parse_addresses(reply_to, field="reply_to")
-    from_email = message.from_email or account_default_from(account)
-    sender = parse_address(from_email, field="from_email").addr_spec
+    fields, recipients = _fields_and_recipients(message, account)
     draft = Draft(
         account=account,
         due_at=message.send_at or now,
-        fields={
-            "to": to,
-            "cc": cc,
-            "bcc": bcc,
-            "reply_to": reply_to,
-            "from_email": from_email,
-            "envelope_from": _envelope_from(message.envelope_from, sender),
-            "subject": subject,
-            "body_text": body_text,
-            "body_html": body_html,
-            "headers": headers,
-            "in_reply_to_message_id": message.in_reply_to,
-            "references": message.references,
-            "priority": message.priority,
-            "expires_at": message.expires_at,
-            "on_unknown": message.on_unknown or "",
-            "tag": message.tag,
-            "metadata": {} if message.metadata is None else as_json(message.metadata),
-            "is_sensitive": message.is_sensitive,
-        },
+        fields=fields,
         recipients=recipients,
         parts=_load(message),
         idempotency_key=message.idempotency_key,
@@ -161,6 +126,50 @@ def compose(
     )
     check_limits(draft, largest=largest_size(account) if largest is None else largest)
     return draft
+
+
+def _fields_and_recipients(message: MessageArguments, account: Account) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The columns that the caller gives, and the recipients of the envelope, all validated."""
+    to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
+    reply_to = as_list(message.reply_to, field="reply_to")
+    check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
+    recipients = normalise_recipients(to, cc, bcc)
+    texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
+    subject, body_text, body_html = ("" if text is None else text for text in texts)
+    check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
+    headers = {as_text(name): as_text(value) for name, value in _pairs(message.headers)}
+    check_headers(headers.items())
+    parse_addresses(reply_to, field="reply_to")
+    from_email = message.from_email or account_default_from(account)
+    sender = parse_address(from_email, field="from_email").addr_spec
+    fields = {
+        "to": to,
+        "cc": cc,
+        "bcc": bcc,
+        "reply_to": reply_to,
+        "from_email": from_email,
+        "envelope_from": _envelope_from(message.envelope_from, sender),
+        "subject": subject,
+        "body_text": body_text,
+        "body_html": body_html,
+        "headers": headers,
+        "in_reply_to_message_id": message.in_reply_to,
+        "references": message.references,
+        "priority": message.priority,
+        "expires_at": message.expires_at,
+        "on_unknown": message.on_unknown or "",
+        "tag": message.tag,
+        "metadata": {} if message.metadata is None else as_json(message.metadata),
+        "is_sensitive": message.is_sensitive,
+    }
+    return fields, recipients
+
+
+def _pairs(headers: Mapping[str, str] | None) -> Iterable[tuple[str, str]]:
+    try:
+        return dict(headers or {}).items()
+    except (TypeError, ValueError):
+        refuse("invalid_header", "headers must be a dict of names and values")
 
 
 def largest_size(account: Account) -> int:

@@ -74,7 +74,7 @@ class Transport:
         return self(_with_query(url, params), "GET", None, headers)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: each request closes its connection."""
 
     def refuse(self) -> NoReturn:
         """Raise what the last answer means.

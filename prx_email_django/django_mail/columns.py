@@ -26,13 +26,13 @@ def shown_columns(message: EmailMessage, raw: bytes) -> dict[str, Any]:
 
 def _from_attributes(message: EmailMessage) -> dict[str, Any]:
     is_html = message.content_subtype == "html"
-    html = message.body if is_html else _alternative(message, "text/html")
+    html = message.body if is_html else _html_of(message)
     return {"subject": given_subject(message), "body_text": "" if is_html else message.body, "body_html": html}
 
 
-def _alternative(message: EmailMessage, wanted: str) -> Any:
+def _html_of(message: EmailMessage) -> Any:
     alternatives = getattr(message, "alternatives", None) or ()
-    return next((content for content, mimetype in alternatives if mimetype == wanted), "")
+    return next((content for content, mimetype in alternatives if mimetype == "text/html"), "")
 
 
 def _from_bytes(raw: bytes) -> dict[str, Any]:

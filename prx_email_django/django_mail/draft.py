@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from django.core.mail import EmailMessage
 
@@ -11,7 +12,7 @@ from prx_email_django.compose.headers import check_head_size
 from prx_email_django.compose.validation import check_not_expired
 from prx_email_django.django_mail.columns import shown_columns
 from prx_email_django.django_mail.envelope import envelope_address, envelope_recipients
-from prx_email_django.django_mail.options import read_options
+from prx_email_django.django_mail.options import MailOptions, read_options
 from prx_email_django.django_mail.plain import plain_columns
 from prx_email_django.django_mail.source import Rendered, check_attachment_sizes, render_email
 from prx_email_django.errors import InvalidMessage
@@ -70,15 +71,23 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
             **(columns or {}),
             "envelope_from": envelope_address("from_email", message.from_email),
             "fixed_message_id": message_id,
-            "priority": options.priority,
-            "expires_at": options.expires_at
-            or (due_at + expires_after if due_at and expires_after is not None else None),
-            "on_unknown": options.on_unknown or "",
-            "is_sensitive": options.is_sensitive,
-            "tag": options.tag,
-            "metadata": options.metadata,
+            **_option_columns(
+                options, ends_at=due_at + expires_after if due_at and expires_after is not None else None
+            ),
         },
     )
+
+
+def _option_columns(options: MailOptions, *, ends_at: datetime | None) -> dict[str, Any]:
+    """The columns of the options; ``ends_at`` where the message names none."""
+    return {
+        "priority": options.priority,
+        "expires_at": options.expires_at or ends_at,
+        "on_unknown": options.on_unknown or "",
+        "is_sensitive": options.is_sensitive,
+        "tag": options.tag,
+        "metadata": options.metadata,
+    }
 
 
 def _rendered(message: EmailMessage) -> Rendered:

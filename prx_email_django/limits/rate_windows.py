@@ -89,7 +89,7 @@ def has_permits(account: Account, *, recipients: Callable[[], int], clock: Clock
 
 
 def take_permits(account: Account, wanted: int, *, clock: Clock, life: float = 0.0) -> Permits:
-    """Take up to ``wanted`` permits for messages: as many as every limit allows now.
+    """Take up to ``wanted`` permits for a claim (``worker.permits``): as many as every limit allows now.
 
     ``life``: seconds for which they must be good, at most ``LONGEST_LIFE``; without it they may end at once.  They are
     counted in the last bucket of their life, and all that is ahead counts: so at most N go in any period, whenever a

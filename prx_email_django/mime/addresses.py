@@ -95,7 +95,7 @@ def format_mailbox(text: str) -> str:
 
 
 def format_address(address: Address) -> str:
-    """See ``format_mailbox``."""
+    """The address as it stands in a header field: a display name, and the address behind it in angle brackets."""
     if not address.display:
         return address.addr_spec
     return f"{_phrase(address.display)} <{address.addr_spec}>"

@@ -9,12 +9,7 @@ from urllib.parse import quote
 
 from prx_email_django.mime.addresses import format_list, format_mailbox
 from prx_email_django.mime.encoded_words import MAX_WORD_BYTES, decode_words, encode_words
-from prx_email_django.mime.field_kinds import (
-    ADDRESS_FIELDS,
-    ID_FIELDS,
-    OTHER_ADDRESS_FIELDS,
-    is_structured,
-)
+from prx_email_django.mime.field_kinds import ADDRESS_FIELDS, ID_FIELDS, OTHER_ADDRESS_FIELDS, is_structured
 from prx_email_django.mime.list_fields import list_in_ascii
 from prx_email_django.mime.transfer import LINE, MAX_LINE
 from prx_email_django.rules.text import HEADER_BREAK

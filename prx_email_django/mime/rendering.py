@@ -11,14 +11,7 @@ from hashlib import blake2b
 
 from prx_email_django.mime.bodies import MailPart, MimeEntity, part_entity, text_entity
 from prx_email_django.mime.field_kinds import HIDDEN_FIELDS
-from prx_email_django.mime.headers import (
-    address_field,
-    any_field,
-    folded_field,
-    id_field,
-    is_message_id,
-    text_field,
-)
+from prx_email_django.mime.headers import address_field, any_field, folded_field, id_field, is_message_id, text_field
 from prx_email_django.mime.recode import split_fields, to_wire
 
 

@@ -3,10 +3,16 @@
 from prx_email_django.models.account import Account
 from prx_email_django.models.activity import HourlyCount, PauseRecord, Worker
 from prx_email_django.models.content import Attachment, Content, ContentChunk
-from prx_email_django.models.dashboard import Outbox
 from prx_email_django.models.history import DeliveryAttempt, InboundMessage
 from prx_email_django.models.message import OutboxMessage, Recipient
-from prx_email_django.models.runtime_state import AccountState, ConnectionSlot, OutboxState, RateWindow, RefusedMessage
+from prx_email_django.models.runtime_state import (
+    AccountState,
+    ConnectionSlot,
+    Outbox,
+    OutboxState,
+    RateWindow,
+    RefusedMessage,
+)
 
 __all__ = [
     "Account",

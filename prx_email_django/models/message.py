@@ -38,7 +38,7 @@ AS_SENT = policy.SMTP.clone(refold_source="none")
 
 
 class OnUnknown(models.TextChoices):
-    """What follows an outcome that nobody knows."""
+    """What follows an outcome that nobody knows (``rules.policy``); ``hold`` is claimed and sent alone."""
 
     SETTING = "", _("as the setting ON_UNKNOWN says")
     RETRY = "retry", _("try again (at least once)")
@@ -236,17 +236,17 @@ class OutboxMessage(OutboxModel):
             raw=None if self.raw is None else read_content(self.raw.pk, self.raw.sha256),
         )
 
-    def as_bytes(self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()) -> bytes:
-        """The rendered message after ``TRANSFORM_MIME``; arguments as for ``mail_content``.
+    def as_bytes(self, *, replaced: Iterable[str] = ()) -> bytes:
+        """The rendered message after ``TRANSFORM_MIME``; ``replaced`` as for ``mail_content``.
 
         Raises:
             ContentAltered: an attachment is missing or altered.
             ValueError: the message cannot be rendered.
         """
-        return self.transformed(self.rendered(attachments=attachments, replaced=replaced))
+        return self.transformed(self.rendered(replaced=replaced))
 
     def rendered(self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()) -> bytes:
-        """The message before ``TRANSFORM_MIME``; arguments and exceptions as for ``as_bytes``."""
+        """The message before ``TRANSFORM_MIME``; arguments as for ``mail_content``, exceptions as for ``as_bytes``."""
         return render(self.mail_content(attachments=attachments, replaced=replaced))
 
     def transformed(self, rendered: bytes) -> bytes:

@@ -47,7 +47,7 @@ def _not_allowed() -> TokenRefused:
     return misconfigured(_("ACCOUNT_HOSTS does not allow the host of the token address"))
 
 
-def _dial(host: str, port: int, timeout: float | None, allowed: Sequence[str]) -> socket.socket:
+def _connect(host: str, port: int, timeout: float | None, allowed: Sequence[str]) -> socket.socket:
     """Connect to the first of the host's allowed addresses that answers."""
     failure: OSError | None = None
     for *_others, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -67,7 +67,7 @@ class _PlainConnection(HTTPConnection):
 
     def connect(self) -> None:
         """Connect to an allowed address."""
-        self.sock = _dial(self.host, self.port, self.timeout, self.allowed)
+        self.sock = _connect(self.host, self.port, self.timeout, self.allowed)
 
 
 class _TlsConnection(HTTPSConnection):
@@ -77,7 +77,7 @@ class _TlsConnection(HTTPSConnection):
 
     def connect(self) -> None:
         """Connect to an allowed address, and verify the certificate for the name."""
-        plain = _dial(self.host, self.port, self.timeout, self.allowed)
+        plain = _connect(self.host, self.port, self.timeout, self.allowed)
         self.sock = self.tls.wrap_socket(plain, server_hostname=self.host)
 
 

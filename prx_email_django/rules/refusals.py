@@ -206,6 +206,6 @@ def unlikeness(message: Traits, refused: Collection[Traits]) -> int:
 UNLIKE_IN_KIND = 2
 
 
-def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
-    shorter = min(len(one), len(other))
-    return len(one & other) / shorter >= ALIKE if shorter else one == other
+def _alike(some: frozenset[str], other: frozenset[str]) -> bool:
+    shorter = min(len(some), len(other))
+    return len(some & other) / shorter >= ALIKE if shorter else some == other

@@ -53,7 +53,7 @@ def _named() -> Iterator[tuple[str, str]]:
     finds_none = not settings.default_account and not settings.account_router
     for alias, entry in (mailers() or {}).items():
         named_by, name = f"MAILERS[{alias!r}]", _mailer_account(entry)
-        if name or (finds_none and _is_own(entry)):
+        if name or (finds_none and isinstance(entry, Mapping) and entry.get("BACKEND") == _OWN_BACKEND):
             yield named_by, name
     if finds_none and email_backend() == _OWN_BACKEND:
         yield "EMAIL_BACKEND", ""
@@ -63,10 +63,6 @@ def _mailer_account(entry: object) -> str:
     options: Any = entry.get("OPTIONS") if isinstance(entry, Mapping) and outbox_options(entry.get("BACKEND")) else None
     name = options.get("account") if isinstance(options, Mapping) else None
     return name if isinstance(name, str) else ""
-
-
-def _is_own(entry: object) -> bool:
-    return isinstance(entry, Mapping) and entry.get("BACKEND") == _OWN_BACKEND
 
 
 def _judged(named_by: str, name: str) -> Iterator[UnusableAccount]:

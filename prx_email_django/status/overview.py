@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 from prx_email_django.models import PauseRecord
 from prx_email_django.models.activity import WorkerState
 from prx_email_django.rules.outcomes import Trouble
-from prx_email_django.status.figures import suspicious
+from prx_email_django.status.facts import suspicious
 from prx_email_django.status.reasons import at
 from prx_email_django.status.stored_words import shown
 
@@ -114,7 +114,7 @@ def span(seconds: float) -> str:
 
 def is_alive(worker: Mapping[str, Any], *, now: datetime) -> bool:
     """Whether a worker of ``worker_figures`` was seen a moment ago."""
-    return now - _instant(worker["last_seen_at"]) <= ALIVE_FOR
+    return now - datetime.fromisoformat(worker["last_seen_at"]) <= ALIVE_FOR
 
 
 def is_hung(worker: Mapping[str, Any], *, now: datetime) -> bool:
@@ -124,9 +124,9 @@ def is_hung(worker: Mapping[str, Any], *, now: datetime) -> bool:
 
 def silence(figures: Mapping[str, Any], *, now: datetime) -> timedelta | None:
     """Return for how long no worker has been seen; None: none was ever seen."""
-    seen = [_instant(worker["last_seen_at"]) for worker in figures["workers"]]
+    seen = [datetime.fromisoformat(worker["last_seen_at"]) for worker in figures["workers"]]
     if figures["last_drain_at"]:
-        seen.append(_instant(figures["last_drain_at"]))
+        seen.append(datetime.fromisoformat(figures["last_drain_at"]))
     return max(timedelta(0), now - max(seen)) if seen else None
 
 
@@ -170,7 +170,7 @@ def _causes(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     if not figures["instance_matches"]:
         text = _("The database belongs to another instance, “%(instance)s”: nothing is sent until it is adopted.")
         hint = _(
-            "If it is the original, set INSTANCE to that name again. If it is a copy that shall send, adopt it: that "
+            "If it is the original, set INSTANCE to that name again. If it is a copy that must send, adopt it: that "
             "puts every unsent message at rest first. The command outbox_adopt does the same."
         )
         yield Cause(Level.RED, text % {"instance": figures["instance"]}, hint=hint, can_adopt=True)
@@ -253,7 +253,8 @@ def lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     lost = [
         worker
         for worker in figures["workers"]
-        if is_hung(worker, now=now) and not (is_somebody_alive and now - _instant(worker["last_seen_at"]) > LOST_FOR)
+        if is_hung(worker, now=now)
+        and not (is_somebody_alive and now - datetime.fromisoformat(worker["last_seen_at"]) > LOST_FOR)
     ]
     if lost:
         text = ngettext(
@@ -261,7 +262,7 @@ def lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
             "%(count)d workers hang or were killed: the last, %(name)s, has not been seen for %(age)s.",
             len(lost),
         )
-        age = span((now - _instant(lost[0]["last_seen_at"])).total_seconds())
+        age = span((now - datetime.fromisoformat(lost[0]["last_seen_at"])).total_seconds())
         words = {"count": len(lost), "name": lost[0]["name"], "age": age}
         hint = _("Look for its process, and end it if it hangs: another worker takes its messages over.")
         yield Cause(Level.AMBER, text % words, of_workers=True, hint=hint)
@@ -272,7 +273,3 @@ def lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
             figures["expired_leases"],
         )
         yield Cause(Level.AMBER, text % {"count": figures["expired_leases"]}, of_messages="sending")
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)

@@ -1,6 +1,6 @@
 """Sentences that say why a message or an account waits, and when sending continues.  Commands and the admin show them.
 
-No function makes a query: ``status.figures`` reads the database and passes rows, facts and the time.  A sentence is
+No function makes a query: ``status.facts`` reads the database and passes rows, facts and the time.  A sentence is
 translated when it is made, in the language and the time zone that are active at that moment.
 """
 

@@ -87,7 +87,7 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         rows = cursor.fetchall()
-    prepared.learn(connection, rows[0][1])
+    prepared.note_process(connection, rows[0][1])
     known = {"status": Status.SENDING.value, "claim_token": token, "dismissed_at": None, "updated_at": now}
     make = _maker(columns, known)
     taken = Taken(stopped_at_hold=rows[0][0] is not None)

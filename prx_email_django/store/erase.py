@@ -171,8 +171,8 @@ def _withdraw(
 def _empty(message: OutboxMessage, address: ErasedAddress, *, clock: Clock) -> None:
     """Remove the content of a sent message, and the person from its addresses."""
     row = OutboxMessage.objects.filter(pk=message.pk)
-    gone = Recipient.objects.filter(message_id=message.pk).only("pk", "address")
-    Recipient.objects.filter(pk__in=[one.pk for one in gone if address.is_in(one.address)]).delete()
+    found = Recipient.objects.filter(message_id=message.pk).only("pk", "address")
+    Recipient.objects.filter(pk__in=[recipient.pk for recipient in found if address.is_in(recipient.address)]).delete()
     Attachment.objects.filter(message_id=message.pk).delete()
     row.update(
         **{name: address.without(getattr(message, name)) for name in (*_LISTS, "reply_to")},

@@ -253,7 +253,7 @@ def _execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tup
         return _execute_in_savepoint(connection, sql, params)
     with atomic() if in_savepoint else nullcontext(), connection.cursor() as cursor:
         cursor.execute(sql, params)
-        return _learned(connection, cursor.fetchall())
+        return _noted(connection, cursor.fetchall())
 
 
 def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -275,12 +275,12 @@ def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> l
             prepared.note(connection, sql)
             cursor.nextset()
         cursor.nextset()
-        return _learned(connection, cursor.fetchall())
+        return _noted(connection, cursor.fetchall())
 
 
-def _learned(connection: Any, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _noted(connection: Any, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if rows:
-        prepared.learn(connection, rows[0][0])
+        prepared.note_process(connection, rows[0][0])
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The lease of a claim, fenced by a token that is new with every claim statement, and its release."""
+"""The lease of a claim: as long as ``LEASE`` says (180 s), fenced by a token new with every claim; and its release."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ def requeue(rows: Rows, *, clock: Clock, force: bool = False) -> ChangeReport:
     """Make failed messages (with ``force`` also pending ones) due now; reopen the recipients of those at rest."""
 
     def refusal(row: OutboxMessage) -> str:
-        if row.status == Status.PENDING and not force:
-            return "waiting"
-        return row.status if row.status in (Status.SENT, Status.SENDING) else ""
+        return "waiting" if row.status == Status.PENDING and not force else ""
 
     statuses = TRANSITIONS["requeue"].sources if force else {Status.FAILED}
 
@@ -65,8 +63,6 @@ def cancel(rows: Rows, *, clock: Clock) -> ChangeReport:
     """Put waiting messages at rest as ``cancelled``."""
 
     def refusal(row: OutboxMessage) -> str:
-        if row.status in (Status.SENT, Status.SENDING):
-            return row.status
         return "at_rest" if row.next_attempt_at is None else ""
 
     def change(ids: Sequence[int]) -> int:
@@ -85,8 +81,6 @@ def dismiss(rows: Rows, *, clock: Clock) -> ChangeReport:
     """Take messages at rest off the list of those that need a person; a dismissed one stays dismissed."""
 
     def refusal(row: OutboxMessage) -> str:
-        if row.status in (Status.SENT, Status.SENDING):
-            return row.status
         return "" if row.is_at_rest else "waiting"
 
     def change(ids: Sequence[int]) -> int:
@@ -100,8 +94,6 @@ def confirm(rows: Rows, *, clock: Clock) -> ChangeReport:
     """Record that messages in doubt have arrived: unknown recipients become accepted, open ones are due now."""
 
     def refusal(row: OutboxMessage) -> str:
-        if row.status in (Status.SENT, Status.SENDING):
-            return row.status
         return "" if row.status == Status.FAILED and row.attempts > row.retries else "not_unknown"
 
     def change(ids: Sequence[int]) -> int:
@@ -191,6 +183,7 @@ def check_retry(message: OutboxMessage | None, outbox_id: int, *, clock: Clock, 
 def _each_batch(
     rows: Rows, *, refusal: Callable[[OutboxMessage], str], change: Callable[[Sequence[int]], int]
 ) -> ChangeReport:
+    """``refusal`` says why a message that is neither sent nor being sent is not changed; empty: ``change`` it."""
     changed, refused = 0, Counter[str]()
     for ids in _batches(rows):
         batch_changed, batch_refused = _batch(ids, refusal=refusal, change=change)
@@ -207,7 +200,10 @@ def _batch(
         rows = OutboxMessage.objects.filter(pk__in=ids)
         rows.update(updated_at=F("updated_at"))
         columns = ("status", "next_attempt_at", "attempts", "retries")
-        reasons = {row.pk: refusal(row) for row in rows.only("pk", *columns)}
+        reasons = {
+            row.pk: row.status if row.status in (Status.SENT, Status.SENDING) else refusal(row)
+            for row in rows.only("pk", *columns)
+        }
         refused = Counter(reason for reason in reasons.values() if reason)
         if len(reasons) < len(ids):
             refused["not_found"] += len(ids) - len(reasons)

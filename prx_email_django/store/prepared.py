@@ -71,7 +71,7 @@ _sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
 
 
 def is_ready(connection: Any, sql: str) -> bool:
-    """Whether the statement can be prepared on the Django connection; at first it must be shown by ``learn``."""
+    """Whether the statement can be prepared on the Django connection; at first it must be shown by ``note_process``."""
     session = _session(connection)
     if session is None or session.is_direct is not True:
         return False
@@ -80,7 +80,7 @@ def is_ready(connection: Any, sql: str) -> bool:
     return is_plain and (len(session.names) < MOST or name_of(sql) in session.names)
 
 
-def learn(connection: Any, process: int) -> None:
+def note_process(connection: Any, process: int) -> None:
     """Note the id of the server process that has executed a statement without preparing it."""
     session = _session(connection)
     if session is not None and session.is_direct is None:
@@ -204,7 +204,7 @@ class _Cursor:
         self.rowcount = len(self.rows)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the rows are read already."""
 
 
 def _exchange(

@@ -1,4 +1,4 @@
-"""recover and expire: claims whose worker was lost, and claimed messages that are too old to be sent."""
+"""recover: claims whose worker was lost, whatever it did.  expire: claimed messages that are too old to be sent."""
 
 from __future__ import annotations
 

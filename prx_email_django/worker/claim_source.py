@@ -66,11 +66,14 @@ class EmptyHanded:
         self._rests: dict[int, float] = {}
         self._waits: dict[int, tuple[int, float]] = {}
 
-    def waits(self, account_id: int, first: int) -> bool:
-        """Whether the account still waits; ``first`` is the message that a claim would get first."""
-        lost, until = self._waits.get(account_id, (0, 0.0))
+    def expect(self, account_id: int, first: int) -> None:
+        """Note which message a claim would get first."""
         self._expected[account_id] = first
-        return first == lost and monotonic() < until
+
+    def waits(self, account_id: int) -> bool:
+        """Whether the account still waits for the message that is expected."""
+        lost, until = self._waits.get(account_id, (0, 0.0))
+        return self._expected.get(account_id) == lost and monotonic() < until
 
     def note(self, account_id: int, *, claimed: bool) -> None:
         """Note how a connection ended that asked for claims."""

@@ -127,7 +127,7 @@ class Drain:
         return is_first or (not self._should_stop() and absent < LONGEST_ABSENCE)
 
     def _round(self, accounts: Iterable[CurrentAccount], network: Network) -> None:
-        results = ResultQueue(1)
+        results = ResultQueue()
         loop = WorkerLoop(clock=self.clock, results=results, recorder=self.recorder)
         used_transport = transport()
 

@@ -29,11 +29,11 @@ class Waiter(Protocol):
 class ResultQueue:
     """Results for the calling thread, and the way to wake that thread."""
 
-    def __init__(self, group: int) -> None:
+    def __init__(self) -> None:
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.results: deque[ClaimedMessage] = deque()
         #: A group of results wakes the caller; fewer wait for more, or for an idle connection.
-        self.group = group
+        self.group = 1
 
     def put(self, message: ClaimedMessage) -> None:
         """Network: leave a message that has its outcome."""

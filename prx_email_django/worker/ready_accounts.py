@@ -116,7 +116,10 @@ class ReadyAccounts:
         if self.is_asked and self._idle is not None and self._idle.keeps(account):
             return is_due  # a claim costs no login, and is the answer to whether there is something to claim
         head = first_claimable(account.pk, clock=self.clock) if is_due else None
-        if head is None or (empty_handed.waits(account.pk, head) and self.clock.given is None):
+        if head is None:
+            return False
+        empty_handed.expect(account.pk, head)
+        if empty_handed.waits(account.pk) and self.clock.given is None:
             return False
         if not rates_are_readable(account.rate_limits):
             return True  # the first connection says so, and pauses the account

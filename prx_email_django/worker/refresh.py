@@ -1,4 +1,4 @@
-"""One request for a token on its way, and the thread that stores an answer for which nobody waits any more."""
+"""One request for a token, made by ``token_keeper``, and the thread that stores an answer for which nobody waits."""
 
 from __future__ import annotations
 

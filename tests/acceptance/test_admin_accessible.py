@@ -98,5 +98,5 @@ def test_axe_finds_nothing_serious(page: Page) -> None:  # noqa: F811  (the fixt
             page.set_viewport_size(size)
             page.emulate_media(color_scheme=colours)
             rules = LOOK_RULES if number else ALL_RULES
-            found += [f"{name}, {size['width']} px, {colours}: {one}" for one in serious(page, rules)]
+            found += [f"{name}, {size['width']} px, {colours}: {problem}" for problem in serious(page, rules)]
     assert found == [], "\n".join(found)

@@ -152,7 +152,7 @@ def test_a_drain_whose_caller_gives_the_time_waits_for_no_other_worker(monkeypat
     monkeypatch.setattr(empty_handed, "_waits", {})
     with SmtpServer() as server:
         (row,) = backlog(account_on(server), 1)
-        empty_handed.waits(row.account_id, row.pk)
+        empty_handed.expect(row.account_id, row.pk)
         empty_handed.note(row.account_id, claimed=False)
         assert prx.drain().claimed == 0
         assert prx.drain(now=row.due_since).sent == 1

@@ -59,7 +59,7 @@ def slots_taken() -> int:
 
 def wait_released(kept: IdleConnections) -> bool:
     """The connections that are being closed are closed, and their slots free."""
-    assert all(one.closed.wait(60) for one in kept._held())
+    assert all(connection.closed.wait(60) for connection in kept._held())
     kept.release_closed()
     return not slots_taken()
 
@@ -140,7 +140,7 @@ def test_a_slot_is_given_back_when_others_hold_all_the_rest(server: SmtpServer, 
     assert slots_taken() == 1, "an idle connection keeps its slot: the server counts it"
     assert take_slot(owner) is not None, "another one is free at once"
     prx.drain()
-    assert all(one.closed.wait(60) for one in kept._held())
+    assert all(connection.closed.wait(60) for connection in kept._held())
     kept.release_closed()
     assert take_slot(owner) is not None
     assert server.wait_closed() and server.lines("QUIT")

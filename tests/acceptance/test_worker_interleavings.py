@@ -19,8 +19,8 @@ from prx_email_django.store import claims, lease
 from prx_email_django.store import db as base
 from prx_email_django.worker import connections, permits, queues
 from prx_email_django.worker.account import AccountWorker
+from prx_email_django.worker.one_message import OneMessage
 from prx_email_django.worker.outgoing import ClaimedMessage
-from prx_email_django.worker.single import OneMessage
 from tests.support.factories import SECOND, account_on, at, backlog, mail
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_server import SmtpServer

@@ -9,8 +9,8 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.models import Account, DeliveryAttempt
-from prx_email_django.status.figures import account_reason
 from tests.support import factories
+from tests.support.factories import account_reason
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -37,8 +37,8 @@ MALFORMED = {
 @pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_tree_never_breaks_page_or_columns(raw: bytes) -> None:
     message = rows.make_message(rows.make_account())
-    content = store_contents([raw], clock=clock_for(None))[0]
-    OutboxMessage.objects.filter(pk=message.pk).update(raw=content, body_text="", body_html="", size=content.size)
+    stored = store_contents([raw], clock=clock_for(None))[0]
+    OutboxMessage.objects.filter(pk=message.pk).update(raw=stored, body_text="", body_html="", size=stored.size)
     message.refresh_from_db()
     shown = shown_columns(FromScratch("s", "b", "a@x.org", ["b@x.org"]), raw)
     bodies = preview.bodies_of(message)
@@ -58,11 +58,11 @@ def rendered(*, text: str = "", html: str = "", images: dict[str, bytes] | None 
     if html:
         email.add_alternative(html, subtype="html")
         part = email.get_payload()[1]  # type: ignore[index]
-        for name, octets in (images or {}).items():
-            part.add_related(octets, "image", "png", cid=f"<{name}>")  # type: ignore[union-attr]
+        for name, content in (images or {}).items():
+            part.add_related(content, "image", "png", cid=f"<{name}>")  # type: ignore[union-attr]
     message = rows.make_message(rows.make_account())
-    content = store_contents([email.as_bytes(policy=email.policy.clone(linesep="\r\n"))], clock=clock_for(None))[0]
-    OutboxMessage.objects.filter(pk=message.pk).update(raw=content, body_text="", body_html="", size=content.size)
+    stored = store_contents([email.as_bytes(policy=email.policy.clone(linesep="\r\n"))], clock=clock_for(None))[0]
+    OutboxMessage.objects.filter(pk=message.pk).update(raw=stored, body_text="", body_html="", size=stored.size)
     message.refresh_from_db()
     return message
 

@@ -116,7 +116,9 @@ def test_a_site_of_another_name_never_leads_out_of_it(pages: dict[str, list[str]
     for page, text in texts.items():
         addresses = re.findall(r'(?:href|action|formaction)="(/[^"]*)"', text)
         assert any(address.startswith("/desk/prx_email_django/") for address in addresses), page
-        assert [one for one in addresses if not one.startswith(("/desk/", "/static/"))] == ["/"] * text.count('"/"')
+        assert [address for address in addresses if not address.startswith(("/desk/", "/static/"))] == [
+            "/"
+        ] * text.count('"/"')
     for button in (f"account/{account.pk}/resume/", "outboxstate/resume/", f"outboxmessage/{message.pk}/dismiss/"):
         assert client.post(f"{folder}/{button}")["Location"].startswith(f"{folder}/{button.partition('/')[0]}/")
     assert client.post(f"{folder}/outbox/resume/{account.pk}/")["Location"] == f"{folder}/outbox/"

@@ -85,12 +85,39 @@ def test_none_means_none_in_every_function(send: str) -> None:
         ({"attachments": [("a.txt", 5)]}, "invalid_option"),
         ({"attachments": [None]}, "invalid_option"),
         ({"attachment": {"filename": "a.txt"}}, "invalid_option"),
+        ({"headers": "X-A: b"}, "invalid_header"),
+        ({"headers": ["X-A"]}, "invalid_header"),
+        ({"headers": 5}, "invalid_header"),
     ],
 )
 def test_what_is_missing_or_something_else_is_refused_by_name(fields: dict[str, Any], code: str) -> None:
     error = refusal(**fields)
     assert error.code == code
     assert str(error).startswith(next(iter(fields)))
+
+
+def test_a_dict_is_no_attachment_and_is_called_a_dict() -> None:
+    assert str(refusal(attachment={"filename": "a.txt", "content": b"x"})).endswith("not dict")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"to": "a@x.org"}, "missing 2 required keyword-only arguments: 'subject' and 'body_text'"),
+        ({**BASE, "sent_at": 5}, "got an unexpected keyword argument 'sent_at'"),
+        ({**BASE, "account": "other"}, "got multiple values for keyword argument 'account'"),
+    ],
+)
+def test_a_wrong_argument_in_enqueue_many_is_named_without_a_name_of_ours(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidMessage) as refused:
+        prx.enqueue_many([fields], account=account())
+    assert str(refused.value) == f"enqueue_many: in a message: {words}"
+
+
+@pytest.mark.parametrize("limit", [-1, "3", 1.5, True])
+def test_the_limit_of_a_drain_is_a_number_of_messages(limit: Any) -> None:
+    with pytest.raises(InvalidMessage, match="limit: must be an integer, 0 or more"):
+        prx.drain(limit=limit)
 
 
 def test_a_body_of_html_needs_no_text() -> None:
@@ -371,7 +398,7 @@ def test_a_message_of_django_names_its_account_in_enqueue_many() -> None:
     emails[2].outbox_account = other  # type: ignore[attr-defined]
     rows = prx.enqueue_many(emails, account=default)
     assert [row.account.name for row in rows] == ["default", "other", "other"]
-    assert [one.outbox_id for one in emails] == [row.pk for row in rows]  # type: ignore[attr-defined]
+    assert [email.outbox_id for email in emails] == [row.pk for row in rows]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_copy_is_adopted_after_a_page_that_says_what_happens(settings: Any) ->
     assert OutboxMessage.objects.get().status == "pending"
     done = client.post(f"{PAGE}adopt/", {"understood": "yes"}, follow=True)
     assert rows.notices(done)[0] == (
-        "The database is adopted. 1 message was put at rest: retry it if it shall be sent from here."
+        "The database is adopted. 1 message was put at rest: retry it if it must be sent from here."
     )
     message.refresh_from_db()
     assert (message.last_error_code, message.next_attempt_at) == ("adopted", None)

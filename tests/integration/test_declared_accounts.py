@@ -19,13 +19,12 @@ from prx_email_django.errors import AccountUnavailable
 from prx_email_django.models import Account, AccountState, OutboxMessage
 from prx_email_django.models.encrypted import is_set
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.status.figures import account_reason
 from prx_email_django.store import declared as store
 from prx_email_django.worker.token_keeper import connection_settings
 from tests.integration import admin_rows as rows
 from tests.integration.face_rows import run
 from tests.support import factories
-from tests.support.factories import MEMORY, NOW
+from tests.support.factories import MEMORY, NOW, account_reason
 
 pytestmark = pytest.mark.django_db
 

@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import MESSAGES
 from tests.integration.backend_odd_messages import ONLY_OURS
 from tests.support.documents import blocks
+from tests.support.factories import account_on
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -47,14 +48,7 @@ def test_the_signature_verifies_after_the_way(signing: dict[bytes, bytes], setti
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": "", "TRANSFORM_MIME": "signing_of_the_page.sign"}
     names = sorted(set(MESSAGES) - ONLY_OURS)[::6] + ["one_click", "lone_carriage_returns", "non_ascii_everywhere"]
     with SmtpServer() as server:
-        Account.objects.create(
-            name="main",
-            email="app@example.com",
-            host=server.host,
-            port=server.port,
-            security="none",
-            auth_method="none",
-        )
+        account_on(server)
         OutboxEmailBackend().send_messages([MESSAGES[name]() for name in names])
         assert prx.drain().sent == len(names), list(OutboxMessage.objects.values("last_error"))
         for message in server.messages:

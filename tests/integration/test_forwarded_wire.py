@@ -16,9 +16,10 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 import prx_email_django as prx
 from prx_email_django.backends import OutboxEmailBackend
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
 from tests.integration.foreign_messages import ENCODED, FILES, HEAD, KEPT
+from tests.support.factories import account_on
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,29 +37,22 @@ def old_catcher() -> Iterator[SmtpServer]:
         yield server
 
 
-def _account(server: SmtpServer, settings: Any) -> SmtpServer:
+def _prepared(server: SmtpServer, settings: Any) -> SmtpServer:
     types = ["message/rfc822", "text/plain"]
     settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": "", "ATTACHMENT_CONTENT_TYPES": types}
     server.messages.clear()
-    Account.objects.create(
-        name="main",
-        email="app@example.com",
-        host=server.host,
-        port=server.port,
-        security="none",
-        auth_method="none",
-    )
+    account_on(server)
     return server
 
 
 @pytest.fixture
 def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    return _account(catcher, settings)
+    return _prepared(catcher, settings)
 
 
 @pytest.fixture
 def old_server(old_catcher: SmtpServer, settings: Any) -> SmtpServer:
-    return _account(old_catcher, settings)
+    return _prepared(old_catcher, settings)
 
 
 def sent(message: EmailMessage, server: SmtpServer) -> Received:

@@ -87,8 +87,8 @@ def test_a_statement_that_was_lost_is_executed_all_the_same(in_transaction: bool
 def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pooler names a process of its own at login."""
     account("known")
-    learn = prepared.learn
-    monkeypatch.setattr(prepared, "learn", lambda connection, process: learn(connection, process + 1))
+    note = prepared.note_process
+    monkeypatch.setattr(prepared, "note_process", lambda connection, process: note(connection, process + 1))
     for _ in range(3):
         queue()
     with transaction.atomic():

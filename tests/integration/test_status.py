@@ -12,7 +12,10 @@ from django.test import override_settings
 
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState, RateWindow
 from prx_email_django.models.runtime_state import PausedBy
-from prx_email_django.status.figures import Health, account_facts, account_reason, judge, message_reason, outbox_status
+from prx_email_django.status.facts import account_facts, message_reason
+from prx_email_django.status.figures import Health, judge, outbox_status
+from prx_email_django.status.reasons import account_sentence, message_sentence
+from tests.support.factories import account_reason
 
 pytestmark = pytest.mark.django_db
 
@@ -149,10 +152,8 @@ def test_a_list_of_messages_needs_no_query_for_each(account: Account, django_ass
     messages = [message(account) for _ in range(5)]
     facts = account_facts(now=NOW)
     with django_assert_num_queries(0):
-        assert {message_reason(row, account=facts[account.pk], now=NOW) for row in messages} == {
-            "due, waiting for a worker"
-        }
-        assert account_reason(account, facts=facts[account.pk], now=NOW) == "may send"
+        assert {message_sentence(row, facts[account.pk], now=NOW) for row in messages} == {"due, waiting for a worker"}
+        assert account_sentence(facts[account.pk], now=NOW) == "may send"
 
 
 def test_many_accounts_cost_no_more_than_one(account: Account, django_assert_num_queries: Any) -> None:

@@ -102,7 +102,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     row = message(second)
     assert take(first) == []
     assert not store.due.first_claimable(first.pk, clock=at())
-    assert [one.id for one in take(second)] == [row.pk]
+    assert [claim.id for claim in take(second)] == [row.pk]
 
 
 def test_no_more_is_claimed_than_was_asked_for() -> None:

@@ -45,10 +45,10 @@ def recover() -> list[RecordedAttempt]:
 
 
 def finish(claims: list[Claim]) -> list[RecordedAttempt]:
-    said = [outcome(Ending.ACCEPTED, one) for one in claims]
+    said = [outcome(Ending.ACCEPTED, claim) for claim in claims]
     group = [
-        FinishedAttempt(one, words, words.recipients, started_at=NOW, finished_at=NOW)
-        for one, words in zip(claims, said, strict=True)
+        FinishedAttempt(claim, words, words.recipients, started_at=NOW, finished_at=NOW)
+        for claim, words in zip(claims, said, strict=True)
     ]
     return store.finalize.finalize(group, clock=at())
 
@@ -59,12 +59,12 @@ def ids(status: str) -> set[int]:
 
 def assert_each_has_one_owner(*claimed: list[Claim]) -> None:
     """Who is told of a claim has it, and nobody else; no row is claimed that nobody was told of."""
-    owners = Counter(one.id for claims in claimed for one in claims)
+    owners = Counter(claim.id for claims in claimed for claim in claims)
     assert set(owners.values()) <= {1}
     assert set(owners) == ids("sending")
     for claims in claimed:
-        for one in claims:
-            assert fresh(one).claim_token == one.lease.token
+        for claim in claims:
+            assert fresh(claim).claim_token == claim.lease.token
 
 
 def assert_history_fits() -> None:
@@ -207,9 +207,9 @@ def test_renew_against_recover(has_run_out: bool) -> None:
 
     for _, recovered in each_order(prepare):
         lost = {attempt.message.pk for attempt in recovered}
-        assert {one.id for one in claims if not one.is_lost} >= ids("sending")
+        assert {claim.id for claim in claims if not claim.is_lost} >= ids("sending")
         assert lost.isdisjoint(ids("sending"))
-        assert lost | ids("sending") == {one.id for one in claims}
+        assert lost | ids("sending") == {claim.id for claim in claims}
         assert_history_fits()
 
 

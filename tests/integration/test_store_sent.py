@@ -280,14 +280,14 @@ def test_the_content_of_a_sensitive_message_is_gone_as_soon_as_it_is_sent(
     become_sent: Callable[[OutboxMessage, Answers], None],
 ) -> None:
     owner = account()
-    row, twin = sensitive(owner, body_html="<p>4711</p>"), sensitive(owner)
-    OutboxMessage.objects.filter(pk=twin.pk).update(status="failed", next_attempt_at=None)
+    row, other = sensitive(owner, body_html="<p>4711</p>"), sensitive(owner)
+    OutboxMessage.objects.filter(pk=other.pk).update(status="failed", next_attempt_at=None)
     become_sent(row, {})
     now = fresh(row)
     assert (now.status, now.subject, now.to) == ("sent", "Hello", [A, B])
     assert (now.body_text, now.body_html, now.headers, now.size, now.raw) == ("", "", {}, 0, None)
     assert row.attachments.get().content_id is None
-    assert twin.attachments.get().open().read() == b"one-time code 4711", "the content of another message stays"
+    assert other.attachments.get().open().read() == b"one-time code 4711", "the content of another message stays"
     assert Content.objects.count() == 1
 
 

@@ -53,8 +53,8 @@ class DatabaseProxy:
 
     def _cut(self) -> None:
         for pair in self._pairs:
-            for one in pair:
-                _shut(one)
+            for end in pair:
+                _shut(end)
         self._pairs.clear()
 
     def _serve(self) -> None:
@@ -91,8 +91,8 @@ class DatabaseProxy:
         finally:
             with self._changed:
                 self._pairs.discard(pair)
-            for one in pair:
-                _shut(one)
+            for end in pair:
+                _shut(end)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._serve, daemon=True).start()

@@ -14,6 +14,8 @@ from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, RecipientOutcome
+from prx_email_django.status.facts import account_facts
+from prx_email_django.status.reasons import account_sentence
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claimed import Claim
 
@@ -63,6 +65,12 @@ def backlog(owner: Account, count: int, **fields: Any) -> list[OutboxMessage]:
     """Messages to ``p0@…``, ``p1@…`` and so on, due in real time."""
     mails = [{"to": f"p{n}@example.org", "subject": f"n {n}", "body_text": "text", **fields} for n in range(count)]
     return api.enqueue_many(mails, account=owner)
+
+
+def account_reason(owner: Account, *, now: datetime | None = None) -> str:
+    """The sentence that says why an account sends nothing."""
+    running = at(now).running
+    return account_sentence(account_facts([owner], now=running)[owner.pk], now=running)
 
 
 def at(now: datetime | None = NOW) -> Clock:

@@ -16,7 +16,7 @@ from prx_email_django.rules.outcomes import Phase, Trouble
 from prx_email_django.status.advice import advice
 from prx_email_django.transports.base import ConnectError
 from prx_email_django.worker.connections import pause_reason
-from prx_email_django.worker.single import CUT_SHORT, TOO_LATE
+from prx_email_django.worker.one_message import CUT_SHORT, TOO_LATE
 
 PACKAGE = Path(prx_email_django.__file__).parent
 #: Calls whose first argument is the text of a trouble.

@@ -17,10 +17,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def rest(empty: EmptyHanded, clock: list[float], first: int) -> float:
     """Lose the race for a message; return for how long the account waits then."""
-    empty.waits(1, first)
+    empty.expect(1, first)
     empty.note(1, claimed=False)
     begun = clock[0]
-    while empty.waits(1, first):
+    while empty.waits(1):
         clock[0] += 0.25
     return clock[0] - begun
 
@@ -33,9 +33,11 @@ def test_the_wait_for_one_message_doubles_up_to_a_bound(clock: list[float]) -> N
 def test_another_message_is_not_waited_for_and_begins_anew(clock: list[float]) -> None:
     empty = EmptyHanded()
     assert [rest(empty, clock, 7) for _ in range(3)] == [1, 2, 4]
-    empty.waits(1, 7)
+    empty.expect(1, 7)
     empty.note(1, claimed=False)
-    assert not empty.waits(1, 8), "another message comes first"
+    assert empty.waits(1) and empty.waits(1), "asking changes nothing"
+    empty.expect(1, 8)
+    assert not empty.waits(1), "another message comes first"
     assert rest(empty, clock, 8) == 1
     empty.note(1, claimed=True)
     assert rest(empty, clock, 8) == 1

@@ -29,7 +29,7 @@ MARKS = {"_": 1, "gettext": 1, "gettext_lazy": 1, "gettext_noop": 1, "ngettext":
 #: What commands and checks show to a person comes from these files, and what settings and sign-ins are refused for.
 FACES = [
     *(p for folder in ("checks", "conf", "management", "oauth") for p in sorted((PACKAGE / folder).rglob("*.py"))),
-    *(PACKAGE / name for name in ("api/sign_in.py", "models/declared.py", "status/figures.py")),
+    *(PACKAGE / name for name in ("api/sign_in.py", "models/declared.py", "status/facts.py", "status/figures.py")),
 ]
 #: Names, protocols, and an error of the code that no page shows.
 NOT_PROSE = re.compile(
@@ -48,7 +48,7 @@ def marked_in_python(path: Path) -> Iterator[tuple[str, ...]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
         if isinstance(node, ast.Call) and name in MARKS:
-            texts = [one.value for one in node.args[: MARKS[name]] if isinstance(one, ast.Constant)]
+            texts = [text.value for text in node.args[: MARKS[name]] if isinstance(text, ast.Constant)]
             if texts and all(isinstance(text, str) for text in texts):
                 yield tuple(str(text) for text in texts)
 
@@ -57,7 +57,7 @@ def marked_in_template(path: Path) -> Iterator[tuple[str, ...]]:
     for name, arguments in _IN_TEMPLATE.findall(templatize(path.read_text(encoding="utf-8"), origin=str(path))):
         call = ast.parse(f"f({arguments})", mode="eval").body
         assert isinstance(call, ast.Call)
-        yield tuple(ast.literal_eval(one) for one in call.args[: MARKS[name]])
+        yield tuple(ast.literal_eval(argument) for argument in call.args[: MARKS[name]])
 
 
 def is_prose(text: str) -> bool:

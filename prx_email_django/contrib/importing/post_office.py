@@ -73,7 +73,7 @@ class PostOfficeSource(Source):
         """The message that ``dispatch()`` would send: templates rendered, files and inline images attached."""
         scheduled = row.scheduled_time
         return set_options(
-            self._made(row),
+            self.sent_email(row),
             priority=PRIORITIES.get(row.priority, 0),
             # An instant in the past would count as waiting since then, and GIVE_UP_AFTER could end it.
             send_at=scheduled if scheduled and scheduled > timezone.now() else None,
@@ -110,7 +110,8 @@ class PostOfficeSource(Source):
 
     def sent_email(self, row: Row) -> EmailMessage:
         """The message, made again from the row and the templates of today."""
-        return self._made(row)
+        email: EmailMessage = row.email_message()
+        return email
 
     def sent_facts(self, row: Row) -> SentElsewhere:
         """The instant of the last log entry; where LOG_LEVEL keeps none, of the row's last change."""
@@ -124,10 +125,6 @@ class PostOfficeSource(Source):
 
     def _expired(self) -> Q:
         return Q(expires_at__isnull=False, expires_at__lte=timezone.now())
-
-    def _made(self, row: Row) -> EmailMessage:
-        email: EmailMessage = row.email_message()
-        return email
 
     def _write(self, pk: int, status: int | None) -> None:
         # ``save()`` would validate the whole row, which may be older than its rules.

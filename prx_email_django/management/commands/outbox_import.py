@@ -89,13 +89,13 @@ class Command(OutboxCommand):
     def _run(self, source: Source, options: dict[str, Any]) -> None:
         chosen = Options(account=options["account"] or "", dry_run=options["dry_run"])
         if options["back"]:
-            with self._telling(source, 0, options) as tell:
+            with self._progress(source, 0, options) as tell:
                 give_back(source, chosen, tell)
             return
         rows = kept_history(source) if options["history"] else source.waiting(failed=options["failed"])
         if options["since"] is not None:
             rows = source.since(rows, past(options["since"]))
-        with self._telling(source, rows.count(), options) as tell:
+        with self._progress(source, rows.count(), options) as tell:
             (import_history if options["history"] else import_waiting)(source, rows, chosen, tell)
         if options["history"]:
             older = source.sent().count() - kept_history(source).count()
@@ -104,7 +104,7 @@ class Command(OutboxCommand):
             self._print_left(source, source.left(failed=options["failed"]))
 
     @contextmanager
-    def _telling(self, source: Source, total: int, options: dict[str, Any]) -> Iterator[Tell]:
+    def _progress(self, source: Source, total: int, options: dict[str, Any]) -> Iterator[Tell]:
         """Print every row that needs words, show a progress bar, and print the numbers at the end, or so far."""
         counts: Counter[str] = Counter()
         bar: tqdm[Any] = tqdm(

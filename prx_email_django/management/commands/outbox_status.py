@@ -19,7 +19,8 @@ from prx_email_django.management._message import message_facts, message_lines
 from prx_email_django.models import OutboxMessage
 from prx_email_django.states import Status
 from prx_email_django.status.advice import advice
-from prx_email_django.status.figures import VERSION, Health, judge, message_reason, outbox_status
+from prx_email_django.status.facts import message_reason
+from prx_email_django.status.figures import VERSION, Health, judge, outbox_status
 from prx_email_django.status.stored_words import as_stored
 from prx_email_django.store.declared import keep_declared_accounts
 

@@ -105,7 +105,7 @@ class _Opening(Progress):
         if settings.security != "none":
             context = await self._context()
         host = ascii_host(settings.host)  # DNS and TLS see one name, and by IDNA 2008: Python's own codec has others
-        self.sock = sock = await self._dial(host)
+        self.sock = sock = await self._connect_socket(host)
         self.peer = peer_name(sock)
         self.done(Step.CONNECT, self.peer)
         if settings.security == "none":
@@ -135,7 +135,7 @@ class _Opening(Progress):
             self.phase = Phase.TLS
             raise self.connect_error(str(error), Trouble.TLS, ErrorCode.TLS) from None
 
-    async def _dial(self, host: str) -> socket.socket:
+    async def _connect_socket(self, host: str) -> socket.socket:
         settings = self.settings
         try:
             return await connect(

@@ -2,7 +2,7 @@
 
 To find what a reply such as ``451`` does:
 
-1. Look for it in ``REPLY_RULES``: the replies whose first digit alone would mislead (quota, session limit, …).
+1. Look for it in ``reply_table``: the replies whose first digit alone would mislead (quota, session limit, …).
    No rule matches a plain ``451``: its meaning is ``FIRST_DIGIT``, that is, temporary (5yz: permanent).
 2. At RCPT it is the answer to one recipient (``recipient_answer``): a ``451`` defers that recipient, who is tried
    again later; the other recipients go on.  Only a reply about the session (``is_about_session``) stops the message.
@@ -18,81 +18,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
 
 from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.smtp.replies import Reply
-
-
-class ReplyMeaning(Enum):
-    """What a negative reply (4yz, 5yz) is about."""
-
-    #: This session may send no more messages; a new one may.
-    SESSION_LIMIT = "session_limit"
-    #: The account is not authenticated, or no longer.
-    NOT_AUTHENTICATED = "not_authenticated"
-    #: At RCPT, in words: a demand for a login; in a session that is logged in, the refusal of one recipient.
-    LOGIN_DEMANDED = "login_demanded"
-    #: The account may send no more messages for some time.
-    QUOTA = "quota"
-    #: The account sends too fast: it waits for some seconds, and no message is judged.
-    RATE = "rate"
-    #: The account has too many connections at once: this connection ends, and no message is judged.
-    CROWDED = "crowded"
-    #: Temporary, although the code may be 5yz.
-    TEMPORARY = "temporary"
-    #: Too many recipients in this transaction.
-    TOO_MANY_RECIPIENTS = "too_many_recipients"
-    #: The server did not expect this command now: a fault of the session, not of the message.
-    BAD_SEQUENCE = "bad_sequence"
-    #: The message or the recipient: temporary where the code is 4yz, permanent where it is 5yz.
-    FIRST_DIGIT = "first_digit"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyRule:
-    """A negative reply in one of ``phases``, with one of ``codes``, one of ``enhanced`` and ``words``, means this.
-
-    Empty ``codes`` or ``enhanced`` and ``words`` None: any.
-    """
-
-    meaning: ReplyMeaning
-    phases: frozenset[Phase]
-    codes: frozenset[int] = frozenset()
-    enhanced: frozenset[str] = frozenset()
-    words: re.Pattern[str] | None = None
-
-    def matches(self, phase: Phase, reply: Reply) -> bool:
-        """Whether the rule applies to this reply."""
-        return (
-            phase in self.phases
-            and (not self.codes or reply.code in self.codes)
-            and (not self.enhanced or reply.enhanced in self.enhanced)
-            and (self.words is None or self.words.search(reply.text) is not None)
-        )
-
-
-def _words(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
+from prx_email_django.transports.smtp.reply_table import ReplyMeaning, meaning_of
 
 #: Words about commands that came too early; addresses, which may contain these words, are left out before.
-_TOO_EARLY = _words(r"synchroni[sz]|\bpipelin")
+_TOO_EARLY = re.compile(r"synchroni[sz]|\bpipelin", re.IGNORECASE)
 _ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
-_NO_RECIPIENTS = _words(r"\bno (valid )?recipient|\brcpt\b")
-#: Words about the age or the idleness of the connection.
-_SESSION_OVER = (
-    r"(session|connection)\b.{0,40}\b(lifetime|expired|too long|time ?limit|timed? ?out|time-?out)"
-    r"|maximum (session|connection)|(lifetime|time ?limit|timeout) (of|for) (the|this) (session|connection)"
-    r"|timeout exceeded|idle (too long|time)"
-)
-#: "Too many messages in this session", "451 reached the maximum of messages per connection".
-_SESSION_FULL = (
-    r"too many messages.*(session|connection)"
-    r"|\bmessages? (limit )?(per|in|for|on|over) (this |the |a |one |each |single |your |smtp )*(session|connection)"
-    r"|(session|connection) message limit"
-)
+_NO_RECIPIENTS = re.compile(r"\bno (valid )?recipient|\brcpt\b", re.IGNORECASE)
 #: Meanings that make a reply to RCPT a reply to the session.
 _ABOUT_SESSION = (
     ReplyMeaning.SESSION_LIMIT,
@@ -101,116 +36,6 @@ _ABOUT_SESSION = (
     ReplyMeaning.RATE,
     ReplyMeaning.CROWDED,
 )
-#: The codes under which a server says that it is asked for too much at once.
-_THROTTLING = frozenset({421, 432, 450, 451, 452, 454})
-_MAIL, _RCPT = frozenset({Phase.MAIL}), frozenset({Phase.RCPT})
-_ALL = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY})
-_COMMANDS = _ALL - {Phase.BODY}
-
-#: "550 authentication required", "554 5.7.1 SMTP AUTH is required", qmail "503 AUTH first", "you must log in first".
-#: Not what speaks of SPF, DKIM and DMARC, nor Exchange 5.7.133 "SenderNotAuthenticatedForGroup": those are about a
-#: message or a recipient.
-_DEMANDS_LOGIN = _words(
-    r"^(?!.*(\b(spf|dkim|dmarc)\b|for ?group))"
-    r".*(\b(auth(entication|orization|orisation)?|log-?[io]n)\b( is| was)? (required|needed|first)"
-    r"|\b(not|must|please|have to|need to|requires?|without|before) (be |first |yet |to |sending )*"
-    r"(auth\b|authenticat|authori[sz]ed\b.*\bsend mail|log(ged)?[ -]?in\b)"
-    r"|\bunauthenticated (sender|client|user|connection|session))"
-)
-#: The first rule that matches decides.  Each names the servers and replies that it was made for.
-REPLY_RULES: tuple[ReplyRule, ...] = (
-    # RFC 5321 §4.5.3.1.10; Gmail and Exchange 452 4.5.3, Postfix 452 4.5.3, others 552 5.5.3.
-    ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, frozenset({452, 552}), frozenset({"4.5.3", "5.5.3"})),
-    ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, frozenset({452, 552}), words=_words("too many recipients")),
-    # A full mailbox of a recipient may have room tomorrow (RFC 3463 §3.3: "persistent transient failure").
-    ReplyRule(ReplyMeaning.TEMPORARY, _ALL, enhanced=frozenset({"4.2.2", "5.2.2"})),
-    # A message too large for this recipient stays too large; any other 552 at RCPT is the "too many recipients" of
-    # RFC 821.
-    ReplyRule(ReplyMeaning.FIRST_DIGIT, _RCPT, frozenset({552}), frozenset({"5.3.4", "5.2.3"})),
-    ReplyRule(ReplyMeaning.TEMPORARY, _RCPT, frozenset({552})),
-    # Exchange Online 5.7.30 (basic authentication switched off), 5.7.57 (not authenticated), 5.7.139 (disabled).
-    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, frozenset({530, 535, 538})),
-    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, enhanced=frozenset({"5.7.30", "5.7.57", "5.7.139"})),
-    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL, words=_DEMANDS_LOGIN),
-    ReplyRule(ReplyMeaning.LOGIN_DEMANDED, _RCPT, words=_DEMANDS_LOGIN),
-    # Gmail 5.4.5; Exchange 5.7.233 (tenant), 5.1.90 (recipients a day), 5.2.251-255 (continuous errors).
-    ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset({"5.4.5", "5.7.233", "5.1.90"})),
-    ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
-    # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, words=_words(_SESSION_FULL)),
-    # Exchange "432 4.3.2 Concurrent connections limit exceeded", "… sender thread limit exceeded", Postfix "421 4.7.0
-    # too many connections from …", SES "421 Too many concurrent SMTP connections".
-    ReplyRule(
-        ReplyMeaning.CROWDED,
-        _ALL,
-        _THROTTLING,
-        words=_words(
-            r"concurrent|thread limit|(too many|simultaneous|parallel) (\w+ ){0,3}(connections|sessions)"
-            r"|connections? (limit|rate)|(limit|number|maximum) (of|on) (\w+ ){0,3}(connections|sessions)"
-        ),
-    ),
-    # A mailbox that receives too fast (Gmail 450 4.2.1) is a recipient's trouble, and a daily limit is a quota.
-    ReplyRule(
-        ReplyMeaning.RATE,
-        _ALL,
-        _THROTTLING,
-        words=_words(
-            r"^(?!.*(receiving|\bdaily\b|hourly|per (day|hour)|quota|smtp relay))"
-            r".*(throttl|\brate\b.{0,20}(limit|exceed|reached)|(exceed|reach|maximum|allowed).{0,30}\brate\b"
-            r"|too (fast|quickly)|slow (it |your sending )?down|too much mail|too many (mails|emails|commands)"
-            r"|per (second|minute))"
-        ),
-    ),
-    # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
-    # Exchange "554 5.2.0 … SubmissionQuotaExceededException", IONOS and GMX "450 … Mail send limit exceeded", iCloud
-    # "554 5.7.0 … The limit on the number of allowed outgoing messages was exceeded", SendGrid "451 Authentication
-    # failed: Maximum credits exceeded".
-    ReplyRule(
-        ReplyMeaning.QUOTA,
-        _ALL,
-        words=_words(
-            r"send(ing)? (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
-            r"|(daily|hourly|monthly) ((user|smtp|message|e?mail|recipient|relay|sending|outgoing) )*(limit|quota)"
-            r"|submission ?quota|limit on the number of (\w+ )?outgoing|credits? exceeded"
-        ),
-    ),
-    # cPanel "550 Domain … has exceeded the max emails per hour", "… max defers and failures per hour", Mailgun "420
-    # Domain … has exceeded its limit of 100 messages/hour", Outlook.com "421 RP-001 … how many messages can be sent per
-    # hour".  Not what a recipient's mailbox takes.
-    ReplyRule(
-        ReplyMeaning.QUOTA,
-        _ALL,
-        words=_words(
-            r"^(?!.*(receiv|recipient|mailbox))"
-            r".*\b(messages?|e?mails?|defers and failures)\b.{0,20}?(/|\b(per|an|each|every)) ?(hour|day|month)\b"
-        ),
-    ),
-    # Yahoo and others in words.
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS - _RCPT, words=_words("too many messages")),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _RCPT, words=_words("too many messages.*(session|connection)")),
-    # RFC 3463 §3.5, X.4.2 "bad connection": Gmail "451 4.4.2 Timeout - closing connection", Postfix "421 4.4.2 Error:
-    # timeout exceeded", Exchange "421 4.4.2 Connection dropped"; "421 session maximum lifetime reached" of others.  At
-    # RCPT a 451 may speak of the connection to the recipient's server: there the words must name ours, or the code.
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS - _RCPT, frozenset({421, 451}), frozenset({"4.4.2"})),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _RCPT, frozenset({421}), frozenset({"4.4.2"})),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, frozenset({421, 451}), words=_words(_SESSION_OVER)),
-    # "503 nested MAIL"; Postfix "554 5.5.0 SMTP protocol synchronization", Exim "SMTP synchronization error".
-    ReplyRule(ReplyMeaning.BAD_SEQUENCE, frozenset({Phase.MAIL, Phase.DATA}), frozenset({503})),
-    ReplyRule(
-        ReplyMeaning.BAD_SEQUENCE,
-        _ALL,
-        words=_words("synchroni[sz]ation|improper (use of )?(smtp )?(command )?pipelining"),
-    ),
-)
-
-
-def meaning_of(phase: Phase, reply: Reply) -> ReplyMeaning:
-    """Return what a negative reply in this phase is about."""
-    if reply.code < 400:
-        return ReplyMeaning.FIRST_DIGIT
-    matching = (rule.meaning for rule in REPLY_RULES if rule.matches(phase, reply))
-    return next(matching, ReplyMeaning.FIRST_DIGIT)
 
 
 @dataclass(frozen=True, slots=True)

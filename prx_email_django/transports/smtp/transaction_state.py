@@ -21,7 +21,8 @@ from prx_email_django.transports.smtp.commands import (
     unnameable_recipients,
 )
 from prx_email_django.transports.smtp.replies import Reply
-from prx_email_django.transports.smtp.reply_rules import ReplyMeaning, ReplyVerdict, meaning_of, recipient_answer
+from prx_email_django.transports.smtp.reply_rules import ReplyVerdict, recipient_answer
+from prx_email_django.transports.smtp.reply_table import ReplyMeaning, meaning_of
 
 # Outcomes of recipients that had no negative answer; shared, since nearly all recipients have one of these.
 _OPEN = RecipientOutcome(Answer.OPEN)

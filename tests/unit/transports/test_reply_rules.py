@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 from prx_email_django.rules.outcomes import Answer, Ending, Phase, Trouble
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import (
-    REPLY_RULES,
     Loss,
-    ReplyMeaning,
     is_about_session,
     judge_loss,
     judge_reply,
-    meaning_of,
     recipient_answer,
 )
+from prx_email_django.transports.smtp.reply_table import REPLY_RULES, ReplyMeaning, meaning_of
 from tests.support.outgoing_messages import parse_reply
 
 # Replies
