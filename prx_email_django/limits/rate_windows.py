@@ -30,7 +30,7 @@ from prx_email_django.rules.rates import (
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.db import atomic, database_now, in_transaction, retried, retried_after_conflict
 
-#: Tries of one compare-and-set; after these the call takes no permits, since other workers are taking them.
+#: Tries of one compare-and-set; after these the call takes no permits now, since other workers are taking them.
 TRIES = 20
 
 
@@ -176,9 +176,10 @@ def _take_one(account_id: int, limit: RateLimit, bucket: int, wanted: int, *, ah
             return _Spent(bucket, 0, newest, counts)
         # A worker whose clock is behind spends from the bucket that it believes to be current.
         last = bucket + ahead
-        counts[newest - last] += granted
-        if _write(window, newest, counts):
-            return _Spent(last, granted, newest, counts)
+        spent = list(counts)
+        spent[newest - last] += granted
+        if _write(window, newest, spent):
+            return _Spent(last, granted, newest, spent)
         time.sleep(random.uniform(0, 0.005))  # noqa: S311
     return _Spent(bucket, 0, newest, counts)
 

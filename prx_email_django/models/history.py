@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count, filterfalse, islice
+from typing import TYPE_CHECKING
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -11,6 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from prx_email_django.models.foreign_text import ForeignCharField, ForeignJSONField, ForeignTextField
 from prx_email_django.models.managers import OutboxModel
 from prx_email_django.states import AttemptOutcome, ErrorCode
+
+if TYPE_CHECKING:
+    from prx_email_django.models.message import OutboxMessage
 
 
 class DeliveryAttempt(OutboxModel):
@@ -58,6 +62,15 @@ def next_numbers(message_ids: Sequence[int], *, skip: int = 0) -> dict[int, int]
     for pk, number in rows.values_list("message_id", "number"):
         taken[pk].add(number)
     return {pk: next(islice(filterfalse(used.__contains__, count(1)), skip, None)) for pk, used in taken.items()}
+
+
+def close_gaps(messages: models.QuerySet[OutboxMessage]) -> None:
+    """Number the attempts of these messages 1, 2, 3 … where one number is missing; their rows are locked."""
+    attempts = DeliveryAttempt.objects.filter(message_id__in=messages.values("pk")).order_by()
+    highest = attempts.values("message_id").annotate(count=models.Count("pk"), highest=models.Max("number"))
+    for pk in highest.filter(highest__gt=models.F("count")).values_list("message_id", flat=True):
+        for number, attempt in enumerate(DeliveryAttempt.objects.filter(message_id=pk).order_by("number"), 1):
+            DeliveryAttempt.objects.filter(pk=attempt.pk).update(number=number)
 
 
 class InboundMessage(OutboxModel):

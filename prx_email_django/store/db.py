@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,9 +61,32 @@ def rules() -> Rules:
     )
 
 
+class _Atomic(transaction.Atomic):
+    """A transaction, in which a SystemExit stays what it is.
+
+    Where one strikes at its end, Django switches autocommit on in the middle of the transaction: psycopg refuses that,
+    and its error would take the place of the SystemExit.
+    """
+
+    def __enter__(self) -> None:
+        self._handled_before = sys.exception()
+        super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            super().__exit__(*raised)
+        except Exception as error:
+            behind: BaseException | None = error
+            while isinstance(behind, Exception) and behind is not self._handled_before:
+                behind = behind.__context__
+            if behind is None or behind is self._handled_before:
+                raise
+            raise behind from None
+
+
 def atomic() -> transaction.Atomic:
     """A transaction on the outbox's database."""
-    return transaction.atomic(using=outbox_alias())
+    return _Atomic(using=outbox_alias(), savepoint=True, durable=False)
 
 
 def in_transaction() -> bool:
@@ -71,10 +95,31 @@ def in_transaction() -> bool:
 
 
 def fresh_connection() -> None:
-    """A SystemExit may have struck in the middle of a statement: the connection is of no further use then."""
+    """Close the connection, so that the next statement opens another one.
+
+    A SystemExit may have struck in the middle of a statement, or where a transaction begins or ends: Django then takes
+    the connection for one in a transaction, which nobody would ever commit.  No transaction of a caller is open where
+    this is called, except that of a ``TestCase``, which stays.
+    """
     connection = connections[outbox_alias()]
-    if not connection.in_atomic_block:
-        connection.close()
+    if any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks):
+        return
+    connection.in_atomic_block = connection.needs_rollback = False
+    connection.atomic_blocks, connection.savepoint_ids = [], []
+    if connection.closed_in_transaction:
+        connection.connection, connection.closed_in_transaction = None, False
+    connection.close()
+
+
+@contextmanager
+def fresh_connection_after_exit() -> Iterator[None]:
+    """Leave a connection that can be used where a SystemExit ends the block."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            fresh_connection()
+        raise
 
 
 @contextmanager

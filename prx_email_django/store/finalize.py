@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models.history import close_gaps
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
@@ -132,6 +133,7 @@ def settle(claim: Claim, *, clock: Clock) -> list[RecordedAttempt]:
     with atomic():
         if not ours.filter(status=Status.SENDING).update(**values) and not ours.filter(status=status).exists():
             return []  # not ours, and not written by an earlier try whose answer was lost
+        close_gaps(ours)
         erase_sent([message])
     update_instance(message, values)
     ending = Ending.ACCEPTED if status is Status.SENT else Ending.PERMANENT

@@ -11,10 +11,11 @@ from functools import partial
 from django.db.models import Case, Q, QuerySet, Value, When
 
 from prx_email_django.models import OutboxMessage
+from prx_email_django.models.history import close_gaps
 from prx_email_django.rules.clock import uptime
-from prx_email_django.states import Status
+from prx_email_django.states import WAITING, Status
 from prx_email_django.store.absence import is_away, unwritten
-from prx_email_django.store.db import fresh_connection, retried
+from prx_email_django.store.db import atomic, fresh_connection, retried
 
 
 class Lease:
@@ -64,7 +65,15 @@ def release_lease(lease: Lease) -> int:
 
 
 def release_rows(rows: QuerySet[OutboxMessage]) -> int:
-    """Release these rows; a claim that was released leaves the row as it was before."""
+    """Release these rows; a claim that was released leaves the row as it was before.
+
+    The attempt's number is free again.  A late result has taken the next one meanwhile where a person wrote the status
+    of the claimed message by hand: the attempts are numbered anew, before anybody else can claim the message.
+    """
     was_failed = Q(next_attempt_at__isnull=True) | ~Q(last_error_code="") | Q(attempts__gt=0)
     status = Case(When(was_failed, then=Value(Status.FAILED.value)), default=Value(Status.PENDING.value))
-    return rows.filter(status=Status.SENDING).update(status=status, claim_expires_at=None)
+    with atomic():
+        released = rows.filter(status=Status.SENDING).update(status=status, claim_expires_at=None)
+        if released:
+            close_gaps(rows.filter(status__in=WAITING))
+    return released

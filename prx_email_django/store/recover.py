@@ -12,7 +12,7 @@ from django.db.models import F
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.conditions import claim_has_run_out
-from prx_email_django.models.history import next_numbers
+from prx_email_django.models.history import close_gaps, next_numbers
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
@@ -145,7 +145,10 @@ def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
         }
         ours = OutboxMessage.objects.filter(pk=claim.id, claim_token=claim.lease.token)
         by_earlier_try = ours.filter(status=Status.FAILED, last_error_code=ErrorCode.EXPIRED)
-        if ours.filter(status=Status.SENDING).update(**values) or by_earlier_try.exists():
+        with atomic():
+            if is_expired := bool(ours.filter(status=Status.SENDING).update(**values)):
+                close_gaps(ours)
+        if is_expired or by_earlier_try.exists():
             update_instance(claim.message, values)
             recorded.append(_recorded(claim.message, claim.number, ending=Ending.PERMANENT))
     return recorded

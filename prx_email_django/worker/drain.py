@@ -15,6 +15,7 @@ from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.absence import waiting_for_database
+from prx_email_django.store.db import fresh_connection_after_exit
 from prx_email_django.store.due import accounts_with_due, next_due
 from prx_email_django.store.outbox import LOOKS_FOR, begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
@@ -81,6 +82,7 @@ class Drain:
             self._idle.look_at = math.inf
         with ExitStack() as stack:
             stack.callback(self._end)
+            stack.enter_context(fresh_connection_after_exit())
             stack.enter_context(waiting_for_database(self._wait_for_database))
             network: Network | None = None
             while not self._should_stop():

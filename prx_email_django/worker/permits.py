@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from time import monotonic
 
 from prx_email_django.limits.rate_windows import Permits, give_back, take_permits, take_recipients
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.obstacles import Obstacle
+from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.rates import LONGEST_LIFE, parse_rate_limits
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 #: A limit that is free again after so many seconds does not end the account's work, nor does a limit per second.
 SHORT_LIMIT = 1.1
+#: Where other workers were faster each time, permits are asked for again after this many seconds: from, to.
+ASK_AGAIN = (0.2, 1.0)
 #: Permits must be good for so many times the time that it took lately to take them and to use them.
 LIFE_MARGIN = 1.5
 #: After each round that was faster, this part of the longest time remains.
@@ -43,7 +46,10 @@ class AccountPermits:
         permits = take_permits(self.current.account, wanted, clock=self.clock, life=self._life)
         if permits.count <= 0:
             self._asked_at = None
-            self.limit(permits.obstacle)
+            if wanted <= 0:  # the drain may claim no more
+                self.limited_by = Obstacle.no_permit()
+            else:
+                self.limit(permits.obstacle)
         return permits
 
     def take_recipients(self, counts: Sequence[int]) -> tuple[Permits, int]:
@@ -79,10 +85,15 @@ class AccountPermits:
         return any(limit.is_short for limit in parse_rate_limits(self.current.account.rate_limits))
 
     def limit(self, obstacle: Obstacle | None) -> None:
-        """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again."""
+        """Claim nothing more; a limit per second is waited for, since a drain that ends would have to log in again.
+
+        Without an obstacle no limit is reached: other workers were faster each time, and this one asks again later.
+        """
         obstacle = obstacle or Obstacle.no_permit()
         reached = obstacle.reached
         seconds = (reached.free_at - self.clock.running).total_seconds() if reached else math.inf
+        if obstacle.kind is ObstacleKind.NO_PERMIT:
+            seconds = random.uniform(*ASK_AGAIN)  # noqa: S311  (spread, not secrecy)
         is_short = seconds <= SHORT_LIMIT or (reached is not None and reached.is_short)
         if self.tries_once or not is_short:
             self.limited_by = obstacle

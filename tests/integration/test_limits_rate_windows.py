@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+from django.db import connection
+from django.db.models import F
 
-from prx_email_django.limits.rate_windows import give_back, take_permits, take_recipients
-from prx_email_django.models import RateWindow
-from tests.support.factories import NOW, SECOND, account, at, in_threads
+import prx_email_django as prx
+from prx_email_django.limits.rate_windows import TRIES, give_back, take_permits, take_recipients
+from prx_email_django.models import OutboxMessage, RateWindow
+from tests.support.factories import NOW, SECOND, account, at, backlog, in_threads
 
 pytestmark = pytest.mark.django_db
 
@@ -132,3 +137,40 @@ def test_workers_that_take_at_the_same_moment_share_one_limit() -> None:
     counts = in_threads(*[work] * 4)
     assert sum(counts) <= 40
     assert sum(counts) == sum(RateWindow.objects.get().counts), "every permit is in the row"
+
+
+class OvertakenWrites:
+    """Lets another worker be faster at the first so many writes of a rate window."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        if sql.startswith("UPDATE") and RateWindow._meta.db_table in sql and self.times > 0:
+            times, self.times = self.times - 1, 0
+            RateWindow.objects.update(version=F("version") + 1)
+            self.times = times
+        return execute(sql, params, many, context)
+
+
+@pytest.mark.usefixtures("memory_transport")
+@pytest.mark.parametrize(
+    "limits", ["1000/day", "1000 recipients/day", "14/second", "1000/minute, 1000 recipients/hour"]
+)
+def test_a_drain_whose_permits_were_taken_by_others_each_time_slows_down_and_goes_on(limits: str) -> None:
+    owner = account(rate_limits=limits)
+    backlog(owner, 12)
+    overtaken = OvertakenWrites(TRIES + 5)
+    with connection.execute_wrapper(overtaken):
+        report = prx.drain()
+    assert (report.sent, overtaken.times) == (12, 0)
+    assert OutboxMessage.objects.filter(attempts=0, status="sent").count() == 12
+
+
+@pytest.mark.usefixtures("memory_transport")
+def test_a_lost_race_for_permits_is_no_limit_that_is_reached() -> None:
+    """What could not be taken was counted as if it were: a limit of which nothing is spent was reached for a day."""
+    owner = account(rate_limits="5/day")
+    with connection.execute_wrapper(OvertakenWrites(TRIES)):
+        permits = take_permits(owner, 5, clock=at(None))
+    assert (permits.count, permits.obstacle) == (0, None)

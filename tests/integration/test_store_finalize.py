@@ -420,6 +420,27 @@ def test_attempts_are_numbered_without_gaps_whoever_wrote_the_row(ending: Ending
     assert len(numbers) > 1
 
 
+@pytest.mark.parametrize("ending", [Ending.ACCEPTED, Ending.TEMPORARY, Ending.UNKNOWN])
+@pytest.mark.parametrize("end", ["release", "release_lease", "expire", "settle"])
+def test_a_claim_that_ends_without_an_attempt_leaves_no_gap_to_a_late_result(end: str, ending: Ending) -> None:
+    """The second worker has the number 1, so the result of the first one, ended by hand, is number 2."""
+    row, other = message(account(), to=["a@x.org", "b@x.org"]), message(account(name="other"))
+    first = take_one(row)
+    set_pending(row)
+    second = take_one(row)
+    finish(first, ending)
+    finish(take_one(other), Ending.ACCEPTED)
+    assert list(DeliveryAttempt.objects.filter(message=row).values_list("number", flat=True)) == [2]
+    ends = {
+        "release": lambda: store.claims.release([second]),
+        "release_lease": lambda: store.lease.release_lease(second.lease),
+        "expire": lambda: store.recover.expire([second], clock=at()),
+        "settle": lambda: store.finalize.settle(second, clock=at()),
+    }
+    ends[end]()
+    assert list(DeliveryAttempt.objects.values_list("message", "number")) == [(row.pk, 1), (other.pk, 1)]
+
+
 def test_a_sent_message_has_no_recipient_in_doubt_whatever_came_late_while_it_was_being_sent() -> None:
     """Somebody wrote the row by hand, so two workers sent it, and the first one lost its connection in the body."""
     row = message(account(), to=["a@x.org", "b@x.org"])
