@@ -46,7 +46,7 @@ def rest_of_header(message: Message) -> bytes:
 def from_in_body(message: Message) -> bytes:
     """A field ``From : …`` at the beginning of the body, where the parser puts it if it was the last field.
 
-    Empty where there is none.  Nothing tells it apart from a body that begins so: it counts only where no other From is.
+    Empty where there is none.  Nothing tells it apart from a body that begins so: use it only where no other From is.
     """
     found = _FROM.match(_begin_of_body(message))
     return found[0].encode("utf-8", "surrogateescape") + b"\r\n" if found else b""
