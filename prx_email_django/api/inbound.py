@@ -12,6 +12,7 @@ from prx_email_django.api.guards import check_may_send
 from prx_email_django.api.sending import SendArguments, send_message
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.attachments import Attachments, OneAttachment
+from prx_email_django.compose.validation import as_text
 from prx_email_django.errors import InvalidMessage, ReplyRejected
 from prx_email_django.mime.identity import reply_references, reply_subject
 from prx_email_django.mime.received import Inbound, parse_inbound
@@ -107,7 +108,7 @@ def _parsed(message: bytes | EmailMessage) -> Inbound:
 
 
 def _parent(account: Account, message_id: str) -> InboundMessage:
-    wanted = message_id.strip()
+    wanted = str(as_text(message_id)).strip()
     bare = wanted if wanted.startswith("<") else f"<{wanted}>"
     hashes = {_hash(wanted), _hash(bare)}
     parent = InboundMessage.objects.filter(account=account, message_id_hash__in=hashes).first()

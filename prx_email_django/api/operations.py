@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from prx_email_django.api.keys import MessageRefs, message_rows
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, resolve_account
 from prx_email_django.compose.validation import as_text, check_instant, check_reason
@@ -13,35 +14,35 @@ from prx_email_django.results import ChangeReport
 from prx_email_django.rules.text import MAX_COLUMN
 from prx_email_django.store.adopt import adopt
 from prx_email_django.store.db import clock_for
-from prx_email_django.store.operations import Rows, cancel, confirm, dismiss, requeue
+from prx_email_django.store.operations import cancel, confirm, dismiss, requeue
 from prx_email_django.store.outbox import pause_everything, resume_everything
 from prx_email_django.store.purge import PurgeReport, purge
 
 
-def requeue_outbox(ids_or_queryset: Rows, *, now: datetime | None = None, force: bool = False) -> ChangeReport:
+def requeue_outbox(ids_or_queryset: MessageRefs, *, now: datetime | None = None, force: bool = False) -> ChangeReport:
     """Make failed messages (with ``force`` also pending ones) due now; a drain is woken."""
     check_instant("now", now)
-    report = requeue(ids_or_queryset, clock=clock_for(now), force=force)
+    report = requeue(message_rows(ids_or_queryset), clock=clock_for(now), force=force)
     if report.changed:
         wake_on_commit()
     return report
 
 
-def cancel_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:
+def cancel_outbox(ids_or_queryset: MessageRefs, *, now: datetime | None = None) -> ChangeReport:
     """Put waiting messages at rest."""
     check_instant("now", now)
-    return cancel(ids_or_queryset, clock=clock_for(now))
+    return cancel(message_rows(ids_or_queryset), clock=clock_for(now))
 
 
-def dismiss_outbox(ids_or_queryset: Rows) -> ChangeReport:
+def dismiss_outbox(ids_or_queryset: MessageRefs) -> ChangeReport:
     """Take messages at rest off the list of those that need a person; a later retry or requeue puts them back on it."""
-    return dismiss(ids_or_queryset, clock=clock_for(None))
+    return dismiss(message_rows(ids_or_queryset), clock=clock_for(None))
 
 
-def confirm_outbox(ids_or_queryset: Rows, *, now: datetime | None = None) -> ChangeReport:
+def confirm_outbox(ids_or_queryset: MessageRefs, *, now: datetime | None = None) -> ChangeReport:
     """Record that messages of unknown outcome have arrived."""
     check_instant("now", now)
-    report = confirm(ids_or_queryset, clock=clock_for(now))
+    report = confirm(message_rows(ids_or_queryset), clock=clock_for(now))
     if report.changed:
         wake_on_commit()
     return report

@@ -13,12 +13,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.arguments import with_parameters_of
+from prx_email_django.api.keys import MessageRef, message_key
 from prx_email_django.api.wake import wake_after_statement, wake_on_commit
 from prx_email_django.compose import known
 from prx_email_django.compose.accounts import AccountRef, account_and_largest, account_to_queue, resolve_account
 from prx_email_django.compose.copies import copy_draft, resend_draft
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
-from prx_email_django.compose.validation import check_instant, check_not_expired
+from prx_email_django.compose.validation import as_text, check_instant, check_not_expired, check_options
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import InvalidMessage, OutboxError, RetryRejected
@@ -207,7 +208,9 @@ def _write_many(drafts: Sequence[Draft]) -> list[OutboxMessage]:
     return _insert(drafts, clock=clock_for(None))
 
 
-def resend_outbox(outbox_id: int, *, idempotency_key: str | None = None, now: datetime | None = None) -> OutboxMessage:
+def resend_outbox(
+    outbox_id: MessageRef, *, idempotency_key: str | None = None, now: datetime | None = None
+) -> OutboxMessage:
     """Queue the mail of a stored message once more, to all its recipients, as a new message with a new Message-ID.
 
     The stored message stays as it is.  ``idempotency_key`` as for ``enqueue``.
@@ -219,11 +222,11 @@ def resend_outbox(outbox_id: int, *, idempotency_key: str | None = None, now: da
     check_instant("now", now)
     clock = clock_for(now)
     draft = resend_draft(_stored(outbox_id), now=clock.now)
-    return _insert([replace(draft, idempotency_key=idempotency_key)], clock=clock)[0]
+    return _insert([replace(draft, idempotency_key=_checked_key(idempotency_key))], clock=clock)[0]
 
 
 def copy_outbox(
-    outbox_id: int, *, to: str, idempotency_key: str | None = None, now: datetime | None = None
+    outbox_id: MessageRef, *, to: str, idempotency_key: str | None = None, now: datetime | None = None
 ) -> OutboxMessage:
     """Queue a marked copy of a stored message to ``to`` alone, so that a person can see how the mail looks.
 
@@ -237,13 +240,23 @@ def copy_outbox(
     check_instant("now", now)
     clock = clock_for(now)
     draft = copy_draft(_stored(outbox_id), to=to, now=clock.now)
-    return _insert([replace(draft, idempotency_key=idempotency_key)], clock=clock)[0]
+    return _insert([replace(draft, idempotency_key=_checked_key(idempotency_key))], clock=clock)[0]
 
 
-def _stored(outbox_id: int) -> OutboxMessage:
-    message = OutboxMessage.objects.select_related("account", "raw").filter(pk=outbox_id).first()
+def _checked_key(idempotency_key: str | None) -> str | None:
+    key: str | None = as_text(idempotency_key)
+    check_options(idempotency_key=key)
+    return key
+
+
+def _stored(outbox_id: MessageRef) -> OutboxMessage:
+    key = message_key(outbox_id)
+    try:
+        message = OutboxMessage.objects.select_related("account", "raw").filter(pk=key).first()
+    except (TypeError, ValueError):  # no message has such a key
+        message = None
     if message is None:
-        raise RetryRejected(f"there is no message {outbox_id}", code="not_found")
+        raise RetryRejected(f"there is no message {key}", code="not_found")
     return message
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from prx_email_django.api.answers import LIMITED, PAUSED, answer, pause_sentence
 from prx_email_django.api.arguments import with_parameters_of
 from prx_email_django.api.guards import check_may_send
+from prx_email_django.api.keys import MessageRef, message_key
 from prx_email_django.api.wake import wake_on_commit
 from prx_email_django.compose.accounts import AccountRef, account_to_send, resolve_account
 from prx_email_django.compose.message import MessageArguments, compose
@@ -124,7 +125,11 @@ def _left_pending(draft: Draft, code: str, error: str, *, clock: Clock) -> SendR
 
 
 def retry_outbox(
-    outbox_id: int, *, now: datetime | None = None, force: bool = False, failure_mode: FailureMode | str | None = None
+    outbox_id: MessageRef,
+    *,
+    now: datetime | None = None,
+    force: bool = False,
+    failure_mode: FailureMode | str | None = None,
 ) -> SendResult:
     """Make one attempt at a message now, because a person asked; a pause is ignored.
 
@@ -136,7 +141,7 @@ def retry_outbox(
         SendInsideTransaction: use ``requeue_outbox`` inside ``atomic()``.
         WrongInstance, AccountUnavailable: nothing has been changed.
     """
-    return retry_within(None, outbox_id, now=now, force=force, failure_mode=failure_mode)
+    return retry_within(None, message_key(outbox_id), now=now, force=force, failure_mode=failure_mode)
 
 
 def retry_within(

@@ -25,7 +25,7 @@ from prx_email_django.django_mail.normalised import check_tree, normalised
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.field_kinds import HIDDEN_FIELDS, SINGLE_FIELDS
 from prx_email_django.mime.recode import field_text, split_fields, to_wire
-from prx_email_django.mime.transfer import MAX_LINE
+from prx_email_django.mime.transfer import MAX_LINE, keeps_to_lines
 
 #: Header fields with this prefix are options for the outbox; they are never sent.
 PREFIX = "x-outbox-"
@@ -77,7 +77,14 @@ def render_email(message: EmailMessage) -> Rendered:
     if not any(name == "mime-version" for name, _ in fields):  # on Django 6.1, where the body is empty
         kept.append(b"MIME-Version: 1.0\r\n")
     check_head_size(b"".join(kept).decode("latin-1"))
-    return Rendered(to_wire(b"".join((*kept, b"\r\n", body))), message_id, outbox_fields)
+    raw = to_wire(b"".join((*kept, b"\r\n", body)))
+    if not keeps_to_lines(raw):
+        raise InvalidHeader(
+            f"the message must not have a line above {MAX_LINE} characters where nothing may encode it: in a "
+            "header of a part, or in a signed part (RFC 5322 §2.1.1)",
+            code="invalid_header",
+        )
+    return Rendered(raw, message_id, outbox_fields)
 
 
 def _once(fields: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:

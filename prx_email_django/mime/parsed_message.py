@@ -13,7 +13,7 @@ from email.message import Message
 from typing import Any, cast
 
 #: A field with a blank in front of the colon (RFC 5322 §4.5.2).
-_FROM = re.compile(r"From[ \t]+:")
+_FROM = re.compile(r"From[ \t]+:[^\r\n]*")
 
 
 def from_fields(message: Message) -> Iterator[bytes]:
@@ -40,6 +40,23 @@ def rest_of_header(message: Message) -> bytes:
     """The text behind a line at which the parser ended the header, such as ``Subject : …``; empty where none did."""
     if not any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in message.defects):
         return b""
+    return _begin_of_body(message).encode("utf-8", "surrogateescape")
+
+
+def from_in_body(message: Message) -> bytes:
+    """A field ``From : …`` at the beginning of the body, where the parser puts it if it was the last field.
+
+    Empty where there is none.  Nothing tells it apart from a body that begins so: use it only where no other From is.
+    """
+    found = _FROM.match(_begin_of_body(message))
+    return found[0].encode("utf-8", "surrogateescape") + b"\r\n" if found else b""
+
+
+def _begin_of_body(message: Message) -> str:
     payload = cast(Any, message)._payload  # get_payload() replaces bytes beyond ASCII
-    text = payload if isinstance(payload, str) else message.preamble
-    return (text or "").encode("utf-8", "surrogateescape")
+    if isinstance(payload, str):
+        return payload
+    types = (str(value) for name, value in message.raw_items() if name.lower() == "content-type")
+    if payload and next(types, "").lstrip().lower().startswith("message/"):
+        return payload[0].get_unixfrom() or ""  # the line became the first one of the attached message
+    return message.preamble or ""

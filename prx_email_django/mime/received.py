@@ -13,7 +13,7 @@ from prx_email_django.mime.addresses import Address, quoted, read_list
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.entity import split_entity
 from prx_email_django.mime.headers import MESSAGE_ID
-from prx_email_django.mime.parsed_message import begins_with_from, from_fields, rest_of_header
+from prx_email_django.mime.parsed_message import begins_with_from, from_fields, from_in_body, rest_of_header
 from prx_email_django.mime.recode import field_text
 from prx_email_django.mime.transfer import with_crlf
 from prx_email_django.rules.text import CONTROL
@@ -117,8 +117,16 @@ def _fields_of_bytes(raw: bytes) -> Iterator[tuple[str, str]]:
         data = entity.body[skipped.end() :]
 
 
-def _fields_of_message(message: Message) -> Iterator[tuple[str, str]]:
-    """The header fields as they were received.
+def _fields_of_message(message: Message) -> list[tuple[str, str]]:
+    """The header fields as they were received."""
+    fields = list(_kept_fields(message))
+    if not any(name == "from" for name, _ in fields):
+        fields += _fields_of_bytes(from_in_body(message))
+    return fields
+
+
+def _kept_fields(message: Message) -> Iterator[tuple[str, str]]:
+    """The header fields that the parser kept in the header, or whose place it remembers.
 
     The standard library's parser of header values fails on some, takes quadratic time, and follows comments in
     comments until the stack ends.

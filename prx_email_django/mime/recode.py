@@ -35,6 +35,7 @@ from prx_email_django.mime.transfer import (
     encode_text,
     is_eight_bit_form,
     is_wire_form,
+    keeps_to_lines,
     with_crlf,
 )
 
@@ -193,7 +194,9 @@ def _leaf(entity: Entity, kind: str, way: _Way) -> bytes:
     encoding = entity.encoding
     content = _decoded(entity, kind)
     if content is None:
-        if way.forced and not way.attached:
+        if encoding == "base64" and not way.attached and is_wire_form(lines := _in_short_lines(entity.body)):
+            return _joined(entity, fields, lines, way)
+        if not way.attached and (way.forced or not keeps_to_lines(crlf(entity.body))):
             return _as_file(entity, way)
         return _joined(entity, fields, way.kept(entity.body), way)
     if kind.startswith("text/") and encoding != "binary" and crlf(content) == content:
@@ -201,6 +204,12 @@ def _leaf(entity: Entity, kind: str, way: _Way) -> bytes:
     else:
         encoding, body = "base64", base64_lines(content)
     return _joined(entity, _with_encoding(fields, encoding), body, way)
+
+
+def _in_short_lines(encoded: bytes) -> bytes:
+    """Base64 that is not valid; readers ignore its line ends (RFC 2045 §6.8)."""
+    encoded = _BLANKS.sub(b"", encoded)
+    return b"".join(encoded[at : at + 76] + b"\r\n" for at in range(0, len(encoded), 76))
 
 
 def _decoded(entity: Entity, kind: str) -> bytes | None:

@@ -91,9 +91,10 @@ def _with_encoded_parameters(name: str, encoded: bytes) -> bytes | None:
 
 def _encoded_parameter(match: re.Match[bytes]) -> bytes:
     name, value = match[1], match[2]
-    is_long = len(match[0]) > _LONG_PARAMETER
-    if name.lower().removesuffix(b"*") not in _TEXT_PARAMETERS or (value.isascii() and not is_long):
-        return match[0]
+    kind = name.lower().removesuffix(b"*")
+    is_long = len(match[0]) > _LONG_PARAMETER and kind != b"boundary" and (kind in _TEXT_PARAMETERS or value.isascii())
+    if not is_long and (kind not in _TEXT_PARAMETERS or value.isascii()):
+        return b"; " + match[0][1:].lstrip()  # a line may end only at a blank
     if value.startswith(b'"'):
         value = re.sub(rb"\\(.)", rb"\1", value[1:-1])
     charset = b"utf-8" if _is_utf8(value) else b"iso-8859-1"

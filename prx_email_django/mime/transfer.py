@@ -46,14 +46,14 @@ def is_wire_form(data: bytes) -> bool:
 
 def is_eight_bit_form(data: bytes) -> bool:
     """Whether data can be sent with 8BITMIME (RFC 6152 §3): CRLF, no NUL, no line above 998 bytes."""
-    return b"\x00" not in data and is_canonical(data) and _keeps_to(data, MAX_LINE)
+    return b"\x00" not in data and is_canonical(data) and keeps_to_lines(data)
 
 
-def _keeps_to(data: bytes, limit: int) -> bool:
-    """Whether no line is longer than ``limit``; the data is searched for line ends, not split, to save memory."""
+def keeps_to_lines(data: bytes) -> bool:
+    """Whether no line is longer than ``MAX_LINE``; the data is searched for line ends, not split, to save memory."""
     at = 0
-    while len(data) - at > limit:
-        found = data.rfind(b"\r\n", at, at + limit + 2)
+    while len(data) - at > MAX_LINE:
+        found = data.rfind(b"\r\n", at, at + MAX_LINE + 2)
         if found < 0:
             return False
         at = found + 2

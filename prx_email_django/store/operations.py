@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from django.db.models import DateTimeField, F, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
@@ -28,7 +28,7 @@ from prx_email_django.store.db import atomic, retried, retried_after_conflict
 from prx_email_django.store.lease import Lease, released_on_absence
 from prx_email_django.store.sensitive import erase_sent
 
-Rows: TypeAlias = int | Iterable[int] | QuerySet[OutboxMessage]
+Rows: TypeAlias = Iterable[int] | QuerySet[OutboxMessage]
 
 #: Rows of one statement.
 BATCH = 500
@@ -212,12 +212,7 @@ def _batch(
 
 
 def _batches(rows: Rows) -> Iterator[list[int]]:
-    ids: list[int]
-    if isinstance(rows, QuerySet):
-        ids = sorted(set(rows.values_list("pk", flat=True)))  # a slice can be neither ordered nor made distinct
-    else:
-        # A string is iterable too: "18" is one id, not 1 and 8.
-        given: Iterable[Any] = [rows] if isinstance(rows, (int, str, bytes, OutboxMessage)) else rows
-        ids = sorted({int(getattr(row, "pk", row)) for row in given})
+    given: Iterable[int] = rows.values_list("pk", flat=True) if isinstance(rows, QuerySet) else rows
+    ids = sorted(set(given))  # here: a slice can be neither ordered nor made distinct by the database
     for start in range(0, len(ids), BATCH):
         yield ids[start : start + BATCH]

@@ -234,3 +234,31 @@ def test_a_sender_with_a_blank_before_the_colon_is_read(before: bytes, kind: pol
     found = parse_inbound(message_from_bytes(raw, policy=kind))
     assert (found.sender, found.subject, found.message_id) == ('"Zoë" <zoe@x.org>', "Größe", "<1@x.org>")
     assert found == parse_inbound(raw)
+
+
+@pytest.mark.parametrize("kind", [policy.compat32, policy.default])
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (b"", b"\r\nbody\r\n"),
+        (b"", b"\n"),
+        (b"", b""),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n", b"\r\n--b\r\n\r\nx\r\n--b--\r\n"),
+        (b"Content-Type: multipart/mixed\r\n", b"\r\nno boundary\r\n"),
+        (b"Content-Type: message/rfc822\r\n", b"\r\nFrom: evil@x.org\r\n\r\nx\r\n"),
+        (b"Content-Type: message/delivery-status\r\n", b"\r\nAction: failed\r\n\r\n"),
+    ],
+)
+def test_such_a_sender_is_read_behind_all_other_fields(
+    content_type: bytes, body: bytes, kind: policy.Policy[Any]
+) -> None:
+    raw = b"Message-ID: <1@x.org>\r\n" + content_type + "From : Zoë <zoe@x.org>\r\n".encode() + body
+    found = parse_inbound(message_from_bytes(raw, policy=kind))
+    assert found.sender == '"Zoë" <zoe@x.org>'
+    assert (found, found.fingerprint) == (parse_inbound(raw), parse_inbound(raw).fingerprint)
+
+
+@pytest.mark.parametrize("kind", [policy.compat32, policy.default])
+def test_a_body_that_begins_so_does_not_take_the_senders_place(kind: policy.Policy[Any]) -> None:
+    raw = b"From: zoe@x.org\r\nMessage-ID: <1@x.org>\r\n\r\nFrom : evil@x.org\r\n"
+    assert parse_inbound(message_from_bytes(raw, policy=kind)).sender == "zoe@x.org"
