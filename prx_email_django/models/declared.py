@@ -125,19 +125,25 @@ def apply_settings(account: Any) -> dict[str, bool]:
 @sensitive_variables()
 def _make(declared: DeclaredAccount) -> DeclaredFields:
     made = _checked(declared)
-    if declared.is_url and made.problems:
-        return DeclaredFields(declared, problems=tuple(_without_values(declared, found) for found in made.problems))
-    return made
+    if not declared.is_url or not made.problems:
+        return made
+    names = {declared.path_of(name): name for name in declared.fields}
+    return DeclaredFields(
+        declared,
+        problems=tuple(
+            without_value(found, names.get(found.path, ""), declared.fields.get(names.get(found.path, "")))
+            for found in made.problems
+        ),
+    )
 
 
 @sensitive_variables()
-def _without_values(declared: DeclaredAccount, found: FieldProblem) -> FieldProblem:
-    """The problem without the value of its field: that is a piece of a password which is not percent-encoded.
+def without_value(found: FieldProblem, name: str, value: object) -> FieldProblem:
+    """The problem of a field of a URL without the value: that is a piece of a password which is not percent-encoded.
 
     Host and security stand before the query.
     """
-    name = next((name for name in declared.fields if declared.path_of(name) == found.path), "")
-    pieces = _PIECE.findall(str(declared.fields.get(name, "")).lower())
+    pieces = _PIECE.findall(str(value).lower())
     if name in ("", "host", "security") or not any(piece in found.message.lower() for piece in pieces):
         return found
     column = next((column for column in _columns() if column.name == name), None)

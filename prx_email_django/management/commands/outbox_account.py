@@ -12,7 +12,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.references import absence
-from prx_email_django.management._account import SETTABLE, account_fields, described, problems
+from prx_email_django.management._account import SETTABLE, account_fields, described, problems, shows_password
 from prx_email_django.management._common import OutboxCommand, plain_errors
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
@@ -68,15 +68,19 @@ class Command(OutboxCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Make or change the account, and print what changed."""
         name = options["name"]
+        fields: dict[str, Any] = {}
         with plain_errors():
             _refuse_declared(name)
             try:
                 fields = account_fields(options)
                 change = put_account(name, fields, dry_run=options["dry_run"])
             except ValidationError as error:
+                text = problems(error, of_url=fields if options["url"] else {})
                 raise CommandError(
-                    _("The account “%(name)s” was not changed.\n%(error)s") % {"name": name, "error": problems(error)}
+                    _("The account “%(name)s” was not changed.\n%(error)s") % {"name": name, "error": text}
                 ) from None
+            if options["url"] and not options["secret"] and shows_password(options["url"]):
+                self.stderr.write(_("The password was visible to others on the command line: --secret hides it."))
             for item in SECRET_FIELDS:
                 if text := absence(str(fields.get(item, ""))):
                     self.stderr.write(
