@@ -27,6 +27,7 @@ from prx_email_django.models.derived import DerivedField
 from prx_email_django.models.encrypted import EncryptedTextField, InSettings
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import Words
 from prx_email_django.rules.words import words as _
 
@@ -125,26 +126,26 @@ def apply_settings(account: Any) -> dict[str, bool]:
 @sensitive_variables()
 def _make(declared: DeclaredAccount) -> DeclaredFields:
     made = _checked(declared)
-    if not declared.is_url or not made.problems:
+    if not made.problems:
         return made
-    names = {declared.path_of(name): name for name in declared.fields}
-    return DeclaredFields(
-        declared,
-        problems=tuple(
-            without_value(found, names.get(found.path, ""), declared.fields.get(names.get(found.path, "")))
-            for found in made.problems
-        ),
-    )
+    written = {declared.path_of(name): (name, value) for name, value in declared.fields.items()}
+    problems = []
+    for found in made.problems:
+        name, value = written.get(found.path, ("", ""))
+        is_secret = declared.is_url or (name != "preset" and "://" in str(value))
+        problems.append(without_value(found, name, value) if is_secret else found)
+    return DeclaredFields(declared, problems=tuple(problems))
 
 
 @sensitive_variables()
 def without_value(found: FieldProblem, name: str, value: object) -> FieldProblem:
-    """The problem of a field of a URL without the value: that is a piece of a password which is not percent-encoded.
+    """The problem without the value: a URL may hold a password, and be cut where that is not percent-encoded.
 
-    Host and security stand before the query.
+    Host and security stand before the query of a URL, and are shown.
     """
     pieces = _PIECE.findall(str(value).lower())
-    if name in ("", "host", "security") or not any(piece in found.message.lower() for piece in pieces):
+    is_before_query = name in ("host", "security") and "://" not in str(value)
+    if not name or is_before_query or not any(piece in found.message.lower() for piece in pieces):
         return found
     column = next((column for column in _columns() if column.name == name), None)
     choices = ", ".join(str(value) for value, _label in (column and column.choices) or () if value)
@@ -191,7 +192,7 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
         if declared.is_url:  # the name may be a piece of a password that is not percent-encoded
             yield FieldProblem(declared.path, _("has a query that names what is no field of an account."), hint)
         else:
-            yield FieldProblem(declared.path_of(str(name)), _("is not a field of an account."), hint)
+            yield FieldProblem(declared.path_of(shown_name(str(name))), _("is not a field of an account."), hint)
 
 
 def _columns() -> list[models.Field[Any, Any]]:

@@ -20,6 +20,7 @@ from django.utils.translation import gettext_noop
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.rules.references import reference
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import words
 
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
@@ -197,7 +198,7 @@ def preset_fields(preset: str, *, region: str | None = None, **fields: Any) -> d
         raise ValueError(
             words(
                 gettext_noop("unknown preset %(preset)s; choose one of %(names)s"),
-                preset=repr(preset),
+                preset=repr(shown_name(preset)),
                 names=", ".join(PRESETS),
             )
         )

@@ -17,6 +17,7 @@ from prx_email_django.management._common import OutboxCommand, plain_errors
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.presets import PRESETS
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import in_words
 from prx_email_django.store.accounts import AccountChange, put_account
 
@@ -77,7 +78,7 @@ class Command(OutboxCommand):
             except ValidationError as error:
                 text = problems(error, of_url=fields if options["url"] else {})
                 raise CommandError(
-                    _("The account “%(name)s” was not changed.\n%(error)s") % {"name": name, "error": text}
+                    _("The account “%(name)s” was not changed.\n%(error)s") % {"name": shown_name(name), "error": text}
                 ) from None
             if options["url"] and not options["secret"] and shows_password(options["url"]):
                 self.stderr.write(_("The password was visible to others on the command line: --secret hides it."))
