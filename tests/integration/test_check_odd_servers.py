@@ -87,6 +87,26 @@ CLOSED = "the server closed the connection"
         ("tls", (None, PROTOCOL_VERSION), "tls", "TLS with …: TLSV1_ALERT_PROTOCOL_VERSION", "TLS 1.2"),
         ("tls", (None, HANDSHAKE_FAILURE), "tls", "TLS with …: SSLV3_ALERT_HANDSHAKE_FAILURE", "tls_cert_file"),
         ("tls", (None, UNRECOGNIZED_NAME), "tls", "TLS with …: TLSV1_UNRECOGNIZED_NAME", "host name"),
+        *(
+            ("tls", (*begun, sent), "tls", f"TLS with …: WRONG_VERSION_NUMBER; the server answered with {kind}", hint)
+            for begun, sent, kind, hint in (
+                ((), GREETING, "SMTP in clear text", "A mail server answers at this port, and does not begin with TLS"),
+                ((), b"220-ftp.example.org FTP server ready\r\n", "FTP in clear text", "An FTP server"),
+                ((), b"554 no service\r\n", "SMTP in clear text", "choose STARTTLS"),
+                ((), b"* OK [CAPABILITY IMAP4rev1] ready\r\n", "IMAP in clear text", "for reading mail"),
+                ((), b"+OK ready\r\n", "POP3 or another protocol in clear text", "for reading mail"),
+                ((), b"SSH-2.0-OpenSSH_9.2\r\n", "SSH in clear text", "An SSH server"),
+                ((None,), b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP in clear text", "A web server"),
+                ((None,), b"<html><title>400</title>", "HTTP in clear text", "A web server"),
+            )
+        ),
+        (
+            "tls",
+            (b"hello swordfish\r\n",),
+            "tls",
+            "TLS with …: WRONG_VERSION_NUMBER; that port does not begin with TLS",
+            "choose STARTTLS",
+        ),
         ("starttls", (), "greeting", f"connection failed: …: greeting: {CLOSED}", "refuse this machine"),
         ("starttls", (GREETING, None), "extensions", f"connection failed: …: EHLO: {CLOSED}", "refuse this machine"),
         (
