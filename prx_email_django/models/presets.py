@@ -206,7 +206,8 @@ def preset_fields(preset: str, *, region: str | None = None, **fields: Any) -> d
     given = {name: value for name, value in fields.items() if name != "user" or value}
     host = given.get("host") or _host(preset, known, region)
     values: dict[str, Any] = {"host": host, "port": known.port, **known.fields}
-    if given.get("oauth_refresh_token") or given.get("oauth_client_secret"):
+    by_client = given.get("oauth_client_id") and not given.get("password")
+    if by_client or given.get("oauth_refresh_token") or given.get("oauth_client_secret"):
         values["oauth_provider"] = known.oauth_provider
     values |= given | {"host": host}
     if known.login_optional and not any(values.get(name) for name in ("user", "oauth_provider", *_SECRETS)):

@@ -165,6 +165,40 @@ def test_an_account_of_the_settings_is_changed_there(settings: Any) -> None:
         run("outbox_account", *GMAIL)
 
 
+CLIENT = ("--set", "user=a@example.com", "--set", "oauth_client_id=id")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "waits"),
+    [
+        (("--preset", "outlook", *CLIENT), True),
+        (("--preset", "outlook", *CLIENT, "--secret", "oauth_client_secret=env:MAIL_PASSWORD"), True),
+        (("--preset", "gmail", *CLIENT), True),
+        (("--preset", "gmail", *CLIENT, "--set", "is_active=false"), True),
+        (("--preset", "gmail", *CLIENT, "--secret", "oauth_refresh_token=env:MAIL_PASSWORD"), False),
+        (("--preset", "gmail", *CLIENT, "--secret", "env:MAIL_PASSWORD"), False),
+        (("--preset", "outlook", *CLIENT, "--set", "oauth_tenant=t", "--secret", "oauth_client_secret=env:X"), False),
+    ],
+)
+def test_an_account_that_lacks_only_its_sign_in_waits_for_it_inactive(arguments: Any, waits: bool) -> None:
+    told = "manage.py outbox_authorize main"
+    assert "would be created" in run("outbox_account", "main", *arguments, "--dry-run")
+    assert (told in run("outbox_account", "main", *arguments)) == waits
+    assert account().is_active != waits
+    again = run("outbox_account", "main", *arguments)
+    assert again.startswith("account “main”: nothing to change")
+    assert (told in again) == waits
+
+
+@pytest.mark.parametrize("arguments", [(), ("--set", "is_active=true")])
+def test_an_account_that_sends_is_not_switched_off_for_a_sign_in(arguments: tuple[str, ...]) -> None:
+    if not arguments:
+        run("outbox_account", *GMAIL)
+    with pytest.raises(CommandError, match="oauth_refresh_token: Google fetches tokens by a refresh token only"):
+        run("outbox_account", "main", "--preset", "gmail", *CLIENT, *arguments)
+    assert list(Account.objects.values_list("is_active", flat=True)) == ([] if arguments else [True])
+
+
 @pytest.mark.parametrize(("password", "warned"), [("hunter2", True), ("env%3AMAIL_PASSWORD", False)])
 def test_a_password_that_others_could_see_is_accepted_with_a_warning(password: str, warned: bool) -> None:
     error = io.StringIO()
