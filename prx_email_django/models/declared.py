@@ -207,7 +207,8 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
     secrets = {column.name for column in _columns() if isinstance(column, EncryptedTextField)}
     fingerprints: dict[str, tuple[str, ...]] = {}
     problems: list[FieldProblem] = []
-    for name, value in given.items():
+    for name, written in given.items():
+        value = str(written) if isinstance(written, Promise) else written
         if name not in secrets:
             problem = _assigned(account, model._meta.get_field(name), value)
             if problem:
