@@ -20,6 +20,10 @@ from prx_email_django.models.declared import SETTINGS, DeclaredFields, declared_
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.words import in_words
 
+_HINT_DJANGO = gettext_lazy(
+    "https://github.com/prx-email/prx_email_django/blob/main/docs/start/switch.md says what Django’s own mail settings "
+    "mean here, and what differs."
+)
 _HINT = gettext_lazy(
     "The form of an account in the admin names the same fields; "
     "https://github.com/prx-email/prx_email_django/blob/main/docs/reference/account.md describes them."
@@ -32,7 +36,7 @@ def check_declared_accounts(**kwargs: Any) -> list[checks.CheckMessage]:
     return [
         checks.Error(
             in_words(problem.text, _),
-            hint=in_words(problem.hint, _) or str(_HINT),
+            hint=in_words(problem.hint, _) or str(_HINT_DJANGO if made.declared.options else _HINT),
             obj=made.declared.path,
             id="prx_email_django.E009",
         )

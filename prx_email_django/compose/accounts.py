@@ -18,7 +18,7 @@ from prx_email_django.models import Account
 from prx_email_django.models.declared import declared_fields, settings_problem
 from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.rules.text import CONTROL
+from prx_email_django.rules.text import CONTROL, shown_name
 from prx_email_django.rules.words import Words
 from prx_email_django.rules.words import words as _
 from prx_email_django.store.db import is_refused_text
@@ -134,6 +134,7 @@ def _not_found(account: int | str, named_by: str) -> str:
 
 def missing_text(account: int | str, named_by: str) -> Words:
     """Say that the account does not exist, where its name comes from, and what to do."""
+    account = shown_name(account) if isinstance(account, str) else account
     if not named_by:
         return _("there is no account “%(name)s”; %(known)s", name=account, known=_known_accounts())
     return _(

@@ -80,6 +80,8 @@ def read_accounts(value: object) -> Mapping[str, DeclaredAccount]:
     for name in value:
         if not isinstance(name, str) or not name or not name.isprintable() or len(name) > _MAX_NAME:
             raise ValueError(_("must have names of 1 to %(most)d printable characters as its keys", most=_MAX_NAME))
+        if "://" in name:
+            raise ValueError(_("must have names as its keys; a URL is written behind the name, as its value"))
     found: dict[str, DeclaredAccount] = {}
     spelled: dict[str, str] = {}
     for name, entry in value.items():

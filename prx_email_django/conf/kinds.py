@@ -51,6 +51,12 @@ def _text(value: object) -> str:
     return value
 
 
+def _account_name(value: object) -> str:
+    if "://" in _text(value):
+        raise ValueError(_("must be the name of an account; its URL is written in ACCOUNTS"))
+    return _text(value)
+
+
 def _domain(value: object) -> str:
     try:
         return ascii_domain(value if isinstance(value, str) else "")
@@ -207,7 +213,7 @@ def _credential_keys(value: object) -> tuple[str, ...] | str | None:
 
 ACCOUNTS = Kind("accounts", '{"main": "smtps://user:password@smtp.example.com"}', read_accounts)
 TEXT = Kind("text", _("text on one line"), _text)
-OPTIONAL_TEXT = Kind("text", _("text on one line, or None"), _optional(_text, ""))
+ACCOUNT_NAME = Kind("text", _("text on one line, or None"), _optional(_account_name, ""))
 DOMAIN = Kind("domain", _('"mail.example.com", or "project.mail.domain" for a function'), _domain_or_function)
 DURATION = Kind("duration", _('seconds, a timedelta, or text like "30s", "10m", "6h" or "5d"'), positive_duration)
 BOOLEAN = Kind("boolean", _("True or False"), _boolean)

@@ -23,7 +23,7 @@ class Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("INSTANCE", "", kinds.TEXT),
-    Setting("DEFAULT_ACCOUNT", None, kinds.OPTIONAL_TEXT),
+    Setting("DEFAULT_ACCOUNT", None, kinds.ACCOUNT_NAME),
     Setting("ACCOUNTS", {}, kinds.ACCOUNTS),
     Setting("MESSAGE_ID_DOMAIN", DEFAULT_MESSAGE_ID_DOMAIN, kinds.DOMAIN),
     Setting("BASE_BACKOFF", 5, kinds.DURATION),

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 from prx_email_django.conf.reader import NAME, prx_email
 from prx_email_django.conf.table import SETTINGS, Setting
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import Words
 from prx_email_django.rules.words import words as _
 
@@ -64,7 +65,7 @@ def _unknown(key: object, raw: Mapping[Any, Any]) -> Problem:
     fitting = (setting.name for setting in SETTINGS if setting.name not in raw and _reads(setting, raw[key]))
     meant = closest(str(key), fitting)
     hint = _('Did you mean "%(meant)s"?', meant=meant) if meant else _("Known are %(names)s.", names=", ".join(_NAMES))
-    return problem(str(key), _("is not a setting of this app."), hint, "E002")
+    return problem(shown_name(str(key)), _("is not a setting of this app."), hint, "E002")
 
 
 def _reads(setting: Setting, value: object) -> bool:

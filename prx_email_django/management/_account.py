@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from getpass import getpass
 from typing import Any
 
@@ -16,7 +16,8 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.conf.account_url import parse_account_url
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
-from prx_email_django.models.declared import converted
+from prx_email_django.models.declared import FieldProblem, converted, without_value
+from prx_email_django.models.encrypted import is_set
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.references import literal, reference
 from prx_email_django.rules.spelling import closest
@@ -60,7 +61,23 @@ def _url_fields(url: str) -> dict[str, Any]:
         # Not by its name: that may be a piece of a password that is not percent-encoded.
         text = _("--url has a query that names what is no field of an account. %(hint)s")
         raise CommandError(text % {"hint": _meant(name, list(_FIELDS))})
+    for name in SECRET_FIELDS[1:]:
+        if fields.get(name) and reference(str(fields[name])) is None:
+            raise CommandError(_in_sight("--url", name))
     return dict(fields)
+
+
+@sensitive_variables()
+def shows_password(url: str) -> bool:
+    """Whether the URL holds a password itself, and no reference."""
+    password = str(parse_account_url(url).get("password", ""))
+    return bool(password) and reference(password) is None
+
+
+def _in_sight(option: str, name: str) -> str:
+    source = _("--secret %(name)s=env:NAME, --secret %(name)s=file:/path or --secret %(name)s=-") % {"name": name}
+    text = _("%(option)s cannot set %(name)s: a command line is visible to others. Use %(source)s.")
+    return text % {"option": option, "name": name, "source": source}
 
 
 @sensitive_variables()
@@ -69,13 +86,7 @@ def _set_fields(arguments: Iterable[str], *, has_preset: bool) -> dict[str, Any]
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in SECRET_FIELDS:
-            source = _("--secret %(name)s=env:NAME, --secret %(name)s=file:/path or --secret %(name)s=-") % {
-                "name": name
-            }
-            raise CommandError(
-                _("--set cannot set %(name)s: a command line is visible to others. Use %(source)s.")
-                % {"name": name, "source": source}
-            )
+            raise CommandError(_in_sight("--set", name))
         if not equals:
             raise CommandError(_("--set needs a field and a value: --set field=value"))
         if name != "region" or not has_preset:
@@ -155,9 +166,27 @@ def _or_empty(value: object) -> object:
     return value if value != "" else _("empty")
 
 
-def problems(error: ValidationError) -> str:
-    """The errors, one on a line, each with its field."""
+def lacks_sign_in(error: ValidationError) -> bool:
+    """Whether nothing is wrong but what a sign-in gives; only an application that signs in itself needs a tenant."""
+    return hasattr(error, "error_dict") and error.error_dict.keys() <= {"oauth_refresh_token", "oauth_tenant"}
+
+
+def waits_for_sign_in(name: str) -> bool:
+    """Whether the account is inactive, and has a provider of tokens but no refresh token."""
+    account = Account.objects.filter(name=name, is_active=False).exclude(oauth_provider="").first()
+    return account is not None and not is_set(account, "oauth_refresh_token")
+
+
+@sensitive_variables()
+def problems(error: ValidationError, *, of_url: Mapping[str, object]) -> str:
+    """The errors, one on a line, each with its field; without the values of ``of_url``, the fields of a URL."""
     if not hasattr(error, "error_dict"):
         return " ".join(error.messages)
-    named = {"" if name == NON_FIELD_ERRORS else f"{name}: ": texts for name, texts in error.message_dict.items()}
-    return "\n".join(f"{name}{' '.join(texts)}" for name, texts in named.items())
+    lines: list[str] = []
+    for name, texts in error.message_dict.items():
+        found = FieldProblem("", " ".join(texts))
+        if name in of_url:
+            found = without_value(found, name, of_url[name])
+        parts = [] if name == NON_FIELD_ERRORS else [f"{name}:"]
+        lines.append(" ".join([*parts, *(in_words(text, _) for text in (found.message, found.hint) if text)]))
+    return "\n".join(lines)

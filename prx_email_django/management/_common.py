@@ -24,6 +24,7 @@ from prx_email_django.errors import OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import ChangeReport
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import in_words
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.declared import keep_declared_accounts
@@ -112,7 +113,7 @@ def account_named(name: str) -> Account:
     keep_declared_accounts()
     account: Account | None = Account.objects.filter(name=name).first()
     if account is None:
-        raise CommandError(_("There is no account “%(name)s”.") % {"name": name})
+        raise CommandError(_("There is no account “%(name)s”.") % {"name": shown_name(name)})
     return account
 
 

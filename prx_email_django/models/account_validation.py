@@ -231,3 +231,5 @@ def _clean_text(account: Any, errors: dict[str, Any]) -> None:
     for name in _PLAIN_TEXT:
         if CONTROL.search(getattr(account, name)):
             errors[name] = _("This must not contain a control character.")
+    if "://" in account.name:
+        errors["name"] = _("This is a URL, not a name.")

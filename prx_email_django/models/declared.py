@@ -27,6 +27,7 @@ from prx_email_django.models.derived import DerivedField
 from prx_email_django.models.encrypted import EncryptedTextField, InSettings
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.spelling import closest
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import Words
 from prx_email_django.rules.words import words as _
 
@@ -125,20 +126,26 @@ def apply_settings(account: Any) -> dict[str, bool]:
 @sensitive_variables()
 def _make(declared: DeclaredAccount) -> DeclaredFields:
     made = _checked(declared)
-    if declared.is_url and made.problems:
-        return DeclaredFields(declared, problems=tuple(_without_values(declared, found) for found in made.problems))
-    return made
+    if not made.problems:
+        return made
+    written = {declared.path_of(name): (name, value) for name, value in declared.fields.items()}
+    problems = []
+    for found in made.problems:
+        name, value = written.get(found.path, ("", ""))
+        is_secret = declared.is_url or (name != "preset" and "://" in str(value))
+        problems.append(without_value(found, name, value) if is_secret else found)
+    return DeclaredFields(declared, problems=tuple(problems))
 
 
 @sensitive_variables()
-def _without_values(declared: DeclaredAccount, found: FieldProblem) -> FieldProblem:
-    """The problem without the value of its field: that is a piece of a password which is not percent-encoded.
+def without_value(found: FieldProblem, name: str, value: object) -> FieldProblem:
+    """The problem without the value: a URL may hold a password, and be cut where that is not percent-encoded.
 
-    Host and security stand before the query.
+    Host and security stand before the query of a URL, and are shown.
     """
-    name = next((name for name in declared.fields if declared.path_of(name) == found.path), "")
-    pieces = _PIECE.findall(str(declared.fields.get(name, "")).lower())
-    if name in ("", "host", "security") or not any(piece in found.message.lower() for piece in pieces):
+    pieces = _PIECE.findall(str(value).lower())
+    is_before_query = name in ("host", "security") and "://" not in str(value)
+    if not name or is_before_query or not any(piece in found.message.lower() for piece in pieces):
         return found
     column = next((column for column in _columns() if column.name == name), None)
     choices = ", ".join(str(value) for value, _label in (column and column.choices) or () if value)
@@ -185,7 +192,7 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
         if declared.is_url:  # the name may be a piece of a password that is not percent-encoded
             yield FieldProblem(declared.path, _("has a query that names what is no field of an account."), hint)
         else:
-            yield FieldProblem(declared.path_of(str(name)), _("is not a field of an account."), hint)
+            yield FieldProblem(declared.path_of(shown_name(str(name))), _("is not a field of an account."), hint)
 
 
 def _columns() -> list[models.Field[Any, Any]]:
@@ -200,7 +207,8 @@ def _validated(declared: DeclaredAccount, given: Mapping[str, Any]) -> DeclaredF
     secrets = {column.name for column in _columns() if isinstance(column, EncryptedTextField)}
     fingerprints: dict[str, tuple[str, ...]] = {}
     problems: list[FieldProblem] = []
-    for name, value in given.items():
+    for name, written in given.items():
+        value = str(written) if isinstance(written, Promise) else written
         if name not in secrets:
             problem = _assigned(account, model._meta.get_field(name), value)
             if problem:

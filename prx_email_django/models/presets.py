@@ -20,6 +20,7 @@ from django.utils.translation import gettext_noop
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.rules.references import reference
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import words
 
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
@@ -197,7 +198,7 @@ def preset_fields(preset: str, *, region: str | None = None, **fields: Any) -> d
         raise ValueError(
             words(
                 gettext_noop("unknown preset %(preset)s; choose one of %(names)s"),
-                preset=repr(preset),
+                preset=repr(shown_name(preset)),
                 names=", ".join(PRESETS),
             )
         )
@@ -205,7 +206,8 @@ def preset_fields(preset: str, *, region: str | None = None, **fields: Any) -> d
     given = {name: value for name, value in fields.items() if name != "user" or value}
     host = given.get("host") or _host(preset, known, region)
     values: dict[str, Any] = {"host": host, "port": known.port, **known.fields}
-    if given.get("oauth_refresh_token") or given.get("oauth_client_secret"):
+    by_client = given.get("oauth_client_id") and not given.get("password")
+    if by_client or given.get("oauth_refresh_token") or given.get("oauth_client_secret"):
         values["oauth_provider"] = known.oauth_provider
     values |= given | {"host": host}
     if known.login_optional and not any(values.get(name) for name in ("user", "oauth_provider", *_SECRETS)):

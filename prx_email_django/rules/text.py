@@ -45,6 +45,12 @@ def is_text(text: str) -> bool:
     return "\x00" not in text and (text.isascii() or not NOT_TEXT.search(text))
 
 
+def shown_name(name: str) -> str:
+    """A name as an error may show it: of a URL that was written in its place, which may hold a password, the scheme."""
+    scheme, separator, _rest = name.partition("://")
+    return f"{scheme}{separator}…" if separator else name
+
+
 def storable(text: str, encoding: str = "utf-8", *, length: int | None = None, replacement: str = "?") -> str:
     """The text as a column can hold it: at most ``length`` characters, only those of ``encoding`` (a Python codec).
 

@@ -89,6 +89,17 @@ _ADVICE = (
         gettext_lazy("An SSH server answers at this port: mail servers take messages on port 465 or 587."),
     ),
     (
+        "answered with FTP",
+        gettext_lazy("An FTP server answers at this port: mail servers take messages on port 465 or 587."),
+    ),
+    (
+        "answered with SMTP",
+        gettext_lazy(
+            "A mail server answers at this port, and does not begin with TLS there: choose STARTTLS, or the server’s "
+            "TLS port (465)."
+        ),
+    ),
+    (
         "answered with TLS",
         gettext_lazy("This port starts with TLS: choose implicit TLS, or the server’s STARTTLS port (587 or 25)."),
     ),

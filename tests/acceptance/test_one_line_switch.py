@@ -84,6 +84,87 @@ def test_the_same_mail_arrives_after_one_line_was_changed(server: SmtpServer, se
     assert project.send(ROW) == ["default" if settings_of is by_mailers else "django", "settings", True]
 
 
+def test_what_django_itself_sends_is_the_same(tmp_path: Path) -> None:
+    """Mail of users, admins and managers, a connection that is passed by hand, and subclasses of Django's messages."""
+    with SmtpServer() as server:
+        settings_of = by_mailers if HAS_MAILERS else by_email_settings
+        urls = "from django.urls import include, path; urlpatterns = [path('', include('django.contrib.auth.urls'))]"
+        project = SwitchProject(tmp_path / "project", [*settings_of(server), 'ROOT_URLCONF = "auth_urls"', *PEOPLE])
+        (project.folder / "auth_urls.py").write_text(urls)
+        project.manage("migrate", "--verbosity", "0")
+        before = project.send(DJANGO_SENDS)
+        expected = list(server.messages)
+        assert len(expected) == 11
+
+        project.switch()
+        project.manage("migrate", "--verbosity", "0")
+        assert project.send(DJANGO_SENDS) == before
+        project.manage("flush_outbox", "--no-progress")
+        assert delivered(server.messages[len(expected) :]) == delivered(expected)
+
+
+PEOPLE = (
+    'ADMINS = [("Ada", "admin@example.com")]',
+    'MANAGERS = [("Mo", "manager@example.com")]',
+    'SERVER_EMAIL = "root@example.com"',
+    'EMAIL_SUBJECT_PREFIX = "[shop] "',
+    'DEFAULT_FROM_EMAIL = "The shop <shop@example.com>"',
+)
+DJANGO_SENDS = """
+import django, json, logging
+django.setup()
+from django.contrib.auth.forms import PasswordResetForm
+from django.contrib.auth.models import User
+from django.core import mail
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.utils.log import AdminEmailHandler
+
+class Signed(EmailMultiAlternatives):
+    def message(self, **options):
+        message = super().message(**options)
+        message["X-Signed"] = "yes"
+        return message
+
+class Elsewhere(EmailMessage):
+    content_subtype = "html"
+    encoding = "iso-8859-1"
+    def recipients(self):
+        return ["elsewhere@example.com"]
+    def send(self, **options):
+        self.subject = "changed"
+        return super().send(**options)
+
+class Token:
+    def make_token(self, user):
+        return "token"
+
+class Report(AdminEmailHandler):
+    def emit(self, record):
+        self.send_mail("ERROR", "text", html_message="<p>text</p>", fail_silently=True)
+
+def one(subject, **fields):
+    return EmailMessage(subject, "text", None, ["ann@example.com"], **fields)
+
+connection = mail.mailers["default"] if hasattr(mail, "mailers") else mail.get_connection()
+User.objects.all().delete()
+User.objects.create_user("ann", "ann@example.com", "password", pk=1)
+form = PasswordResetForm({"email": "ann@example.com"})
+assert form.is_valid()
+form.save(domain_override="shop.example.com", token_generator=Token())
+logging.getLogger("shop").addHandler(Report())
+logging.getLogger("shop").error("broken")
+with connection as opened:
+    by_hand = opened.send_messages([one("1"), one("2", bcc=["b@example.com"]), EmailMessage("none", "text")])
+print(json.dumps([
+    mail.send_mass_mail([("3", "t", None, ["a@example.com"]), ("4", "t", None, ["b@example.com", "c@example.com"])]),
+    mail.send_mail("5", "text", "ann@example.com", ["bo@example.com"], html_message="<b>text</b>", fail_silently=True),
+    mail.mail_admins("6", "text", html_message="<p>text</p>"),
+    mail.mail_managers("7", "text"),
+    Signed("8", "text", None, ["ann@example.com"]).send(),
+    Elsewhere("9", "h\u00e9", None, ["ann@example.com"]).send(),
+    by_hand,
+]))
+"""
 ROW = """
 import django, json
 django.setup()

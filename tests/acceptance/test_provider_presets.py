@@ -10,6 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from prx_email_django.models.presets import PRESETS
+from tests.integration.test_outbox_authorize import authorize
 from tests.support.authorization_server import AuthorizationServer
 from tests.support.provider_doubles import BAD, DOUBLES, GOOD, ME, Double, resolving_to
 from tests.support.smtp_server import SmtpServer
@@ -94,3 +95,41 @@ def test_microsoft_365_refuses_the_password_and_takes_the_token(settings: Any, m
         is_well, said = Project().set_up("outlook", tuple(arguments))
         assert is_well, said
         assert [message.recipients for message in server.messages] == [(ME,)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind", "secret"),
+    [("outlook", "microsoft", ""), ("gmail", "google", ""), ("gmail", "google", "the-client-secret")],
+)
+def test_three_commands_lead_through_a_sign_in_to_a_delivered_message(
+    preset: str, kind: str, secret: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account is inactive between the first command and the second: nothing could log in with it."""
+    host, port = PRESETS[preset].host, PRESETS[preset].port
+    tls = "implicit" if port == 465 else "starttls"
+    server = SmtpServer(tls=tls, tokens={ME: "none"}, mechanisms=("LOGIN", "XOAUTH2"), certificate_for=(host,))
+    with AuthorizationServer(kind) as provider, server, resolving_to(host, port, server.port):
+        settings.PRX_EMAIL = {
+            **settings.PRX_EMAIL,
+            "TLS_CA_FILE": server.ca_file,
+            "OAUTH_SERVERS": provider.settings,
+        }
+        provider.client.secret = secret
+        provider.issued = lambda token: server.tokens.update({ME: token})
+        fields = {"user": ME, "oauth_client_id": provider.client.client_id, "oauth_token_url": provider.token_url}
+        arguments = ["main", "--preset", preset]
+        arguments += [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
+        if secret:
+            monkeypatch.setenv("CLIENT_SECRET", secret)
+            arguments += ["--secret", "oauth_client_secret=env:CLIENT_SECRET"]
+        project = Project()
+        for _ in range(2):  # a container runs it at every start
+            is_well, said = project.run("outbox_account", *arguments)
+            assert is_well, said
+            assert "inactive until somebody signs in: manage.py outbox_authorize main" in said
+        assert "outbox_check main" in authorize("--no-browser", opened=provider.follow)
+        is_well, said = project.run("outbox_account", *arguments)
+        assert (is_well, said.strip()) == (True, "account “main”: nothing to change")
+        is_well, said = project.run("outbox_check", "main", "--send-to", ME)
+        assert is_well, said
+    assert [message.recipients for message in server.messages] == [(ME,)]

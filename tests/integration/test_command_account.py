@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
@@ -117,6 +118,8 @@ def test_new_credentials_end_a_pause_that_a_worker_set(monkeypatch: pytest.Monke
         (("--preset", "ses", "--set", "user=AKIA"), "region: "),
         (("--url", "smtps://ann:hunter2@host:x"), "--url must be a URL"),
         (("--url", "smtps://ann:hunter2@smtp.example.com?colour=red"), "--url has a query that names what is no field"),
+        (("--url", "smtps://a@h.example?oauth_client_secret=hunter2"), "--url cannot set oauth_client_secret"),
+        (("--url", "smtps://a@h.example?oauth_refresh_token=hunter2"), "Use --secret oauth_refresh_token=env:NAME"),
         (("--url", "smtp+clear://mailpit:1025"), "security: clear text is not allowed to this host"),
         (("--preset", "gmail", "--set", "user=a@x.org"), "password: Set the password"),
         (("--preset", "gmail", "--set", "user=a@x.org", "--secret", "file:relative"), "password: The reference"),
@@ -134,10 +137,74 @@ def test_what_is_refused_is_named_and_nothing_is_written(
     assert not Account.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "max_connections",
+        "max_in_flight",
+        "pipelining",
+        "oauth_token_expires_at",
+        "is_active",
+        "rate_limits",
+        "auth_method",
+        "auth_mechanism",
+        "oauth_provider",
+    ],
+)
+def test_a_piece_of_a_password_that_a_url_has_for_a_value_is_not_shown(field: str) -> None:
+    """The password ``hunt?pipelining=er2`` was not percent-encoded."""
+    with pytest.raises(CommandError) as refused:
+        run("outbox_account", "main", "--url", f"smtps://ann:hunt@smtp.example.com?{field}=er2-swordfish")
+    assert f"{field}: has a value that it cannot have" in str(refused.value)
+    assert not {"hunt", "er2", "swordfish"} & set(re.findall(r"\w+", str(refused.value)))
+
+
 def test_an_account_of_the_settings_is_changed_there(settings: Any) -> None:
     settings.PRX_EMAIL = {"ACCOUNTS": {"main": {"preset": "local"}}}
     with pytest.raises(CommandError, match=r'change PRX_EMAIL\["ACCOUNTS"\]\["main"\]'):
         run("outbox_account", *GMAIL)
+
+
+CLIENT = ("--set", "user=a@example.com", "--set", "oauth_client_id=id")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "waits"),
+    [
+        (("--preset", "outlook", *CLIENT), True),
+        (("--preset", "outlook", *CLIENT, "--secret", "oauth_client_secret=env:MAIL_PASSWORD"), True),
+        (("--preset", "gmail", *CLIENT), True),
+        (("--preset", "gmail", *CLIENT, "--set", "is_active=false"), True),
+        (("--preset", "gmail", *CLIENT, "--secret", "oauth_refresh_token=env:MAIL_PASSWORD"), False),
+        (("--preset", "gmail", *CLIENT, "--secret", "env:MAIL_PASSWORD"), False),
+        (("--preset", "outlook", *CLIENT, "--set", "oauth_tenant=t", "--secret", "oauth_client_secret=env:X"), False),
+    ],
+)
+def test_an_account_that_lacks_only_its_sign_in_waits_for_it_inactive(arguments: Any, waits: bool) -> None:
+    told = "manage.py outbox_authorize main"
+    assert "would be created" in run("outbox_account", "main", *arguments, "--dry-run")
+    assert (told in run("outbox_account", "main", *arguments)) == waits
+    assert account().is_active != waits
+    again = run("outbox_account", "main", *arguments)
+    assert again.startswith("account “main”: nothing to change")
+    assert (told in again) == waits
+
+
+@pytest.mark.parametrize("arguments", [(), ("--set", "is_active=true")])
+def test_an_account_that_sends_is_not_switched_off_for_a_sign_in(arguments: tuple[str, ...]) -> None:
+    if not arguments:
+        run("outbox_account", *GMAIL)
+    with pytest.raises(CommandError, match="oauth_refresh_token: Google fetches tokens by a refresh token only"):
+        run("outbox_account", "main", "--preset", "gmail", *CLIENT, *arguments)
+    assert list(Account.objects.values_list("is_active", flat=True)) == ([] if arguments else [True])
+
+
+@pytest.mark.parametrize(("password", "warned"), [("hunter2", True), ("env%3AMAIL_PASSWORD", False)])
+def test_a_password_that_others_could_see_is_accepted_with_a_warning(password: str, warned: bool) -> None:
+    error = io.StringIO()
+    url = f"smtps://ann:{password}@smtp.example.com"
+    call_command("outbox_account", "main", "--url", url, stdout=io.StringIO(), stderr=error)
+    assert ("visible to others" in error.getvalue(), "hunter2" in error.getvalue()) == (warned, False)
 
 
 def test_an_absent_reference_is_stored_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

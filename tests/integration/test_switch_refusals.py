@@ -9,6 +9,7 @@ import django
 import pytest
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import lazystr
 
 from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.checks.mailers import check_mailers
@@ -71,6 +72,7 @@ def test_what_cannot_be_the_same_is_an_error_that_names_the_setting(
 ) -> None:
     configure(settings, **options)
     (error,) = (found for found in checks.run_checks(tags=["prx_email"]) if found.id == "prx_email_django.E009")
+    assert "switch.md" in error.hint
     assert error.msg.startswith(path(option)) and words in error.msg and SECRET not in error.msg
     with pytest.raises(AccountUnavailable, match="sends nothing") as raised:
         backend().send_messages([make_email()])
@@ -102,6 +104,13 @@ def test_a_server_or_user_of_one_call_is_refused_and_never_ignored(options: dict
         warnings.simplefilter("error")
         assert backend(username="shop", password=SECRET).send_messages([make_email()]) == 1
         assert backend(username=None, password=None, fail_silently=True).send_messages([make_email()]) == 1
+
+
+def test_lazy_values_are_read_as_django_reads_them(settings: Any) -> None:
+    configure(settings, **{**WELL, "username": lazystr("shop"), "password": lazystr(SECRET)})
+    backend().send_messages([make_email()])
+    used = connection_settings(Account.objects.get(), AccountState(), token="", now=NOW)
+    assert (used.user, used.password) == ("shop", SECRET)
 
 
 def test_an_account_of_the_settings_comes_first(settings: Any) -> None:

@@ -12,11 +12,20 @@ from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.references import absence
-from prx_email_django.management._account import SETTABLE, account_fields, described, problems
+from prx_email_django.management._account import (
+    SETTABLE,
+    account_fields,
+    described,
+    lacks_sign_in,
+    problems,
+    shows_password,
+    waits_for_sign_in,
+)
 from prx_email_django.management._common import OutboxCommand, plain_errors
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
 from prx_email_django.models.presets import PRESETS
+from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import in_words
 from prx_email_django.store.accounts import AccountChange, put_account
 
@@ -68,15 +77,19 @@ class Command(OutboxCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Make or change the account, and print what changed."""
         name = options["name"]
+        fields: dict[str, Any] = {}
         with plain_errors():
             _refuse_declared(name)
             try:
                 fields = account_fields(options)
-                change = put_account(name, fields, dry_run=options["dry_run"])
+                change = _put(name, fields, dry_run=options["dry_run"])
             except ValidationError as error:
+                text = problems(error, of_url=fields if options["url"] else {})
                 raise CommandError(
-                    _("The account “%(name)s” was not changed.\n%(error)s") % {"name": name, "error": problems(error)}
+                    _("The account “%(name)s” was not changed.\n%(error)s") % {"name": shown_name(name), "error": text}
                 ) from None
+            if options["url"] and not options["secret"] and shows_password(options["url"]):
+                self.stderr.write(_("The password was visible to others on the command line: --secret hides it."))
             for item in SECRET_FIELDS:
                 if text := absence(str(fields.get(item, ""))):
                     self.stderr.write(
@@ -86,6 +99,22 @@ class Command(OutboxCommand):
         self.stdout.write(_outcome(change, dry_run=options["dry_run"]) % {"name": name})
         for line in described(change):
             self.stdout.write(f"  {line}")
+        if waits_for_sign_in(name):
+            self.stdout.write(
+                _("The account is inactive until somebody signs in: manage.py outbox_authorize %(name)s")
+                % {"name": name}
+            )
+
+
+@sensitive_variables()
+def _put(name: str, fields: dict[str, Any], *, dry_run: bool) -> AccountChange:
+    """As ``put_account``; a new account that lacks nothing but a sign-in is made inactive until then."""
+    try:
+        return put_account(name, fields, dry_run=dry_run)
+    except ValidationError as error:
+        if "is_active" in fields or not lacks_sign_in(error) or Account.objects.filter(name=name).exists():
+            raise
+    return put_account(name, fields | {"is_active": False}, dry_run=dry_run)
 
 
 def _outcome(change: AccountChange, *, dry_run: bool) -> str:

@@ -7,6 +7,7 @@ import errno
 import re
 import socket
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from prx_email_django.rules import hosts
 
@@ -15,6 +16,23 @@ _ONE_ADDRESS = 10.0
 #: What the system says about an address of a kind that this machine does not have.
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})+")
+
+
+#: Bytes that tell a protocol.
+_ENOUGH = 80
+
+
+class RememberingSocket(socket.socket):
+    """Keeps the first bytes that come.  OpenSSL says that a server does not begin with TLS, and not what it sent."""
+
+    first: bytes = b""
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive as any socket does; asyncio's loops in Python call this for TLS, and ``recv`` else."""
+        received = super().recv_into(buffer, nbytes, flags)
+        if len(self.first) < _ENOUGH:
+            self.first += bytes(memoryview(buffer)[: min(received, _ENOUGH)])
+        return received
 
 
 class HostNotAllowed(Exception):
@@ -28,7 +46,7 @@ async def connect(
     timeout: float,
     allowed: tuple[str, ...] | None = None,
     resolved: Callable[[list[str]], None] = lambda addresses: None,
-) -> socket.socket:
+) -> RememberingSocket:
     """Resolve the name once, try its addresses in order, and return a connected, non-blocking socket.
 
     Only addresses that ``allowed`` (``ACCOUNT_HOSTS``) admits are dialled; ``resolved`` is told which these are.
@@ -60,8 +78,8 @@ async def connect(
 
 async def _connect(
     family: int, kind: int, protocol: int, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
-) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
+) -> RememberingSocket:
+    sock = RememberingSocket(family, kind, protocol)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)

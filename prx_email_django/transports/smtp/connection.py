@@ -23,6 +23,7 @@ from prx_email_django.transports.smtp import auth as sasl
 from prx_email_django.transports.smtp.commands import Extensions
 from prx_email_django.transports.smtp.connect import (
     HostNotAllowed,
+    RememberingSocket,
     cleartext_allowed,
     connect,
     is_loopback,
@@ -30,6 +31,7 @@ from prx_email_django.transports.smtp.connect import (
     peer_name,
 )
 from prx_email_django.transports.smtp.progress import Progress, system_words
+from prx_email_django.transports.smtp.replies import clear_text_protocol
 from prx_email_django.transports.smtp.session import SmtpSession
 from prx_email_django.transports.smtp.tls import UnusableFile, certificate_words, tls_context
 
@@ -95,7 +97,7 @@ class _Opening(Progress):
 
     def __init__(self, settings: ConnectionSettings) -> None:
         super().__init__(settings)
-        self.sock: socket.socket | None = None
+        self.sock: RememberingSocket | None = None
         self.client: _Client | None = None
         self.handed_over = False
 
@@ -135,7 +137,7 @@ class _Opening(Progress):
             self.phase = Phase.TLS
             raise self.connect_error(str(error), Trouble.TLS, ErrorCode.TLS) from None
 
-    async def _connect_socket(self, host: str) -> socket.socket:
+    async def _connect_socket(self, host: str) -> RememberingSocket:
         settings = self.settings
         try:
             return await connect(
@@ -264,8 +266,9 @@ class _Opening(Progress):
             if isinstance(original, ssl.SSLZeroReturnError):
                 reason = "the server closed the connection"
             self.phase = Phase.TLS
-            hint = "; that port does not begin with TLS" if reason in _CLEAR_TEXT else ""
-            return self.connect_error(f"TLS with {where}: {reason}{hint}", Trouble.TLS, ErrorCode.TLS)
+            if reason in _CLEAR_TEXT:
+                return self._clear_text(reason)
+            return self.connect_error(f"TLS with {where}: {reason}", Trouble.TLS, ErrorCode.TLS)
         # A server that hangs up in the handshake: the words of the system would sound like a port without a server.
         hung_up = self.phase is Phase.TLS and isinstance(original, ConnectionResetError)
         if hung_up or isinstance(original, aiosmtplib.SMTPServerDisconnected):
@@ -278,6 +281,13 @@ class _Opening(Progress):
         stage = f"{self.stage}: " if self.stage else ""
         text = f"connection failed: {where}: {stage}{system_words(original)}"
         return self.connect_error(text, Trouble.CONNECTION, ErrorCode.NETWORK)
+
+    def _clear_text(self, reason: str) -> ConnectError:
+        """Say which kind of server does not begin with TLS; its words are not shown, as in ``not_smtp``."""
+        text = f"TLS with {self.where}: {reason}; that port does not begin with TLS"
+        if self.sock is not None and (protocol := clear_text_protocol(self.sock.first)):
+            text = f"TLS with {self.where}: {reason}; the server answered with {protocol} in clear text"
+        return self.connect_error(text, Trouble.TLS, ErrorCode.TLS)
 
 
 def _original(error: Exception) -> BaseException:

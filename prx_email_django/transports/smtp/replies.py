@@ -25,6 +25,8 @@ _OTHER_PROTOCOLS = (
     (re.compile(rb"\* (OK|BYE|PREAUTH)", re.IGNORECASE), "IMAP"),
     (re.compile(rb"\+OK|-ERR", re.IGNORECASE), "POP3 or another protocol"),
 )
+#: What an SMTP server says first, and an FTP server too (RFC 959 §5.4).
+_GREETING = re.compile(rb"(220|421|554)[ -][^\r\n]*")
 
 
 def not_smtp(received: bytes) -> str:
@@ -34,6 +36,13 @@ def not_smtp(received: bytes) -> str:
     """
     kinds = (kind for pattern, kind in _OTHER_PROTOCOLS if pattern.match(received))
     return f"not an SMTP reply: the server answered with {next(kinds, 'another protocol')}"
+
+
+def clear_text_protocol(received: bytes) -> str:
+    """What kind of server sent these bytes where TLS should begin; empty if that is unknown."""
+    if greeting := _GREETING.match(received):
+        return "FTP" if b"ftp" in greeting[0].lower() else "SMTP"
+    return next((kind for pattern, kind in _OTHER_PROTOCOLS if kind != "TLS" and pattern.match(received)), "")
 
 
 class MalformedReply(ValueError):
