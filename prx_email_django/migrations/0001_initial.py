@@ -722,7 +722,7 @@ class Migration(migrations.Migration):
                 (
                     "state",
                     models.CharField(
-                        choices=[("working", "working"), ("idle", "idle")],
+                        choices=[("working", "working"), ("idle", "idle"), ("ended", "ended")],
                         default="idle",
                         max_length=10,
                         verbose_name="state",
