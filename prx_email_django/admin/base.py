@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import DateTimeField, F, Model, QuerySet, Value
+from django.db.models import DateTimeField, F, Max, Min, Model, Q, QuerySet, Value
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from prx_email_django.admin import columns
+from prx_email_django.admin import search as searching
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.encrypted import EncryptedTextField
 
@@ -58,11 +59,31 @@ class CappedPaginator(PaginatorBase):
         return isinstance(self.count, MoreThan)
 
     def page(self, number: int | str) -> Any:
-        """Return a page; few rows of a condition are sorted, so that no walk by primary key looks for them."""
-        rows = self.object_list
-        if isinstance(rows, QuerySet) and rows.query.where and not self.is_capped:
+        """Return a page; few or old rows of a condition are sorted, so that no walk by primary key looks for them."""
+        rows, last = self.object_list, self.validate_number(number) * self.per_page
+        if isinstance(rows, QuerySet) and rows.query.where and not (self.is_capped and are_near(rows, last)):
             self.object_list = sorted_rows(rows)
         return super().page(number)
+
+
+#: The order of a primary key.
+_BY_NUMBER = ("pk", "-pk", "id", "-id")
+#: What a list is ordered by that an index of each account answers.
+_OF_ACCOUNT = ("account_id", "-account_id")
+
+
+def are_near(rows: QuerySet[Any], wanted: int) -> bool:
+    """Whether a walk along the index of the order soon finds so many rows."""
+    first = next(iter(rows.query.order_by), "")
+    if first not in _BY_NUMBER:
+        return True
+    ends = rows.model._default_manager.aggregate(oldest=Min("pk"), newest=Max("pk"))
+    near = (
+        Q(pk__gt=ends["newest"] - searching.RECENT)
+        if first.startswith("-")
+        else Q(pk__lt=ends["oldest"] + searching.RECENT)
+    )
+    return len(rows.filter(near).order_by(first).values_list("pk", flat=True)[:wanted]) >= wanted
 
 
 def sorted_rows(rows: QuerySet[Any]) -> QuerySet[Any]:
@@ -70,8 +91,8 @@ def sorted_rows(rows: QuerySet[Any]) -> QuerySet[Any]:
 
     With ``ORDER BY id LIMIT 50`` it does, and where all rows of the condition are old it reads the whole table.
     """
-    first = next(iter(rows.query.order_by), "")
-    if first not in ("pk", "-pk", "id", "-id"):
+    first = next((name for name in rows.query.order_by if name not in _OF_ACCOUNT), "")
+    if first not in _BY_NUMBER:
         return rows
     key = F("pk") + Value(0)
     return rows.order_by(key.desc() if first.startswith("-") else key.asc())

@@ -32,7 +32,7 @@ from prx_email_django.status.advice import advice
 from prx_email_django.status.counts import sums_by_hour
 from prx_email_django.status.failures import FailureGroup, failure_groups, messages_of_group
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.status.overview import Cause, is_alive, reached_limits, span, verdict_of, worker_sentence
+from prx_email_django.status.overview import Cause, is_alive, is_lost, reached_limits, span, verdict_of, worker_sentence
 from prx_email_django.store.db import clock_for
 
 #: Reasons that the page shows.
@@ -102,7 +102,9 @@ class OutboxAdminMixin(AdoptionMixin, FactsAdminMixin):
             "reasons_are_cut": is_cut,
             "accounts": [self._account(account, figures, now) for account in figures["accounts"]],
             "workers": [
-                worker | {"is_alive": is_alive(worker, now=now)} | _times(worker, "started_at", "last_seen_at", now=now)
+                worker
+                | {"is_alive": is_alive(worker, now=now), "is_lost": is_lost(worker, now=now)}
+                | _times(worker, "started_at", "last_seen_at", now=now)
                 for worker in figures["workers"][:MAX_REASONS]
             ],
             "pauses_url": page_url_if_any(self, PauseRecord, "changelist"),
@@ -194,8 +196,10 @@ class OutboxAdminMixin(AdoptionMixin, FactsAdminMixin):
 
     def _account(self, account: dict[str, Any], figures: dict[str, Any], now: datetime) -> dict[str, Any]:
         state, label = account_state(account, figures, now=now)
+        why = worker_sentence(figures, now) if label == _("no worker") else account["why"]
         return {
             **account,
+            "why": why,
             **_times(account, "token_expires_at", now=now),
             "state": state,
             "label": label,

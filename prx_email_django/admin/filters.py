@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.db.models import F, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from prx_email_django.admin.search import recent
+from prx_email_django.admin.base import CappedPaginator, are_near
+from prx_email_django.admin.search import are_more_than_recent, recent
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.models.conditions import (
     AT_REST,
@@ -72,7 +73,40 @@ class StatusFilter(ChoiceFilter):
     def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
         """Return the messages of the chosen kind; what is due depends on the time."""
         found = super().queryset(request, queryset)
+        if self.value() == Status.SENT:
+            return self._sent(request, found)
         return found.filter(next_attempt_at__lte=timezone.now()) if self.value() == "due" else found
+
+    @staticmethod
+    def _sent(request: HttpRequest, found: Messages) -> Messages:
+        """No index has the sent ones: where few of very many messages are sent, look among the newest only.
+
+        An account's messages are few enough, and an action on all reaches every message.
+        """
+        is_whole = request.method == "POST" or "account__id__exact" in request.GET
+        if is_whole or are_near(found.order_by("-pk"), CappedPaginator.cap):
+            return found
+        if are_more_than_recent():
+            text = _(
+                "Only sent messages among the newest 100 000 messages are shown. Choose an account to see older ones."
+            )
+            messages.warning(request, text)
+        return found.filter(recent())
+
+
+class AccountFilter(admin.RelatedFieldListFilter):
+    """Messages of one account, in a form that makes the index of an account's messages answer their order too.
+
+    With ``account_id = 4 ORDER BY id`` PostgreSQL walks along the primary key, through the newer rows of all others.
+    """
+
+    def queryset(self, request: HttpRequest, queryset: Messages) -> Messages:
+        """Return the messages of the chosen account; what is not one number is Django's."""
+        match self.used_parameters:
+            case {self.lookup_kwarg: [str() as pk]} if pk.isdecimal():
+                return queryset.filter(account_id__gte=pk, account_id__lte=pk)
+        found = super().queryset(request, queryset)
+        return queryset if found is None else found
 
 
 class ReasonFilter(admin.SimpleListFilter):

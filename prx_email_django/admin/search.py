@@ -25,40 +25,59 @@ MIN_QUEUE_ID = 6
 LIMIT = 5_000
 
 _OUTBOX_MESSAGE_ID = re.compile(r"<?outbox-(\d{1,18})-\d+@\S+")
+_ALL = Q()
 _LAST = "\U0010ffff"
 
 Messages = QuerySet[OutboxMessage]
 
 
-def search(messages: Messages, term: str) -> Messages:
-    """Return those of ``messages`` (which may be filtered already) that match ``term``."""
+def search(messages: Messages, term: str, *, newest_only: bool) -> tuple[Messages, bool]:
+    """Return those of ``messages`` (which may be filtered already) that match ``term``, and whether older ones may too.
+
+    Very many matches are not found by index one by one: ``newest_only`` looks for them among the newest messages, else
+    the database reads all, which takes long.
+    """
     term = term.strip()
     if not term:
-        return messages
-    conditions = _conditions(term)
+        return messages, False
+    found = _found_by_index(messages, term)
+    if found is not None:
+        return messages.filter(pk__in=found), False
+    if not newest_only:
+        return messages.filter(reduce(or_, _conditions(term, _addressed(term)))), False
+    among_newest = recent() & reduce(or_, _conditions(term, _addressed(term, recent(prefix="message_"))))
+    return messages.filter(reduce(or_, _by_number(term), among_newest)), are_more_than_recent()
+
+
+def _found_by_index(messages: Messages, term: str) -> set[int] | None:
+    """Return the matching messages one by one; None where there are too many: a part would be taken for the whole."""
     found: set[int] = set()
-    for condition in conditions:
-        newest = messages.filter(condition).order_by("-pk").values_list("pk", flat=True)
-        some = list(newest[: LIMIT + 1])
-        if len(some) > LIMIT:
-            # Too many to name them: a part would be taken for the whole.  The database finds them all, less fast.
-            return messages.filter(reduce(or_, conditions))
+    recipients = Recipient.objects.filter(_address_matches(term)).order_by()
+    addressed = recipients.values_list("message_id", flat=True)[: LIMIT + 1]
+    if len(addressed) > LIMIT:
+        return None
+    # Named one by one: of a subquery MariaDB may make a look at every message.
+    for condition in _conditions(term, Q(pk__in=set(addressed))):
+        some = messages.filter(condition).order_by().values_list("pk", flat=True)[: LIMIT + 1]
         found.update(some)
-    return messages.filter(pk__in=found)
+        if len(some) > LIMIT:
+            return None
+    return found
 
 
-def _conditions(term: str) -> list[Q]:
+def _conditions(term: str, addressed: Q) -> list[Q]:
+    """What a message of the term has; ``addressed`` is the condition that a recipient's address matches."""
     own = _OUTBOX_MESSAGE_ID.fullmatch(term)
     if own:
         return [Q(pk=int(own[1]))]
     if term.startswith("<") and term.endswith(">"):
         return _by_message_id(term)
     if "@" in term:
-        return [*_by_address(term), *_by_message_id(f"<{term}>")]
+        return [addressed, *_by_message_id(f"<{term}>")]
     return [
         *_by_number(term),
         Q(tag=term),
-        *_by_address(term),
+        addressed,
         begins_with("tag", term),
         recent(subject__icontains=term),
         *_by_queue_id(term),
@@ -79,12 +98,15 @@ def _by_number(term: str) -> list[Q]:
     return [Q(pk=int(term))] if term.isascii() and term.isdecimal() and len(term) < 19 else []
 
 
-def _by_address(term: str) -> list[Q]:
-    """Match an address, the start of an address, or (from ``@``) its domain, in any case."""
+def _addressed(term: str, among: Q = _ALL) -> Q:
+    return Q(pk__in=Recipient.objects.filter(among, _address_matches(term)).values("message_id"))
+
+
+def _address_matches(term: str) -> Q:
+    """Match an address, the start of an address, or (from ``@``) the domain of newest ones, in any case."""
     if term.startswith("@"):
-        newest = Recipient.objects.filter(recent(prefix="message_"), address__iendswith=_with_stored_domain(term))
-        return [Q(pk__in=newest.values("message_id"))]
-    return [Q(pk__in=Recipient.objects.filter(_address_begins_with(term)).values("message_id"))]
+        return recent(prefix="message_", address__iendswith=_with_stored_domain(term))
+    return _address_begins_with(term)
 
 
 def _with_stored_domain(term: str) -> str:
@@ -118,6 +140,11 @@ def recent(model: type[OutboxMessage | DeliveryAttempt] = OutboxMessage, *, pref
     """
     newest = model.objects.aggregate(newest=Max("pk"))["newest"] or 0
     return Q(**{f"{prefix}{'id' if prefix else 'pk'}__gt": newest - RECENT}, **conditions)
+
+
+def are_more_than_recent() -> bool:
+    """Whether there are messages beside the newest ones."""
+    return OutboxMessage.objects.exclude(recent()).exists()
 
 
 def recipients(rows: QuerySet[Recipient], term: str) -> QuerySet[Recipient]:

@@ -722,7 +722,7 @@ class Migration(migrations.Migration):
                 (
                     "state",
                     models.CharField(
-                        choices=[("working", "working"), ("idle", "idle")],
+                        choices=[("working", "working"), ("idle", "idle"), ("ended", "ended")],
                         default="idle",
                         max_length=10,
                         verbose_name="state",
@@ -1137,6 +1137,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxmessage",
+            index=models.Index(fields=["account", "id"], name="prx_message_account"),
+        ),
+        migrations.AddIndex(
+            model_name="outboxmessage",
             index=prx_email_django.models.indexes.PartialIndex(
                 fields=["raw"], name="prx_message_raw", where=models.Q(("raw__isnull", False))
             ),
@@ -1201,7 +1205,9 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name="outboxmessage",
-            constraint=models.UniqueConstraint(fields=("account", "idempotency_hash"), name="prx_message_idempotency"),
+            constraint=prx_email_django.models.indexes.PartialUnique(
+                fields=("account", "idempotency_hash"), name="prx_message_idempotency"
+            ),
         ),
         migrations.AddIndex(
             model_name="deliveryattempt",

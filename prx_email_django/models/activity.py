@@ -13,6 +13,8 @@ from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.managers import OutboxManager, OutboxModel
 from prx_email_django.rules.text import MAX_COLUMN
 
+#: Kind of the workers that stay: ``flush_outbox --loop``.
+LOOP = "loop"
 #: ``by`` of a pause that a worker set or ended.
 BY_WORKER = "worker"
 
@@ -88,12 +90,14 @@ class WorkerState(models.TextChoices):
 
     WORKING = "working", _("working")
     IDLE = "idle", _("idle")
+    #: A loop has come to its end: a loop that is idle and seen no more hangs or was killed.
+    ENDED = "ended", _("ended")
 
 
 class Worker(OutboxModel):
     """One process that sends: what it is, and when it was seen last.  Only that process writes the row.
 
-    A working worker that is not seen for a minute hangs or was killed; an idle one has ended.
+    A working worker, or an idle loop, that is not seen for a minute hangs or was killed; any other has ended.
     """
 
     #: host:pid

@@ -1,4 +1,4 @@
-"""An index that is partial where the database has partial indexes."""
+"""Indexes and unique constraints that are partial where the database has partial indexes."""
 
 from __future__ import annotations
 
@@ -38,3 +38,29 @@ class PartialIndex(models.Index):
             index = models.Index(fields=self.fields, name=self.name, condition=self.where)
         statement: Statement = index.create_sql(model, schema_editor, using=using, **kwargs)
         return statement
+
+
+class PartialUnique(models.UniqueConstraint):
+    """A unique constraint without the rows whose last field is NULL, where the database has partial indexes.
+
+    Rows with a NULL never conflict, so it means the same everywhere; where it is partial, those rows have no entry in
+    its index.  Django's own ``condition`` makes MariaDB and MySQL leave the constraint out (models.W036).
+    """
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
+        """The SQL of the constraint in CREATE TABLE, or None where an index is created after it."""
+        return self._of(schema_editor).constraint_sql(model, schema_editor)
+
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
+        """The SQL that creates the constraint."""
+        return self._of(schema_editor).create_sql(model, schema_editor)
+
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
+        """The SQL that removes the constraint."""
+        return self._of(schema_editor).remove_sql(model, schema_editor)
+
+    def _of(self, schema_editor: Any) -> models.UniqueConstraint:
+        """The constraint as this database has it."""
+        is_partial = schema_editor.connection.features.supports_partial_indexes
+        condition = models.Q(**{f"{self.fields[-1]}__isnull": False}) if is_partial else None
+        return models.UniqueConstraint(fields=self.fields, name=self.name, condition=condition)

@@ -26,7 +26,7 @@ from prx_email_django.models.account import Account
 from prx_email_django.models.conditions import SETTLED_CODES
 from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.foreign_text import ForeignCharField
-from prx_email_django.models.indexes import PartialIndex
+from prx_email_django.models.indexes import PartialIndex, PartialUnique
 from prx_email_django.models.managers import OutboxModel
 from prx_email_django.rules.redirect import Route, named, route
 from prx_email_django.rules.sent import message_id_number
@@ -51,7 +51,7 @@ class OutboxMessage(OutboxModel):
     Status = MessageStatus
 
     # Claim and result write a new version of the row, with an entry in every index that has the row: so the account is
-    # found by the idempotency constraint's index, and what most rows lack has a partial one.
+    # found by the index that lists its messages, and what most rows lack has a partial one.
     account = models.ForeignKey(
         Account, models.PROTECT, db_index=False, related_name="messages", verbose_name=_("account")
     )
@@ -132,6 +132,8 @@ class OutboxMessage(OutboxModel):
         # A reset link in a body is as good as a password, and whoever is on duty must see states and server replies.
         permissions = (("view_message_content", _("Can view texts, source and files of messages")),)
         indexes = (
+            # The newest messages of an account, however many newer ones other accounts have.
+            models.Index(fields=("account", "id"), name="prx_message_account"),
             PartialIndex(fields=("raw",), name="prx_message_raw", where=Q(raw__isnull=False)),
             PartialIndex(
                 fields=("account", "claim_rank", "next_attempt_at", "id"),
@@ -158,7 +160,7 @@ class OutboxMessage(OutboxModel):
                 name="prx_message_sent_is_final",
             ),
             models.CheckConstraint(condition=Q(priority__gte=-10, priority__lte=10), name="prx_message_priority"),
-            models.UniqueConstraint(fields=("account", "idempotency_hash"), name="prx_message_idempotency"),
+            PartialUnique(fields=("account", "idempotency_hash"), name="prx_message_idempotency"),
         )
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from prx_email_django.models import PauseRecord
-from prx_email_django.models.activity import WorkerState
+from prx_email_django.models.activity import LOOP, WorkerState
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.status.facts import suspicious
 from prx_email_django.status.reasons import at
@@ -118,8 +118,25 @@ def is_alive(worker: Mapping[str, Any], *, now: datetime) -> bool:
 
 
 def is_hung(worker: Mapping[str, Any], *, now: datetime) -> bool:
-    """Whether a worker was seen at work, and is seen no more: it hangs or was killed.  An idle one has ended."""
+    """Whether a worker was seen at work, and is seen no more: it hangs or was killed."""
     return bool(worker["state"] == WorkerState.WORKING) and not is_alive(worker, now=now)
+
+
+def is_lost(worker: Mapping[str, Any], *, now: datetime) -> bool:
+    """Whether a worker hangs or was killed: a loop says when it has ended, any other idle worker has ended."""
+    is_silent_loop = worker["kind"] == LOOP and worker["state"] == WorkerState.IDLE and not is_alive(worker, now=now)
+    return is_silent_loop or is_hung(worker, now=now)
+
+
+def _is_replaced(worker: Mapping[str, Any], others: Iterable[Mapping[str, Any]], now: datetime) -> bool:
+    """Whether a worker that had no message was lost, and one of its kind was started since and lives."""
+    last_seen_at = datetime.fromisoformat(worker["last_seen_at"])
+    return worker["state"] == WorkerState.IDLE and any(
+        other["kind"] == worker["kind"]
+        and is_alive(other, now=now)
+        and datetime.fromisoformat(other["started_at"]) > last_seen_at
+        for other in others
+    )
 
 
 def silence(figures: Mapping[str, Any], *, now: datetime) -> timedelta | None:
@@ -253,12 +270,13 @@ def lost_workers(figures: Mapping[str, Any], now: datetime) -> Iterator[Cause]:
     lost = [
         worker
         for worker in figures["workers"]
-        if is_hung(worker, now=now)
+        if is_lost(worker, now=now)
         and not (is_somebody_alive and now - datetime.fromisoformat(worker["last_seen_at"]) > LOST_FOR)
+        and not _is_replaced(worker, figures["workers"], now)
     ]
     if lost:
         text = ngettext(
-            "The worker %(name)s hangs or was killed: it worked, and has not been seen for %(age)s.",
+            "The worker %(name)s hangs or was killed: it did not end, and has not been seen for %(age)s.",
             "%(count)d workers hang or were killed: the last, %(name)s, has not been seen for %(age)s.",
             len(lost),
         )

@@ -13,6 +13,8 @@ from prx_email_django.models import Account, AccountState, Content, ContentChunk
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.outbox import WAKE_AGAIN
 
+#: A known idempotency key: the row that has it stays.  The condition is that of the index (``PartialUnique``).
+ON_CONFLICT = "ON CONFLICT (account_id, idempotency_hash) WHERE idempotency_hash IS NOT NULL DO NOTHING"
 #: What the statement for many messages takes beside the columns: the instant of each, and the number of its body.
 _MORE = {"account": "bigint", "due_at": "timestamptz", "body": "integer"}
 
@@ -56,7 +58,7 @@ inserted AS (
     CROSS JOIN ROWS FROM ({arrays}) WITH ORDINALITY AS r({", ".join(map(quote, in_order(different)))}, n)
     {f"LEFT JOIN body b ON b.k = {sources['body']}" if with_bodies else ""}
   WHERE (SELECT ok FROM fit) ORDER BY r.n
-  {"ON CONFLICT (account_id, idempotency_hash) DO NOTHING" if is_keyed else ""}
+  {ON_CONFLICT if is_keyed else ""}
   RETURNING id, raw_id, next_attempt_at),
 envelope AS (
   INSERT INTO {recipient} (message_id, kind, address, result, text)
@@ -148,7 +150,7 @@ WITH inserted AS (
     {account} a LEFT JOIN {account_state} s ON s.account_id = a.id
   WHERE a.id = %s {f"AND {version_of('a')} = %s" if versioned else ""}
     AND (COALESCE(s.size_limit, 0) = 0 OR %s <= s.size_limit) AND COALESCE(%s::timestamptz > t.moment, TRUE)
-  ON CONFLICT (account_id, idempotency_hash) DO NOTHING
+  {ON_CONFLICT}
   RETURNING id, created_at, next_attempt_at <= created_at AS is_due),
 envelope AS (
   INSERT INTO {recipient} (message_id, kind, address, result, text)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import partial
 
-from prx_email_django.models.activity import WorkerState
+from django.db import Error
+
+from prx_email_django.models.activity import LOOP, WorkerState
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.absence import unwritten
 from prx_email_django.store.activity import seen
-from prx_email_django.store.db import worker_name
+from prx_email_django.store.db import clock_for, worker_name
 
 #: Between two heartbeats.
 BEAT = timedelta(seconds=10)
 
-#: What a plain call of ``drain`` is, and the drains of ``flush_outbox --loop``.
-PLAIN, LOOP = "drain", "loop"
+#: What a plain call of ``drain`` is.
+PLAIN = "drain"
 _kind: ContextVar[str] = ContextVar("kind", default=PLAIN)
 #: Worker's name -> its last heartbeat: a loop begins a drain each second, mostly with nothing to do.
 _last: dict[str, datetime] = {}
@@ -26,12 +28,15 @@ _last: dict[str, datetime] = {}
 
 @contextmanager
 def working_as(kind: str) -> Iterator[None]:
-    """Give the drains of this block a kind: ``loop``, ``task`` or ``command``."""
+    """Give the drains of this block a kind: ``loop``, ``task`` or ``command``; a loop says when it has ended."""
     token = _kind.set(kind)
     try:
         yield
     finally:
         _kind.reset(token)
+        if kind == LOOP and worker_name() in _last:
+            with suppress(Error):  # while the database is away, the process is shown as lost
+                seen(kind=LOOP, state=WorkerState.ENDED, sent=0, at=clock_for(None).running)
 
 
 def is_loop() -> bool:

@@ -69,6 +69,7 @@ def opened(shown: Page, name: str, account: Account, message: OutboxMessage) -> 
         "dashboard": f"{rows.ADMIN}outbox/",
         "message": f"{rows.MESSAGES}{message.pk}/change/",
         "account": f"{rows.ACCOUNTS}{account.pk}/change/",
+        "new account": f"{rows.ACCOUNTS}add/",
         "check": f"{rows.ACCOUNTS}{account.pk}/change/",
         "messages": rows.MESSAGES,
         "bulk": rows.MESSAGES,
@@ -87,7 +88,7 @@ def opened(shown: Page, name: str, account: Account, message: OutboxMessage) -> 
 def test_axe_finds_nothing_serious(page: Page) -> None:  # noqa: F811  (the fixture)
     account, message = fill()
     found = []
-    for name in ("dashboard", "message", "account", "check", "messages", "bulk"):
+    for name in ("dashboard", "message", "account", "new account", "check", "messages", "bulk"):
         page.set_viewport_size(DESKTOP)
         page.emulate_media(color_scheme="light")
         opened(page, name, account, message)

@@ -19,7 +19,8 @@ from prx_email_django.contrib.metrics import metrics
 from prx_email_django.models import OutboxMessage, Worker
 from prx_email_django.models.activity import WorkerState
 from tests.acceptance.drainer import Drainer
-from tests.acceptance.workers import eventually
+from tests.acceptance.workers import Worker as Process
+from tests.acceptance.workers import environment, eventually, outbox
 from tests.integration import admin_rows as rows
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
@@ -76,7 +77,7 @@ def test_a_worker_that_waits_for_a_server_is_alive_and_a_stopped_one_hangs_since
             os.waitid(os.P_PID, drainer.process.pid, os.WSTOPPED | os.WNOWAIT)
             let_time_pass()
             found = shown()
-            told = f"The worker {seen.name} hangs or was killed: it worked, and has not been seen for 20 min."
+            told = f"The worker {seen.name} hangs or was killed: it did not end, and has not been seen for 20 min."
             assert told in found["page"]
             assert told in found["status"]
             assert (found["check"], found["health"]) == (1, 503)
@@ -95,3 +96,25 @@ def test_an_idle_worker_that_is_gone_has_ended() -> None:
     assert "hangs or was killed" not in found["page"] + found["status"]
     assert "outbox_workers_hung 0.0" in found["metrics"]
     assert (found["check"], found["health"]) == (0, 200)
+
+
+@pytest.mark.parametrize(("number", "is_lost"), [(signal.SIGKILL, True), (signal.SIGTERM, False)])
+def test_an_idle_loop_that_was_killed_is_missing_and_one_that_was_asked_to_end_is_not(
+    number: signal.Signals, is_lost: bool
+) -> None:
+    with outbox(), Process("flush_outbox", "--loop", "--json", env=environment(prx_email={})) as loop:
+        assert eventually(lambda: Worker.objects.filter(state=WorkerState.IDLE).exists(), timeout=60)
+        loop.process.send_signal(number)
+        loop.process.wait(60)
+        let_time_pass()
+        seen = Worker.objects.get()
+        assert seen.state == (WorkerState.IDLE if is_lost else WorkerState.ENDED)
+        found = shown()
+        told = f"The worker {seen.name} hangs or was killed: it did not end, and has not been seen for 20 min."
+        assert (told in found["page"], told in found["status"]) == (is_lost, is_lost)
+        # It had no message: nothing is late.
+        assert (found["check"], found["health"]) == (0, 200)
+        # Its supervisor starts another one, which takes its place.
+        now = timezone.now()
+        Worker.objects.create(name="other:1", kind="loop", started_at=now, last_seen_at=now)
+        assert told not in shown()["page"]

@@ -189,4 +189,5 @@ def test_a_loop_that_said_that_it_works_says_that_it_has_ended() -> None:
         heartbeat = Heartbeat(at(NOW - timedelta(days=1)))
         assert heartbeat.beat(5)
         heartbeat.end(5)
-    assert (Worker.objects.get().state, Worker.objects.get().sent) == ("idle", 5)
+        assert (Worker.objects.get().state, Worker.objects.get().sent) == ("idle", 5)
+    assert (Worker.objects.get().state, Worker.objects.get().sent) == ("ended", 5)

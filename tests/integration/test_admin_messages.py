@@ -461,3 +461,34 @@ def test_a_message_is_found_by_the_ids_that_others_know(term: str) -> None:
     rows.make_message(account)
     listed = rows.client_for("view_outboxmessage").get(rows.MESSAGES, {"q": term}).context["cl"].queryset
     assert list(listed) == [wanted]
+
+
+def test_a_search_with_very_many_matches_says_that_only_the_newest_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "LIMIT", 2)
+    monkeypatch.setattr(searching, "RECENT", 3)
+    account = rows.make_account()
+    old = [rows.at_rest(account, to="info@example.org") for _ in range(3)]
+    new = [rows.at_rest(account, to="info@example.org") for _ in range(3)]
+    client = rows.client_for("view_outboxmessage", "change_outboxmessage")
+    page = client.get(f"{rows.MESSAGES}?q=info@example.org")
+    assert {row.pk for row in page.context["cl"].result_list} == {row.pk for row in new}
+    assert "only those among the newest 100 000 messages are shown" in rows.notices(page)[0]
+    selected = {
+        "action": "dismiss_selected",
+        "select_across": "1",
+        "_selected_action": [new[0].pk],
+        "understood": "yes",
+    }
+    client.post(f"{rows.MESSAGES}?q=info@example.org", selected)
+    assert OutboxMessage.objects.filter(dismissed_at__isnull=False).count() == len(old) + len(new)
+
+
+def test_a_number_is_found_however_many_addresses_begin_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "LIMIT", 2)
+    monkeypatch.setattr(searching, "RECENT", 1)
+    account = rows.make_account()
+    first = rows.make_message(account)
+    for _ in range(4):
+        rows.make_message(account, to=f"{first.pk}@example.org")
+    page = rows.client_for("view_outboxmessage").get(f"{rows.MESSAGES}?q={first.pk}")
+    assert first.pk in {row.pk for row in page.context["cl"].result_list}

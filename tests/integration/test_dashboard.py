@@ -76,7 +76,7 @@ def test_everything_paused_and_a_hung_worker_are_causes() -> None:
     response = get(rows.client_for("*"))
     texts = [shown.cause.text for shown in response.context["causes"]]
     assert texts[0].startswith("everything is paused by keiko since ")
-    assert texts[1] == "The worker host:1 hangs or was killed: it worked, and has not been seen for 5 min."
+    assert texts[1] == "The worker host:1 hangs or was killed: it did not end, and has not been seen for 5 min."
     assert response.context["verdict"].level == "red"
 
 

@@ -29,12 +29,13 @@ from prx_email_django.management._loop import (
     wait_for_wake_up,
 )
 from prx_email_django.models import Account
+from prx_email_django.models.activity import LOOP
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.db import kept_connection
 from prx_email_django.tasks import purge_if_time
-from prx_email_django.worker.heartbeat import LOOP, working_as
+from prx_email_django.worker.heartbeat import working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
 
 logger = logging.getLogger("prx_email_django")
