@@ -95,6 +95,22 @@ def test_no_block_is_passed_over_by_a_misspelt_mark() -> None:
     assert {str(block): block.kind for block in BLOCKS if block.kind not in KINDS} == {}
 
 
+def _paragraph_before(block: Block) -> str:
+    before = "\n".join(text_of(block.page).splitlines()[: block.line - 1]).rstrip()
+    return before.rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.path], ids=str)
+def test_a_reader_sees_the_name_of_a_file(block: Block) -> None:
+    """What stands behind the fence is not shown."""
+    assert f"`{block.path}`" in _paragraph_before(block)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.versions], ids=str)
+def test_a_reader_sees_for_which_django_a_block_is(block: Block) -> None:
+    assert re.search(r"Django \d\.\d", _paragraph_before(block) + block.text.partition("\n")[0])
+
+
 @pytest.mark.parametrize("block", of("python"), ids=str)
 def test_python_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec")
