@@ -30,6 +30,8 @@ FILES = {"subject": "_subject.txt", "text": "_body.txt", "html": "_body.html"}
 #: A link whose words are its address, as inscriptis writes it.
 _ADDRESS_TWICE = re.compile(r"\[(\S+)\]\(\1\)")
 
+_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
+
 #: Part of a message -> its template, and the block that is rendered of it; an empty name stands for all of it.
 Parts: TypeAlias = dict[str, tuple[Template, str]]
 
@@ -51,19 +53,22 @@ def render_mail(
 
     ``context``, ``request``, ``using``: as for Django's ``render_to_string``; the engine must be ``DjangoTemplates``.
     ``language``: the language of the recipient; None: the active one.  Values are escaped in HTML only.  The subject
-    becomes one line, blanks around the text and the HTML are removed.
+    becomes one line, blank lines around the text and the HTML are removed.
 
     Raises:
         InvalidMessage: ``empty_subject``, ``empty_body``: the block or the file is absent, or renders nothing.
         ImproperlyConfigured: there is no Django engine, or the extra ``text`` is needed to make the text.
         TemplateDoesNotExist: the message names all that was tried.
+        TypeError: ``context`` is no mapping, for example Django's own ``Context``.
     """
+    if context is not None and not isinstance(context, Mapping):
+        raise TypeError(f"context must be a mapping rather than {type(context).__name__}")
     names = [template] if isinstance(template, str) else list(template)
     with _in_language(language):
         parts = _found(names, _engines(using))
         subject = " ".join(_rendered(parts, "subject", context, request).split())
-        text = _rendered(parts, "text", context, request).strip()
-        html = _rendered(parts, "html", context, request).strip()
+        text = _without_blank_ends(_rendered(parts, "text", context, request))
+        html = _without_blank_ends(_rendered(parts, "html", context, request))
     if not subject:
         raise InvalidMessage(_nothing(parts, names, "subject"), code="empty_subject")
     if not text and not html:
@@ -87,6 +92,11 @@ def text_of_html(html: str) -> str:
 
     text = get_text(html, ParserConfig(display_links=True))
     return "\n".join(_ADDRESS_TWICE.sub(r"\1", line).rstrip() for line in text.splitlines()).strip()
+
+
+def _without_blank_ends(text: str) -> str:
+    """The text from its first line that is not blank; that line stays indented, as the lines of a table are."""
+    return _BLANK_LINES.sub("", text.rstrip())
 
 
 @contextmanager

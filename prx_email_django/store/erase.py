@@ -32,6 +32,8 @@ _CONTENT = (
     *("in_reply_to_message_id", "references", "fixed_message_id", "tag", "idempotency_key"),
 )
 _JSON = (*_LISTS, "reply_to", "headers", "metadata")
+#: Columns of a file beside its name.
+_FILE = ("content_type", "inline_id")
 
 
 class Plan(Enum):
@@ -81,16 +83,26 @@ def erase_messages(address: ErasedAddress, *, clock: Clock, dry_run: bool = Fals
 
 
 def _found(address: ErasedAddress) -> Iterator[list[int]]:
-    """Ids by the index of recipients first, then by a scan of everything else, which meets no message twice."""
+    """Ids by the index of recipients first, then by a scan of everything else; no message twice."""
     seen = set(
         Recipient.objects.filter(address_lower__in=address.spellings).order_by().values_list("message_id", flat=True)
     )
-    for start in range(0, len(seen), BATCH):
-        yield sorted(seen)[start : start + BATCH]
-    for rows in having(OutboxMessage.objects.all(), address, texts=_CONTENT, jsons=_JSON):
-        ids = [row.pk for row in rows if row.pk not in seen]
-        for start in range(0, len(ids), BATCH):
-            yield ids[start : start + BATCH]
+    first = sorted(seen)
+    for start in range(0, len(first), BATCH):
+        yield first[start : start + BATCH]
+    for ids in _scanned(address):
+        more = sorted(set(ids) - seen)
+        seen.update(more)
+        for start in range(0, len(more), BATCH):
+            yield more[start : start + BATCH]
+
+
+def _scanned(address: ErasedAddress) -> Iterator[list[int]]:
+    """Ids of messages whose own columns, or names of files, hold the address."""
+    for files in having(Attachment.objects.all(), address, texts=_FILE, files=["filename"]):
+        yield [file.message_id for file in files]
+    for messages in having(OutboxMessage.objects.all(), address, texts=_CONTENT, jsons=_JSON):
+        yield [message.pk for message in messages]
 
 
 @retried
@@ -146,7 +158,13 @@ def _message(  # noqa: PLR0913  (one message of a batch)
 def _content_holds(message: OutboxMessage, address: ErasedAddress) -> bool:
     """Whether what the other recipients are still to receive holds the address; a rendered message may."""
     columns = (name for name in (*_CONTENT, *_JSON) if name not in _LISTS)
-    return message.raw_id is not None or any(address.is_in(getattr(message, name) or "") for name in columns)
+    if message.raw_id is not None or any(address.is_in(getattr(message, name) or "") for name in columns):
+        return True
+    files = Attachment.objects.filter(message_id=message.pk)
+    return any(
+        address.is_in_file_name(file.filename) or any(address.is_in(getattr(file, name)) for name in _FILE)
+        for file in files
+    )
 
 
 def _withdraw(

@@ -220,6 +220,62 @@ def test_the_command_tells_numbers_and_not_the_address(capsys: pytest.CaptureFix
     ]
 
 
+#: One address as texts, links and HTML have it.
+WRITTEN = [
+    ("o'neil+a@example.org", "O&#x27;Neil+a@example.org"),
+    ("o'neil+a@example.org", "o&#39;neil&#43;a&#64;EXAMPLE.org"),
+    ("o'neil+a@example.org", "https://x.example/?e=o%27neil%2Ba%40example.org&n=1"),
+    ("o'neil+a@example.org", "https://x.example/?next=%2Fout%3Fe%3Do%2527neil%252Ba%2540example.org"),
+    (ANN, "mailto%3Aann%40example.org"),
+    (ANN, "ann&commat;example.org"),
+    (ANN, "&lt;ann&#0064;example.org&gt;"),
+    (ANN, 'the user "ann"@example.org'),
+    ("jörg@bücher.example", "JÖRG@BÜCHER.EXAMPLE"),
+    ("jörg@bücher.example", "jo\u0308rg@bu\u0308cher.example"),
+    ("jörg@bücher.example", "https://x.example/?e=j%c3%b6rg%40b%C3%BCcher.example"),
+    ("jörg@bücher.example", "J%C3%96RG@xn--bcher-kva.example"),
+]
+
+
+@pytest.mark.parametrize(("address", "written"), WRITTEN)
+def test_an_address_is_found_however_it_is_written(address: str, written: str) -> None:
+    owner = account()
+    row = sent(owner, to=BO, body_html=f"<a href='{written}'>write</a>", metadata={"who": written})
+    assert erase_address(address).emptied == 1
+    assert (fresh(row).body_html, fresh(row).metadata) == ("", {})
+
+
+def test_a_recipient_is_found_in_any_case_and_composition_of_letters() -> None:
+    """SQLite knows no lower case beyond ASCII."""
+    owner = account()
+    spellings = ["JÖRG@bücher.example", "jo\u0308rg@xn--bcher-kva.example", "jörg@BÜCHER.example"]
+    for spelling in spellings:
+        sent(owner, to=[BO, spelling])
+    for spelling in spellings:
+        message(owner, to=spelling)
+    report = erase_address("jörg@bücher.example")
+    assert (report.deleted, report.emptied) == (3, 3)
+    assert set(Recipient.objects.values_list("address", flat=True)) == {BO}
+
+
+def test_the_name_of_a_file_is_searched_too() -> None:
+    owner = account()
+    file = replace(FILE, filename=f"contract {ANN}.txt")
+    sent(owner, to=BO, attachment=file)
+    waiting = message(owner, to=BO, attachment=file)
+    report = erase_address(ANN)
+    assert (report.emptied, report.left) == (1, (waiting.pk,))
+    waiting.delete()
+    assert places_with("contract") == []
+
+
+@pytest.mark.parametrize(
+    "other", ["o%27neil%2Bbo%2Bann%40example.org", "jo%2Eann%40example.org", "joann&#64;example.org"]
+)
+def test_anothers_address_in_a_link_is_not_taken_for_it(other: str) -> None:
+    assert not ErasedAddress((ANN,)).is_in(other)
+
+
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_address_is_not_taken_for_it(other: str) -> None:
     assert not ErasedAddress((ANN,)).is_in(f"to <{other}>")

@@ -64,6 +64,11 @@ class Block:
         return next((mark.removeprefix("file=") for mark in self.marks if mark.startswith("file=")), "")
 
     @property
+    def versions(self) -> tuple[str, ...]:
+        """The marks that name versions of Django."""
+        return tuple(mark for mark in self.marks if _VERSION.fullmatch(mark))
+
+    @property
     def is_for_this_django(self) -> bool:
         """Whether the block is meant for the installed Django."""
         for mark in self.marks:

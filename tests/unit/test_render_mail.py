@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMultiAlternatives
-from django.template import TemplateDoesNotExist
+from django.template import Context, TemplateDoesNotExist
 from django.test import RequestFactory
 from django.utils.translation import get_language
 
@@ -70,6 +70,19 @@ def test_three_files_give_the_same(write: Write) -> None:
     )
     made = render_mail("order", {"number": 7, "name": NAME})
     assert made == RenderedMail(f"Order 7 for {NAME}", f"Hello {NAME}", f"<p>{ESCAPED}</p>")
+
+
+def test_the_first_line_of_a_table_stays_indented(write: Write) -> None:
+    write(
+        table__html="{% block subject %}s{% endblock %}{% block text %}\r\n  \n    a  b\n    1  2 \n \n{% endblock %}"
+    )
+    assert render_mail("table.html").body_text == "    a  b\n    1  2"
+
+
+def test_djangos_own_context_is_refused_in_words(write: Write) -> None:
+    write(order__html=ORDER)
+    with pytest.raises(TypeError, match="must be a mapping rather than Context"):
+        render_mail("order.html", Context({"name": NAME}))  # type: ignore[arg-type]
 
 
 def test_a_base_template_frames_every_mail(write: Write) -> None:
