@@ -1,4 +1,4 @@
-"""The public functions: validate, then ``store`` or ``worker``.  No rule lives here."""
+"""The public functions, one exported by each line: validate, then ``store`` or ``worker``.  No rule lives here."""
 
 from prx_email_django.api.account_check import check_account as check_account
 from prx_email_django.api.account_check import check_steps as check_steps

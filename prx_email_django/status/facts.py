@@ -82,6 +82,7 @@ def held_back(message: OutboxMessage, *, now: datetime) -> str:
 
 
 def outbox_pause(outbox: OutboxState, now: datetime) -> Pause | None:
+    """Return the pause of the whole outbox if it is in force; makes no query."""
     return pause_in_force(outbox.pause_reason, outbox.paused_until, by_person=True, now=now)
 
 

@@ -111,7 +111,7 @@ def test_a_dict_is_no_attachment_and_is_called_a_dict() -> None:
 def test_a_wrong_argument_in_enqueue_many_is_named_without_a_name_of_ours(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
         prx.enqueue_many([fields], account=account())
-    assert str(refused.value) == f"enqueue_many: in a message: {words}"
+    assert str(refused.value).startswith(f"enqueue_many: in a message: {words}")  # Python 3.13 adds a guess
 
 
 @pytest.mark.parametrize("limit", [-1, "3", 1.5, True])
