@@ -21,7 +21,7 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.caller_fields import as_caller_wrote
 from prx_email_django.django_mail.envelope import InvalidHeader
 from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside, is_changed_in_writing
-from prx_email_django.django_mail.normalised import check_tree, normalised
+from prx_email_django.django_mail.normalised import check_tree, is_plain, normalised
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.mime.field_kinds import HIDDEN_FIELDS, SINGLE_FIELDS
 from prx_email_django.mime.recode import field_text, split_fields, to_wire
@@ -42,11 +42,6 @@ class Rendered:
     message_id: str
     #: Fields with ``PREFIX``: the rest of the name, in lower case -> value.
     outbox_fields: dict[str, str]
-
-
-def is_plain(message: EmailMessage) -> bool:
-    """Whether Django's own ``message()`` renders the message, so that its attributes describe it completely."""
-    return getattr(type(message), "message", None) is EmailMessage.message
 
 
 def render_email(message: EmailMessage) -> Rendered:
