@@ -75,7 +75,7 @@ def _structured(name: str, encoded: bytes, given: str) -> bytes:
         elif name.startswith("list-"):
             meant = list_in_ascii(meant)
     if not meant.isascii() or HEADER_BREAK.search(meant):
-        return encoded
+        return _with_right_words(encoded)
     try:
         return any_field(_shown(encoded), meant).encode() if meant else b""
     except ValueError as error:
@@ -126,7 +126,7 @@ def _with_own_addresses(message: EmailMessage, name: str, encoded: bytes) -> byt
         own = ", ".join(map(_formatted, given))
         return folded_field(_shown(encoded), own).encode()
     except ValueError:  # a header of the caller's own that holds more than addresses, or malformed ones
-        return with_right_words(encoded.decode("ascii", "surrogateescape")).encode("ascii", "surrogateescape")
+        return _with_right_words(encoded)
 
 
 def _is_made_by_django(message: EmailMessage, name: str, encoded: bytes) -> bool:
@@ -134,7 +134,7 @@ def _is_made_by_django(message: EmailMessage, name: str, encoded: bytes) -> bool
     if is_plain(message):
         return True
     bare = EmailMessage(from_email=message.from_email, to=message.to, cc=message.cc, reply_to=message.reply_to)
-    bare.extra_headers = message.extra_headers
+    bare.extra_headers = {header: value for header, value in header_texts(message) if header.lower() == name}
     try:
         made = bare.message().as_bytes()
     except (TypeError, ValueError):
@@ -145,6 +145,10 @@ def _is_made_by_django(message: EmailMessage, name: str, encoded: bytes) -> bool
 
 def _compared(text: str) -> str:
     return "".join(decode_words(text).split())
+
+
+def _with_right_words(encoded: bytes) -> bytes:
+    return with_right_words(encoded.decode("ascii", "surrogateescape")).encode("ascii", "surrogateescape")
 
 
 def _with_short_words(encoded: bytes) -> bytes:
