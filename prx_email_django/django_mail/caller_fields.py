@@ -34,11 +34,12 @@ def as_caller_wrote(message: EmailMessage, name: str, encoded: bytes) -> bytes:
     """
     if name in ADDRESS_FIELDS:
         made = _with_own_addresses(message, name, encoded)
+        made = made if longest_line(made) <= LINE else _folded(made)
         if longest_line(made) > MAX_LINE and _given(message, name):
             raise _too_long(encoded)
         return made
     given = _given(message, name)
-    if _compared(given) != _compared(field_text(encoded)):
+    if not is_plain(message) and _compared(given) != _compared(field_text(encoded)):
         given = ""  # an overridden message() wrote another value
     if is_structured(name) and name not in BODY_FIELDS:  # those of the caller are left out
         return _structured(name, encoded, given.strip(" \t"))
