@@ -8,6 +8,7 @@ display name, so that its commas separate addresses.
 from __future__ import annotations
 
 from contextlib import suppress
+from email.errors import MessageError
 
 from django.core.mail import EmailMessage
 
@@ -138,8 +139,8 @@ def _is_made_by_django(message: EmailMessage, name: str, encoded: bytes) -> bool
     bare.extra_headers = {header: value for header, value in header_texts(message) if header.lower() == name}
     try:
         made = bare.message().as_bytes()
-    except (TypeError, ValueError):
-        return False
+    except (AttributeError, LookupError, MessageError, RecursionError, TypeError, ValueError):
+        return False  # addresses that it cannot parse
     fields = dict(reversed(split_fields(made)[0]))
     return _compared(field_text(fields.get(name, b""))) == _compared(field_text(encoded))
 

@@ -147,7 +147,8 @@ def _with_whole_header(made: object, encoded: bytes) -> bytes:
     """
     if not isinstance(made, Message) or _has_fields_of(made, encoded):
         return encoded
-    encoded = made.as_bytes(policy=made.policy.clone(max_line_length=0, linesep="\r\n"))
+    # That of the base class: Django 5.2's own takes no policy.
+    encoded = Message.as_bytes(made, policy=made.policy.clone(max_line_length=0, linesep="\r\n"))
     if not _has_fields_of(made, encoded):
         raise InvalidHeader("headers: a value must not end its field", code="header_injection")
     return encoded
