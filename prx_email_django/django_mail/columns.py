@@ -7,9 +7,9 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.utils.encoding import force_str
 
+from prx_email_django.django_mail.normalised import is_plain
 from prx_email_django.django_mail.normalised import subject_of as given_subject
 from prx_email_django.django_mail.parsed_text import body_of, parsed, subject_of
-from prx_email_django.django_mail.source import is_plain
 from prx_email_django.mime.addresses import MAX_MAILBOX
 from prx_email_django.rules.text import NOT_TEXT
 

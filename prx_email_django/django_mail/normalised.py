@@ -24,6 +24,11 @@ from prx_email_django.mime.headers import FIELD_NAME
 from prx_email_django.rules.text import CONTROL, LINE_BREAK
 
 
+def is_plain(message: EmailMessage) -> bool:
+    """Whether Django's own ``message()`` renders the message, so that its attributes describe it completely."""
+    return getattr(type(message), "message", None) is EmailMessage.message
+
+
 @contextmanager
 def normalised(message: EmailMessage) -> Iterator[None]:
     """Render the message in this context; its attributes are as before at the end, except those that were set anew.

@@ -21,8 +21,9 @@ from prx_email_django.conf import outbox_settings
 from prx_email_django.django_mail.caller_fields import as_caller_wrote
 from prx_email_django.django_mail.envelope import InvalidHeader
 from prx_email_django.django_mail.forwarded import Forwarded, as_given, can_set_aside, is_changed_in_writing
-from prx_email_django.django_mail.normalised import check_tree, normalised
+from prx_email_django.django_mail.normalised import check_tree, is_plain, normalised
 from prx_email_django.mime.encoded_words import decode_words
+from prx_email_django.mime.entity import split_entity
 from prx_email_django.mime.field_kinds import HIDDEN_FIELDS, SINGLE_FIELDS
 from prx_email_django.mime.recode import field_text, split_fields, to_wire
 from prx_email_django.mime.transfer import MAX_LINE, keeps_to_lines
@@ -42,11 +43,6 @@ class Rendered:
     message_id: str
     #: Fields with ``PREFIX``: the rest of the name, in lower case -> value.
     outbox_fields: dict[str, str]
-
-
-def is_plain(message: EmailMessage) -> bool:
-    """Whether Django's own ``message()`` renders the message, so that its attributes describe it completely."""
-    return getattr(type(message), "message", None) is EmailMessage.message
 
 
 def render_email(message: EmailMessage) -> Rendered:
@@ -138,7 +134,29 @@ def _rendered_bytes(message: EmailMessage) -> bytes:
         if not isinstance(made, Message):
             raise
         encoded = as_given(made)
-    return cast(bytes, encoded)
+    return _with_whole_header(made, cast(bytes, encoded))
+
+
+def _with_whole_header(made: object, encoded: bytes) -> bytes:
+    """The rendered message; without folds where the standard library put one in front of a comment without a blank.
+
+    Such a line would be a field of its own, or end the header.
+
+    Raises:
+        InvalidHeader: ``header_injection``: the header is broken without folds too.
+    """
+    if not isinstance(made, Message) or _has_fields_of(made, encoded):
+        return encoded
+    # That of the base class: Django 5.2's own takes no policy.
+    encoded = Message.as_bytes(made, policy=made.policy.clone(max_line_length=0, linesep="\r\n"))
+    if not _has_fields_of(made, encoded):
+        raise InvalidHeader("headers: a value must not end its field", code="header_injection")
+    return encoded
+
+
+def _has_fields_of(made: Message, encoded: bytes) -> bool:
+    entity = split_entity(encoded)
+    return bool(entity.blank) and [found.name for found in entity.fields] == [name.lower() for name in made]
 
 
 def _accepts(function: Callable[..., Any], name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,6 +28,8 @@ _TOKEN = re.compile(r"[ \t]*[^ \t]+")
 _ID = re.compile(r"[!-~]{1,997}")
 #: A comma between URIs in angle brackets (RFC 2369 §2).
 _COMMA = re.compile(r">,<")
+#: A string of JSON, or a mark between its values.
+_JSON_GAP = re.compile(r'"(?:[^"\\]|\\.)*"|[,:]')
 #: A Message-ID with its angle brackets, in printable ASCII, short enough for a line of its own.
 MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,995}>")
 _CONTENT_TYPE = re.compile(
@@ -72,8 +75,10 @@ def text_field(name: str, value: str) -> str:
     """
     if HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} must not have a control character in its value")
-    if value.isascii() and max(map(len, value.split()), default=0) < MAX_LINE - len(name) - 2:
-        return folded_field(name, value)
+    if value.isascii():
+        for written in (value, spaced_json(value)):
+            if max(map(len, written.split()), default=0) < MAX_LINE - len(name) - 2:
+                return folded_field(name, written)
     return folded_field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_size(name))))
 
 
@@ -130,6 +135,15 @@ def any_field(name: str, value: str) -> str:
 def spaced_uris(value: str) -> str:
     """The URIs with a blank behind each comma where the field is long: a line may end only at a blank."""
     return _COMMA.sub(">, <", value) if len(value) > LINE else value
+
+
+def spaced_json(value: str) -> str:
+    """JSON with a blank behind each comma and colon between its values, where a line may end; other text as it is."""
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return _JSON_GAP.sub(lambda found: f"{found[0]} " if found[0] in {",", ":"} else found[0], value)
 
 
 def is_message_id(text: str) -> bool:

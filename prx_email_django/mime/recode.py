@@ -111,6 +111,8 @@ def _entity(data: bytes, way: _Way, depth: int, default: str = "text/plain") -> 
     if is_wire_form(lines) and (lines is data or b"binary" not in lines.lower()):
         return lines
     entity = split_entity(data)
+    if way.attached and entity.body and not entity.blank:
+        raise _Lossy  # readers do not agree where the header ends
     kind = content_type(entity, default)
     if depth > MAX_DEPTH or kind == "multipart/signed":  # the signature is for the body, not for this header
         fields, body = _fields(entity, way), crlf(entity.body)
@@ -225,7 +227,9 @@ def _decoded(entity: Entity, kind: str) -> bytes | None:
     if encoding not in _IDENTITY:
         return None
     # Lines of text end with CRLF; other content has line ends only where the message itself has them instead of CRLF.
-    is_lines = kind.startswith("text/") or (entity.blank != b"\r\n" and encoding != "binary")
+    # Text with NUL is UTF-16 or no text: there CR and LF are halves of characters.
+    is_lines = kind.startswith("text/") and b"\x00" not in body
+    is_lines = is_lines or (entity.blank != b"\r\n" and encoding != "binary")
     return crlf(body) if is_lines and encoding != "binary" else body
 
 

@@ -54,6 +54,7 @@ KEPT: dict[str, bytes] = {
     "headers_only": b"Subject: Offer\r\nX-Last: one\r\n",
     "blank_line_first": b"\r\nSubject: no header\r\n",
     "no_blank_line": b"Subject: Offer\r\nthis line is no header field\r\n",
+    "line_that_is_no_field": "From: zoe@example.net\r\nbroken line\r\nSubject: Größe\r\n\r\nhi\r\n".encode(),
     "mbox_line": b"From zoe@example.net Mon Jan  1 00:00:00 2026\r\nSubject: Offer\r\n\r\nhi\r\n",
 }
 #: Encoded on the way without loss: the parts are read as before.
@@ -64,6 +65,7 @@ ENCODED: dict[str, bytes] = {
     "latin_1_text": HEAD + b"Content-Type: text/plain; charset=iso-8859-1\r\n\r\nGr\xfc\xdfe\r\n",
     "long_line": _multipart(text=b"x" * 2000 + b"\r\n"),
     "nul_in_a_body": _multipart(text=b"a\x00b\r\n"),
+    "utf_16_text": HEAD + b"Content-Type: text/plain; charset=utf-16\r\n\r\n" + "Größe\r\nist\n".encode("utf-16"),
     "raw_subject": "From: Zoë <zoe@example.net>\r\nSubject: Größe\r\n\r\nhi\r\n".encode(),
 }
 #: What no server can be given as it is: carried as a file.

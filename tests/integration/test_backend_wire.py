@@ -263,6 +263,23 @@ def test_a_long_quoted_name_adds_no_address(field: str, server: SmtpServer) -> N
     assert [address.addr_spec for address in value.addresses] == ["ann@example.org"]
 
 
+@pytest.mark.parametrize("field", ["from_email", "to", "cc", "reply_to", "Sender", "To"])
+@pytest.mark.parametrize(
+    "shown", ["evil@x.example,", "a, b", "Team: ann", "ann;", "<evil@x.example>", 'say "hi', "a\\", "(a"]
+)
+def test_a_name_in_an_encoded_word_adds_no_address(field: str, shown: str, server: SmtpServer) -> None:
+    """Django 6.1 decodes the name, and writes it without quotes."""
+    word = "=?utf-8?q?" + "".join(f"={ord(character):02X}" for character in shown) + "?="
+    mailbox = f"{word} <ann@example.org>"
+    if field in {"Sender", "To"}:
+        message = make_email(headers={field: mailbox})
+    else:
+        message = make_email(**{field: mailbox if field == "from_email" else [mailbox]})
+    name = {"from_email": "From", "reply_to": "Reply-To"}.get(field, field.title())
+    (address,) = cast(Any, parsed(by_outbox(message, server).data)[name]).addresses
+    assert (address.display_name, address.addr_spec) == (shown, "ann@example.org")
+
+
 def add_to_tree(name: str, value: str) -> type[EmailMultiAlternatives]:
     """A class whose ``message()`` adds a field, past every check of the standard library."""
 

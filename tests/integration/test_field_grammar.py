@@ -211,3 +211,23 @@ def test_a_part_whose_charset_python_cannot_use_is_sent_on(charset: str, kind: s
     assert OutboxEmailBackend().send_messages([message]) == 1
     assert prx.drain().sent == 1
     assert message_from_bytes(server.messages.pop().data).get_payload(decode=True) == "größe\r\n".encode()
+
+
+@pytest.mark.parametrize("field", ["to", "reply_to", "cc", "Sender", "Resent-From"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"ann@example.org ({'x' * 80})(X-Evil: yes)",
+        f"ann@example.org ()({'x' * 90})(,)",
+        f"Ann({'x' * 90})(X-Evil: yes) <ann@example.org>",
+    ],
+)
+def test_a_comment_begins_no_line(field: str, value: str, server: SmtpServer) -> None:
+    """Python's newer email package folds in front of a comment where no blank is."""
+    given: dict[str, Any] = {field: [value]} if field.islower() else {"headers": {field: value}}
+    data = sent(server, **given)
+    head = data.partition(b"\r\n\r\n")[0]
+    names = re.findall(rb"(?m)^([^ \t:\r\n]+)", head)
+    assert not [name for name in names if not re.fullmatch(rb"[A-Z][\w-]+", name)]
+    assert max(map(len, head.split(b"\r\n"))) < 200
+    assert value_of(data, field.replace("_", "-")).replace(" ", "") == value.replace(" ", "")

@@ -42,8 +42,8 @@ OF_THE_WAY = {
 }
 
 
-#: Exim takes no sender at an address literal or without a domain.  Django encodes the address of a receipt, which
-#: Postfix then completes.
+#: Exim takes no sender at an address literal or without a domain.  Django encodes the address of a receipt, and Postfix
+#: completes what it takes for a local part.
 DIFFERENT = {"an_address_literal", "mailboxes_of_this_machine", "receipts"}
 
 

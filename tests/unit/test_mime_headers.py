@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -122,3 +124,14 @@ def test_many_recipients_fold_between_addresses() -> None:
     data = render(mail(to=to))
     assert max(map(len, data.split(b"\r\n"))) <= 78
     assert tuple(address.addr_spec for address in parsed(data)["To"].addresses) == to
+
+
+def test_json_without_blanks_is_folded_between_its_values() -> None:
+    value = json.dumps(
+        {"to": [f"a,b:{number}@example.org" for number in range(200)], 'q"': "\\"}, separators=(",", ":")
+    )
+    field = text_field("X-SMTPAPI", value)
+    assert "=?" not in field and max(map(len, field.split("\r\n"))) <= 78
+    assert json.loads(field.partition(":")[2].replace("\r\n", "")) == json.loads(value)
+    assert "=?" in text_field("X-Note", value.replace("{", "", 1))
+    assert folded_field("X-SMTPAPI", '{"a":1}') == text_field("X-SMTPAPI", '{"a":1}')
