@@ -28,8 +28,9 @@ def words_of_pages(index: str) -> dict[str, list[str]]:
 
 
 def _add_entries(app: Sphinx, docname: str, source: list[str]) -> None:
-    index = (Path(app.srcdir) / "index.md").read_text(encoding="utf-8")
-    if words := words_of_pages(index).get(docname):
+    index = Path(app.srcdir) / "index.md"
+    app.env.note_dependency(str(index))  # every page is built again when the table changes
+    if words := words_of_pages(index.read_text(encoding="utf-8")).get(docname):
         entries = ", ".join(f"! {word}" for word in words)
         source[0] = _TITLE.sub(lambda title: f"{title[0]}\n```{{index}} {entries}\n```\n", source[0], count=1)
 

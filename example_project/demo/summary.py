@@ -15,16 +15,16 @@ from prx_email_django.models.conditions import NEEDS_PERSON
 
 #: What went wrong in the steps, and what became of the mail: each step has proved its line.
 TROUBLES = (
-    ("The payment failed", "No order was saved, and no receipt was sent."),
-    ("One of three recipients does not exist", "The two others got the message."),
-    ("A mailbox was busy", "The message was sent two seconds later."),
-    ("The connection was lost at the last moment", "No second copy was sent; a person looked."),
-    ("The mail server was down", "The messages waited, and were sent later."),
+    ("The payment failed", "No order, and no receipt."),
+    ("One of three recipients is unknown", "The two others got the message."),
+    ("A mailbox was busy", "It was sent two seconds later."),
+    ("The connection broke before the answer", "No second copy; a person looked."),
+    ("The mail server was down", "Its mail was sent later."),
 )
 
 
 def print_summary(context: DemoContext) -> None:
-    """Count all mail, compare it with the inbox, and print one screen for somebody who has read nothing else."""
+    """Count all mail, compare it with the inbox, and print one screen: 80 columns, 24 lines."""
     sent = OutboxMessage.objects.filter(status="sent").count()
     waiting = OutboxMessage.objects.filter(next_attempt_at__isnull=False).count()
     arrived = len(context.inbox.names())
@@ -42,9 +42,9 @@ def print_summary(context: DemoContext) -> None:
     console.print("What to do next:")
     print_pairs(
         {
-            "make serve": "opens a small shop with these messages: order a book, let the mail provider fail,",
-            "": f"and see what the operator sees (the admin: user {ADMIN}, password {ADMIN_PASSWORD})",
-            "read": f"{_short(context.var / 'inbox')}, one file for each message; {_short(context.var / 'outbox.log')}",
+            "make serve": "opens a small shop: order a book, let its mail provider fail,",
+            "": f"see what the operator sees (user {ADMIN}, password {ADMIN_PASSWORD})",
+            "read": f"{_short(context.var / 'inbox')} and {_short(context.var / 'outbox.log')}",
         }
     )
     console.print()

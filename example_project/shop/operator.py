@@ -35,10 +35,12 @@ def page(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     mode = ModeFile(settings.VAR).read()
     rows = _latest_messages(now)
+    verdict = verdict_of(outbox_status(now=now), now=now)
     context = {
         "modes": list(Mode),
         "mode": mode,
-        "verdict": verdict_of(outbox_status(now=now), now=now),
+        "verdict": verdict,
+        "is_paused": any(cause.can_resume for cause in verdict.causes),
         "rows": rows,
         # Nothing changes by itself while nothing waits: then the page stands still.
         "refresh": any(row["message"].next_attempt_at or row["message"].status == "sending" for row in rows),

@@ -191,10 +191,14 @@ def plain_errors() -> Iterator[None]:
         ) from error
 
 
+def columns(text: str) -> int:
+    """Columns of a terminal that the text takes; a Japanese character takes two."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
 def padded(text: str, width: int = 16) -> str:
-    """Fill up with spaces to so many columns of a terminal; a Japanese character takes two."""
-    taken = sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
-    return text + " " * max(width - taken, 0)
+    """Fill up with spaces to so many columns of a terminal."""
+    return text + " " * max(width - columns(text), 0)
 
 
 def first_line(error: Exception) -> str:

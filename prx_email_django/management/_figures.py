@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from prx_email_django.management._common import age, padded
+from prx_email_django.management._common import age, columns, padded
 from prx_email_django.status.advice import advice
 from prx_email_django.status.figures import judge
 from prx_email_django.status.overview import lost_workers
@@ -44,8 +44,10 @@ def outbox_lines(figures: dict[str, Any], style: Style) -> Iterator[str]:
         **{key: figures[key] for key in ("waiting", "sending", "at_rest", "unknown", "expired_leases")},
         "last_drain": _ago(figures["last_drain_at"], figures["at"]),
     }
+    names = {key: _(name) for key, name in _LINES.items()}
+    width = max(map(columns, names.values())) + 2
     for key, value in lines.items():
-        yield f"{padded(_(_LINES[key]))}{value}"
+        yield f"{padded(names[key], width)}{value}"
     for account in figures["accounts"]:
         yield from account_lines(account, indent="  ")
     for found in figures["unusable_accounts"]:

@@ -72,6 +72,8 @@ def test_every_step_prints_what_really_happened(demo: tuple[subprocess.Completed
         assert re.search(pattern, steps[number]), steps[number]
     screen = run.stdout[run.stdout.index("What became of the mail") :]
     assert len(screen.splitlines()) <= 24, "the end must fit one screen"
+    framed = [line.strip("│").strip() for line in screen.splitlines() if line.startswith("│")]
+    assert max(map(len, framed)) <= 76, "a line would be broken in a terminal of 80 columns"
     assert "make serve" in screen
     assert "user admin, password admin" in run.stdout
     assert len(list((folder / "inbox" / "new").iterdir())) == 1012

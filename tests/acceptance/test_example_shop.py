@@ -148,6 +148,11 @@ def test_the_operators_page_says_what_each_button_does_and_each_receipt_arrives_
             f"Zoë <{email}>" for email in ordered.values()
         )
 
+        # During a pause no button of the provider shows anything, so the page says what to press.
+        set_provider(page, "Drop")
+        page.get_by_role("button", name="customers order at once").click()
+        expect(page.get_by_text("press Resume")).to_be_visible(timeout=60_000)
+
 
 @pytest.mark.django_db(transaction=True)
 def test_each_mode_of_the_provider_does_what_its_button_says(tmp_path: Path, settings: Any) -> None:

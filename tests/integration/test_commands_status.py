@@ -15,8 +15,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.utils import timezone
+from django.utils.translation import override
 
 import prx_email_django as prx
+from prx_email_django.management._common import columns
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.rules.outcomes import Answer, Ending, Phase
 from tests.integration.face_rows import at_rest, message, new_account, run
@@ -50,6 +52,14 @@ def test_a_person_sees_figures_and_reasons(account: Account) -> None:
     assert "at rest         1" in output
     assert "last drain      never" in output
     assert "main: 1 due, 0 waiting; paused until a person resumes it: moving" in output
+
+
+@pytest.mark.django_db
+def test_the_figures_stand_in_one_column_in_japanese_too(account: Account) -> None:
+    with override("ja"):
+        lines = run("outbox_status").splitlines()[:7]
+    assert len({columns(line[: line.rindex("  ") + 2]) for line in lines if "  " in line}) == 1
+    assert all("  " in line for line in lines), lines
 
 
 @pytest.mark.django_db

@@ -39,3 +39,9 @@ def test_the_workflow_runs_what_ci_run_runs_and_installs_nothing_beside_it() -> 
     """A package that only the workflow installs would be missing on every other machine."""
     runs = re.findall(r"^\s+- run: (.*)$", WORKFLOW.read_text(encoding="utf-8"), re.MULTILINE)
     assert runs == ["bash .ci/run"]
+
+
+def test_an_audit_that_could_look_up_nothing_fails() -> None:
+    """Without ``--strict`` pip-audit reports success where it found no package at all."""
+    audit = (ROOT / ".github/workflows/audit.yml").read_text(encoding="utf-8")
+    assert "pip-audit --strict " in audit
