@@ -177,6 +177,7 @@ CLIENT = ("--set", "user=a@example.com", "--set", "oauth_client_id=id")
         (("--preset", "gmail", *CLIENT, "--set", "is_active=false"), True),
         (("--preset", "gmail", *CLIENT, "--secret", "oauth_refresh_token=env:MAIL_PASSWORD"), False),
         (("--preset", "gmail", *CLIENT, "--secret", "env:MAIL_PASSWORD"), False),
+        (("--preset", "gmail", *CLIENT, "--secret", "oauth_token=env:MAIL_PASSWORD"), False),
         (("--preset", "outlook", *CLIENT, "--set", "oauth_tenant=t", "--secret", "oauth_client_secret=env:X"), False),
     ],
 )
