@@ -311,6 +311,16 @@ def test_the_zone_of_an_ipv6_address_is_written_in_the_url(settings: Any) -> Non
     assert Account.objects.get().host == "::1%lo"
 
 
+@pytest.mark.parametrize("preset", ["gmail", "outlook"])
+def test_an_account_that_cannot_sign_in_is_not_told_to_do_so(preset: str, settings: Any) -> None:
+    fields = {"preset": preset, "user": "shop@example.com", "oauth_client_id": "id"}
+    settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"main": fields}}
+    (error,) = [found for found in checks.run_checks(tags=["prx_email"]) if found.id == "prx_email_django.E009"]
+    assert '["oauth_refresh_token"]: An account of the settings cannot sign in: set a refresh token' in error.msg
+    settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"main": {**fields, "oauth_refresh_token": "env:TOKEN"}}}
+    assert "prx_email_django.E009" not in {found.id for found in checks.run_checks(tags=["prx_email"])}
+
+
 def test_a_field_that_became_bad_holds_the_row_back(settings: Any) -> None:
     declare(settings, shop=URL)
     enqueue()
