@@ -112,6 +112,8 @@ def test_new_credentials_end_a_pause_that_a_worker_set(monkeypatch: pytest.Monke
         (("--secret", "-", "--secret", "oauth_token=-"), "Only one --secret"),
         (("--secret", "-"), "holds no secret"),
         (("--set", "hostt=x"), "Did you mean host?"),
+        (("--set", "username=x"), "Did you mean user?"),
+        (("--url", "smtps://h.example?use_tls=true"), "Did you mean security?"),
         (("--set", "id=7"), "not a field that it can set"),
         (("--set", "hunter2"), "--set field=value"),
         (("--preset", "hotmail"), "choose one of local"),
