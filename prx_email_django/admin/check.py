@@ -147,8 +147,8 @@ def _row(step: CheckStep) -> str:
     state, label = ("sent", _("ok")) if step.ok else ("failed", _("failed"))
     hint = format_html('<div class="outbox-hint-line">{}</div>', step.advice) if step.advice else ""
     return format_html(
-        '<tr><th scope="row">{}</th><td><span class="outbox-badge outbox-{}">{}</span></td><td>{} s</td>'
-        '<td class="outbox-address">{}{}</td></tr>\n',
+        '<tr><th scope="row">{}</th><td><span class="outbox-badge outbox-{}">{}</span></td>'
+        '<td class="outbox-nowrap">{} s</td><td class="outbox-address">{}{}</td></tr>\n',
         step.name,
         state,
         label,

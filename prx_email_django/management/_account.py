@@ -16,11 +16,9 @@ from django.views.decorators.debug import sensitive_variables
 from prx_email_django.conf.account_url import parse_account_url
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import SECRET_FIELDS
-from prx_email_django.models.declared import FieldProblem, converted, without_value
-from prx_email_django.models.encrypted import is_set
+from prx_email_django.models.declared import FieldProblem, converted, field_meant, without_value
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.rules.references import literal, reference
-from prx_email_django.rules.spelling import closest
 from prx_email_django.rules.words import in_words
 from prx_email_django.store.accounts import AccountChange
 
@@ -98,7 +96,7 @@ def _set_fields(arguments: Iterable[str], *, has_preset: bool) -> dict[str, Any]
 
 
 def _meant(name: str, known: list[str]) -> str:
-    if meant := closest(name, known):
+    if meant := field_meant(name, known):
         return _("Did you mean %(meant)s?") % {"meant": meant}
     return _("Fields are %(names)s.") % {"names": ", ".join(known)}
 
@@ -169,12 +167,6 @@ def _or_empty(value: object) -> object:
 def lacks_sign_in(error: ValidationError) -> bool:
     """Whether nothing is wrong but what a sign-in gives; only an application that signs in itself needs a tenant."""
     return hasattr(error, "error_dict") and error.error_dict.keys() <= {"oauth_refresh_token", "oauth_tenant"}
-
-
-def waits_for_sign_in(name: str) -> bool:
-    """Whether the account is inactive, and has a provider of tokens but no refresh token."""
-    account = Account.objects.filter(name=name, is_active=False).exclude(oauth_provider="").first()
-    return account is not None and not is_set(account, "oauth_refresh_token")
 
 
 @sensitive_variables()

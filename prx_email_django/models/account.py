@@ -33,7 +33,7 @@ from prx_email_django.models.choices import (
 )
 from prx_email_django.models.declared import SETTINGS, apply_settings
 from prx_email_django.models.derived import AuthMethodField, DerivedField, SavedAtField, SecurityField, SenderField
-from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField
+from prx_email_django.models.encrypted import DecryptionFailed, EncryptedTextField, is_set
 from prx_email_django.models.managers import OutboxManager, OutboxModel, outbox_alias
 from prx_email_django.models.presets import preset_fields
 from prx_email_django.models.runtime_state import AccountState
@@ -345,6 +345,15 @@ class Account(OutboxModel):
     def is_from_settings(self) -> bool:
         """Whether the settings say what this account is."""
         return self.source == SETTINGS
+
+    @property
+    def awaits_sign_in(self) -> bool:
+        """Whether it is inactive and has no other way to a token than the sign-in of a person, which activates it."""
+        if self.is_active or not self.oauth_provider or self.oauth_callable:
+            return False
+        names_server = bool(self.oauth_tenant or self.oauth_token_url) and self.oauth_provider != OAuthProvider.GOOGLE
+        is_application = names_server and is_set(self, "oauth_client_secret")
+        return not (is_application or is_set(self, "oauth_token") or is_set(self, "oauth_refresh_token"))
 
     def _differs(self, stored: Account, name: str) -> bool:
         try:

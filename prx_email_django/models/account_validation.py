@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.models.choices import AuthMechanism, AuthMethod, OAuthProvider, Security
+from prx_email_django.models.choices import AccountSource, AuthMechanism, AuthMethod, OAuthProvider, Security
 from prx_email_django.models.derived import is_bare_address
 from prx_email_django.rules.hosts import (
     check_token_url,
@@ -213,7 +213,13 @@ def _clean_provider(account: Any, errors: dict[str, Any]) -> None:
         errors["oauth_client_id"] = _("A token provider needs the client id of your application.")
     if account.oauth_refresh_token or not account.is_active:
         return  # an inactive account may wait for its person to sign in, which activates it
-    if provider == OAuthProvider.GOOGLE:
+    is_application = provider != OAuthProvider.GOOGLE and account.oauth_client_secret
+    if account.source == AccountSource.SETTINGS and not is_application:
+        errors["oauth_refresh_token"] = _(
+            "An account of the settings cannot sign in: set a refresh token, as env:NAME or file:/path. Or make the "
+            "account by outbox_account, and sign in by outbox_authorize."
+        )
+    elif provider == OAuthProvider.GOOGLE:
         errors["oauth_refresh_token"] = _(
             "Google fetches tokens by a refresh token only. To get one, save the account inactive (“active” off), "
             "then connect it with Google: signing in stores the token and activates the account."

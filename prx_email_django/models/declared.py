@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePath
@@ -37,6 +37,14 @@ SETTINGS = "settings"
 _OWN = frozenset({"id", "name", "source", "created_at", "updated_at"})
 #: What of a value is recognised in a message, whatever is quoted or escaped there.
 _PIECE = re.compile(r"\w+")
+#: What Django's SMTP backend calls a field of an account.
+_DJANGO_NAMES = {
+    "username": "user",
+    "use_tls": "security",
+    "use_ssl": "security",
+    "ssl_certfile": "tls_cert_file",
+    "ssl_keyfile": "tls_key_file",
+}
 _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
 
@@ -185,7 +193,7 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
     for name in declared.fields:
         if name in known | own:
             continue
-        meant = closest(str(name), sorted(known - declared.fields.keys()))
+        meant = field_meant(str(name), known - declared.fields.keys())
         hint = _("Fields are %(names)s; and preset.", names=", ".join(sorted(known)))
         if meant:
             hint = _('Did you mean "%(meant)s"?', meant=meant)
@@ -193,6 +201,12 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
             yield FieldProblem(declared.path, _("has a query that names what is no field of an account."), hint)
         else:
             yield FieldProblem(declared.path_of(shown_name(str(name))), _("is not a field of an account."), hint)
+
+
+def field_meant(name: str, fields: Collection[str]) -> str:
+    """The one of these fields that is probably meant; empty if none is."""
+    meant = _DJANGO_NAMES.get(name.lower(), "")
+    return meant if meant in fields else closest(name, sorted(fields))
 
 
 def _columns() -> list[models.Field[Any, Any]]:

@@ -100,6 +100,13 @@ _ADVICE = (
         ),
     ),
     (
+        "in clear text after STARTTLS",
+        gettext_lazy(
+            "The server, or a firewall or virus scanner before it, accepts STARTTLS and does not begin TLS: choose "
+            "implicit TLS and port 465."
+        ),
+    ),
+    (
         "answered with TLS",
         gettext_lazy("This port starts with TLS: choose implicit TLS, or the server’s STARTTLS port (587 or 25)."),
     ),

@@ -43,6 +43,7 @@ def account_facts(
         account.pk: AccountFacts(
             name=account.name,
             is_active=account.is_active,
+            awaits_sign_in=account.awaits_sign_in,
             is_copy=is_copy(outbox),
             outbox=everything,
             pause=_pause(runtime_state.get(account.pk), now),

@@ -32,6 +32,13 @@ OAUTH_ADVICE = (
         ),
     ),
     (
+        "temporarily_unavailable|server_error|AADSTS(90033|90039|90055)|answered HTTP (429|5[0-9][0-9])",
+        gettext_lazy(
+            "The token server is overloaded or out of order for the moment: it is asked again when the pause ends; "
+            "sign in, or check the account, again later."
+        ),
+    ),
+    (
         "unauthorized_client",
         gettext_lazy(
             "The provider does not let this application ask in this way: for a service account an administrator of "

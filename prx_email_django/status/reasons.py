@@ -38,6 +38,8 @@ class AccountFacts:
 
     name: str
     is_active: bool = True
+    #: It is inactive because nobody has signed in yet.
+    awaits_sign_in: bool = False
     #: The database belongs to another ``INSTANCE``.
     is_copy: bool = False
     #: The pause of the whole outbox.
@@ -78,6 +80,8 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     """Say what keeps an account from sending, the longest-lasting reason first; empty if nothing does."""
     if account.is_copy:
         return _("the database belongs to another instance: nothing is sent until it is adopted")
+    if account.awaits_sign_in:
+        return _("the account is inactive, until a person signs in or activates it")
     if not account.is_active:
         return _("the account is inactive, until a person activates it")
     if account.outbox is not None:

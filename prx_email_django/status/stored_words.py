@@ -48,6 +48,7 @@ WHOLE = (
     _("the answer to %(command)s from %(where)s was not complete in %(seconds)s s"),
     _("no TLS handshake with %(where)s in %(seconds)s s"),
     _("TLS with %(where)s: %(reason)s; that port does not begin with TLS"),
+    _("TLS with %(where)s: %(reason)s; the server went on in clear text after STARTTLS"),
     _("TLS with %(where)s: %(reason)s; the server answered with POP3 or another protocol in clear text"),
     _("TLS with %(where)s: %(reason)s; the server answered with %(protocol)s in clear text"),
     _("TLS with %(where)s: %(reason)s"),

@@ -132,6 +132,13 @@ CLOSED = "the server closed the connection"
         ),
         (
             "starttls",
+            (GREETING, None, STARTTLS, None, b"220 go\r\n", None, b"500 what?\r\n"),
+            "tls",
+            "TLS with …: WRONG_VERSION_NUMBER; the server went on in clear text after STARTTLS",
+            "implicit TLS and port 465",
+        ),
+        (
+            "starttls",
             (GREETING, None, STARTTLS, None, b"454 4.7.0 TLS not available\r\n"),
             "tls",
             "…: STARTTLS: 454 4.7.0 TLS not available",

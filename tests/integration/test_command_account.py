@@ -112,6 +112,8 @@ def test_new_credentials_end_a_pause_that_a_worker_set(monkeypatch: pytest.Monke
         (("--secret", "-", "--secret", "oauth_token=-"), "Only one --secret"),
         (("--secret", "-"), "holds no secret"),
         (("--set", "hostt=x"), "Did you mean host?"),
+        (("--set", "username=x"), "Did you mean user?"),
+        (("--url", "smtps://h.example?use_tls=true"), "Did you mean security?"),
         (("--set", "id=7"), "not a field that it can set"),
         (("--set", "hunter2"), "--set field=value"),
         (("--preset", "hotmail"), "choose one of local"),
@@ -177,6 +179,7 @@ CLIENT = ("--set", "user=a@example.com", "--set", "oauth_client_id=id")
         (("--preset", "gmail", *CLIENT, "--set", "is_active=false"), True),
         (("--preset", "gmail", *CLIENT, "--secret", "oauth_refresh_token=env:MAIL_PASSWORD"), False),
         (("--preset", "gmail", *CLIENT, "--secret", "env:MAIL_PASSWORD"), False),
+        (("--preset", "gmail", *CLIENT, "--secret", "oauth_token=env:MAIL_PASSWORD"), False),
         (("--preset", "outlook", *CLIENT, "--set", "oauth_tenant=t", "--secret", "oauth_client_secret=env:X"), False),
     ],
 )

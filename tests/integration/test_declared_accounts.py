@@ -225,6 +225,9 @@ def test_a_name_that_differs_in_case_from_a_persons_account_does_not_send_over_t
         ({"host": "h", "port": 70_000, "user": "u", "password": SECRET}, '["port"]', "65535"),
         ({"host": "h", "port": "x", "user": "u", "password": SECRET}, '["port"]', "integer"),
         ({"host": "h", "user": "u", "pasword": SECRET}, '["pasword"]', 'Did you mean "password"?'),
+        ({"host": "h", "username": "u", "password": SECRET}, '["username"]', 'Did you mean "user"?'),
+        ({"host": "h", "user": "u", "password": SECRET, "use_ssl": True}, '["use_ssl"]', 'Did you mean "security"?'),
+        ({"host": "h", "security": "tls", "use_tls": True}, '["use_tls"]', "Fields are"),
         ({"host": "h", "user": "u", "secret": SECRET}, '["secret"]', "Fields are"),
         ({"host": "h", "user": "u", "password": None}, '["password"]', "None"),
         ({"host": "h", "user": "u", "password": 7}, '["password"]', "text"),
@@ -308,6 +311,16 @@ def test_the_zone_of_an_ipv6_address_is_written_in_the_url(settings: Any) -> Non
     assert ids() == {}
     enqueue()
     assert Account.objects.get().host == "::1%lo"
+
+
+@pytest.mark.parametrize("preset", ["gmail", "outlook"])
+def test_an_account_that_cannot_sign_in_is_not_told_to_do_so(preset: str, settings: Any) -> None:
+    fields = {"preset": preset, "user": "shop@example.com", "oauth_client_id": "id"}
+    settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"main": fields}}
+    (error,) = [found for found in checks.run_checks(tags=["prx_email"]) if found.id == "prx_email_django.E009"]
+    assert '["oauth_refresh_token"]: An account of the settings cannot sign in: set a refresh token' in error.msg
+    settings.PRX_EMAIL = {**MEMORY, "ACCOUNTS": {"main": {**fields, "oauth_refresh_token": "env:TOKEN"}}}
+    assert "prx_email_django.E009" not in {found.id for found in checks.run_checks(tags=["prx_email"])}
 
 
 def test_a_field_that_became_bad_holds_the_row_back(settings: Any) -> None:

@@ -54,6 +54,10 @@ def plain_english() -> Iterator[None]:
         (MAIN, "may send"),
         (replace(MAIN, connection_failures=1), "may send; the last connection failed"),
         (replace(MAIN, connection_failures=2), "may send; the last 2 connections failed"),
+        (
+            replace(MAIN, is_active=False, awaits_sign_in=True),
+            "the account is inactive, until a person signs in or activates it",
+        ),
         (replace(MAIN, is_active=False), "the account is inactive, until a person activates it"),
         (
             replace(MAIN, pause=Pause("authentication refused (535 5.7.8)", SOON, by_person=False)),

@@ -19,7 +19,6 @@ from prx_email_django.management._account import (
     lacks_sign_in,
     problems,
     shows_password,
-    waits_for_sign_in,
 )
 from prx_email_django.management._common import OutboxCommand, plain_errors
 from prx_email_django.models import Account
@@ -99,7 +98,8 @@ class Command(OutboxCommand):
         self.stdout.write(_outcome(change, dry_run=options["dry_run"]) % {"name": name})
         for line in described(change):
             self.stdout.write(f"  {line}")
-        if waits_for_sign_in(name):
+        account = Account.objects.filter(name=name).first()
+        if account is not None and account.awaits_sign_in:
             self.stdout.write(
                 _("The account is inactive until somebody signs in: manage.py outbox_authorize %(name)s")
                 % {"name": name}

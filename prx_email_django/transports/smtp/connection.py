@@ -285,7 +285,9 @@ class _Opening(Progress):
     def _clear_text(self, reason: str) -> ConnectError:
         """Say which kind of server does not begin with TLS; its words are not shown, as in ``not_smtp``."""
         text = f"TLS with {self.where}: {reason}; that port does not begin with TLS"
-        if self.sock is not None and (protocol := clear_text_protocol(self.sock.first)):
+        if self.settings.security == "starttls":
+            text = f"TLS with {self.where}: {reason}; the server went on in clear text after STARTTLS"
+        elif self.sock is not None and (protocol := clear_text_protocol(self.sock.first)):
             text = f"TLS with {self.where}: {reason}; the server answered with {protocol} in clear text"
         return self.connect_error(text, Trouble.TLS, ErrorCode.TLS)
 
