@@ -21,7 +21,7 @@ from prx_email_django.store.absence import is_away, unwritten
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claimed import Claim, split_expired
 from prx_email_django.store.claims import ClaimBatch, claim_message
-from prx_email_django.store.lease import release_lease
+from prx_email_django.store.lease import Lease, release_lease
 from prx_email_django.worker.account import LIMITED, AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop
@@ -66,7 +66,7 @@ class OneMessage:
         """Return at most one."""
         return min(wanted, 1)
 
-    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+    def claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> ClaimBatch:
         """The caller's claim; later its row again, for recipients that did not fit."""
         if self._waits:
             self._waits = False
@@ -74,7 +74,7 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
-        rest = claim_message(self.claim_now.id, clock=self.clock)
+        rest = claim_message(self.claim_now.id, clock=self.clock, noted=noted)
         if rest is None:
             return ClaimBatch([])  # a drain has it already, or a person has cancelled it
         self.claim_now = rest
