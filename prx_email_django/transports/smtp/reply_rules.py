@@ -142,7 +142,8 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
     # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, words=_words(_SESSION_FULL)),
+    # Also after the body: a session that is full says nothing about the message, as one that took too long may.
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _ALL, words=_words(_SESSION_FULL)),
     # Exchange "432 4.3.2 Concurrent connections limit exceeded", "… sender thread limit exceeded", Postfix "421 4.7.0
     # too many connections from …", SES "421 Too many concurrent SMTP connections".
     ReplyRule(

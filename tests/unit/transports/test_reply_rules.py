@@ -162,6 +162,7 @@ from tests.support.outgoing_messages import parse_reply
         (Phase.RCPT, "421 4.7.0 Maximum transactions per connection reached", ReplyMeaning.SESSION_LIMIT),
         (Phase.MAIL, "421 4.3.2 Too many mails in this session", ReplyMeaning.SESSION_LIMIT),
         (Phase.DATA, "451 session transaction limit", ReplyMeaning.SESSION_LIMIT),
+        (Phase.BODY, "421 4.7.0 Too many messages in this session", ReplyMeaning.SESSION_LIMIT),
         (Phase.MAIL, "421 4.4.2 Error: timeout exceeded", ReplyMeaning.SESSION_LIMIT),
         (Phase.BODY, "552 5.3.4 Message size exceeds fixed limit", ReplyMeaning.FIRST_DIGIT),
         (Phase.BODY, "554 5.7.1 earn credits in 24 hours: refused as spam", ReplyMeaning.FIRST_DIGIT),
