@@ -29,6 +29,8 @@ MYSQL_TEXT_ERRORS = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
 #: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: also no such column or
 #: default, a value out of range.
 _MYSQL_STATEMENT_ERRORS = MYSQL_TEXT_ERRORS | {1054, 1264, 1364}
+#: PostgreSQL: permission denied, a ``ProgrammingError``; MariaDB and MySQL report it as ``OperationalError``.
+_NO_RIGHT_SQLSTATE = "42501"
 #: Seconds between two tries to write what is left over: the first wait, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 #: Seconds for which a process that ends waits for the database.
@@ -39,8 +41,11 @@ def is_away(error: BaseException) -> bool:
     """Whether an error says that the database cannot be used now, and not that a statement is wrong.
 
     Every error of the connection counts, whatever its class: read-only failover and a session timeout of PostgreSQL
-    (SQLSTATE 25006, 25P03) come as ``InternalError``, a full disk as ``OperationalError``.
+    (SQLSTATE 25006, 25P03) come as ``InternalError``, a full disk as ``OperationalError``.  So does a missing right,
+    as after a failover to a server whose grants are not complete: it says nothing about the statement.
     """
+    if getattr(error.__cause__, "sqlstate", None) == _NO_RIGHT_SQLSTATE:
+        return isinstance(error, Error)
     if not isinstance(error, Error) or isinstance(
         error, (DataError, IntegrityError, NotSupportedError, ProgrammingError)
     ):

@@ -33,38 +33,49 @@ class ClaimBatch:
     is_last: bool = False
 
 
-def claim(
-    account_id: int, *, limit: int, hold_limit: int, clock: Clock, cursor: ClaimCursor | None = None
+def claim(  # noqa: PLR0913  (what a claim needs, and who must know of it)
+    account_id: int,
+    *,
+    limit: int,
+    hold_limit: int,
+    clock: Clock,
+    cursor: ClaimCursor | None = None,
+    noted: set[Lease] | None = None,
 ) -> ClaimBatch:
     """Claim up to ``limit`` due messages of an account, best rank first.
 
     A message that must not be sent twice (``hold``) is claimed only when a connection is free for it: the claim stops
     at the first such message, or takes at most ``hold_limit`` of them if they come first.  The rows of other workers
     are skipped, so zero rows do not mean that nothing is due.  With the ``cursor`` of a drain, the claim begins behind
-    the last one; where nothing is left there, it looks from the start.
+    the last one; where nothing is left there, it looks from the start.  ``noted`` gets the lease before the statement:
+    a caller that is ended before it has the answer knows by it what it may have claimed.
     """
-    cursor = cursor or ClaimCursor()
+    cursor, noted = cursor or ClaimCursor(), set() if noted is None else noted
     cursor.begin()
-    batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock)
+    batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
     if cursor.bounds and len(batch.claims) < limit and not batch.stopped_at_hold:
         cursor.restart()
         if not batch.claims:
-            batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock)
+            batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
     cursor.passed(claim.message for claim in batch.claims)
     return batch
 
 
-def _claim_behind(cursor: ClaimCursor, account_id: int, *, limit: int, hold_limit: int, clock: Clock) -> ClaimBatch:
-    lease = Lease(outbox_settings().lease)
+def _claim_behind(  # noqa: PLR0913  (as ``claim``)
+    cursor: ClaimCursor, account_id: int, *, limit: int, hold_limit: int, clock: Clock, noted: set[Lease]
+) -> ClaimBatch:
+    noted.add(lease := Lease(outbox_settings().lease))
     take = _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
     with released_on_absence(lease):
         taken = take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds)
         return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
 
 
-def claim_message(message_id: int, *, clock: Clock) -> Claim | None:
-    """Claim one message if it is due; None: it is not, or somebody else has it."""
+def claim_message(message_id: int, *, clock: Clock, noted: set[Lease] | None = None) -> Claim | None:
+    """Claim one message if it is due; None: it is not, or somebody else has it.  ``noted`` as for ``claim``."""
     lease = Lease(outbox_settings().lease)
+    if noted is not None:
+        noted.add(lease)
     with released_on_absence(lease):
         _take_one(message_id, lease=lease, clock=clock)
         # Read by the token: the claim may have been granted although its answer was lost.

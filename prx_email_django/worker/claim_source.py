@@ -12,6 +12,7 @@ from prx_email_django.store.claimed import Claim, split_expired
 from prx_email_django.store.claims import ClaimBatch, claim, claim_message
 from prx_email_django.store.cursor import ClaimCursor
 from prx_email_django.store.due import first_claimable
+from prx_email_django.store.lease import Lease
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
 
@@ -36,8 +37,11 @@ class ClaimSource(Protocol):
     def budget(self, wanted: int) -> int:
         """How many of the wanted messages may be claimed."""
 
-    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
-        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be sent twice."""
+    def claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> ClaimBatch:
+        """Claim up to ``limit`` messages, at most ``hold_limit`` of those that must not be sent twice.
+
+        ``noted`` gets the lease before the statement.
+        """
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
         """Claims that may be sent, and those that are too old."""
@@ -112,14 +116,16 @@ class DueMessages:
         """Whether the account has a due message, by the claim's index."""
         return self.only is not None or first_claimable(self._current.account.pk, clock=self._clock) is not None
 
-    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+    def claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> ClaimBatch:
         """Claim due messages, best rank first."""
         account = self._current.account
         if self.only is not None:
-            probe = claim_message(self.only, clock=self._clock)
+            probe = claim_message(self.only, clock=self._clock, noted=noted)
             batch = ClaimBatch([] if probe is None else [probe])
         else:
-            batch = claim(account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor)
+            batch = claim(
+                account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor, noted=noted
+            )
         for claimed in batch.claims:
             claimed.message.account = account
         self._claimed = self._claimed or bool(batch.claims)

@@ -10,6 +10,7 @@ from prx_email_django.states import ErrorCode
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.claims import ClaimBatch, claim_message
+from prx_email_django.store.lease import Lease
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 TOO_LATE = "not done within SEND_DEADLINE"
@@ -47,7 +48,7 @@ class OneMessage:
         """Return at most one."""
         return min(wanted, 1)
 
-    def claim(self, *, limit: int, hold_limit: int) -> ClaimBatch:
+    def claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> ClaimBatch:
         """The caller's claim; later its row again, for recipients that did not fit."""
         if self._waits:
             self._waits = False
@@ -55,7 +56,7 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
-        rest = claim_message(self.claim_now.id, clock=self.clock)
+        rest = claim_message(self.claim_now.id, clock=self.clock, noted=noted)
         if rest is None:
             return ClaimBatch([])  # a drain has it already, or a person has cancelled it
         self.claim_now = rest

@@ -12,6 +12,7 @@ from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.claimed import Claim
+from prx_email_django.store.lease import Lease, release_lease
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -38,6 +39,8 @@ class ClaimPrefetch:
         self.ready = ReadyQueue(current.account.max_connections)
         #: Claimed, and no result recorded yet.
         self.claims: dict[int, Claim] = {}
+        #: Leases under which something may be claimed that is not among the claims yet.
+        self._noted: set[Lease] = set()
         #: Of these, what is not rendered yet.
         self.unrendered: deque[ClaimedMessage] = deque()
         #: Of these, what waits for new permits: those that it had ended before its MAIL.
@@ -169,12 +172,13 @@ class ClaimPrefetch:
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
-        batch = self.source.claim(limit=permits.count, hold_limit=hold_limit)
+        batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
         for claim in batch.claims:
             if (older := self.claims.get(claim.id)) is not None:
                 older.is_lost = True  # somebody wrote its status by hand
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
         self.claims.update({claim.id: claim for claim in batch.claims})
+        self._noted.clear()
         self.stopped_at_hold = batch.stopped_at_hold
         self._found_some = bool(batch.claims)
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
@@ -294,3 +298,5 @@ class ClaimPrefetch:
             for pk, claim in self.claims.items()
             if pk not in on_its_way
         )
+        for lease in self._noted:
+            release_lease(lease)

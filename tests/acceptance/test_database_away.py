@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -97,7 +97,37 @@ class ReadOnly(FileCannotGrow):
             )
 
 
-WAYS = {"postgresql": ("server", "read only"), "mysql": ("server",), "sqlite": ("file",)}
+class MayNotWrite(FileCannotGrow):
+    """PostgreSQL refuses the worker's writes, as after a failover to a server whose grants are not complete."""
+
+    def __init__(self) -> None:
+        name = connection.settings_dict["NAME"]
+        self._role, self._database = f"worker_of_{name}", connection.ops.quote_name(name)
+        self._execute(f"CREATE ROLE {self._role}", f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {self._role}")
+        self.come_back(0)
+        # Sessions that begin from now on have this role.
+        self._execute(f"ALTER DATABASE {self._database} SET role = {self._role}")
+
+    def go_away(self, pid: int) -> None:
+        self._execute(f"REVOKE INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public FROM {self._role}")
+
+    lose_answer = go_away
+
+    def come_back(self, pid: int) -> None:
+        self._execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {self._role}")
+
+    def close(self) -> None:
+        self._execute(
+            f"ALTER DATABASE {self._database} RESET role", f"DROP OWNED BY {self._role}", f"DROP ROLE {self._role}"
+        )
+
+    def _execute(self, *statements: str) -> None:
+        with connection.cursor() as cursor:
+            for statement in ("SET ROLE NONE", *statements):
+                cursor.execute(statement)
+
+
+WAYS = {"postgresql": ("server", "read only", "may not write"), "mysql": ("server",), "sqlite": ("file",)}
 
 
 @pytest.fixture(params=WAYS[connection.vendor])
@@ -108,6 +138,9 @@ def absence(request: pytest.FixtureRequest) -> Iterator[Absence]:
             yield ServerAway(proxy)
     elif request.param == "file":
         yield FileCannotGrow()
+    elif request.param == "may not write":
+        with closing(MayNotWrite()) as may_not_write:
+            yield may_not_write
     else:
         yield (read_only := ReadOnly())
         read_only.come_back(0)

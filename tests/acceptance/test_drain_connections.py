@@ -7,9 +7,11 @@ from time import monotonic
 
 import pytest
 
+import prx_email_django as prx
 from prx_email_django import api
 from prx_email_django.limits import slots
 from prx_email_django.models import ConnectionSlot
+from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
@@ -73,3 +75,21 @@ def test_a_hold_message_that_waits_for_a_permit_opens_no_further_connections() -
         report = api.drain(time_budget=5)
         assert report.sent == 2
         assert server.connections <= 2
+
+
+@pytest.mark.parametrize(
+    ("pipelining", "stage"),
+    [(level, stage) for level in ("off", "full") for stage in ("mail", "data", "final")]
+    + [("chunked", "mail"), ("chunked", "final")],
+)
+@pytest.mark.parametrize(
+    "words", ["421 4.7.0 Too many messages in this session", "452 4.5.3 Maximum transactions per connection reached"]
+)
+def test_a_session_that_is_full_burns_no_attempt_of_a_message(pipelining: str, words: str, stage: str) -> None:
+    """After the body it was judged as a failure of the message and of the connection: one retry a session."""
+    with SmtpServer(chunking=pipelining == "chunked") as server:
+        server.on(stage, reply=words, nth=4, times=1)
+        backlog(account_on(server, max_connections=1, pipelining=pipelining), 8)
+        assert prx.drain().sent == 8
+        assert_each_once(server, 8)
+        assert server.connections == 2

@@ -88,7 +88,7 @@ def test_a_task_that_is_ended_by_system_exit_records_the_results_that_it_has(aft
         assert code == 1
         sent = OutboxMessage.objects.filter(status="sent").count()
         unknown = OutboxMessage.objects.filter(last_error_code="unknown_outcome").count()
-        # A message that was being sent has an unknown outcome; a claim that was just being read waits for its lease.
+        # A message that was being sent has an unknown outcome.
         assert sent <= len(server.messages) <= sent + unknown
         assert unknown <= 6
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

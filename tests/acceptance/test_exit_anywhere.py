@@ -1,4 +1,4 @@
-"""SystemExit at any line of what records a result: the worker's knowledge is in the table afterwards."""
+"""SystemExit at any line of a claim or of what records a result: what the worker knows is in the table afterwards."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from django.db import connection, transaction
 
 import prx_email_django as prx
-from prx_email_django.models import ConnectionSlot, DeliveryAttempt
-from prx_email_django.store import db
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.store import claims, cursor, db
 from prx_email_django.store.absence import unwritten
-from tests.support.factories import account_on, backlog
+from prx_email_django.worker import claim_source, prefetch
+from tests.support.factories import account_on, backlog, fresh
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -24,6 +25,8 @@ PATIENCE = 60.0
 GONE = "gone@example.org"
 #: Where Django's transaction and ours are.
 TRANSACTIONS = (transaction.__file__, db.__file__)
+#: Where a worker claims.
+CLAIMING = (claims.__file__, cursor.__file__, claim_source.__file__, prefetch.__file__)
 
 
 class ExitAtLine:
@@ -87,3 +90,28 @@ def test_system_exit_where_a_transaction_begins_or_ends_loses_no_result() -> Non
         assert line > 10, "a transaction begins and ends with several lines"
         assert len(server.messages) == line
         assert list(DeliveryAttempt.objects.values_list("outcome", flat=True)) == ["sent"] * line
+
+
+def reading_a_claim(frame: FrameType) -> bool:
+    """Between the claim's statement and the place where the worker keeps its claims."""
+    return frame.f_code.co_name in ("claim", "_claim", "passed", "note") and frame.f_code.co_filename in CLAIMING
+
+
+def test_system_exit_where_a_claim_is_read_releases_what_was_claimed() -> None:
+    """It stayed claimed until its lease ended, and a message with ``hold`` came to rest: it may have been delivered."""
+    with SmtpServer() as server:
+        account = account_on(server, max_connections=1)
+        for line in count(1):
+            rows = backlog(account, 2, on_unknown="hold")
+            with ExitAtLine(line, reading_a_claim) as exit_at:
+                try:
+                    prx.drain()
+                except SystemExit:
+                    assert exit_at.raised
+            if server.messages:
+                break
+            assert unwritten.wait_until_written(PATIENCE)
+            assert {fresh(row).status for row in rows} == {"pending"}, f"line {line}"
+            assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+            OutboxMessage.objects.all().delete()
+        assert line > 20, "a claim takes several lines"

@@ -24,6 +24,9 @@ from prx_email_django.store.absence import is_away
         OperationalError(2006, "Server has gone away"),
         OperationalError(2013, "Lost connection to server during query"),
         OperationalError(1290, "The MariaDB server is running with the --read-only option"),
+        OperationalError(
+            1142, "UPDATE command denied to user 'shop'@'localhost' for table 'prx_email_django_outboxmessage'"
+        ),
         OperationalError("database or disk is full"),
         OperationalError("attempt to write a readonly database"),
         OperationalError("database is locked"),

@@ -71,11 +71,13 @@ _SESSION_OVER = (
     r"|maximum (session|connection)|(lifetime|time ?limit|timeout) (of|for) (the|this) (session|connection)"
     r"|timeout exceeded|idle (too long|time)"
 )
-#: "Too many messages in this session", "451 reached the maximum of messages per connection".
+#: "Too many messages in this session", "451 reached the maximum of messages per connection", "421 Maximum transactions
+#: per connection reached".
 _SESSION_FULL = (
-    r"too many messages.*(session|connection)"
-    r"|\bmessages? (limit )?(per|in|for|on|over) (this |the |a |one |each |single |your |smtp )*(session|connection)"
-    r"|(session|connection) message limit"
+    r"too many (messages|mails|emails|transactions).*(session|connection)"
+    r"|\b(messages?|e?mails?|transactions?) (limit )?(per|in|for|on|over) "
+    r"(this |the |a |one |each |single |your |smtp )*(session|connection)"
+    r"|(session|connection) (message|mail|transaction) limit"
 )
 #: The codes under which a server says that it is asked for too much at once.
 _THROTTLING = frozenset({421, 432, 450, 451, 452, 454})
@@ -109,12 +111,15 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, enhanced=frozenset({"5.7.30", "5.7.57", "5.7.139"})),
     ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL, words=_DEMANDS_LOGIN),
     ReplyRule(ReplyMeaning.LOGIN_DEMANDED, _RCPT, words=_DEMANDS_LOGIN),
+    # Exchange Online "554 5.2.252 SendAsDenied; …": the From address is not the account's to use.
+    ReplyRule(ReplyMeaning.FIRST_DIGIT, _ALL, words=_words(r"\bSendAsDenied")),
     # Gmail 5.4.5; Exchange 5.7.233 (tenant), 5.1.90 (recipients a day), 5.2.251-255 (continuous errors).
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset({"5.4.5", "5.7.233", "5.1.90"})),
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
     # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, words=_words(_SESSION_FULL)),
+    # Also after the body: a session that is full says nothing about the message, as one that took too long may.
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _ALL, words=_words(_SESSION_FULL)),
     # Exchange "432 4.3.2 Concurrent connections limit exceeded", "… sender thread limit exceeded", Postfix "421 4.7.0
     # too many connections from …", SES "421 Too many concurrent SMTP connections".
     ReplyRule(
@@ -133,15 +138,18 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
         _THROTTLING,
         words=_words(
             r"^(?!.*(receiving|\bdaily\b|hourly|per (day|hour)|quota|smtp relay))"
-            r".*(throttl|\brate\b.{0,20}(limit|exceed|reached)|(exceed|reach|maximum|allowed).{0,30}\brate\b"
-            r"|too (fast|quickly)|slow (it |your sending )?down|too much mail|too many (mails|emails|commands)"
+            r".*(throttl|\brate\b.{0,30}(limit|exceed|reached)|(exceed|reach|maximum|allowed).{0,30}\brate\b"
+            r"|too (fast|quickly)|slow (it |your sending )?down|too much mail|too many (mails|emails|commands|requests)"
+            r"|sen(ding|t) too many messages"
             r"|per (second|minute))"
         ),
     ),
     # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
     # Exchange "554 5.2.0 … SubmissionQuotaExceededException", IONOS and GMX "450 … Mail send limit exceeded", iCloud
     # "554 5.7.0 … The limit on the number of allowed outgoing messages was exceeded", SendGrid "451 Authentication
-    # failed: Maximum credits exceeded".
+    # failed: Maximum credits exceeded" and "451 You have exceeded your messaging limits", Yahoo "… exceeded the maximum
+    # number of emails you can send in 24 hours", Postmark "… has no credits", policy servers of Japanese hosts "550 Too
+    # many mails in a short period" and "450 4.4.2 Mail limit exceeded (100 mails/15min)".
     ReplyRule(
         ReplyMeaning.QUOTA,
         _ALL,
@@ -149,16 +157,23 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
             r"send(ing)? (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
             r"|(daily|hourly|monthly) ((user|smtp|message|e?mail|recipient|relay|sending|outgoing) )*(limit|quota)"
             r"|submission ?quota|limit on the number of (\w+ )?outgoing|credits? exceeded"
+            r"|exceeded your (messaging|message|mail|email|monthly) (limits?|quota|credits)"
+            r"|\b(no|out of|not enough|insufficient) (\w+ )?credits?\b"
+            r"|number of (e-?mails|messages) (\w+ ){0,4}(in|within|per) (\d+ hours|a day|one day|24h)"
+            r"|^(?!.*(receiv|for (this|the) (recipient|mailbox|user))).*(too many e?mails (\w+ ){0,3}(in|within)\b"
+            r"|\be?mail limit (is |was |has been )?(exceeded|reached)"
+            r"|\bsender\b.{0,40}\brate limit)"
         ),
     ),
     # cPanel "550 Domain … has exceeded the max emails per hour", "… max defers and failures per hour", Mailgun "420
     # Domain … has exceeded its limit of 100 messages/hour", Outlook.com "421 RP-001 … how many messages can be sent per
-    # hour".  Not what a recipient's mailbox takes.
+    # hour".  Not what a recipient's mailbox takes; "Recipient address rejected" stands before every word of a policy
+    # server that Postfix asks.
     ReplyRule(
         ReplyMeaning.QUOTA,
         _ALL,
         words=_words(
-            r"^(?!.*(receiv|recipient|mailbox))"
+            r"^(?!.*(receiv|recipient(?! (address rejected|limit exceeded))|mailbox))"
             r".*\b(messages?|e?mails?|defers and failures)\b.{0,20}?(/|\b(per|an|each|every)) ?(hour|day|month)\b"
         ),
     ),
