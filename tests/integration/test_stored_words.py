@@ -135,3 +135,19 @@ def test_a_worker_stores_what_is_wrong_with_an_account_in_english_whatever_its_l
         assert told not in html.unescape(page.content.decode())
         assert shown_as in shown(pause_reason)
         assert told not in shown(pause_reason)
+
+
+def test_the_titles_of_the_pages_of_rows_are_japanese(message: OutboxMessage) -> None:
+    client = rows.client_for("*")
+    pages = {
+        f"pauserecord/{PauseRecord.objects.get().pk}/change/": "pause of",
+        f"deliveryattempt/{DeliveryAttempt.objects.get(number=7).pk}/change/": "of message",
+        f"recipient/{message.recipients.get().pk}/change/": "Address lower",
+        f"account/{message.account_id}/delete/": "of account",
+        "outboxstate/": "state of the outbox",
+    }
+    with override("ja"):
+        for page, english in pages.items():
+            shown_page = client.get(f"{rows.ADMIN}{page}")
+            assert shown_page.status_code == 200
+            assert english not in shown_page.content.decode(), page
