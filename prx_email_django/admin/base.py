@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import DateTimeField, F, Max, Min, Model, Q, QuerySet, Value
+from django.db.models import DateTimeField, F, GeneratedField, Max, Min, Model, Q, QuerySet, Value
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
@@ -252,5 +252,6 @@ def changed_fieldsets(
 
 
 def shown_fields(model: type[Model]) -> list[str]:
-    """Return the names of a model's columns, without encrypted ones."""
-    return [field.name for field in model._meta.concrete_fields if not isinstance(field, EncryptedTextField)]
+    """Return the names of a model's columns, without encrypted ones and those that the database makes of others."""
+    hidden = (EncryptedTextField, GeneratedField)
+    return [field.name for field in model._meta.concrete_fields if not isinstance(field, hidden)]

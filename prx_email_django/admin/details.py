@@ -15,7 +15,10 @@ from prx_email_django.admin.preview import bodies_of
 from prx_email_django.admin.timeline import timeline
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.states import Status
-from prx_email_django.status.facts import message_reason
+from prx_email_django.status.counts import worker_facts
+from prx_email_django.status.facts import held_back, message_reason
+from prx_email_django.status.overview import nobody_works
+from prx_email_django.store.db import clock_for
 
 #: Most recipients and most attempts that the page shows; the lists show all of them.
 MAX_ROWS = 200
@@ -30,6 +33,7 @@ def message_details(message: OutboxMessage, *, with_content: bool) -> dict[str, 
     attempts, more_attempts = _first(message.delivery_attempts.order_by("-number"))
     return {
         "why": message_reason(message),
+        "silence": _silence(message),
         "recipients": [_recipient_line(recipient, message) for recipient in recipients],
         "more_recipients": more_recipients,
         "delivery_attempts": attempts,
@@ -39,6 +43,13 @@ def message_details(message: OutboxMessage, *, with_content: bool) -> dict[str, 
         "bodies": bodies_of(message) if with_content else None,
         "is_erased": message.is_sensitive and message.status == Status.SENT,
     }
+
+
+def _silence(message: OutboxMessage) -> str:
+    """Say that nobody works, where the message is due and waits for that only."""
+    now = clock_for(None).running
+    is_due = message.is_waiting and message.next_attempt_at is not None and message.next_attempt_at <= now
+    return nobody_works(worker_facts(), now) if is_due and not held_back(message, now=now) else ""
 
 
 def _recipient_line(recipient: Recipient, message: OutboxMessage) -> dict[str, Any]:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 REFUSALS: Mapping[str, Text] = {
     "not_found": _("deleted"),
     "sent": _("already sent"),
-    "sending": _("being sent right now"),
-    "waiting": _("waiting for its first attempt"),
+    "sending": _("claimed by a worker"),
+    "waiting": _("waiting for an attempt"),
     "at_rest": _("at rest already"),
     "not_unknown": _("their outcome is known"),
     "forbidden": _("not permitted"),

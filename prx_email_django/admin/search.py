@@ -24,7 +24,10 @@ MIN_QUEUE_ID = 6
 #: Up to so many messages of each kind are found one by one, by index.
 LIMIT = 5_000
 
-_OUTBOX_MESSAGE_ID = re.compile(r"<?outbox-(\d{1,18})-\d+@\S+")
+_OUTBOX_MESSAGE_ID = re.compile(r"outbox-(\d{1,18})-\d+@\S+", re.IGNORECASE)
+#: What stands before and around an address or an identity where a person copies it.
+_BEFORE = re.compile(r"(message-id:|mailto:|queued as|#)\s*", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"[^<>]*<([^<>]+@[^<>]+)>")
 _ALL = Q()
 _LAST = "\U0010ffff"
 
@@ -37,7 +40,7 @@ def search(messages: Messages, term: str, *, newest_only: bool) -> tuple[Message
     Very many matches are not found by index one by one: ``newest_only`` looks for them among the newest messages, else
     the database reads all, which takes long.
     """
-    term = term.strip()
+    term = _bare(term)
     if not term:
         return messages, False
     found = _found_by_index(messages, term)
@@ -47,6 +50,15 @@ def search(messages: Messages, term: str, *, newest_only: bool) -> tuple[Message
         return messages.filter(reduce(or_, _conditions(term, _addressed(term)))), False
     among_newest = recent() & reduce(or_, _conditions(term, _addressed(term, recent(prefix="message_"))))
     return messages.filter(reduce(or_, _by_number(term), among_newest)), are_more_than_recent()
+
+
+def _bare(term: str) -> str:
+    """The term without what was copied with it: ``Bob <bob@example.org>``, ``Message-ID: <x@y>``, ``#4711``."""
+    term = term.strip(" \t\r\n,;")
+    if named := _BEFORE.match(term):
+        term = term[named.end() :]
+    enclosed = _IN_BRACKETS.fullmatch(term)
+    return enclosed[1] if enclosed else term
 
 
 def _found_by_index(messages: Messages, term: str) -> set[int] | None:
@@ -70,8 +82,6 @@ def _conditions(term: str, addressed: Q) -> list[Q]:
     own = _OUTBOX_MESSAGE_ID.fullmatch(term)
     if own:
         return [Q(pk=int(own[1]))]
-    if term.startswith("<") and term.endswith(">"):
-        return _by_message_id(term)
     if "@" in term:
         return [addressed, *_by_message_id(f"<{term}>")]
     return [
@@ -149,7 +159,7 @@ def are_more_than_recent() -> bool:
 
 def recipients(rows: QuerySet[Recipient], term: str) -> QuerySet[Recipient]:
     """Return those of ``rows`` whose address starts with ``term``, in any case."""
-    starts = _address_begins_with(term)
+    starts = _address_begins_with(_bare(term))
     # Without an order: PostgreSQL read the whole table backwards for the newest ones.
     found = list(rows.filter(starts).order_by().values_list("pk", flat=True)[: LIMIT + 1])
     return rows.filter(starts) if len(found) > LIMIT else rows.filter(pk__in=found)

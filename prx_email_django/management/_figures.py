@@ -23,6 +23,7 @@ _LINES = {
     "waiting": gettext_noop("waiting"),
     "sending": gettext_noop("sending"),
     "at_rest": gettext_noop("at rest"),
+    "needs_person": gettext_noop("need a person"),
     "unknown": gettext_noop("unknown"),
     "expired_leases": gettext_noop("expired leases"),
     "last_drain": gettext_noop("last drain"),
@@ -41,7 +42,7 @@ def outbox_lines(figures: dict[str, Any], style: Style) -> Iterator[str]:
         "due": f"{figures['due']}"
         if oldest is None
         else _("%(due)s, the oldest for %(oldest)s") % {"due": figures["due"], "oldest": _span(oldest)},
-        **{key: figures[key] for key in ("waiting", "sending", "at_rest", "unknown", "expired_leases")},
+        **{key: figures[key] for key in ("waiting", "sending", "at_rest", "needs_person", "unknown", "expired_leases")},
         "last_drain": _ago(figures["last_drain_at"], figures["at"]),
     }
     names = {key: _(name) for key, name in _LINES.items()}

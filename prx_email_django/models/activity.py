@@ -82,7 +82,9 @@ class PauseRecord(OutboxModel):
         indexes = (models.Index(fields=("account", "begun_at"), name="prx_pause_account"),)
 
     def __str__(self) -> str:
-        return f"pause of {'everything' if self.account_id is None else f'account {self.account_id}'}"
+        if self.account_id is None:
+            return str(_("pause of everything"))
+        return str(_("pause of account %(number)s") % {"number": self.account_id})
 
 
 class WorkerState(models.TextChoices):
@@ -145,4 +147,5 @@ class HourlyCount(OutboxModel):
         constraints = (models.UniqueConstraint(fields=("hour", "account", "worker"), name="prx_hour_of_worker"),)
 
     def __str__(self) -> str:
-        return f"account {self.account_id} at {self.hour:%Y-%m-%d %H}h"
+        hour = f"{self.hour:%Y-%m-%d %H:00}"
+        return str(_("account %(number)s at %(hour)s") % {"number": self.account_id, "hour": hour})

@@ -49,7 +49,8 @@ class DeliveryAttempt(OutboxModel):
         indexes = (models.Index(fields=("message", "number"), name="prx_attempt_message"),)
 
     def __str__(self) -> str:
-        return f"attempt {self.number} of message {self.message_id}: {self.outcome}"
+        values = {"number": self.number, "message": self.message_id, "outcome": self.get_outcome_display()}
+        return str(_("attempt %(number)s of message %(message)s: %(outcome)s") % values)
 
 
 def next_numbers(message_ids: Sequence[int], *, skip: int = 0) -> dict[int, int]:

@@ -147,7 +147,7 @@ class AccountState(OutboxModel):
         verbose_name_plural = _("account states")
 
     def __str__(self) -> str:
-        return f"state of account {self.account_id}"
+        return str(_("state of account %(number)s") % {"number": self.account_id})
 
 
 class RefusedMessage(OutboxModel):
@@ -181,7 +181,7 @@ class RefusedMessage(OutboxModel):
         verbose_name_plural = _("refused messages")
 
     def __str__(self) -> str:
-        return f"refusal of message {self.message_id}"
+        return str(_("refusal of message %(number)s") % {"number": self.message_id})
 
 
 class ConnectionSlot(OutboxModel):
@@ -201,7 +201,7 @@ class ConnectionSlot(OutboxModel):
         constraints = (models.UniqueConstraint(fields=("account", "number"), name="prx_slot_number"),)
 
     def __str__(self) -> str:
-        return f"slot {self.number} of account {self.account_id}"
+        return str(_("slot %(slot)s of account %(number)s") % {"slot": self.number, "number": self.account_id})
 
 
 class RateWindow(OutboxModel):
@@ -224,7 +224,7 @@ class RateWindow(OutboxModel):
         constraints = (models.UniqueConstraint(fields=("account", "limit_key"), name="prx_window_limit"),)
 
     def __str__(self) -> str:
-        return f"{self.limit_key} of account {self.account_id}"
+        return str(_("%(limit)s of account %(number)s") % {"limit": self.limit_key, "number": self.account_id})
 
 
 class OutboxState(OutboxModel):
@@ -246,7 +246,7 @@ class OutboxState(OutboxModel):
         constraints = (models.CheckConstraint(condition=models.Q(id=1), name="prx_state_one_row"),)
 
     def __str__(self) -> str:
-        return "state of the outbox"
+        return str(_("state of the outbox"))
 
 
 class Outbox(OutboxState):

@@ -192,6 +192,9 @@ def _sent(message: OutboxMessage, now: datetime) -> str:
     words = {"when": _when(message.sent_at, now), "answer": shown(message.last_error)}
     if message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error:
         return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
+    if message.attempts > message.retries and not message.provider_response:
+        # No reply of a server is known: a person has said that it arrived.
+        return _("confirmed by a person%(when)s") % words
     return _("accepted by the server%(when)s") % words
 
 

@@ -17,6 +17,8 @@ from functools import lru_cache
 from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 
+from prx_email_django.models import Account
+
 #: What begins or encloses another text; ``%(text)s`` is that text.
 ENCLOSING = (
     _("authentication refused (%(text)s)"),
@@ -166,6 +168,8 @@ ENOUGH = 40
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _WHERE = re.compile(r"(\S+:\d+): (.+)", re.DOTALL)
+#: A problem with a field of an account, as its validation words it.
+_FIELD = re.compile(rf"({'|'.join(field.name for field in Account._meta.concrete_fields)}): (.+)", re.DOTALL)
 _are_stored: ContextVar[bool] = ContextVar("prx_email_django_stored_words", default=False)
 
 
@@ -192,6 +196,9 @@ def shown(text: str) -> str:
     if located := _WHERE.fullmatch(text):
         where, said = located.groups()
         return f"{where}: {shown(said)}"
+    if named := _FIELD.fullmatch(text):
+        field, said = named.groups()
+        return f"{field}: {gettext(said)}"
     return text
 
 

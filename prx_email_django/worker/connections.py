@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
 
+from django.utils.translation import override
+
 from prx_email_django.conf.references import SecretAbsent
 from prx_email_django.limits.slots import (
     Slot,
@@ -113,7 +115,9 @@ class Connections:
         """
         try:
             self.current.look()
-            if problem := connection_problem(self.current.account):
+            with override(None):  # stored in English, whatever language this process or a request has
+                problem = connection_problem(self.current.account)
+            if problem:
                 raise _unable(problem, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION)
             token = self._token()
             if token is None:

@@ -194,12 +194,12 @@ def test_bulk_actions_show_how_many_changed_and_why_others_did_not() -> None:
     client = rows.client_for("change_outboxmessage")
     assert rows.notices(bulk(client, "retry_selected", made)) == [
         "1 message is due now.",
-        "3 refused: 1 being sent right now, 1 already sent, 1 waiting for its first attempt.",
+        "3 refused: 1 claimed by a worker, 1 already sent, 1 waiting for an attempt.",
         "No worker has ever been seen.",
     ]
     assert rows.notices(bulk(client, "cancel_selected", made)) == [
         "2 messages are cancelled and will not be sent.",
-        "2 refused: 1 being sent right now, 1 already sent.",
+        "2 refused: 1 claimed by a worker, 1 already sent.",
     ]
     assert rows.notices(bulk(client, "confirm_selected", made))[0].startswith("4 refused:")
 
@@ -297,3 +297,20 @@ def test_the_buttons_are_those_that_make_sense() -> None:
     assert names(rows.unknown(account)) == ["retry", "confirm", "dismiss"]
     assert names(rows.make_message(account)) == ["cancel"]
     assert names(rows.make_message(account, send_at=later)) == ["send-now", "cancel"]
+
+
+def test_a_message_that_a_person_confirmed_is_not_said_to_be_accepted_by_the_server() -> None:
+    client = rows.client_for("*")
+    message = rows.unknown(rows.make_account())
+    page = client.post(f"{rows.MESSAGES}{message.pk}/confirm/", {"understood": "yes"}, follow=True)
+    assert "Confirmed by a person at" in rows.notices(page)[0]
+    assert "ccepted by the server" not in rows.notices(page)[0] + page.context["why"]
+
+
+def test_a_due_message_says_that_no_worker_runs() -> None:
+    client = rows.client_for("*")
+    message = rows.make_message(rows.make_account())
+    seen = timezone.now() - timedelta(minutes=42)
+    Worker.objects.create(name="web1:1", kind="loop", started_at=seen, last_seen_at=seen)
+    page = client.get(f"{rows.MESSAGES}{message.pk}/change/").content.decode()
+    assert "Due, waiting for a worker. No worker for 42 min." in page

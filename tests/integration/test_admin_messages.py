@@ -190,6 +190,11 @@ def test_search_finds_by_address_number_message_id_subject_and_tag() -> None:
     assert found(str(ann.pk)) == [ann.pk]
     assert found(f"<outbox-{ann.pk}-3@mail.example>") == [ann.pk]
     assert found("<of-the-caller@example.com>") == [ben.pk]
+    # As they stand where a person copies them.
+    for copied in ("<ann@example.org>", "Ann Ito <Ann@Example.org>", "mailto:ann@example.org", "ann@example.org,"):
+        assert found(copied) == [ann.pk], copied
+    for copied in (f"#{ann.pk}", f"Message-ID: <outbox-{ann.pk}-0@x.example>", f"OUTBOX-{ann.pk}-0@x.example"):
+        assert found(copied) == [ann.pk], copied
     assert found("zählt") == [ann.pk]
     assert found("order-7") == [ann.pk]
     assert found("order-") == [ann.pk]
@@ -453,7 +458,7 @@ def plans_of(queries: CaptureQueriesContext) -> str:
     return "\n".join(plans)
 
 
-@pytest.mark.parametrize("term", ["<own.4711@shop.example>", "own.4711@shop.example", "4F11A22B"])
+@pytest.mark.parametrize("term", ["<own.4711@shop.example>", "own.4711@shop.example", "4F11A22B", "queued as 4F11A22B"])
 def test_a_message_is_found_by_the_ids_that_others_know(term: str) -> None:
     account = rows.make_account()
     known = {"provider_message_id": "<own.4711@shop.example>", "provider_response": "250 Ok: queued as 4F11A22B"}

@@ -12,8 +12,10 @@ from django.core.management import call_command
 from django.utils import timezone
 from django.utils.translation import override
 
-from prx_email_django.models import AccountState, DeliveryAttempt, OutboxMessage, PauseRecord
+from prx_email_django import drain
+from prx_email_django.models import Account, AccountState, DeliveryAttempt, OutboxMessage, PauseRecord
 from prx_email_django.status.advice import advice
+from prx_email_django.status.stored_words import shown
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -107,3 +109,45 @@ def test_what_is_stored_stays_as_it_is(message: OutboxMessage) -> None:
     with override("ja"):
         call_command("outbox_status", "--json", stdout=out)
     assert f'"pause_reason": "{PAUSE}"' in out.getvalue()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("columns", "told", "shown_as"),
+    [
+        ({"user": " "}, "user: The user is empty.", "user: "),
+        ({"host": "[::1]"}, "host: This must be the host’s name", "host: "),
+        ({"user": "env:X"}, "user: Only secrets may be references", "user: "),
+    ],
+)
+def test_a_worker_stores_what_is_wrong_with_an_account_in_english_whatever_its_language(
+    columns: dict[str, str], told: str, shown_as: str
+) -> None:
+    account = rows.make_account()
+    message = rows.make_message(account)
+    Account.objects.filter(pk=account.pk).update(**columns)
+    with override("ja"):
+        drain()
+        pause_reason = AccountState.objects.get().pause_reason
+        assert f"this account cannot work ({told}" in pause_reason
+        assert told in PauseRecord.objects.get().reason
+        page = rows.client_for("*").get(f"{rows.MESSAGES}{message.pk}/change/")
+        assert told not in html.unescape(page.content.decode())
+        assert shown_as in shown(pause_reason)
+        assert told not in shown(pause_reason)
+
+
+def test_the_titles_of_the_pages_of_rows_are_japanese(message: OutboxMessage) -> None:
+    client = rows.client_for("*")
+    pages = {
+        f"pauserecord/{PauseRecord.objects.get().pk}/change/": "pause of",
+        f"deliveryattempt/{DeliveryAttempt.objects.get(number=7).pk}/change/": "of message",
+        f"recipient/{message.recipients.get().pk}/change/": "Address lower",
+        f"account/{message.account_id}/delete/": "of account",
+        "outboxstate/": "state of the outbox",
+    }
+    with override("ja"):
+        for page, english in pages.items():
+            shown_page = client.get(f"{rows.ADMIN}{page}")
+            assert shown_page.status_code == 200
+            assert english not in shown_page.content.decode(), page

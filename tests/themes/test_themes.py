@@ -12,6 +12,7 @@ from django.test import Client
 from playwright.sync_api import Page, sync_playwright
 
 import prx_email_django as prx
+from tests.acceptance.test_admin_accessible import AXE
 from tests.acceptance.test_admin_browser import ARGUMENTS, wait_for_request_threads
 from tests.integration import admin_rows as rows
 
@@ -22,6 +23,7 @@ BARE = """[...document.querySelectorAll('.outbox-buttons input[type=submit], .ou
     + '.outbox-dashboard input[type=submit], .outbox-bulk input[type=submit]')].filter(one => one.checkVisibility() && (
     getComputedStyle(one).backgroundColor === 'rgba(0, 0, 0, 0)' || one.tagName === 'INPUT' && !one.form
 )).map(one => one.outerHTML)"""
+OURS = ".outbox-why, .outbox-buttons, .outbox-block"
 BUTTONS = "document.querySelectorAll('.outbox-buttons input, .outbox-dashboard .button, .outbox-save').length"
 
 
@@ -51,6 +53,19 @@ def test_buttons_look_like_buttons_and_reach_their_form(page: Page) -> None:
         assert answer.status == 200
         assert page.evaluate(BUTTONS) > 0, url
         assert page.evaluate(BARE) == [], url
+
+
+def test_what_is_ours_can_be_read_in_dark_colours(page: Page) -> None:
+    account = rows.make_account()
+    message = rows.at_rest(account)
+    prx.pause_outbox(account, reason="wrong price", by="keiko")
+    page.emulate_media(color_scheme="dark")
+    for url, ours in ((f"{rows.ADMIN}outbox/", ".outbox-dashboard"), (f"{rows.MESSAGES}{message.pk}/change/", OURS)):
+        page.goto(url)
+        page.add_style_tag(content="* { transition: none !important; }")
+        page.evaluate(AXE)
+        found = page.evaluate("ours => axe.run(ours, {runOnly: ['color-contrast']})", ours)["violations"]
+        assert [node["failureSummary"] for one in found for node in one["nodes"]] == [], url
 
 
 def test_every_page_opens(page: Page) -> None:
