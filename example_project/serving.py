@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,8 +57,9 @@ def main() -> int:
             processes = {"web": web.poll, "catcher": catcher.poll, "loop": loop.poll}
             _await_page(port, processes, stop)
             _print_addresses(port, catcher.ports, {"web": web.pid, "catcher": catcher.pid, "loop": loop.pid})
-            while not stop.wait(POLL):
+            while not stop:
                 _check(processes)
+                time.sleep(POLL)
             console.print("Stopping …")
     except (InUse, CatcherDied, ProcessFailed) as problem:
         print(f"serve: {problem}", file=sys.stderr)
@@ -76,10 +76,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
+def _stop_on_signals() -> list[int]:
+    """Return a list to which SIGINT and SIGTERM add their numbers: a handler must not wait for a lock."""
+    stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: stop.append(number))
     return stop
 
 
@@ -122,10 +123,11 @@ def _check(processes: Mapping[str, Poll]) -> None:
             raise ProcessFailed(f"{name} ended unexpectedly; see {settings.VAR / name}.log")
 
 
-def _await_page(port: int, processes: Mapping[str, Poll], stop: threading.Event) -> None:
+def _await_page(port: int, processes: Mapping[str, Poll], stop: Sequence[int]) -> None:
     """Wait until the web server answers.  Raises ``ProcessFailed`` if a process ends or ``START_LIMIT`` is over."""
     deadline = time.monotonic() + START_LIMIT
-    while is_free(port) and not stop.wait(0.1):
+    while is_free(port) and not stop:
+        time.sleep(0.1)
         _check(processes)
         if time.monotonic() > deadline:
             raise ProcessFailed(f"the web page does not answer; see {settings.VAR / 'web.log'}")

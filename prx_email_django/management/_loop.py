@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -36,7 +37,8 @@ class Stop:
     """
 
     def __init__(self, *, seconds: float | None = None, heartbeat: Path | None = None) -> None:
-        self._requested = threading.Event()
+        #: Set by signal handlers: no lock, which the interrupted thread might hold, as that of an ``Event``.
+        self._is_requested = False
         self._deadline = None if seconds is None else monotonic() + seconds
         self._heartbeat = heartbeat
         self._beat_at = 0.0
@@ -44,7 +46,7 @@ class Stop:
     def __call__(self) -> bool:
         """Return True if started messages should be finished and the others released."""
         self.beat()
-        return self._requested.is_set() or self.remaining() == 0
+        return self._is_requested or self.remaining() == 0
 
     def remaining(self) -> float | None:
         """Return the remaining seconds of the time budget; None if there is none."""
@@ -52,13 +54,13 @@ class Stop:
 
     def request(self) -> None:
         """Request the end of the run."""
-        self._requested.set()
+        self._is_requested = True
 
     def wait(self, seconds: float) -> None:
         """Wait for ``seconds``, or until the run should end."""
         until = monotonic() + seconds
         while not self() and (left := until - monotonic()) > 0:
-            self._requested.wait(min(left, POLL, *(() if self._deadline is None else (self._deadline - monotonic(),))))
+            time.sleep(min(left, WATCH))
 
     def beat(self) -> None:
         """Update the heartbeat file, at most once a second.

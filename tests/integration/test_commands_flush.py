@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -257,6 +259,32 @@ def test_signal_handlers_are_restored() -> None:
         assert stop()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.timeout(60, method="thread")
+def test_a_signal_at_any_line_of_a_wait_ends_the_wait() -> None:
+    """The handler set an event on which the same thread waited: it took a lock that its own wait held."""
+    for line in count(1):
+        stop, left = Stop(), [line]
+
+        def at_line(frame: FrameType, event: str, argument: object, left: list[int] = left) -> Any:
+            if event == "line":
+                left[0] -= 1
+                if left[0] == 0:
+                    signal.raise_signal(signal.SIGTERM)
+            return at_line
+
+        before = sys.gettrace()
+        with stop.on_signals():
+            sys.settrace(at_line)
+            try:
+                stop.wait(0.002)
+            finally:
+                sys.settrace(before)
+            assert stop() == (left[0] <= 0)
+        if left[0] > 0:
+            break
+    assert line > 5, "a wait has several lines"
 
 
 def test_a_second_interrupt_ends_at_once() -> None:
