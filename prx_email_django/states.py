@@ -3,6 +3,9 @@
 ``docs/explanation/states.md`` shows the same with a picture.  A message is *due* when ``next_attempt_at`` is set and
 not in the future, *waiting* when it is pending or failed with ``next_attempt_at`` set, and *at rest* when it is failed
 without ``next_attempt_at``: then nothing happens to it until a person acts.
+
+A status is written by ``insert``, ``claims``, ``claim_statement``, ``sent_group``, ``finalize``, ``late_results``,
+``lease`` (release), ``recover``, ``operations``, ``reinstate`` and ``adopt`` of ``store``, each for its verbs below.
 """
 
 from __future__ import annotations

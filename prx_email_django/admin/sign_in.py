@@ -117,7 +117,7 @@ class SignInMixin(OperatorMixin):
 
     def sign_in_context(self, request: HttpRequest, account: Account) -> dict[str, Any]:
         """Return what the account's page needs for the button; empty where nobody can sign in for the account."""
-        if account.oauth_provider not in ("google", "microsoft", "custom") or account.auth_method != "xoauth2":
+        if not account.oauth_provider or account.auth_method != "xoauth2":
             return {}
         if not self.has_operate_permission(request, account):
             return {}

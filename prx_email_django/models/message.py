@@ -38,7 +38,10 @@ AS_SENT = policy.SMTP.clone(refold_source="none")
 
 
 class OnUnknown(models.TextChoices):
-    """What follows an outcome that nobody knows (``rules.policy``); ``hold`` is claimed and sent alone."""
+    """What follows an outcome that nobody knows (``rules.policy``).
+
+    A message with ``hold`` is claimed only for a free connection, and never goes in a window with others.
+    """
 
     SETTING = "", _("as the setting ON_UNKNOWN says")
     RETRY = "retry", _("try again (at least once)")

@@ -1,8 +1,6 @@
 """Presets of well-known providers: servers, kinds of credentials, published limits, and the trap that people meet.
 
-Add a preset to ``PRESETS`` and to the tables of ``docs/reference/providers.md``, which a test compares.  A token
-provider is also an ``OAuthProvider`` (``models.choices``), and has its token address and scope in
-``oauth.token_request``.
+``CONTRIBUTING.md`` lists what belongs to a new preset, and to a new token provider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The lease of a claim: as long as ``LEASE`` says (180 s), fenced by a token new with every claim; and its release."""
+"""The lease of a claim: as long as ``LEASE`` says (180 s), fenced by a token new with every claim; and its release.
+
+A worker renews it (``claims.renew``) at least every 20 seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The operations that a person asks for: retry, requeue, cancel, dismiss, confirm.
 
-All but retry also work in a caller's open transaction.
+Retry (``claim_one``) claims a message for one attempt now; requeue makes messages due for a drain, and is what the
+admin's button "Retry" does.  All but retry also work in a caller's open transaction.
 """
 
 from __future__ import annotations

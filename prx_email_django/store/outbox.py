@@ -153,8 +153,8 @@ def request_wake() -> bool:
 def wake_requested() -> bool:
     """Whether a drain has been asked for and has not begun; one cheap statement.
 
-    Written by hand: a loop asks twenty times a second, and the ORM took longer to write the statement than the database
-    to answer it.
+    Written by hand: a loop asks up to fifty times a second, and the ORM took longer to write the statement than the
+    database to answer it.
     """
     connection = connections[outbox_alias()]
     table = connection.ops.quote_name(OutboxState._meta.db_table)

@@ -65,7 +65,7 @@ def test_what_is_ours_can_be_read_in_dark_colours(page: Page) -> None:
         page.add_style_tag(content="* { transition: none !important; }")
         page.evaluate(AXE)
         found = page.evaluate("ours => axe.run(ours, {runOnly: ['color-contrast']})", ours)["violations"]
-        assert [node["failureSummary"] for one in found for node in one["nodes"]] == [], url
+        assert [node["failureSummary"] for violation in found for node in violation["nodes"]] == [], url
 
 
 def test_every_page_opens(page: Page) -> None:
