@@ -38,7 +38,7 @@ class Stop:
 
     def __init__(self, *, seconds: float | None = None, heartbeat: Path | None = None) -> None:
         #: Set by signal handlers: no lock, which the interrupted thread might hold, as that of an ``Event``.
-        self._is_requested = False
+        self.is_requested = False
         self._deadline = None if seconds is None else monotonic() + seconds
         self._heartbeat = heartbeat
         self._beat_at = 0.0
@@ -46,7 +46,7 @@ class Stop:
     def __call__(self) -> bool:
         """Return True if started messages should be finished and the others released."""
         self.beat()
-        return self._is_requested or self.remaining() == 0
+        return self.is_requested or self.remaining() == 0
 
     def remaining(self) -> float | None:
         """Return the remaining seconds of the time budget; None if there is none."""
@@ -54,7 +54,7 @@ class Stop:
 
     def request(self) -> None:
         """Request the end of the run."""
-        self._is_requested = True
+        self.is_requested = True
 
     def wait(self, seconds: float) -> None:
         """Wait for ``seconds``, or until the run should end."""
