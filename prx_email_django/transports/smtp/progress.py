@@ -87,6 +87,7 @@ class Progress:
             received = f"{code} {text}" if code > 0 else text.removeprefix(_MALFORMED)
             self._log_received(received)
             text, code = not_smtp(received.encode("utf-8", "replace")), 0
+        text = sasl.without_secrets(text, self.settings)  # of the server's words only: a password may be one of ours
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
         in_auth = self.phase is Phase.AUTH
@@ -123,7 +124,6 @@ class Progress:
     ) -> ConnectError:
         """Return the error; its text names host and port, because an account's form may hold another one by now."""
         where = self.where
-        text = sasl.without_secrets(text, self.settings)
         return ConnectError(
             clean(text if where in text else f"{where}: {text}"),
             phase=self.phase,

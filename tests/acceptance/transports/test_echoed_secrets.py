@@ -92,6 +92,18 @@ def test_a_short_password_does_not_make_a_text_unreadable(password: str, said: s
     assert without_secrets(said, settings) == shown
 
 
+@pytest.mark.parametrize("password", ["login", "server", "throttles", "mechanism", "localhost"])
+@pytest.mark.parametrize("said", ["535 5.7.8 no", "454 4.7.0 later", "334 more"])
+def test_a_password_that_is_a_word_of_ours_is_not_given_away_by_a_gap(password: str, said: str) -> None:
+    with SmtpServer(tls="implicit", users={"ann": "another"}, mechanisms=("PLAIN",)) as server:
+        server.on("auth", reply=said)
+        with pytest.raises(ConnectError) as failed:
+            asyncio.run(
+                SmtpTransport().open(settings_for(server, user="ann", password=password, auth_method="password"))
+            )
+    assert said in str(failed.value) and "***" not in str(failed.value)
+
+
 ANSWERS = [
     (b"HTTP/1.1 400 token=s3cr3t\r\nServer: x\r\n\r\n", "HTTP"),
     (b"<!DOCTYPE html><p>token=s3cr3t</p>\r\n", "HTTP"),
