@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 import threading
@@ -397,6 +398,24 @@ def test_the_authorities_of_the_settings_are_trusted(tmp_path: Path) -> None:
     with serving(authority) as server, override_settings(PRX_EMAIL={"TLS_CA_FILE": tmp_path / "ca.pem"}):
         server.reply(200, {"access_token": SECRETS[2]})
         assert fetch(request_to(server.url)).access_token == SECRETS[2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", "folder", "fifo"])
+def test_a_file_of_authorities_that_cannot_be_used_is_no_trouble_of_the_token_server(
+    content: bytes | str | None, tmp_path: Path, server: TokenServer
+) -> None:
+    """Words about the network send people to look for a firewall; and a FIFO would hold the request."""
+    path = tmp_path / "ca.pem"
+    if content == "folder":
+        path.mkdir()
+    elif content == "fifo":
+        os.mkfifo(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with override_settings(PRX_EMAIL={"TLS_CA_FILE": path}):
+        error = refused(request_to(server.url))
+    assert str(error).startswith("TLS_CA_FILE cannot be used: ")
+    assert (error.permanent, error.code, server.forms) == (True, "configuration", [])
 
 
 GOOD = [
