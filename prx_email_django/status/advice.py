@@ -116,9 +116,15 @@ _ADVICE = (
     ),
     (
         "not an SMTP (server|reply)|reply of too many lines|reply line too long|different codes|without a command"
-        "|reply before the end|^unexpected ",
+        "|reply before the end",
         gettext_lazy(
             "What answers does not keep to SMTP: check host and port. The log of the worker holds what was received."
+        ),
+    ),
+    (
+        r"\bunexpected \w+\)?$",
+        gettext_lazy(
+            "An error of this app or of a library, not of the server: the log of the worker holds it. Please report it."
         ),
     ),
     (

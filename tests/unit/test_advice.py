@@ -163,6 +163,8 @@ def test_lost_keys_have_advice(keys: list[str] | None) -> None:
         ),
         ("451 4.7.1 Please try again later", "by itself"),
         ("450 4.3.2 too many connections from your host", "fewer connections"),
+        ("unexpected RuntimeError", "report it"),
+        ("connection failed (unexpected KeyError)", "report it"),
         ("this account cannot work (host: This must be the host’s name)", "form"),
     ],
 )
