@@ -128,10 +128,10 @@ def test_a_send_returns_the_state_of_its_row_if_a_drain_took_the_rest(monkeypatc
         server.on("rcpt", nth=2, reply="452 4.5.3 too many recipients")
         real = OneMessage.claim
 
-        def after_a_drain(self: OneMessage, *, limit: int, hold_limit: int) -> claims.ClaimBatch:
+        def after_a_drain(self: OneMessage, **asked: Any) -> claims.ClaimBatch:
             if server.messages:
                 assert Draining().outcome().sent == 1
-            return real(self, limit=limit, hold_limit=hold_limit)
+            return real(self, **asked)
 
         monkeypatch.setattr(OneMessage, "claim", after_a_drain)
         result = prx.send(**mail(owner, to=["ann@example.org", "bob@example.org"]))

@@ -190,7 +190,7 @@ def _wait_for_wake_up(stop: Any, seconds: float, *, every: float, tick: Callable
     while not stop() and not wake_requested() and (left := until - world.now) > 0:
         tick()
         seen = database.wake_row
-        world.block(lambda seen=seen: stop._requested.is_set() or database.wake_row != seen, left)
+        world.block(lambda seen=seen: stop._is_requested or database.wake_row != seen, left)
 
 
 def install(server_of: Any) -> None:
