@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -27,10 +27,9 @@ def call(request: TokenRequest, *, timeout: float) -> Token:
     """
     function = _load(request.callable)
     try:
-        if inspect.iscoroutinefunction(function):
-            answer = asyncio.run(_await(function, request.account, timeout))
-        else:
-            answer = function(request.account)
+        answer = function(request.account)
+        if inspect.isawaitable(answer):  # also what a decorator around an async function returns
+            answer = asyncio.run(_await(answer, timeout))
     except TokenRefused:
         raise
     except TimeoutError:
@@ -39,16 +38,16 @@ def call(request: TokenRequest, *, timeout: float) -> Token:
             permanent=False,
             code="timeout",
         ) from None
-    except Exception as error:  # noqa: BLE001  (the function belongs to the host project and may raise anything)
+    except BaseException as error:  # noqa: BLE001  (of the host project, in a thread of ours: SystemExit ends no drain)
         raise TokenRefused(_raised(request.callable, error), permanent=False, code="callable") from None
     finally:
         connections.close_all()  # those of this thread, which ends now
     return _token(request.callable, answer)
 
 
-async def _await(function: Callable[[object], Any], account: object, timeout: float) -> Any:
+async def _await(answer: Awaitable[object], timeout: float) -> object:
     async with asyncio.timeout(timeout):
-        return await function(account)
+        return await answer
 
 
 def _load(path: str) -> Callable[[object], Any]:
@@ -61,12 +60,14 @@ def _load(path: str) -> Callable[[object], Any]:
             text = _("%(function)s can't be imported: there is no module %(module)s", function=path, module=error.name)
             raise misconfigured(text) from None
         raise misconfigured(_("%(function)s can't be imported", function=path)) from None
+    except BaseException as error:  # noqa: BLE001  (a module of the host project may raise anything)
+        raise misconfigured(_raised(path, error)) from None
     if not callable(function):
         raise misconfigured(_("%(function)s is not a function", function=path))
     return function
 
 
-def _raised(path: str, error: Exception) -> str:
+def _raised(path: str, error: BaseException) -> str:
     """Return which exception was raised on which line, without the text of the exception."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{path} raised {type(error).__name__} in {frame.name}, line {frame.lineno}"

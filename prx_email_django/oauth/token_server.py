@@ -19,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from django.views.decorators.debug import sensitive_variables
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.authorities import UnusableFile, add_authorities, file_version
 from prx_email_django.oauth.token import Token, TokenRefused, misconfigured, usable
 from prx_email_django.oauth.token_hosts import checked_handlers
 from prx_email_django.oauth.token_request import Grant, TokenRequest
@@ -116,12 +117,20 @@ def token_form(request: TokenRequest) -> dict[str, str]:
 def _opener(url: str) -> http.OpenerDirector:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    authorities = outbox_settings().tls_ca_file
-    if authorities:
-        context.load_verify_locations(authorities)  # added to the system's: providers are on the internet
+    if authorities := outbox_settings().tls_ca_file:
+        _trust(context, str(authorities))
     local = is_loopback(urlsplit(url).hostname or "")
     proxies = http.ProxyHandler({} if local else None)  # None: the proxies of the environment
     return http.build_opener(*checked_handlers(url, context), proxies, _EveryAnswer())
+
+
+def _trust(context: ssl.SSLContext, path: str) -> None:
+    """Add the authorities of ``TLS_CA_FILE``; a file that cannot be used is no trouble of the token server."""
+    try:
+        file_version("TLS_CA_FILE", path)
+        add_authorities(context, "TLS_CA_FILE", path)
+    except UnusableFile as error:
+        raise misconfigured(error.args[0]) from None
 
 
 def _read(response: HTTPResponse, deadline: float) -> bytes:

@@ -116,9 +116,15 @@ _ADVICE = (
     ),
     (
         "not an SMTP (server|reply)|reply of too many lines|reply line too long|different codes|without a command"
-        "|reply before the end|^unexpected ",
+        "|reply before the end",
         gettext_lazy(
             "What answers does not keep to SMTP: check host and port. The log of the worker holds what was received."
+        ),
+    ),
+    (
+        r"\bunexpected \w+\)?$",
+        gettext_lazy(
+            "An error of this app or of a library, not of the server: the log of the worker holds it. Please report it."
         ),
     ),
     (
@@ -173,18 +179,33 @@ _ADVICE = (
     ),
     (
         "unsupported.protocol|protocol.version|legacy.sigalg|dh.key.too.small|no.shared.cipher|handshake.failure"
-        "|wrong.ssl.version",
+        "|wrong.ssl.version|unsafe.legacy.renegotiation|insufficient.security",
         gettext_lazy("The server offers only outdated encryption: its administrator must allow TLS 1.2 or later."),
     ),
     (
-        "key.identifier|basic.constraints|key.usage|(CA|authority) cert",
+        "too.weak|key.too.small|unsuitable certificate purpose|wrong.signature.type",
+        gettext_lazy(
+            "The server’s certificate is of no use: its key or signature is too weak, or it was made for another "
+            "purpose. The administrator of the server must issue a new one."
+        ),
+    ),
+    (
+        "key.identifier|basic.constraints|key.usage|(CA|authority) cert|invalid CA|path length|marked critical"
+        "|subject alternative name|(subject|issuer name) empty|explicit ECC|at least X509v3",
         gettext_lazy(
             "The certificate breaks RFC 5280, which Python checks from 3.13 on: the administrator of the server must "
             "issue it again, with the extensions that the text names."
         ),
     ),
     (
-        "local issuer certificate|self.signed|first certificate",
+        "TLS to the token server: .*(issuer certificate|self.signed|first certificate)",
+        gettext_lazy(
+            "This machine does not know the certificate authority of the token server: set TLS_CA_FILE to its "
+            "certificate."
+        ),
+    ),
+    (
+        "issuer certificate|self.signed|first certificate",
         gettext_lazy(
             "This machine does not know the certificate authority: set TLS_CA_FILE, or tls_ca_file of the account, to "
             "its certificate."
@@ -357,6 +378,13 @@ _ADVICE = (
         gettext_lazy(
             "Enter the user and the password (or token) again; many providers require an app password or OAuth. A "
             "server that demands a login does not accept authentication “none”."
+        ),
+    ),
+    (
+        r"5\.7\.705|tenant has exceeded threshold|bad outbound sender",
+        gettext_lazy(
+            "Microsoft has blocked the mailbox or the whole organization, often after spam was sent from it: its "
+            "administrator must find the cause, and lift the restriction in the Defender portal or with support."
         ),
     ),
     (

@@ -148,7 +148,7 @@ class AccountWorker:
             untouched = self.prefetch.keep(untouched)
         for message in messages:
             if message not in self.prefetch.without_permits:
-                self.prefetch.claims.pop(message.id, None)
+                self.prefetch.forget(message)
         if untouched:
             self._give_back(untouched)
             self.prefetch.look_again()
@@ -191,7 +191,7 @@ class AccountWorker:
         """Release untouched messages, except those that the source keeps for its caller."""
         kept = [message for message in messages if self.source.keeps(message)]
         for message in kept:
-            self.prefetch.claims.pop(message.id, None)
+            self.prefetch.forget(message)
             if not message.mail_written:
                 self.recorder.release_permits(message.permits)
         self.prefetch.release([message for message in messages if message not in kept])

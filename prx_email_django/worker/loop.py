@@ -202,7 +202,7 @@ class WorkerLoop:
             )
             lost.add(message.id)
         else:
-            worker.prefetch.claims.pop(message.id, None)
+            worker.prefetch.forget(message)
 
     def _is_time(self) -> bool:
         if len(self.results.results) >= self.results.group or monotonic() - self._recorded_at >= GROUP_WAIT:

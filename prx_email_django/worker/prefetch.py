@@ -39,6 +39,8 @@ class ClaimPrefetch:
         self.ready = ReadyQueue(current.account.max_connections)
         #: Claimed, and no result recorded yet.
         self.claims: dict[int, Claim] = {}
+        #: Claimed again while a connection has it, since somebody wrote its status by hand; by message.
+        self.doubles: dict[int, ClaimedMessage] = {}
         #: Leases under which something may be claimed that is not among the claims yet.
         self._noted: set[Lease] = set()
         #: Of these, what is not rendered yet.
@@ -173,18 +175,41 @@ class ClaimPrefetch:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
         batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
-        for claim in batch.claims:
-            if (older := self.claims.get(claim.id)) is not None:
-                older.is_lost = True  # somebody wrote its status by hand
+        claims = self._without_doubles(batch.claims, permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
-        self.claims.update({claim.id: claim for claim in batch.claims})
+        self.claims.update({claim.id: claim for claim in claims})
         self._noted.clear()
         self.stopped_at_hold = batch.stopped_at_hold
-        self._found_some = bool(batch.claims)
+        self._found_some = bool(claims)
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
         self.recorder.counts["claimed"] += len(batch.claims)
-        self._admit(batch.claims, permits)
+        self._admit(claims, permits)
+
+    def _without_doubles(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
+        """Keep back what a connection has under an older claim: its MAIL may be written, and its result decides.
+
+        The older claim is lost; what no connection has yet is therefore not written under it.
+        """
+        again = [claim for claim in claims if claim.id in self.claims]
+        if not again:
+            return list(claims)
+        for claim in again:
+            self.claims[claim.id].is_lost = True
+        waiting = {message.id for message in (*list(self.ready.ready), *self.unrendered, *self.without_permits)}
+        for claim in again:
+            if claim.id not in waiting:
+                self.doubles[claim.id] = ClaimedMessage(claim, clock=self.clock, permits=(single,))
+        return [claim for claim in claims if claim.id not in self.doubles]
+
+    def forget(self, message: ClaimedMessage) -> None:
+        """Forget a claim whose result is recorded, or that was released; a double that waited for this is released."""
+        if self.claims.get(message.id) is not message.claim:
+            return
+        del self.claims[message.id]
+        if (double := self.doubles.pop(message.id, None)) is not None:
+            self.recorder.release([double])
+            self.look_again()
 
     def _admit(self, claims: Sequence[Claim], permits: Permits) -> None:
         single = permits.part(1)
@@ -246,7 +271,7 @@ class ClaimPrefetch:
                 else:
                     self.recorder.release_permits(message.permits)
                     self.recorder.failed(message.claim, failure)
-                    self.claims.pop(message.id, None)
+                    self.forget(message)
                 self.unrendered.popleft()
         finally:  # an unexpected error must not lose the messages that were rendered before it
             self.ready.push(rendered)
@@ -284,7 +309,7 @@ class ClaimPrefetch:
         released = list(messages)
         self.recorder.release(released)
         for message in released:
-            self.claims.pop(message.id, None)
+            self.forget(message)
 
     def leave(self, on_its_way: Collection[int]) -> None:
         """Release all messages but these, which are left to their leases; the network is closed.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django import store
@@ -210,3 +211,23 @@ def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> N
         draining.outcome()
         assert account.pause_reason == ""
         assert OutboxMessage.objects.filter(status="sent").count() == 9
+
+
+def test_a_message_that_is_claimed_again_while_its_body_is_unanswered_is_not_sent_twice() -> None:
+    """A person has set its status to pending by hand; the server may have accepted it, and its reply decides."""
+    with SmtpServer() as server:
+        stalled, pausing = server.on("final", nth=1, stall=True), server.on("final", nth=2, stall=True)
+        backlog(account_on(server, max_connections=2), 100)
+        draining = Draining()
+        assert stalled.reached.wait(60) and pausing.reached.wait(60)
+        held = OutboxMessage.objects.filter(status="sending")
+        tokens = list(held.values_list("claim_token", flat=True))
+        held.update(status="pending", next_attempt_at=timezone.now())  # behind all others
+        server.release(pausing)
+        old = OutboxMessage.objects.filter(claim_token__in=tokens).exclude(status="sent")
+        assert eventually(lambda: not old.exists()), "it is not claimed again"
+        server.release(stalled)
+        draining.outcome()
+        prx.drain()
+        assert not OutboxMessage.objects.exclude(status="sent").exists()
+        assert Counter(server.recipients) == Counter(f"p{number}@example.org" for number in range(100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 import threading
@@ -399,6 +400,24 @@ def test_the_authorities_of_the_settings_are_trusted(tmp_path: Path) -> None:
         assert fetch(request_to(server.url)).access_token == SECRETS[2]
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", "folder", "fifo"])
+def test_a_file_of_authorities_that_cannot_be_used_is_no_trouble_of_the_token_server(
+    content: bytes | str | None, tmp_path: Path, server: TokenServer
+) -> None:
+    """Words about the network send people to look for a firewall; and a FIFO would hold the request."""
+    path = tmp_path / "ca.pem"
+    if content == "folder":
+        path.mkdir()
+    elif content == "fifo":
+        os.mkfifo(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with override_settings(PRX_EMAIL={"TLS_CA_FILE": path}):
+        error = refused(request_to(server.url))
+    assert str(error).startswith("TLS_CA_FILE cannot be used: ")
+    assert (error.permanent, error.code, server.forms) == (True, "configuration", [])
+
+
 GOOD = [
     "https://login.example.com/token",
     "https://x.example:8443/t?a=b",
@@ -547,6 +566,18 @@ def refusing(given: object) -> tuple[str, None]:
     raise TokenRefused("the vault is sealed", permanent=True, code="vault")
 
 
+def leaving(given: object) -> tuple[str, None]:
+    raise SystemExit(f"could not use {SECRETS[1]}")
+
+
+async def cancelled(given: object) -> tuple[str, None]:
+    raise asyncio.CancelledError
+
+
+def decorated(given: object) -> Any:
+    return async_function(given)
+
+
 release_hanging = threading.Event()
 
 
@@ -589,8 +620,9 @@ def test_a_sync_function_is_called_with_the_account_in_a_thread() -> None:
     assert seen.pop() == (request.account, "prx-email-token")
 
 
-def test_an_async_function_is_awaited() -> None:
-    request, listed = calling("async_function")
+@pytest.mark.parametrize("name", ["async_function", "decorated"])
+def test_an_async_function_is_awaited(name: str) -> None:
+    request, listed = calling(name)
     with listed:
         assert fetch(request) == Token(access_token=SECRETS[2])
 
@@ -607,6 +639,8 @@ def test_a_function_that_the_settings_do_not_list_is_not_called() -> None:
     ("name", "permanent", "code"),
     [
         ("failing", False, "callable"),
+        ("leaving", False, "callable"),
+        ("cancelled", False, "callable"),
         ("refusing", True, "vault"),
         ("naive", True, "answer"),
         ("without_expiry", True, "answer"),
@@ -628,6 +662,18 @@ def test_an_exception_of_a_function_is_reported_by_class_and_line() -> None:
         error = refused(request)
     assert "RuntimeError in failing, line " in str(error)
     assert error.__suppress_context__
+
+
+def test_a_module_that_ends_the_program_while_it_is_imported_ends_no_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving_module.py").write_text("raise SystemExit('no key')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = "leaving_module.token"
+    with override_settings(PRX_EMAIL={"OAUTH_CALLABLES": [path]}):
+        error = refused(TokenRequest(grant=Grant.CALLABLE, callable=path))
+    assert (error.permanent, error.code) == (True, "configuration")
+    assert "leaving_module.token raised SystemExit" in str(error)
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

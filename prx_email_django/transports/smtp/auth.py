@@ -97,8 +97,7 @@ async def authenticate(command: Command, mechanism: str, settings: ConnectionSet
 async def _exchange(command: Command, mechanism: str, settings: ConnectionSettings) -> Refusal | None:
     match mechanism:
         case "plain":
-            response = _base64(_plain_response(settings.user, settings.password))
-            return _refusal(await command(b"AUTH", b"PLAIN", response))
+            return _refusal(await _respond(command, b"PLAIN", _plain_response(settings.user, settings.password)))
         case "login":
             return await _login(command, settings)
         case "cram-md5":
@@ -107,6 +106,14 @@ async def _exchange(command: Command, mechanism: str, settings: ConnectionSettin
             # RFC 7628 §3.2.3: a single %x01 ends a refused exchange.
             return await _bearer(command, b"OAUTHBEARER", _oauthbearer_response(settings), _base64("\x01"), settings)
     return await _bearer(command, b"XOAUTH2", _xoauth2_response(settings.user, settings.token), b"", settings)
+
+
+async def _respond(command: Command, name: bytes, initial: str) -> _Response:
+    """Send AUTH with the initial response; a server that overlooks it and asks by an empty challenge gets it again."""
+    response = await command(b"AUTH", name, _base64(initial))
+    if response.code == 334 and not response.message.strip():
+        response = await command(_base64(initial))
+    return response
 
 
 async def _login(command: Command, settings: ConnectionSettings) -> Refusal | None:
@@ -142,7 +149,7 @@ async def _bearer(
     command: Command, name: bytes, initial: str, end: bytes, settings: ConnectionSettings
 ) -> Refusal | None:
     """A server refuses by a challenge with the reason in JSON; after the client's ``end`` the 535 follows."""
-    response = await command(b"AUTH", name, _base64(initial))
+    response = await _respond(command, name, initial)
     if response.code != 334:
         return _refusal(response)
     challenge = _challenge_reason(response.message, settings)

@@ -14,6 +14,7 @@ from typing import cast
 
 import aiosmtplib
 
+from prx_email_django.conf.authorities import UnusableFile
 from prx_email_django.rules.hosts import ascii_host, cleartext_refusal
 from prx_email_django.rules.outcomes import Phase, Step, Trouble
 from prx_email_django.rules.text import clean
@@ -33,7 +34,7 @@ from prx_email_django.transports.smtp.connect import (
 from prx_email_django.transports.smtp.progress import Progress, system_words
 from prx_email_django.transports.smtp.replies import clear_text_protocol
 from prx_email_django.transports.smtp.session import SmtpSession
-from prx_email_django.transports.smtp.tls import UnusableFile, certificate_words, tls_context
+from prx_email_django.transports.smtp.tls import certificate_words, tls_context
 
 #: What OpenSSL calls the first bytes of a server that greets in clear text.
 _CLEAR_TEXT = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})

@@ -83,13 +83,15 @@ class Progress:
         (3yz) that the mechanism has no answer to counts as a 5yz to AUTH.  A throttled login says nothing about the
         credentials, but pauses as their refusal does: each further login would prolong that.
         """
-        if not 200 <= code < 600:  # aiosmtplib accepts any number as a code
+        in_auth = self.phase is Phase.AUTH
+        # aiosmtplib accepts any number as a code; and what greets with 200 (NNTP) has not refused anything in SMTP.
+        if not (200 if in_auth else 400) <= code < 600:
             received = f"{code} {text}" if code > 0 else text.removeprefix(_MALFORMED)
             self._log_received(received)
             text, code = not_smtp(received.encode("utf-8", "replace")), 0
+        text = sasl.without_secrets(text, self.settings)  # of the server's words only: a password may be one of ours
         enhanced = sasl.enhanced(text)
         disabled = enhanced in sasl.DISABLED
-        in_auth = self.phase is Phase.AUTH
         unexpected = in_auth and 0 < code < 400
         throttled = in_auth and sasl.is_throttled(code, text)
         if disabled or unexpected or (in_auth and code >= 500):
@@ -123,7 +125,6 @@ class Progress:
     ) -> ConnectError:
         """Return the error; its text names host and port, because an account's form may hold another one by now."""
         where = self.where
-        text = sasl.without_secrets(text, self.settings)
         return ConnectError(
             clean(text if where in text else f"{where}: {text}"),
             phase=self.phase,

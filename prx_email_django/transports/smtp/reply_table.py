@@ -116,6 +116,12 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     # Gmail 5.4.5; Exchange 5.7.233 (tenant), 5.1.90 (recipients a day), 5.2.251-255 (continuous errors).
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset({"5.4.5", "5.7.233", "5.1.90"})),
     ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset(f"5.2.{last}" for last in range(251, 256))),
+    # Exchange Online "550 5.7.705 Access denied, tenant has exceeded threshold", "550 5.1.8 Access denied, bad outbound
+    # sender": the tenant or the mailbox is blocked until its administrator acts; no message is at fault.
+    ReplyRule(ReplyMeaning.QUOTA, _ALL, enhanced=frozenset({"5.7.705"})),
+    ReplyRule(ReplyMeaning.QUOTA, _ALL, words=_words("tenant has exceeded threshold|bad outbound sender")),
+    # Exchange Online "451 4.7.500 Server busy. Please try again later from [192.0.2.1]": it slows down this machine.
+    ReplyRule(ReplyMeaning.RATE, _ALL, _THROTTLING, frozenset({"4.7.500"})),
     # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
     # Also after the body: a session that is full says nothing about the message, as one that took too long may.

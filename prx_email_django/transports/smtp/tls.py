@@ -5,24 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-import stat
 import time
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from prx_email_django.conf.authorities import UnusableFile, add_authorities, file_version, reason_in_words
 from prx_email_django.transports.base import TlsFiles
-
-#: Bytes of a file; the bundle of all public authorities has 0.3 MB.
-_MAX_SIZE = 10_000_000
-
-
-class UnusableFile(Exception):
-    """A file of authorities, or of the client certificate, cannot be used; ``str()`` is shown to people."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be used: {reason}")
 
 
 async def tls_context(files: TlsFiles) -> ssl.SSLContext:
@@ -40,19 +30,7 @@ def _current_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def _version(name: str, path: str) -> tuple[int, int]:
-    """Inode and time of change.  Only a regular file of a sensible size is read: a FIFO would never end."""
-    if not path:
-        return 0, 0
-    label = _label(name)
-    try:
-        found = Path(path).stat()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UnusableFile(label, _reason(error)) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise UnusableFile(label, "it is not a file")
-    if found.st_size > _MAX_SIZE:
-        raise UnusableFile(label, "it is too large")
-    return found.st_ino, found.st_mtime_ns
+    return file_version(_label(name), path) if path else (0, 0)
 
 
 @functools.lru_cache(maxsize=32)
@@ -61,17 +39,10 @@ def _build_context(files: TlsFiles, _versions: tuple[tuple[int, int], ...]) -> s
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for name in ("shared_ca_file", "ca_file"):
         if path := getattr(files, name):
-            _add_authorities(context, _label(name), path)
+            add_authorities(context, _label(name), path)
     if files.cert_file:
         _load_client_certificate(context, files)
     return context
-
-
-def _add_authorities(context: ssl.SSLContext, label: str, path: str) -> None:
-    try:
-        context.load_verify_locations(path)
-    except (OSError, ValueError) as error:
-        raise UnusableFile(label, _reason(error, "it holds no certificate in PEM format")) from None
 
 
 def _load_client_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
@@ -81,7 +52,7 @@ def _load_client_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
             try:
                 Path(path).open("rb").close()
             except OSError as error:
-                raise UnusableFile(_label(name), _reason(error)) from None
+                raise UnusableFile(_label(name), reason_in_words(error)) from None
     key = files.key_file or files.cert_file
     try:
         context.load_cert_chain(files.cert_file, key, password=_refuse_encrypted_key)
@@ -89,7 +60,7 @@ def _load_client_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
         raise UnusableFile(_label("key_file" if files.key_file else "cert_file"), "its key is encrypted") from None
     except (OSError, ValueError) as error:
         text = "certificate and key do not belong together, or are not in PEM format"
-        raise UnusableFile(_label("cert_file"), _reason(error, text)) from None
+        raise UnusableFile(_label("cert_file"), reason_in_words(error, text)) from None
 
 
 class _EncryptedKey(Exception):
@@ -103,13 +74,6 @@ def _refuse_encrypted_key() -> str:
 
 def _label(name: str) -> str:
     return "TLS_CA_FILE" if name == "shared_ca_file" else f"tls_{name}"
-
-
-def _reason(error: Exception, otherwise: str = "it is not a path") -> str:
-    """The system's words (``No such file or directory``), or ours for what OpenSSL or Python says."""
-    if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
-        return otherwise
-    return error.strerror or type(error).__name__
 
 
 def certificate_words(certificate: Mapping[str, Any] | None) -> str:

@@ -92,6 +92,18 @@ def test_a_short_password_does_not_make_a_text_unreadable(password: str, said: s
     assert without_secrets(said, settings) == shown
 
 
+@pytest.mark.parametrize("password", ["login", "server", "throttles", "mechanism", "localhost"])
+@pytest.mark.parametrize("said", ["535 5.7.8 no", "454 4.7.0 later", "334 more"])
+def test_a_password_that_is_a_word_of_ours_is_not_given_away_by_a_gap(password: str, said: str) -> None:
+    with SmtpServer(tls="implicit", users={"ann": "another"}, mechanisms=("PLAIN",)) as server:
+        server.on("auth", reply=said)
+        with pytest.raises(ConnectError) as failed:
+            asyncio.run(
+                SmtpTransport().open(settings_for(server, user="ann", password=password, auth_method="password"))
+            )
+    assert said in str(failed.value) and "***" not in str(failed.value)
+
+
 ANSWERS = [
     (b"HTTP/1.1 400 token=s3cr3t\r\nServer: x\r\n\r\n", "HTTP"),
     (b"<!DOCTYPE html><p>token=s3cr3t</p>\r\n", "HTTP"),
@@ -103,6 +115,8 @@ ANSWERS = [
     (b"999 token=s3cr3t\r\n", "another protocol"),
     (b"12 token=s3cr3t\r\n", "another protocol"),
 ]
+#: Codes that SMTP has for other commands, NNTP and others for a greeting.
+NO_REFUSALS = [b"200 token=s3cr3t\r\n", b"354 token=s3cr3t\r\n", b"201\ttoken=s3cr3t\r\n"]
 
 
 @pytest.mark.parametrize(("said", "kind"), ANSWERS)
@@ -122,3 +136,17 @@ def test_what_an_internal_service_says_is_on_no_page(
     assert "s3cr3t" not in text and "token" not in text
     assert f"not an SMTP reply: the server answered with {kind}" in text
     assert "s3cr3t" in caplog.text, "the operator reads it in the log"
+
+
+@pytest.mark.parametrize("said", NO_REFUSALS)
+@pytest.mark.parametrize("stage", ["greeting", "ehlo", "starttls"])
+def test_a_positive_code_that_is_no_reply_to_the_step_is_not_smtp(
+    stage: str, said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmtpServer(tls="starttls") as server, caplog.at_level(logging.WARNING, "prx_email_django"):
+        server.on(stage, raw=said)
+        with pytest.raises(ConnectError) as failed:
+            asyncio.run(SmtpTransport().open(settings_for(server)))
+    assert "not an SMTP reply: the server answered with another protocol" in str(failed.value)
+    assert "s3cr3t" not in str(failed.value) and "s3cr3t" in caplog.text
+    assert failed.value.smtp_code == 0

@@ -13,6 +13,7 @@ import pytest
 from prx_email_django.rules.outcomes import Ending, Phase, Trouble
 from prx_email_django.transports.base import ConnectError
 from prx_email_django.transports.smtp.connection import SmtpTransport
+from tests.support import smtp_connection
 from tests.support.outgoing_messages import outgoing, settings_for, transmit
 from tests.support.smtp_connection import CRAM_CHALLENGE
 from tests.support.smtp_server import SmtpServer
@@ -97,6 +98,24 @@ def test_mechanism_that_is_not_offered_is_named_and_no_secret_sent() -> None:
         assert (error.phase, error.trouble, error.error_code) == (Phase.AUTH, Trouble.AUTH, "auth")
         assert "offers PLAIN LOGIN" in str(error) and "CRAM-MD5" in str(error)
         assert server.auth_attempts == []
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "XOAUTH2", "OAUTHBEARER"])
+def test_server_that_overlooks_the_initial_response_gets_it_again(
+    mechanism: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks by an empty challenge, which Django's own backend answers."""
+    auth = smtp_connection.Connection.auth
+
+    def ask(connection: smtp_connection.Connection, rest: str) -> None:
+        connection.out.append(b"334 \r\n")
+        connection.dialogue = lambda line: auth(connection, f"{rest.partition(' ')[0]} {line.decode()}")
+
+    monkeypatch.setitem(smtp_connection.COMMANDS, "AUTH", ask)
+    credentials: dict[str, Any] = {"users": USERS} if mechanism == "PLAIN" else {"tokens": TOKENS}
+    with SmtpServer(tls="implicit", mechanisms=(mechanism,), **credentials) as server:
+        feed, _ = transmit(server, [outgoing()])
+        assert (feed.outcomes[1].ending, server.auth_attempts) == (Ending.ACCEPTED, [mechanism])
 
 
 def test_server_that_hangs_up_after_refusing_the_mechanism_refused_it() -> None:

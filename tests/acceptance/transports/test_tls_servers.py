@@ -15,7 +15,7 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from prx_email_django.rules.outcomes import Ending, Phase, Trouble
@@ -204,3 +204,21 @@ def test_certificate_that_python_3_13_refuses_is_explained(tmp_path: Path, monke
     error = refused_by(server, "implicit", TlsFiles("", str(tmp_path / "strict-ca.pem")))
     assert (error.phase, error.trouble) == (Phase.TLS, Trouble.TLS)
     assert "Missing Authority Key Identifier" in str(error) and "3.13" in advice(f"TLS failed ({error})")
+
+
+def test_certificate_with_a_weak_key_is_explained(tmp_path: Path) -> None:
+    """An old appliance has one of 1024 bits, which OpenSSL refuses at its usual level."""
+    key, now, day = rsa.generate_private_key(65537, 1024), datetime.datetime.now(datetime.UTC), datetime.timedelta(1)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "weak.pem").write_bytes(certificate.public_bytes(pem) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    context.load_cert_chain(tmp_path / "weak.pem")
+    error = refused_by(context, "implicit", TlsFiles("", str(tmp_path / "weak.pem")))
+    assert (error.phase, error.trouble) == (Phase.TLS, Trouble.TLS)
+    assert "too weak" in str(error) and "new one" in advice(f"TLS failed ({error})")

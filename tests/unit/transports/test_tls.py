@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from prx_email_django.conf.authorities import UnusableFile
 from prx_email_django.transports.base import TlsFiles
-from prx_email_django.transports.smtp.tls import UnusableFile, tls_context
+from prx_email_django.transports.smtp.tls import tls_context
 
 NAMES = {"shared_ca_file": "TLS_CA_FILE", "ca_file": "tls_ca_file", "cert_file": "tls_cert_file"}
 
