@@ -98,6 +98,8 @@ class OutboxMessage(OutboxModel):
     next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
     #: When a person took the message at rest off the list of those that need a person; a new attempt clears it.
     dismissed_at = models.DateTimeField(_("dismissed at"), null=True, blank=True)
+    #: When a person said that the sent message arrived; None: the server's reply said so.
+    confirmed_at = models.DateTimeField(_("confirmed at"), null=True, blank=True)
     due_since = models.DateTimeField(_("due since"), default=timezone.now)
     provider_message_id = models.CharField(_("accepted Message-ID"), max_length=998, null=True, blank=True)  # noqa: DJ001
     provider_response = ForeignCharField(_("server's response"), max_length=255, blank=True, default="")

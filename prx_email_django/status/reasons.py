@@ -190,11 +190,13 @@ def _paused(pause: Pause, now: datetime) -> str:
 
 def _sent(message: OutboxMessage, now: datetime) -> str:
     words = {"when": _when(message.sent_at, now), "answer": shown(message.last_error)}
-    if message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error:
-        return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
-    if message.attempts > message.retries and not message.provider_response:
-        # No reply of a server is known: a person has said that it arrived.
+    is_partial = message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error
+    if message.confirmed_at is not None and is_partial:
+        return _("confirmed by a person%(when)s, but not for every recipient: %(answer)s") % words
+    if message.confirmed_at is not None:
         return _("confirmed by a person%(when)s") % words
+    if is_partial:
+        return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
     return _("accepted by the server%(when)s") % words
 
 

@@ -135,7 +135,22 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
             row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1, provider_response="250 ok"),
             "accepted by the server at 13:00 UTC",
         ),
-        (row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "confirmed by a person at 13:00 UTC"),
+        (
+            row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1, confirmed_at=NOW),
+            "confirmed by a person at 13:00 UTC",
+        ),
+        (row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "accepted by the server at 13:00 UTC"),
+        (
+            row(
+                Status.SENT,
+                sent_at=NOW,
+                attempts=1,
+                confirmed_at=NOW,
+                error_code=ErrorCode.RECIPIENTS_REFUSED,
+                error="550 5.1.1 nobody lives here",
+            ),
+            "confirmed by a person at 14:00:00 UTC, but not for every recipient: 550 5.1.1 nobody lives here",
+        ),
         (
             row(Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"),
             "accepted by the server at 14:00:00 UTC, but not for every recipient: 550 5.1.1 nobody lives here",
