@@ -6,7 +6,7 @@ translated when it is made, in the language and the time zone that are active at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.utils import formats, timezone
@@ -98,6 +98,12 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.connections >= account.max_connections:
         return _all_in_use(account.max_connections)
     return ""
+
+
+def lasting_obstacle(account: AccountFacts, *, now: datetime) -> str:
+    """``obstacle`` without what is over in a moment: that all connections are in use, and a limit per second."""
+    reached = tuple(limit for limit in account.reached if not limit.is_short)
+    return obstacle(replace(account, connections=0, reached=reached), now=now)
 
 
 def _limit_reached(reached: ReachedLimit, now: datetime) -> str:

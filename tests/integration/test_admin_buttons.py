@@ -17,8 +17,10 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.admin import OutboxMessageAdmin
 from prx_email_django.admin import bulk as bulk_pages
-from prx_email_django.models import OutboxMessage, Worker
+from prx_email_django.limits.rate_windows import take_permits
+from prx_email_django.models import Account, OutboxMessage, Worker
 from prx_email_django.states import Status
+from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -226,6 +228,52 @@ def test_every_bulk_action_asks_first_and_says_what_it_would_change(action: str)
     summary = asked.context["summary"]
     assert (summary.count, summary.doubtful, summary.set_aside, summary.paused) == (4, 1, 1, {"paused": 1})
     assert everything() == before
+
+
+def used_up(name: str, rate_limits: str = "2/day") -> Account:
+    account = rows.make_account(name, rate_limits=rate_limits)
+    assert take_permits(account, int(rate_limits.split("/")[0]), clock=clock_for(None)).count
+    return account
+
+
+def test_retrying_many_says_before_and_after_what_keeps_them_from_being_sent() -> None:
+    """Of an account whose limit was reached or that was switched off, a running worker was promised to send them."""
+    Worker.objects.create(name="web1:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    limited, off = used_up("limited"), rows.make_account("off")
+    made = [rows.at_rest(limited), rows.at_rest(limited), rows.at_rest(off)]
+    Account.objects.filter(pk=off.pk).update(is_active=False)
+    client = rows.client_for("*")
+    data = {"action": "retry_selected", "_selected_action": [message.pk for message in made]}
+    asked = client.post(rows.MESSAGES, data)
+    page = " ".join(asked.content.decode().split())
+    assert "2 of them belong to the account limited: limit 2/day reached, sending continues at " in page
+    assert "1 of them belongs to the account off: the account is inactive, until a person activates it." in page
+    assert "Make it due" in page
+    assert "a running worker sends it" not in page
+    notices = rows.notices(bulk(client, "retry_selected", made))
+    assert notices[0] == "3 messages are due now."
+    assert notices[1].startswith("limited: limit 2/day reached, sending continues at ")
+    assert notices[2:] == ["off: the account is inactive, until a person activates it."]
+    assert "belong to" not in client.post(rows.MESSAGES, {**data, "action": "dismiss_selected"}).content.decode()
+
+
+def test_a_limit_per_second_is_no_reason_to_promise_less() -> None:
+    account = used_up("busy", "2/second")
+    message = rows.at_rest(account)
+    Worker.objects.create(name="web1:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    client = rows.client_for("*")
+    for _round in range(3):  # it is free again within a second
+        take_permits(account, 2, clock=clock_for(None))
+        page = client.get(f"{rows.MESSAGES}{message.pk}/change/").content.decode()
+        assert "Due now: a running worker sends it." in page
+
+
+def test_resume_says_what_else_is_in_the_way() -> None:
+    account = used_up("limited")
+    prx.pause_outbox(account, reason="x")
+    page = rows.client_for("*").get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
+    assert "Ends the pause. Then: limit 2/day reached, sending continues at " in page
+    assert "a running worker tries again" not in page
 
 
 @pytest.mark.parametrize("revives", [False, True])
