@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -362,3 +363,21 @@ def test_a_due_message_says_that_no_worker_runs() -> None:
     Worker.objects.create(name="web1:1", kind="loop", started_at=seen, last_seen_at=seen)
     page = client.get(f"{rows.MESSAGES}{message.pk}/change/").content.decode()
     assert "Due, waiting for a worker. No worker for 42 min." in page
+
+
+@pytest.mark.parametrize("ask", ["bulk", "one", "pause", "erase"])
+def test_a_page_that_asks_leads_back_to_the_list(ask: str) -> None:
+    message = rows.unknown(rows.make_account())
+    client = rows.client_for("*")
+    selected = {"_selected_action": [message.pk]}
+    page = {
+        "bulk": lambda: client.post(rows.MESSAGES, {"action": "retry_selected", **selected}),
+        "one": lambda: client.post(f"{rows.MESSAGES}{message.pk}/retry/"),
+        "pause": lambda: client.post(
+            rows.ACCOUNTS, {"action": "pause_selected", "_selected_action": [message.account_id]}
+        ),
+        "erase": lambda: client.get(f"{rows.MESSAGES}erase/"),
+    }[ask]()
+    (crumbs,) = re.findall(r'<div class="breadcrumbs">.*?</div>', page.content.decode(), re.DOTALL)
+    parent = rows.ACCOUNTS if ask == "pause" else rows.MESSAGES
+    assert re.findall(r'href="([^"]*)"', crumbs) == ["/admin/", rows.ADMIN, parent]
