@@ -197,9 +197,9 @@ def _paused(pause: Pause, now: datetime) -> str:
 def _sent(message: OutboxMessage, now: datetime) -> str:
     words = {"when": _when(message.sent_at, now), "answer": shown(message.last_error)}
     is_partial = message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error
-    if message.confirmed_at is not None and is_partial:
+    if message.is_confirmed and is_partial:
         return _("confirmed by a person%(when)s, but not for every recipient: %(answer)s") % words
-    if message.confirmed_at is not None:
+    if message.is_confirmed:
         return _("confirmed by a person%(when)s") % words
     if is_partial:
         return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words

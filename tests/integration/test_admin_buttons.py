@@ -354,6 +354,7 @@ def test_a_message_that_a_person_confirmed_is_not_said_to_be_accepted_by_the_ser
     page = client.post(f"{rows.MESSAGES}{message.pk}/confirm/", {"understood": "yes"}, follow=True)
     assert "Confirmed by a person at" in rows.notices(page)[0]
     assert "ccepted by the server" not in rows.notices(page)[0] + page.context["why"]
+    assert [event.label for event in page.context["timeline"] if event.state == "sent"] == ["confirmed by a person"]
 
 
 def test_a_due_message_says_that_no_worker_runs() -> None:
