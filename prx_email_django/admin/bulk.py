@@ -23,8 +23,7 @@ from django.utils.translation import ngettext
 from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, log
 from prx_email_django.admin.operations import CONFIRM, REFUSALS, Operation
 from prx_email_django.models import Account, OutboxMessage
-from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED
-from prx_email_django.states import ErrorCode
+from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED, SET_ASIDE
 from prx_email_django.status.facts import account_facts
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.status.overview import nobody_works, stopped, worker_sentence
@@ -41,8 +40,6 @@ REVIVE = "revive"
 AFTER, CHANGED = "after", "changed"
 #: Columns of which an operation changes at least one.
 _TOUCHED = ("updated_at", "dismissed_at")
-#: Put at rest on purpose, or for their age: only a tick of its own revives them.
-SET_ASIDE = (ErrorCode.CANCELLED, ErrorCode.ADOPTED, ErrorCode.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ def summary_of(selection: Selection) -> Summary:
         counts = rows.aggregate(
             all=Count("pk"),
             doubtful=Count("pk", filter=FAILED & Q(attempts__gt=F("retries"))),
-            set_aside=Count("pk", filter=FAILED & Q(last_error_code__in=SET_ASIDE)),
+            set_aside=Count("pk", filter=SET_ASIDE),
         )
         found.count += counts["all"]
         found.doubtful += counts["doubtful"]
@@ -190,7 +187,7 @@ class BulkPage:
     def _apply(self, ids: Sequence[int]) -> tuple[int, Counter[str]]:
         rows = OutboxMessage.objects.filter(pk__in=ids)
         if self.operation.sends_again and not self.revives:
-            rows = rows.exclude(FAILED & Q(last_error_code__in=SET_ASIDE))
+            rows = rows.exclude(SET_ASIDE)
         found = list(rows.only("pk", "subject", "account_id", *_TOUCHED))
         permitted = [row for row in found if self.page.has_operate_permission(self.request, row)]
         doubtful = self._in_doubt(ids) if self.operation is CONFIRM else []
