@@ -161,7 +161,7 @@ def test_the_commands_in_the_table_of_providers_make_accounts(settings: Any) -> 
     settings.PRX_EMAIL = {}
     page = "docs/how-to/providers.md"
     shown = [code for rows in tables(page) for row in rows for code in code_in(row[-1]) if code.startswith("--preset")]
-    assert len(shown) == 7
+    assert len(shown) == 9
     for number, arguments in enumerate(shown):
         call_command("outbox_account", f"account{number}", *shlex.split(arguments))
         Account.objects.get(name=f"account{number}").full_clean()
