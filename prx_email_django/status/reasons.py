@@ -89,7 +89,7 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.pause is not None:
         return _paused(account.pause, now)
     if account.problem:
-        return _("it cannot work: %(problem)s") % {"problem": shown(account.problem)}
+        return _("it cannot work: %(problem)s") % {"problem": clause(account.problem)}
     if account.reached:
         last = max(account.reached, key=lambda limit: limit.free_at)
         return _limit_reached(last, now)
@@ -98,6 +98,11 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.connections >= account.max_connections:
         return _all_in_use(account.max_connections)
     return ""
+
+
+def clause(text: str) -> str:
+    """Return a stored text without its full stop: more words of the sentence follow."""
+    return shown(text).rstrip(".。")
 
 
 def lasting_obstacle(account: AccountFacts, *, now: datetime) -> str:
