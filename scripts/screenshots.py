@@ -218,12 +218,17 @@ def main() -> None:
         if options.folder:
             pages |= {
                 "index": "/admin/",
+                "app_index": f"{admin}/",
                 "messages": f"{admin}/outboxmessage/",
                 "needs_person": f"{admin}/outboxmessage/?status=needs_person",
                 "accounts": f"{admin}/account/",
                 "account": f"{admin}/account/1/change/",
                 "attempts": f"{admin}/deliveryattempt/",
                 "pauses": f"{admin}/pauserecord/",
+                "recipients": f"{admin}/recipient/",
+                "everything": f"{admin}/outboxstate/",
+                "new_account": f"{admin}/account/add/",
+                "erase": f"{admin}/outboxmessage/erase/",
             }
         folder = options.folder or IMAGES
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,7 +30,7 @@ from prx_email_django.models.presets import PRESETS
 from prx_email_django.rules.references import reference
 from prx_email_django.status.advice import advice
 from prx_email_django.status.facts import account_facts
-from prx_email_django.status.reasons import account_sentence
+from prx_email_django.status.reasons import account_sentence, lasting_obstacle
 from prx_email_django.status.stored_words import as_stored
 from prx_email_django.store.db import clock_for
 
@@ -179,6 +180,7 @@ class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastL
                 why=account_sentence(facts, now=now),
                 advice=hint,
                 is_paused=bool(obj.pause_reason),
+                after_resume=lasting_obstacle(replace(facts, pause=None), now=now),
                 pauses=pause_lines(obj.pause_records.all()),
                 pause_form=PauseForm() if self.has_operate_permission(request, obj) else None,
             )

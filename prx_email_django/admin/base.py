@@ -105,6 +105,7 @@ class FastListMixin(ModelAdminBase):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
+    empty_value_display = "–"
 
     class Media:
         """Colours of states; dark mode uses Django's variables.  The script names the columns of a phone's cards."""

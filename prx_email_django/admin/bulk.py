@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from time import monotonic
@@ -22,12 +22,12 @@ from django.utils.translation import ngettext
 
 from prx_email_django.admin.base import UNDERSTOOD, OperatorMixin, log
 from prx_email_django.admin.operations import CONFIRM, REFUSALS, Operation
-from prx_email_django.models import OutboxMessage
-from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED
-from prx_email_django.rules.pauses import in_force
-from prx_email_django.states import ErrorCode
+from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models.conditions import FAILED, MAY_HAVE_BEEN_DELIVERED, QUEUED, SET_ASIDE
+from prx_email_django.status.facts import account_facts
 from prx_email_django.status.figures import outbox_status
 from prx_email_django.status.overview import nobody_works, stopped, worker_sentence
+from prx_email_django.status.reasons import lasting_obstacle
 from prx_email_django.store.db import clock_for
 
 #: Messages of one batch.
@@ -40,8 +40,6 @@ REVIVE = "revive"
 AFTER, CHANGED = "after", "changed"
 #: Columns of which an operation changes at least one.
 _TOUCHED = ("updated_at", "dismissed_at")
-#: Put at rest on purpose, or for their age: only a tick of its own revives them.
-SET_ASIDE = (ErrorCode.CANCELLED, ErrorCode.ADOPTED, ErrorCode.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +72,41 @@ class Summary:
     set_aside: int = 0
     #: Name of each paused account -> how many of the messages are its.
     paused: dict[str, int] = field(default_factory=dict)
+    #: Of each other account that sends nothing now: its name, how many of the messages are its, and why.
+    held: list[tuple[str, int, str]] = field(default_factory=list)
+
+    @property
+    def are_all_held(self) -> bool:
+        """Whether none of the messages would be sent now."""
+        return sum(self.paused.values()) + sum(count for _name, count, _why in self.held) == self.count
 
 
 def summary_of(selection: Selection) -> Summary:
-    """Count the messages, those that may have been delivered, were set aside, or belong to a paused account."""
-    found = Summary()
-    paused = Q(account__runtime_state__isnull=False) & in_force(clock_for(None).now, prefix="account__runtime_state__")
+    """Count the messages, those that may have been delivered, were set aside, or belong to an account that waits."""
+    found, of_accounts = Summary(), Counter[int]()
     for ids in _batches(selection.ids(0)):
         rows = OutboxMessage.objects.filter(pk__in=ids).order_by()
         counts = rows.aggregate(
             all=Count("pk"),
             doubtful=Count("pk", filter=FAILED & Q(attempts__gt=F("retries"))),
-            set_aside=Count("pk", filter=FAILED & Q(last_error_code__in=SET_ASIDE)),
+            set_aside=Count("pk", filter=SET_ASIDE),
         )
         found.count += counts["all"]
         found.doubtful += counts["doubtful"]
         found.set_aside += counts["set_aside"]
-        for name, count in rows.filter(paused).values_list("account__name").annotate(Count("pk")):
-            found.paused[name] = found.paused.get(name, 0) + count
+        of_accounts.update(dict(rows.values_list("account_id").annotate(Count("pk"))))
+    _add_accounts(found, of_accounts)
     return found
+
+
+def _add_accounts(found: Summary, counts: Mapping[int, int]) -> None:
+    """Say which accounts send nothing now; what stops all of them is said once, elsewhere."""
+    now = clock_for(None).running
+    for pk, facts in account_facts(Account.objects.filter(pk__in=counts).order_by("name"), now=now).items():
+        if facts.pause is not None:
+            found.paused[facts.name] = counts[pk]
+        elif why := lasting_obstacle(replace(facts, outbox=None, is_copy=False), now=now):
+            found.held.append((facts.name, counts[pk], why))
 
 
 class BulkPage:
@@ -136,7 +150,7 @@ class BulkPage:
         now = clock_for(None).running
         figures = outbox_status(now=now) if self.operation.sends_again else None
         warnings = [text for text in (*stopped(figures), nobody_works(figures, now)) if text] if figures else []
-        is_held = bool(warnings) or sum(summary.paused.values()) == summary.count
+        is_held = bool(warnings) or summary.are_all_held
         return self.page.own_page(
             self.request,
             "bulk.html",
@@ -173,7 +187,7 @@ class BulkPage:
     def _apply(self, ids: Sequence[int]) -> tuple[int, Counter[str]]:
         rows = OutboxMessage.objects.filter(pk__in=ids)
         if self.operation.sends_again and not self.revives:
-            rows = rows.exclude(FAILED & Q(last_error_code__in=SET_ASIDE))
+            rows = rows.exclude(SET_ASIDE)
         found = list(rows.only("pk", "subject", "account_id", *_TOUCHED))
         permitted = [row for row in found if self.page.has_operate_permission(self.request, row)]
         doubtful = self._in_doubt(ids) if self.operation is CONFIRM else []
@@ -219,15 +233,16 @@ def _changed(rows: Sequence[OutboxMessage], count: int) -> Sequence[OutboxMessag
 
 
 def tell_obstacles(request: HttpRequest) -> None:
-    """Show what keeps due messages from being sent now: pauses, and that no worker lives."""
+    """Show what keeps due messages from being sent now: what their accounts wait for, and that no worker lives."""
     now = clock_for(None).running
     figures = outbox_status(now=now)
     everything = list(stopped(figures))
     for text in everything:
         messages.warning(request, text)
-    for account in figures["accounts"]:
-        if account["due"] and not everything and (account["pause_code"] or not account["is_active"]):
-            messages.warning(request, f"{account['name']}: {account['why']}.")
+    due = [account["id"] for account in figures["accounts"] if account["due"] and not everything]
+    for facts in account_facts(Account.objects.filter(pk__in=due).order_by("name"), now=now).values():
+        if why := lasting_obstacle(facts, now=now):
+            messages.warning(request, f"{facts.name}: {why}.")
     tell_silence(request, figures, now)
 
 

@@ -108,8 +108,9 @@ class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, ErasePage
     ordering = ("-id",)
     search_fields = ("tag",)
     search_help_text = _(
-        "Finds the message number, the start of a recipient’s address, tags and Message-IDs. The subject, queue ids of "
-        "servers and domains (@example.com) are searched in the newest 100 000 messages only."
+        "Finds the message number, the start of a recipient’s address, tags, and Message-IDs that the outbox made. "
+        "Subjects, other Message-IDs, queue ids of servers and domains (@example.com) are searched in the newest "
+        "100 000 messages only."
     )
     fieldsets = (
         (
@@ -196,8 +197,9 @@ class OutboxMessageAdminMixin(MessageActionsMixin, MessageCopiesMixin, ErasePage
         found, is_cut = search(queryset, search_term, newest_only=request.method != "POST")
         if is_cut:
             text = _(
-                "Very many messages match “%(term)s”: only those among the newest 100 000 messages are shown. An "
-                "action on all reaches every message that matches."
+                "Very many messages match “%(term)s”: only those among the newest 100 000 messages are shown. To find "
+                "an older message, search for more of its address, or for its number. An action on all reaches every "
+                "message that matches."
             )
             messages.warning(request, text % {"term": search_term})
         return found, False

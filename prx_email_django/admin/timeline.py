@@ -51,7 +51,10 @@ def timeline(
 
 def _past(message: OutboxMessage, actions: Sequence[LogEntry]) -> Iterator[Event]:
     yield Event(message.created_at, "pending", _("queued"))
-    if message.status == Status.SENT and message.sent_at is not None:
+    if message.status == Status.SENT and message.is_confirmed and message.sent_at is not None:
+        # An earlier reply of the server was about other recipients.
+        yield Event(message.sent_at, "sent", _("confirmed by a person"))
+    elif message.status == Status.SENT and message.sent_at is not None:
         yield Event(message.sent_at, "sent", _("sent"), message.provider_response)
     dismissed = message.dismissed_at
     # The log of the admin says the same with the name of the person; a command leaves none.

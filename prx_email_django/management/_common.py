@@ -148,7 +148,7 @@ def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> Que
     Raises:
         CommandError: neither ids nor a filter is given, or both are, or the account does not exist.
     """
-    filters = _filters(options)
+    filters = chosen_filters(options)
     if options["ids"] and filters:
         raise CommandError(_("Give either ids or filters, not both."))
     if options["ids"]:
@@ -158,7 +158,8 @@ def selection(options: dict[str, Any], eligible: QuerySet[OutboxMessage]) -> Que
     return eligible.filter(**filters)
 
 
-def _filters(options: dict[str, Any]) -> dict[str, Any]:
+def chosen_filters(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the filters of the arguments as conditions of a query."""
     readers: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "account": ("account", account_named),
         "error_code": ("last_error_code", str),
@@ -234,10 +235,14 @@ class SelectionCommand(OutboxCommand):
         """Add the selection of messages."""
         add_selection(parser)
 
+    def eligible_for(self, options: dict[str, Any]) -> Q:
+        """Return the condition of the messages that these arguments may select."""
+        return self.eligible
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Apply the operation and print how many messages changed and how many were refused."""
         with plain_errors():
-            eligible = OutboxMessage.objects.filter(self.eligible)
+            eligible = OutboxMessage.objects.filter(self.eligible_for(options))
             chosen = selection(options, eligible)
             if options["dry_run"]:
                 found = eligible.filter(pk__in=chosen) if isinstance(chosen, list) else chosen

@@ -516,6 +516,7 @@ class Migration(migrations.Migration):
                 ),
                 ("next_attempt_at", models.DateTimeField(blank=True, null=True, verbose_name="next attempt at")),
                 ("dismissed_at", models.DateTimeField(blank=True, null=True, verbose_name="dismissed at")),
+                ("confirmed_at", models.DateTimeField(blank=True, null=True, verbose_name="confirmed at")),
                 ("due_since", models.DateTimeField(default=django.utils.timezone.now, verbose_name="due since")),
                 (
                     "provider_message_id",

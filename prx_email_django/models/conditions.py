@@ -19,6 +19,9 @@ SENDING = Q(status=Status.SENDING, claim_expires_at__isnull=False)
 MAY_HAVE_BEEN_DELIVERED = (FAILED | SENDING) & Q(attempts__gt=F("retries"))
 #: Codes of messages at rest with which nobody has to do anything: a person put them at rest.
 SETTLED_CODES = frozenset({ErrorCode.CANCELLED, ErrorCode.ADOPTED})
+#: Put at rest on purpose, or for their age: whoever makes many messages due leaves them, unless told otherwise.
+SET_ASIDE_CODES = (ErrorCode.CANCELLED, ErrorCode.ADOPTED, ErrorCode.EXPIRED)
+SET_ASIDE = FAILED & Q(last_error_code__in=SET_ASIDE_CODES)
 #: At rest, and no person has decided what becomes of the message.  (All other codes are named: an index serves them.)
 NEEDS_PERSON = AT_REST & Q(
     dismissed_at__isnull=True,

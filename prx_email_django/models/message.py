@@ -98,6 +98,8 @@ class OutboxMessage(OutboxModel):
     next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
     #: When a person took the message at rest off the list of those that need a person; a new attempt clears it.
     dismissed_at = models.DateTimeField(_("dismissed at"), null=True, blank=True)
+    #: When a person said that the message arrived.
+    confirmed_at = models.DateTimeField(_("confirmed at"), null=True, blank=True)
     due_since = models.DateTimeField(_("due since"), default=timezone.now)
     provider_message_id = models.CharField(_("accepted Message-ID"), max_length=998, null=True, blank=True)  # noqa: DJ001
     provider_response = ForeignCharField(_("server's response"), max_length=255, blank=True, default="")
@@ -207,6 +209,11 @@ class OutboxMessage(OutboxModel):
     def needs_person(self) -> bool:
         """Whether the message is at rest, and no person has cancelled, adopted or dismissed it."""
         return self.is_at_rest and self.dismissed_at is None and self.last_error_code not in SETTLED_CODES
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the message is sent by the word of a person, and not by the reply of a server since."""
+        return self.confirmed_at is not None and self.confirmed_at == self.sent_at
 
     @property
     def may_have_been_delivered(self) -> bool:

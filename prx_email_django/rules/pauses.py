@@ -35,13 +35,9 @@ def is_paused(state: Pausable, *, now: datetime) -> bool:
     return is_in_force(state.pause_reason, state.paused_until, now=now)
 
 
-def in_force(now: datetime, *, prefix: str = "") -> Q:
-    """The condition of ``is_in_force`` for a query over ``AccountState`` or ``OutboxState``.
-
-    ``prefix``: the way to the state from another model (``account__runtime_state__``).
-    """
-    until = f"{prefix}paused_until"
-    return ~Q(**{f"{prefix}pause_reason": ""}) & (Q(**{f"{until}__isnull": True}) | Q(**{f"{until}__gt": now}))
+def in_force(now: datetime) -> Q:
+    """The condition of ``is_in_force`` for a query over ``AccountState`` or ``OutboxState``."""
+    return ~Q(pause_reason="") & (Q(paused_until__isnull=True) | Q(paused_until__gt=now))
 
 
 def pause_length(pauses_before: int) -> timedelta:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 
 from django.db.models import Count
@@ -19,7 +18,7 @@ from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.obstacles import ReachedLimit
 from prx_email_django.rules.rates import RateLimit, parse_rate_limits, reached, spent_now
 from prx_email_django.rules.words import in_words
-from prx_email_django.status.reasons import AccountFacts, Pause, message_sentence, obstacle, pause_in_force
+from prx_email_django.status.reasons import AccountFacts, Pause, lasting_obstacle, message_sentence, pause_in_force
 from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import is_copy
 
@@ -74,12 +73,8 @@ def message_reason(message: OutboxMessage, *, now: datetime | None = None) -> st
 
 
 def held_back(message: OutboxMessage, *, now: datetime) -> str:
-    """Say what would keep the message from being sent if it were due now; empty if nothing does.
-
-    That all connections are in use at this moment is nothing that lasts.
-    """
-    facts = account_facts([message.account], now=now)[message.account_id]
-    return obstacle(replace(facts, connections=0), now=now)
+    """Say what would keep the message from being sent if it were due now; empty if nothing lasting does."""
+    return lasting_obstacle(account_facts([message.account], now=now)[message.account_id], now=now)
 
 
 def outbox_pause(outbox: OutboxState, now: datetime) -> Pause | None:

@@ -18,7 +18,7 @@ from prx_email_django.models import PauseRecord
 from prx_email_django.models.activity import LOOP, WorkerState
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.status.facts import suspicious
-from prx_email_django.status.reasons import at
+from prx_email_django.status.reasons import at, clause
 from prx_email_django.status.stored_words import shown
 
 #: A due message that has waited for longer is late.
@@ -221,7 +221,7 @@ def _causes_of(account: Mapping[str, Any], record: PauseRecord | None, now: date
     elif not account["is_active"]:
         text = _("%(name)s is switched off") % {"name": name} if account["due"] else ""
     elif account["problem"]:
-        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": shown(account["problem"])}
+        text = _("%(name)s cannot work: %(problem)s") % {"name": name, "problem": clause(account["problem"])}
         cause = replace(cause, stored=account["problem"])
     elif account["last_trouble"]:
         text = _("%(name)s: %(trouble)s") % {"name": name, "trouble": shown(account["last_trouble"])}

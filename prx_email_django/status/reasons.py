@@ -6,7 +6,7 @@ translated when it is made, in the language and the time zone that are active at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.utils import formats, timezone
@@ -89,7 +89,7 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.pause is not None:
         return _paused(account.pause, now)
     if account.problem:
-        return _("it cannot work: %(problem)s") % {"problem": shown(account.problem)}
+        return _("it cannot work: %(problem)s") % {"problem": clause(account.problem)}
     if account.reached:
         last = max(account.reached, key=lambda limit: limit.free_at)
         return _limit_reached(last, now)
@@ -98,6 +98,17 @@ def obstacle(account: AccountFacts, *, now: datetime) -> str:
     if account.connections >= account.max_connections:
         return _all_in_use(account.max_connections)
     return ""
+
+
+def clause(text: str) -> str:
+    """Return a stored text without its full stop: more words of the sentence follow."""
+    return shown(text).rstrip(".。")
+
+
+def lasting_obstacle(account: AccountFacts, *, now: datetime) -> str:
+    """``obstacle`` without what is over in a moment: that all connections are in use, and a limit per second."""
+    reached = tuple(limit for limit in account.reached if not limit.is_short)
+    return obstacle(replace(account, connections=0, reached=reached), now=now)
 
 
 def _limit_reached(reached: ReachedLimit, now: datetime) -> str:
@@ -190,11 +201,13 @@ def _paused(pause: Pause, now: datetime) -> str:
 
 def _sent(message: OutboxMessage, now: datetime) -> str:
     words = {"when": _when(message.sent_at, now), "answer": shown(message.last_error)}
-    if message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error:
-        return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
-    if message.attempts > message.retries and not message.provider_response:
-        # No reply of a server is known: a person has said that it arrived.
+    is_partial = message.last_error_code == ErrorCode.RECIPIENTS_REFUSED and message.last_error
+    if message.is_confirmed and is_partial:
+        return _("confirmed by a person%(when)s, but not for every recipient: %(answer)s") % words
+    if message.is_confirmed:
         return _("confirmed by a person%(when)s") % words
+    if is_partial:
+        return _("accepted by the server%(when)s, but not for every recipient: %(answer)s") % words
     return _("accepted by the server%(when)s") % words
 
 

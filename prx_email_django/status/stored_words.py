@@ -162,6 +162,13 @@ WHOLE = (
     _("%(reference)s: it does not hold text"),
     _("%(reference)s: it is not a file of at most %(most)s bytes"),
     _("%(reference)s: the file is empty"),
+    # A field of an account that validation refuses, where the sentence holds a value.
+    _("“%(part)s” must be a rate limit, for example “30/minute” or “10000 recipients/day”."),
+    _("“%(part)s”: only one limit of %(what)s is possible for each unit."),
+    _("The reference %(problem)s. A secret that begins like this is written with a backslash before it."),
+    _("names nothing: write env:NAME or file:/path"),
+    _("is not the name of a variable"),
+    _("must name an absolute path: workers may start in different directories"),
 )
 #: A cut text is recognised if so many of its characters are those of a template.
 ENOUGH = 40
@@ -198,7 +205,8 @@ def shown(text: str) -> str:
         return f"{where}: {shown(said)}"
     if named := _FIELD.fullmatch(text):
         field, said = named.groups()
-        return f"{field}: {gettext(said)}"
+        translated = gettext(said)
+        return f"{field}: {shown(said) if translated == said else translated}"
     return text
 
 
@@ -227,6 +235,26 @@ def _parsed(text: str) -> tuple[str, dict[str, str]] | None:
 def _cut(beginning: str) -> tuple[str, dict[str, str]] | None:
     """The template whose words a text begins with that was cut at the length of its column."""
     for template in WHOLE:
-        if len(beginning) >= ENOUGH and template.partition("%(")[0].startswith(beginning):
-            return template, dict.fromkeys(_PLACEHOLDER.findall(template), "…")
+        if (values := _cut_values(template, beginning)) is not None:
+            return template, dict.fromkeys(_PLACEHOLDER.findall(template), "…") | values
+    return None
+
+
+def _cut_values(template: str, beginning: str) -> dict[str, str] | None:
+    """The values that stand before the cut; None: it is not the beginning of this template.
+
+    The cut is in the template's own words.  A text that was cut in a value is left as it is.
+    """
+    parts = _PLACEHOLDER.split(template)
+    literals, names = parts[::2], parts[1::2]
+    if not beginning.startswith(literals[0][: len(beginning)]):
+        return None
+    for number, literal in enumerate(literals):
+        begin, seen = literals[:number], sum(map(len, literals[:number]))
+        for length in range(len(literal), max(0, ENOUGH - seen - 1), -1):
+            # Without the first look each text of a server would be matched with thousands of patterns.
+            if beginning.endswith(literal[:length]):
+                pattern = "".join(f"{re.escape(words)}(.+?)" for words in begin) + re.escape(literal[:length])
+                if found := re.fullmatch(pattern, beginning, re.DOTALL):
+                    return dict(zip(names, found.groups(), strict=False))
     return None

@@ -133,7 +133,7 @@ def _confirm(message: OutboxMessage, recipients: Sequence[Recipient], *, clock: 
         return row.update(
             next_attempt_at=clock.now, due_since=clock.now, last_error_code="", last_error="", **copy, **known
         )
-    return row.update(**values)
+    return row.update(**values, confirmed_at=values["sent_at"])
 
 
 def reopen(ids: Sequence[int]) -> None:

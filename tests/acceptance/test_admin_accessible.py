@@ -28,6 +28,11 @@ LOOK_RULES = {
     "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block", "scrollable-region-focusable"]},
 }
 
+PAGES = (
+    *("dashboard", "message", "account", "new account", "check", "messages", "bulk", "app index"),
+    *("everything", "erase", "recipients"),
+)
+
 
 def fill() -> tuple[Account, OutboxMessage]:
     now = timezone.now()
@@ -73,6 +78,10 @@ def opened(shown: Page, name: str, account: Account, message: OutboxMessage) -> 
         "check": f"{rows.ACCOUNTS}{account.pk}/change/",
         "messages": rows.MESSAGES,
         "bulk": rows.MESSAGES,
+        "app index": rows.ADMIN,
+        "everything": f"{rows.ADMIN}outboxstate/",
+        "erase": f"{rows.MESSAGES}erase/",
+        "recipients": f"{rows.ADMIN}recipient/",
     }
     shown.goto(urls[name])
     if name == "check":
@@ -88,7 +97,7 @@ def opened(shown: Page, name: str, account: Account, message: OutboxMessage) -> 
 def test_axe_finds_nothing_serious(page: Page) -> None:  # noqa: F811  (the fixture)
     account, message = fill()
     found = []
-    for name in ("dashboard", "message", "account", "new account", "check", "messages", "bulk"):
+    for name in PAGES:
         page.set_viewport_size(DESKTOP)
         page.emulate_media(color_scheme="light")
         opened(page, name, account, message)

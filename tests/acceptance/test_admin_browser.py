@@ -74,7 +74,17 @@ new EventSource("{url}/events"); new Image().src = "{url}/new.png"; window.open(
 import("{url}/import.js"); location = "{url}/location"; new Worker("{url}/worker.js");
 document.forms[0].submit()</script>
 <map name="m"><area shape="default" href="{url}/area" alt=""></map><link rel="prerender" href="{url}/prerender">
-<script type="speculationrules">{{"prefetch": [{{"urls": ["{url}/speculation"]}}]}}</script></body></html>"""
+<script type="speculationrules">{{"prefetch": [{{"urls": ["{url}/speculation"]}}]}}</script>
+<div><template shadowrootmode="open"><style>@import "{url}/shadow.css";</style><img src="{url}/shadow.png">
+<link rel="stylesheet" href="{url}/shadowlink.css"><slot></slot></template>.</div>
+<svg><filter id="f"><feImage href="{url}/feimage.png"/></filter><rect width="9" height="9" filter="url(#f)"/>
+<a href="{url}/svglink" target="_top"><text y="9">.</text></a><set attributeName="href" to="{url}/set"/></svg>
+<math><mtext><table><mglyph><style><!--</style><img src="{url}/mathml" onerror="fetch('{url}/mglyph')">--></style>
+</mglyph></table></mtext></math><style>@import url("{url}/layer.css") layer(a) supports(display: grid);
+section {{ background: cross-fade(url({url}/fade.png), url({url}/fade2.png), 50%) }}</style><section>.</section>
+<meta http-equiv="Link" content="<{url}/metalink>; rel=preconnect"><img attributionsrc="{url}/attribution" src="data:,">
+<LINK/rel=preconnect/href={url}/slashes><noscript><link rel="stylesheet" href="{url}/noscript.css">
+<img src="{url}/noscript.png"></noscript><plaintext></body></html>"""
 
 
 class Canary:
@@ -320,7 +330,7 @@ def test_the_canary_sees_a_browser_that_does_fetch(page: Page, canary: Canary) -
 
 
 def test_the_attack_has_as_many_ways_as_were_tried_by_hand() -> None:
-    assert len(set(re.findall(r"\{url\}/[\w.]+", ATTACK))) >= 45
+    assert len(set(re.findall(r"\{url\}/[\w.]+", ATTACK))) >= 60
 
 
 def test_nothing_in_a_preview_acts_or_calls_home(page: Page, canary: Canary) -> None:

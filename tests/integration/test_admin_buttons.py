@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,8 +18,10 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.admin import OutboxMessageAdmin
 from prx_email_django.admin import bulk as bulk_pages
-from prx_email_django.models import OutboxMessage, Worker
+from prx_email_django.limits.rate_windows import take_permits
+from prx_email_django.models import Account, OutboxMessage, Worker
 from prx_email_django.states import Status
+from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -228,6 +231,52 @@ def test_every_bulk_action_asks_first_and_says_what_it_would_change(action: str)
     assert everything() == before
 
 
+def used_up(name: str, rate_limits: str = "2/day") -> Account:
+    account = rows.make_account(name, rate_limits=rate_limits)
+    assert take_permits(account, int(rate_limits.split("/")[0]), clock=clock_for(None)).count
+    return account
+
+
+def test_retrying_many_says_before_and_after_what_keeps_them_from_being_sent() -> None:
+    """Of an account whose limit was reached or that was switched off, a running worker was promised to send them."""
+    Worker.objects.create(name="web1:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    limited, off = used_up("limited"), rows.make_account("off")
+    made = [rows.at_rest(limited), rows.at_rest(limited), rows.at_rest(off)]
+    Account.objects.filter(pk=off.pk).update(is_active=False)
+    client = rows.client_for("*")
+    data = {"action": "retry_selected", "_selected_action": [message.pk for message in made]}
+    asked = client.post(rows.MESSAGES, data)
+    page = " ".join(asked.content.decode().split())
+    assert "2 of them belong to the account limited: limit 2/day reached, sending continues at " in page
+    assert "1 of them belongs to the account off: the account is inactive, until a person activates it." in page
+    assert "Make it due" in page
+    assert "a running worker sends it" not in page
+    notices = rows.notices(bulk(client, "retry_selected", made))
+    assert notices[0] == "3 messages are due now."
+    assert notices[1].startswith("limited: limit 2/day reached, sending continues at ")
+    assert notices[2:] == ["off: the account is inactive, until a person activates it."]
+    assert "belong to" not in client.post(rows.MESSAGES, {**data, "action": "dismiss_selected"}).content.decode()
+
+
+def test_a_limit_per_second_is_no_reason_to_promise_less() -> None:
+    account = used_up("busy", "2/second")
+    message = rows.at_rest(account)
+    Worker.objects.create(name="web1:1", kind="loop", started_at=timezone.now(), last_seen_at=timezone.now())
+    client = rows.client_for("*")
+    for _round in range(3):  # it is free again within a second
+        take_permits(account, 2, clock=clock_for(None))
+        page = client.get(f"{rows.MESSAGES}{message.pk}/change/").content.decode()
+        assert "Due now: a running worker sends it." in page
+
+
+def test_resume_says_what_else_is_in_the_way() -> None:
+    account = used_up("limited")
+    prx.pause_outbox(account, reason="x")
+    page = rows.client_for("*").get(f"{rows.ACCOUNTS}{account.pk}/change/").content.decode()
+    assert "Ends the pause. Then: limit 2/day reached, sending continues at " in page
+    assert "a running worker tries again" not in page
+
+
 @pytest.mark.parametrize("revives", [False, True])
 def test_what_was_set_aside_is_revived_only_by_a_tick_of_its_own(revives: bool) -> None:
     account = rows.make_account()
@@ -305,6 +354,7 @@ def test_a_message_that_a_person_confirmed_is_not_said_to_be_accepted_by_the_ser
     page = client.post(f"{rows.MESSAGES}{message.pk}/confirm/", {"understood": "yes"}, follow=True)
     assert "Confirmed by a person at" in rows.notices(page)[0]
     assert "ccepted by the server" not in rows.notices(page)[0] + page.context["why"]
+    assert [event.label for event in page.context["timeline"] if event.state == "sent"] == ["confirmed by a person"]
 
 
 def test_a_due_message_says_that_no_worker_runs() -> None:
@@ -314,3 +364,21 @@ def test_a_due_message_says_that_no_worker_runs() -> None:
     Worker.objects.create(name="web1:1", kind="loop", started_at=seen, last_seen_at=seen)
     page = client.get(f"{rows.MESSAGES}{message.pk}/change/").content.decode()
     assert "Due, waiting for a worker. No worker for 42 min." in page
+
+
+@pytest.mark.parametrize("ask", ["bulk", "one", "pause", "erase"])
+def test_a_page_that_asks_leads_back_to_the_list(ask: str) -> None:
+    message = rows.unknown(rows.make_account())
+    client = rows.client_for("*")
+    selected = {"_selected_action": [message.pk]}
+    page = {
+        "bulk": lambda: client.post(rows.MESSAGES, {"action": "retry_selected", **selected}),
+        "one": lambda: client.post(f"{rows.MESSAGES}{message.pk}/retry/"),
+        "pause": lambda: client.post(
+            rows.ACCOUNTS, {"action": "pause_selected", "_selected_action": [message.account_id]}
+        ),
+        "erase": lambda: client.get(f"{rows.MESSAGES}erase/"),
+    }[ask]()
+    (crumbs,) = re.findall(r'<div class="breadcrumbs">.*?</div>', page.content.decode(), re.DOTALL)
+    parent = rows.ACCOUNTS if ask == "pause" else rows.MESSAGES
+    assert re.findall(r'href="([^"]*)"', crumbs) == ["/admin/", rows.ADMIN, parent]

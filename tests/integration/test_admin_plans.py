@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from prx_email_django.admin import search as searching
 from prx_email_django.admin.base import CappedPaginator
-from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models import Account, DeliveryAttempt, HourlyCount, OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from tests.integration import admin_rows as rows
 
@@ -83,6 +84,7 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> Account:
     OutboxMessage.objects.filter(status="pending", tag="rare").exclude(account=other).update(
         created_at=sent.created_at - timedelta(days=400)
     )
+    _add_counts(other)
     return owner
 
 
@@ -103,6 +105,16 @@ def _add_recipients() -> None:
     numbers = OutboxMessage.objects.filter(recipients__isnull=True).values_list("pk", flat=True)
     Recipient.objects.bulk_create([Recipient(message_id=pk, address="ann@example.org") for pk in numbers])
     _analyze(Recipient)
+
+
+def _add_counts(account: Account) -> None:
+    """Count every hour of a year: the dashboard shows the last thirty days."""
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    hours = [now - timedelta(hours=number) for number in range(365 * 24)]
+    HourlyCount.objects.bulk_create(
+        [HourlyCount(account=account, hour=hour, worker="web1:1", sent=5) for hour in hours], batch_size=2_000
+    )
+    _analyze(HourlyCount)
 
 
 def _analyze(model: type[Any]) -> None:

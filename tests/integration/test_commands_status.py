@@ -246,6 +246,19 @@ def test_the_exit_code_is_2_for_an_unreachable_database(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_reader_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
+    """As ``outbox_status | head`` does."""
+    environment = {**os.environ, "DATABASE": "sqlite", "DATABASE_NAME": str(tmp_path / "nothing.sqlite3")}
+    command = [sys.executable, "-m", "django", "outbox_status", "--check", "--settings", "tests.settings"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as closed:
+        done = subprocess.run(
+            command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.django_db
 def test_looking_changes_nothing(account: Account) -> None:
     row = message(account)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.limits.rate_windows import take_permits
-from prx_email_django.models import AccountState, HourlyCount, OutboxMessage, OutboxState, Worker
+from prx_email_django.models import Account, AccountState, HourlyCount, OutboxMessage, OutboxState, Worker
 from prx_email_django.store.db import clock_for
 from tests.integration import admin_rows as rows
 
@@ -154,6 +154,14 @@ def test_late_mail_of_a_used_up_limit_has_its_cause() -> None:
     assert (shown.cause.level, states(response)) == ("red", [("deferred", "limited")])
     assert shown.cause.text.startswith("bulk: limit 2/day reached, sending continues at ")
     assert shown.cause.text.endswith("; 1 waits")
+
+
+def test_a_problem_of_an_account_ends_with_one_full_stop() -> None:
+    account = rows.make_account("bad")
+    rows.make_message(account)
+    Account.objects.filter(pk=account.pk).update(host="[::1]")
+    (cause,) = [shown.cause for shown in get(rows.client_for("*")).context["causes"]]
+    assert cause.text.endswith("the port has a field of its own; 1 waits")
 
 
 def test_refusals_in_a_row_are_a_cause_also_where_nothing_is_done_about_them(settings: Any) -> None:

@@ -19,6 +19,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import ChangeReport
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.states import RecipientResult
+from prx_email_django.status.facts import message_reason
 from tests.support.factories import (
     MEMORY,
     NOW,
@@ -279,6 +280,26 @@ def test_a_confirmed_message_is_sent_under_the_message_id_of_its_copy() -> None:
     assert (now.status, now.sent_at, now.next_attempt_at, now.last_error_code) == ("sent", NOW, None, "")
     assert now.provider_message_id == f"<outbox-{row.pk}-0@prx-email.local>"
     assert (now.retries, now.attempts) == (0, 1)
+    assert now.confirmed_at == NOW
+
+
+def test_a_servers_reply_to_one_recipient_does_not_hide_that_a_person_confirmed_the_other() -> None:
+    """The page said that the server had accepted the message when the person pressed the button."""
+    row = message(account(), to=[A, B], on_unknown="hold")
+    finish(take_one(row), Ending.ACCEPTED, {B: Answer.DEFERRED}, response="250 queued as 1")
+    prx.requeue_outbox([row.pk], now=NOW)
+    finish(take_one(row), Ending.UNKNOWN)
+    prx.confirm_outbox([row.pk], now=NOW)
+    assert (fresh(row).status, fresh(row).provider_response) == ("sent", "250 queued as 1")
+    assert message_reason(fresh(row), now=NOW).startswith("confirmed by a person")
+
+
+def test_a_message_that_the_server_accepted_after_an_unknown_outcome_is_never_said_to_be_confirmed() -> None:
+    row = in_doubt(account())
+    prx.requeue_outbox([row.pk], now=NOW)
+    finish(take_one(row), Ending.ACCEPTED, response="250 ok")
+    OutboxMessage.objects.filter(pk=row.pk).update(provider_response="")
+    assert message_reason(fresh(row), now=NOW).startswith("accepted by the server")
 
 
 def test_confirming_one_recipient_does_not_lose_the_deferred_one() -> None:

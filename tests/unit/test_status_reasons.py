@@ -27,6 +27,7 @@ from prx_email_django.status.reasons import (
 
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=5)
+HOUR_AGO = NOW - timedelta(hours=1)
 MAIN = AccountFacts(name="main", max_connections=3)
 
 
@@ -135,7 +136,24 @@ def test_a_short_obstacle_does_not_hide_a_lasting_one() -> None:
             row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1, provider_response="250 ok"),
             "accepted by the server at 13:00 UTC",
         ),
-        (row(Status.SENT, sent_at=NOW - timedelta(hours=1), attempts=1), "confirmed by a person at 13:00 UTC"),
+        (
+            row(Status.SENT, sent_at=HOUR_AGO, attempts=1, confirmed_at=HOUR_AGO),
+            "confirmed by a person at 13:00 UTC",
+        ),
+        (row(Status.SENT, sent_at=HOUR_AGO, attempts=1), "accepted by the server at 13:00 UTC"),
+        # Somebody wrote the status by hand after a confirmation, and the message was sent again.
+        (row(Status.SENT, sent_at=NOW, attempts=1, confirmed_at=HOUR_AGO), "accepted by the server at 14:00:00 UTC"),
+        (
+            row(
+                Status.SENT,
+                sent_at=NOW,
+                attempts=1,
+                confirmed_at=NOW,
+                error_code=ErrorCode.RECIPIENTS_REFUSED,
+                error="550 5.1.1 nobody lives here",
+            ),
+            "confirmed by a person at 14:00:00 UTC, but not for every recipient: 550 5.1.1 nobody lives here",
+        ),
         (
             row(Status.SENT, sent_at=NOW, error_code=ErrorCode.RECIPIENTS_REFUSED, error="550 5.1.1 nobody lives here"),
             "accepted by the server at 14:00:00 UTC, but not for every recipient: 550 5.1.1 nobody lives here",

@@ -131,6 +131,14 @@ def test_a_text_that_was_cut_is_recognised() -> None:
         assert "clear text" not in shown(text)
 
 
+def test_a_text_that_was_cut_behind_a_value_is_recognised() -> None:
+    text = "password: The reference is not the name of a variable. A secret that begins like this is written wi…"
+    with override("ja"):
+        assert shown(text).startswith("password: 参照 変数の名前ではありません。")
+        stranger = "The reference of your message is not one that we know, and we refuse it. A second try is us…"
+        assert shown(stranger) == stranger
+
+
 def test_advice_sees_the_texts_as_they_are_stored() -> None:
     with override("ja"), as_stored():
         assert shown("the server does not offer STARTTLS") == "the server does not offer STARTTLS"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import ArgumentTypeError
 from typing import Any
@@ -38,6 +39,18 @@ class Command(OutboxCommand):
     )
     # A probe must exit with its own code also if the settings are invalid.
     requires_system_checks = ()
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command of a terminal; who reads its output may stop reading: ``outbox_status | head -3``."""
+        try:
+            try:
+                super().run_from_argv(argv)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # Python writes the rest when it ends, and would complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add message, account and output options."""
