@@ -15,8 +15,9 @@ from tests.simulation.server import Copy
 _MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
 #: Nothing imports history here.
 _ENTRIES = {str(verb.entry) for name, verb in TRANSITIONS.items() if verb.entry and name != "import"}
-#: Seconds within which a worker notices that a row was taken from it: until its next renewal; and if it stood still.
-NOTICED_WITHIN, NOTICED_LATE = 5.5, 60.0
+#: Seconds within which a worker notices that a row was taken from it: until its next renewal; and if it stood still,
+#: the machine slept included (90 s at most): what was written before the sleep reaches the server after it.
+NOTICED_WITHIN, NOTICED_LATE = 5.5, 60.0 + 90.0
 
 
 def check(schedule: Schedule) -> list[str]:
