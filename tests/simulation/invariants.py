@@ -33,10 +33,14 @@ def check(schedule: Schedule) -> list[str]:
 class Findings:
     """The end of a schedule."""
 
-    def claim_of(self, copy: Copy) -> audit.Change | None:
-        """The claim under which a copy was sent."""
+    def claims_of(self, copy: Copy) -> list[audit.Change]:
+        """The claims that its worker had taken of a copy's message when the server read MAIL, the newest first."""
         taken = self._claims.get((copy.message, copy.client), [])
-        return next((change for change in reversed(taken) if change.at <= copy.mail_at), None)
+        return [change for change in reversed(taken) if change.at <= copy.mail_at]
+
+    def claim_of(self, copy: Copy) -> audit.Change | None:
+        """The claim under which a copy was sent, unless a person wrote its status by hand."""
+        return next(iter(self.claims_of(copy)), None)
 
     def is_of_claim_before(self, copy: Copy, at: float) -> bool:
         """Whether a copy may have been sent under a claim that its worker had at this instant."""
@@ -168,8 +172,11 @@ def the_living_forget_nothing(found: Findings) -> Iterator[str]:
         for copy in copies:
             if not copy.answered or copy.client not in living:
                 continue
-            claim = found.claim_of(copy)
-            outcome = outcomes.get(claim.new_token, "absent") if claim is not None else "not claimed"
+            claims = found.claims_of(copy)
+            if pk not in found.known.by_hand:  # else it may have been claimed anew while it was on its way
+                claims = claims[:1]
+            known = [outcomes[claim.new_token] for claim in claims if claim.new_token in outcomes]
+            outcome = next(iter(known), "absent" if claims else "not claimed")
             if outcome not in ("sent", "failed"):  # failed: accepted for some recipients
                 yield f"{copy.client} was told that message {pk} is accepted, and its attempt is {outcome}"
 
