@@ -103,15 +103,19 @@ class _NotAllOurs(Exception):
 def _in_one_statement(attempts: Sequence[Attempt], responses: Sequence[str], *, now: datetime) -> set[int]:
     connection = connections[outbox_alias()]
     statement = _statement(outbox_alias())
-    peer, enhanced = _stored(DeliveryAttempt, "peer"), _stored(DeliveryAttempt, "enhanced_code")
     stored_response, worker = _stored(OutboxMessage, "provider_response"), _stored(DeliveryAttempt, "worker")
+    # Most messages of a group have the same of these.
+    peers, enhanced = (
+        {text: _stored(DeliveryAttempt, name)(text, connection) for text in {attempt[name] for attempt in attempts}}
+        for name in ("peer", "enhanced_code")
+    )
     rows = []
     for attempt, response in zip(attempts, responses, strict=True):
         row = {name: attempt[name] for name in _PLAIN}
         row["started_at"] = attempt["started_at"].timestamp()
         row["finished_at"] = attempt["finished_at"].timestamp()
-        row["enhanced_code"] = enhanced(attempt["enhanced_code"], connection)
-        row["peer"] = peer(attempt["peer"], connection)
+        row["enhanced_code"] = enhanced[attempt["enhanced_code"]]
+        row["peer"] = peers[attempt["peer"]]
         row["response"] = stored_response(response, connection)
         row["claim_token"] = attempt["claim_token"].hex
         rows.append(row)

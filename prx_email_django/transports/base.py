@@ -57,16 +57,23 @@ class Feed(Protocol):
     """Where a session takes its messages and reports their outcomes."""
 
     def take(self) -> OutgoingMessage | None:
-        """Return the next message if there is one, without waiting (for pipelining)."""
+        """Return the next message if there is one (for pipelining)."""
 
-    async def wait(self) -> OutgoingMessage | None:
-        """Wait for the next message.  None: there are no more for this session; it sends QUIT and returns."""
+    def take_or_listen(self, changed: Callable[[], None]) -> OutgoingMessage | None:
+        """Return the next message; if there is none, ``changed`` is called when it is time to ask again.
+
+        It is called on the event loop's thread, and no more once a message was returned.
+        """
+
+    @property
+    def is_over(self) -> bool:
+        """No message will come for this session: it sends QUIT and returns."""
 
     def report(self, outgoing: OutgoingMessage, outcome: Outcome) -> None:
         """Record the outcome of a message that was taken; called exactly once for each message."""
 
     def keeps_session(self) -> bool:
-        """After ``wait`` gave None: whether the session must stay open for another feed, instead of QUIT.
+        """When the feed is over: whether the session must stay open for another feed, instead of QUIT.
 
         A transport may ignore this.
         """

@@ -99,6 +99,10 @@ class FoundOut:
         """Whether ``by`` tries it, and the server has not answered in step yet."""
         return self._trials.get(ahead) is by
 
+    def tries(self, by: object) -> bool:
+        """Whether ``by`` tries anything."""
+        return bool(self._trials) and any(trying is by for trying in self._trials.values())
+
     def prove(self, ahead: Ahead, by: object) -> None:
         """The server has answered in step."""
         if self.is_trying(ahead, by):

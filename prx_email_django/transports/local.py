@@ -12,7 +12,7 @@ from prx_email_django.transports.scripted import Failure, Script
 from prx_email_django.transports.smtp.commands import Extensions, UnsupportedMessage
 from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import Loss, is_about_session, judge_loss, judge_reply
-from prx_email_django.transports.smtp.transaction_state import MailTransaction, next_message, session_end
+from prx_email_django.transports.smtp.transaction_state import MailTransaction, session_end
 
 _OK = Reply(250, [b"2.0.0 ok"])
 _ACCEPTED = Reply(250, [b"2.0.0 accepted"])
@@ -37,7 +37,9 @@ class LocalSession:
         self._remaining = settings.max_messages
         #: Whether a transaction has ended with a final reply.
         self._completed = False
-        self._aborted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._aborted = False
+        #: The feed has changed, or the session was aborted.
+        self._changed = asyncio.Event()
 
     async def run(self, feed: Feed) -> SessionEnd:
         """Transmit the messages of the feed until it ends.  Raises only ``CancelledError``."""
@@ -48,22 +50,29 @@ class LocalSession:
 
     def abort(self) -> None:
         """End before the next message."""
-        if not self._aborted.done():
-            self._aborted.set_result(None)
+        self._aborted = True
+        self._changed.set()
 
     async def _transmit_next(self, feed: Feed) -> SessionEnd | None:
         if self._remaining <= 0:
             return SessionEnd(reconnect=True)
-        outgoing = None if self._aborted.done() else feed.take()
+        outgoing = await self._next(feed)
         if outgoing is None:
-            outgoing = await next_message(feed, self._aborted, peer=self.peer)
-        if outgoing is None:
-            return SessionEnd(error="closed by us" if self._aborted.done() else "")
+            return SessionEnd(error="closed by us" if self._aborted else "")
         outcome, end = self._transmit(outgoing)
         feed.report(outgoing, outcome)
         # Other tasks run between two messages, as they do with a real connection.
         await asyncio.sleep(0)
         return end
+
+    async def _next(self, feed: Feed) -> OutgoingMessage | None:
+        while not self._aborted:
+            self._changed.clear()
+            outgoing = feed.take_or_listen(self._changed.set)
+            if outgoing is not None or feed.is_over:
+                return outgoing
+            await self._changed.wait()
+        return None
 
     def _transmit(self, outgoing: OutgoingMessage) -> _Result:
         transaction = MailTransaction(outgoing, self.peer)

@@ -81,7 +81,9 @@ class Connection:
         self.ready = ready
         self.results = results
         self.listener = listener
-        self.changed = asyncio.Event()
+        #: What lets the session look again, while it waits for a message.
+        self._changed: Callable[[], None] | None = None
+        self._slot_timer: asyncio.TimerHandle | None = None
         self.session: Session | None = None
         #: The server has completed a transaction; a connection that was kept has completed some before.
         self.has_completed = idle is not None
@@ -115,6 +117,7 @@ class Connection:
             session.abort()
         finally:
             self.ready.connections.discard(self)
+            self._leave()
             for message in list(self.taken):
                 self.report(message, message.cut_off())
             self.listener(Ended(self, end))
@@ -146,7 +149,7 @@ class Connection:
         self.stopping = True
         if self.session is None and self._opening is not None:
             self._opening.cancel()
-        self.changed.set()
+        self.wake()
 
     def take(self) -> ClaimedMessage | None:
         """The next message, if the slot still holds."""
@@ -159,31 +162,42 @@ class Connection:
             self.idle = False
         return message
 
-    async def wait(self) -> ClaimedMessage | None:
-        """The next message; None when the account is done, or the slot runs out."""
-        self.ready.waiting += 1
-        try:
-            return await self._wait()
-        finally:
-            self.ready.waiting -= 1
+    def take_or_listen(self, changed: Callable[[], None]) -> ClaimedMessage | None:
+        """The next message; without one, ``changed`` is called when something has changed, or the slot runs out."""
+        self._listen(changed)  # before the last look, see ``ReadyQueue.waiting``
+        message = self.take()
+        if message is not None or self.is_over:
+            self._listen(None)
+        elif not self.idle:
+            self.idle = True
+            self.results.wake()
+        return message
 
-    async def _wait(self) -> ClaimedMessage | None:
-        while True:
-            self.changed.clear()
-            message = self.take()
-            if message is not None:
-                return message
-            left = self.slot.remaining()
-            if self.ready.closing or self.stopping or left <= 0:
-                return None
-            if not self.idle:
-                self.idle = True
-                self.results.wake()
-            try:
-                async with asyncio.timeout(left):
-                    await self.changed.wait()
-            except TimeoutError:
-                continue
+    @property
+    def is_over(self) -> bool:
+        """Whether the account is done, or the slot has run out."""
+        return self.ready.closing or self.stopping or self.slot.remaining() <= 0
+
+    def wake(self) -> None:
+        """Network: let the session look again, if it waits for a message."""
+        if self._changed is not None:
+            self._changed()
+
+    def _listen(self, changed: Callable[[], None] | None) -> None:
+        self.ready.waiting += (changed is not None) - (self._changed is not None)
+        self._changed = changed
+        if changed is not None and self._slot_timer is None:
+            self._slot_timer = asyncio.get_running_loop().call_later(self.slot.remaining(), self._look_at_slot)
+
+    def _look_at_slot(self) -> None:
+        """The slot has run out, or would have, had it not been renewed: who listens looks again, and sets a timer."""
+        self._slot_timer = None
+        self.wake()
+
+    def _leave(self) -> None:
+        self._listen(None)
+        if self._slot_timer is not None:
+            self._slot_timer.cancel()
 
     def report(self, message: OutgoingMessage, outcome: Outcome) -> None:
         """Leave an outcome for the calling thread."""

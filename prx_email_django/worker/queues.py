@@ -5,7 +5,6 @@ Each counter is written by one thread only: the caller's, or the network's.
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections import deque
 from collections.abc import Iterable
@@ -22,8 +21,10 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 class Waiter(Protocol):
     """A connection, as far as a queue knows it."""
 
-    changed: asyncio.Event
     idle: bool
+
+    def wake(self) -> None:
+        """Look again, if it waits."""
 
 
 class ResultQueue:
@@ -156,4 +157,4 @@ class ReadyQueue:
     def wake_connections(self) -> None:
         """Network: something has changed for connections that wait."""
         for connection in self.connections:
-            connection.changed.set()
+            connection.wake()

@@ -205,8 +205,8 @@ class Suspicion:
         self, messages: Sequence[ClaimedMessage], before: dict[int, Before], recorded: Sequence[RecordedAttempt]
     ) -> _Group:
         group = _Group()
-        late = {attempt.message.pk for attempt in recorded if attempt.late}
-        newly_refused = {attempt.message.pk: attempt.refused for attempt in recorded}
+        late = {attempt.message.id for attempt in recorded if attempt.late}
+        newly_refused = {attempt.message.id: attempt.refused for attempt in recorded if attempt.refused}
         for message in messages:
             outcome = message.outcome
             if outcome.ending is Ending.ACCEPTED:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prx_email_django.rules.outcomes import Outcome
+from prx_email_django.rules.outcomes import Outcome, Phase
 from prx_email_django.transports.base import ConnectionSettings, OutgoingMessage, SessionEnd, TlsFiles, Transport
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
@@ -51,7 +51,7 @@ def outgoing_messages(count: int, **options: Any) -> list[OutgoingMessage]:
 
 
 class ListFeed:
-    """Feed of a list; ``ahead=False``: only ``wait`` returns messages, so that none is written ahead."""
+    """Feed of a list; ``ahead=False``: one message is taken when the last one is reported, so none is written ahead."""
 
     def __init__(self, outgoing_messages: Iterable[OutgoingMessage], *, ahead: bool = True) -> None:
         self._queue = deque(outgoing_messages)
@@ -64,10 +64,14 @@ class ListFeed:
         self.order: list[int] = []
 
     def take(self) -> OutgoingMessage | None:
-        return self._pop() if self._ahead else None
+        return self._pop() if self._ahead or not self._out else None
 
-    async def wait(self) -> OutgoingMessage | None:
-        return self._pop()
+    def take_or_listen(self, changed: Callable[[], None]) -> OutgoingMessage | None:
+        return self.take()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._queue
 
     def report(self, outgoing: OutgoingMessage, outcome: Outcome) -> None:
         assert outgoing.id in self._out, f"{outgoing.id} was never taken, or is reported twice"
@@ -98,29 +102,33 @@ class ListFeed:
 
 
 class OpenFeed(ListFeed):
-    """Feed that stays open when it is empty: ``wait`` waits for ``put`` or ``close``, and ``idle`` is set meanwhile."""
+    """Feed that stays open when it is empty, until ``close``; ``idle`` is set while a session waits for a message."""
 
     def __init__(self, outgoing_messages: Iterable[OutgoingMessage] = ()) -> None:
         super().__init__(outgoing_messages)
         self.idle = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._changed: Callable[[], None] = lambda: None
         self._closed = False
 
-    async def wait(self) -> OutgoingMessage | None:
-        while not self._queue and not self._closed:
+    def take_or_listen(self, changed: Callable[[], None]) -> OutgoingMessage | None:
+        outgoing, self._changed = self.take(), changed
+        if outgoing is None and not self._closed:
             self.idle.set()
-            self._changed.clear()
-            await self._changed.wait()
+        else:
             self.idle.clear()
-        return self._pop()
+        return outgoing
+
+    @property
+    def is_over(self) -> bool:
+        return self._closed and not self._queue
 
     def put(self, outgoing: OutgoingMessage) -> None:
         self._queue.append(outgoing)
-        self._changed.set()
+        self._changed()
 
     def close(self) -> None:
         self._closed = True
-        self._changed.set()
+        self._changed()
 
 
 def settings_for(server: SmtpServer, **options: Any) -> ConnectionSettings:
@@ -167,14 +175,24 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0)
 
 
+def reached(session: SmtpSession) -> str:
+    """The phase whose reply the session waits for; replies that have come to one envelope are read all at once."""
+    transaction = session._state.current
+    if transaction is None:
+        return ""
+    if session._protocol._go_on is None or transaction.phase is not Phase.MAIL:
+        return transaction.phase
+    waiting = ("mail", *("rcpt" for _ in transaction.recipients), "data")
+    return waiting[len(session._protocol.codes(len(waiting) - 1))]
+
+
 async def run_until_silent(
     loop: FakeClockLoop, session: SmtpSession, feed: ListFeed, rule: Rule
 ) -> asyncio.Task[SessionEnd]:
     """Run a session until the rule has stalled it and it has read all earlier replies."""
     running = asyncio.ensure_future(session.run(feed))
     assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
-    phase = {"final": "body"}.get(rule.stage, rule.stage)
-    await until(lambda: session._state.current is not None and session._state.current.phase == phase)
+    await until(lambda: reached(session) == {"final": "body"}.get(rule.stage, rule.stage))
     assert not running.done()
     return running
 

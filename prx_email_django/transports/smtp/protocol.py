@@ -6,6 +6,8 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
+from itertools import islice
 
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.states import ErrorCode
@@ -42,6 +44,8 @@ class SmtpProtocol(asyncio.Protocol):
         #: Number of replies that the commands written so far still wait for.
         self._expected = 0
         self._waiter: asyncio.Future[None] | None = None
+        #: Reads replies where they arrive, as long as it returns True, see ``go_on_while``.
+        self._go_on: Callable[[], bool] | None = None
         #: asyncio's buffer is full.
         self.is_paused = False
         #: Bytes that were written so far.
@@ -84,6 +88,36 @@ class SmtpProtocol(asyncio.Protocol):
         if not self._replies:
             await self._wait(deadline)
 
+    def codes(self, count: int) -> list[int]:
+        """The codes of the next ``count`` replies, or of those that have come; they stay."""
+        return [reply.code for reply in islice(self._replies, count)]
+
+    async def go_on_while(self, go_on: Callable[[], bool]) -> None:
+        """Call ``go_on`` whenever replies have come, until it returns False; its exceptions are raised here.
+
+        It is called where the bytes arrive: waking a task for each reply costs as much as all that a message needs.
+        The first reply must come within the timeout; ``go_on`` says by ``wait_until`` when the next one must.
+
+        Raises:
+            ConnectionLost: the deadline has passed, or the connection has ended.
+        """
+        self.wait_until(None)
+        if self._replies and (self.lost is not None or not go_on()):
+            return
+        self._go_on = go_on
+        try:
+            await self._wait(self._deadline)
+        finally:
+            self._go_on = None
+
+    def wait_until(self, deadline: float | None) -> None:
+        """Within ``go_on_while``: the next reply must come by ``deadline`` (None: the timeout from now)."""
+        self._start_timer(self._loop.time() + self._timeout if deadline is None else deadline)
+
+    def take_replies(self, count: int) -> list[Reply]:
+        """Take so many replies that have come."""
+        return [self._replies.popleft() for _ in range(count)]
+
     def wake(self) -> None:
         """End a wait for an event."""
         if self._waiter is not None and not self._waiter.done():
@@ -102,6 +136,17 @@ class SmtpProtocol(asyncio.Protocol):
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
+            return
+        if self._go_on is not None and self._replies and self.lost is None:
+            go_on, self._go_on = self._go_on, None  # what ends the connection meanwhile finds an ordinary wait
+            try:
+                if go_on():
+                    self._go_on = go_on
+                    return
+            except Exception as error:  # noqa: BLE001  (raised where the session waits)
+                if not waiter.done():
+                    waiter.set_exception(error)
+        if waiter.done():
             return
         if self._replies or self.lost is None:
             waiter.set_result(None)

@@ -14,6 +14,7 @@ MAX_LINE = 8192
 #: Lines of one reply.
 MAX_LINES = 100
 
+_CODES = {b"%d" % code: code for code in range(200, 600)}
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
@@ -126,10 +127,9 @@ class ReplyParser:
             raise MalformedReply("reply line too long")
         if line.endswith(b"\r"):
             line = line[:-1]
-        digits, mark = line[:3], line[3:4]
-        if not (digits.isdigit() and b"200" <= digits < b"600" and len(digits) == 3 and mark in b" -"):
+        code, mark = _CODES.get(line[:3]), line[3:4]
+        if code is None or mark not in b" -":
             raise MalformedReply(not_smtp(line), line[:MAX_TEXT])
-        code = int(digits)
         if not self._lines and mark != b"-":
             return Reply(code, [line[4:]])
         if self._lines and code != self._code:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
@@ -19,7 +20,7 @@ from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtoc
 from prx_email_django.transports.smtp.reply_rules import Loss, ReplyVerdict, judge_loss
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction import transact
-from prx_email_django.transports.smtp.transaction_state import MailTransaction, next_message
+from prx_email_django.transports.smtp.transaction_state import MailTransaction
 from prx_email_django.transports.smtp.window import probe, transmit_window
 
 #: Seconds for QUIT's reply and the closing of the socket together.
@@ -115,7 +116,7 @@ class SmtpSession:
             if state.chunks:
                 outgoing = await transmit_window(state)
             else:
-                outgoing = state.feed.take() or await self._wait()
+                outgoing = await self._wait()
             if outgoing is None:
                 return None
             state.current = transaction = state.begin(outgoing)
@@ -138,14 +139,16 @@ class SmtpSession:
         transaction.mail_written = True
 
     async def _wait(self) -> OutgoingMessage | None:
-        """Wait for a message.
+        """Wait for a message; None: the feed is over.
 
         Raises:
             ConnectionLost: the connection ended first.
         """
-        outgoing = await next_message(self._state.feed, self._protocol.ended, peer=self.peer)
-        if outgoing is None:
-            self._protocol.check()
+        feed, protocol = self._state.feed, self._protocol
+        protocol.check()
+        while (outgoing := feed.take_or_listen(protocol.wake)) is None and not feed.is_over:
+            await protocol.wait_for_event(math.inf)
+            protocol.check()
         return outgoing
 
     # Endings

@@ -54,6 +54,8 @@ class SessionState:
         #: The oldest message that waits for a reply, and the message whose envelope was written behind its body.
         self.current: MailTransaction | None = None
         self.ahead: MailTransaction | None = None
+        #: The time, on the event loop's clock, by which the body that was written last must be answered.
+        self.body_deadline = 0.0
         #: Messages that were written by BDAT and wait for replies, oldest first.
         self.window: deque[MailTransaction] = deque()
         #: The account does without CHUNKING, which this connection has begun with.
@@ -77,6 +79,11 @@ class SessionState:
     def stepwise(self) -> bool:
         """Whether the next envelope must be written one command at a time."""
         return self._level == "off" or not self.found.may_use(Ahead.ENVELOPE, self)
+
+    @property
+    def tries_ahead(self) -> bool:
+        """Whether this session tries a way of writing ahead that the server has not answered in step yet."""
+        return self.found.tries(self)
 
     @property
     def retired(self) -> bool:

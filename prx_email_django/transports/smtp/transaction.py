@@ -10,6 +10,8 @@ State of the message, and its outcomes: ``transaction_state``.
 
 from __future__ import annotations
 
+from functools import partial
+
 from prx_email_django.rules.outcomes import Answer, Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import SessionEnd
@@ -25,7 +27,7 @@ CHUNK_SIZE = 65536
 
 
 async def transact(state: SessionState, transaction: MailTransaction) -> None:
-    """Transmit one message and report its outcome.
+    """Transmit one message and report its outcome, and those behind it as long as every reply is the usual one.
 
     Its envelope has been written already; where commands go one at a time, only MAIL.
 
@@ -33,6 +35,14 @@ async def transact(state: SessionState, transaction: MailTransaction) -> None:
         SessionEnded: a reply ended the session.
         ConnectionLost: the connection ended; the message may not be reported yet.
     """
+    if not (transaction.stepwise or state.tries_ahead):
+        await state.protocol.go_on_while(partial(_go_on, state))
+        if state.current is None:
+            return
+        transaction = state.current
+        if transaction.phase is Phase.BODY:
+            _finish(state, transaction, await state.protocol.reply(state.body_deadline))
+            return
     for _ in transaction.before_mail:
         state.check_reset(await state.protocol.reply())
     reply = await state.reply_to(transaction)
@@ -61,7 +71,7 @@ async def _send_recipients(state: SessionState, transaction: MailTransaction) ->
             # "Too many" is progress: with ten refusals, a thousand recipients would take a hundred connections.
             state.refusals += recipient_answer(reply) is not Answer.TOO_MANY
         transaction.add_answer(reply)
-    if taken := transaction.recipients_taken():
+    if transaction.any_refused and (taken := transaction.recipients_taken()):
         state.found.max_recipients = taken
 
 
@@ -141,6 +151,15 @@ async def _body(state: SessionState, transaction: MailTransaction) -> None:
         # A body is never written twice, so its memory is freed now: the final reply may take ten minutes.
         transaction.outgoing.body = b""
         body, replies = await _upload(state, transaction, body, deadline), 0
+    _write_body(state, transaction, body, deadline=deadline, replies=replies)
+    _finish(state, transaction, await state.protocol.reply(deadline))
+
+
+def _write_body(
+    state: SessionState, transaction: MailTransaction, body: bytes, *, deadline: float, replies: int = 1
+) -> None:
+    """Write the end of a body, and the envelope of the next message behind it."""
+    state.body_deadline = deadline
     state.protocol.check()  # on a lost connection no further message is taken and no overlap is tried
     ahead = state.look_ahead()
     if ahead is None:
@@ -150,7 +169,40 @@ async def _body(state: SessionState, transaction: MailTransaction) -> None:
         state.protocol.write(b"".join((body, b".\r\n", envelope)), replies + len(ahead.commands))
         ahead.mail_written = True
     transaction.end_at = state.protocol.written - (0 if ahead is None else len(envelope))
-    _finish(state, transaction, await state.protocol.reply(deadline))
+
+
+def _go_on(state: SessionState) -> bool:
+    """Transmit as long as every reply is the usual one; False: a reply is not, or something must be waited for.
+
+    What it does is what the coroutines do with the same replies.  It leaves ``state.current`` as they expect it: its
+    body is written and not answered, or its envelope is, and none of the replies to that has been read.
+    """
+    protocol = state.protocol
+    while (transaction := state.current) is not None and not state.tries_ahead:
+        expected = 1 if transaction.phase is Phase.BODY else len(transaction.commands)
+        codes = protocol.codes(expected)
+        if transaction.phase is Phase.BODY:
+            if not codes:
+                return True
+            if codes[0] >= 300:
+                return False
+            _finish(state, transaction, *protocol.take_replies(1))
+            state.current, state.ahead = state.ahead, None
+        elif not transaction.is_usual(codes):
+            return False
+        elif len(codes) < expected:
+            protocol.wait_until(None)
+            return True
+        else:
+            body = dot_stuffed(transaction.outgoing.body)
+            if len(body) > CHUNK_SIZE or not transaction.outgoing.may_write():
+                return False
+            for reply in protocol.take_replies(expected)[1:-1]:
+                transaction.add_answer(reply)
+            transaction.phase = Phase.BODY
+            _write_body(state, transaction, body, deadline=state.deadline(len(body)))
+            protocol.wait_until(state.body_deadline)
+    return False
 
 
 async def _upload(state: SessionState, transaction: MailTransaction, body: bytes, deadline: float) -> bytes:

@@ -5,9 +5,8 @@ The procedure that moves a message through these states is ``transaction``.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.states import ErrorCode
@@ -149,6 +148,13 @@ class MailTransaction:
         is_limit = all(answer is Answer.TOO_MANY for answer in answers[first:])
         return answers[:first].count(Answer.ACCEPTED) if is_limit else 0
 
+    def is_usual(self, codes: Sequence[int]) -> bool:
+        """Whether the replies to its envelope, as far as they have come, are those to a message that is accepted."""
+        if len(self.commands) != 2 + len(self.recipients):  # RSET goes before it
+            return False
+        envelope = codes[: 1 + len(self.recipients)]
+        return (not envelope or max(envelope) < 300) and (len(codes) < len(self.commands) or codes[-1] == 354)
+
     def add_answer(self, reply: Reply) -> None:
         """Keep the reply to the next RCPT."""
         self.answers.append(reply)
@@ -255,40 +261,6 @@ def session_end(verdict: ReplyVerdict, error: str) -> SessionEnd:
         error_code=verdict.error_code,
         error=error,
     )
-
-
-async def next_message(feed: Feed, ended: asyncio.Future[None], *, peer: str) -> OutgoingMessage | None:
-    """Wait for the next message.  None: the feed has no more, or ``ended`` was resolved meanwhile.
-
-    A message that arrives at the moment of that end, or of a cancellation, is reported untouched: none is lost.
-    """
-    waiting = asyncio.ensure_future(feed.wait())
-    try:
-        either: set[asyncio.Future[Any]] = {waiting, ended}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        stop_waiting(waiting, feed, peer=peer)
-        raise
-    if not ended.done():
-        return waiting.result()
-    stop_waiting(waiting, feed, peer=peer)
-    await asyncio.wait({waiting})
-    return None
-
-
-def stop_waiting(waiting: asyncio.Future[OutgoingMessage | None], feed: Feed, *, peer: str) -> None:
-    """Cancel a wait for the next message; a message that has arrived already is reported untouched."""
-
-    def give_back(waiting: asyncio.Future[OutgoingMessage | None]) -> None:
-        outgoing = None if waiting.cancelled() else waiting.result()
-        if outgoing is not None:
-            give_back_untouched(outgoing, feed, peer=peer)
-
-    if waiting.done():
-        give_back(waiting)
-    else:
-        waiting.add_done_callback(give_back)
-        waiting.cancel()
 
 
 def give_back_untouched(outgoing: OutgoingMessage, feed: Feed, *, peer: str) -> None:

@@ -38,15 +38,17 @@ async def open_and_quit(
 class _NoMessages:
     """A feed that ends at once: the session says QUIT."""
 
+    is_over = True
+
     def take(self) -> None:
+        return None
+
+    def take_or_listen(self, changed: object) -> None:
         return None
 
     def keeps_session(self) -> bool:
         """Return False: a checked connection is closed at its end."""
         return False
-
-    async def wait(self) -> None:
-        return None
 
     def report(self, outgoing: object, outcome: object) -> None:
         raise AssertionError  # pragma: no cover  (nothing was taken)

@@ -7,7 +7,6 @@ that it has begun.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ from prx_email_django.transports.smtp.chunked import (
     judge_answered,
 )
 from prx_email_django.transports.smtp.session_state import MAX_REFUSALS, SessionEnded, SessionState
-from prx_email_django.transports.smtp.transaction_state import MailTransaction, give_back_untouched, stop_waiting
+from prx_email_django.transports.smtp.transaction_state import MailTransaction, give_back_untouched
 
 #: Bytes of messages that may be unanswered on one connection.  A larger message goes by DATA, when all before it are
 #: answered: so much is not uploaded before the server has accepted the envelope.
@@ -76,7 +75,6 @@ class _Window:
         self.alone: OutgoingMessage | None = None
         #: Bytes of each unanswered message.
         self._sizes: dict[MailTransaction, int] = {}
-        self._waiting: asyncio.Task[OutgoingMessage | None] | None = None
 
     async def run(self) -> OutgoingMessage | None:
         state = self.state
@@ -93,11 +91,8 @@ class _Window:
 
     def leave(self) -> None:
         """Give back what was taken and never written."""
-        state = self.state
-        if self._waiting is not None:
-            stop_waiting(self._waiting, state.feed, peer=state.peer)
         if self.alone is not None:
-            give_back_untouched(self.alone, state.feed, peer=state.peer)
+            give_back_untouched(self.alone, self.state.feed, peer=self.state.peer)
 
     def _deadline(self) -> float:
         return self.state.deadline(sum(self._sizes.values())) if self.state.window else math.inf
@@ -139,17 +134,9 @@ class _Window:
     def _take(self) -> OutgoingMessage | None:
         """The next message; None: there is none now, and ``wait_for_event`` ends when one arrives."""
         state = self.state
-        if self._waiting is None:
-            state.protocol.check()
-            if (outgoing := state.feed.take()) is not None:
-                return outgoing
-            self._waiting = asyncio.ensure_future(state.feed.wait())
-            self._waiting.add_done_callback(lambda _: state.protocol.wake())
-        if not self._waiting.done():
-            return None
-        waiting, self._waiting = self._waiting, None
-        outgoing = waiting.result()
-        self.is_over = outgoing is None
+        state.protocol.check()
+        outgoing = state.feed.take_or_listen(state.protocol.wake)
+        self.is_over = outgoing is None and state.feed.is_over
         return outgoing
 
     def _begin(self, outgoing: OutgoingMessage) -> MailTransaction | None:
