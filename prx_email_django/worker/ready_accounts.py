@@ -9,9 +9,10 @@ from time import monotonic
 from django.db.models import Q
 
 from prx_email_django.limits.pace import is_slowed_down
-from prx_email_django.limits.pauses import end_expired_pause, known_state, with_state
+from prx_email_django.limits.pauses import end_expired_pause, known_state
 from prx_email_django.limits.rate_windows import has_permits
 from prx_email_django.limits.refusals import early_probe
+from prx_email_django.limits.slots import with_state_and_slots
 from prx_email_django.models import Account
 from prx_email_django.models.declared import SETTINGS, settings_problem
 from prx_email_django.rules.clock import Clock
@@ -144,7 +145,7 @@ class ReadyAccounts:
 
     @retried
     def _active_accounts(self, only: Collection[int] | None = None) -> list[Account]:
-        active = with_state().filter(Q(is_active=True) | Q(source=SETTINGS))
+        active = with_state_and_slots(self.clock).filter(Q(is_active=True) | Q(source=SETTINGS))
         if only is not None:
             active = active.filter(pk__in=only)
         if self.named is not None:
