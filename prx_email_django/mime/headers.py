@@ -76,10 +76,16 @@ def text_field(name: str, value: str) -> str:
     if HEADER_BREAK.search(value):
         raise ValueError(f"header {name!r} must not have a control character in its value")
     if value.isascii():
-        for written in (value, spaced_json(value)):
-            if max(map(len, written.split()), default=0) < MAX_LINE - len(name) - 2:
-                return folded_field(name, written)
+        room = MAX_LINE - len(name) - 2
+        if _has_words_below(value, room):
+            return folded_field(name, value)
+        if _has_words_below(spaced := spaced_json(value), room):
+            return folded_field(name, spaced)
     return folded_field(name, " ".join(encode_words(decode_words(value.strip(" \t")), _word_size(name))))
+
+
+def _has_words_below(text: str, length: int) -> bool:
+    return len(text) < length or max(map(len, text.split()), default=0) < length
 
 
 def encoded_field(name: str, value: str) -> str:

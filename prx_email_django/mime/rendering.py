@@ -116,27 +116,27 @@ def _body(mail: MailContent) -> MimeEntity:
     alternatives = [part_entity(part) for part in mail.parts if part.kind == "alternative"]
     inline = [part for part in mail.parts if part.kind == "inline"]
     attached = [part for part in mail.parts if part.kind == "attachment"]
-    seed = _seed(mail)
     bodies: list[MimeEntity] = []
     if mail.body_text or not mail.body_html:
         bodies.append(text_entity("plain", mail.body_text))
     if mail.body_html:
-        bodies.append(_html(mail.body_html, inline, seed))
+        bodies.append(_html(mail, inline))
     else:
         attached = inline + attached  # without HTML, nothing refers to inline images
-    entity = _multipart("alternative", [*bodies, *alternatives], seed)
-    return _multipart("mixed", [entity, *map(part_entity, attached)], seed)
+    entity = _multipart("alternative", [*bodies, *alternatives], mail)
+    return _multipart("mixed", [entity, *map(part_entity, attached)], mail)
 
 
-def _html(html: str, inline: Sequence[MailPart], seed: bytes) -> MimeEntity:
-    return _multipart("related", [text_entity("html", html), *map(part_entity, inline)], seed, '; type="text/html"')
+def _html(mail: MailContent, inline: Sequence[MailPart]) -> MimeEntity:
+    html = text_entity("html", mail.body_html)
+    return _multipart("related", [html, *map(part_entity, inline)], mail, '; type="text/html"')
 
 
-def _multipart(subtype: str, entities: Sequence[MimeEntity], seed: bytes, parameters: str = "") -> MimeEntity:
+def _multipart(subtype: str, entities: Sequence[MimeEntity], mail: MailContent, parameters: str = "") -> MimeEntity:
     """One multipart of the entities; a single entity is returned as it is."""
     if len(entities) == 1:
         return entities[0]
-    boundary = _boundary(subtype[0], entities, seed)
+    boundary = _boundary(subtype[0], entities, mail.message_id)
     chunks: list[bytes] = []
     for entity in entities:
         chunks += (b"--", boundary, b"\r\n", entity.head.encode(), b"\r\n", entity.body, b"\r\n")
@@ -148,19 +148,16 @@ def _multipart(subtype: str, entities: Sequence[MimeEntity], seed: bytes, parame
     return MimeEntity(head, body)
 
 
-def _seed(mail: MailContent) -> bytes:
-    digest = blake2b(mail.message_id.encode(), digest_size=12)
-    digest.update(mail.body_text.encode())
-    digest.update(mail.body_html.encode())
-    return digest.hexdigest().encode()
+def _boundary(mark: str, entities: Sequence[MimeEntity], seed: str) -> bytes:
+    """A boundary that no entity contains (RFC 2046 §5.1.1); base64 and quoted-printable never contain ``=_``.
 
-
-def _boundary(mark: str, entities: Sequence[MimeEntity], seed: bytes) -> bytes:
-    """A boundary that no entity contains (RFC 2046 §5.1.1); base64 and quoted-printable never contain ``=_``."""
-    boundary = b"=_%b_%b" % (mark.encode(), seed)
-    while any(boundary in entity.body for entity in entities):
-        boundary = b"=_%b_%b" % (mark.encode(), blake2b(boundary, digest_size=12).hexdigest().encode())
-    return boundary
+    The same content and the same ``seed`` give the same boundary.
+    """
+    boundary = seed.encode()
+    while True:
+        boundary = f"=_{mark}_{blake2b(boundary, digest_size=12).hexdigest()}".encode()
+        if not any(boundary in entity.body for entity in entities):
+            return boundary
 
 
 def _render_raw(mail: MailContent, raw: bytes) -> bytes:

@@ -89,7 +89,7 @@ def _quoted_printable(data: bytes) -> bytes:
 def encode_text(data: bytes) -> tuple[str, bytes]:
     """The name of the transfer encoding, and the encoded text; ``data`` must have CRLF line ends (``with_crlf``)."""
     if data.isascii():
-        if longest_line(data) <= MAX_LINE and len(data.translate(None, _CONTROLS)) == len(data):
+        if keeps_to_lines(data) and len(data.translate(None, _CONTROLS)) == len(data):
             return "7bit", data
         return "quoted-printable", _quoted_printable(data)
     high = len(data) - len(data.translate(None, _HIGH))

@@ -221,14 +221,21 @@ class OutboxMessage(OutboxModel):
         return self.status != MessageStatus.SENT and self.attempts > self.retries
 
     def mail_content(
-        self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()
+        self,
+        *,
+        attachments: Iterable[Attachment] | None = None,
+        replaced: Iterable[str] = (),
+        message_id: str | None = None,
     ) -> MailContent:
         """The content of the message, for ``mime``; ``replaced`` are recipients that ``X-Original-To`` names.
+
+        ``message_id`` is the Message-ID of an attempt that has begun; None: that of the next attempt.
 
         Raises:
             ContentAltered: an attachment is missing or altered.
         """
-        headers = tuple((name, str(value)) for name, value in header_pairs(self.headers))
+        raw = self.raw if self.raw_id is not None else None  # the related object of an empty column costs as much
+        headers = tuple([(name, str(value)) for name, value in header_pairs(self.headers)]) if self.headers else ()
         if names := named(tuple(replaced), limit=MAX_HEADER):
             headers += (("X-Original-To", names),)
         return MailContent(
@@ -237,7 +244,7 @@ class OutboxMessage(OutboxModel):
             cc=tuple(self.cc),
             reply_to=tuple(self.reply_to),
             subject=self.subject,
-            message_id=self.message_id,
+            message_id=self.message_id if message_id is None else message_id,
             date=in_date_zone(self.due_since),
             body_text=self.body_text,
             body_html=self.body_html,
@@ -245,7 +252,7 @@ class OutboxMessage(OutboxModel):
             in_reply_to=self.in_reply_to_message_id,
             references=self.references,
             parts=tuple(part.mail_part() for part in (self.attachments.all() if attachments is None else attachments)),
-            raw=None if self.raw is None else read_content(self.raw.pk, self.raw.sha256),
+            raw=None if raw is None else read_content(raw.pk, raw.sha256),
         )
 
     def as_bytes(self, *, replaced: Iterable[str] = ()) -> bytes:
@@ -257,9 +264,15 @@ class OutboxMessage(OutboxModel):
         """
         return self.transformed(self.rendered(replaced=replaced))
 
-    def rendered(self, *, attachments: Iterable[Attachment] | None = None, replaced: Iterable[str] = ()) -> bytes:
+    def rendered(
+        self,
+        *,
+        attachments: Iterable[Attachment] | None = None,
+        replaced: Iterable[str] = (),
+        message_id: str | None = None,
+    ) -> bytes:
         """The message before ``TRANSFORM_MIME``; arguments as for ``mail_content``, exceptions as for ``as_bytes``."""
-        return render(self.mail_content(attachments=attachments, replaced=replaced))
+        return render(self.mail_content(attachments=attachments, replaced=replaced, message_id=message_id))
 
     def transformed(self, rendered: bytes) -> bytes:
         """What ``TRANSFORM_MIME`` makes of it; raises what the host's function raises."""

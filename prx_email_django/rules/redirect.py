@@ -19,7 +19,7 @@ _BEST_FIRST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that made it three times as dear, and each message has one
 class Route:
     """The addresses of the envelope, and the recipients of the message that they stand for."""
 
@@ -31,8 +31,10 @@ class Route:
     #: The addresses that replace them.
     stand_ins: tuple[str, ...] = ()
 
-    def results(self, answers: Mapping[str, RecipientOutcome]) -> dict[str, RecipientOutcome]:
+    def results(self, answers: Mapping[str, RecipientOutcome]) -> Mapping[str, RecipientOutcome]:
         """The answers to the message's recipients, from those to the envelope's addresses."""
+        if not self.replaced:
+            return answers
         through = set(self.through)
         passed = {address: outcome for address, outcome in answers.items() if address in through}
         stood_in = [answers[address] for address in self.stand_ins if address in answers]

@@ -86,7 +86,7 @@ def attempt_columns(finished: FinishedAttempt, outcome: AttemptOutcome) -> dict[
     """The columns of the attempt's ``DeliveryAttempt``; no instance, since most of them are written by SQL."""
     message = finished.claim.message
     return {
-        "message_id": message.pk,
+        "message_id": message.id,
         "number": finished.claim.number,
         "header_message_id": finished.claim.header_message_id,
         "started_at": finished.started_at,
@@ -110,10 +110,12 @@ def outcome_columns(said: Outcome, outcome: AttemptOutcome) -> dict[str, Any]:
     }
 
 
-def becomes_sent(message: OutboxMessage, recipients: Iterable[AnsweredRecipient], *, now: datetime) -> dict[str, Any]:
-    """``sent_columns`` of a row that was read under its lock."""
+def becomes_sent(
+    message: OutboxMessage, recipients: Iterable[AnsweredRecipient], *, now: datetime, message_id: str = ""
+) -> dict[str, Any]:
+    """``sent_columns`` of a row that was read under its lock; ``message_id``: its Message-ID, where that is known."""
     number = message_id_number(message.message_number, message.retries)
-    return sent_columns(recipients, number=number, message_id=message.message_id, now=now)
+    return sent_columns(recipients, number=number, message_id=message_id or message.message_id, now=now)
 
 
 def verdict_columns(
@@ -137,8 +139,7 @@ def verdict_columns(
 
 def update_instance(message: OutboxMessage, values: Mapping[str, Any]) -> None:
     """Give the instance the columns that its row has now."""
-    for name, value in values.items():
-        setattr(message, name, value)
+    vars(message).update(values)  # no relation among them
 
 
 def merged(recipients: Sequence[Recipient], answers: Mapping[str, RecipientOutcome]) -> dict[str, RecipientResult]:

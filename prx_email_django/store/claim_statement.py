@@ -58,6 +58,9 @@ SELECT hold.first, PG_BACKEND_PID(), CASE WHEN placed.is_new THEN
  LEFT JOIN placed ON placed.id = claimed.id"""
 
 
+_DECODER = json.JSONDecoder()
+
+
 class Column(NamedTuple):
     """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's value."""
 
@@ -96,8 +99,8 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
             message = make(values)
             taken.messages.append(message)
             if recipients is not None:
-                taken.recipients[message.pk] = [ClaimedRecipient(message.pk, *read) for read in json.loads(recipients)]
-    taken.messages.sort(key=lambda message: (message.claim_rank, message.next_attempt_at, message.pk))
+                taken.recipients[message.id] = [ClaimedRecipient(message.id, *read) for read in _json(recipients)]
+    taken.messages.sort(key=lambda message: (message.claim_rank, message.next_attempt_at, message.id))
     return taken
 
 
@@ -139,7 +142,7 @@ def _column(field: models.Field[Any, Any], name: str) -> Column:
 def _json(text: str) -> Any:
     if text == "[]":  # most columns of most messages
         return []
-    return {} if text == "{}" else json.loads(text)
+    return {} if text == "{}" else _DECODER.raw_decode(text)[0]  # no white space before or behind it
 
 
 def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[[list[Any]], OutboxMessage]:

@@ -136,14 +136,14 @@ def claims_of(taken: Taken, *, lease: Lease) -> list[Claim]:
     Recipients that the claim did not read are read now, so that a late result of before the claim is seen.
     """
     messages = taken.messages
-    unread = [message.pk for message in messages if message.pk not in taken.recipients]
+    unread = [message.id for message in messages if message.id not in taken.recipients]
     recipients: dict[int, list[ClaimedRecipient]] = taken.recipients | {pk: [] for pk in unread}
     if unread:
         found = Recipient.objects.filter(message_id__in=unread).order_by("id")
         for row in found.values_list(*ClaimedRecipient._fields):
             recipients[row[0]].append(ClaimedRecipient(*row))
     claims = {
-        message.pk: Claim(message=message, lease=lease, recipients=recipients[message.pk]) for message in messages
+        message.id: Claim(message=message, lease=lease, recipients=recipients[message.id]) for message in messages
     }
     if rendered := [message for message in messages if message.raw_id]:
         prefetch_related_objects(rendered, "raw")

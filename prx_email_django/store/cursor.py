@@ -50,4 +50,4 @@ class ClaimCursor:
         """Note what was claimed, in the order of the claim."""
         for message in messages:
             if message.next_attempt_at is not None:
-                self.bounds[message.claim_rank] = Bound(message.next_attempt_at, message.pk)
+                self.bounds[message.claim_rank] = Bound(message.next_attempt_at, message.id)

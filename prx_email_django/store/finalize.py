@@ -72,9 +72,10 @@ def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
 
 
 def _sent(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
-    message = finished.claim.message
-    values = becomes_sent(message, (), now=clock.now)
-    update_instance(message, values | {"provider_response": finished.outcome.response[:MAX_TEXT]})
+    message, message_id = finished.claim.message, finished.claim.header_message_id
+    values = becomes_sent(message, (), now=clock.now, message_id=message_id)
+    values["provider_response"] = finished.outcome.response[:MAX_TEXT]
+    update_instance(message, values)
     return recorded(finished, Status.SENT)
 
 

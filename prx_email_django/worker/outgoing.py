@@ -198,7 +198,7 @@ def _rendered(claim: Claim, route: Route) -> bytes:
     """The message in its final form; ``retried`` only where the database has a part in it, since it is not free."""
     message = claim.message
     read = message.rendered if not claim.attachments and message.raw_id is None else retried(message.rendered)
-    body = read(attachments=claim.attachments, replaced=route.replaced)
+    body = read(attachments=claim.attachments, replaced=route.replaced, message_id=claim.header_message_id)
     return retried(_transformed)(message, body) if outbox_settings().transform_mime else body
 
 
