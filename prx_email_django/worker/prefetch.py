@@ -74,9 +74,12 @@ class ClaimPrefetch:
     def wants_connection(self, open_now: int) -> bool:
         """Whether one more connection would have something to do.
 
-        Not where a limit is reached: a message with ``hold`` that waited for a permit opened connections without end.
+        Where nothing more is to be claimed, only for what no other connection has taken.  Not for a message with
+        ``hold`` where a limit is reached: while it waited for a permit, connections were opened without end.
         """
-        return len(self.claims) > open_now or (self.stopped_at_hold and not self.is_empty())
+        if self.is_empty():
+            return len(self.claims) > open_now and bool(self.ready.ready or self.unrendered)
+        return len(self.claims) > open_now or self.stopped_at_hold
 
     def look_again(self) -> None:
         """Ask the source again: something may have become due, or was released."""
