@@ -67,7 +67,7 @@ def send_message(arguments: SendArguments) -> SendResult:
     mode = _mode(arguments.failure_mode)
     check_instant("now", arguments.now)
     outbox, clock = outbox_and_clock(arguments.now)
-    found = account_to_send(arguments.account)
+    found = account_to_send(arguments.account, clock=clock)
     draft = compose(arguments, account=found, now=clock.now, largest=known_state(found).size_limit)
     if mode is not None:
         return _simulated(draft, mode, clock=clock)
@@ -158,7 +158,7 @@ def retry_within(
     check_instant("now", now)
     _, clock = outbox_and_clock(now)
     message = check_retry(_row(outbox_id), outbox_id, clock=clock, force=force)
-    account = account_to_send(message.account_id)
+    account = account_to_send(message.account_id, clock=clock)
     if mode is not None:
         claim = claim_one(message.pk, clock=clock, force=force)
         simulate(claim, account, mode, clock=clock)

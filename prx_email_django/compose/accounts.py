@@ -13,11 +13,12 @@ from prx_email_django.compose.validation import as_text
 from prx_email_django.conf import outbox_settings
 from prx_email_django.conf.reader import default_from_email
 from prx_email_django.errors import AccountUnavailable, InvalidMessage
-from prx_email_django.limits.pauses import with_state
+from prx_email_django.limits.slots import with_state_and_slots
 from prx_email_django.models import Account
 from prx_email_django.models.declared import declared_fields, settings_problem
 from prx_email_django.models.foreign_text import fitted
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.text import CONTROL, shown_name
 from prx_email_django.rules.words import Words
 from prx_email_django.rules.words import words as _
@@ -47,15 +48,15 @@ def resolve_account(account: AccountRef | None, *, active: bool = True, named_by
     return _checked(found, named_by) if active else found
 
 
-def account_to_send(account: AccountRef | None) -> Account:
-    """As ``resolve_account``, but read now in any case, together with what workers learned of the account.
+def account_to_send(account: AccountRef | None, *, clock: Clock) -> Account:
+    """As ``resolve_account``, but read now in any case, with what workers learned of the account and its slots.
 
     Raises:
         AccountUnavailable: there is none, or it is switched off.
     """
     account, named_by = _given_or_default(account, "")
     wanted = account.pk if isinstance(account, Account) else account
-    return _checked(_look_up(wanted, with_state(), named_by), named_by)
+    return _checked(_look_up(wanted, with_state_and_slots(clock), named_by), named_by)
 
 
 def account_and_largest(account: AccountRef | None) -> tuple[Account, int | None]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from django.db import Error, IntegrityError
-from django.db.models import Q
+from django.db.models import OuterRef, Q, QuerySet
 
-from prx_email_django.limits.pauses import account_state
+from prx_email_django.limits.pauses import account_state, with_state
 from prx_email_django.models import Account, AccountState, ConnectionSlot
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
@@ -43,6 +43,14 @@ class Slot:
     def has_time_left(self) -> bool:
         """Whether enough of the lease remains to write something."""
         return self.remaining() >= SLOT_MARGIN
+
+
+def with_state_and_slots(clock: Clock) -> QuerySet[Account]:
+    """Accounts with their runtime state and what ``acquire_slot`` must know of their slots, in one query."""
+    slots = ConnectionSlot.objects.filter(account=OuterRef("pk")).values("number")
+    return with_state().annotate(
+        free_slot=slots.filter(_is_free(clock)).order_by("number")[:1], highest_slot=slots.order_by("-number")[:1]
+    )
 
 
 def slot_or_obstacle(
@@ -79,25 +87,40 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
     caller that is ended at any moment releases what stands there (a commit may have succeeded although it raised).
     """
     release_doubtful(noted)
+    found = _free_as_read(account)
+    if found and (found == 1 or not first_only) and (slot := _try(_take, account, found, noted=noted, clock=clock)):
+        return slot
     rows = {row.number: row for row in _rows(account)}
     if _live(rows.values(), clock) >= account.max_connections:
         return None
     for number in range(1, 2 if first_only else account.max_connections + 1):
-        row = rows.get(number)
-        if row is not None and _is_live(row, clock):
+        if number in rows and _is_live(rows[number], clock):
             continue
-        slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
-        noted.add(slot)
-        with _abandoned_on_error([slot.token]):
-            taken = _take(row, slot.token, clock=clock) if row else _make(account, number, slot.token, clock=clock)
-        if taken and _is_one_too_many(account, rows, clock):
+        slot = _try(_take if number in rows else _make, account, number, noted=noted, clock=clock)
+        if slot is not None and _is_one_too_many(account, rows, clock):
             release_slots([slot])
             noted.discard(slot)
             return None
-        if taken:
+        if slot is not None:
             return slot
-        noted.discard(slot)
     return None
+
+
+def _free_as_read(account: Account) -> int | None:
+    """The free slot that ``with_state_and_slots`` found, once; None: it read none, or others must be counted first."""
+    read: dict[str, int | None] = vars(account)
+    number = read.pop("free_slot", None)
+    return number if number and (read["highest_slot"] or 0) <= account.max_connections else None
+
+
+def _try(take: Callable[..., bool], account: Account, number: int, *, noted: set[Slot], clock: Clock) -> Slot | None:
+    slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
+    noted.add(slot)
+    with _abandoned_on_error([slot.token]):
+        taken = take(account, number, slot.token, clock=clock)
+    if not taken:
+        noted.discard(slot)
+    return slot if taken else None
 
 
 def release_doubtful(noted: set[Slot]) -> None:
@@ -134,11 +157,13 @@ def _is_live(slot: ConnectionSlot, clock: Clock) -> bool:
     return held and slot.expires_at is not None and slot.expires_at > clock.running
 
 
-def _take(slot: ConnectionSlot, token: uuid.UUID, *, clock: Clock) -> bool:
-    free = Q(token__isnull=True) | Q(token=slot.token, expires_at__lte=clock.running)
-    if slot.token in _abandoned:
-        free |= Q(token=slot.token)
-    return bool(ConnectionSlot.objects.filter(free, pk=slot.pk).update(**_held(token, clock)))
+def _is_free(clock: Clock) -> Q:
+    return Q(token__isnull=True) | Q(expires_at__lte=clock.running) | Q(token__in=list(_abandoned))
+
+
+def _take(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> bool:
+    rows = ConnectionSlot.objects.filter(_is_free(clock), account=account, number=number)
+    return bool(rows.update(**_held(token, clock)))
 
 
 def _make(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> bool:

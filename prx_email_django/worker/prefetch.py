@@ -8,13 +8,12 @@ from time import monotonic
 
 from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.outcomes import Ending, Outcome
-from prx_email_django.rules.rates import recipients_ceiling
-from prx_email_django.states import ErrorCode
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.lease import Lease, release_lease
+from prx_email_django.worker.admission import Admission
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.double_claims import DoubleClaims
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.permits import AccountPermits
 from prx_email_django.worker.queues import ReadyQueue
@@ -39,8 +38,10 @@ class ClaimPrefetch:
         self.ready = ReadyQueue(current.account.max_connections)
         #: Claimed, and no result recorded yet.
         self.claims: dict[int, Claim] = {}
-        #: Claimed again while a connection has it, since somebody wrote its status by hand; by message.
-        self.doubles: dict[int, ClaimedMessage] = {}
+        self.doubles = DoubleClaims(self.claims, clock=clock)
+        self.admission = Admission(
+            current, claims=self.claims, source=source, clock=clock, recorder=recorder, permits=self.permits
+        )
         #: Leases under which something may be claimed that is not among the claims yet.
         self._noted: set[Lease] = set()
         #: Of these, what is not rendered yet.
@@ -74,9 +75,12 @@ class ClaimPrefetch:
     def wants_connection(self, open_now: int) -> bool:
         """Whether one more connection would have something to do.
 
-        Not where a limit is reached: a message with ``hold`` that waited for a permit opened connections without end.
+        Where nothing more is to be claimed, only for what no other connection has taken.  Not for a message with
+        ``hold`` where a limit is reached: while it waited for a permit, connections were opened without end.
         """
-        return len(self.claims) > open_now or (self.stopped_at_hold and not self.is_empty())
+        if self.is_empty():
+            return len(self.claims) > open_now and bool(self.ready.ready or self.unrendered)
+        return len(self.claims) > open_now or self.stopped_at_hold
 
     def look_again(self) -> None:
         """Ask the source again: something may have become due, or was released."""
@@ -175,7 +179,7 @@ class ClaimPrefetch:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
         batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
-        claims = self._without_doubles(batch.claims, permits.part(1))
+        claims = self.doubles.keep_back(batch.claims, waiting=self.waiting(), permits=permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
         self.claims.update({claim.id: claim for claim in claims})
         self._noted.clear()
@@ -184,73 +188,18 @@ class ClaimPrefetch:
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
         self.recorder.counts["claimed"] += len(batch.claims)
-        self._admit(claims, permits)
-
-    def _without_doubles(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
-        """Keep back what a connection has under an older claim: its MAIL may be written, and its result decides.
-
-        The older claim is lost; what no connection has yet is therefore not written under it.
-        """
-        again = [claim for claim in claims if claim.id in self.claims]
-        if not again:
-            return list(claims)
-        for claim in again:
-            self.claims[claim.id].is_lost = True
-        waiting = {message.id for message in (*list(self.ready.ready), *self.unrendered, *self.without_permits)}
-        for claim in again:
-            if claim.id not in waiting:
-                self.doubles[claim.id] = ClaimedMessage(claim, clock=self.clock, permits=(single,))
-        return [claim for claim in claims if claim.id not in self.doubles]
+        admitted, unfitting = self.admission.admit(claims, permits)
+        self.unrendered += admitted
+        self.release(unfitting)
 
     def forget(self, message: ClaimedMessage) -> None:
         """Forget a claim whose result is recorded, or that was released; a double that waited for this is released."""
         if self.claims.get(message.id) is not message.claim:
             return
         del self.claims[message.id]
-        if (double := self.doubles.pop(message.id, None)) is not None:
+        if (double := self.doubles.pop(message.id)) is not None:
             self.recorder.release([double])
             self.look_again()
-
-    def _admit(self, claims: Sequence[Claim], permits: Permits) -> None:
-        single = permits.part(1)
-        open_claims: list[Claim] = []
-        for claim in claims:
-            if claim.recipients and not claim.open_addresses:
-                self.recorder.settle(claim)
-                self.claims.pop(claim.id)
-                give_back(single, 1, clock=self.clock)
-            else:
-                open_claims.append(claim)
-        fresh, expired = self.source.split_expired(open_claims)
-        if expired:
-            self.recorder.expire(expired)
-            for claim in expired:
-                self.claims.pop(claim.id)
-            give_back(permits, len(expired), clock=self.clock)
-        self._admit_recipients(self._within_ceiling(fresh, single), single)
-
-    def _within_ceiling(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
-        """Fail the messages with more recipients than a limit that was lowered: they could never be sent."""
-        ceiling = recipients_ceiling(self.current.account.rate_limits)
-        within = [claim for claim in claims if ceiling is None or len(claim.open_addresses) <= ceiling]
-        for claim in claims:
-            if ceiling is not None and len(claim.open_addresses) > ceiling:
-                text = f"the message has more recipients than the account's limit ({ceiling})"
-                self.recorder.failed(claim, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
-                self.claims.pop(claim.id)
-                give_back(single, 1, clock=self.clock)
-        return within
-
-    def _admit_recipients(self, claims: Sequence[Claim], single: Permits) -> None:
-        """Take permits for their recipients (``single`` was taken for each message); release those without permits."""
-        counts = [len(claim.open_addresses) for claim in claims]
-        recipients, fitting = self.permits.take_recipients(counts)
-        permits = {count: (single, recipients.part(count)) for count in set(counts)}
-        for claim, count in zip(claims[:fitting], counts[:fitting], strict=True):
-            self.unrendered.append(ClaimedMessage(claim, clock=self.clock, permits=permits[count]))
-        if fitting < len(claims):
-            self.release(ClaimedMessage(claim, clock=self.clock, permits=(single,)) for claim in claims[fitting:])
-            self.permits.limit(recipients.obstacle)
 
     # Rendering and giving back
 
@@ -296,6 +245,10 @@ class ClaimPrefetch:
     def may_render(self) -> bool:
         """Whether a message is claimed that may be rendered now."""
         return bool(self.unrendered) and (self.ready.ready_bytes < RENDER_AHEAD or not self.ready.ready)
+
+    def waiting(self) -> list[ClaimedMessage]:
+        """Messages that no connection has taken; one that is being taken at this moment may be missing."""
+        return [*self.unrendered, *self.without_permits, *list(self.ready.ready)]
 
     def withdraw(self) -> list[ClaimedMessage]:
         """Take the messages back that no connection has taken; they stay claimed."""

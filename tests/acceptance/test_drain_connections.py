@@ -10,7 +10,7 @@ import pytest
 import prx_email_django as prx
 from prx_email_django import api
 from prx_email_django.limits import slots
-from prx_email_django.models import ConnectionSlot
+from prx_email_django.models import AccountState, ConnectionSlot
 from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
@@ -75,6 +75,20 @@ def test_a_hold_message_that_waits_for_a_permit_opens_no_further_connections() -
         report = api.drain(time_budget=5)
         assert report.sent == 2
         assert server.connections <= 2
+
+
+def test_no_connection_is_opened_where_others_have_taken_every_message() -> None:
+    """Four messages of a window counted as work for one more connection, which logged in for nothing."""
+    with SmtpServer(chunking=True) as server:
+        owner = account_on(server, max_connections=2, max_messages_per_connection=4)
+        AccountState.objects.update_or_create(account=owner, defaults={"window": 4})
+        backlog(owner, 8)
+        body = server.on("final", stall=True, connection=2, times=1)
+        draining = Draining()
+        assert body.reached.wait(60) and server.wait_for(4)
+        assert not server.wait_connections(3, timeout=0.5)
+        server.release(body)
+        assert draining.outcome().sent == 8 and server.connections == 2
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.policy
 import re
-from collections.abc import Iterator
 from email import message_from_bytes
 from email.charset import BASE64, QP, Charset
 from email.header import decode_header
@@ -25,7 +24,7 @@ from prx_email_django.mime.field_kinds import ADDRESS_FIELDS
 from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import MESSAGES, make_email
 from tests.integration.backend_odd_messages import ONLY_OURS
-from tests.support.factories import account_on
+from tests.support import wire
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,18 +34,7 @@ OF_THE_OUTBOX = {"message-id", "date"}
 ENCODING = {"content-transfer-encoding", "content-type", "content-disposition", "mime-version"}
 
 
-@pytest.fixture(scope="module")
-def catcher() -> Iterator[SmtpServer]:
-    with SmtpServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
-    catcher.messages.clear()
-    account_on(catcher)
-    return catcher
+catcher, server = wire.catcher, wire.server
 
 
 def by_smtp(message: EmailMessage, server: SmtpServer) -> Received:
@@ -54,14 +42,6 @@ def by_smtp(message: EmailMessage, server: SmtpServer) -> Received:
     alias: dict[str, Any] = {"alias": "reference"} if hasattr(mail, "mailers") else {}
     backend = smtp.EmailBackend(host=server.host, port=server.port, **alias)
     assert backend.send_messages([message]) == 1
-    return server.messages.pop()
-
-
-def by_outbox(message: EmailMessage, server: SmtpServer) -> Received:
-    """The message as the outbox sends it."""
-    assert OutboxEmailBackend().send_messages([message]) == 1
-    report = prx.drain()
-    assert report.sent == 1, list(OutboxMessage.objects.values("last_error", "last_error_code"))
     return server.messages.pop()
 
 
@@ -123,7 +103,7 @@ def tree(part: ParsedMessage, left_out: set[str]) -> Any:
 @pytest.mark.parametrize("name", sorted(set(MESSAGES) - ONLY_OURS))
 def test_the_message_on_the_wire_is_the_one_that_the_smtp_backend_sends(name: str, server: SmtpServer) -> None:
     expected = by_smtp(MESSAGES[name](), server)
-    found = by_outbox(MESSAGES[name](), server)
+    found = wire.sent(MESSAGES[name](), server)
     given = {header.lower() for header in MESSAGES[name]().extra_headers} | (
         OF_THE_OUTBOX if name == "FromScratch" else set()
     )
@@ -139,12 +119,12 @@ def test_the_message_on_the_wire_is_the_one_that_the_smtp_backend_sends(name: st
 def test_what_only_django_refuses_is_sent(name: str, server: SmtpServer) -> None:
     with pytest.raises((TypeError, ValueError)):
         by_smtp(MESSAGES[name](), server)
-    by_outbox(MESSAGES[name](), server)
+    wire.sent(MESSAGES[name](), server)
 
 
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_no_server_is_asked_for_more_than_seven_bits_and_short_lines(name: str, server: SmtpServer) -> None:
-    data = by_outbox(MESSAGES[name](), server).data
+    data = wire.sent(MESSAGES[name](), server).data
     assert data.isascii()
     assert max(map(len, data.split(b"\r\n"))) <= 998
     assert data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n")
@@ -158,7 +138,7 @@ def test_no_server_is_asked_for_more_than_seven_bits_and_short_lines(name: str, 
 
 @pytest.mark.parametrize("name", ["all_kinds_of_recipients", "bcc_only"])
 def test_nobody_learns_of_a_blind_copy(name: str, server: SmtpServer) -> None:
-    data = by_outbox(MESSAGES[name](), server).data
+    data = wire.sent(MESSAGES[name](), server).data
     assert b"dee@example.org" not in data
     assert b"bcc" not in data.lower()
 
@@ -199,24 +179,24 @@ def test_the_date_is_in_the_time_zone_that_django_gives_it(
     is_local: bool, zone: str, server: SmtpServer, settings: Any
 ) -> None:
     settings.EMAIL_USE_LOCALTIME, settings.TIME_ZONE = is_local, "Asia/Tokyo"
-    for received in (by_smtp(make_email(), server), by_outbox(make_email(), server)):
+    for received in (by_smtp(make_email(), server), wire.sent(make_email(), server)):
         assert parsed(received.data)["Date"].endswith(zone)
 
 
 def test_the_outbox_names_a_message_that_the_caller_left_unnamed(server: SmtpServer) -> None:
     message = make_email()
-    data = by_outbox(message, server).data
+    data = wire.sent(message, server).data
     assert parsed(data)["Message-ID"] == f"<outbox-{message.outbox_id}-0@prx-email.local>"  # type: ignore[attr-defined]
     assert len(parsed(data).get_all("Date", [])) == 1
 
 
 def test_text_beyond_ascii_stays_readable_in_its_source(server: SmtpServer) -> None:
-    data = by_outbox(make_email(body="Viele herzliche Grüße aus dem Norden\n"), server).data
+    data = wire.sent(make_email(body="Viele herzliche Grüße aus dem Norden\n"), server).data
     assert b"Viele herzliche Gr=C3=BC=C3=9Fe aus dem Norden\r\n" in data
 
 
 def test_a_local_part_beyond_ascii_reaches_a_server_that_takes_it(server: SmtpServer) -> None:
-    found = by_outbox(make_email(to=["Bjørn <bjørn@exämple.dk>"]), server)
+    found = wire.sent(make_email(to=["Bjørn <bjørn@exämple.dk>"]), server)
     assert found.recipients == ("bjørn@xn--exmple-cua.dk",)
     assert "<bjørn@xn--exmple-cua.dk>\r\n".encode() in found.data
 
@@ -244,7 +224,7 @@ STRUCTURED = {
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_a_structured_header_never_becomes_encoded_words(name: str, server: SmtpServer) -> None:
-    raw = by_outbox(make_email(headers={name: STRUCTURED[name]}), server).data
+    raw = wire.sent(make_email(headers={name: STRUCTURED[name]}), server).data
     head = raw.partition(b"\r\n\r\n")[0]
     assert b"=?" not in head
     assert (
@@ -257,7 +237,7 @@ def test_a_structured_header_never_becomes_encoded_words(name: str, server: Smtp
 @pytest.mark.parametrize("field", ["to", "from_email", "reply_to"])
 def test_a_long_quoted_name_adds_no_address(field: str, server: SmtpServer) -> None:
     mailbox = '"' + "Sales, evil@example.net, " * 5 + 'Ltd" <ann@example.org>'
-    raw = by_outbox(make_email(**{field: mailbox if field == "from_email" else [mailbox]}), server).data
+    raw = wire.sent(make_email(**{field: mailbox if field == "from_email" else [mailbox]}), server).data
     header = {"to": "To", "from_email": "From", "reply_to": "Reply-To"}[field]
     value: Any = parsed(raw)[header]
     assert [address.addr_spec for address in value.addresses] == ["ann@example.org"]
@@ -276,7 +256,7 @@ def test_a_name_in_an_encoded_word_adds_no_address(field: str, shown: str, serve
     else:
         message = make_email(**{field: mailbox if field == "from_email" else [mailbox]})
     name = {"from_email": "From", "reply_to": "Reply-To"}.get(field, field.title())
-    (address,) = cast(Any, parsed(by_outbox(message, server).data)[name]).addresses
+    (address,) = cast(Any, parsed(wire.sent(message, server).data)[name]).addresses
     assert (address.display_name, address.addr_spec) == (shown, "ann@example.org")
 
 
@@ -351,7 +331,7 @@ def test_no_field_that_a_message_has_once_leaves_twice(with_file: bool, server: 
     message = make_email(headers=dict(TWICE))
     if with_file:
         message.attach("a.bin", b"x")
-    found = parsed(by_outbox(message, server).data)
+    found = parsed(wire.sent(message, server).data)
     assert max(len(found.get_all(name, [])) for name in TWICE) == 1
     assert (found["Subject"], found["Message-ID"], found["References"]) == (
         "Hello",
@@ -363,7 +343,7 @@ def test_no_field_that_a_message_has_once_leaves_twice(with_file: bool, server: 
 
 
 def test_a_subject_that_only_the_headers_have_is_sent(server: SmtpServer) -> None:
-    data = by_outbox(make_email("", headers={"Subject": "Größe"}), server).data
+    data = wire.sent(make_email("", headers={"Subject": "Größe"}), server).data
     assert parsed(data).get_all("Subject") == ["Größe"]
     assert OutboxMessage.objects.get().subject == "Größe"
 
@@ -371,7 +351,7 @@ def test_a_subject_that_only_the_headers_have_is_sent(server: SmtpServer) -> Non
 @pytest.mark.parametrize("name", ["Message-ID", "In-Reply-To", "References"])
 def test_a_long_id_of_the_caller_is_kept(name: str, server: SmtpServer) -> None:
     long_id = f"<{'m' * 970}@example.com>"
-    data = by_outbox(make_email(headers={name: long_id}), server).data
+    data = wire.sent(make_email(headers={name: long_id}), server).data
     assert message_from_bytes(data)[name].strip() == long_id
     assert max(map(len, data.split(b"\r\n"))) <= 998
 
@@ -383,7 +363,7 @@ def test_an_id_that_fits_on_no_line_is_refused(server: SmtpServer) -> None:
 
 def test_many_references_are_folded_as_short_as_they_can_be(server: SmtpServer) -> None:
     ids = [f"<{number}{'r' * 60}@example.org>" for number in range(60)]
-    head = by_outbox(make_email(headers={"References": " ".join(ids)}), server).data.partition(b"\r\n\r\n")[0]
+    head = wire.sent(make_email(headers={"References": " ".join(ids)}), server).data.partition(b"\r\n\r\n")[0]
     assert max(map(len, head.split(b"\r\n"))) <= 89
 
 
@@ -394,7 +374,7 @@ LINKS = [f"<https://example.com/{number}/{'u' * 400}>" for number in range(5)]
 def test_links_that_commas_alone_separate_leave_on_lines_that_servers_take(way: str, server: SmtpServer) -> None:
     headers = {"List-Unsubscribe": ",".join(LINKS)}
     if way == "backend":
-        data = by_outbox(make_email(headers=headers), server).data
+        data = wire.sent(make_email(headers=headers), server).data
     else:
         prx.enqueue(account="main", to="ann@example.org", subject="Hello", body_text="Hi.", headers=headers)
         assert prx.drain().sent == 1
@@ -405,7 +385,7 @@ def test_links_that_commas_alone_separate_leave_on_lines_that_servers_take(way: 
 
 def test_a_link_beyond_ascii_leaves_as_a_link(server: SmtpServer) -> None:
     link = "<mailto:u@example.com?subject=größe>"
-    data = by_outbox(make_email(headers={"List-Unsubscribe": link}), server).data
+    data = wire.sent(make_email(headers={"List-Unsubscribe": link}), server).data
     assert message_from_bytes(data)["List-Unsubscribe"] == "<mailto:u@example.com?subject=gr%C3%B6%C3%9Fe>"
 
 
@@ -422,7 +402,7 @@ def test_a_link_that_fits_on_no_line_is_refused(server: SmtpServer) -> None:
 def test_an_id_beyond_ascii_never_becomes_encoded_words(
     name: str, written: str, sent: str | None, server: SmtpServer
 ) -> None:
-    data = by_outbox(make_email(headers={name: written}), server).data
+    data = wire.sent(make_email(headers={name: written}), server).data
     assert message_from_bytes(data)[name] == sent
 
 
@@ -436,7 +416,7 @@ def test_a_message_id_beyond_ascii_is_refused(server: SmtpServer) -> None:
 def test_a_long_file_name_leaves_on_lines_that_servers_take(name: str, server: SmtpServer) -> None:
     message = make_email()
     message.attach(name, b"x", "application/pdf")
-    data = by_outbox(message, server).data
+    data = wire.sent(message, server).data
     assert max(map(len, data.split(b"\r\n"))) <= 998
     (attached,) = parsed(data).iter_attachments()
     assert attached.get_filename() == name
@@ -446,7 +426,7 @@ def test_a_long_file_name_leaves_on_lines_that_servers_take(name: str, server: S
 def test_no_nul_of_a_file_name_leaves(kind: str, server: SmtpServer) -> None:
     message = make_email()
     message.attach("a\x00b.pdf", b"x", kind)
-    data = by_outbox(message, server).data
+    data = wire.sent(message, server).data
     assert b"\x00" not in data
     (attached,) = parsed(data).iter_attachments()
     assert attached.get_filename() == "ab.pdf"
@@ -455,7 +435,7 @@ def test_no_nul_of_a_file_name_leaves(kind: str, server: SmtpServer) -> None:
 @pytest.mark.parametrize("field", ["to", "cc", "reply_to", "from_email"])
 def test_a_tab_in_an_address_is_a_blank(field: str, server: SmtpServer) -> None:
     mailbox = "Ann\tSmith <ann@example.org>"
-    found = by_outbox(make_email(**{field: mailbox if field == "from_email" else [mailbox]}), server)
+    found = wire.sent(make_email(**{field: mailbox if field == "from_email" else [mailbox]}), server)
     assert "ann@example.org" in (found.sender, *found.recipients) or field == "reply_to"
     header: Any = parsed(found.data)[{"to": "To", "cc": "Cc", "reply_to": "Reply-To", "from_email": "From"}[field]]
     assert [(address.display_name, address.addr_spec) for address in header.addresses] == [
@@ -475,7 +455,7 @@ class ReceivedMail(EmailMultiAlternatives):
 
 
 def test_raw_bytes_in_a_header_leave_as_text_of_a_known_charset(server: SmtpServer) -> None:
-    found = by_outbox(ReceivedMail("", "", "app@example.com", ["ann@example.org"]), server)
+    found = wire.sent(ReceivedMail("", "", "app@example.com", ["ann@example.org"]), server)
     assert b"unknown-8bit" not in found.data
     assert parsed(found.data)["Subject"] == "Größe"
     assert parsed(found.data)["From"] == "Jörg <app@example.com>"
@@ -485,7 +465,7 @@ def test_raw_bytes_in_a_header_leave_as_text_of_a_known_charset(server: SmtpServ
 def test_raw_bytes_in_a_malformed_from_too(sender: str, server: SmtpServer) -> None:
     mail = ReceivedMail("", "", "app@example.com", ["ann@example.org"])
     mail.sender = sender
-    found = by_outbox(mail, server)
+    found = wire.sent(mail, server)
     assert b"unknown-8bit" not in found.data
     assert parsed(found.data)["Subject"] == "Größe"
 
@@ -502,7 +482,7 @@ def test_a_field_that_a_subclass_adds_never_becomes_encoded_words(server: SmtpSe
     message = WithLink(
         "Hello", "Hi.", "app@example.com", ["ann@example.org"], headers={"References": f"<{'r' * 200}@x>"}
     )
-    data = by_outbox(message, server).data
+    data = wire.sent(message, server).data
     assert b"=?" not in data
     assert message_from_bytes(data)["List-Unsubscribe"].strip() == link
 
@@ -519,7 +499,7 @@ class Remembering(EmailMultiAlternatives):
 
 def test_a_subclass_that_stores_the_message_id_finds_the_id_that_leaves(server: SmtpServer) -> None:
     message = Remembering("Hello", "Hi.", "app@example.com", ["ann@example.org"])
-    data = by_outbox(message, server).data
+    data = wire.sent(message, server).data
     assert parsed(data)["Message-ID"] == message.remembered
     assert OutboxMessage.objects.get().provider_message_id == message.remembered
 
@@ -555,7 +535,7 @@ def test_an_address_that_django_sends_to_loses_no_batch(mailbox: str, server: Sm
         with pytest.raises(InvalidMessage):
             OutboxEmailBackend().send_messages(batch)
         return
-    found = by_outbox(batch[0], server)
+    found = wire.sent(batch[0], server)
     if all(map(str.isascii, mailbox.partition("@")[0])):
         assert found.recipients == expected.recipients
     assert OutboxEmailBackend().send_messages(batch) == 2
@@ -570,7 +550,7 @@ def test_a_charset_of_the_callers_own_is_used(encoding: int | None, server: Smtp
         message.encoding.body_encoding = encoding
         return message
 
-    found, expected = by_outbox(made(), server).data, by_smtp(made(), server).data
+    found, expected = wire.sent(made(), server).data, by_smtp(made(), server).data
     assert tree(parsed(found), OF_THE_OUTBOX) == tree(parsed(expected), OF_THE_OUTBOX)
 
 
@@ -578,7 +558,7 @@ def test_a_charset_of_the_callers_own_is_used(encoding: int | None, server: Smtp
 @pytest.mark.parametrize("text", ["=? größe " * 30, "=?utf-8?q?=C3=A4?= größe " * 12, "ü =?x?q?y?= " + "x" * 200])
 def test_no_encoded_word_of_a_text_with_marks_is_too_long(name: str, text: str, server: SmtpServer) -> None:
     message = make_email(text) if name == "subject" else make_email(headers={name: text})
-    data = by_outbox(message, server).data
+    data = wire.sent(message, server).data
     words = re.findall(rb"=\?[^?\s]+\?[bqBQ]\?[^?\s]*\?=", data.partition(b"\r\n\r\n")[0])
     assert max(map(len, words)) <= 75
     expected = by_smtp(message, server).data
@@ -591,6 +571,6 @@ def decoded(data: bytes, name: str) -> str:
 
 def test_an_address_beyond_ascii_is_found_in_a_folded_header(server: SmtpServer) -> None:
     other = '"' + "long, " * 30 + 'name" <ann@example.org>'
-    found = by_outbox(make_email(reply_to=["Bjørn <bjørn@example.org>", other]), server)
+    found = wire.sent(make_email(reply_to=["Bjørn <bjørn@example.org>", other]), server)
     assert "Reply-To: =?utf-8?b?QmrDuHJu?= <bjørn@example.org>".encode() in found.data
     assert "SMTPUTF8" in found.options

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.policy
 import re
-from collections.abc import Iterator
 from email import message_from_bytes
 from typing import Any
 
@@ -18,30 +17,17 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.encoded_words import decode_words
 from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
-from tests.support.factories import account_on
+from tests.support import wire
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(scope="module")
-def catcher() -> Iterator[SmtpServer]:
-    with SmtpServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
-    catcher.messages.clear()
-    account_on(catcher)
-    return catcher
+catcher, server = wire.catcher, wire.server
 
 
 def sent(server: SmtpServer, **fields: Any) -> bytes:
-    assert OutboxEmailBackend().send_messages([make_email(**fields)]) == 1
-    assert prx.drain().sent == 1
-    return server.messages.pop().data
+    return wire.sent(make_email(**fields), server).data
 
 
 def value_of(data: bytes, name: str) -> str:

@@ -15,20 +15,17 @@ import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 import prx_email_django as prx
-from prx_email_django.backends import OutboxEmailBackend
-from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
 from tests.integration.foreign_messages import ENCODED, FILES, HEAD, KEPT
-from tests.support.factories import account_on
+from tests.support import wire
 from tests.support.smtp_server import Received, SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(scope="module")
-def catcher() -> Iterator[SmtpServer]:
-    with SmtpServer() as server:
-        yield server
+TYPES = ["message/rfc822", "text/plain"]
+
+catcher = wire.catcher
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +34,14 @@ def old_catcher() -> Iterator[SmtpServer]:
         yield server
 
 
-def _prepared(server: SmtpServer, settings: Any) -> SmtpServer:
-    types = ["message/rfc822", "text/plain"]
-    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": "", "ATTACHMENT_CONTENT_TYPES": types}
-    server.messages.clear()
-    account_on(server)
-    return server
-
-
 @pytest.fixture
 def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    return _prepared(catcher, settings)
+    return wire.prepared(catcher, settings, ATTACHMENT_CONTENT_TYPES=TYPES)
 
 
 @pytest.fixture
 def old_server(old_catcher: SmtpServer, settings: Any) -> SmtpServer:
-    return _prepared(old_catcher, settings)
-
-
-def sent(message: EmailMessage, server: SmtpServer) -> Received:
-    assert OutboxEmailBackend().send_messages([message]) == 1
-    report = prx.drain()
-    assert report.sent == 1, list(OutboxMessage.objects.values("last_error", "last_error_code"))
-    return server.messages.pop()
+    return wire.prepared(old_catcher, settings, ATTACHMENT_CONTENT_TYPES=TYPES)
 
 
 def with_forwarded(content: Any) -> EmailMultiAlternatives:
@@ -86,7 +68,7 @@ def leaves(data: bytes) -> list[Any]:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_not_one_byte_of_a_forwarded_message_changes(name: str, server: SmtpServer) -> None:
-    received = sent(with_forwarded(KEPT[name]), server)
+    received = wire.sent(with_forwarded(KEPT[name]), server)
     head, _, rest = received.data.partition(b"message/rfc822\r\n")
     assert b"\r\n\r\n" + KEPT[name] + b"\r\n--" in b"\r\n" + rest
     assert ("BODY=8BITMIME" in received.options) == (not received.data.isascii())
@@ -96,7 +78,7 @@ def test_not_one_byte_of_a_forwarded_message_changes(name: str, server: SmtpServ
 @pytest.mark.parametrize("name", [*KEPT, *ENCODED])
 def test_a_server_without_8bitmime_gets_the_same_parts_or_a_file(name: str, old_server: SmtpServer) -> None:
     content = (KEPT | ENCODED)[name]
-    received = sent(with_forwarded(content), old_server)
+    received = wire.sent(with_forwarded(content), old_server)
     assert received.data.isascii() and "BODY=8BITMIME" not in received.options
     part = attached(received)
     assert part.get_filename() == "fwd.eml"
@@ -115,7 +97,7 @@ def test_a_server_without_8bitmime_gets_the_same_parts_or_a_file(name: str, old_
 
 
 def test_a_raw_file_name_keeps_type_and_place_on_a_server_without_8bitmime(old_server: SmtpServer) -> None:
-    part = attached(sent(with_forwarded(KEPT["raw_file_name_and_text"]), old_server))
+    part = attached(wire.sent(with_forwarded(KEPT["raw_file_name_and_text"]), old_server))
     assert part.get_content_type() == "message/rfc822"
     text, pdf = cast("list[Message]", cast(Message, part.get_payload(0)).get_payload())
     assert text.get_payload(decode=True) == "Grüße\r\n".encode()
@@ -124,7 +106,7 @@ def test_a_raw_file_name_keeps_type_and_place_on_a_server_without_8bitmime(old_s
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_what_can_be_encoded_without_loss_travels_in_seven_bits(name: str, server: SmtpServer) -> None:
-    received = sent(with_forwarded(ENCODED[name]), server)
+    received = wire.sent(with_forwarded(ENCODED[name]), server)
     assert received.data.isascii()
     assert max(map(len, received.data.split(b"\r\n"))) <= 998
     part = attached(received)
@@ -135,7 +117,7 @@ def test_what_can_be_encoded_without_loss_travels_in_seven_bits(name: str, serve
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_no_server_can_be_given_arrives_whole_as_a_file(name: str, server: SmtpServer) -> None:
-    received = sent(with_forwarded(FILES[name]), server)
+    received = wire.sent(with_forwarded(FILES[name]), server)
     assert b"\x00" not in received.data
     assert max(map(len, received.data.split(b"\r\n"))) <= 998
     part = attached(received)
@@ -167,7 +149,7 @@ def test_a_parsed_message_is_forwarded_as_it_was_read(kind: str, name: str, serv
     else:
         policy: Any = getattr(email.policy, kind)
         made.attach("fwd.eml", cast(Any, message_from_bytes(content, policy=policy)), "message/rfc822")
-    assert content in sent(made, server).data
+    assert content in wire.sent(made, server).data
 
 
 @pytest.mark.parametrize("kind", ["compat32", "default"])
@@ -176,7 +158,7 @@ def test_a_from_with_a_blank_before_its_colon_is_forwarded(before: bytes, kind: 
     content = before + b"From : Zoe <zoe@example.net>\r\nSubject: Offer\r\n\r\nhi\r\n"
     made = make_email()
     made.attach("fwd.eml", cast(Any, message_from_bytes(content, policy=getattr(email.policy, kind))), "message/rfc822")
-    data = sent(made, server).data
+    data = wire.sent(made, server).data
     fields = content.splitlines(keepends=True)
     assert all(line in data for line in fields)
     assert before or content in data
@@ -190,7 +172,7 @@ def test_enqueue_forwards_them_like_the_backend(server: SmtpServer) -> None:
         received = server.messages.pop()
         assert received.data.isascii() or "BODY=8BITMIME" in received.options
         assert (content in received.data) == (name in KEPT), name
-        by_backend = sent(with_forwarded(content), server)
+        by_backend = wire.sent(with_forwarded(content), server)
         part = attached(received)
         assert part.get_content_type() == attached(by_backend).get_content_type(), name
         assert part.get_filename() == "fwd.eml"
@@ -243,7 +225,7 @@ def resent(content: bytes) -> EmailMessage:
 def test_a_message_of_somebody_else_is_sent_on(kind: str, request: pytest.FixtureRequest) -> None:
     server: SmtpServer = request.getfixturevalue(kind)
     for name, content in (KEPT | ENCODED | FILES).items():
-        received = sent(resent(content), server)
+        received = wire.sent(resent(content), server)
         assert received.data.endswith(b"\r\n")
         assert "BODY=8BITMIME" not in received.options or not received.data.isascii()
         assert kind == "server" or received.data.isascii(), name
@@ -264,11 +246,11 @@ def test_a_parsed_message_that_the_standard_library_cannot_write_is_sent_on(serv
     made.__class__ = Parsed
     with pytest.raises(UnicodeEncodeError):
         made.message().as_bytes()
-    assert KEPT["no_boundary"].partition(b"\r\n\r\n")[2] in sent(made, server).data
+    assert KEPT["no_boundary"].partition(b"\r\n\r\n")[2] in wire.sent(made, server).data
 
 
 def test_the_file_of_a_resent_message_holds_its_whole_body(server: SmtpServer) -> None:
-    received = sent(resent(FILES["no_boundary_and_a_long_line"]), server)
+    received = wire.sent(resent(FILES["no_boundary_and_a_long_line"]), server)
     part = message_from_bytes(received.data)
     assert part.get_content_type() == "application/octet-stream"
     assert base64.b64decode(cast(str, part.get_payload())) == b"\xff" * 2000 + b"\r\n"

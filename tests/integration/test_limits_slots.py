@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connection
 
 from prx_email_django.limits import slots
-from prx_email_django.limits.slots import acquire_slot, release_slots, renew_slots
+from prx_email_django.limits.slots import acquire_slot, release_slots, renew_slots, with_state_and_slots
 from prx_email_django.models import Account, ConnectionSlot
 from prx_email_django.store import db as base
 from prx_email_django.store.db import worker_name
@@ -72,9 +72,32 @@ def test_two_workers_that_saw_the_same_free_slot_do_not_both_get_it() -> None:
     first = acquire_slot(owner, noted=set(), clock=at())
     assert first
     release_slots([first])
-    seen = ConnectionSlot.objects.get()
-    assert slots._take(seen, uuid.uuid4(), clock=at())
-    assert not slots._take(seen, uuid.uuid4(), clock=at())
+    seen, also = with_state_and_slots(at()).get(), with_state_and_slots(at()).get()
+    assert acquire_slot(seen, noted=set(), clock=at())
+    assert acquire_slot(also, noted=set(), clock=at()) is None
+
+
+@pytest.mark.django_db
+def test_a_free_slot_that_was_read_with_the_account_is_not_taken_while_too_many_are_held() -> None:
+    owner = account(max_connections=3)
+    held = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(3)]
+    release_slots([slot for slot in held[:1] if slot])
+    Account.objects.update(max_connections=2)
+    lowered = with_state_and_slots(at()).get()
+    assert acquire_slot(lowered, noted=set(), clock=at()) is None, "two slots are still held"
+    declared = with_state_and_slots(at()).get()
+    declared.max_connections = 1  # as the settings say, whatever the row says
+    release_slots([slot for slot in held[2:] if slot])
+    assert acquire_slot(declared, noted=set(), clock=at()) is None, "one slot is still held"
+
+
+@pytest.mark.django_db
+def test_a_free_slot_that_was_read_with_the_account_is_no_second_probe() -> None:
+    owner = account(max_connections=2)
+    held = [acquire_slot(owner, noted=set(), clock=at()) for _ in range(2)]
+    release_slots([slot for slot in held[1:] if slot])
+    read = with_state_and_slots(at()).get()
+    assert acquire_slot(read, noted=set(), clock=at(), first_only=True) is None
 
 
 @pytest.mark.django_db

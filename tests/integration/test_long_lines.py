@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email
 import email.utils
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.message import Message
 from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
@@ -19,7 +19,7 @@ from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
-from tests.support.factories import account_on
+from tests.support import wire
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = [
@@ -28,18 +28,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def catcher() -> Iterator[SmtpServer]:
-    with SmtpServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
-    catcher.messages.clear()
-    account_on(catcher)
-    return catcher
+catcher, server = wire.catcher, wire.server
 
 
 def with_file(content_type: str) -> EmailMessage:

@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import email
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-import prx_email_django as prx
-from prx_email_django.backends import OutboxEmailBackend
-from tests.support.factories import account_on
+from tests.support import wire
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(scope="module")
-def catcher() -> Iterator[SmtpServer]:
-    with SmtpServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
-    catcher.messages.clear()
-    account_on(catcher)
-    return catcher
+catcher, server = wire.catcher, wire.server
 
 
 def sent(message: EmailMessage, server: SmtpServer) -> bytes:
-    assert OutboxEmailBackend().send_messages([message]) == 1
-    assert prx.drain().sent == 1
-    return server.messages.pop().data
+    return wire.sent(message, server).data
 
 
 class Replaced(EmailMultiAlternatives):

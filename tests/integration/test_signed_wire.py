@@ -14,13 +14,11 @@ import django
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-import prx_email_django as prx
-from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.mime.transfer import base64_lines
 from prx_email_django.models import OutboxMessage
 from tests.integration.backend_messages import make_email
-from tests.support.factories import account_on
-from tests.support.smtp_server import Received, SmtpServer
+from tests.support import wire
+from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -140,19 +138,7 @@ def catcher(request: pytest.FixtureRequest) -> Iterator[SmtpServer]:
         yield server
 
 
-@pytest.fixture
-def server(catcher: SmtpServer, settings: Any) -> SmtpServer:
-    settings.PRX_EMAIL = {"DEFAULT_ACCOUNT": "main", "WAKE": ""}
-    catcher.messages.clear()
-    account_on(catcher)
-    return catcher
-
-
-def sent(message: EmailMessage, server: SmtpServer) -> Received:
-    assert OutboxEmailBackend().send_messages([message]) == 1
-    report = prx.drain()
-    assert report.sent == 1, list(OutboxMessage.objects.values("last_error", "last_error_code"))
-    return server.messages.pop()
+server = wire.server
 
 
 class Composed(EmailMultiAlternatives):
@@ -215,7 +201,7 @@ def test_a_signature_is_good_after_the_way(
         message.attach("fwd.eml", b"Subject: x\r\nMIME-Version: 1.0\r\n" + entity, "message/rfc822")
     else:
         message = composed(with_footer(entity) if place == "beside" else entity)
-    received = sent(message, server)
+    received = wire.sent(message, server)
     assert ("BODY=8BITMIME" in received.options) == (not received.data.isascii() and server.eight_bit)
     if place == "forwarded" and content is EIGHT_BITS and not server.eight_bit:
         assert received.data.isascii()
@@ -264,7 +250,7 @@ def test_a_signature_over_a_parsed_header_is_good(signer: Any, place: str, serve
     else:
         message = Parsed("", "", "app@example.com", ["ann@example.org"])
         message.raw = b"Subject: x\r\nMIME-Version: 1.0\r\n" + (with_footer(entity) if place == "beside" else entity)
-    data = sent(message, server).data
+    data = wire.sent(message, server).data
     assert ODD_HEADER in data
     start = data.index(b"Content-Type: multipart/signed")
     signer.verify(data[start : data.index(b"--sig--\r\n", start) + len(b"--sig--\r\n")])
