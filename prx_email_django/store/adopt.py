@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import connections
-from django.db.models import F, QuerySet
+from django.db.models import F, Max, QuerySet
 
 from prx_email_django.models import OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
@@ -24,20 +24,21 @@ def adopt(instance: str, *, clock: Clock) -> int:
 
     The order matters, since MariaDB commits at the second step: after a crash in between nothing may be sent yet.
     """
-    changed = _rest_sending(clock=clock) + _rest_waiting(clock=clock)
-    # What was claimed between the two; from now on nothing waits that was queued before.
-    changed += _rest_sending(clock=clock)
+    newest, changed = OutboxMessage.objects.aggregate(newest=Max("pk"))["newest"] or 0, 0
+    # A worker may claim, or give back, a message between the two; one look finds it in either state.
+    while unsent().filter(pk__lte=newest).exists():
+        changed += _rest_sending(newest, clock=clock) + _rest_waiting(newest, clock=clock)
     _jump_ids()
     outbox_state()
     OutboxState.objects.filter(pk=1).update(instance=instance)
     return changed
 
 
-def _rest_sending(*, clock: Clock) -> int:
+def _rest_sending(newest: int, *, clock: Clock) -> int:
     total = 0
     while True:
         with atomic():
-            sending = OutboxMessage.objects.filter(status=Status.SENDING)
+            sending = OutboxMessage.objects.filter(status=Status.SENDING, pk__lte=newest)
             ids = list(sending.order_by("pk").values_list("pk", flat=True)[:BATCH])
             if not ids:
                 return total
@@ -53,9 +54,10 @@ def unsent() -> QuerySet[OutboxMessage]:
 
 
 @retried
-def _rest_waiting(*, clock: Clock) -> int:
+def _rest_waiting(newest: int, *, clock: Clock) -> int:
     return (
         unsent()
+        .filter(pk__lte=newest)
         .exclude(status=Status.SENDING)
         .update(
             status=Status.FAILED,

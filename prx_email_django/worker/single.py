@@ -174,6 +174,8 @@ def deliver(
     if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now
         try:
             message.refresh_from_db()
+        except OutboxMessage.DoesNotExist:
+            pass  # deleted since its result was recorded: by a receiver of its signal, by a person
         except Error as error:
             if not is_away(error) or message.status == Status.SENDING:
                 raise

@@ -92,9 +92,12 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
 
 
 def what_was_queued_is_there(found: Findings) -> Iterator[str]:
-    """Every message that a call returned is in the table, and those of one idempotency key are one."""
+    """Every message that a call returned is in the table, none that it refused, and those of one key are one."""
     for pk in sorted(found.known.queued - found.rows.keys()):
         yield f"message {pk} was queued, and is not there"
+    for pk, row in found.rows.items():
+        if row.envelope_from in found.known.refused_senders:
+            yield f"message {pk} is there although it was refused"
     keys = Counter((row.account_id, row.idempotency_key) for row in found.rows.values() if row.idempotency_key)
     for (_, key), count in keys.items():
         if count > 1:

@@ -17,6 +17,8 @@ class Known:
     by_hand: dict[int, list[float]] = field(default_factory=dict)
     #: Messages that calls have queued, by what they returned.
     queued: set[int] = field(default_factory=set)
+    #: Senders of messages that calls refused.
+    refused_senders: set[str] = field(default_factory=set)
     with_expiry: set[int] = field(default_factory=set)
     #: What ``send`` and ``retry_outbox`` returned.
     results: list[SendResult] = field(default_factory=list)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from prx_email_django.api import queueing
+from prx_email_django.compose import message
 from prx_email_django.limits import rate_windows, slots
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules import policy
@@ -151,11 +152,24 @@ def queued_messages_vanish() -> None:
     write = insert.insert
 
     def lose(*args: Any, **options: Any) -> Any:
-        message, is_new = write(*args, **options)
-        OutboxMessage.objects.filter(pk=message.pk).delete()
-        return message, is_new
+        written, is_new = write(*args, **options)
+        OutboxMessage.objects.filter(pk=written.pk).delete()
+        return written, is_new
 
     _replace(write, lose, queueing)
+
+
+def refused_messages_stay() -> None:
+    """A message that is refused since it has expired stands in the table all the same."""
+    write, check = insert.insert, message.check_not_expired
+
+    def refuse(draft: Any, *, clock: Any) -> Any:
+        written = write(draft, clock=clock)
+        check(written[0].expires_at, clock.now, is_queued=lambda: False)
+        return written
+
+    _replace(check, lambda *args, **options: None, message)
+    _replace(write, refuse, queueing)
 
 
 #: Each with the kinds of trouble and the first seed that bring it to light soon.
@@ -168,6 +182,7 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str]] = {
         (late_acceptances_are_forgotten, "freezes"),
         (one_permit_too_many, "people", "680060"),
         (queued_messages_vanish, "conflicts"),
+        (refused_messages_stay, "people"),
         (recovered_while_it_is_sent, "network,freezes"),
         (releases_are_not_counted, "network"),
         (slots_are_kept, "network"),
