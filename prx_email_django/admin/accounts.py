@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from prx_email_django.admin import columns
-from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, page_url_if_any
+from prx_email_django.admin.base import FastListMixin, ModelAdmin, changed_fieldsets, may_use_server, page_url_if_any
 from prx_email_django.admin.check import SAVE_AND_CHECK, AccountCheckMixin
 from prx_email_django.admin.forms import SECRETS, AccountForm, PauseForm, clear_box
 from prx_email_django.admin.pauses import PauseActionsMixin, pause_lines
@@ -136,6 +136,12 @@ class AccountAdminMixin(SignInMixin, AccountCheckMixin, PauseActionsMixin, FastL
         """Return whether the form may be saved: an account that the settings declare is changed there."""
         is_declared = obj is not None and obj.is_from_settings
         return not is_declared and super().has_change_permission(request, obj)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """Return the form for this person: not everybody may use what belongs to the server."""
+        form: Any = super().get_form(request, obj, change=change, **kwargs)
+        form.may_use_server = may_use_server(request)
+        return form
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that adds state and counts."""

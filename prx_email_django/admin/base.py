@@ -212,6 +212,11 @@ def may_read_content(request: HttpRequest) -> bool:
     return request.user.has_perm(f"{OutboxMessage._meta.app_label}.view_message_content")
 
 
+def may_use_server(request: HttpRequest) -> bool:
+    """Return whether this person may let accounts use variables, files and local services of the server."""
+    return request.user.has_perm(f"{OutboxMessage._meta.app_label}.use_server_resources")
+
+
 def page_url(model_admin: ModelAdmin, model: type[Model], page: str, *args: object) -> str:
     """Return the URL of a page (``change``, ``changelist``) of a model in the site of ``model_admin``."""
     opts = model._meta

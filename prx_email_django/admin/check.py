@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from asgiref.sync import sync_to_async
 from django.contrib import messages
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.db import Error as DatabaseError
 from django.db import transaction
@@ -57,6 +58,10 @@ class AccountCheckMixin(OperatorMixin):
             steps = api.check_steps(account, send_to=send_to, timeout=TIMEOUT)
         except OutboxError as error:
             messages.error(request, in_words(error, _))
+            return self.back_to("change", pk)
+        except ImproperlyConfigured as error:  # this web server's threads are greenlets
+            text = _("This web server cannot check accounts; the command outbox_check %(name)s can. %(error)s")
+            messages.error(request, text % {"name": account.name, "error": error})
             return self.back_to("change", pk)
         pieces = _with_steps(self._page(request, account, send_to), steps)
         response = StreamingHttpResponse(_AsyncPieces(pieces) if isinstance(request, ASGIRequest) else pieces)

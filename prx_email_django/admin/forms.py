@@ -31,6 +31,8 @@ SECRETS = tuple(field.name for field in Account._meta.concrete_fields if isinsta
 #: Fields that decide where secrets and tokens are sent, and who is believed to be the server: if one changes, the
 #: secrets must be entered again.
 DESTINATION = ("host", "port", "security", "tls_ca_file", "user", "oauth_provider", "oauth_tenant", "oauth_token_url")
+#: Paths of files on the server.
+SERVER_FILES = ("tls_ca_file", "tls_cert_file", "tls_key_file")
 #: The secrets that each method signs in with; those of the other methods are cleared when the method changes.
 SECRETS_OF = {
     AuthMethod.PASSWORD: frozenset({"password"}),
@@ -71,6 +73,9 @@ class AccountForm(AccountFormBase):
     clear_oauth_client_secret = forms.BooleanField(label=gettext_lazy("Clear the client secret"), required=False)
     clear_oauth_refresh_token = forms.BooleanField(label=gettext_lazy("Clear the refresh token"), required=False)
 
+    #: Whether this person may name variables, files and local services of the server.
+    may_use_server = False
+
     class Meta:
         model = Account
         fields = "__all__"  # noqa: DJ007  (the admin's fieldsets name them)
@@ -107,6 +112,8 @@ class AccountForm(AccountFormBase):
             self._keep_unchanged(data)
             self._leave_old_method(data)
             self._demand_secrets(data)
+        if not self.may_use_server:
+            self._refuse_server(data)
         self._wait_for_sign_in(data)
         for name in SECRETS:
             if not data.get(clear_box(name)):
@@ -115,6 +122,25 @@ class AccountForm(AccountFormBase):
                 self.add_error(name, _("Enter a new value or clear the stored value, not both."))
             setattr(self.instance, name, "")
         return data
+
+    @sensitive_variables()
+    def _refuse_server(self, data: dict[str, Any]) -> None:
+        """Refuse what makes a worker use something of its server that this person did not name before.
+
+        A worker sends the variable or file of a reference to the account's host, says of a path whether it exists, and
+        asks an address of clear text, which can only be loopback.
+        """
+        values = {name: data.get(name) or "" for name in (*SECRETS, *SERVER_FILES, "oauth_token_url")}
+        named = [name for name in SECRETS if reference(values[name])]
+        named += [name for name in SERVER_FILES if values[name] and name in self.changed_data]
+        if values["oauth_token_url"].lower().startswith("http:") and "oauth_token_url" in self.changed_data:
+            named.append("oauth_token_url")
+        for name in named:
+            text = _(
+                "Variables, files and local services of the server may be used only with the permission "
+                "use_server_resources: ask an operator."
+            )
+            self.add_error(name, text)
 
     @sensitive_variables()
     def _wait_for_sign_in(self, data: dict[str, Any]) -> None:
@@ -137,7 +163,8 @@ class AccountForm(AccountFormBase):
     def _describe(self, name: str, field: forms.Field) -> None:
         """Say whether the secret is set or a reference; a reference is no secret, and shown as it is."""
         if not is_set(self.instance, name):
-            field.help_text = _("Not set. Enter the value, or a reference to it: env:NAME or file:/path.")
+            by_reference = _("Not set. Enter the value, or a reference to it: env:NAME or file:/path.")
+            field.help_text = by_reference if self.may_use_server else _("Not set. Enter the value.")
             self.fields.pop(clear_box(name), None)
             return
         try:

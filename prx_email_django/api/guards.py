@@ -53,13 +53,16 @@ def _check_real_threads(name: str) -> None:
 
 
 def _patched_by() -> str:
-    """Return which library has replaced Python's threads, selectors or sockets; ``""``: none."""
+    """Return which library has replaced Python's threads, queues, selectors or sockets; ``""``: none.
+
+    gevent replaces queues by their own name too; a thread that waits at one of them waits for greenlets only.
+    """
     for library, module, patched in (
         ("gevent", "gevent.monkey", "is_module_patched"),
         ("eventlet", "eventlet.patcher", "is_monkey_patched"),
     ):
         is_patched = getattr(sys.modules.get(module), patched, None)
-        if is_patched is not None and any(map(is_patched, ("thread", "threading", "select", "socket"))):
+        if is_patched is not None and any(map(is_patched, ("thread", "threading", "queue", "select", "socket"))):
             return library
     return ""
 

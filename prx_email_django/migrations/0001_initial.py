@@ -260,6 +260,9 @@ class Migration(migrations.Migration):
                 "verbose_name": "account",
                 "verbose_name_plural": "accounts",
                 "ordering": ("name",),
+                "permissions": (
+                    ("use_server_resources", "Can let accounts use variables, files and local services of the server"),
+                ),
                 "abstract": False,
                 "base_manager_name": "objects",
             },

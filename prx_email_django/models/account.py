@@ -232,6 +232,11 @@ class Account(OutboxModel):
         verbose_name = _("account")
         verbose_name_plural = _("accounts")
         ordering = ("name",)
+        # A reference makes a worker send what it names to the account's host: who may edit accounts need not be trusted
+        # with every secret of the server.
+        permissions = (
+            ("use_server_resources", _("Can let accounts use variables, files and local services of the server")),
+        )
         constraints = (
             _constraint("account_host_is_not_empty", ~Q(host=""), _("The host is empty.")),
             _constraint(

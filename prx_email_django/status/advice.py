@@ -128,6 +128,28 @@ _ADVICE = (
         ),
     ),
     (
+        "cannot be used: its key is encrypted",
+        gettext_lazy("Store the key without a passphrase (openssl pkey -in OLD -out NEW): a worker has nobody to ask."),
+    ),
+    (
+        "cannot be used: the key is not that of",
+        gettext_lazy(
+            "Set tls_key_file to the key for which the certificate was issued. In tls_cert_file the client’s own "
+            "certificate comes first, then those of its authorities."
+        ),
+    ),
+    (
+        "cannot be used: its key or signature",
+        gettext_lazy("Have the client certificate issued again, with a key of 2048 bits or more (RSA), or an EC key."),
+    ),
+    (
+        "cannot be used: .*in PEM format",
+        gettext_lazy(
+            "PEM is text that begins with -----BEGIN CERTIFICATE----- (a key: PRIVATE KEY). Convert another format: "
+            "openssl x509 -inform DER, or openssl pkcs12 for .p12 and .pfx."
+        ),
+    ),
+    (
         r"(TLS_CA_FILE|tls_\w+_file|CA file) cannot be used",
         gettext_lazy("The file must exist on every machine that sends, in PEM format and readable for the worker."),
     ),
@@ -208,7 +230,8 @@ _ADVICE = (
         "issuer certificate|self.signed|first certificate",
         gettext_lazy(
             "This machine does not know the certificate authority: set TLS_CA_FILE, or tls_ca_file of the account, to "
-            "its certificate."
+            "its certificate. A public server that others reach may not send its intermediate certificate: its "
+            "administrator must add it."
         ),
     ),
     (

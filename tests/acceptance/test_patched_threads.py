@@ -16,6 +16,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PATCHES = {
     "gevent": "from gevent import monkey; monkey.patch_all()",
     "gevent sockets": "from gevent import monkey; monkey.patch_socket()",
+    "gevent queues": "from gevent import monkey; monkey.patch_queue()",
     # The library is not installed here: the warning that it prints at import would be an error.
     "eventlet": """
 import sys, types
@@ -39,6 +40,18 @@ for call in (prx.drain, lambda: prx.send(**mail), lambda: prx.retry_outbox(row.p
     except ImproperlyConfigured as error:
         print(error)
 assert drain_outbox() is None
+"""
+
+#: The button of an account's page, and what the page says then.
+BUTTON = """
+import django
+django.setup()
+from django.contrib.auth.models import User
+from django.test import Client
+browser = Client(SERVER_NAME="localhost")
+browser.force_login(User.objects.create_superuser("root"))
+answer = browser.post("/admin/prx_email_django/account/PK/check/", follow=True)
+print(answer.status_code, answer.content.decode())
 """
 
 
@@ -66,3 +79,12 @@ def test_a_process_that_has_only_imported_gevent_sends() -> None:
         done = run(f"import gevent.monkey\n{CALLS.partition('row =')[0]}\nassert prx.send(**mail).status == 'sent'")
         assert done.returncode == 0, done.stderr
         assert len(server.messages) == 1
+
+
+def test_the_admins_check_of_an_account_says_where_it_can_be_made() -> None:
+    with outbox() as (server, account):
+        done = run(f"{PATCHES['gevent']}\n{BUTTON.replace('PK', str(account.pk))}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("200 ")
+        assert "outbox_check main" in done.stdout
+        assert server.connections == 0

@@ -475,3 +475,53 @@ def test_an_account_that_no_attempt_could_log_in_with_is_not_saved(changes: dict
     }
     assert field in errors_of(rows.client_for("*").post(f"{rows.ACCOUNTS}add/", {**form, **changes}))
     assert not Account.objects.exists()
+
+
+#: What a person may write into an account so that a worker uses what belongs to its server, not to this person.
+SERVER_RESOURCES = [
+    {"password": "env:DATABASE_URL"},
+    {"password": "file:/etc/passwd"},
+    {"tls_ca_file": "/etc/shadow", "password": "pw-typed-2"},
+    {"tls_cert_file": "/etc/ssl/private/site.pem"},
+    {"tls_cert_file": "/etc/c.pem", "tls_key_file": "/root/.ssh/id_rsa"},
+    {"oauth_token_url": "http://127.0.0.1:9200/_shutdown", "password": "pw-typed-2"},
+]
+
+
+@pytest.mark.parametrize("changes", SERVER_RESOURCES)
+@pytest.mark.parametrize("adding", [False, True])
+def test_who_may_change_accounts_cannot_use_variables_files_and_services_of_the_server(
+    changes: dict[str, str], *, adding: bool
+) -> None:
+    account = rows.make_account()
+    before = Account.objects.values().get()
+    client = rows.client_for("add_account", "change_account", "view_account")
+    data = opened(client, account)
+    if adding:
+        data |= {"name": "other", "password": "pw-typed-2"}
+    response = client.post(f"{rows.ACCOUNTS}add/" if adding else url_of(account), {**data, **changes})
+    errors = errors_of(response)
+    assert set(errors) == {name for name, value in changes.items() if value != "pw-typed-2"}
+    assert all("use_server_resources" in str(text) for text in errors.values())
+    assert list(Account.objects.values()) == [before]
+
+
+@pytest.mark.parametrize("changes", SERVER_RESOURCES)
+def test_who_has_the_permission_may_let_accounts_use_them(changes: dict[str, str]) -> None:
+    account = rows.make_account()
+    client = rows.client_for("change_account", "view_account", "use_server_resources")
+    assert save(client, account, **changes).status_code == 302
+    stored = Account.objects.get()
+    assert {name: getattr(stored, name) for name in changes} == changes
+
+
+def test_who_may_not_name_them_keeps_and_removes_what_an_operator_has_named() -> None:
+    account = rows.make_account(password="env:SHOP_PASSWORD", tls_cert_file="/etc/shop.pem")
+    client = rows.client_for("change_account", "view_account")
+    assert "Leave the field empty to keep it" in client.get(url_of(account)).content.decode()
+    assert save(client, account, display_name="Shop").status_code == 302
+    assert "host" not in errors_of(save(client, account, host="mail.example.net"))
+    assert Account.objects.get().password == "env:SHOP_PASSWORD"
+    assert save(client, account, tls_cert_file="", password="\\env:mine", host="mail.example.net").status_code == 302
+    stored = Account.objects.get()
+    assert (stored.password, stored.tls_cert_file, stored.host) == ("\\env:mine", "", "mail.example.net")

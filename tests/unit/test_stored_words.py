@@ -25,7 +25,7 @@ NOT_STORED = re.compile(
     r"MAIL FROM:.*|RCPT TO:.*|user=.*|n,a=.*|closed by us|Malformed SMTP response line: |-----BEGIN .*|POP3 or .*"
     r"|550 5\.1\.1 no such user|450 4\.2\.1 try again later|the text must be exactly one reply.*|an unnamed authority"
     r"|offline_access .*|nobody with an address|.*\|.*|too many recipients|too many messages.*|too many \.\*.*"
-    r"|\\b.*|\^.*|it .*|its key is encrypted|certificate and key do not .*"
+    r"|\\b.*|\^.*|it .*|its key .*|certificate and key must .*|the key is not that .*"
     r"|x: x x|belongs to one message|chunk x of .*|x .x bytes.",
     re.DOTALL,
 )

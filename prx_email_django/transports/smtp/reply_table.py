@@ -72,16 +72,17 @@ _SESSION_OVER = (
     r"|timeout exceeded|idle (too long|time)"
 )
 #: "Too many messages in this session", "451 reached the maximum of messages per connection", "421 Maximum transactions
-#: per connection reached".
+#: per connection reached", "451 Maximum number of transactions exceeded", NetEase "451 MI:DMC".
 _SESSION_FULL = (
     r"too many (messages|mails|emails|transactions).*(session|connection)"
     r"|\b(messages?|e?mails?|transactions?) (limit )?(per|in|for|on|over) "
     r"(this |the |a |one |each |single |your |smtp )*(session|connection)"
     r"|(session|connection) (message|mail|transaction) limit"
+    r"|(session|connection) has sent too many|number of transactions\b.*(exceeded|reached)|\bMI:DMC\b"
 )
 #: The codes under which a server says that it is asked for too much at once.
 _THROTTLING = frozenset({421, 432, 450, 451, 452, 454})
-_MAIL, _RCPT = frozenset({Phase.MAIL}), frozenset({Phase.RCPT})
+_MAIL, _RCPT, _DATA = frozenset({Phase.MAIL}), frozenset({Phase.RCPT}), frozenset({Phase.DATA})
 _ALL = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY})
 _COMMANDS = _ALL - {Phase.BODY}
 
@@ -100,8 +101,17 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     # RFC 5321 §4.5.3.1.10; Gmail and Exchange 452 4.5.3, Postfix 452 4.5.3, others 552 5.5.3.
     ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, frozenset({452, 552}), frozenset({"4.5.3", "5.5.3"})),
     ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, frozenset({452, 552}), words=_words("too many recipients")),
+    # Others "550 Too many recipients", under the code of a refused recipient; not what an hour or a day allows.
+    ReplyRule(ReplyMeaning.TOO_MANY_RECIPIENTS, _RCPT, enhanced=frozenset({"5.5.3"})),
+    ReplyRule(
+        ReplyMeaning.TOO_MANY_RECIPIENTS,
+        _RCPT,
+        frozenset({550, 554}),
+        words=_words(r"too many recipients(?!.*\b(seconds?|minutes?|hour|day|today|month|last)\b)"),
+    ),
     # A full mailbox of a recipient may have room tomorrow (RFC 3463 §3.3: "persistent transient failure").
-    ReplyRule(ReplyMeaning.TEMPORARY, _ALL, enhanced=frozenset({"4.2.2", "5.2.2"})),
+    # So may one that has received too many messages within an hour (Exchange Online 5.2.121, 5.2.122).
+    ReplyRule(ReplyMeaning.TEMPORARY, _ALL, enhanced=frozenset({"4.2.2", "5.2.2", "5.2.121", "5.2.122"})),
     # A message too large for this recipient stays too large; any other 552 at RCPT is the "too many recipients" of
     # RFC 821.
     ReplyRule(ReplyMeaning.FIRST_DIGIT, _RCPT, frozenset({552}), frozenset({"5.3.4", "5.2.3"})),
@@ -109,7 +119,7 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     # Exchange Online 5.7.30 (basic authentication switched off), 5.7.57 (not authenticated), 5.7.139 (disabled).
     ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, frozenset({530, 535, 538})),
     ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _ALL, enhanced=frozenset({"5.7.30", "5.7.57", "5.7.139"})),
-    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL, words=_DEMANDS_LOGIN),
+    ReplyRule(ReplyMeaning.NOT_AUTHENTICATED, _MAIL | _DATA, words=_DEMANDS_LOGIN),
     ReplyRule(ReplyMeaning.LOGIN_DEMANDED, _RCPT, words=_DEMANDS_LOGIN),
     # Exchange Online "554 5.2.252 SendAsDenied; …": the From address is not the account's to use.
     ReplyRule(ReplyMeaning.FIRST_DIGIT, _ALL, words=_words(r"\bSendAsDenied")),
@@ -122,9 +132,10 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
     ReplyRule(ReplyMeaning.QUOTA, _ALL, words=_words("tenant has exceeded threshold|bad outbound sender")),
     # Exchange Online "451 4.7.500 Server busy. Please try again later from [192.0.2.1]": it slows down this machine.
     ReplyRule(ReplyMeaning.RATE, _ALL, _THROTTLING, frozenset({"4.7.500"})),
-    # Gmail 421/451 4.4.5; "too many messages in this session" ends the session, whatever rate it names.
-    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
-    # Also after the body: a session that is full says nothing about the message, as one that took too long may.
+    # Sendmail "452 4.4.5 Insufficient disk space": every session gets it.
+    ReplyRule(ReplyMeaning.FIRST_DIGIT, _ALL, enhanced=frozenset({"4.4.5"}), words=_words("disk space")),
+    # "Too many messages in this session" ends the session, whatever rate it names; also after the body: a session that
+    # is full says nothing about the message, as one that took too long may.
     ReplyRule(ReplyMeaning.SESSION_LIMIT, _ALL, words=_words(_SESSION_FULL)),
     # Exchange "432 4.3.2 Concurrent connections limit exceeded", "… sender thread limit exceeded", Postfix "421 4.7.0
     # too many connections from …", SES "421 Too many concurrent SMTP connections".
@@ -133,7 +144,8 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
         _ALL,
         _THROTTLING,
         words=_words(
-            r"concurrent|thread limit|(too many|simultaneous|parallel) (\w+ ){0,3}(connections|sessions)"
+            r"concurren(t|cy)|\bHL:ICC\b|thread limit"
+            r"|(too many|simultaneous|parallel) (\w+ ){0,3}(connections|sessions)"
             r"|connections? (limit|rate)|(limit|number|maximum) (of|on) (\w+ ){0,3}(connections|sessions)"
         ),
     ),
@@ -143,32 +155,39 @@ REPLY_RULES: tuple[ReplyRule, ...] = (
         _ALL,
         _THROTTLING,
         words=_words(
-            r"^(?!.*(receiving|\bdaily\b|hourly|per (day|hour)|quota|smtp relay))"
-            r".*(throttl|\brate\b.{0,30}(limit|exceed|reached)|(exceed|reach|maximum|allowed).{0,30}\brate\b"
+            r"^(?!.*(receiving|\bdaily\b|hourly|monthly|today|last hour|per (day|hour)|quota|smtp relay))"
+            r".*(throttl|\brate(limit\b|\b.{0,30}(limit|exceed|reached))|\bHL:IFC\b|(exceed|reach|maximum|allowed).{0,30}\brate\b"
             r"|too (fast|quickly)|slow (it |your sending )?down|too much mail|too many (mails|emails|commands|requests)"
-            r"|sen(ding|t) too many messages"
+            r"|sen(ding|t) too many messages|too many messages sent"
             r"|per (second|minute))"
         ),
     ),
+    # Gmail 421/451 4.4.5 "try again later"; other servers say by the same code what the words above catch.
+    ReplyRule(ReplyMeaning.SESSION_LIMIT, _COMMANDS, enhanced=frozenset({"4.4.5"})),
     # "Daily user sending limit exceeded", "Peak SMTP relay limit exceeded", SES "Throttling failure: …",
     # Exchange "554 5.2.0 … SubmissionQuotaExceededException", IONOS and GMX "450 … Mail send limit exceeded", iCloud
     # "554 5.7.0 … The limit on the number of allowed outgoing messages was exceeded", SendGrid "451 Authentication
     # failed: Maximum credits exceeded" and "451 You have exceeded your messaging limits", Yahoo "… exceeded the maximum
     # number of emails you can send in 24 hours", Postmark "… has no credits", policy servers of Japanese hosts "550 Too
-    # many mails in a short period" and "450 4.4.2 Mail limit exceeded (100 mails/15min)".
+    # many mails in a short period" and "450 4.4.2 Mail limit exceeded (100 mails/15min)", QQ "550 Sender frequency
+    # limited", NetEase "451 MI:SFQ" (messages in 15 minutes) and "451 RP:QRC" (recipients).
     ReplyRule(
         ReplyMeaning.QUOTA,
         _ALL,
         words=_words(
-            r"send(ing)? (limit|quota|rate)|smtp relay (sending )?limit|throttling failure"
-            r"|(daily|hourly|monthly) ((user|smtp|message|e?mail|recipient|relay|sending|outgoing) )*(limit|quota)"
+            r"(send(ing|er)?|outgoing|outbound|relay|policyd) (limit|quota|rate)|smtp relay (sending )?limit"
+            r"|throttling failure"
+            r"|(daily|hourly|monthly) ((user|smtp|message|e?mail|recipient|relay|sending|outgoing|api) )*(limit|quota)"
             r"|submission ?quota|limit on the number of (\w+ )?outgoing|credits? exceeded"
             r"|exceeded your (messaging|message|mail|email|monthly) (limits?|quota|credits)"
             r"|\b(no|out of|not enough|insufficient) (\w+ )?credits?\b"
             r"|number of (e-?mails|messages) (\w+ ){0,4}(in|within|per) (\d+ hours|a day|one day|24h)"
-            r"|^(?!.*(receiv|for (this|the) (recipient|mailbox|user))).*(too many e?mails (\w+ ){0,3}(in|within)\b"
-            r"|\be?mail limit (is |was |has been )?(exceeded|reached)"
-            r"|\bsender\b.{0,40}\brate limit)"
+            r"|^(?!.*(receiv|for (this|the) (recipient|mailbox|user))).*("
+            r"(too many (e?mails|messages)|number of (e?mails|messages) sent)\b"
+            r" (\w+ ){0,6}(in|within|today)\b(?!.*\b(session|connection)\b)"
+            r"|\b(e?mail|message) limit (is |was |has been )?(exceeded|reached)"
+            r"|\bsender\b.{0,40}\b(rate (over)?limit|over quota))"
+            r"|\b(connection|ip|domain|sender|mailbox) frequency limited|\bMI:SFQ\b|\bRP:QRC\b"
         ),
     ),
     # cPanel "550 Domain … has exceeded the max emails per hour", "… max defers and failures per hour", Mailgun "420

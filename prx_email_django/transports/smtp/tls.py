@@ -59,8 +59,21 @@ def _load_client_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
     except _EncryptedKey:
         raise UnusableFile(_label("key_file" if files.key_file else "cert_file"), "its key is encrypted") from None
     except (OSError, ValueError) as error:
-        text = "certificate and key do not belong together, or are not in PEM format"
+        text = _PROBLEMS.get(getattr(error, "reason", None) or "", "certificate and key must be there, in PEM format")
         raise UnusableFile(_label("cert_file"), reason_in_words(error, text)) from None
+
+
+_OF_ANOTHER = "the key is not that of the first certificate"
+_TOO_WEAK = "its key or signature is too weak"
+#: What OpenSSL says of a certificate and a key that it can read.
+_PROBLEMS = {
+    "KEY_VALUES_MISMATCH": _OF_ANOTHER,
+    "KEY_TYPE_MISMATCH": _OF_ANOTHER,
+    "NO_CERTIFICATE_ASSIGNED": _OF_ANOTHER,
+    "EE_KEY_TOO_SMALL": _TOO_WEAK,
+    "CA_KEY_TOO_SMALL": _TOO_WEAK,
+    "CA_MD_TOO_WEAK": _TOO_WEAK,
+}
 
 
 class _EncryptedKey(Exception):

@@ -6,10 +6,15 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from prx_email_django.conf.authorities import UnusableFile
 from prx_email_django.transports.base import TlsFiles
@@ -115,8 +120,38 @@ def test_client_certificate_is_loaded_with_its_key(identity: tuple[Path, Path], 
 def test_key_of_another_certificate_is_refused_in_words(identity: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "other.key"
     trustme.CA().issue_cert("other.example.org").private_key_pem.write_to_path(other)
-    with pytest.raises(UnusableFile, match="do not belong together"):
+    with pytest.raises(UnusableFile, match="key is not that of the first certificate"):
         context(cert_file=str(identity[0]), key_file=str(other))
+
+
+def test_authority_before_the_clients_own_certificate_is_refused_in_words(
+    identity: tuple[Path, Path], authorities: tuple[Path, Path], tmp_path: Path
+) -> None:
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(authorities[0].read_bytes() + identity[0].read_bytes())
+    with pytest.raises(UnusableFile, match="key is not that of the first certificate"):
+        context(cert_file=str(chain), key_file=str(identity[1]))
+
+
+def test_certificate_without_its_key_is_refused_in_words(identity: tuple[Path, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.key"
+    empty.touch()
+    for key in ("", str(empty), str(identity[0])):
+        with pytest.raises(UnusableFile, match="tls_cert_file cannot be used: certificate and key must be there"):
+            context(cert_file=str(identity[0]), key_file=key)
+
+
+def test_weak_client_certificate_is_not_called_unreadable(tmp_path: Path) -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    times = datetime(2020, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
+    builder = builder.serial_number(1).not_valid_before(times[0]).not_valid_after(times[1])
+    both = tmp_path / "both.pem"
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    both.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem[0]) + key.private_bytes(*pem))
+    with pytest.raises(UnusableFile, match="too weak"):
+        context(cert_file=str(both))
 
 
 def test_missing_key_is_named(identity: tuple[Path, Path]) -> None:
@@ -125,8 +160,6 @@ def test_missing_key_is_named(identity: tuple[Path, Path]) -> None:
 
 
 def test_encrypted_key_asks_nobody_for_a_passphrase(identity: tuple[Path, Path], tmp_path: Path) -> None:
-    from cryptography.hazmat.primitives import serialization
-
     key = serialization.load_pem_private_key(identity[1].read_bytes(), password=None)
     locked = tmp_path / "locked.key"
     locked.write_bytes(
