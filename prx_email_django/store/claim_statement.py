@@ -28,7 +28,7 @@ from prx_email_django.rules.clock import Clock, instant_of
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store import prepared
 from prx_email_django.store.claimed import ClaimedRecipient, Taken
-from prx_email_django.store.cursor import ClaimCursor
+from prx_email_django.store.cursor import Bounds
 
 #: Ranks are priorities with the opposite sign.
 RANKS = range(-10, 11)
@@ -77,19 +77,19 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     hold_by_default: bool,
     token: uuid.UUID,
     length: timedelta,
-    cursor: ClaimCursor,
+    bounds: Bounds,
     clock: Clock,
 ) -> Taken:
-    """Claim due messages behind the cursor."""
+    """Claim due messages behind ``bounds`` (by rank)."""
     connection = connections[outbox_alias()]
     columns = _columns(outbox_alias())
     now, waiting = clock.now, [status.value for status in WAITING]
     statement = _statement(outbox_alias())
-    params: list[Any] = [*_starts(cursor), hold_by_default, account_id, now, waiting, limit, limit]
+    params: list[Any] = [*_starts(bounds), hold_by_default, account_id, now, waiting, limit, limit]
     params += [Status.SENDING.value, token, now, clock.running, length, hold_limit, waiting, now]
-    with connection.cursor() as executing:
-        executing.execute(statement, params)
-        rows = executing.fetchall()
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        rows = cursor.fetchall()
     prepared.note_process(connection, rows[0][1])
     known = {"status": Status.SENDING.value, "claim_token": token, "dismissed_at": None, "updated_at": now}
     make = _maker(columns, known)
@@ -115,13 +115,12 @@ def _statement(alias: str) -> str:
     )
 
 
-def _starts(cursor: ClaimCursor) -> tuple[str, str, str]:
+def _starts(bounds: Bounds) -> tuple[str, str, str]:
     """Rank, instant and id behind which to begin, as array literals: psycopg takes long over an array's elements."""
-    ranks = RANKS if cursor.ranks is None else cursor.ranks
-    found = [cursor.bounds.get(rank) for rank in ranks]
+    found = [bounds.get(rank) for rank in RANKS]
     instants = ("-infinity" if bound is None else bound.next_attempt_at.isoformat() for bound in found)
     ids = ("0" if bound is None else str(bound.pk) for bound in found)
-    return f"{{{','.join(map(str, ranks))}}}", f"{{{','.join(instants)}}}", f"{{{','.join(ids)}}}"
+    return f"{{{','.join(map(str, RANKS))}}}", f"{{{','.join(instants)}}}", f"{{{','.join(ids)}}}"
 
 
 @lru_cache(maxsize=4)

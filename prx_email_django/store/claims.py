@@ -16,7 +16,7 @@ from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store.claim_statement import claim_in_one_statement
 from prx_email_django.store.claimed import Claim, Taken, claimed_messages, claims_of, is_hold, load_claims
-from prx_email_django.store.cursor import ClaimCursor
+from prx_email_django.store.cursor import Bounds, ClaimCursor
 from prx_email_django.store.db import atomic, lease_until, retried
 from prx_email_django.store.due import due_by_rank
 from prx_email_django.store.lease import Lease, begin_again, release_rows, released_on_absence
@@ -53,7 +53,7 @@ def claim(  # noqa: PLR0913  (what a claim needs, and who must know of it)
     cursor, noted = cursor or ClaimCursor(), set() if noted is None else noted
     cursor.begin()
     batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
-    if not cursor.is_at_start and len(batch.claims) < limit and not batch.stopped_at_hold:
+    if cursor.bounds and len(batch.claims) < limit and not batch.stopped_at_hold:
         cursor.restart()
         if not batch.claims:
             batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
@@ -67,7 +67,7 @@ def _claim_behind(  # noqa: PLR0913  (as ``claim``)
     noted.add(lease := Lease(outbox_settings().lease))
     take = _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
     with released_on_absence(lease):
-        taken = take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, cursor=cursor)
+        taken = take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds)
         return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
 
 
@@ -106,7 +106,7 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
 
 @retried
 def _take_in_one_statement(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, cursor: ClaimCursor
+    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
 ) -> Taken:
     begin_again(lease)
     settings = outbox_settings()
@@ -117,30 +117,30 @@ def _take_in_one_statement(  # noqa: PLR0913  (what a claim needs)
         hold_by_default=is_hold(""),
         token=lease.token,
         length=settings.lease,
-        cursor=cursor,
+        bounds=bounds,
         clock=clock,
     )
 
 
 def _take_by_orm(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, cursor: ClaimCursor
+    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
 ) -> Taken:
     ids, stopped_at_hold = _take(
-        account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, cursor=cursor
+        account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=bounds
     )
     return Taken(claimed_messages(ids, lease=lease) if ids else [], stopped_at_hold)
 
 
 @retried
 def _take(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, cursor: ClaimCursor
+    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
 ) -> tuple[list[int], bool]:
     begin_again(lease)
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     if not connections[outbox_alias()].features.has_select_for_update_skip_locked:
         # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
         ids, stopped_at_hold = candidates(
-            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False, cursor=cursor
+            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False, bounds=bounds
         )
         if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
             ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
@@ -149,7 +149,7 @@ def _take(  # noqa: PLR0913  (what a claim needs)
         return ids, stopped_at_hold
     with atomic():
         ids, stopped_at_hold = candidates(
-            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True, cursor=cursor
+            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True, bounds=bounds
         )
         if ids:
             claim_ids(ids, guard=due, lease=lease, clock=clock)
@@ -157,12 +157,12 @@ def _take(  # noqa: PLR0913  (what a claim needs)
 
 
 def candidates(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool, cursor: ClaimCursor
+    account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool, bounds: Bounds
 ) -> tuple[list[int], bool]:
     """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
     found: list[int] = []
     holding = False
-    for rows in due_by_rank(account_id, cursor=cursor, clock=clock):
+    for rows in due_by_rank(account_id, bounds=bounds, clock=clock):
         ordered = (rows.select_for_update(skip_locked=True) if locked else rows).values_list("pk", "on_unknown")
         for pk, on_unknown in ordered[: limit - len(found)]:
             if is_hold(on_unknown):

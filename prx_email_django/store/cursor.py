@@ -7,10 +7,10 @@ prevents.  Claims that began at the start read 40 328 buffers after 20 000 messa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from prx_email_django.models import OutboxMessage
 
@@ -26,22 +26,15 @@ class Bound(NamedTuple):
     pk: int
 
 
+Bounds: TypeAlias = Mapping[int, Bound]
+
+
 class ClaimCursor:
-    """The last claimed message of each rank of one account within a drain.
+    """The last claimed message of each rank of one account within a drain."""
 
-    ``ranks``: a look from the start a moment ago found something due in these.
-    """
-
-    def __init__(self, ranks: Sequence[int] | None = None) -> None:
+    def __init__(self) -> None:
         self.bounds: dict[int, Bound] = {}
-        #: Only these ranks are read; None: all.
-        self.ranks = ranks
-        self._started_at = -math.inf if ranks is None else monotonic()
-
-    @property
-    def is_at_start(self) -> bool:
-        """Whether a claim would see all that is due."""
-        return not self.bounds and self.ranks is None
+        self._started_at = -math.inf
 
     def begin(self) -> None:
         """Look from the start if the last look from there is a second ago."""
@@ -50,7 +43,7 @@ class ClaimCursor:
 
     def restart(self) -> None:
         """Look from the start."""
-        self.bounds, self.ranks = {}, None
+        self.bounds = {}
         self._started_at = monotonic()
 
     def passed(self, messages: Iterable[OutboxMessage]) -> None:

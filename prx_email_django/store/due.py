@@ -15,7 +15,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.recipients import OPEN_RESULTS
 from prx_email_django.states import WAITING
-from prx_email_django.store.cursor import Bound, ClaimCursor
+from prx_email_django.store.cursor import Bound, Bounds
 from prx_email_django.store.db import retried
 
 #: The highest priority is 10, so the lowest rank is -10; the lowest priority is -10.
@@ -99,23 +99,17 @@ def _is_behind(place: Bound) -> Any:
     return TupleGreaterThan(key, tuple(place))
 
 
-def due_by_rank(account_id: int, *, cursor: ClaimCursor, clock: Clock) -> Iterator[QuerySet[OutboxMessage]]:
-    """The due messages of each rank that has some, behind the cursor: from the highest rank that it has come to.
+def due_by_rank(account_id: int, *, bounds: Bounds, clock: Clock) -> Iterator[QuerySet[OutboxMessage]]:
+    """The due messages of each rank that has some, behind ``bounds``: from the highest rank that these name.
 
     Ranks in front of it were empty at the last look from the start, and asking each of them would cost a statement.
     """
-    bounds = cursor.bounds
-    last = max(bounds, default=BELOW_ALL_RANKS)
-    if last in bounds:
-        yield due_rows(account_id, last, clock, behind=bounds[last])
-    ranks = _due_ranks(heads(account_id, above=last), clock) if cursor.ranks is None else cursor.ranks
-    for rank in ranks:
-        if rank > last:
-            yield due_rows(account_id, rank, clock)
-
-
-def _due_ranks(found: Sequence[RankHead], clock: Clock) -> tuple[int, ...]:
-    return tuple(head.rank for head in found if head.next_attempt_at <= clock.now)
+    rank = max(bounds, default=BELOW_ALL_RANKS)
+    if rank in bounds:
+        yield due_rows(account_id, rank, clock, behind=bounds[rank])
+    for head in heads(account_id, above=rank):
+        if head.next_attempt_at <= clock.now:
+            yield due_rows(account_id, head.rank, clock)
 
 
 @retried
@@ -139,33 +133,23 @@ def accounts_with_due(*, clock: Clock) -> set[int]:
         return {int(pk) for (pk,) in cursor.fetchall()}
 
 
-class Claimable(NamedTuple):
-    """What a claim would get."""
-
-    #: The primary key of the first message.
-    first: int
-    #: Where something is due.
-    ranks: tuple[int, ...]
-
-
 @retried
-def claimable(account_id: int, *, clock: Clock) -> Claimable | None:
-    """What a claim of this account would get; None: nothing is due, or others hold it.
+def first_claimable(account_id: int, *, clock: Clock) -> int | None:
+    """The message that a claim of this account would get first; None: nothing is due, or others hold it.
 
     Asked before a connection is opened: a due row in somebody's open transaction would cost a login a second otherwise.
     """
-    found = heads(account_id)
-    ranks = _due_ranks(found, clock)
+    due_heads = (head for head in heads(account_id) if head.next_attempt_at <= clock.now)
     connection = connections[outbox_alias()]
     if not connection.features.has_select_for_update_skip_locked:
-        return next((Claimable(head.pk, ranks) for head in found if head.rank in ranks), None)
-    for rank in ranks:
+        return next((head.pk for head in due_heads), None)
+    for head in due_heads:
         # The claim's own lock, which ends with the statement; the ORM would need a transaction for it.
-        query, params = due_rows(account_id, rank, clock).values_list("pk")[:1].query.sql_with_params()
+        query, params = due_rows(account_id, head.rank, clock).values_list("pk")[:1].query.sql_with_params()
         with connection.cursor() as cursor:
             cursor.execute(f"{query} {connection.ops.for_update_sql(skip_locked=True)}", params)
             if row := cursor.fetchone():
-                return Claimable(int(row[0]), ranks)
+                return int(row[0])
     return None
 
 

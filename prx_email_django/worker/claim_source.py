@@ -11,7 +11,7 @@ from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store.claimed import Claim, split_expired
 from prx_email_django.store.claims import ClaimBatch, claim, claim_message
 from prx_email_django.store.cursor import ClaimCursor
-from prx_email_django.store.due import claimable
+from prx_email_django.store.due import first_claimable
 from prx_email_django.store.lease import Lease
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -108,13 +108,13 @@ class DueMessages:
         self._clock = clock
         self.budget = budget
         self._claimed = False
-        self._cursor = ClaimCursor(current.ranks)
+        self._cursor = ClaimCursor()
         #: Only this message is claimed: a probe.  None: whatever is due.
         self.only: int | None = None
 
     def has_due(self) -> bool:
         """Whether the account has a due message, by the claim's index."""
-        return self.only is not None or claimable(self._current.account.pk, clock=self._clock) is not None
+        return self.only is not None or first_claimable(self._current.account.pk, clock=self._clock) is not None
 
     def claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> ClaimBatch:
         """Claim due messages, best rank first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from time import monotonic
 
@@ -50,18 +49,9 @@ class CurrentAccount:
     ``outbox`` None: a person asked for this attempt, and no pause is heeded.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        *,
-        outbox: CurrentOutbox | None,
-        early_probe: int | None = None,
-        ranks: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, account: Account, *, outbox: CurrentOutbox | None, early_probe: int | None = None) -> None:
         self.account = account
         self.outbox = outbox
-        #: The ranks in which something was due a moment ago; None: not known.
-        self.ranks = ranks
         #: A message that is tried although the server refuses the account (``limits.refusals.early_probe``).
         self.early_probe = early_probe
         self._look_at = monotonic() + LOOK_AFTER

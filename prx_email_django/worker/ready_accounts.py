@@ -21,7 +21,7 @@ from prx_email_django.rules.rates import rates_are_readable
 from prx_email_django.store.absence import is_away
 from prx_email_django.store.db import retried
 from prx_email_django.store.declared import keep_equal, make_missing, missing_names
-from prx_email_django.store.due import accounts_with_due, claimable, open_recipients
+from prx_email_django.store.due import accounts_with_due, first_claimable, open_recipients
 from prx_email_django.worker.claim_source import empty_handed
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
 from prx_email_django.worker.idle import IdleConnections
@@ -55,8 +55,6 @@ class ReadyAccounts:
         self._made: set[str] = set()
         #: Messages that are tried although their account is paused, by account.
         self._early_probes: dict[int, int] = {}
-        #: The ranks in which something is due, by account.
-        self._ranks: dict[int, Sequence[int]] = {}
 
     def look(self) -> list[CurrentAccount]:
         """Look for active accounts that are not paused, have something due, and no limit that is used up."""
@@ -75,12 +73,7 @@ class ReadyAccounts:
             unpaused = [account for account in candidates if not is_paused(known_state(account), now=self.clock.now)]
             self._idle.review(unpaused, needed={account.pk for account in ready}, clock=self.clock)
         return [
-            CurrentAccount(
-                account,
-                outbox=self.outbox,
-                early_probe=self._early_probes.get(account.pk),
-                ranks=self._ranks.get(account.pk),
-            )
+            CurrentAccount(account, outbox=self.outbox, early_probe=self._early_probes.get(account.pk))
             for account in ready
         ]
 
@@ -113,7 +106,6 @@ class ReadyAccounts:
         state = known_state(account)
         end_expired_pause(state, now=self.clock.now)
         self._early_probes.pop(account.pk, None)
-        self._ranks.pop(account.pk, None)
         if is_paused(state, now=self.clock.now):
             probe = early_probe(account, state, clock=self.clock)
             if probe is not None:
@@ -124,17 +116,16 @@ class ReadyAccounts:
         is_due = self._due is None or account.pk in self._due
         if self.is_asked and self._idle is not None and self._idle.keeps(account):
             return is_due  # a claim costs no login, and is the answer to whether there is something to claim
-        found = claimable(account.pk, clock=self.clock) if is_due else None
-        if found is None:
+        head = first_claimable(account.pk, clock=self.clock) if is_due else None
+        if head is None:
             return False
-        self._ranks[account.pk] = found.ranks
-        empty_handed.expect(account.pk, found.first)
+        empty_handed.expect(account.pk, head)
         if empty_handed.waits(account.pk) and self.clock.given is None:
             return False
         if not rates_are_readable(account.rate_limits):
             return True  # the first connection says so, and pauses the account
         # Checked before connecting: otherwise a reached limit would cost a login a second.
-        return has_permits(account, recipients=lambda: open_recipients(found.first), clock=self.clock)
+        return has_permits(account, recipients=lambda: open_recipients(head), clock=self.clock)
 
     def candidates(self, only: Collection[int] | None = None) -> list[Account]:
         """Accounts that may send; those that the settings declare are made, and are as the settings say.

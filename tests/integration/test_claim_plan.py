@@ -19,7 +19,6 @@ from prx_email_django import store
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store import claims
-from prx_email_django.store.cursor import ClaimCursor
 from tests.support.factories import NOW, account, at
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -105,19 +104,17 @@ def test_work_is_found_by_its_index_behind_everything_that_is_not_due(crowded: A
     def find() -> None:
         with transaction.atomic():
             locked = vendor() != "sqlite"
-            ids, _ = claims.candidates(
-                crowded.pk, limit=20, hold_limit=3, clock=at(), locked=locked, cursor=ClaimCursor()
-            )
+            ids, _ = claims.candidates(crowded.pk, limit=20, hold_limit=3, clock=at(), locked=locked, bounds={})
             assert len(ids) == 20
 
     found = statements(find)
     assert len(found) == 2, "one for the heads of all ranks, and each rank is read only where something is due"
-    for statement in [*found, *statements(lambda: store.due.claimable(crowded.pk, clock=at()))]:
+    for statement in [*found, *statements(lambda: store.due.first_claimable(crowded.pk, clock=at()))]:
         assert_cheap(statement, index="prx_message_claim")
     if vendor() == "mysql":
         # A plan that names the index may still walk all of it.
         assert rows_read(find) < 100
-        assert rows_read(lambda: store.due.claimable(crowded.pk, clock=at())) < 50
+        assert rows_read(lambda: store.due.first_claimable(crowded.pk, clock=at())) < 50
         assert rows_read(lambda: store.due.next_due([crowded.pk])) < 50
 
 
@@ -126,7 +123,7 @@ def test_future_messages_of_all_priorities_cost_a_look_one_statement() -> None:
     owner = account()
     for priority in range(-10, 11):
         row(owner, status="pending", priority=priority, next_attempt_at=NOW + timedelta(days=1)).save(force_insert=True)
-    assert len(statements(lambda: store.due.claimable(owner.pk, clock=at()))) == 1
+    assert len(statements(lambda: store.due.first_claimable(owner.pk, clock=at()))) == 1
     ranks = [head.rank for head in store.due.heads(owner.pk, above=3)]
     assert ranks == list(range(4, 11))
     assert store.due.heads(owner.pk, above=10) == []

@@ -63,7 +63,7 @@ def test_every_form_of_the_claim_takes_what_the_rule_says() -> None:
         limits = {"limit": chance.randint(1, 8), "hold_limit": chance.randint(0, 3)}
         expected = by_the_rule(rows, **limits)
         with transaction.atomic():
-            assert claims.candidates(owner.pk, **limits, clock=at(), locked=locked, cursor=ClaimCursor()) == expected
+            assert claims.candidates(owner.pk, **limits, clock=at(), locked=locked, bounds={}) == expected
         batch = store.claims.claim(owner.pk, **limits, clock=at())
         assert ([claim.id for claim in batch.claims], batch.stopped_at_hold) == expected
         assert set(OutboxMessage.objects.filter(status="sending").values_list("pk", flat=True)) == set(expected[0])
@@ -109,34 +109,6 @@ def test_a_claim_begins_behind_the_last_one_and_looks_from_the_start_before_the_
     urgent = message(owner, priority=10).pk
     place.restart()
     assert claimed(2) == [urgent, late[1]]
-
-
-def test_a_claim_reads_the_ranks_of_the_look_before_it_and_leaves_nothing_else_behind() -> None:
-    """They were read before the connection was opened; a message of another rank may have come since."""
-    owner = account()
-    first = [message(owner).pk for _ in range(3)]
-    seen = store.due.claimable(owner.pk, clock=at())
-    assert seen
-    place = ClaimCursor(seen.ranks)
-    urgent, last = message(owner, priority=10).pk, message(owner, priority=-10).pk
-
-    def claimed(limit: int) -> list[int]:
-        batch = store.claims.claim(owner.pk, limit=limit, hold_limit=1, clock=at(), cursor=place)
-        return [claim.id for claim in batch.claims]
-
-    assert claimed(2) == first[:2], "the ranks are not read again"
-    assert claimed(3) == first[2:]
-    assert sorted(claimed(3) + claimed(3)) == sorted([urgent, last])
-
-
-def test_ranks_that_others_have_emptied_hide_no_message() -> None:
-    owner = account()
-    row = message(owner)
-    place = ClaimCursor((0,))
-    OutboxMessage.objects.filter(pk=row.pk).update(status="sent", sent_at=NOW, next_attempt_at=None)
-    last = message(owner, priority=-10).pk
-    batch = store.claims.claim(owner.pk, limit=2, hold_limit=1, clock=at(), cursor=place)
-    assert [claim.id for claim in batch.claims] == [last]
 
 
 def test_a_claim_looks_from_the_start_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,7 @@ def test_the_last_message_of_a_rank_is_found_when_the_others_are_sent() -> None:
     for row in (*rows[:-1], other):
         OutboxMessage.objects.filter(pk=row.pk).update(status="sent", sent_at=NOW, next_attempt_at=None)
         assert [(head.rank, head.pk) for head in store.due.heads(first.pk)] == _heads(first), row
-        found = store.due.claimable(first.pk, clock=at())
-        assert found and (found.first, found.ranks) == (_heads(first)[0][1], tuple(rank for rank, _ in _heads(first)))
+        assert store.due.first_claimable(first.pk, clock=at()) == _heads(first)[0][1]
         assert first.pk in store.due.accounts_with_due(clock=at())
     assert store.due.accounts_with_due(clock=at()) == {first.pk}
 

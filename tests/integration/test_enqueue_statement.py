@@ -19,7 +19,6 @@ from prx_email_django.api import wake
 from prx_email_django.errors import AccountUnavailable, InvalidMessage
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.store.db import clock_for
-from prx_email_django.store.due import Claimable
 from prx_email_django.store.outbox import begin_drain, outbox_state, wake_requested
 from prx_email_django.worker import ready_accounts
 from tests.support.factories import account, mail
@@ -259,17 +258,17 @@ def test_a_drain_that_was_asked_for_finds_what_is_committed_a_moment_after_it_be
     """A message whose statement found the wake-up noted, and is committed after the drain's look, would wait."""
     owner = account()
     OutboxState.objects.update_or_create(pk=1, defaults={"wake_requested_at": clock_for(None).now})
-    real, found = ready_accounts.claimable, []
+    real, found = ready_accounts.first_claimable, []
 
-    def look(*args: Any, **options: Any) -> Claimable | None:
-        found.append(seen := real(*args, **options))
+    def look(*args: Any, **options: Any) -> int | None:
+        found.append(head := real(*args, **options))
         if len(found) == 1:
             with transaction.atomic():
                 prx.enqueue(**mail(owner))
                 connection.run_on_commit.clear()  # it asks for nothing
-        return seen
+        return head
 
-    monkeypatch.setattr(ready_accounts, "claimable", look)
+    monkeypatch.setattr(ready_accounts, "first_claimable", look)
     assert prx.drain().sent == 1
     assert found[0] is None
 

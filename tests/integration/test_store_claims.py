@@ -73,7 +73,7 @@ def test_a_row_at_rest_is_never_claimed() -> None:
     row = message(owner)
     OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
     assert take(owner, now=NOW + timedelta(days=400)) == []
-    assert not store.due.claimable(owner.pk, clock=at(NOW + timedelta(days=400)))
+    assert not store.due.first_claimable(owner.pk, clock=at(NOW + timedelta(days=400)))
 
 
 def test_priority_goes_first_then_due_time_then_age() -> None:
@@ -101,7 +101,7 @@ def test_one_account_never_takes_the_mail_of_another() -> None:
     first, second = account("first"), account("second")
     row = message(second)
     assert take(first) == []
-    assert not store.due.claimable(first.pk, clock=at())
+    assert not store.due.first_claimable(first.pk, clock=at())
     assert [claim.id for claim in take(second)] == [row.pk]
 
 

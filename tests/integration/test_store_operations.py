@@ -338,7 +338,7 @@ def test_a_confirmed_message_is_not_sent_again() -> None:
     row = in_doubt(account())
     prx.confirm_outbox([row.pk], now=NOW)
     assert prx.requeue_outbox([row.pk], now=NOW).refused == {"sent": 1}
-    assert not store.due.claimable(row.account_id, clock=at(NOW + timedelta(days=1)))
+    assert not store.due.first_claimable(row.account_id, clock=at(NOW + timedelta(days=1)))
 
 
 def test_operations_commit_or_vanish_with_the_callers_transaction() -> None:
