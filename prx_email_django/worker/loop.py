@@ -214,7 +214,7 @@ class WorkerLoop:
         if monotonic() < self._renew_at:
             return
         self._renew_at = monotonic() + self._renew_every
-        claims = [claim for worker in self.workers for claim in worker.prefetch.claims.values()]
+        claims = [claim for worker in self.workers for claim in worker.prefetch.held()]
         renew(claims, clock=self.clock)
         renew_slots([connection.slot for worker in self.workers for connection in worker.connections], clock=self.clock)
         for worker in self.workers:

@@ -202,6 +202,10 @@ class ClaimPrefetch:
                 self.doubles[claim.id] = ClaimedMessage(claim, clock=self.clock, permits=(single,))
         return [claim for claim in claims if claim.id not in self.doubles]
 
+    def held(self) -> list[Claim]:
+        """All claims whose leases are to be renewed: also those that wait for the result of an older claim."""
+        return [*self.claims.values(), *(double.claim for double in self.doubles.values())]
+
     def forget(self, message: ClaimedMessage) -> None:
         """Forget a claim whose result is recorded, or that was released; a double that waited for this is released."""
         if self.claims.get(message.id) is not message.claim:
