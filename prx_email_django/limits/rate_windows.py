@@ -27,7 +27,7 @@ from prx_email_django.rules.rates import (
     recipients_ceiling,
     rolled,
 )
-from prx_email_django.store.absence import is_away
+from prx_email_django.store.absence import may_pass
 from prx_email_django.store.db import atomic, database_now, in_transaction, retried, retried_after_conflict
 
 #: Tries of one compare-and-set; after these the call takes no permits now, since other workers are taking them.
@@ -192,7 +192,7 @@ def _give_back(account_id: int, key: str, bucket: int, count: int) -> None:
     try:
         _return_to_bucket(account_id, key, bucket, count)
     except Error as error:
-        if not is_away(error) or in_transaction():
+        if not may_pass(error) or in_transaction():
             raise
 
 

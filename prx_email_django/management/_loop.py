@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -117,6 +118,49 @@ def wait_for_wake_up(
     while not stop() and not wake_requested() and (left := until - monotonic()) > 0:
         tick()
         stop.wait(min(left, every))
+
+
+class Counted:
+    """The last report of one drain.
+
+    That of a drain that broke off grows until its results are written, perhaps while other drains run.
+    """
+
+    def __init__(self) -> None:
+        self.report = DrainReport()
+
+    def note(self, report: DrainReport) -> None:
+        """The ``progress`` of the drain."""
+        self.report = report
+
+
+class Total:
+    """What all drains of one run have done together."""
+
+    def __init__(self) -> None:
+        self._complete = DrainReport()
+        #: Drains that have not ended well.
+        self._others: list[Counted] = []
+
+    def begin(self) -> Counted:
+        """Count one more drain, from now on."""
+        self._others.append(Counted())
+        return self._others[-1]
+
+    def complete(self, drain: Counted) -> None:
+        """The drain's report does not change any more."""
+        if drain in self._others:
+            self._others.remove(drain)
+            self._complete = add_reports(self._complete, drain.report)
+
+    def report(self) -> DrainReport:
+        """The sums of all fields, as of now."""
+        return reduce(add_reports, [drain.report for drain in self._others], self._complete)
+
+    def taken(self) -> int:
+        """How many messages ``--limit`` has to count."""
+        report = self.report()
+        return report.claimed - report.released
 
 
 def add_reports(first: DrainReport, second: DrainReport) -> DrainReport:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import threading
 from collections import deque
@@ -29,8 +30,15 @@ MYSQL_TEXT_ERRORS = {1267, 1300, 1366, 1406, 1977, 3854, 3988}
 #: MySQL, MariaDB: errors of a statement that the drivers report as ``OperationalError``: also no such column or
 #: default, a value out of range.
 _MYSQL_STATEMENT_ERRORS = MYSQL_TEXT_ERRORS | {1054, 1264, 1364}
-#: PostgreSQL: permission denied, a ``ProgrammingError``; MariaDB and MySQL report it as ``OperationalError``.
-_NO_RIGHT_SQLSTATE = "42501"
+#: PostgreSQL: permission denied (MariaDB and MySQL report it as ``OperationalError``); a prepared statement is gone, or
+#: somebody else has prepared it, as where a pooler gives this session another process.  All are ``ProgrammingError``.
+_SESSION_SQLSTATES = {"42501", "26000", "42P05"}
+#: PostgreSQL: where it finds that a statement was prepared for a table that has another shape now.  The code of this
+#: error is that of every feature that is not supported, and its text is in the server's language.
+_REVALIDATION = "RevalidateCachedQuery"
+#: No such table, column or schema.  MariaDB and MySQL: unknown column, no such table.
+_MISSING_SQLSTATES, _MISSING_MYSQL = {"42P01", "42703", "3F000"}, {1054, 1146}
+_MISSING_SQLITE = ("no such table", "no such column")
 #: Seconds between two tries to write what is left over: the first wait, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 #: Seconds for which a process that ends waits for the database.
@@ -42,25 +50,45 @@ def is_away(error: BaseException) -> bool:
 
     Every error of the connection counts, whatever its class: read-only failover and a session timeout of PostgreSQL
     (SQLSTATE 25006, 25P03) come as ``InternalError``, a full disk as ``OperationalError``.  So does a missing right,
-    as after a failover to a server whose grants are not complete: it says nothing about the statement.
+    as after a failover to a server whose grants are not complete, and a prepared statement that this session has lost:
+    they say nothing about the statement.
     """
-    if getattr(error.__cause__, "sqlstate", None) == _NO_RIGHT_SQLSTATE:
-        return isinstance(error, Error)
-    if not isinstance(error, Error) or isinstance(
-        error, (DataError, IntegrityError, NotSupportedError, ProgrammingError)
-    ):
+    if not isinstance(error, Error):
+        return False
+    if getattr(error.__cause__, "sqlstate", None) in _SESSION_SQLSTATES:
+        return True
+    if getattr(getattr(error.__cause__, "diag", None), "source_function", None) == _REVALIDATION:
+        return True
+    if isinstance(error, (DataError, IntegrityError, NotSupportedError, ProgrammingError)) or is_missing(error):
         return False
     if isinstance(error, OperationalError):
-        if str(error).startswith(("no such table", "no such column")):  # SQLite: a migration is missing
-            return False
         return not error.args or error.args[0] not in _MYSQL_STATEMENT_ERRORS
     return True
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether a table, a column or a schema is missing.
+
+    A process that begins with this error needs a migration.  One that has used the same tables a moment ago waits: they
+    are being restored, or ``search_path`` or the file leads elsewhere.
+    """
+    if getattr(error.__cause__, "sqlstate", None) in _MISSING_SQLSTATES:
+        return True
+    if not isinstance(error, OperationalError | ProgrammingError) or not error.args:
+        return False
+    return error.args[0] in _MISSING_MYSQL or str(error).startswith(_MISSING_SQLITE)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what could not be written may be written later: the database is away, or its tables are."""
+    return is_away(error) or is_missing(error)
 
 
 #: The database ended a statement that took too long.  PostgreSQL: query canceled (``statement_timeout``, also while it
 #: waited for a lock).  MariaDB, MySQL: statement timeout, query execution was interrupted.
 _TOO_SLOW_SQLSTATE, _TOO_SLOW_MYSQL = "57014", {1969, 3024, 1317}
-#: Tries of a statement that took too long: a lock may have been in its way.
+#: Tries of a statement that took too long: a lock may have been in its way.  A worker that holds something then ends as
+#: it does after the longest absence: what is on its way comes to its end first.
 SLOW_TRIES = 3
 
 
@@ -71,7 +99,8 @@ def is_too_slow(error: BaseException) -> bool:
     return isinstance(error, OperationalError) and bool(error.args) and error.args[0] in _TOO_SLOW_MYSQL
 
 
-#: Called with the error and the seconds since the first one of the same statement; waits, and says whether to go on.
+#: Called with the error and the seconds since the first one of the same statement (infinite: nobody waits so long);
+#: waits, and says whether to go on.
 Wait = Callable[[Error, float], bool]
 
 
@@ -102,12 +131,12 @@ def waits(error: Error, since: float, *, slow: int = 0) -> bool:
     ``since``: when it first raised one, on the monotonic clock; ``slow``: how often it took too long.
     """
     connection = django_connections[outbox_alias()]
-    if _waiting.wait is None or connection.in_atomic_block or not is_away(error):
+    if _waiting.wait is None or connection.in_atomic_block or not may_pass(error):
         return False
     if is_too_slow(error):
         # The database is not away: waiting for it would hold the worker for minutes.
         logger.error("a statement took longer than the database's limit, try %d: %s", slow, error)
-        return slow < SLOW_TRIES
+        return slow < SLOW_TRIES or _waiting.wait(error, math.inf)
     connection.close()  # after a failover it would lead to the old server
     return _waiting.wait(error, monotonic() - since)
 
@@ -184,7 +213,7 @@ class Unwritten:
         try:
             write()
         except Exception as error:
-            if is_away(error):
+            if may_pass(error):
                 connection = django_connections[outbox_alias()]
                 if not connection.in_atomic_block:
                     connection.close()

@@ -188,14 +188,19 @@ def renew(claims: Iterable[Claim], *, clock: Clock) -> None:
         return
     begun = uptime()
     leases = {claim.lease for claim in live}
-    ours = OutboxMessage.objects.filter(status=Status.SENDING, claim_token__in=[lease.token for lease in leases])
+    # By their ids: there is no index of the tokens.
+    ours = OutboxMessage.objects.filter(
+        pk__in=[claim.id for claim in live],
+        status=Status.SENDING,
+        claim_token__in=[lease.token for lease in leases],
+    )
     renewed = ours.update(claim_expires_at=lease_until(clock, outbox_settings().lease))
     done = uptime()
     for lease in leases:
         if done < lease.deadline:
             lease.deadline = begun + lease.length
     if renewed < len(live):
-        held = set(ours.filter(pk__in=[claim.id for claim in live]).values_list("pk", "claim_token"))
+        held = set(ours.values_list("pk", "claim_token"))
         for claim in live:
             claim.is_lost = claim.is_lost or (claim.id, claim.lease.token) not in held
 

@@ -127,10 +127,11 @@ def kept_connection() -> Iterator[None]:
     """Let this thread's connection to the outbox's database live for a minute where ``CONN_MAX_AGE`` is 0.
 
     0 is Django's default, made for requests: a loop would connect anew for each drain, 15 ms and cold caches each time.
+    Not with psycopg's pool, which keeps them itself: Django allows no other value then.
     """
     connection = connections[outbox_alias()]
     given = connection.settings_dict
-    if given["CONN_MAX_AGE"] == 0:
+    if given["CONN_MAX_AGE"] == 0 and not given["OPTIONS"].get("pool"):
         connection.settings_dict = {**given, "CONN_MAX_AGE": LOOP_MAX_AGE}
     try:
         yield

@@ -17,7 +17,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.models.history import close_gaps
 from prx_email_django.rules.clock import uptime
 from prx_email_django.states import WAITING, Status
-from prx_email_django.store.absence import is_away, unwritten
+from prx_email_django.store.absence import may_pass, unwritten
 from prx_email_django.store.db import atomic, fresh_connection, retried
 
 
@@ -56,7 +56,7 @@ def released_on_absence(lease: Lease) -> Iterator[None]:
         is_ended = not isinstance(error, Exception)
         if is_ended:
             fresh_connection()
-        if is_ended or is_away(error):
+        if is_ended or may_pass(error):
             unwritten.write([partial(release_lease, lease)])
         raise
 
@@ -64,7 +64,10 @@ def released_on_absence(lease: Lease) -> Iterator[None]:
 @retried
 def release_lease(lease: Lease) -> int:
     """Release every message that is claimed under the lease, untouched."""
-    return release_rows(OutboxMessage.objects.filter(claim_token=lease.token))
+    # By their ids: there is no index of the tokens.  The order makes SQLite take the index of the leases' ends.
+    claimed = OutboxMessage.objects.filter(claim_expires_at__isnull=False, claim_token=lease.token)
+    ids = list(claimed.order_by("claim_expires_at").values_list("pk", flat=True))
+    return release_rows(OutboxMessage.objects.filter(pk__in=ids, claim_token=lease.token)) if ids else 0
 
 
 def release_rows(rows: QuerySet[OutboxMessage]) -> int:

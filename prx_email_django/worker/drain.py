@@ -14,7 +14,7 @@ from django.db import Error
 from prx_email_django.models import Account, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.absence import waiting_for_database
+from prx_email_django.store.absence import is_missing, waiting_for_database
 from prx_email_django.store.db import fresh_connection_after_exit
 from prx_email_django.store.due import accounts_with_due, next_due
 from prx_email_django.store.outbox import LOOKS_FOR, begin_drain
@@ -123,6 +123,8 @@ class Drain:
 
     def _wait_for_database(self, error: Error, absent: float) -> bool:
         """Wait a moment between two rounds, when nothing is claimed; False: the drain ends first."""
+        if is_missing(error):
+            return False
         if is_first := absent < FIRST_TRY:  # perhaps only the session has ended
             logger.error("the database is away, nothing is claimed: %s", error)
         time.sleep(next_try(absent))
@@ -164,7 +166,7 @@ class Drain:
         except BaseException:
             if self._idle is not None:
                 self._idle.cut()
-            loop.leave()
+            loop.leave(written=self._tick)
             if self._idle is not None:
                 self._idle.leave()
             self._tick()  # what was sent counts, although the drain breaks off

@@ -16,7 +16,7 @@ from django.db import Error
 from prx_email_django.conf import outbox_settings
 from prx_email_django.limits.slots import renew_slots
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.absence import is_away, unwritten, waiting_for_database
+from prx_email_django.store.absence import is_missing, may_pass, unwritten, waiting_for_database
 from prx_email_django.store.claims import renew
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.worker.account import AccountWorker
@@ -130,7 +130,10 @@ class WorkerLoop:
 
         The network goes on meanwhile with what the connections may take.  A worker that should end hands out nothing
         more, and lets what is on its way come to its end.  It too tries once more: perhaps only its session has ended.
+        A worker that holds nothing does not wait for missing tables: perhaps a migration is missing.
         """
+        if is_missing(error) and not self._is_sending() and not self._holds_something():
+            return False
         if is_first := absent < FIRST_TRY:
             logger.error("the database is away, results are kept in memory: %s", error)
         until = monotonic() + next_try(absent)
@@ -153,14 +156,21 @@ class WorkerLoop:
         """Hand out nothing more; False: nothing is left to write, or for long enough nothing has been on its way."""
         for worker in self.workers:
             worker.ready.stopped = True
-        if any(worker.ready.in_flight for worker in self.workers):
+        if self._is_sending():
             return True
         self._quiet_since = self._quiet_since or monotonic()
+        return self._holds_something() and monotonic() < self._quiet_since + END_GRACE
+
+    def _is_sending(self) -> bool:
+        return any(worker.ready.in_flight for worker in self.workers)
+
+    def _holds_something(self) -> bool:
+        """Whether this process alone knows something that the database should know."""
         results = [*self.results.results, *(message for group in self._unrecorded.values() for message in group)]
         holds = any(message.is_touched for message in results)
         if not self.waits_for_results_only:
             holds = holds or any(worker.prefetch.claims for worker in self.workers)
-        return holds and monotonic() < self._quiet_since + END_GRACE
+        return holds
 
     def _record_group(self, worker: AccountWorker) -> None:
         worker.record(self._unrecorded[worker])
@@ -174,8 +184,12 @@ class WorkerLoop:
             self._unrecorded.setdefault(worker, []).append(results[0])
             results.popleft()
 
-    def leave(self) -> None:
-        """Clean up after an exception or a SystemExit: cut the connections, record the results, release the rest."""
+    def leave(self, written: Callable[[], object] = lambda: None) -> None:
+        """Clean up after an exception or a SystemExit: cut the connections, record the results, release the rest.
+
+        ``written`` is called for each account whose results and releases are written, perhaps later and in another
+        thread.
+        """
         for worker in self.workers:
             worker.abort()
         for worker in self.workers:
@@ -187,7 +201,7 @@ class WorkerLoop:
             results = self._unrecorded.pop(worker, [])
             unwritten.write(
                 [partial(self._rescue, worker, message, lost) for message in results]
-                + [partial(worker.release_messages, lost), worker.connections.leave]
+                + [partial(worker.release_messages, lost), worker.connections.leave, written]
             )
 
     def _rescue(self, worker: AccountWorker, message: ClaimedMessage, lost: set[int]) -> None:
@@ -195,7 +209,7 @@ class WorkerLoop:
         try:
             self.recorder.rescue(message)
         except Exception as error:
-            if is_away(error):
+            if may_pass(error):
                 raise
             logger.exception(
                 "message %s: its result could not be recorded; it is recovered when its lease ends", message.id
@@ -214,7 +228,7 @@ class WorkerLoop:
         if monotonic() < self._renew_at:
             return
         self._renew_at = monotonic() + self._renew_every
-        claims = [claim for worker in self.workers for claim in worker.prefetch.claims.values()]
+        claims = [claim for worker in self.workers for claim in worker.prefetch.held()]
         renew(claims, clock=self.clock)
         renew_slots([connection.slot for worker in self.workers for connection in worker.connections], clock=self.clock)
         for worker in self.workers:
@@ -232,7 +246,7 @@ class WorkerLoop:
         try:
             step(worker)
         except Exception as error:
-            if is_away(error) or all(other is worker for other in self.workers):
+            if may_pass(error) or all(other is worker for other in self.workers):
                 raise
             logger.exception("account %s: the drain goes on without it", worker.current.account)
             results = self._unrecorded.pop(worker, [])

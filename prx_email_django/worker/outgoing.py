@@ -23,7 +23,7 @@ from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, Reci
 from prx_email_django.rules.redirect import Route
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
-from prx_email_django.store.absence import is_away
+from prx_email_django.store.absence import may_pass
 from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claimed import Claim, is_hold
 from prx_email_django.store.db import check_database, retried
@@ -92,7 +92,7 @@ class ClaimedMessage(OutgoingMessage):
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
         except Exception as error:  # TRANSFORM_MIME is code of the host, and content may be anything
-            if is_away(error):  # attachments are read from the database
+            if may_pass(error):  # attachments are read from the database
                 raise
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope

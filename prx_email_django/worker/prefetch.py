@@ -192,6 +192,10 @@ class ClaimPrefetch:
         self.unrendered += admitted
         self.release(unfitting)
 
+    def held(self) -> list[Claim]:
+        """All claims whose leases are to be renewed: also those that wait for the result of an older claim."""
+        return [*self.claims.values(), *(double.claim for double in self.doubles.values())]
+
     def forget(self, message: ClaimedMessage) -> None:
         """Forget a claim whose result is recorded, or that was released; a double that waited for this is released."""
         if self.claims.get(message.id) is not message.claim:

@@ -18,7 +18,7 @@ from prx_email_django.models.declared import SETTINGS, settings_problem
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.rules.rates import rates_are_readable
-from prx_email_django.store.absence import is_away
+from prx_email_django.store.absence import may_pass
 from prx_email_django.store.db import retried
 from prx_email_django.store.declared import keep_equal, make_missing, missing_names
 from prx_email_django.store.due import accounts_with_due, first_claimable, open_recipients
@@ -96,7 +96,7 @@ class ReadyAccounts:
         try:
             return self._has_work(account)
         except Exception as error:
-            if is_away(error):
+            if may_pass(error):
                 raise
             logger.exception("account %s: the drain goes on without it", account)
             self.barred.add(account.pk)

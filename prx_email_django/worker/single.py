@@ -17,7 +17,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.states import ErrorCode, Status
-from prx_email_django.store.absence import is_away, unwritten
+from prx_email_django.store.absence import may_pass, unwritten
 from prx_email_django.store.claimed import Claim, split_expired
 from prx_email_django.store.lease import release_lease
 from prx_email_django.worker.account import LIMITED, AccountWorker
@@ -83,7 +83,7 @@ class SingleSend:
             self.loop.leave()
             if self.source.is_unresolved:
                 unwritten.write([self._release])
-            if self._is_recorded and is_away(error):
+            if self._is_recorded and may_pass(error):
                 return None  # before, or just now; only slots, or the rest of the recipients, may be left
             raise
 
@@ -177,7 +177,7 @@ def deliver(
         except OutboxMessage.DoesNotExist:
             pass  # deleted since its result was recorded: by a receiver of its signal, by a person
         except Error as error:
-            if not is_away(error) or message.status == Status.SENDING:
+            if not may_pass(error) or message.status == Status.SENDING:
                 raise
     return message, obstacle
 

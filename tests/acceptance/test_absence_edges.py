@@ -140,6 +140,26 @@ def test_a_session_of_the_database_that_ended_before_the_deadline_does_not_break
         assert OutboxMessage.objects.get(pk=result.outbox_id).retries == 1
 
 
+def test_what_is_written_after_a_drain_broke_off_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The summary of a loop, and its ``--limit``, count it."""
+    monkeypatch.setattr(loop, "LONGEST_ABSENCE", 0.2)
+    monkeypatch.setattr(loop, "END_GRACE", 0.2)
+    statements, reports = Statements(), list[prx.DrainReport]()
+    with outbox(max_connections=1) as (server, account):
+        backlog(account, 3)
+        final = server.on("final", stall=True, nth=1)
+        draining = CallInThread(statements.during, what=partial(prx.drain, progress=reports.append))
+        assert final.reached.wait(PATIENCE)
+        statements.away.set()
+        server.release(final)
+        with pytest.raises(OperationalError):
+            draining.outcome()
+        assert unwritten.wait_until_written(PATIENCE)
+        assert OutboxMessage.objects.filter(status="sent").count() == len(server.messages) > 0
+        assert reports[-1].sent == len(server.messages)
+        assert reports[-1].claimed - reports[-1].released == len(server.messages)
+
+
 def test_a_failure_of_send_is_recorded_over_a_new_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session ends between the loop and the record of the failure."""
     statements, finished = Statements(), Recorder.finished

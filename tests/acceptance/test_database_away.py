@@ -127,7 +127,29 @@ class MayNotWrite(FileCannotGrow):
                 cursor.execute(statement)
 
 
-WAYS = {"postgresql": ("server", "read only", "may not write"), "mysql": ("server",), "sqlite": ("file",)}
+class TableAway(FileCannotGrow):
+    """A table has another name for a moment, as while a backup is restored or ``search_path`` leads elsewhere."""
+
+    _table = DeliveryAttempt._meta.db_table
+
+    def go_away(self, pid: int) -> None:
+        self._rename(self._table, "away")
+
+    lose_answer = go_away
+
+    def come_back(self, pid: int) -> None:
+        self._rename("away", self._table)
+
+    def _rename(self, old: str, new: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+
+WAYS = {
+    "postgresql": ("server", "read only", "may not write", "table"),
+    "mysql": ("server", "table"),
+    "sqlite": ("file", "table"),
+}
 
 
 @pytest.fixture(params=WAYS[connection.vendor])
@@ -138,6 +160,8 @@ def absence(request: pytest.FixtureRequest) -> Iterator[Absence]:
             yield ServerAway(proxy)
     elif request.param == "file":
         yield FileCannotGrow()
+    elif request.param == "table":
+        yield TableAway()
     elif request.param == "may not write":
         with closing(MayNotWrite()) as may_not_write:
             yield may_not_write
@@ -327,6 +351,39 @@ def test_a_send_that_cannot_wait_is_recorded_by_its_process(monkeypatch: pytest.
         assert unwritten.wait_until_written(PATIENCE)
         assert_all_sent(1)
         assert len(server.messages) == DeliveryAttempt.objects.count() == 1
+
+
+@pytest.mark.parametrize("verb", ["drain", "send"])
+def test_what_is_on_its_way_is_not_cut_where_statements_take_too_long(
+    verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lock and the database's limit for statements: after three tries the connections were cut in the body."""
+    limits = {
+        "postgresql": {"options": "-c statement_timeout=50"},
+        "mysql": {"init_command": "SET max_statement_time=0.05"},
+    }
+    settings = connections.settings["default"]
+    changes = {"OPTIONS": {**settings["OPTIONS"], **limits.get(connection.vendor, {})}}
+    if connection.vendor == "sqlite":
+        return  # it has no limit for a statement
+    with outbox(max_connections=2) as (server, account), patch.dict(settings, changes):
+        finals = [server.on("final", stall=True, nth=number) for number in (1, 2)]
+        if verb == "drain":
+            backlog(account, 2)
+            calling: CallInThread[Any] = CallInThread(prx.drain)
+            assert all(final.reached.wait(PATIENCE) for final in finals)
+        else:
+            calling = CallInThread(prx.send, **mail(account))
+            assert finals[0].reached.wait(PATIENCE)
+        with transaction.atomic():
+            list(OutboxMessage.objects.select_for_update())
+            server.release(finals[0])
+            assert eventually(lambda: "limit, try 4" in caplog.text or not calling.is_alive())
+            server.release(finals[1])
+            assert server.wait_for(len(OutboxMessage.objects.all()))
+        calling.outcome()
+        assert set(DeliveryAttempt.objects.values_list("outcome", flat=True)) == {"sent"}
+        assert_all_sent(2 if verb == "drain" else 1)
 
 
 def slot_ends() -> list[object]:

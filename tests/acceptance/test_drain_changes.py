@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.test import override_settings
 from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.api import sending
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.transports.memory import shared
 from prx_email_django.worker import current
@@ -211,6 +212,32 @@ def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> N
         draining.outcome()
         assert account.pause_reason == ""
         assert OutboxMessage.objects.filter(status="sent").count() == 9
+
+
+@override_settings(PRX_EMAIL={"LEASE": 3})
+def test_the_second_claim_of_an_unanswered_message_lasts_as_long_as_the_first() -> None:
+    """It was not renewed: the message was recovered as lost, and sent once more, while the server was thinking."""
+    with SmtpServer() as server:
+        stalled, pausing = server.on("final", nth=1, stall=True), server.on("final", nth=2, stall=True)
+        backlog(account_on(server, max_connections=2), 100)
+        draining = Draining()
+        assert stalled.reached.wait(60) and pausing.reached.wait(60)
+        held = OutboxMessage.objects.filter(status="sending")
+        tokens = list(held.values_list("claim_token", flat=True))
+        held.update(status="pending", next_attempt_at=timezone.now())  # behind all others
+        server.release(pausing)
+        old = OutboxMessage.objects.filter(claim_token__in=tokens).exclude(status="sent")
+        assert eventually(lambda: not old.exists()), "it is not claimed again"
+        claimed = OutboxMessage.objects.exclude(status="sent")
+        assert eventually(lambda: claimed.count() == 1)
+        ends = set[object]()
+        for _ in range(4):
+            assert eventually(lambda: not ends.issuperset(claimed.values_list("claim_expires_at", flat=True)))
+            assert not DeliveryAttempt.objects.filter(outcome="lost").exists()
+            ends.update(claimed.values_list("claim_expires_at", flat=True))
+        server.release(stalled)
+        draining.outcome()
+        assert OutboxMessage.objects.filter(status="sent", attempts=0).count() == len(server.messages) == 100
 
 
 def test_a_message_that_is_claimed_again_while_its_body_is_unanswered_is_not_sent_twice() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.core.management import call_command
@@ -26,6 +27,7 @@ from prx_email_django.api import wake as wake_module
 from prx_email_django.management._loop import WATCH, WATCH_CLOSELY, Stop, wait_for_wake_up
 from prx_email_django.management.commands import flush_outbox
 from prx_email_django.models import OutboxMessage, OutboxState
+from prx_email_django.store.db import kept_connection
 from tests.acceptance.workers import Worker, environment, eventually, outbox
 from tests.support.factories import account, mail
 from tests.support.threads import CallInThread
@@ -286,6 +288,13 @@ def test_a_loop_keeps_its_connection_to_the_database(monkeypatch: pytest.MonkeyP
     connection_created.disconnect(note)
     assert (len(looks), len(connected)) == (3, 1)
     assert connection.settings_dict["CONN_MAX_AGE"] == 0, "requests of the same process close theirs as before"
+
+
+def test_a_loop_leaves_the_life_of_connections_to_a_pool() -> None:
+    """With psycopg's pool, Django refuses another ``CONN_MAX_AGE`` than 0: no loop could start."""
+    options = {**connection.settings_dict["OPTIONS"], "pool": True}
+    with patch.dict(connection.settings_dict, OPTIONS=options), kept_connection():
+        assert connection.settings_dict["CONN_MAX_AGE"] == 0
 
 
 def test_a_loop_starts_a_message_at_once_without_a_broker() -> None:

@@ -155,6 +155,27 @@ def test_lost_claims_are_found_by_their_index(crowded: Account) -> None:
     assert len(recovered) == 5
 
 
+@pytest.mark.parametrize("end", ["renew", "release", "release_lease"])
+def test_a_lease_is_renewed_and_released_without_reading_the_table(crowded: Account, end: str) -> None:
+    """Every 20 seconds a worker read every row behind a million sent ones, and recorded nothing meanwhile."""
+    taken = store.claims.claim(crowded.pk, limit=5, hold_limit=3, clock=at()).claims
+    ends: dict[str, Callable[[], object]] = {
+        "renew": lambda: store.claims.renew(taken, clock=at()),
+        "release": lambda: store.claims.release(taken),
+        "release_lease": lambda: store.lease.release_lease(taken[0].lease),
+    }
+    if vendor() == "mysql":
+        assert rows_read(ends[end]) < 200
+    else:
+        with CaptureQueriesContext(connections[outbox_alias()]) as queries:
+            ends[end]()
+        texts = [query["sql"].strip() for query in queries]
+        plans = [plan(text) for text in texts if text.startswith(("SELECT", "UPDATE"))]
+        assert plans and not re.search(r"Seq Scan on prx|SCAN prx", "\n".join(plans)), "\n".join(plans)
+    still = OutboxMessage.objects.filter(status="sending").count()
+    assert still == (5 if end == "renew" else 0)
+
+
 def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
     """The first claim keeps its locks while the second one runs."""
     taken: dict[str, list[int]] = {}

@@ -187,6 +187,46 @@ def test_a_loop_outlives_a_database_that_is_away(
     assert "ann@example.org" not in caplog.text
 
 
+def test_a_loop_counts_what_is_written_after_a_drain_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process writes the result while the next drain runs; the limit is reached by both together."""
+    later: list[Any] = []
+
+    def flaky(**options: Any) -> DrainReport:
+        progress = options["progress"]
+        if not later:
+            later.append(progress)
+            progress(DrainReport(claimed=3))
+            raise OperationalError("server closed the connection")
+        later[0](DrainReport(claimed=3, sent=1, released=2))
+        return DrainReport(claimed=options["limit"], sent=options["limit"])
+
+    monkeypatch.setattr(api, "drain", flaky)
+    found = json.loads(run("flush_outbox", "--loop", "--limit", 4, "--time-budget", "100", "--json"))
+    assert (found["claimed"] - found["released"], found["sent"]) == (4, 4)
+
+
+def test_a_loop_waits_for_tables_that_it_has_used(
+    monkeypatch: pytest.MonkeyPatch, server: SmtpServer, account: Account
+) -> None:
+    """They are being restored; a loop that begins without them says that a migration is missing."""
+    queue(account)
+    drain, results = api.drain, [DrainReport(), OperationalError("no such table: prx_email_django_outboxmessage")]
+
+    def drains(**options: Any) -> DrainReport:
+        if not results:
+            return drain(**options)
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(api, "drain", drains)
+    assert run("flush_outbox", "--loop", "--limit", 1, "--time-budget", "100").startswith("1 claimed, 1 sent")
+    results.append(OperationalError("no such table: prx_email_django_outboxmessage"))
+    with pytest.raises(CommandError, match="migrate"):
+        run("flush_outbox", "--loop", "--time-budget", "100")
+
+
 def test_without_a_loop_a_database_that_is_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(**options: Any) -> DrainReport:
         raise OperationalError("no route to host")

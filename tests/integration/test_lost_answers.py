@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -154,7 +155,7 @@ def test_a_reinstated_message_is_counted() -> None:
 
 
 def test_a_statement_that_takes_too_long_is_no_absent_database() -> None:
-    """It is tried a few times, and then it is an error; a worker waits ten minutes for a database that is away."""
+    """It is tried a few times; then a worker ends as it does after ten minutes with a database that is away."""
     if connection.vendor == "sqlite":
         return  # it has no limit for a statement
     if connection.vendor == "postgresql":
@@ -173,7 +174,7 @@ def test_a_statement_that_takes_too_long_is_no_absent_database() -> None:
 
     def wait(error: Exception, absent: float) -> bool:
         waited.append(absent)
-        return len(waited) < 10
+        return absent < 600
 
     try:
         with pytest.raises(OperationalError) as raised, waiting_for_database(wait):
@@ -181,7 +182,7 @@ def test_a_statement_that_takes_too_long_is_no_absent_database() -> None:
     finally:
         with connection.cursor() as cursor:
             cursor.execute(nothing)
-    assert (len(tries), waited) == (SLOW_TRIES, [])
+    assert (len(tries), waited) == (SLOW_TRIES, [math.inf])
     assert is_away(raised.value), "a loop goes on, and results stay in memory"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -25,18 +26,19 @@ from prx_email_django.management._loop import (
     WATCH,
     WATCH_CLOSELY,
     Stop,
-    add_reports,
+    Total,
     wait_for_wake_up,
 )
 from prx_email_django.models import Account
 from prx_email_django.models.activity import LOOP
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.store.absence import is_away
+from prx_email_django.store.absence import AT_EXIT, is_away, is_missing, unwritten
 from prx_email_django.store.db import kept_connection
 from prx_email_django.tasks import purge_if_time
 from prx_email_django.worker.heartbeat import working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
+from prx_email_django.worker.loop import LONGEST_ABSENCE
 
 logger = logging.getLogger("prx_email_django")
 
@@ -127,19 +129,16 @@ class Command(OutboxCommand):
     def _drain_again_and_again(
         self, stop: Stop, accounts: Sequence[Account] | None, options: dict[str, Any], idle: IdleConnections
     ) -> DrainReport:
-        begun, total, limit = monotonic(), DrainReport(), options["limit"]
-        wait, purge_at, watch_closely_until = POLL, 0.0, 0.0
-        while not stop() and (limit is None or total.claimed - total.released < limit):
-            left = None if limit is None else limit - (total.claimed - total.released)
-            done = DrainReport()
-
-            def note(report: DrainReport) -> None:
-                nonlocal done
-                done = report
-
+        begun, total, limit = monotonic(), Total(), options["limit"]
+        wait, purge_at, watch_closely_until, worked_at = POLL, 0.0, 0.0, -math.inf
+        while not stop() and (limit is None or total.taken() < limit):
+            left = None if limit is None else limit - total.taken()
+            counted = total.begin()
             try:
                 close_old_connections()
-                done = _drain(stop, accounts, left, note)
+                done = counted.report = _drain(stop, accounts, left, counted.note)
+                total.complete(counted)
+                worked_at = monotonic()
                 if not done.claimed and not stop() and monotonic() >= purge_at:
                     purge_at = monotonic() + ASK_FOR_PURGE
                     purge_if_time()
@@ -150,17 +149,20 @@ class Command(OutboxCommand):
                 seconds = min(wait, max(0.0, idle.look_at - monotonic()))
                 wait_for_wake_up(stop, seconds, every=every, tick=idle.release_closed)
             except Error as error:
-                if not is_away(error):
+                # Tables that were there a moment ago may be on their way back; a migration that is missing is not.
+                if not is_away(error) and not (is_missing(error) and monotonic() - worked_at < LONGEST_ABSENCE):
                     raise
-                wait = POLL if done.claimed else min(wait * 2, LONGEST_WAIT)
+                if not counted.report.claimed:
+                    total.complete(counted)
+                wait = POLL if counted.report.claimed else min(wait * 2, LONGEST_WAIT)
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
                 idle.cut()
                 idle.leave()
                 connections.close_all()
                 stop.wait(wait)
-            finally:
-                total = add_reports(total, done)
-        return add_reports(total, DrainReport(seconds=monotonic() - begun - total.seconds))
+        # The process would wait for it anyway when it ends.
+        unwritten.wait_until_written(AT_EXIT)
+        return replace(total.report(), seconds=monotonic() - begun)
 
     def _print_due(self, names: Sequence[str] | None, *, as_json: bool) -> None:
         figures = _accounts(names)
