@@ -36,6 +36,10 @@ class DoubleClaims:
                 self._kept[claim.id] = ClaimedMessage(claim, clock=self._clock, permits=(permits,))
         return [claim for claim in claims if claim.id not in self._kept]
 
+    def claims(self) -> list[Claim]:
+        """What is kept back."""
+        return [message.claim for message in self._kept.values()]
+
     def pop(self, message_id: int) -> ClaimedMessage | None:
         """The claim that was kept back, which the caller releases; None: there is none."""
         return self._kept.pop(message_id, None)

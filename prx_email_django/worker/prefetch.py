@@ -194,7 +194,7 @@ class ClaimPrefetch:
 
     def held(self) -> list[Claim]:
         """All claims whose leases are to be renewed: also those that wait for the result of an older claim."""
-        return [*self.claims.values(), *(double.claim for double in self.doubles.values())]
+        return [*self.claims.values(), *self.doubles.claims()]
 
     def forget(self, message: ClaimedMessage) -> None:
         """Forget a claim whose result is recorded, or that was released; a double that waited for this is released."""
