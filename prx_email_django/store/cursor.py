@@ -29,7 +29,7 @@ class Bound(NamedTuple):
 class ClaimCursor:
     """The last claimed message of each rank of one account within a drain.
 
-    ``ranks``: a look from the start a moment ago found something due in these.
+    ``ranks``: where a look from the start, a moment ago, found something due.
     """
 
     def __init__(self, ranks: Sequence[int] | None = None) -> None:

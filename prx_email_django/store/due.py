@@ -140,11 +140,11 @@ def accounts_with_due(*, clock: Clock) -> set[int]:
 
 
 class Claimable(NamedTuple):
-    """What a claim would get."""
+    """What a claim of an account would find."""
 
     #: The primary key of the first message.
     first: int
-    #: Where something is due.
+    #: The ranks in which something is due.
     ranks: tuple[int, ...]
 
 

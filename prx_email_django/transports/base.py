@@ -66,7 +66,7 @@ class Feed(Protocol):
         """Record the outcome of a message that was taken; called exactly once for each message."""
 
     def keeps_session(self) -> bool:
-        """After ``wait`` gave None: whether the session must stay open for another feed, instead of QUIT.
+        """Whether the session stays open for another feed after ``wait`` has returned None; False: it sends QUIT.
 
         A transport may ignore this.
         """
