@@ -66,14 +66,14 @@ class CappedPaginator(PaginatorBase):
         return super().page(number)
 
 
-#: The order of a primary key.
+#: Orderings by primary key.
 _BY_NUMBER = ("pk", "-pk", "id", "-id")
-#: What a list is ordered by that an index of each account answers.
+#: Orderings that begin with the account; an index of each account's rows serves them.
 _OF_ACCOUNT = ("account_id", "-account_id")
 
 
 def are_near(rows: QuerySet[Any], wanted: int) -> bool:
-    """Whether a walk along the index of the order soon finds so many rows."""
+    """Whether the index that serves the ordering finds ``wanted`` rows soon, without reading most of the table."""
     first = next(iter(rows.query.order_by), "")
     if first not in _BY_NUMBER:
         return True

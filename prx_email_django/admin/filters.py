@@ -79,9 +79,9 @@ class StatusFilter(ChoiceFilter):
 
     @staticmethod
     def _sent(request: HttpRequest, found: Messages) -> Messages:
-        """No index has the sent ones: where few of very many messages are sent, look among the newest only.
+        """Sent messages; only among the newest ones where the table is large, since no index lists sent messages.
 
-        An account's messages are few enough, and an action on all reaches every message.
+        All are looked at where the list has one account, whose messages are few enough, and for an action on all.
         """
         is_whole = request.method == "POST" or "account__id__exact" in request.GET
         if is_whole or are_near(found.order_by("-pk"), CappedPaginator.cap):
@@ -95,7 +95,7 @@ class StatusFilter(ChoiceFilter):
 
 
 class AccountFilter(admin.RelatedFieldListFilter):
-    """Messages of one account, in a form that makes the index of an account's messages answer their order too.
+    """Messages of one account, by a condition with which the index of an account's messages serves the ordering too.
 
     With ``account_id = 4 ORDER BY id`` PostgreSQL walks along the primary key, through the newer rows of all others.
     """

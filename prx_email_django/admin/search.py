@@ -62,13 +62,13 @@ def _bare(term: str) -> str:
 
 
 def _found_by_index(messages: Messages, term: str) -> set[int] | None:
-    """Return the matching messages one by one; None where there are too many: a part would be taken for the whole."""
+    """Return the keys of the matching messages; None where there are more than ``LIMIT``: some would look like all."""
     found: set[int] = set()
     recipients = Recipient.objects.filter(_address_matches(term)).order_by()
     addressed = recipients.values_list("message_id", flat=True)[: LIMIT + 1]
     if len(addressed) > LIMIT:
         return None
-    # Named one by one: of a subquery MariaDB may make a look at every message.
+    # The keys are listed: with a subquery in their place MariaDB may look at every message.
     for condition in _conditions(term, Q(pk__in=set(addressed))):
         some = messages.filter(condition).order_by().values_list("pk", flat=True)[: LIMIT + 1]
         found.update(some)
@@ -78,7 +78,7 @@ def _found_by_index(messages: Messages, term: str) -> set[int] | None:
 
 
 def _conditions(term: str, addressed: Q) -> list[Q]:
-    """What a message of the term has; ``addressed`` is the condition that a recipient's address matches."""
+    """Conditions one of which a message that matches the term meets; ``addressed``: a recipient's address matches."""
     own = _OUTBOX_MESSAGE_ID.fullmatch(term)
     if own:
         return [Q(pk=int(own[1]))]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from django.db import Error, IntegrityError
-from django.db.models import OuterRef, Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, QuerySet
 
 from prx_email_django.limits.pauses import account_state, with_state
 from prx_email_django.models import Account, AccountState, ConnectionSlot
@@ -90,14 +90,14 @@ def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only
     found = _free_as_read(account)
     if found and (found == 1 or not first_only) and (slot := _try(_take, account, found, noted=noted, clock=clock)):
         return slot
-    rows = {row.number: row for row in _rows(account)}
-    if _live(rows.values(), clock) >= account.max_connections:
+    is_free = _slots(account, clock)
+    if _held_slots(is_free) >= account.max_connections:
         return None
     for number in range(1, 2 if first_only else account.max_connections + 1):
-        if number in rows and _is_live(rows[number], clock):
+        if not is_free.get(number, True):
             continue
-        slot = _try(_take if number in rows else _make, account, number, noted=noted, clock=clock)
-        if slot is not None and _is_one_too_many(account, rows, clock):
+        slot = _try(_take if number in is_free else _make, account, number, noted=noted, clock=clock)
+        if slot is not None and _is_one_too_many(account, is_free, clock):
             release_slots([slot])
             noted.discard(slot)
             return None
@@ -139,22 +139,20 @@ def _abandoned_on_error(tokens: Iterable[uuid.UUID]) -> Iterator[None]:
         raise
 
 
-def _is_one_too_many(account: Account, rows: Collection[int], clock: Clock) -> bool:
+def _is_one_too_many(account: Account, numbers: Collection[int], clock: Clock) -> bool:
     """Whether the account may have fewer slots than before, and others hold too many: two takers may count at once."""
-    return max(rows, default=0) > account.max_connections and _live(_rows(account), clock) > account.max_connections
+    limit = account.max_connections
+    return max(numbers, default=0) > limit and _held_slots(_slots(account, clock)) > limit
 
 
-def _rows(account: Account) -> Iterable[ConnectionSlot]:
-    return ConnectionSlot.objects.filter(account=account)
+def _slots(account: Account, clock: Clock) -> dict[int, bool]:
+    """By number of each slot that was made: whether it is free."""
+    rows = ConnectionSlot.objects.filter(account=account)
+    return dict(rows.values_list("number", ExpressionWrapper(_is_free(clock), BooleanField())))
 
 
-def _live(rows: Iterable[ConnectionSlot], clock: Clock) -> int:
-    return sum(_is_live(row, clock) for row in rows)
-
-
-def _is_live(slot: ConnectionSlot, clock: Clock) -> bool:
-    held = slot.token is not None and slot.token not in _abandoned
-    return held and slot.expires_at is not None and slot.expires_at > clock.running
+def _held_slots(is_free: Mapping[int, bool]) -> int:
+    return sum(not free for free in is_free.values())
 
 
 def _is_free(clock: Clock) -> Q:
@@ -183,8 +181,9 @@ def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
 def accounts_with_free_slot(accounts: Iterable[Account], *, clock: Clock, closing: int = 0) -> set[int]:
     """The accounts of which a slot is free, by primary key.  ``closing``: so many live slots are about to be free."""
     most = {account.pk: account.max_connections for account in accounts}
-    live = Counter(row.account_id for row in ConnectionSlot.objects.filter(account_id__in=most) if _is_live(row, clock))
-    return {pk for pk, limit in most.items() if live[pk] - closing < limit}
+    rows = ConnectionSlot.objects.filter(account_id__in=most).exclude(_is_free(clock))
+    held = Counter(rows.values_list("account_id", flat=True))
+    return {pk for pk, limit in most.items() if held[pk] - closing < limit}
 
 
 @retried

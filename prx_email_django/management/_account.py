@@ -165,7 +165,7 @@ def _or_empty(value: object) -> object:
 
 
 def lacks_sign_in(error: ValidationError) -> bool:
-    """Whether nothing is wrong but what a sign-in gives; only an application that signs in itself needs a tenant."""
+    """Whether only values are missing that a sign-in gives; only an application that signs in itself needs a tenant."""
     return hasattr(error, "error_dict") and error.error_dict.keys() <= {"oauth_refresh_token", "oauth_tenant"}
 
 

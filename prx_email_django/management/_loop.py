@@ -38,7 +38,7 @@ class Stop:
     """
 
     def __init__(self, *, seconds: float | None = None, heartbeat: Path | None = None) -> None:
-        #: Set by signal handlers: no lock, which the interrupted thread might hold, as that of an ``Event``.
+        #: Set by signal handlers.  Not an ``Event``: the interrupted thread might hold the lock of it.
         self.is_requested = False
         self._deadline = None if seconds is None else monotonic() + seconds
         self._heartbeat = heartbeat

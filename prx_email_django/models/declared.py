@@ -204,7 +204,7 @@ def _unknown(declared: DeclaredAccount) -> Iterator[FieldProblem]:
 
 
 def field_meant(name: str, fields: Collection[str]) -> str:
-    """The one of these fields that is probably meant; empty if none is."""
+    """The field among ``fields`` that ``name`` probably means; empty if there is none."""
     meant = _DJANGO_NAMES.get(name.lower(), "")
     return meant if meant in fields else closest(name, sorted(fields))
 

@@ -41,7 +41,7 @@ class ErasedAddress:
 
     @cached_property
     def plain_parts(self) -> tuple[tuple[str, ...], ...]:
-        """Of each spelling the parts that every way to write it has in common, for a search by the database."""
+        """For each spelling the parts that are the same in text, HTML and links, for a search by the database."""
         return tuple(dict.fromkeys(tuple(_plain_parts(spelling)) for spelling in self.spellings))
 
     def is_in(self, value: object) -> bool:
@@ -67,7 +67,7 @@ class ErasedAddress:
 
 
 def _composed(text: str) -> str:
-    """An ``ü`` of two characters as the one that it looks like."""
+    """The text in NFC: a letter and its combining mark (``u`` and U+0308) become one character (``ü``)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 

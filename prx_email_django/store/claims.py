@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from django.db import connections
@@ -135,21 +136,14 @@ def _take_by_orm(  # noqa: PLR0913  (what a claim needs)
 def _take(  # noqa: PLR0913  (what a claim needs)
     account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
 ) -> tuple[list[int], bool]:
+    """Ids that were taken, some of which another worker may have taken instead; and whether it stopped at a hold."""
     begin_again(lease)
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
-    if not connections[outbox_alias()].features.has_select_for_update_skip_locked:
-        # Compare and set: each statement stands alone, another worker's rows fall out of the UPDATE.
+    locked = connections[outbox_alias()].features.has_select_for_update_skip_locked
+    # Without locks each statement stands alone: rows that another worker takes between the two fall out of the UPDATE.
+    with atomic() if locked else nullcontext():
         ids, stopped_at_hold = candidates(
-            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=False, bounds=bounds
-        )
-        if ids and claim_ids(ids, guard=due, lease=lease, clock=clock) != len(ids):
-            ours = OutboxMessage.objects.filter(pk__in=ids, status=Status.SENDING, claim_token=lease.token)
-            taken = set(ours.values_list("pk", flat=True))
-            ids = [pk for pk in ids if pk in taken]
-        return ids, stopped_at_hold
-    with atomic():
-        ids, stopped_at_hold = candidates(
-            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=True, bounds=bounds
+            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=locked, bounds=bounds
         )
         if ids:
             claim_ids(ids, guard=due, lease=lease, clock=clock)

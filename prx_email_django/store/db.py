@@ -62,10 +62,10 @@ def rules() -> Rules:
 
 
 class _Atomic(transaction.Atomic):
-    """A transaction, in which a SystemExit stays what it is.
+    """A transaction that lets a SystemExit pass, and raises no other error in its place.
 
-    Where one strikes at its end, Django switches autocommit on in the middle of the transaction: psycopg refuses that,
-    and its error would take the place of the SystemExit.
+    If a SystemExit strikes while the transaction ends, Django switches autocommit on although the transaction is open:
+    psycopg refuses that, and its error would take the place of the SystemExit.
     """
 
     def __enter__(self) -> None:

@@ -73,7 +73,7 @@ class Feed(Protocol):
         """Record the outcome of a message that was taken; called exactly once for each message."""
 
     def keeps_session(self) -> bool:
-        """When the feed is over: whether the session must stay open for another feed, instead of QUIT.
+        """When the feed is over: whether the session stays open for another feed; False: it sends QUIT.
 
         A transport may ignore this.
         """

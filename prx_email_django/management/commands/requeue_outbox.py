@@ -33,7 +33,7 @@ class Command(SelectionCommand):
         return self.eligible if is_named else self.eligible & ~SET_ASIDE
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Do it, and say how many messages were left out."""
+        """Requeue the messages, and say how many were left out."""
         super().handle(*args, **options)
         if self.eligible_for(options) == self.eligible:
             return

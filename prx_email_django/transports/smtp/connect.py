@@ -28,7 +28,7 @@ class RememberingSocket(socket.socket):
     first: bytes = b""
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """Receive as any socket does; asyncio's loops in Python call this for TLS, and ``recv`` else."""
+        """Receive as any socket does; asyncio's loops in Python call this with TLS, and ``recv`` without."""
         received = super().recv_into(buffer, nbytes, flags)
         if len(self.first) < _ENOUGH:
             self.first += bytes(memoryview(buffer)[: min(received, _ENOUGH)])
