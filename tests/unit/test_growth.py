@@ -20,6 +20,7 @@ from prx_email_django.mime.headers import any_field, is_content_type, text_field
 from prx_email_django.mime.identity import reply_references
 from prx_email_django.mime.received import parse_inbound
 from prx_email_django.mime.recode import split_fields, to_seven_bits, to_wire
+from prx_email_django.rules.refusals import masked
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.smtp.replies import MalformedReply, ReplyParser
 
@@ -48,6 +49,7 @@ PIECES = {
     "blanks": ("a", " ", "b"),
     "marks": ("a", "\u0315\u0300", ""),
     "controls": ("", "\x01 ", ""),
+    "hyphens": ("", "a-", ""),
     "ids": ("", "<a@b>", ""),
     "parameters": ("text/plain", ';a="b"', ""),
     "open parameters": ("text/plain", ' ; name="ü ', ""),
@@ -89,6 +91,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "address field": lambda text: any_field("To", text),
     "envelope": lambda text: envelope_address("to", text),
     "log line": redact,
+    "masked words": masked,
     "one line": clean,
     "reply": lambda text: ReplyParser().feed(b"250-" + text.encode() + b"\r\n250-"),
 }
