@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from prx_email_django.compose.attachments import MAX_FILENAME, clean_filename
+from prx_email_django.compose.templates import _ADDRESS_TWICE
 from prx_email_django.django_mail.envelope import envelope_address
 from prx_email_django.mime.addresses import split_list, split_mailbox
 from prx_email_django.mime.encoded_words import decode_words
@@ -50,6 +51,7 @@ PIECES = {
     "marks": ("a", "\u0315\u0300", ""),
     "controls": ("", "\x01 ", ""),
     "hyphens": ("", "a-", ""),
+    "links": ("", "[(", ""),
     "ids": ("", "<a@b>", ""),
     "parameters": ("text/plain", ';a="b"', ""),
     "open parameters": ("text/plain", ' ; name="ü ', ""),
@@ -92,6 +94,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "envelope": lambda text: envelope_address("to", text),
     "log line": redact,
     "masked words": masked,
+    "links of an HTML text": lambda text: _ADDRESS_TWICE.sub(r"\1", text),
     "one line": clean,
     "reply": lambda text: ReplyParser().feed(b"250-" + text.encode() + b"\r\n250-"),
 }
