@@ -27,8 +27,8 @@ from prx_email_django.results import RenderedMail
 #: Part of a message -> the end of the name of its file, where each part has a file of its own.
 FILES = {"subject": "_subject.txt", "text": "_body.txt", "html": "_body.html"}
 
-#: A link whose words are its address, as inscriptis writes it.
-_ADDRESS_TWICE = re.compile(r"\[(\S+)\]\(\1\)")
+#: A link whose words are its address, as inscriptis writes it.  No bracket within: each would be read to the end.
+_ADDRESS_TWICE = re.compile(r"\[([^\s\[]+)\]\(\1\)")
 
 _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 

@@ -28,6 +28,7 @@ from prx_email_django.rules.text import shown_name
 from prx_email_django.rules.words import in_words
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.declared import keep_declared_accounts
+from prx_email_django.store.operations import possible_keys
 
 #: Error texts of SQLite, PostgreSQL, MariaDB and MySQL for a missing table.
 _MISSING_TABLE = re.compile(r"no such table|relation .* does not exist|Table .* doesn't exist")
@@ -245,7 +246,7 @@ class SelectionCommand(OutboxCommand):
             eligible = OutboxMessage.objects.filter(self.eligible_for(options))
             chosen = selection(options, eligible)
             if options["dry_run"]:
-                found = eligible.filter(pk__in=chosen) if isinstance(chosen, list) else chosen
+                found = eligible.filter(pk__in=possible_keys(chosen)) if isinstance(chosen, list) else chosen
                 self.stdout.write(_(self.would) % {"count": found.count()})
                 return
             report = self.operate(chosen)

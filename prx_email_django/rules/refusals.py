@@ -20,6 +20,8 @@ ALIKE = 0.5
 
 #: Characters of a masked text that are compared: a long address before them moves the place where the text was cut.
 COMPARED = 80
+#: Characters of a text that are masked: a subject may be long, and each of its words may begin a host name.
+MASKED = 500
 
 _PHASES = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY})
 #: Addresses and host names, then every word that holds a digit: queue ids, times, addresses of hosts.
@@ -53,7 +55,7 @@ class Refusal:
 
 def masked(text: str) -> str:
     """The text in lower case without what differs from message to message: addresses, host names, words with digits."""
-    return " ".join(_DIGITS.sub("#", _NAMES.sub("@", text.lower())).split())
+    return " ".join(_DIGITS.sub("#", _NAMES.sub("@", text[:MASKED].lower())).split())
 
 
 def domain_of(address: str) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from django.db.models import DateTimeField, F, Q, QuerySet, Value
+from django.db.models import BigIntegerField, DateTimeField, F, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 
 from prx_email_django.conf import outbox_settings
@@ -198,7 +198,7 @@ def _batch(
     ids: Sequence[int], *, refusal: Callable[[OutboxMessage], str], change: Callable[[Sequence[int]], int]
 ) -> tuple[int, Counter[str]]:
     with atomic():
-        rows = OutboxMessage.objects.filter(pk__in=ids)
+        rows = OutboxMessage.objects.filter(pk__in=possible_keys(ids))
         rows.update(updated_at=F("updated_at"))
         columns = ("status", "next_attempt_at", "attempts", "retries")
         reasons = {
@@ -210,6 +210,11 @@ def _batch(
             refused["not_found"] += len(ids) - len(reasons)
         eligible = sorted(pk for pk, reason in reasons.items() if not reason)
         return change(eligible) if eligible else 0, refused
+
+
+def possible_keys(keys: Iterable[int]) -> list[int]:
+    """The keys that a row can have: Django looks at the size of one key, and gives those of a list to the database."""
+    return [key for key in keys if abs(key) <= BigIntegerField.MAX_BIGINT]
 
 
 def _batches(rows: Rows) -> Iterator[list[int]]:

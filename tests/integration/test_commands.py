@@ -353,3 +353,10 @@ def test_an_age_that_cannot_be_read_purges_nothing(account: Account) -> None:
     with pytest.raises(CommandError, match="'3' must have a unit: 3s, 3m, 3h or 3d"):
         run("purge_outbox", "--older-than", "3")
     assert OutboxMessage.objects.count() == 1
+
+
+@pytest.mark.parametrize("name", ["requeue_outbox", "cancel_outbox", "dismiss_outbox"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_id_that_no_column_can_hold_is_an_id_that_is_not_found(name: str, *, dry_run: bool) -> None:
+    said = run(name, "--", str(10**20), str(-(10**20))) if not dry_run else run(name, str(10**20), "--dry-run")
+    assert " 0" in said if dry_run else said.endswith(" 0; refused: 2 not_found")

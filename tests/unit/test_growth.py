@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from prx_email_django.compose.attachments import MAX_FILENAME, clean_filename
+from prx_email_django.compose.templates import _ADDRESS_TWICE
 from prx_email_django.django_mail.envelope import envelope_address
 from prx_email_django.mime.addresses import split_list, split_mailbox
 from prx_email_django.mime.encoded_words import decode_words
@@ -20,6 +21,7 @@ from prx_email_django.mime.headers import any_field, is_content_type, text_field
 from prx_email_django.mime.identity import reply_references
 from prx_email_django.mime.received import parse_inbound
 from prx_email_django.mime.recode import split_fields, to_seven_bits, to_wire
+from prx_email_django.rules.refusals import masked
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.transports.smtp.replies import MalformedReply, ReplyParser
 
@@ -48,6 +50,8 @@ PIECES = {
     "blanks": ("a", " ", "b"),
     "marks": ("a", "\u0315\u0300", ""),
     "controls": ("", "\x01 ", ""),
+    "hyphens": ("", "a-", ""),
+    "links": ("", "[(", ""),
     "ids": ("", "<a@b>", ""),
     "parameters": ("text/plain", ';a="b"', ""),
     "open parameters": ("text/plain", ' ; name="ü ', ""),
@@ -89,6 +93,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "address field": lambda text: any_field("To", text),
     "envelope": lambda text: envelope_address("to", text),
     "log line": redact,
+    "masked words": masked,
+    "links of an HTML text": lambda text: _ADDRESS_TWICE.sub(r"\1", text),
     "one line": clean,
     "reply": lambda text: ReplyParser().feed(b"250-" + text.encode() + b"\r\n250-"),
 }
