@@ -100,8 +100,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_VALUES.get(name, 'api')}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_VALUES.get(name, 'api')}"), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

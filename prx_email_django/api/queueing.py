@@ -309,7 +309,7 @@ def _draft(given: Mapping[str, Any] | EmailMessage, *, accounts: _Accounts, now:
         return draft
     account = accounts.default
     try:
-        message = EnqueueArguments(account=account, **given)
+        message = EnqueueArguments(account=account.pk, **given)
     except TypeError as error:
         problem = str(error).rpartition("() ")[2]  # without the name of the dataclass
         raise InvalidMessage(f"enqueue_many: in a message: {problem}", code="invalid_option") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from prx_email_django.compose.accounts import AccountRef, account_default_from
@@ -48,6 +49,7 @@ _TEXTS = (
 )
 
 _PLAIN = frozenset({str, int, bool, type(None)})
+_texts_of = attrgetter(*_TEXTS)
 
 Addresses: TypeAlias = str | Iterable[str] | None
 
@@ -84,8 +86,9 @@ class MessageArguments:
 
     def __post_init__(self) -> None:
         """Evaluate lazy translations."""
-        for name in _TEXTS:
-            value = getattr(self, name)
+        if _PLAIN.issuperset(map(type, _texts_of(self))):
+            return  # nearly always
+        for name, value in zip(_TEXTS, _texts_of(self), strict=True):
             if type(value) not in _PLAIN:
                 object.__setattr__(self, name, as_text(value))
 
@@ -113,7 +116,8 @@ def compose(
         idempotency_key=message.idempotency_key,
         is_sensitive=message.is_sensitive,
     )
-    check_not_expired(message.expires_at, now, is_queued=partial(is_queued, account, message.idempotency_key))
+    if message.expires_at is not None:
+        check_not_expired(message.expires_at, now, is_queued=partial(is_queued, account, message.idempotency_key))
     fields, recipients = _fields_and_recipients(message, account)
     draft = Draft(
         account=account,
@@ -130,15 +134,14 @@ def compose(
 
 def _fields_and_recipients(message: MessageArguments, account: Account) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The columns that the caller gives, and the recipients of the envelope, all validated."""
-    to, cc, bcc = (as_list(getattr(message, kind), field=kind) for kind in ("to", "cc", "bcc"))
-    reply_to = as_list(message.reply_to, field="reply_to")
+    to, cc = as_list(message.to, field="to"), as_list(message.cc, field="cc")
+    bcc, reply_to = as_list(message.bcc, field="bcc"), as_list(message.reply_to, field="reply_to")
     check_head_size(to, cc, reply_to, message.subject, message.headers, message.references)
     recipients = normalise_recipients(to, cc, bcc)
     texts: tuple[str | None, ...] = (message.subject, message.body_text, message.body_html)
     subject, body_text, body_html = ("" if text is None else text for text in texts)
     check_text_fields(subject=subject, body_text=body_text, body_html=body_html)
-    headers = {as_text(name): as_text(value) for name, value in _pairs(message.headers)}
-    check_headers(headers.items())
+    headers = _headers(message.headers)
     parse_addresses(reply_to, field="reply_to")
     from_email = message.from_email or account_default_from(account)
     sender = parse_address(from_email, field="from_email").addr_spec
@@ -165,11 +168,16 @@ def _fields_and_recipients(message: MessageArguments, account: Account) -> tuple
     return fields, recipients
 
 
-def _pairs(headers: Mapping[str, str] | None) -> Iterable[tuple[str, str]]:
+def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    if given is None:
+        return {}
     try:
-        return dict(headers or {}).items()
+        pairs = dict(given or {}).items()
     except (TypeError, ValueError):
         refuse("invalid_header", "headers must be a dict of names and values")
+    headers = {as_text(name): as_text(value) for name, value in pairs}
+    check_headers(headers.items())
+    return headers
 
 
 def largest_size(account: Account) -> int:
@@ -208,6 +216,8 @@ def attachment_policy() -> AttachmentPolicy:
 
 
 def _load(message: MessageArguments) -> list[DraftPart]:
+    if message.attachment is None and message.attachments == ():
+        return []
     given = [*as_attachments(message.attachment), *as_attachments(message.attachments)]
     policy = attachment_policy() if given else None
     return [load(attachment, policy) for attachment in given] if policy else []

@@ -74,7 +74,7 @@ def normalise_recipients(
     """
     envelope: dict[str, str] = {}
     for kind, given in (("to", to), ("cc", cc), ("bcc", bcc)):
-        addresses = as_list(given, field=kind)
+        addresses = as_list(given, field=kind) if given else []
         if kind == "to" and not any(str(address).strip() for address in addresses):
             refuse("empty_to", "to must name at least one recipient")
         for address in parse_addresses(addresses, field=kind):
@@ -167,7 +167,8 @@ def check_header_text(field: str, value: str) -> None:
     Raises:
         InvalidMessage: ``header_injection``.
     """
-    if CONTROL.search(value):
+    is_plain = value.isascii() and value.isprintable()  # nearly always, and much faster
+    if not is_plain and CONTROL.search(value):
         refuse("header_injection", f"{field} must not hold line ends or other control characters")
 
 

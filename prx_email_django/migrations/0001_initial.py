@@ -485,11 +485,11 @@ class Migration(migrations.Migration):
                 ),
                 ("claim_token", models.UUIDField(blank=True, editable=False, null=True, verbose_name="claim token")),
                 ("claim_expires_at", models.DateTimeField(blank=True, null=True, verbose_name="claim expires at")),
-                ("retries", models.PositiveIntegerField(default=0, verbose_name="retries")),
-                ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
+                ("retries", models.IntegerField(default=0, verbose_name="retries")),
+                ("attempts", models.IntegerField(default=0, verbose_name="attempts")),
                 (
                     "message_number",
-                    models.PositiveIntegerField(blank=True, null=True, verbose_name="number in the Message-ID"),
+                    models.IntegerField(blank=True, null=True, verbose_name="number in the Message-ID"),
                 ),
                 ("last_error", models.CharField(blank=True, default="", max_length=255, verbose_name="last error")),
                 (
@@ -560,7 +560,7 @@ class Migration(migrations.Migration):
                         verbose_name="on unknown outcome",
                     ),
                 ),
-                ("tag", models.CharField(blank=True, db_index=True, default="", max_length=100, verbose_name="tag")),
+                ("tag", models.CharField(blank=True, default="", max_length=100, verbose_name="tag")),
                 ("metadata", models.JSONField(blank=True, default=dict, verbose_name="metadata")),
                 ("is_sensitive", models.BooleanField(default=False, verbose_name="sensitive")),
                 ("sent_at", models.DateTimeField(blank=True, null=True, verbose_name="sent at")),
@@ -685,7 +685,7 @@ class Migration(migrations.Migration):
                         verbose_name="result",
                     ),
                 ),
-                ("code", models.PositiveSmallIntegerField(blank=True, null=True, verbose_name="code")),
+                ("code", models.SmallIntegerField(blank=True, null=True, verbose_name="code")),
                 ("text", models.CharField(blank=True, default="", max_length=255, verbose_name="text")),
             ],
             options={
@@ -1145,6 +1145,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxmessage",
+            index=models.Index(fields=["tag"], name="prx_message_tag", opclasses=("varchar_pattern_ops",)),
+        ),
+        migrations.AddIndex(
+            model_name="outboxmessage",
             index=prx_email_django.models.indexes.PartialIndex(
                 fields=["raw"], name="prx_message_raw", where=models.Q(("raw__isnull", False))
             ),
@@ -1176,29 +1180,16 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="outboxmessage",
             constraint=models.CheckConstraint(
-                condition=models.Q(("status__in", ["pending", "sending", "sent", "failed"])), name="prx_message_status"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="outboxmessage",
-            constraint=models.CheckConstraint(
                 condition=models.Q(
-                    models.Q(("status", "sending"), _negated=True),
-                    models.Q(("claim_expires_at__isnull", False), ("claim_token__isnull", False)),
+                    ("status", "pending"),
+                    ("status", "failed"),
+                    models.Q(
+                        ("claim_expires_at__isnull", False), ("claim_token__isnull", False), ("status", "sending")
+                    ),
+                    models.Q(("next_attempt_at__isnull", True), ("sent_at__isnull", False), ("status", "sent")),
                     _connector="OR",
                 ),
-                name="prx_message_sending_is_claimed",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="outboxmessage",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    models.Q(("status", "sent"), _negated=True),
-                    models.Q(("next_attempt_at__isnull", True), ("sent_at__isnull", False)),
-                    _connector="OR",
-                ),
-                name="prx_message_sent_is_final",
+                name="prx_message_status",
             ),
         ),
         migrations.AddConstraint(
@@ -1224,10 +1215,6 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="ratewindow",
             constraint=models.UniqueConstraint(fields=("account", "limit_key"), name="prx_window_limit"),
-        ),
-        migrations.AddIndex(
-            model_name="recipient",
-            index=models.Index(fields=["address"], name="prx_recipient_address"),
         ),
         migrations.AddIndex(
             model_name="recipient",

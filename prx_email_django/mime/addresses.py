@@ -29,6 +29,8 @@ _DOT_ATOM = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*")
 #: An unquoted local part, also with dots at its ends or side by side, as docomo.ne.jp and others gave them out.
 _UNQUOTED = re.compile(rf"\.*{_ATEXT}(?:{_ATEXT}|\.)*")
 _SPEC = re.compile(rf'({_UNQUOTED.pattern}|"((?:[^"\\]|\\.)*)")@(.+)', re.DOTALL)
+#: An address that is nothing but an ``addr-spec`` of the usual characters.
+_PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 #: What strangers write in front of an address in angle brackets: a route (RFC 5322 §4.4), or a link's scheme.
 _ROUTE = re.compile(r"\A[ \t]*(?:@[^:]*|mailto):", re.IGNORECASE)
@@ -63,6 +65,8 @@ def split_mailbox(text: str) -> Address:
     """
     if len(text) > _MAX_TEXT:
         raise ValueError(_("it is too long"))
+    if _PLAIN.fullmatch(text):
+        return Address("", _addr_spec(text))
     text = text.replace("\t", " ")  # white space in a header (RFC 5322 §3.2.2)
     if CONTROL.search(text):
         raise ValueError(_("it must not hold a control character"))

@@ -26,8 +26,8 @@ def sql_of_many(
     """The statement for many messages.
 
     Its parameters are the time, the demands of the drafts, ``with_bodies`` rendered messages and their age, the values
-    that are the ``same`` in all drafts, a JSON array of each column that is ``different``, and three of the recipients:
-    number of the message, kind and address.
+    that are the ``same`` in all drafts, a list of texts of each column that is ``different``, and three of the
+    recipients: number of the message, kind and address.
     """
     quote = connections[outbox_alias()].ops.quote_name
     message, recipient, account, account_state, state = (
@@ -36,9 +36,7 @@ def sql_of_many(
     sources = {name: f"c.{quote(name)}" for name in same}
     sources |= {name: f"r.{quote(name)}::{_type(name)}" for name in different}
     written = _written(sources, with_bodies=with_bodies)
-    arrays = ", ".join(
-        f"JSON_ARRAY_ELEMENTS{'' if _is_json(name) else '_TEXT'}(%s::json)" for name in in_order(different)
-    )
+    arrays = ", ".join("%s::text[]" for _ in different)
     asked = f"EXISTS (SELECT FROM asking) OR CASE WHEN EXISTS (SELECT FROM {state} WHERE id = 1) THEN FALSE END"
     return f"""
 WITH clock AS MATERIALIZED (SELECT COALESCE(%s::timestamptz, STATEMENT_TIMESTAMP()) AS moment),
@@ -55,24 +53,23 @@ inserted AS (
   SELECT {", ".join(written.values())}
   FROM (SELECT {"".join(f"%s::{_type(name)} AS {quote(name)}, " for name in in_order(same))}
       (SELECT moment FROM clock) AS moment) c
-    CROSS JOIN ROWS FROM ({arrays}) WITH ORDINALITY AS r({", ".join(map(quote, in_order(different)))}, n)
+    CROSS JOIN UNNEST({arrays}) WITH ORDINALITY AS r({", ".join(map(quote, in_order(different)))}, n)
     {f"LEFT JOIN body b ON b.k = {sources['body']}" if with_bodies else ""}
   WHERE (SELECT ok FROM fit) ORDER BY r.n
   {ON_CONFLICT if is_keyed else ""}
   RETURNING id, raw_id, next_attempt_at),
+written AS MATERIALIZED (
+  SELECT ARRAY_AGG(id ORDER BY id) AS ids, ARRAY_AGG(raw_id ORDER BY id) AS raw_ids,
+    COALESCE(BOOL_OR(next_attempt_at <= moment), FALSE) AS is_due FROM inserted, clock),
 envelope AS (
   INSERT INTO {recipient} (message_id, kind, address, result, text)
-  SELECT i.id, r.kind, r.address, '', ''
-  FROM ROWS FROM (JSON_ARRAY_ELEMENTS_TEXT(%s::json), JSON_ARRAY_ELEMENTS_TEXT(%s::json),
-      JSON_ARRAY_ELEMENTS_TEXT(%s::json)) WITH ORDINALITY AS r(n, kind, address, place)
-    JOIN (SELECT id, ROW_NUMBER() OVER (ORDER BY id) AS n FROM inserted) i ON i.n = r.n::bigint
-  ORDER BY r.place),
-due AS MATERIALIZED (SELECT EXISTS (SELECT FROM inserted, clock WHERE next_attempt_at <= moment) AS is_due)
-{_asking(state, "(SELECT is_due FROM due)") if asks else ""}
+  SELECT w.ids[r.n::integer], r.kind, r.address, '', ''
+  FROM written w CROSS JOIN UNNEST(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS r(n, kind, address, place)
+  WHERE w.ids IS NOT NULL ORDER BY r.place)
+{_asking(state, "(SELECT is_due FROM written)") if asks else ""}
 SELECT PG_BACKEND_PID(), fit.ok::int, EXTRACT(EPOCH FROM clock.moment)::float8, ({asked if asks else "NULL"})::int,
-  due.is_due::int, (SELECT STRING_AGG(id::text, ',' ORDER BY id) FROM inserted),
-  (SELECT STRING_AGG(COALESCE(raw_id::text, ''), ',' ORDER BY id) FROM inserted)
-FROM fit, clock, due"""
+  w.is_due::int, ARRAY_TO_STRING(w.ids, ','), ARRAY_TO_STRING(w.raw_ids, ',', '')
+FROM fit, clock, written w"""
 
 
 def in_order(names: frozenset[str]) -> list[str]:
@@ -109,7 +106,9 @@ def _type(name: str) -> str:
     return kind.partition("(")[0]
 
 
-def _is_json(name: str) -> bool:
+@lru_cache(maxsize=64)
+def holds_json(name: str) -> bool:
+    """Whether the column holds JSON."""
     return name not in _MORE and isinstance(OutboxMessage._meta.get_field(name), JSONField)
 
 
@@ -150,7 +149,7 @@ WITH inserted AS (
     {account} a LEFT JOIN {account_state} s ON s.account_id = a.id
   WHERE a.id = %s {f"AND {version_of('a')} = %s" if versioned else ""}
     AND (COALESCE(s.size_limit, 0) = 0 OR %s <= s.size_limit) AND COALESCE(%s::timestamptz > t.moment, TRUE)
-  {ON_CONFLICT}
+  {ON_CONFLICT if "idempotency_hash" in names else ""}
   RETURNING id, created_at, next_attempt_at <= created_at AS is_due),
 envelope AS (
   INSERT INTO {recipient} (message_id, kind, address, result, text)

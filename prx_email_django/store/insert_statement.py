@@ -14,6 +14,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
+from json.encoder import encode_basestring
 from typing import Any
 
 from django.db import connections
@@ -27,7 +28,7 @@ from prx_email_django.store import prepared
 from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.db import atomic, refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft, columns, idempotency_hash
-from prx_email_django.store.insert_sql import given_by, in_order, sql_of_many, sql_of_one
+from prx_email_django.store.insert_sql import given_by, holds_json, in_order, sql_of_many, sql_of_one
 from prx_email_django.store.inserted_rows import attributes, instance_maker
 
 #: Bytes of all rendered messages of one statement, which holds them in base64.
@@ -37,6 +38,7 @@ _USUAL = frozenset({"to", "from_email", "envelope_from", "subject", "body_text",
 #: Types whose equal values are the same for the database.
 _COMPARED = {str, int, bool, type(None), datetime, list, dict}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat).encode
+_ONLY_TEXTS = frozenset({str})
 #: A NUL as JSON writes it; PostgreSQL refuses it.
 _NUL = "\\u0000"
 
@@ -123,6 +125,8 @@ def _insert_one(draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
 def _json(value: Any) -> str:
     if not value and isinstance(value, list | dict):  # most columns of most messages
         return "{}" if isinstance(value, dict) else "[]"
+    if type(value) is list and _ONLY_TEXTS.issuperset(map(type, value)):  # addresses: the encoder takes much longer
+        return f"[{','.join(map(encode_basestring, value))}]"
     return _encode(value)
 
 
@@ -185,17 +189,41 @@ def _statement(
     is_keyed = "idempotency_key" in values
     recipients = [(n, kind, address) for n, draft in enumerate(drafts, start=1) for kind, address in draft.recipients]
     arrays = [
-        *(_encode(values[name]) for name in in_order(different)),
-        *map(_encode, zip(*recipients, strict=True)),
+        *(_texts(values[name], is_json=holds_json(name)) for name in in_order(different)),
+        *map(_texts, zip(*recipients, strict=True)),
     ]
     constants = [
         _json(values[name][0]) if isinstance(values[name][0], list | dict) else values[name][0]
         for name in in_order(same)
     ]
-    if any(_NUL in text for text in arrays) or any("\x00" in value for value in constants if isinstance(value, str)):
+    if any("\x00" in value for value in constants if isinstance(value, str)):
         raise Unfit
     params = [now, _encode(_demands(drafts)), *([_encode(bodies), REUSED_FOR] if bodies else []), *constants, *arrays]
     return sql_of_many(same, different, with_bodies=bool(bodies), is_keyed=is_keyed, asks=asks), params
+
+
+def _texts(values: Sequence[Any], *, is_json: bool = False) -> list[str | None]:
+    """The values as PostgreSQL reads them."""
+    texts: list[str | None]
+    if is_json:
+        texts, nul = [_json(value) for value in values], _NUL
+    else:
+        texts, nul = [value if type(value) is str else _text(value) for value in values], "\x00"
+    if any(nul in text for text in texts if text is not None):
+        raise Unfit
+    return texts
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return value.isoformat() if isinstance(value, datetime) else _encode(value)
+
+
+def _array(texts: list[str | None]) -> str:
+    """A ``text[]`` as PostgreSQL reads it; a driver's own way takes several times as long."""
+    quoted = ["NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts]
+    return "{" + ",".join(quoted) + "}"
 
 
 def _by_column(drafts: Sequence[Draft]) -> dict[str, list[Any]]:
@@ -248,8 +276,9 @@ def _execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tup
     if not in_savepoint:
         with suppress(prepared.NotPrepared):
             return prepared.execute(connection, sql, params)
+    params = [_array(value) if isinstance(value, list) else value for value in params]
     # A server that cannot read the statement because of its characters has not set the savepoint before it either.
-    elif not connection.features.uses_server_side_binding and holds_all_text(connection):
+    if in_savepoint and not connection.features.uses_server_side_binding and holds_all_text(connection):
         return _execute_in_savepoint(connection, sql, params)
     with atomic() if in_savepoint else nullcontext(), connection.cursor() as cursor:
         cursor.execute(sql, params)

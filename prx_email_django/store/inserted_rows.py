@@ -28,21 +28,20 @@ def instance_maker(moment: datetime) -> Callable[[Draft, int, int | None], Outbo
     """
     alias, (names, constants, defaults) = outbox_alias(), attributes()
     account: Any = OutboxMessage._meta.get_field("account")
+    written = {**constants, "created_at": moment, "updated_at": moment}
     is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
 
     def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
         given = columns(draft)
         due = draft.due_at or moment
         values = {
-            **constants,
+            **written,
             **given,
             "id": pk,
             "account_id": draft.account.pk,
             "raw_id": raw_id,
             "next_attempt_at": due,
             "due_since": due,
-            "created_at": moment,
-            "updated_at": moment,
             "size": draft.size,
             "claim_rank": -given.get("priority", 0),
         }

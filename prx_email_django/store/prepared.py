@@ -13,23 +13,34 @@ from __future__ import annotations
 
 import itertools
 import re
+import struct
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 #: Statements that one connection prepares: each number of recipients has one, and each holds memory of the server.
 MOST = 50
+#: A binary array: dimensions, whether there are NULLs, type of the elements, number of them, lower bound.
+_ARRAY = struct.Struct("!5i")
+_LENGTH = struct.Struct("!i")
+_NULL = _LENGTH.pack(-1)
+#: The id of PostgreSQL's type ``text``.
+_TEXT = 25
 #: The statement is gone (DISCARD, DEALLOCATE), or its tables have changed since it was prepared.
 _LOST = {"26000", "0A000"}
 #: As ``_LOST``, or somebody else has prepared the same statement (PREPARE).
 _TAKEN = _LOST | {"42P05"}
+
+
+#: The parameters of a statement, and whether each is binary.
+_Given: TypeAlias = tuple[Sequence[bytes | None], Sequence[int]]
 
 
 class NotPrepared(Exception):
@@ -181,7 +192,7 @@ class _Cursor:
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, numbered, _ = _numbered(sql)
-        values = [_dumped(value) for value in params]
+        given = [_dumped(value) for value in params], [isinstance(value, list) for value in params]
         is_known = name in self._session.names
         is_old = (
             is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
@@ -192,7 +203,7 @@ class _Cursor:
             pgconn = connection.pgconn
             if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
                 raise NotPrepared
-            results = connection.wait(_exchange(pgconn, name.encode(), values, prepares, is_old=is_old))
+            results = connection.wait(_exchange(pgconn, name.encode(), given, prepares, is_old=is_old))
         if prepares is not None:
             self._session.names.add(name)
             self._session.prepared_at[name] = monotonic()
@@ -208,12 +219,10 @@ class _Cursor:
 
 
 def _exchange(
-    pgconn: Any, name: bytes, values: Sequence[bytes | None], prepares: bytes | None, *, is_old: bool
+    pgconn: Any, name: bytes, given: _Given, prepares: bytes | None, *, is_old: bool
 ) -> Generator[Any, Any, list[Any]]:
     """Send the statement and wait for its results, as psycopg's cursors do, but not idly (``meanwhile``)."""
-    from psycopg.generators import execute as send_and_wait
-    from psycopg.generators import fetch_many, send
-
+    send_and_wait, send, fetch_many = _generators()
     if is_old:
         pgconn.send_query(b"DEALLOCATE " + name)
         results = yield from send_and_wait(pgconn)
@@ -224,7 +233,7 @@ def _exchange(
         results = yield from send_and_wait(pgconn)
         if results[-1].status != 1:  # COMMAND_OK
             raise NotPrepared
-    pgconn.send_query_prepared(name, values)
+    pgconn.send_query_prepared(name, *given)
     yield from send(pgconn)
     for _ in _meanwhile.work:
         pgconn.consume_input()
@@ -232,6 +241,13 @@ def _exchange(
             break
     results = yield from fetch_many(pgconn)
     return list(results)
+
+
+@cache
+def _generators() -> tuple[Any, Any, Any]:
+    from psycopg.generators import execute, fetch_many, send
+
+    return execute, send, fetch_many
 
 
 def _error(result: Any) -> Exception:
@@ -260,9 +276,20 @@ def _dumped(value: Any) -> bytes | None:
         return b"%d" % value
     if isinstance(value, datetime):
         return value.isoformat().encode()
+    if isinstance(value, list):
+        return _array(value)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.6f} seconds".encode()
     raise NotPrepared
+
+
+def _array(texts: list[str | None]) -> bytes:
+    """The texts as a binary ``text[]``: PostgreSQL copies it, where it would read each character of another form."""
+    parts = [_ARRAY.pack(1, 1, _TEXT, len(texts), 1)] if texts else [_ARRAY.pack(0, 0, _TEXT, 0, 0)[:12]]
+    for text in texts:
+        value = None if text is None else text.encode()
+        parts += (_NULL,) if value is None else (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)
 
 
 @lru_cache(maxsize=256)
@@ -279,5 +306,6 @@ def _session(connection: Any) -> _Session | None:
     if raw is None or not hasattr(raw, "pgconn"):
         return None
     with suppress(TypeError):  # a stand-in that cannot be referred to
-        return _sessions.setdefault(raw, _Session())
+        known = _sessions.get(raw)
+        return _sessions.setdefault(raw, _Session()) if known is None else known
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from threading import Thread
 from typing import Any
@@ -101,7 +102,8 @@ def test_an_email_and_a_thousand_messages_cost_one_statement(settings: Any) -> N
     assert len(set(OutboxMessage.objects.values_list("recipients__address", "pk"))) == 502
 
 
-def test_every_message_of_a_list_keeps_its_own_values() -> None:
+@pytest.mark.parametrize("way", ["at first", "prepared", "in a transaction"])
+def test_every_message_of_a_list_keeps_its_own_values(way: str) -> None:
     bulk, other = account(name="bulk"), account(name="other", email="other@example.com")
     later = timezone.now() + timedelta(hours=1)
     options: list[dict[str, Any]] = [
@@ -109,6 +111,7 @@ def test_every_message_of_a_list_keeps_its_own_values() -> None:
         {"metadata": {"is": True}},
         {"metadata": []},
         {"metadata": "null", "tag": 'a, "b" \\ c'},
+        {"tag": "NULL", "subject": "NULL", "body_text": '{"é", \\\\"}\n'},
         {"to": ["b@example.com", "a@example.com"], "cc": "c@example.com", "bcc": "a@example.com"},
         {"send_at": later, "expires_at": later + timedelta(hours=1), "priority": -3, "is_sensitive": True},
         {"headers": {"X-One": "1"}, "on_unknown": "hold", "envelope_from": "<>"},
@@ -117,24 +120,28 @@ def test_every_message_of_a_list_keeps_its_own_values() -> None:
     rendered = EmailMessage("S", "T", "f@example.com", ["e@example.com"], headers={"X-Two": "2"})
     rendered.outbox_account = other  # type: ignore[attr-defined]
     plain = EmailMessage("S", "T", "f@example.com", ["e@example.com"])
-    written = prx.enqueue_many(
-        [rendered, *(without_account(mail(bulk)) | given for given in options), plain], account=bulk
-    )
+    if way == "prepared":  # the statement before shows that the connection can prepare
+        prx.enqueue(**mail(bulk)).delete()
+    with transaction.atomic() if way == "in a transaction" else nullcontext():
+        written = prx.enqueue_many(
+            [rendered, *(without_account(mail(bulk)) | given for given in options), plain], account=bulk
+        )
 
     names = [field.attname for field in OutboxMessage._meta.concrete_fields]
     stored = OutboxMessage.objects.order_by("pk")
     assert [vars(row).get(name) for row in written for name in names] == [
         getattr(row, name) for row in stored for name in names
     ]
-    assert [row.account_id for row in stored] == [other.pk, *[bulk.pk] * 9]
+    assert [row.account_id for row in stored] == [other.pk, *[bulk.pk] * 10]
     assert [repr(row.metadata) for row in stored[1:5]] == ["{'is': 1}", "{'is': True}", "[]", "'null'"]
-    assert list(stored[5].recipients.values_list("kind", "address")) == [
+    assert (stored[5].tag, stored[5].body_text) == ("NULL", options[4]["body_text"])
+    assert list(stored[6].recipients.values_list("kind", "address")) == [
         ("to", "b@example.com"),
         ("to", "a@example.com"),
         ("cc", "c@example.com"),
     ]
-    assert [row.raw_id is not None for row in stored] == [True] + [False] * 9
-    assert stored[8].body_html == options[7]["body_html"]
+    assert [row.raw_id is not None for row in stored] == [True] + [False] * 10
+    assert stored[9].body_html == options[8]["body_html"]
 
 
 def test_values_that_only_python_holds_for_equal_stay_different() -> None:
