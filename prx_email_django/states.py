@@ -26,9 +26,9 @@ class Status(TextChoices):
     #: Enters: claim, retry and send, with a token and a lease.  Leaves: finalize, release, recover, expire, adopt.
     #: A crash leaves it here until the lease runs out; then any drain recovers it as ``lost_claim``.
     SENDING = "sending", _("sending")
-    #: Enters: finalize (the server accepted it), confirm, and late result, recover and adopt where every recipient
-    #: was accepted by an attempt that came back late; import of what another program has sent.  Leaves: never.
-    #: A crash leaves it as it is.
+    #: Enters: finalize (the server accepted it), confirm, and late result, recover, expire and adopt where every
+    #: recipient was accepted by an attempt that came back late; import of what another program has sent.
+    #: Leaves: never.  A crash leaves it as it is.
     SENT = "sent", _("sent")
     #: Enters: finalize, release, recover, expire, cancel, adopt.  Leaves: claim, retry, confirm, late result.
     #: With ``next_attempt_at`` it waits for its next attempt; without, it is at rest.  A crash leaves it as it is.
@@ -116,7 +116,7 @@ TRANSITIONS: dict[str, Transition] = {
     "finalize": _from({_SENDING: {_SENT, _FAILED}}),
     "release": _from({_SENDING: {_PENDING, _FAILED}}),
     "recover": _from({_SENDING: {_FAILED, _SENT}}),
-    "expire": _from({_SENDING: {_FAILED}}),
+    "expire": _from({_SENDING: {_FAILED, _SENT}}),
     "late result": _from({_PENDING: {_SENT}, _FAILED: {_SENT}}),
     # The refusal was the account's trouble: due again, with the counters of before.
     "reinstate": _from({_FAILED: {_FAILED}}),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from django.db.models import F
+from django.db.models import F, Q, QuerySet
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.conditions import claim_has_run_out
@@ -16,8 +16,9 @@ from prx_email_django.models.history import close_gaps, next_numbers
 from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
+from prx_email_django.rules.recipients import is_settled, settled_status
 from prx_email_django.states import AttemptOutcome, ErrorCode, RecipientResult, Status
-from prx_email_django.store.attempts import RecordedAttempt, update_instance, verdict_columns
+from prx_email_django.store.attempts import RecordedAttempt, becomes_sent, update_instance, verdict_columns
 from prx_email_django.store.claimed import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.sensitive import erase_sent
@@ -133,7 +134,10 @@ def _recorded(row: OutboxMessage, number: int, *, ending: Ending = Ending.UNKNOW
 
 @retried
 def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
-    """Put claimed messages that are too old at rest; ``last_error`` stays."""
+    """Put claimed messages that are too old at rest; ``last_error`` stays.
+
+    What a late acceptance has settled since it was claimed is sent.
+    """
     recorded: list[RecordedAttempt] = []
     for claim in claims:
         values: dict[str, Any] = {
@@ -144,11 +148,25 @@ def expire(claims: Sequence[Claim], *, clock: Clock) -> list[RecordedAttempt]:
             "updated_at": clock.now,
         }
         ours = OutboxMessage.objects.filter(pk=claim.id, claim_token=claim.lease.token)
-        by_earlier_try = ours.filter(status=Status.FAILED, last_error_code=ErrorCode.EXPIRED)
+        written = Q(status=Status.FAILED, last_error_code=ErrorCode.EXPIRED) | Q(status=Status.SENT)
         with atomic():
             if is_expired := bool(ours.filter(status=Status.SENDING).update(**values)):
                 close_gaps(ours)
-        if is_expired or by_earlier_try.exists():
+                values |= _if_arrived(ours, now=clock.now)
+        if is_expired or ours.filter(written).exists():  # by an earlier try
             update_instance(claim.message, values)
             recorded.append(_recorded(claim.message, claim.number, ending=Ending.PERMANENT))
     return recorded
+
+
+def _if_arrived(row: QuerySet[OutboxMessage], *, now: datetime) -> dict[str, Any]:
+    """Make a locked row sent whose recipients were all answered, one of them by an acceptance; what was written."""
+    message = row.get()
+    recipients = list(Recipient.objects.filter(message_id=message.pk).order_by("id"))
+    results = [recipient.result for recipient in recipients]
+    if not is_settled(results) or settled_status(results) is not Status.SENT:
+        return {}
+    values = becomes_sent(message, recipients, now=now)
+    row.update(**values)
+    erase_sent([message])
+    return values

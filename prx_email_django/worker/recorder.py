@@ -44,7 +44,8 @@ class Recorder:
     def expire(self, claims: Sequence[Claim]) -> None:
         """Put messages that are too old at rest."""
         recorded = expire(claims, clock=self.clock)
-        self.counts["expired"] += len(recorded)
+        for attempt in recorded:
+            self.counts["sent" if attempt.status is Status.SENT else "expired"] += 1
         self._tell(recorded)
 
     def finished(self, group: Sequence[FinishedAttempt]) -> list[RecordedAttempt]:

@@ -5,6 +5,7 @@ Every order is tried in which one session stops after its n-th statement, the ot
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -227,4 +228,51 @@ def test_finalize_against_recover() -> None:
         assert len(ids("sent")) == 2, "an acceptance counts, whoever came first"
         outcomes = DeliveryAttempt.objects.values_list("outcome", flat=True)
         assert list(outcomes) == ["sent", "sent"]
+        assert_history_fits()
+
+
+def test_claim_and_release_against_adopt() -> None:
+    """A message that a worker claims and gives back between the steps of an adoption rests too."""
+    owner = account()
+    claims: list[Claim] = []
+
+    def release() -> None:
+        assert OutboxMessage.objects.exists()  # it stands before this statement until it is its turn
+        store.claims.release(claims)
+
+    def give() -> None:
+        claims[:] = claim(owner)
+
+    for before, between in itertools.product(range(STATEMENTS), range(STATEMENTS)):
+        clear()
+        message(owner)
+        adopt = [0] * 6 * STATEMENTS
+        order = adopt[:before] + [1] * 3 * STATEMENTS + adopt[:between] + [2] * 3 * STATEMENTS + adopt
+        claims.clear()
+        interleave([lambda: store.adopt.adopt("other", clock=at()), give, release], order)
+        assert not OutboxMessage.objects.filter(next_attempt_at__isnull=False).exists()
+        assert_history_fits()
+
+
+def test_expire_against_a_late_acceptance() -> None:
+    """What has arrived is sent, not expired, whoever comes first."""
+    owner = account()
+    claims: list[Claim] = []
+
+    def prepare() -> list[Call]:
+        row = message(owner, expires_at=NOW + timedelta(days=1))
+        claims[:] = take(owner)
+        lapse([row])
+        recover()
+        OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=NOW, expires_at=NOW)
+
+        def expire() -> list[RecordedAttempt]:
+            _, old = store.claimed.split_expired(claim(owner), clock=at())
+            return store.recover.expire(old, clock=at())
+
+        return [expire, lambda: finish(claims)]
+
+    for _ in each_order(prepare):
+        row = OutboxMessage.objects.get()
+        assert row.status == "sent", "it has arrived"
         assert_history_fits()
