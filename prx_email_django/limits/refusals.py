@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
+from django.db import IntegrityError
 from django.db.models import F
 
 from prx_email_django.conf import outbox_settings
@@ -52,7 +53,14 @@ def refusal_row(state: AccountState, *, clock: Clock) -> RefusalRow:
 
 def note_refusals(account: Account, refused: Sequence[RefusedMessage], *, after_success: bool) -> AccountState:
     """Add refused messages to the row, which begins anew ``after_success``; return the state as it is now."""
-    _add_refusals(account, refused, after_success=after_success, tries=[])
+    try:
+        _add_refusals(account, refused, after_success=after_success, tries=[])
+    except IntegrityError:
+        # Somebody has deleted a message since its result was recorded: a receiver of its signal, a person.
+        there = OutboxMessage.objects.in_bulk([row.message_id for row in refused])
+        if len(left := [row for row in refused if row.message_id in there]) == len(refused):
+            raise
+        return note_refusals(account, left, after_success=after_success)
     state = account_state(account)
     state.refresh_from_db()
     return state
@@ -65,10 +73,10 @@ def _add_refusals(
     account_state(account)
     rows = AccountState.objects.filter(account_id=account.pk)
     tries.append(1)
+    for row in refused:
+        row.pk = None  # an earlier try may have set it
     if len(tries) > 1 and refused:
         last = refused[-1]
-        for row in refused:
-            row.pk = None  # the first try may have set it
         if RefusedMessage.objects.filter(message_id=last.message_id, refused_at=last.refused_at).exists():
             return  # only the answer was lost
     with atomic():
