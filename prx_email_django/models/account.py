@@ -355,6 +355,10 @@ class Account(OutboxModel):
         is_application = names_server and is_set(self, "oauth_client_secret")
         return not (is_application or is_set(self, "oauth_token") or is_set(self, "oauth_refresh_token"))
 
+    def logs_in_as(self, other: Account) -> bool:
+        """Whether it connects and logs in as the other one: what workers learn with one is true of the other."""
+        return not any(self._differs(other, name) for name in CREDENTIAL_FIELDS)
+
     def _differs(self, stored: Account, name: str) -> bool:
         try:
             return bool(getattr(stored, name) != getattr(self, name))

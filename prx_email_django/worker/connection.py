@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from prx_email_django.limits.slots import Slot
+from prx_email_django.models import Account
 from prx_email_django.rules.outcomes import Outcome, Phase, Trouble
 from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import (
@@ -91,6 +92,8 @@ class Connection:
         self.taken: set[ClaimedMessage] = set()
         #: Caller: an outcome has named the trouble of its end already.
         self.trouble_noted = False
+        #: The account as it was when it began to open; None: not set yet.
+        self.account: Account | None = None
         #: The access token that it logs in with.
         self.token = ""
         #: The server refused the token after the login, and a fresh token is fetched.

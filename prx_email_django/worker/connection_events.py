@@ -107,7 +107,8 @@ class ConnectionEvents:
             self._note_window()
             if end.broken is not None:
                 self._do_without(end.broken, end.error)
-            if end.trouble is not Trouble.NONE and not connection.trouble_noted:
+            is_news = end.trouble is not Trouble.NONE and not connection.trouble_noted
+            if is_news and not self.connections.is_corrected(connection):
                 self.troubles.note(end.trouble, end.error)
         if end.trouble is Trouble.NONE and end.reconnect and not self.troubles.work.stop_reason:
             self.connections.retire(connection)

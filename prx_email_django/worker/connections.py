@@ -144,7 +144,7 @@ class Connections:
             self.most = len(self) or self.most
             return False
         connection = Connection(slot, ready=self.ready, results=self.results, listener=listener, idle=kept)
-        connection.token = settings.token
+        connection.account, connection.token = self.current.account, settings.token
         self._all.add(connection)
         self.network.start(connection.run(self.transport, settings))
         return True
@@ -202,7 +202,12 @@ class Connections:
     # Closing
 
     def goes_on(self, connection: Connection, error: ConnectError) -> bool:
-        """Whether the account goes on although an opening failed: with a fresh token, or with its other connections."""
+        """Whether the account goes on although an opening failed.
+
+        It was corrected meanwhile, a fresh token may be tried, or its other connections go on.
+        """
+        if self.is_corrected(connection):
+            return True
         refused = error.trouble is Trouble.AUTH and error.smtp_code >= 500  # not: no mechanism for it, or throttled
         if refused and self.tokens.refused(connection.token, logged_in=False):
             return True
@@ -212,6 +217,12 @@ class Connections:
             self.most = max(1, len(self) - 1)
             return True
         return False
+
+    def is_corrected(self, connection: Connection) -> bool:
+        """Whether a person has changed what it logged in with: its trouble says nothing of the account any more."""
+        self.current.look_again()
+        self.current.look()
+        return connection.account is not None and not self.current.account.logs_in_as(connection.account)
 
     def drop(self, connection: Connection) -> None:
         """Forget a closed connection, and release its slot."""

@@ -1,0 +1,57 @@
+"""A person corrects an account while a worker tries the old login: what comes of it says nothing of the new one."""
+
+from __future__ import annotations
+
+import pytest
+
+import prx_email_django as prx
+from prx_email_django.models import OutboxMessage
+from tests.support.factories import account_on, mail
+from tests.support.smtp_script import PATIENCE
+from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining, Sending
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_drain_goes_on_with_the_new_password() -> None:
+    with SmtpServer(users={"ann": "new"}) as server:
+        owner = account_on(server, user="ann", password="old", auth_method="password")
+        prx.enqueue(**mail(owner))
+        reached = server.on("auth", stall=True, nth=1)
+        draining = Draining()
+        assert reached.reached.wait(PATIENCE)
+        owner.password = "new"
+        owner.save(update_fields=["password"])
+        server.release(reached)
+        assert draining.outcome().sent == 1
+        assert OutboxMessage.objects.get().status == "sent"
+        assert owner.pause_reason == ""
+
+
+def test_send_is_tried_with_the_new_password() -> None:
+    with SmtpServer(users={"ann": "new"}) as server:
+        owner = account_on(server, user="ann", password="old", auth_method="password")
+        reached = server.on("auth", stall=True, nth=1)
+        sending = Sending(**mail(owner))
+        assert reached.reached.wait(PATIENCE)
+        owner.password = "new"
+        owner.save(update_fields=["password"])
+        server.release(reached)
+        assert sending.outcome().status == "sent"
+        assert owner.pause_reason == ""
+
+
+def test_a_wrong_new_password_pauses() -> None:
+    with SmtpServer(users={"ann": "right"}) as server:
+        owner = account_on(server, user="ann", password="old", auth_method="password")
+        prx.enqueue(**mail(owner))
+        reached = server.on("auth", stall=True, nth=1)
+        draining = Draining()
+        assert reached.reached.wait(PATIENCE)
+        owner.password = "new"
+        owner.save(update_fields=["password"])
+        server.release(reached)
+        assert draining.outcome().sent == 0
+        assert owner.pause_reason
+        assert len(server.auth_attempts) == 2
