@@ -131,7 +131,7 @@ def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
         case "cancelled":
             return pk in found.known.cancelled
         case "adopted":
-            return any(pk <= newest for _, newest in found.known.adoptions)
+            return bool(found.known.adoptions)
         case "expired":
             # Where the database broke off, the caller was not told its key.
             return pk in found.known.with_expiry or row.expires_at is not None
@@ -254,6 +254,8 @@ def only_transitions(found: Findings) -> Iterator[str]:
 
 def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
     """A third of the claim's lease remains when MAIL is written."""
+    if found.known.erased:
+        return  # a MAIL shows its sender only, and those of deleted messages are not known
     least = outbox_settings().lease.total_seconds() / 3
     messages: dict[str, list[int]] = {}  # a message that was sent once more has the sender of the first
     for pk, row in found.rows.items():
@@ -270,12 +272,7 @@ def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
                 for pk in ids
                 if (ends := [ends for since, ends in claims.get((pk, client), []) if since <= at][-1:])
             ]
-            was_erased = not ids and found.known.erased
-            if (
-                not was_erased
-                and found.known.by_hand.keys().isdisjoint(ids)
-                and max(ends, default=0.0) - at < least - 0.01
-            ):
+            if found.known.by_hand.keys().isdisjoint(ids) and max(ends, default=0.0) - at < least - 0.01:
                 left = max(ends) - at if ends else 0.0
                 yield f"{client} wrote MAIL of message {ids} {left:.3f} s before its lease ended"
 

@@ -39,6 +39,10 @@ class _Caller:
         except Error as error:
             self.schedule.may_break(error)
             connection.close()
+        except OutboxMessage.DoesNotExist:
+            if not self.known.erased:
+                raise
+            self.world.tell("ends, since its message was erased")
 
 
 class Web(_Caller):
