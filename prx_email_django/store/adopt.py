@@ -68,6 +68,7 @@ def _rest_waiting(newest: int, *, clock: Clock) -> int:
     )
 
 
+@retried
 def _jump_ids() -> None:
     connection: Any = connections[outbox_alias()]
     table = OutboxMessage._meta.db_table
@@ -85,8 +86,10 @@ def _jump_ids() -> None:
         elif connection.vendor == "sqlite":
             cursor.execute("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = %s", [table])
             target = max(highest, cursor.fetchone()[0]) + ID_JUMP
-            cursor.execute("DELETE FROM sqlite_sequence WHERE name = %s", [table])
-            cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, target])
+            # Never without the row: ids of deleted messages would be used again.
+            cursor.execute("UPDATE sqlite_sequence SET seq = %s WHERE name = %s", [target, table])
+            if not cursor.rowcount:
+                cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, target])
         else:
             cursor.execute(
                 "SELECT AUTO_INCREMENT FROM information_schema.TABLES"

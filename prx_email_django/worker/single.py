@@ -174,8 +174,9 @@ def deliver(
     if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now
         try:
             message.refresh_from_db()
-        except OutboxMessage.DoesNotExist:
-            pass  # deleted since its result was recorded: by a receiver of its signal, by a person
+        except OutboxMessage.DoesNotExist:  # a receiver of its signal, or a person, has deleted it
+            if message.status == Status.SENDING:
+                raise  # before a result was recorded
         except Error as error:
             if not may_pass(error) or message.status == Status.SENDING:
                 raise

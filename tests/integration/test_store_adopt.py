@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
@@ -86,6 +87,27 @@ def test_ids_jump_ahead_so_that_no_message_id_is_used_twice(settings: Any) -> No
     api.adopt_outbox()
     assert message(owner).pk >= third.pk + 1_000_000
     assert fresh(first).is_at_rest
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the other databases move ids by one statement")
+def test_ids_are_not_used_again_where_the_jump_is_cut_short(settings: Any) -> None:
+    instance(settings, "copy")
+    used = message(account())
+    OutboxMessage.objects.filter(pk=used.pk).delete()
+
+    def cut(execute: Any, sql: str, *rest: Any) -> Any:
+        if "sqlite_sequence" in sql and not sql.startswith("SELECT"):
+            counted.append(sql)
+            if len(counted) > allowed:
+                raise RuntimeError("the process is killed")
+        return execute(sql, *rest)
+
+    for allowed in (0, 1):
+        counted: list[str] = []
+        with connection.execute_wrapper(cut), suppress(RuntimeError):
+            api.adopt_outbox(now=NOW)
+        assert counted
+        assert message(account(f"other {allowed}")).pk > used.pk
 
 
 def test_ids_jump_in_an_empty_outbox_too(settings: Any) -> None:

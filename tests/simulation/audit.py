@@ -9,7 +9,8 @@ from django.db import connection
 
 from tests.simulation.world import BEGIN
 
-_TABLE = "prx_email_django_outboxmessage"
+_TABLE, _RECIPIENTS = "prx_email_django_outboxmessage", "prx_email_django_recipient"
+_STATES = "prx_email_django_accountstate"
 _SET_UP = (
     """CREATE TABLE simulated_changes (number INTEGER PRIMARY KEY, message INTEGER, at REAL, actor TEXT,
     old_status TEXT, new_status TEXT, old_token TEXT, new_token TEXT, old_lease TEXT, new_lease TEXT,
@@ -29,8 +30,18 @@ _SET_UP = (
     VALUES (NEW.id, simulated_now(), simulated_actor(), '', NEW.status, '', NEW.claim_token, NULL,
       NEW.claim_expires_at, NEW.next_attempt_at, NEW.last_error_code, NEW.attempts, NEW.retries);
     END""",
+    "CREATE TABLE simulated_accepted (message INTEGER, address TEXT, at REAL)",
+    f"""CREATE TRIGGER simulated_accepted AFTER UPDATE OF result ON {_RECIPIENTS}
+    WHEN NEW.result = 'accepted' AND OLD.result <> 'accepted' BEGIN
+    INSERT INTO simulated_accepted VALUES (NEW.message_id, NEW.address, simulated_now()); END""",
+    "CREATE TABLE simulated_ends (account INTEGER, paused_at TEXT, at REAL, actor TEXT)",
+    f"""CREATE TRIGGER simulated_ends AFTER UPDATE ON {_STATES}
+    WHEN OLD.paused_by = 'worker' AND NEW.paused_by = '' BEGIN
+    INSERT INTO simulated_ends VALUES (NEW.account_id, OLD.paused_at, simulated_now(), simulated_actor()); END""",
     "PRAGMA recursive_triggers = OFF",
 )
+#: Emptied before each schedule.
+TABLES = ("simulated_changes", "simulated_accepted", "simulated_ends")
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,7 @@ class Change:
     @property
     def lease_ends(self) -> float:
         """When the new lease ends, on the clock of uptime; 0: there is none."""
-        if self.new_lease is None:
-            return 0.0
-        return (datetime.fromisoformat(self.new_lease).replace(tzinfo=UTC) - BEGIN).total_seconds() + 1000.0
+        return 0.0 if self.new_lease is None else uptime_of(self.new_lease)
 
     @property
     def is_renewal(self) -> bool:
@@ -68,7 +77,8 @@ class Change:
     @property
     def is_recovery(self) -> bool:
         """Whether the claim was taken for lost."""
-        return self.old_status == "sending" and self.new_status == "failed" and self.code == "lost_claim"
+        is_lost = self.code in ("lost_claim", "adopted")
+        return self.old_status == "sending" and self.new_status == "failed" and is_lost
 
     def __str__(self) -> str:
         due = f" due {self.due[11:23]}" if self.due else " at rest" if self.new_status == "failed" else ""
@@ -90,3 +100,22 @@ def changes() -> list[Change]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM simulated_changes ORDER BY number")
         return [Change(*row) for row in cursor.fetchall()]
+
+
+def uptime_of(instant: str) -> float:
+    """An instant as SQLite stores it, on the clock of uptime."""
+    return (datetime.fromisoformat(instant).replace(tzinfo=UTC) - BEGIN).total_seconds() + 1000.0
+
+
+def accepted() -> dict[tuple[int, str], float]:
+    """When each recipient of a message that was not sent yet was marked as accepted."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT message, address, MIN(at) FROM simulated_accepted GROUP BY message, address")
+        return {(message, address): at for message, address, at in cursor.fetchall()}
+
+
+def ended_pauses() -> list[tuple[int, float, float, str]]:
+    """Workers' pauses that were ended: account, when it was paused, when that was ended, and by whom."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT account, paused_at, at, actor FROM simulated_ends")
+        return [(account, uptime_of(paused_at), at, actor) for account, paused_at, at, actor in cursor.fetchall()]

@@ -14,7 +14,7 @@ from tests.simulation.world import Actor, Killed, World
 if TYPE_CHECKING:
     from tests.simulation.server import ServerConnection, SimulatedServer
 
-_MAIL = re.compile(rb"MAIL FROM:<([^>]*)>")
+_ENVELOPE = re.compile(rb"MAIL FROM:<([^>]*)>|RCPT TO:<([^>]*)>")
 
 
 class _Future(asyncio.Future[Any]):
@@ -204,6 +204,8 @@ class SimulatedTransport(asyncio.Transport):
         self._sock = sock
         self._closing = False
         self._gone = False
+        #: The number of the last MAIL that was written.
+        self._mail = 0
         #: Bytes that the system does not take at the moment.
         self._unsent = b""
         loop.transports.append(self)
@@ -241,8 +243,14 @@ class SimulatedTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         if self._gone or self._loop.dead:
             return
-        for sender in _MAIL.findall(data):
-            self._remote.server.mails.append((self._loop.world.uptime(), self._remote.client, sender.decode()))
+        for sender, recipient in _ENVELOPE.findall(data):
+            server = self._remote.server
+            if recipient:
+                server.rcpts[self._mail] += 1
+            else:
+                self._mail = len(server.mails)
+                server.mails.append((self._loop.world.uptime(), self._remote.client, sender.decode()))
+                server.rcpts.append(0)
         if self._remote.stalled or self._unsent:
             self._unsent += bytes(data)
         else:

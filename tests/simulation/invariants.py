@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, PauseRecord, Recipient
 from prx_email_django.states import TRANSITIONS
 from tests.simulation import audit
 from tests.simulation.schedule import Schedule
-from tests.simulation.server import Copy
+from tests.simulation.server import CROWDED, SUSPENDED, THROTTLED, Copy
+from tests.simulation.world import BEGIN
 
 _MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
 #: Nothing imports history here.
@@ -69,6 +70,8 @@ class Findings:
         recovered = Counter(change.message for change in self.changes if change.is_recovery)
         lost = {pk: sum(attempt.outcome == "lost" for attempt in attempts[pk]) for pk in rows}
         self.late = self.known.late | {pk for pk in rows if recovered[pk] > lost[pk]}
+        #: Accounts that were paused as refusing: their messages were given back the counters of before.
+        self.refusing = {pause.account_id for pause in PauseRecord.objects.filter(code="refusing")}
         self.recipients: dict[int, list[Recipient]] = {pk: [] for pk in rows}
         for recipient in Recipient.objects.order_by("pk"):
             self.recipients[recipient.message_id].append(recipient)
@@ -94,6 +97,8 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
 def what_was_queued_is_there(found: Findings) -> Iterator[str]:
     """Every message that a call returned is in the table, none that it refused, and those of one key are one."""
     for pk in sorted(found.known.queued - found.rows.keys()):
+        if found.known.erased:
+            break  # a message to one person goes with the person
         yield f"message {pk} was queued, and is not there"
     for pk, row in found.rows.items():
         if row.envelope_from in found.known.refused_senders:
@@ -125,6 +130,8 @@ def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
     match row.last_error_code:
         case "cancelled":
             return pk in found.known.cancelled
+        case "adopted":
+            return bool(found.known.adoptions)
         case "expired":
             # Where the database broke off, the caller was not told its key.
             return pk in found.known.with_expiry or row.expires_at is not None
@@ -138,6 +145,8 @@ def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
 def no_copy_without_doubt(found: Findings) -> Iterator[str]:
     """Nobody gets more copies than one and the outcomes that nobody knew; all copies bear one Message-ID."""
     for copy in found.strangers:
+        if found.known.erased and copy.message:
+            continue  # the message was deleted
         yield f"the server accepted what is no message: {copy}"
     # A late result takes the row of the lost attempt: the recovery itself allowed a second copy.
     recovered = Counter(change.message for change in found.changes if change.is_recovery)
@@ -206,15 +215,19 @@ def counters_are_right(found: Findings) -> Iterator[str]:
         if pk in found.known.by_hand:
             continue  # a late result of the claim that the person ended adds an attempt's row, and not always a count
         doubts = by["unknown"] + by["lost"]
-        if pk in found.late:
-            is_right = row.attempts - row.retries >= doubts or pk in found.known.confirmed
-        elif pk in found.known.confirmed:
-            # The person has said how the doubtful attempts ended: where something is missing, they are known failures.
-            is_right = by["failed"] <= row.retries and row.attempts == by["failed"] + doubts
-        else:
-            is_right = (row.retries, row.attempts) == (by["failed"], by["failed"] + doubts)
-        if not is_right:
+        if not _are_counted(found, row, failed=by["failed"], doubts=doubts):
             yield f"message {pk} has attempts {row.attempts}, retries {row.retries}, after {dict(by)}"
+
+
+def _are_counted(found: Findings, row: OutboxMessage, *, failed: int, doubts: int) -> bool:
+    if row.pk in found.late:
+        return row.attempts - row.retries >= doubts or row.pk in found.known.confirmed
+    if row.pk in found.known.confirmed:
+        # The person has said how the doubtful attempts ended: where something is missing, they are known failures.
+        return failed <= row.retries and row.attempts == failed + doubts
+    if row.account_id in found.refusing:
+        failed = min(failed, row.retries)
+    return (row.retries, row.attempts) == (failed, failed + doubts)
 
 
 def only_transitions(found: Findings) -> Iterator[str]:
@@ -234,13 +247,15 @@ def only_transitions(found: Findings) -> Iterator[str]:
         if change.old_status == "sending" and not change.is_renewal and not by_person:
             owner = owners.get((change.message, change.old_token), "nobody")
             left = leases.get(change.message, 0.0) - change.at
-            if owner != change.actor and left > 0.001:
+            if owner != change.actor and left > 0.001 and change.code != "adopted":
                 yield f"{change} by {change.actor} {left:.3f} s before the lease of {owner} ends"
         leases[change.message] = change.lease_ends
 
 
 def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
     """A third of the claim's lease remains when MAIL is written."""
+    if found.known.erased:
+        return  # a MAIL shows its sender only, and those of deleted messages are not known
     least = outbox_settings().lease.total_seconds() / 3
     messages: dict[str, list[int]] = {}  # a message that was sent once more has the sender of the first
     for pk, row in found.rows.items():
@@ -267,6 +282,9 @@ def reports_are_right(found: Findings) -> Iterator[str]:
     known = found.known
     troubled = (
         known.broken_drains
+        or known.adoptions
+        or known.erased
+        or found.refusing  # what an earlier drain counted as failed is deferred by a later one
         or found.late
         or known.by_hand
         or any(a.killed or a.was_interrupted for a in found.schedule.world.processes)
@@ -288,14 +306,16 @@ def reports_are_right(found: Findings) -> Iterator[str]:
 def results_are_right(found: Findings) -> Iterator[str]:
     """``send`` said ``sent`` only of what is sent."""
     for result in found.known.results:
+        if result.outbox_id not in found.rows:
+            continue  # erased
         if result.status == "sent" and found.rows[result.outbox_id].status != "sent":
             yield f"send said sent of message {result.outbox_id}, which is {found.rows[result.outbox_id].status}"
 
 
 def a_kill_copies_few(found: Findings) -> Iterator[str]:
     """A killed worker leaves at most (4 + messages in flight) × connections accepted messages without a result."""
-    if not found.is_prompt:
-        return  # a claim that was lost by standing still is in doubt too
+    if not found.is_prompt or found.known.adoptions or found.known.changed:
+        return  # a claim that was lost by standing still is in doubt too, and what was adopted
     kills = Counter(actor.name for actor in found.schedule.world.processes if actor.killed)
     for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
         bound = (4 + account.max_in_flight) * account.max_connections
@@ -312,20 +332,142 @@ def a_kill_copies_few(found: Findings) -> Iterator[str]:
                 yield f"{client} left {count} messages of {account.name} in doubt, and may leave {bound}"
 
 
-_MESSAGES_WITHIN = {"4/minute": (4, 60.0), "3/second": (3, 1.0)}
+#: Messages, and seconds.
+_MESSAGES_WITHIN = {
+    "4/minute": [(4, 60.0)],
+    "3/second": [(3, 1.0)],
+    "2/second, 5/minute": [(2, 1.0), (5, 60.0)],
+}
+_RECIPIENTS_WITHIN = {"6 recipients/minute": (6, 60.0)}
 
 
 def limits_are_kept(found: Findings) -> Iterator[str]:
     """No span has more MAILs than the account's limit, and no instant more connections."""
     # A worker that sleeps through its slot's lease still has its connection when another takes the slot.
     for account, server in zip(found.schedule.accounts, found.schedule.servers.values(), strict=False):
+        if account.pk in found.known.changed:
+            continue
         if found.is_prompt and server.most_live > account.max_connections:
             yield f"{account.name} had {server.most_live} connections, and may have {account.max_connections}"
-        count, seconds = _MESSAGES_WITHIN.get(account.rate_limits, (0, 0.0))
-        mails = sorted(at for at, _, _ in server.mails) if count else []
-        for first, last in zip(mails, mails[count:], strict=False):
-            if last - first < seconds - 0.01:
-                yield f"{count + 1} MAILs of {account.name} within {last - first:.3f} s"
+        mails = sorted(at for at, _, _ in server.mails)
+        for count, seconds in _MESSAGES_WITHIN.get(account.rate_limits, ()):
+            for first, last in zip(mails, mails[count:], strict=False):
+                if last - first < seconds - 0.01:
+                    yield f"{count + 1} MAILs of {account.name} within {last - first:.3f} s"
+        most, seconds = _RECIPIENTS_WITHIN.get(account.rate_limits, (0, 0.0))
+        if most:
+            each = sorted((at, count) for (at, _, _), count in zip(server.mails, server.rcpts, strict=True))
+            for at, _ in each:
+                total = sum(count for other, count in each if at <= other < at + seconds - 0.01)
+                if total > most:
+                    yield f"{total} recipients of {account.name} within {seconds:g} s from {at - 1000:.3f} on"
+
+
+def accepted_are_never_addressed_again(found: Findings) -> Iterator[str]:
+    """Whoever is known to have a message is in no envelope of a claim that was taken later."""
+    accepted = audit.accepted()
+    for pk, copies in found.copies.items():
+        for copy in copies:
+            claim = found.claim_of(copy)
+            for address in copy.recipients:
+                at = accepted.get((pk, address))
+                if claim is not None and at is not None and claim.at > at and pk not in found.known.by_hand:
+                    yield f"{address} was known to have message {pk} when {copy.client} claimed it and sent it again"
+
+
+def older_success_ends_no_newer_pause(found: Findings) -> Iterator[str]:
+    """A worker's pause is ended by a transaction whose MAIL was written after it began, or by a person."""
+    servers = dict(
+        zip((account.pk for account in found.schedule.accounts), found.schedule.servers.values(), strict=False)
+    )
+    for account, paused_at, at, actor in audit.ended_pauses():
+        if actor in ("person", "director"):
+            continue
+        if not any(client == actor and paused_at - 0.001 <= mail <= at for mail, client, _ in servers[account].mails):
+            yield f"{actor} ended the pause of account {account} of {paused_at - 1000:.3f} without a newer transaction"
+
+
+def nothing_is_claimed_while_stopped(found: Findings) -> Iterator[str]:
+    """From a second after a person's pause, or the end of an account, nothing is claimed for it, but by that person."""
+    if not found.is_prompt or "conflicts" in found.schedule.kinds:
+        return
+    for change in found.changes:
+        if change.new_status != "sending" or change.is_renewal or change.actor in ("person", "director"):
+            continue
+        row = found.rows.get(change.message)
+        for stop in found.known.stops:
+            is_within = stop.begins + 1.5 < change.at < stop.ends
+            if is_within and row is not None and stop.account in (None, row.account_id):
+                yield f"{change} by {change.actor} at {change.at - 1000:.3f}: stopped since {stop.begins - 1000:.3f}"
+
+
+def nothing_goes_before_its_time(found: Findings) -> Iterator[str]:
+    """No claim of a message comes before the ``send_at`` that its caller gave, unless a person asked for it."""
+    for change in found.changes:
+        earliest = found.known.not_before.get(change.message, 0.0)
+        is_claim = change.new_status == "sending" and not change.is_renewal
+        asked = change.message in found.known.asked or change.message in found.known.by_hand
+        if is_claim and change.at < earliest - 0.001 and not asked:
+            yield f"{change} by {change.actor} {earliest - change.at:.3f} s before its time"
+
+
+def copies_are_alike(found: Findings) -> Iterator[str]:
+    """Every copy has its text, and all have one Date until a person asks for another attempt."""
+    for pk, copies in found.copies.items():
+        yield from (f"a copy of message {pk} has no text: {copy}" for copy in copies if not copy.is_whole)
+        dates = {copy.date for copy in copies}
+        if len(dates) > 1 and pk not in found.known.asked:
+            yield f"the copies of message {pk} have several dates: {sorted(dates)}"
+
+
+def throttling_burns_no_retry(found: Findings) -> Iterator[str]:
+    """A reply that only slows the account down is no failure of its message."""
+    for pk, attempts in found.attempts.items():
+        for attempt in attempts:
+            if attempt.error in (THROTTLED, CROWDED):
+                yield f"message {pk} paid for {attempt.error}"
+
+
+def adopted_rest(found: Findings) -> Iterator[str]:
+    """What an adoption found is claimed only if a person asks for it."""
+    for done_at, newest in found.known.adoptions:
+        for change in found.changes:
+            is_claim = change.new_status == "sending" and not change.is_renewal
+            asked = change.message in found.known.asked or change.message in found.known.by_hand
+            if is_claim and change.message <= newest and change.at > done_at and not asked:
+                yield f"{change} by {change.actor} at {change.at - 1000:.3f}, after its adoption"
+
+
+def erased_get_nothing(found: Findings) -> Iterator[str]:
+    """Nobody who was erased is in the envelope of a later claim, but of messages that were left or are newer."""
+    begun = {change.message: change.at for change in found.changes if not change.old_status}
+    for server in found.schedule.servers.values():
+        for copy in server.copies:
+            claim = found.claim_of(copy)
+            for address in copy.recipients:
+                at = found.known.erased.get(address)
+                is_left = at is None or copy.message in found.known.left or begun[copy.message] > at
+                if not is_left and claim is not None and claim.at > at:
+                    yield f"{address} was erased at {at - 1000:.3f}, and got {copy}"
+
+
+def suspended_is_no_trouble_of_messages(found: Findings) -> Iterator[str]:
+    """After the account was paused as refusing, no message of that row of refusals rests because of it."""
+    if not found.is_prompt or found.schedule.kinds & {"network", "people", "operators", "kills", "signals"}:
+        return
+    servers = dict(
+        zip((account.pk for account in found.schedule.accounts), found.schedule.servers.values(), strict=False)
+    )
+    for pause in PauseRecord.objects.filter(code="refusing"):
+        begun = (pause.begun_at - BEGIN).total_seconds() + 1000.0
+        accepted = max((copy.at for copy in servers[pause.account_id].copies if copy.at < begun), default=0.0)
+        for pk, row in found.rows.items():
+            tries = found.attempts[pk]
+            if row.account_id != pause.account_id or row.status != "failed" or row.last_error != SUSPENDED or not tries:
+                continue
+            started = (tries[-1].started_at - BEGIN).total_seconds() + 1000.0
+            if accepted + 1.0 < started < begun:
+                yield f"message {pk} rests because of a row of refusals: {row.last_error}"
 
 
 RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
@@ -341,4 +483,13 @@ RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     results_are_right,
     a_kill_copies_few,
     limits_are_kept,
+    accepted_are_never_addressed_again,
+    older_success_ends_no_newer_pause,
+    nothing_is_claimed_while_stopped,
+    nothing_goes_before_its_time,
+    copies_are_alike,
+    throttling_burns_no_retry,
+    adopted_rest,
+    erased_get_nothing,
+    suspended_is_no_trouble_of_messages,
 )

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from prx_email_django.api import queueing
+from prx_email_django.api import operations, queueing
 from prx_email_django.compose import message
-from prx_email_django.limits import rate_windows, slots
+from prx_email_django.limits import pauses, rate_windows, refusals, slots
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules import policy
 from prx_email_django.rules.outcomes import Ending
-from prx_email_django.store import finalize, insert, late_results, lease, recover
-from prx_email_django.transports.smtp import session
-from prx_email_django.worker import connections, prefetch, recorder, single
+from prx_email_django.store import adopt, claimed, db, erase, finalize, insert, late_results, lease, recover
+from prx_email_django.transports.smtp import reply_rules, session
+from prx_email_django.worker import connections, current, permits, prefetch, recorder, single, suspicion, trouble
+from tests.simulation.world import World
 
 #: What takes the broken rule back.
 _UNDO: list[Callable[[], None]] = []
@@ -172,21 +174,127 @@ def refused_messages_stay() -> None:
     _replace(write, refuse, queueing)
 
 
-#: Each with the kinds of trouble and the first seed that bring it to light soon.
-MUTATIONS: dict[str, tuple[Callable[[], None], str, str]] = {
-    function.__name__: (function, kinds, *(seed or ["680000"]))
-    for function, kinds, *seed in (
-        (a_lost_reply_is_a_known_failure, "network", "680015"),
-        (claims_never_end, "freezes", "720205"),
-        (holding_connects_for_ever, "people", "680015"),
-        (late_acceptances_are_forgotten, "freezes"),
-        (one_permit_too_many, "people", "680060"),
-        (queued_messages_vanish, "conflicts"),
-        (refused_messages_stay, "people"),
-        (recovered_while_it_is_sent, "network,freezes"),
-        (releases_are_not_counted, "network"),
-        (slots_are_kept, "network"),
-        (temporary_failures_rest, "network"),
-        (unknown_outcomes_are_not_counted, "network"),
+def accepted_are_addressed_again() -> None:
+    """Every recipient of a claimed message is in its envelope, whoever has it already."""
+    _replace(claimed.is_open, lambda result: result != "refused", claimed)
+
+
+def any_success_ends_a_pause() -> None:
+    """A transaction that was begun before a pause ends it."""
+
+    def end_by(self: trouble.Troubles, message: Any) -> bool:
+        pauses.note_success(self.current.account, begun_at=datetime(2100, 1, 1, tzinfo=UTC))
+        self.current.look_again()
+        self.are_known = False
+        return True
+
+    _set(trouble.Troubles, "end_by", end_by)
+
+
+def pauses_are_not_heeded() -> None:
+    """A drain sends over an account that a person has paused or switched off."""
+    _set(current.CurrentAccount, "may_send", lambda self, now: True)
+
+
+def messages_go_before_their_time() -> None:
+    """What is queued for later is due at once."""
+    write = insert.insert
+    _replace(write, lambda draft, *, clock: write(replace(draft, due_at=None), clock=clock), queueing)
+
+
+def sensitive_texts_go_too_early() -> None:
+    """The text of a sensitive message is removed after its first attempt, whatever came of it."""
+    _after_result(lambda message, clock: {"body_text": ""} if message.is_sensitive else {})
+
+
+def attempts_have_their_dates() -> None:
+    """The Date of a message is that of its attempt."""
+    _after_result(lambda message, clock: {"due_since": clock.now})
+
+
+def _after_result(fields: Callable[[Any, Any], dict[str, Any]]) -> None:
+    record = finalize._record_one
+
+    def recorded(finished: Any, *, clock: Any, tries: list[bool]) -> Any:
+        done = record(finished, clock=clock, tries=tries)
+        if values := fields(finished.claim.message, clock):
+            OutboxMessage.objects.filter(pk=finished.claim.id).update(**values)
+        return done
+
+    _replace(record, recorded, finalize)
+
+
+def throttling_is_a_failure() -> None:
+    """A message pays for it that the server finds its account too fast."""
+    judge = reply_rules._judge_account
+
+    def known(*args: Any, **options: Any) -> Any:
+        verdict = judge(*args, **options)
+        return replace(verdict, ending=Ending.TEMPORARY) if verdict and verdict.trouble.is_throttle else verdict
+
+    _replace(judge, known, reply_rules)
+
+
+def adoptions_leave_what_is_sent() -> None:
+    """An adoption puts at rest what waits, and leaves what is being sent."""
+
+    def adopted(instance: str, *, clock: Any) -> int:
+        return adopt._rest_waiting(10**9, clock=clock)
+
+    _replace(adopt.adopt, adopted, operations)
+
+
+def erased_stay_recipients() -> None:
+    """Who is erased still gets what waits for others too."""
+    _replace(erase._withdraw, lambda message, *args, **options: policy.Status(message.status), erase)
+
+
+def recipients_are_not_limited() -> None:
+    """A limit of recipients is not kept."""
+
+    def unlimited(account: Any, counts: Any, **options: Any) -> Any:
+        return rate_windows.Permits(account.pk, sum(counts), "recipients", {}), len(counts)
+
+    _replace(rate_windows.take_recipients, unlimited, permits)
+
+
+def suspended_messages_rest() -> None:
+    """What a suspended account's server refused stays at rest."""
+    _replace(refusals.reinstate_refused, lambda *args, **options: [], suspicion)
+
+
+def machines_clocks_count() -> None:
+    """A worker judges by its own machine's clock."""
+    _set(db, "database_now", lambda: World.current.local())
+
+
+#: Each with the kinds of trouble and the first seed that bring it to light soon, and with words of what shows it.
+MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
+    function.__name__: (function, kinds, words, *(seed or ["680000"]))
+    for function, kinds, words, *seed in (
+        (a_lost_reply_is_a_known_failure, "network", "copies of message", "680068"),
+        (accepted_are_addressed_again, "network", "was known to have message", "680007"),
+        (adoptions_leave_what_is_sent, "operators", "after its adoption", "680222"),
+        (any_success_ends_a_pause, "network", "without a newer transaction", "680139"),
+        (attempts_have_their_dates, "network", "several dates"),
+        (claims_never_end, "freezes", "before its lease ended", "730480"),
+        (erased_stay_recipients, "operators,network", "was erased at", "680020"),
+        (holding_connects_for_ever, "people", "runs in circles", "690030"),
+        (late_acceptances_are_forgotten, "freezes", "was told that message", "680041"),
+        (machines_clocks_count, "clocks,network", "before the lease of", "690008"),
+        (messages_go_before_their_time, "people", "before its time"),
+        (one_permit_too_many, "people", "MAILs of", "690005"),
+        (pauses_are_not_heeded, "people", "stopped since", "680030"),
+        (queued_messages_vanish, "conflicts", "was queued, and is not there"),
+        (recipients_are_not_limited, "conflicts", "recipients of"),
+        (recovered_while_it_is_sent, "network,freezes", "before the lease of"),
+        (refused_messages_stay, "people", "although it was refused"),
+        (releases_are_not_counted, "network", "were claimed, and"),
+        (sensitive_texts_go_too_early, "network", "has no text"),
+        (slots_are_kept, "network", "is held by"),
+        (suspended_messages_rest, "refusing", "a row of refusals", "690008"),
+        (temporary_failures_rest, "network", "rests without a reason"),
+        (throttling_is_a_failure, "network", "paid for", "680020"),
+        (unknown_outcomes_are_not_counted, "network", "has attempts"),
     )
 }

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -36,7 +36,7 @@ class _Time:
 
     @staticmethod
     def time() -> float:
-        return World.current.wall().timestamp()
+        return World.current.local().timestamp()
 
     @staticmethod
     def clock_gettime(_clock: int) -> float:
@@ -56,11 +56,11 @@ class _Meta(type):
 
 
 class _Datetime(datetime, metaclass=_Meta):
-    """``datetime`` whose ``now`` is the world's."""
+    """``datetime`` whose ``now`` is the clock of the machine of the process that runs."""
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-        return World.current.wall().astimezone(tz)
+        return World.current.local().astimezone(tz)
 
 
 class _Event:
@@ -166,6 +166,14 @@ def _uptime() -> float:
     return World.current.uptime()
 
 
+def _database_now() -> datetime:
+    return World.current.wall()
+
+
+def _lease_until(clock: Any, length: timedelta) -> datetime:
+    return max(clock.running, World.current.wall()) + length  # type: ignore[no-any-return]
+
+
 def _worker_name() -> str:
     actor = World.current.me
     return f"{actor.name}:{actor.number}"
@@ -207,6 +215,8 @@ def install(server_of: Any) -> None:
         id(time.sleep): _Time.sleep,
         id(clock.uptime): _uptime,
         id(db.worker_name): _worker_name,
+        id(db.database_now): _database_now,
+        id(db.lease_until): _lease_until,
         id(time): _Time(),
         id(datetime): _Datetime,
         id(threading): _Threading(),

@@ -11,14 +11,17 @@ from django.db import Error, connection
 from django.db.models import F
 
 from prx_email_django import api
-from prx_email_django.errors import InvalidMessage, RetryRejected
-from prx_email_django.models import OutboxMessage
+from prx_email_django.errors import AccountUnavailable, InvalidMessage, RetryRejected
+from prx_email_django.models import Account, OutboxMessage, Recipient
+from tests.simulation.known import Stop
 
 if TYPE_CHECKING:
     from tests.simulation.schedule import Schedule
 
 #: Seconds after which some messages expire; some have before they are queued.
 EXPIRE_IN = (0.0, 0.5, 10.0)
+#: Seconds after which some messages are due.
+LATER = (0.7, 3.0, 9.0)
 
 
 class _Caller:
@@ -36,6 +39,10 @@ class _Caller:
         except Error as error:
             self.schedule.may_break(error)
             connection.close()
+        except OutboxMessage.DoesNotExist:
+            if not self.known.erased:
+                raise
+            self.world.tell("ends, since its message was erased")
 
 
 class Web(_Caller):
@@ -70,7 +77,11 @@ class Web(_Caller):
             "on_unknown": self.random.choice([None, None, None, "hold"]),
             "priority": self.random.choice([0, 0, 5]),
         }
-        if "people" in self.kinds and self.random.random() < 0.1:
+        if self.random.random() < 0.05:
+            arguments["is_sensitive"] = True
+        if self.random.random() < 0.05:
+            arguments["send_at"] = world.wall() + timedelta(seconds=self.random.choice(LATER))
+        elif "people" in self.kinds and self.random.random() < 0.1:
             arguments["expires_at"] = world.wall() + timedelta(seconds=self.random.choice(EXPIRE_IN))
         try:
             self._give(arguments)
@@ -80,10 +91,14 @@ class Web(_Caller):
                 raise
             world.tell(f"{arguments['subject']} is refused: {error}")
             self.known.refused_senders.add(arguments["envelope_from"])
+        except AccountUnavailable:
+            if "operators" not in self.kinds:
+                raise
+            self.known.refused_senders.add(arguments["envelope_from"])
 
     def _give(self, arguments: dict[str, Any]) -> None:
         world = self.world
-        if self.random.random() < 0.15:
+        if "send_at" not in arguments and self.random.random() < 0.15:
             self.known.singles += 1
             result = api.send(**arguments)
             self.known.results.append(result)
@@ -98,6 +113,9 @@ class Web(_Caller):
             arguments["idempotency_key"] = f"key of {arguments['subject']}"
         row = self._queued(arguments)
         self.known.queued.add(row.pk)
+        if "send_at" in arguments:
+            sent_at = (arguments["send_at"] - world.wall()).total_seconds()
+            self.known.not_before[row.pk] = world.uptime() + sent_at
         if "expires_at" in arguments:
             self.known.with_expiry.add(row.pk)
 
@@ -137,6 +155,8 @@ class Person(_Caller):
         if "people" in self.kinds:
             acts += [self._cancel, self._requeue, self._retry, self._pause, self._resume, self._confirm]
             acts.append(self._resend)
+        if "operators" in self.kinds:
+            acts += [self._change_account, self._switch_off, self._adopt, self._erase]
         for _ in range(self.random.choice([1, 3, 6])):
             self.world.sleep(self.random.choice([0.1, 1.0, 5.0]))
             self.guarded(self.random.choice(acts))
@@ -154,12 +174,14 @@ class Person(_Caller):
     def _requeue(self) -> None:
         pk = self._pick()
         if pk is not None:
+            self.known.asked.add(pk)
             self.world.tell(f"requeues message {pk}: {api.requeue_outbox(pk, force=self.random.random() < 0.5)}")
 
     def _confirm(self) -> None:
         doubtful = OutboxMessage.objects.filter(status="failed", attempts__gt=F("retries")).order_by("pk").first()
         if doubtful is not None:
             self.known.confirmed.add(doubtful.pk)
+            self.known.asked.add(doubtful.pk)
             self.world.tell(f"confirms message {doubtful.pk}: {api.confirm_outbox(doubtful.pk)}")
 
     def _retry(self) -> None:
@@ -167,9 +189,10 @@ class Person(_Caller):
         if pk is None:
             return
         self.known.singles += 1
+        self.known.asked.add(pk)
         try:
             result = api.retry_outbox(pk, force=self.random.random() < 0.7)
-        except RetryRejected as error:
+        except (RetryRejected, AccountUnavailable) as error:
             self.world.tell(f"retries message {pk}: {error}")
         else:
             self.known.results.append(result)
@@ -179,12 +202,77 @@ class Person(_Caller):
         ids = list(OutboxMessage.objects.order_by("pk").values_list("pk", flat=True))
         if ids:
             pk = self.random.choice(ids)
-            self.world.tell(f"sends message {pk} once more as message {api.resend_outbox(pk).pk}")
+            try:
+                again = api.resend_outbox(pk)
+            except (RetryRejected, AccountUnavailable) as error:  # sensitive, or deleted
+                self.world.tell(f"sends message {pk} once more: {error}")
+            else:
+                self.world.tell(f"sends message {pk} once more as message {again.pk}")
 
     def _pause(self) -> None:
         account = self.random.choice([None, *self.schedule.accounts])
         self.world.tell(f"pauses {account or 'everything'}")
-        api.pause_outbox(account, reason="a person asked")
+        seconds = self.random.choice([None, None, 3.0])
+        until = None if seconds is None else self.world.wall() + timedelta(seconds=seconds)
+        ends = float("inf") if seconds is None else self.world.uptime() + seconds
+        api.pause_outbox(account, reason="a person asked", until=until)
+        if until is not None:  # in place of a pause of before
+            self._end_stops(account)
+        self._stop(account, ends=ends)
+
+    def _stop(self, account: Account | None, *, ends: float = float("inf")) -> None:
+        """From now on nothing is claimed."""
+        self.known.stops.append(Stop(account.pk if account else None, self.world.uptime(), ends))
+
+    def _end_stops(self, account: Account | None) -> None:
+        now, pk = self.world.uptime(), account.pk if account else None
+        for stop in self.known.stops:
+            if stop.account == pk:
+                stop.ends = min(stop.ends, now)
+
+    # What operators do
+
+    def _change_account(self) -> None:
+        account = Account.objects.get(pk=self.random.choice(self.schedule.accounts).pk)
+        name, value = self.random.choice(
+            [("max_connections", 1), ("max_connections", 2), ("rate_limits", ""), ("rate_limits", "5/minute"),
+             ("pipelining", "off"), ("pipelining", "chunked"), ("max_in_flight", 4), ("password", "another")]
+        )  # fmt: skip
+        if name == "password" and not account.user:
+            return
+        if name != "password":
+            self.known.changed.add(account.pk)
+        self.world.tell(f"sets {name} of {account.name} to {value!r}")
+        setattr(account, name, value)
+        account.save(update_fields=[name])
+
+    def _switch_off(self) -> None:
+        account = Account.objects.get(pk=self.random.choice(self.schedule.accounts).pk)
+        self.world.tell(f"switches {account.name} {'off' if account.is_active else 'on'}")
+        account.is_active = not account.is_active
+        if account.is_active:
+            self._end_stops(account)
+        account.save(update_fields=["is_active"])
+        if not account.is_active:
+            self._stop(account)
+
+    def _adopt(self) -> None:
+        newest = OutboxMessage.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+        self.known.adoptions.append((float("inf"), newest))
+        self.world.tell("begins an adoption")
+        self.world.tell(f"adopts {api.adopt_outbox()} messages")
+        self.known.adoptions[-1] = (self.world.uptime(), newest)
+
+    def _erase(self) -> None:
+        addresses = list(Recipient.objects.order_by("pk").values_list("address", flat=True))
+        if not addresses:
+            return
+        address = self.random.choice(addresses)
+        self.known.erased[address] = float("inf")
+        report = api.erase_address(address)
+        self.known.erased[address] = self.world.uptime()
+        self.known.left.update(report.left)
+        self.world.tell(f"erases {address}: {report}")
 
     def _resume(self) -> None:
         self.schedule.resume()

@@ -8,7 +8,7 @@ import os
 import traceback
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 
@@ -77,14 +77,14 @@ class Runner:
 
     def find(self, name: str, *, most: int) -> tuple[int, Story | None]:
         """Break a rule, play schedules until one shows it, and mend the rule: how many it took, and what showed it."""
-        _, kinds, first = mutations.MUTATIONS[name]
+        _, kinds, words, first = mutations.MUTATIONS[name]
         usual, self.kinds = self.kinds, tuple(kinds.split(","))
         mutations.break_rule(name)
         try:
             for count in range(most):
                 story = self.play(int(first) + count)
-                if story.failed:
-                    return count + 1, story
+                if shown := [text for text in story.failures if words in text]:
+                    return count + 1, replace(story, failures=shown)
             return most, None
         finally:
             mutations.mend()

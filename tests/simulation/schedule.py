@@ -28,7 +28,7 @@ from prx_email_django.models import (
     RefusedMessage,
     Worker,
 )
-from tests.simulation import event_loop
+from tests.simulation import audit, event_loop
 from tests.simulation.database.faults import SimulatedDatabase
 from tests.simulation.known import Known
 from tests.simulation.people import Hand, Person, Web
@@ -50,11 +50,14 @@ KINDS = (
     "by_hand",
     "read_only",
     "absence",
+    "clocks",
+    "refusing",
+    "operators",
 )
 #: Seconds for which the database may be away, or read-only.
 SPANS = (0.2, 2.0, 8.0, 40.0)
 #: Most accounts have none: a limit is met by many messages only.
-RATE_LIMITS = (*[""] * 24, "4/minute", "6 recipients/minute", "3/second")
+RATE_LIMITS = (*[""] * 30, "4/minute", "6 recipients/minute", "3/second", "2/second, 5/minute")
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
 _WAITING = """FROM prx_email_django_outboxmessage
@@ -139,6 +142,7 @@ class Schedule:
             )
             server.on_copy = self._copy
             server.most_recipients = self.random.choice([100, 100, 2])
+            server.varies = self.random.random() < 0.1
             if "network" in self.kinds:
                 server.thinks = self.random.choice([0.0, 0.0, 0.0, 8.0])
             self.servers[host] = server
@@ -183,19 +187,28 @@ class Schedule:
         for number in range(self.random.choice([1, 1, 2, 3])):
             self.workers.start(f"worker{number + 1}", delay=self.random.choice([0.0, 1.0, 4.0]))
         self.world.spawn("web", Web(self).run)
-        if "people" in self.kinds:
+        if self.kinds & {"people", "operators"}:
             self.world.spawn("person", Person(self).run)
         if "by_hand" in self.kinds:
             self.world.spawn("hand", Hand(self).run)
         self._trouble_of_the_database()
+        self._trouble_of_machines()
+        ends = self.world.now + self.length
+        while self.world.now < ends and not self._is_all_over():
+            self.world.sleep(1.0)
+
+    def _trouble_of_machines(self) -> None:
         if "freezes" in self.kinds:
             for _ in range(self.random.choice([1, 2, 4])):
                 self.sometime(self._freeze)
         if "sleep" in self.kinds:
             self.sometime(self._machine_sleeps)
-        ends = self.world.now + self.length
-        while self.world.now < ends and not self._is_all_over():
-            self.world.sleep(1.0)
+        if "clocks" in self.kinds:
+            for _ in range(self.random.choice([1, 3])):
+                self.sometime(self._clock_is_set)
+        if "refusing" in self.kinds:
+            server = self.random.choice(list(self.servers.values()))
+            self._span(server.refuse_all, server.end_refusal)
 
     def _is_all_over(self) -> bool:
         """Whether nothing more is queued and nothing waits: from now on the workers would only sleep."""
@@ -265,6 +278,15 @@ class Schedule:
         self.world.meet("sleep", self.world.processes[-1].statement if self.world.processes else "the beginning")
         self.world.slept += seconds
 
+    def _clock_is_set(self) -> None:
+        """Set the clock of one machine by chance, or of the process that was served last, to another time."""
+        living = [actor for actor in self.world.processes if not (actor.finished or actor.killed)]
+        if living:
+            actor = self.random.choice(living)
+            actor.clock_off = self.random.choice([-300.0, -20.0, 20.0, 300.0])
+            self.world.tell(f"the clock of {actor.name} is {actor.clock_off:g} s off")
+            self.world.meet("clock", actor.statement)
+
     def may_break(self, error: Exception) -> None:
         """Without trouble of the database no call may raise."""
         self.world.tell(f"ends with {type(error).__name__}: {error}")
@@ -277,6 +299,7 @@ class Schedule:
 
     def resume(self) -> None:
         """End every person's pause."""
+        self.known.end_stops(self.world.uptime())
         for account in (None, *self.accounts):
             api.resume_outbox(account)
         self.world.tell("resumes everything")
@@ -306,6 +329,12 @@ class Schedule:
                 with contextlib.suppress(Exception):
                     logging.getLogger("simulation").error("%s", actor.name, exc_info=actor.error)
         connection.close()  # the director's own connection may be broken
+        if "operators" in self.kinds:
+            self.known.end_stops(self.world.uptime())
+            for account in Account.objects.filter(is_active=False):
+                account.is_active = True
+                account.save(update_fields=["is_active"])
+            self.resume()
         if any(_look(f"SELECT 1 FROM prx_email_django_{table} WHERE pause_reason <> ''") for table in _PAUSED):
             self.resume()
 
@@ -367,5 +396,6 @@ def _empty() -> None:
         for model in _TABLES:
             cursor.execute(f"DELETE FROM {model._meta.db_table}")
         cursor.execute("DELETE FROM sqlite_sequence")
-        cursor.execute("DELETE FROM simulated_changes")
+        for table in audit.TABLES:
+            cursor.execute(f"DELETE FROM {table}")
     OutboxState.objects.all().delete()

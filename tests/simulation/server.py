@@ -9,17 +9,46 @@ from dataclasses import dataclass
 from tests.simulation.event_loop import SimulatedTransport
 from tests.simulation.world import World
 
+#: Replies that burn no retry: too fast, too many connections.
+THROTTLED = "454 4.7.0 Throttling failure: Maximum sending rate exceeded"
+CROWDED = "432 4.3.2 Concurrent connections limit exceeded"
+#: It pauses the account, and the message is tried again.
+QUOTA = "550 5.4.5 Daily user sending quota exceeded"
+#: What a server says to each message of an account that it has suspended.
+SUSPENDED = "554 Message rejected: Sending suspended for this account"
 #: Stage -> what may go wrong there, beside a refusal.
 FAULTS: Mapping[str, tuple[str, ...]] = {
     "connect": ("refuse", "hang"),
     "greeting": ("421 4.3.2 shutting down", "554 5.3.2 no service", "drop", "hang", "slow"),
     "ehlo": ("421 4.3.2 shutting down", "drop"),
     "auth": ("454 4.7.0 temporary failure", "535 5.7.8 no", "421 4.7.0 later", "drop", "hang"),
-    "mail": ("451 4.3.0 later", "421 4.3.2 bye", "550 5.7.1 no", "drop", "reset", "hang", "slow", "stall"),
+    "mail": (
+        THROTTLED,
+        CROWDED,
+        "451 4.3.0 later",
+        "421 4.3.2 bye",
+        "550 5.7.1 no",
+        "drop",
+        "reset",
+        "hang",
+        "slow",
+        "stall",
+    ),
     "rcpt": ("450 4.2.0 later", "421 4.3.2 bye", "550 5.1.1 no", "drop", "reset", "hang", "452 4.5.3 too many"),
     "data": ("451 4.3.0 later", "421 4.3.2 bye", "554 5.5.1 no", "drop", "reset", "hang", "slow", "stall"),
     "final": (
-        *("451 4.3.0 later", "421 4.3.2 bye", "554 5.6.0 no", "drop", "reset", "hang", "slow"),
+        *(
+            THROTTLED,
+            CROWDED,
+            QUOTA,
+            "451 4.3.0 later",
+            "421 4.3.2 bye",
+            "554 5.6.0 no",
+            "drop",
+            "reset",
+            "hang",
+            "slow",
+        ),
         *("accept, drop", "accept, reset", "accept, hang", "accept, slow"),
     ),
     "rset": ("421 4.3.2 bye", "drop", "hang", "500 5.5.1 what"),
@@ -28,6 +57,7 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     "bytes": ("drop", "reset", "silent reset"),
 }
 _MESSAGE = re.compile(rb"^Message-ID: *<([^>]*)>", re.IGNORECASE | re.MULTILINE)
+_DATE = re.compile(rb"^Date: *(.*)$", re.IGNORECASE | re.MULTILINE)
 _OUTBOX_ID = re.compile(r"outbox-(\d+)-")
 
 
@@ -42,6 +72,9 @@ class Copy:
     mail_at: float
     at: float
     client: str
+    date: str
+    #: Its text is there.
+    is_whole: bool
     #: The final 250 has reached the client.
     answered: bool = False
 
@@ -71,6 +104,10 @@ class SimulatedServer:
         self.auth = auth
         self.latency = latency
         self.most_recipients = 100
+        #: Each connection leads to another machine, which may offer less.
+        self.varies = False
+        #: Refuses every message.
+        self.is_refusing = False
         #: Seconds that every final reply takes while the trouble lasts.
         self.thinks = 0.0
         self.in_trouble = True
@@ -78,8 +115,9 @@ class SimulatedServer:
         #: Envelope addresses that were refused for good, and senders whose message was.
         self.refused: set[str] = set()
         self.connections = 0
-        #: When which client wrote MAIL with which sender, on the clock of uptime.
+        #: When which client wrote MAIL with which sender, on the clock of uptime, and how many RCPT it wrote then.
         self.mails: list[tuple[float, str, str]] = []
+        self.rcpts: list[int] = []
         self.open: set[ServerConnection] = set()
         #: Connections that clients have open, and the most at once.
         self.live = self.most_live = 0
@@ -102,9 +140,21 @@ class SimulatedServer:
         self.open.add(connection)
         return connection
 
+    def refuse_all(self) -> None:
+        """Refuse every message, as where the account is suspended."""
+        self.world.story.append((self.world.uptime() - 1000.0, "server", "refuses every message"))
+        self.is_refusing = True
+
+    def end_refusal(self) -> None:
+        """Take messages again."""
+        if self.is_refusing:
+            self.world.story.append((self.world.uptime() - 1000.0, "server", "takes messages again"))
+            self.is_refusing = False
+
     def calm(self) -> None:
         """End all trouble; what hangs is reset."""
         self.in_trouble = False
+        self.end_refusal()
         for connection in sorted(self.open, key=lambda connection: connection.number):
             connection.calm()
 
@@ -265,8 +315,9 @@ class ServerConnection:
 
     def _ehlo(self, line: str) -> None:
         extensions = ["mx.example.org", "SIZE 1000000", "8BITMIME", "SMTPUTF8"]
-        extensions += ["PIPELINING"] if self.server.pipelining else []
-        extensions += ["CHUNKING"] if self.server.chunking else []
+        less = self.server.varies and self.world.random.random() < 0.5
+        extensions += ["PIPELINING"] if self.server.pipelining and not less else []
+        extensions += ["CHUNKING"] if self.server.chunking and not less else []
         extensions += ["AUTH PLAIN LOGIN"] if self.server.auth else []
         lines = [f"250-{extension}" for extension in extensions[:-1]] + [f"250 {extensions[-1]}"]
         self._answer("ehlo", "\r\n".join(lines))
@@ -338,6 +389,11 @@ class ServerConnection:
         self._say("250 2.0.0 ok")
 
     def _final(self, body: bytes) -> None:
+        if self.server.is_refusing:
+            self.server.refused.add(self._sender or "")
+            self._forget()
+            self._say(SUSPENDED)
+            return
         fault = self.server.fault("final")
         accepts = not fault or fault == "slow" or fault.startswith("accept")
         if fault.startswith("5"):
@@ -359,12 +415,14 @@ class ServerConnection:
     def _keep(self, body: bytes) -> Copy:
         found = _MESSAGE.search(body)
         message_id = found[1].decode() if found else ""
-        number = _OUTBOX_ID.search(message_id)
+        number, dated = _OUTBOX_ID.search(message_id), _DATE.search(body)
         copy = Copy(
             message=int(number[1]) if number else 0,
             message_id=message_id,
             recipients=tuple(self._recipients),
             mail_at=self._mail_at,
+            date=dated[1].decode().strip() if dated else "",
+            is_whole=b"Hi." in body,
             at=self.world.uptime(),
             client=self.client,
         )

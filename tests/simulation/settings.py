@@ -30,6 +30,7 @@ SECRET_KEY = "a key for the simulation only"
 USE_TZ = True
 PRX_EMAIL: dict[str, Any] = {
     "WAKE": "",
+    "REFUSALS_IN_A_ROW": 3,
     "BASE_BACKOFF": 1,
     "MAX_BACKOFF": 60,
     "LEASE": 12,

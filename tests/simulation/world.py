@@ -53,6 +53,8 @@ class Actor:
         #: A signal that its next call or wait meets as SystemExit, as a task of django-q2 that takes too long does.
         self.signal = False
         self.was_interrupted = False
+        #: Seconds by which the clock of its machine is ahead of the database's.
+        self.clock_off = 0.0
         #: Stopped until then (SIGSTOP, a machine that is moved): time passes for the others only.
         self.frozen_until = 0.0
         self.error: BaseException | None = None
@@ -170,8 +172,12 @@ class World:
         return self.now + self.slept
 
     def wall(self) -> datetime:
-        """``datetime.now(UTC)``."""
+        """The database's clock."""
         return BEGIN + timedelta(seconds=self.now - 1000.0 + self.slept)
+
+    def local(self) -> datetime:
+        """The clock of the machine of the process that runs."""
+        return self.wall() + timedelta(seconds=self.me.process.clock_off)
 
     def tell(self, text: str) -> None:
         """Add a line to the story."""

@@ -15,7 +15,7 @@ EXPECTED = {
     "finalize": "ST SF",
     "release": "SP SF",
     "recover": "SF ST",
-    "expire": "SF",
+    "expire": "SF ST",
     "late result": "PT FT",
     "reinstate": "FF",
     "cancel": "PF FF",
