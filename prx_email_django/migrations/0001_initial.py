@@ -1218,6 +1218,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="recipient",
+            index=models.Index(fields=["address"], name="prx_recipient_address"),
+        ),
+        migrations.AddIndex(
+            model_name="recipient",
             index=models.Index(
                 fields=["address_lower"], name="prx_recipient_lower", opclasses=("varchar_pattern_ops",)
             ),

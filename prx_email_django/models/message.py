@@ -334,7 +334,8 @@ class Recipient(OutboxModel):
         verbose_name_plural = _("recipients")
         ordering = ("message", "id")
         indexes = (
-            # For an address, and for how it begins: PostgreSQL needs the operator class for that.
+            models.Index(fields=("address",), name="prx_recipient_address"),
+            # For an address in any case, and for how it begins: PostgreSQL needs the operator class for that.
             models.Index(fields=("address_lower",), name="prx_recipient_lower", opclasses=("varchar_pattern_ops",)),
         )
 
