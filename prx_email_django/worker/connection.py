@@ -169,7 +169,9 @@ class Connection:
         """The next message; without one, ``changed`` is called when something has changed, or the slot runs out."""
         self._listen(changed)  # before the last look, see ``ReadyQueue.waiting``
         message = self.take()
-        if message is not None or self.is_over:
+        if message is None and self.is_over:
+            self.stopping = True  # from now on: the calling thread may renew the slot at any moment
+        if message is not None or self.stopping:
             self._listen(None)
         elif not self.idle:
             self.idle = True

@@ -96,7 +96,8 @@ class SmtpProtocol(asyncio.Protocol):
         """Call ``go_on`` whenever replies have come, until it returns False; its exceptions are raised here.
 
         It is called where the bytes arrive: waking a task for each reply costs as much as all that a message needs.
-        The first reply must come within the timeout; ``go_on`` says by ``wait_until`` when the next one must.
+        The first reply must come within the timeout; ``go_on`` says by ``wait_until`` when the next one must.  It may
+        end at any moment: the caller goes on from where ``go_on`` was left.
 
         Raises:
             ConnectionLost: the deadline has passed, or the connection has ended.
@@ -143,7 +144,7 @@ class SmtpProtocol(asyncio.Protocol):
                 if go_on():
                     self._go_on = go_on
                     return
-            except Exception as error:  # noqa: BLE001  (raised where the session waits)
+            except BaseException as error:  # noqa: BLE001  (raised where the session waits)
                 if not waiter.done():
                     waiter.set_exception(error)
         if waiter.done():

@@ -184,8 +184,6 @@ def _go_on(state: SessionState) -> bool:
         if transaction.phase is Phase.BODY:
             if not codes:
                 return True
-            if codes[0] >= 300:
-                return False
             _finish(state, transaction, *protocol.take_replies(1))
             state.current, state.ahead = state.ahead, None
         elif not transaction.is_usual(codes):
@@ -194,9 +192,10 @@ def _go_on(state: SessionState) -> bool:
             protocol.wait_until(None)
             return True
         else:
-            body = dot_stuffed(transaction.outgoing.body)
-            if len(body) > CHUNK_SIZE or not transaction.outgoing.may_write():
+            outgoing = transaction.outgoing
+            if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
                 return False
+            body = dot_stuffed(outgoing.body)
             for reply in protocol.take_replies(expected)[1:-1]:
                 transaction.add_answer(reply)
             transaction.phase = Phase.BODY

@@ -28,6 +28,8 @@ _OPEN = RecipientOutcome(Answer.OPEN)
 _ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
 _UNKNOWN = RecipientOutcome(Answer.UNKNOWN)
 _KEPT = RecipientOutcome(Answer.TOO_MANY)
+#: Recipients up to which the replies that have come to an envelope are looked at again with each further one.
+_FEW = 50
 #: Commands answered "too many" in one transaction from which on the next transactions keep to the server's limit.
 _MANY_TOO_MANY = 20
 
@@ -150,7 +152,7 @@ class MailTransaction:
 
     def is_usual(self, codes: Sequence[int]) -> bool:
         """Whether the replies to its envelope, as far as they have come, are those to a message that is accepted."""
-        if len(self.commands) != 2 + len(self.recipients):  # RSET goes before it
+        if len(self.commands) != 2 + len(self.recipients) or len(self.recipients) > _FEW:  # the first: after RSET
             return False
         envelope = codes[: 1 + len(self.recipients)]
         return (not envelope or max(envelope) < 300) and (len(codes) < len(self.commands) or codes[-1] == 354)

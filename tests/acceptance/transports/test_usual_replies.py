@@ -83,6 +83,13 @@ def test_a_message_that_may_not_be_written_any_more_is_given_back(server: SmtpSe
     assert end.reconnect and feed.left == [7, 8] and len(server.messages) == 5
 
 
+def test_many_recipients_are_answered_one_by_one(server: SmtpServer) -> None:
+    many = [outgoing(number, *(f"r{number}-{to}@example.org" for to in range(120))) for number in range(1, 6)]
+    feed, _ = transmit(server, many, pipelining="full")
+    assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
+    assert [len(message.recipients) for message in server.messages] == [120] * 5
+
+
 def test_a_large_body_among_small_ones_goes_whole(server: SmtpServer) -> None:
     messages = outgoing_messages(6)
     messages[3] = outgoing(4, "r4@example.org", body=BODY + b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 3000)
