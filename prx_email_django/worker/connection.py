@@ -169,9 +169,9 @@ class Connection:
         """The next message; without one, ``changed`` is called when something has changed, or the slot runs out."""
         self._listen(changed)  # before the last look, see ``ReadyQueue.waiting``
         message = self.take()
-        if message is None and self.is_over:
+        if message is None and self.slot.remaining() <= 0:
             self.stopping = True  # from now on: the calling thread may renew the slot at any moment
-        if message is not None or self.stopping:
+        if message is not None or self.is_over:
             self._listen(None)
         elif not self.idle:
             self.idle = True
@@ -180,8 +180,8 @@ class Connection:
 
     @property
     def is_over(self) -> bool:
-        """Whether the account is done, or the slot has run out."""
-        return self.ready.closing or self.stopping or self.slot.remaining() <= 0
+        """Whether the account is done, the slot was found run out, or the connection was given up."""
+        return self.ready.closing or self.stopping
 
     def wake(self) -> None:
         """Network: let the session look again, if it waits for a message."""
