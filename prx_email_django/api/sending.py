@@ -207,8 +207,7 @@ def drain(
         accounts: only these.
         time_budget: a duration after which nothing new is started; what is in flight is finished.
         wait: within the time budget, wait for messages that become due.
-        progress: called with the counts so far; after a drain that raised since the database was away, once more by
-            another thread when what it knew is written.
+        progress: called with the counts so far; after a drain that raised, again by another thread, when all is written.
         stop: asked often; True ends the drain as the time budget does.
 
     Raises:
