@@ -207,7 +207,7 @@ def drain(
         accounts: only these.
         time_budget: a duration after which nothing new is started; what is in flight is finished.
         wait: within the time budget, wait for messages that become due.
-        progress: called with the counts so far; after a drain that raised, again by another thread, when all is written.
+        progress: called with the counts so far; after a drain that raised, again, when all is written (another thread).
         stop: asked often; True ends the drain as the time budget does.
 
     Raises:
