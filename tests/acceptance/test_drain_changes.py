@@ -26,6 +26,7 @@ from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually, untouched
 from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
 from tests.support.fake_clock import MovableClock
+from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -214,20 +215,26 @@ def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> N
         assert OutboxMessage.objects.filter(status="sent").count() == 9
 
 
+def claimed_again(server: SmtpServer) -> tuple[Rule, Draining]:
+    """A drain of 100 messages whose first body the server does not answer, until it has claimed that message again."""
+    stalled, pausing = server.on("final", nth=1, stall=True), server.on("final", nth=2, stall=True)
+    backlog(account_on(server, max_connections=2), 100)
+    draining = Draining()
+    assert stalled.reached.wait(60) and pausing.reached.wait(60)
+    held = OutboxMessage.objects.filter(status="sending")
+    tokens = list(held.values_list("claim_token", flat=True))
+    held.update(status="pending", next_attempt_at=timezone.now())  # behind all others
+    server.release(pausing)
+    old = OutboxMessage.objects.filter(claim_token__in=tokens).exclude(status="sent")
+    assert eventually(lambda: not old.exists()), "it is not claimed again"
+    return stalled, draining
+
+
 @override_settings(PRX_EMAIL={"LEASE": 3})
 def test_the_second_claim_of_an_unanswered_message_lasts_as_long_as_the_first() -> None:
     """It was not renewed: the message was recovered as lost, and sent once more, while the server was thinking."""
     with SmtpServer() as server:
-        stalled, pausing = server.on("final", nth=1, stall=True), server.on("final", nth=2, stall=True)
-        backlog(account_on(server, max_connections=2), 100)
-        draining = Draining()
-        assert stalled.reached.wait(60) and pausing.reached.wait(60)
-        held = OutboxMessage.objects.filter(status="sending")
-        tokens = list(held.values_list("claim_token", flat=True))
-        held.update(status="pending", next_attempt_at=timezone.now())  # behind all others
-        server.release(pausing)
-        old = OutboxMessage.objects.filter(claim_token__in=tokens).exclude(status="sent")
-        assert eventually(lambda: not old.exists()), "it is not claimed again"
+        stalled, draining = claimed_again(server)
         claimed = OutboxMessage.objects.exclude(status="sent")
         assert eventually(lambda: claimed.count() == 1)
         ends = set[object]()
@@ -243,16 +250,7 @@ def test_the_second_claim_of_an_unanswered_message_lasts_as_long_as_the_first() 
 def test_a_message_that_is_claimed_again_while_its_body_is_unanswered_is_not_sent_twice() -> None:
     """A person has set its status to pending by hand; the server may have accepted it, and its reply decides."""
     with SmtpServer() as server:
-        stalled, pausing = server.on("final", nth=1, stall=True), server.on("final", nth=2, stall=True)
-        backlog(account_on(server, max_connections=2), 100)
-        draining = Draining()
-        assert stalled.reached.wait(60) and pausing.reached.wait(60)
-        held = OutboxMessage.objects.filter(status="sending")
-        tokens = list(held.values_list("claim_token", flat=True))
-        held.update(status="pending", next_attempt_at=timezone.now())  # behind all others
-        server.release(pausing)
-        old = OutboxMessage.objects.filter(claim_token__in=tokens).exclude(status="sent")
-        assert eventually(lambda: not old.exists()), "it is not claimed again"
+        stalled, draining = claimed_again(server)
         server.release(stalled)
         draining.outcome()
         prx.drain()
