@@ -31,6 +31,10 @@ _UNQUOTED = re.compile(rf"\.*{_ATEXT}(?:{_ATEXT}|\.)*")
 _SPEC = re.compile(rf'({_UNQUOTED.pattern}|"((?:[^"\\]|\\.)*)")@(.+)', re.DOTALL)
 #: An address that is nothing but an ``addr-spec`` of the usual characters.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
+#: An address that already has its one spelling: the parser would return it unchanged.
+_USUAL = re.compile(
+    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", re.ASCII
+)
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 #: What strangers write in front of an address in angle brackets: a route (RFC 5322 §4.4), or a link's scheme.
 _ROUTE = re.compile(r"\A[ \t]*(?:@[^:]*|mailto):", re.IGNORECASE)
@@ -63,6 +67,8 @@ def split_mailbox(text: str) -> Address:
     Raises:
         ValueError: the text is not exactly one address; the error says why, without repeating the address.
     """
+    if len(text) <= MAX_ADDRESS and _USUAL.fullmatch(text):
+        return Address("", text)
     if len(text) > _MAX_TEXT:
         raise ValueError(_("it is too long"))
     if _PLAIN.fullmatch(text):

@@ -237,8 +237,9 @@ class OutboxMessage(OutboxModel):
         """
         raw = self.raw if self.raw_id is not None else None  # the related object of an empty column costs as much
         headers = tuple([(name, str(value)) for name, value in header_pairs(self.headers)]) if self.headers else ()
-        if names := named(tuple(replaced), limit=MAX_HEADER):
-            headers += (("X-Original-To", names),)
+        if addresses := tuple(replaced):
+            headers += (("X-Original-To", named(addresses, limit=MAX_HEADER)),)
+        files = self.attachments.all() if attachments is None else attachments
         return MailContent(
             from_email=self.from_email,
             to=tuple(self.to),
@@ -252,7 +253,7 @@ class OutboxMessage(OutboxModel):
             headers=headers,
             in_reply_to=self.in_reply_to_message_id,
             references=self.references,
-            parts=tuple(part.mail_part() for part in (self.attachments.all() if attachments is None else attachments)),
+            parts=tuple([part.mail_part() for part in files]),
             raw=None if raw is None else read_content(raw.pk, raw.sha256),
         )
 

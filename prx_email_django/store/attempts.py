@@ -17,6 +17,8 @@ from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.db import worker_name
 
+_ALL_ACCEPTED = {Answer.ACCEPTED}
+_DOUBTFUL = {RecipientResult.UNKNOWN, RecipientResult.REFUSED}
 #: Rows of one ``bulk_update``.
 BATCH = 200
 
@@ -34,13 +36,13 @@ class FinishedAttempt:
     @property
     def is_plain(self) -> bool:
         """Whether all was accepted, nothing is in doubt or sensitive: recorded in a group, without reading."""
-        doubtful = (RecipientResult.UNKNOWN, RecipientResult.REFUSED)
+        claim, answers = self.claim, self.answers
         return (
             self.outcome.ending is Ending.ACCEPTED
-            and len(self.answers) == len(self.claim.open_addresses)
-            and not self.claim.message.is_sensitive
-            and all(said.answer is Answer.ACCEPTED for said in self.answers.values())
-            and not any(recipient.result in doubtful for recipient in self.claim.recipients)
+            and len(answers) == len(claim.open_addresses)
+            and not claim.message.is_sensitive
+            and {said.answer for said in answers.values()} == _ALL_ACCEPTED
+            and _DOUBTFUL.isdisjoint([recipient.result for recipient in claim.recipients])
         )
 
 

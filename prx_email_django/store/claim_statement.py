@@ -61,6 +61,10 @@ SELECT hold.first, PG_BACKEND_PID(), CASE WHEN placed.is_new THEN
 _DECODER = json.JSONDecoder()
 
 
+#: Messages that were queued together share their instants, and most of those of one message are equal.
+_instant = lru_cache(maxsize=1024)(instant_of)
+
+
 class Column(NamedTuple):
     """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's value."""
 
@@ -86,10 +90,8 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     now, waiting = clock.now, [status.value for status in WAITING]
     statement = _statement(outbox_alias())
     params: list[Any] = [*_starts(bounds), hold_by_default, account_id, now, waiting, limit, limit]
-    params += [Status.SENDING.value, token, now, clock.running, length, hold_limit, waiting, now]
-    with connection.cursor() as cursor:
-        cursor.execute(statement, params)
-        rows = cursor.fetchall()
+    params += [Status.SENDING.value, str(token), now, clock.running, length, hold_limit, waiting, now]
+    rows = prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR, loads=True)
     prepared.note_process(connection, rows[0][1])
     known = {"status": Status.SENDING.value, "claim_token": token, "dismissed_at": None, "updated_at": now}
     make = _maker(columns, known)
@@ -133,7 +135,7 @@ def _columns(alias: str) -> tuple[Column, ...]:
 
 def _column(field: models.Field[Any, Any], name: str) -> Column:
     if isinstance(field, models.DateTimeField):
-        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", instant_of)
+        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", _instant)
     if isinstance(field, models.JSONField):
         return Column(field.attname, f"m.{name}::text", _json)
     return Column(field.attname, f"m.{name}", None)

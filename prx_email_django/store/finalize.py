@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.history import close_gaps
@@ -12,6 +14,7 @@ from prx_email_django.rules import policy
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.recipients import settled_status
+from prx_email_django.rules.sent import message_id_number, sent_columns
 from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.attempts import (
@@ -52,30 +55,37 @@ def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iter
         else:
             others.append(finished)
     for plain in by_token.values():
-        ours = _record_sent(plain, clock=clock)
-        yield [_sent(finished, clock=clock) for finished in plain if finished.claim.id in ours]
+        now = clock.now
+        ours = _record_sent(plain, now=now)
+        same = sent_columns((), number=0, message_id="", now=now)
+        yield [_sent(finished, same) for finished in plain if finished.claim.id in ours]
         others += [finished for finished in plain if finished.claim.id not in ours]
     for finished in others:
         yield [_record_one(finished, clock=clock, tries=[])]
 
 
 @retried
-def _record_sent(group: Sequence[FinishedAttempt], *, clock: Clock) -> set[int]:
+def _record_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
     attempts = [attempt_columns(finished, AttemptOutcome.SENT) for finished in group]
     responses = [finished.outcome.response[:MAX_TEXT] for finished in group]
-    if not any(recipient.code or recipient.text for finished in group for recipient in finished.claim.recipients):
-        return record_sent(attempts, responses, now=clock.now)
+    recipients = [recipient for finished in group for recipient in finished.claim.recipients]
+    if not any(recipient.code or recipient.text for recipient in recipients):
+        return record_sent(attempts, responses, now=now)
     with atomic():
-        ours = record_sent(attempts, responses, now=clock.now)
+        ours = record_sent(attempts, responses, now=now)
         write_last_answers(finished for finished in group if finished.claim.id in ours)
     return ours
 
 
-def _sent(finished: FinishedAttempt, *, clock: Clock) -> RecordedAttempt:
-    message, message_id = finished.claim.message, finished.claim.header_message_id
-    values = becomes_sent(message, (), now=clock.now, message_id=message_id)
-    values["provider_response"] = finished.outcome.response[:MAX_TEXT]
-    update_instance(message, values)
+def _sent(finished: FinishedAttempt, same: Mapping[str, Any]) -> RecordedAttempt:
+    """What was written of an accepted message; ``same``: the columns that the messages of its group have in common."""
+    message = finished.claim.message
+    vars(message).update(
+        same,
+        message_number=message_id_number(message.message_number, message.retries),
+        provider_message_id=finished.claim.header_message_id,
+        provider_response=finished.outcome.response[:MAX_TEXT],
+    )
     return recorded(finished, Status.SENT)
 
 

@@ -27,6 +27,9 @@ from weakref import WeakKeyDictionary
 
 #: Statements that one connection prepares: each number of recipients has one, and each holds memory of the server.
 MOST = 50
+#: Seconds after which a statement that reads large tables is planned anew: a plan for a nearly empty table reads all of
+#: it.
+PLAN_FOR = 1.0
 #: A binary array: dimensions, whether there are NULLs, type of the elements, number of them, lower bound.
 _ARRAY = struct.Struct("!5i")
 _LENGTH = struct.Struct("!i")
@@ -141,14 +144,16 @@ def note(connection: Any, sql: str) -> None:
         session.names.add(name_of(sql))
 
 
-def fetch(connection: Any, sql: str, params: Sequence[Any], *, plan_for: float) -> list[tuple[Any, ...]]:
+def fetch(
+    connection: Any, sql: str, params: Sequence[Any], *, plan_for: float, loads: bool = False
+) -> list[tuple[Any, ...]]:
     """Execute a statement, prepared where that is possible; its rows hold bytes, or what Django's cursor makes of them.
 
-    ``plan_for``: see ``execute``.
+    ``plan_for``, ``loads``: see ``execute``.
     """
     if not connection.in_atomic_block:
         with suppress(NotPrepared):
-            return execute(connection, sql, params, plan_for=plan_for)
+            return execute(connection, sql, params, plan_for=plan_for, loads=loads)
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
@@ -156,12 +161,12 @@ def fetch(connection: Any, sql: str, params: Sequence[Any], *, plan_for: float) 
 
 
 def execute(
-    connection: Any, sql: str, params: Sequence[Any], *, plan_for: float | None = None
+    connection: Any, sql: str, params: Sequence[Any], *, plan_for: float | None = None, loads: bool = False
 ) -> list[tuple[Any, ...]]:
     """Execute a statement outside a transaction; its rows hold bytes, as PostgreSQL writes values.
 
     ``plan_for``: seconds after which it is prepared anew, because its best plan depends on the size of tables.  None:
-    its plan stays.
+    its plan stays.  ``loads``: the rows hold what psycopg makes of the values.
 
     Raises:
         NotPrepared: nothing was executed.
@@ -171,7 +176,7 @@ def execute(
     if not is_ready(connection, sql):
         raise NotPrepared
     connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, _sessions[connection.connection], plan_for=plan_for)
+    given = _Cursor(connection.connection, _sessions[connection.connection], plan_for=plan_for, loads=loads)
     # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
     with connection.make_cursor(given) as cursor:
         try:
@@ -185,8 +190,8 @@ def execute(
 class _Cursor:
     """As much of a cursor as Django's wrapper uses."""
 
-    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None) -> None:
-        self._connection, self._session, self._plan_for = connection, session, plan_for
+    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None, loads: bool) -> None:
+        self._connection, self._session, self._plan_for, self._loads = connection, session, plan_for, loads
         self.rows: list[tuple[Any, ...]] = []
         self.rowcount = -1
 
@@ -210,8 +215,7 @@ class _Cursor:
         result = results[-1]
         if result.status != 2:  # TUPLES_OK
             raise _error(result)
-        columns = range(result.nfields)
-        self.rows = [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+        self.rows = _loaded(self._connection, result) if self._loads else _unloaded(result)
         self.rowcount = len(self.rows)
 
     def close(self) -> None:
@@ -248,6 +252,20 @@ def _generators() -> tuple[Any, Any, Any]:
     from psycopg.generators import execute, fetch_many, send
 
     return execute, send, fetch_many
+
+
+def _unloaded(result: Any) -> list[tuple[Any, ...]]:
+    columns = range(result.nfields)
+    return [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+
+
+def _loaded(connection: Any, result: Any) -> list[tuple[Any, ...]]:
+    from psycopg.adapt import Transformer
+
+    transformer: Any = Transformer(connection)
+    transformer.set_pgresult(result)
+    rows: list[tuple[Any, ...]] = transformer.load_rows(0, result.ntuples, tuple)
+    return rows
 
 
 def _error(result: Any) -> Exception:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store.claimed import Claim, split_expired
@@ -126,8 +127,9 @@ class DueMessages:
             batch = claim(
                 account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor, noted=noted
             )
-        for claimed in batch.claims:
-            claimed.message.account = account
+        keep_related = OutboxMessage._meta.get_field("account").set_cached_value
+        for claimed in batch.claims:  # without the descriptor, which asks the host's database routers for each
+            keep_related(claimed.message, account)
         self._claimed = self._claimed or bool(batch.claims)
         if not batch.stopped_at_hold:
             empty_handed.note(account.pk, claimed=self._claimed)

@@ -33,8 +33,8 @@ from prx_email_django.transports.base import OutgoingMessage
 NULL_SENDER = "<>"
 
 
-#: Where a message goes before it is rendered.
-NO_ROUTE = Route(())
+#: Where a message goes before it is rendered, and its outcome before it has one.
+NO_ROUTE, _NOT_BEGUN = Route(()), Outcome(Ending.UNTOUCHED)
 
 
 class Carrier(Protocol):
@@ -51,6 +51,24 @@ class Carrier(Protocol):
 
 class ClaimedMessage(OutgoingMessage):
     """One claimed message, from its claim to its result; the only value of the worker for it."""
+
+    __slots__ = (
+        "_cancelled",
+        "_lock",
+        "_permits_end_at",
+        "body_written",
+        "claim",
+        "clock",
+        "connection",
+        "finished_at",
+        "mail_at",
+        "mail_written",
+        "outcome",
+        "permit_ended",
+        "permits",
+        "route",
+        "started_at",
+    )
 
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
         super().__init__(id=claim.id, sender="", recipients=(), body=b"", alone=is_hold(claim.message.on_unknown))
@@ -71,7 +89,7 @@ class ClaimedMessage(OutgoingMessage):
         #: Nothing of it was written, only because its permits ended before its MAIL.
         self.permit_ended = False
         #: The outcome and its time; set by the connection.
-        self.outcome = Outcome(Ending.UNTOUCHED)
+        self.outcome = _NOT_BEGUN
         self.finished_at: datetime | None = None
         self._cancelled = False
         self._lock = threading.Lock()
@@ -107,23 +125,27 @@ class ClaimedMessage(OutgoingMessage):
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
+        return self._holds(uptime())
+
+    def _holds(self, at: float) -> bool:
         connection = self.connection
         return (
             not self._cancelled
-            and self.claim.has_time_left()
+            and self.claim.has_time_left(at)
             and connection is not None
-            and connection.slot.has_time_left()
+            and connection.slot.has_time_left(at)
         )
 
     def may_write(self) -> bool:
         """Whether MAIL, and later the body, may be written at this instant."""
         with self._lock:
-            allowed = self.may_continue()
+            at = uptime()
+            allowed = self._holds(at)
             if not self.mail_written:
                 self.permit_ended = allowed and not self.has_permits()
                 allowed = allowed and not self.permit_ended
                 if allowed:
-                    self.mail_written, self.mail_at, self.started_at = True, uptime(), self.clock.now
+                    self.mail_written, self.mail_at, self.started_at = True, at, self.clock.now
             elif allowed:
                 self.body_written = True
             return allowed
@@ -136,7 +158,7 @@ class ClaimedMessage(OutgoingMessage):
         """Begin anew under other permits: those that it had ended before its MAIL, and were given back."""
         self.permits, self._permits_end_at, self.permit_ended = permits, _end_of(permits), False
         self.connection = self.finished_at = None
-        self.outcome = Outcome(Ending.UNTOUCHED)
+        self.outcome = _NOT_BEGUN
 
     def cancel(self) -> bool:
         """Keep the body from being written; False: the body is being written already."""

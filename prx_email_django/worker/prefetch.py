@@ -10,6 +10,7 @@ from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.lease import Lease, release_lease
+from prx_email_django.store.prepared import meanwhile
 from prx_email_django.worker.admission import Admission
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
@@ -178,7 +179,8 @@ class ClaimPrefetch:
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
-        batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
+        with meanwhile(self.rendering()):
+            batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
         claims = self.doubles.keep_back(batch.claims, waiting=self.waiting(), permits=permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
         self.claims.update({claim.id: claim for claim in claims})

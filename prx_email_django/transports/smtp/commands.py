@@ -55,7 +55,7 @@ _NEEDS_UTF8 = RecipientOutcome(
 
 def unnameable_recipients(outgoing: OutgoingMessage, extensions: Extensions) -> dict[str, RecipientOutcome]:
     """The recipients whose addresses only SMTPUTF8 can name, each refused, where the server lacks it."""
-    if extensions.utf8:
+    if extensions.utf8 or all(map(str.isascii, outgoing.recipients)):
         return {}
     return {address: _NEEDS_UTF8 for address in outgoing.recipients if not path(address).isascii()}
 

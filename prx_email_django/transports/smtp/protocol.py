@@ -58,6 +58,10 @@ class SmtpProtocol(asyncio.Protocol):
         #: Resolved when the socket is closed.
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
+    def time(self) -> float:
+        """Now, on the event loop's clock."""
+        return self._loop.time()
+
     # Reading
 
     @property

@@ -116,8 +116,9 @@ class ReplyParser:
         lines = data.split(b"\n")
         self._rest = lines.pop()
         for line in lines:
-            reply = self._line(line)
-            if reply is not None:
+            if line[3:4] == b" " and not self._lines and len(line) < MAX_LINE and (code := _CODES.get(line[:3])):
+                replies.append(Reply(code, [line[4:].removesuffix(b"\r")]))  # nearly all replies are one such line
+            elif (reply := self._line(line)) is not None:
                 replies.append(reply)
         if len(self._rest) > MAX_LINE:
             raise MalformedReply("reply line too long")

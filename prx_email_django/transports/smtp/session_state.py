@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import replace
 
@@ -162,7 +161,7 @@ class SessionState:
         if not self.found.is_trying(ahead, self):
             return await self.protocol.reply()
         seconds = min(TRIAL_TIMEOUT, self.settings.timeout)
-        return await self.protocol.reply(asyncio.get_running_loop().time() + seconds)
+        return await self.protocol.reply(self.protocol.time() + seconds)
 
     async def reset(self) -> None:
         """Send RSET where commands go one at a time.
@@ -188,7 +187,7 @@ class SessionState:
 
     def deadline(self, size: int = 0) -> float:
         """The time, on the event loop's clock, by which a body of ``size`` bytes must have its final reply."""
-        return asyncio.get_running_loop().time() + self.settings.final_timeout + size / MIN_RATE
+        return self.protocol.time() + self.settings.final_timeout + size / MIN_RATE
 
     # Reporting
 

@@ -179,28 +179,28 @@ def _go_on(state: SessionState) -> bool:
     """
     protocol = state.protocol
     while (transaction := state.current) is not None and not state.tries_ahead:
-        expected = 1 if transaction.phase is Phase.BODY else len(transaction.commands)
-        codes = protocol.codes(expected)
         if transaction.phase is Phase.BODY:
-            if not codes:
+            if (reply := protocol.take_reply()) is None:
                 return True
-            _finish(state, transaction, *protocol.take_replies(1))
+            _finish(state, transaction, reply)
             state.current, state.ahead = state.ahead, None
-        elif not transaction.is_usual(codes):
+            continue
+        expected = len(transaction.commands)
+        codes = protocol.codes(expected)
+        if not transaction.is_usual(codes):
             return False
-        elif len(codes) < expected:
+        if len(codes) < expected:
             protocol.wait_until(None)
             return True
-        else:
-            outgoing = transaction.outgoing
-            if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
-                return False
-            body = dot_stuffed(outgoing.body)
-            for reply in protocol.take_replies(expected)[1:-1]:
-                transaction.add_answer(reply)
-            transaction.phase = Phase.BODY
-            _write_body(state, transaction, body, deadline=state.deadline(len(body)))
-            protocol.wait_until(state.body_deadline)
+        outgoing = transaction.outgoing
+        if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
+            return False
+        body = dot_stuffed(outgoing.body)
+        for reply in protocol.take_replies(expected)[1:-1]:
+            transaction.add_answer(reply)
+        transaction.phase = Phase.BODY
+        _write_body(state, transaction, body, deadline=state.deadline(len(body)))
+        protocol.wait_until(state.body_deadline)
     return False
 
 

@@ -241,7 +241,7 @@ class MailTransaction:
         self, if_accepted: RecipientOutcome, *, unanswered: RecipientOutcome = _OPEN
     ) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
-        others = self.unnameable | dict.fromkeys(self.kept, _KEPT)
+        others = self.unnameable | dict.fromkeys(self.kept, _KEPT) if self.unnameable or self.kept else {}
         if not self.any_refused:
             return dict.fromkeys(self.recipients, if_accepted) | others
         result = dict.fromkeys(self.recipients, unanswered) | others
