@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.db import connections, models
@@ -61,12 +62,14 @@ SELECT hold.first, PG_BACKEND_PID(), CASE WHEN placed.is_new THEN
 _DECODER = json.JSONDecoder()
 
 
-#: Messages that were queued together share their instants, and most of those of one message are equal.
-_instant = lru_cache(maxsize=1024)(instant_of)
+@lru_cache(maxsize=1024)
+def _instant(seconds: float | None) -> datetime | None:
+    """Messages that were queued together share their instants, and most of those of one message are equal."""
+    return None if seconds is None else instant_of(seconds)
 
 
 class Column(NamedTuple):
-    """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's value."""
+    """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's values."""
 
     attname: str
     sql: str
@@ -93,16 +96,20 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     params += [Status.SENDING.value, str(token), now, clock.running, length, hold_limit, waiting, now]
     rows = prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR, loads=True)
     prepared.note_process(connection, rows[0][1])
+    taken = Taken(stopped_at_hold=rows[0][0] is not None)
+    if rows[0][3] is None:  # nothing was claimed
+        return taken
     known = {"status": Status.SENDING.value, "claim_token": token, "dismissed_at": None, "updated_at": now}
     make = _maker(columns, known)
-    taken = Taken(stopped_at_hold=rows[0][0] is not None)
-    for _, _, recipients, *values in rows:
-        if values[0] is not None:
-            message = make(values)
-            taken.messages.append(message)
-            if recipients is not None:
-                taken.recipients[message.id] = [ClaimedRecipient(message.id, *read) for read in _json(recipients)]
-    taken.messages.sort(key=lambda message: (message.claim_rank, message.next_attempt_at, message.id))
+    _, _, recipients, *values = zip(*rows, strict=True)
+    converted = (
+        map(column.convert, given) if column.convert else given for column, given in zip(columns, values, strict=True)
+    )
+    taken.messages = list(map(make, *converted))
+    for message, found in zip(taken.messages, recipients, strict=True):
+        if found is not None:
+            taken.recipients[message.id] = [ClaimedRecipient(message.id, *read) for read in _json(found)]
+    taken.messages.sort(key=attrgetter("claim_rank", "next_attempt_at", "id"))
     return taken
 
 
@@ -147,29 +154,28 @@ def _json(text: str) -> Any:
     return {} if text == "{}" else _DECODER.raw_decode(text)[0]  # no white space before or behind it
 
 
-def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[[list[Any]], OutboxMessage]:
-    """A function that makes the instance of a row and of the columns that the claim has set.
+def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[..., OutboxMessage]:
+    """A function that makes the instance of the columns' values and of those that the claim has set.
 
     By ``from_db`` only where the host listens to instances.
     """
     alias = outbox_alias()
     names = [column.attname for column in columns]
-    converted = [(number, column.convert) for number, column in enumerate(columns) if column.convert is not None]
-    listened = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
     in_order = [field.attname for field in OutboxMessage._meta.concrete_fields]
 
-    def make(values: list[Any]) -> OutboxMessage:
-        for number, convert in converted:
-            if values[number] is not None:
-                values[number] = convert(values[number])
-        if listened:
-            row = known | dict(zip(names, values, strict=True))
-            return OutboxMessage.from_db(alias, in_order, [row[name] for name in in_order])
+    def listened(*values: Any) -> OutboxMessage:
+        row = known | dict(zip(names, values, strict=True))
+        return OutboxMessage.from_db(alias, in_order, [row[name] for name in in_order])
+
+    # A copy has room for all keys: a dictionary that grows to so many is made anew four times.
+    empty = {"_state": None, **dict.fromkeys(names), **known}
+
+    def make(*values: Any) -> OutboxMessage:
         message = OutboxMessage.__new__(OutboxMessage)
-        message.__dict__.update(known)
-        message.__dict__.update(zip(names, values, strict=True))
-        message._state = ModelState()
-        message._state.adding, message._state.db = False, alias
+        message.__dict__ = attributes = empty.copy()
+        attributes.update(zip(names, values, strict=True))
+        message._state = state = ModelState()
+        state.adding, state.db = False, alias
         return message
 
-    return make
+    return listened if pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage) else make

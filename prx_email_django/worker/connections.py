@@ -17,6 +17,7 @@ from prx_email_django.limits.slots import (
     release_slots,
     slot_or_obstacle,
 )
+from prx_email_django.models import Account
 from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
 from prx_email_django.oauth.token import TokenRefused
@@ -74,6 +75,8 @@ class Connections:
         self.obstacle: Obstacle | None = None
         #: When the next connection may be tried, on the monotonic clock; 0: at once.
         self.retry_at = 0.0
+        #: The account, as it was read when nothing was found that keeps it from connecting.
+        self._usable: Account | None = None
         self._all: set[Connection] = set()
         #: The slots that this worker holds; a slot without a connection waits for the next connection.
         self._slots: set[Slot] = set()
@@ -115,10 +118,7 @@ class Connections:
         """
         try:
             self.current.look()
-            with override(None):  # stored in English, whatever language this process or a request has
-                problem = connection_problem(self.current.account)
-            if problem:
-                raise _unable(problem, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION)
+            self._require_usable(self.current.account)
             token = self._token()
             if token is None:
                 return None
@@ -135,6 +135,15 @@ class Connections:
         except SecretAbsent as error:
             trouble = Trouble.TOKEN if self.tokens.needed else Trouble.AUTH
             raise _unable(f"{NO_SECRET}: {error}", trouble) from error
+
+    def _require_usable(self, account: Account) -> None:
+        if account is self._usable:
+            return
+        with override(None):  # stored in English, whatever language this process or a request has
+            problem = connection_problem(account)
+        if problem:
+            raise _unable(problem, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION)
+        self._usable = account
 
     def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
         """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""

@@ -59,7 +59,7 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _numeric(host, port) or await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [entry for entry in found if hosts.host_allowed(host, allowed, reached=str(entry[4][0]))]
         if not addresses:
             raise HostNotAllowed
@@ -74,6 +74,14 @@ async def connect(
                 failures.append(error)
         # A machine without IPv6 has no route to the server's second address: the first one's failure says more.
         raise next((failure for failure in failures if failure.errno not in _NO_ROUTE), failures[-1])
+
+
+def _numeric(host: str, port: int) -> list[Any]:
+    """What ``getaddrinfo`` says to an IP address, which needs no thread; nothing where a name must be looked up."""
+    try:
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    except OSError:
+        return []
 
 
 async def _connect(

@@ -28,6 +28,7 @@ _OPEN = RecipientOutcome(Answer.OPEN)
 _ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
 _UNKNOWN = RecipientOutcome(Answer.UNKNOWN)
 _KEPT = RecipientOutcome(Answer.TOO_MANY)
+_NONE_UNNAMEABLE: dict[str, RecipientOutcome] = {}
 #: Recipients up to which the replies that have come to an envelope are looked at again with each further one.
 _FEW = 50
 #: Commands answered "too many" in one transaction from which on the next transactions keep to the server's limit.
@@ -62,7 +63,7 @@ class MailTransaction:
         #: and those whose addresses the server cannot name.
         self.recipients = outgoing.recipients
         self.kept: tuple[str, ...] = ()
-        self.unnameable: dict[str, RecipientOutcome] = {}
+        self.unnameable = _NONE_UNNAMEABLE
         #: The other end of the connection, for ``Outcome.peer``.
         self.peer = peer
         #: Commands go one at a time; else RCPT and DATA are written ahead.
