@@ -28,7 +28,8 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
 from prx_email_django.store.draft import Draft, is_queued
 from prx_email_django.store.insert import by_key, insert, insert_many
-from prx_email_django.store.insert_statement import Unfit, can_insert, insert_together
+from prx_email_django.store.insert_execution import Unfit
+from prx_email_django.store.insert_statement import can_insert, insert_together
 from prx_email_django.store.inserted_rows import without_content
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from prx_email_django.store.claimed import Claim, ClaimedRecipient, load_claims
 from prx_email_django.store.contents import store_contents
 from prx_email_django.store.db import atomic, lease_until, refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft, DraftPart, columns, idempotency_hash
-from prx_email_django.store.insert_statement import Unfit
+from prx_email_django.store.insert_execution import Unfit
 from prx_email_django.store.lease import Lease, released_on_absence
 
 #: Rows of one INSERT.

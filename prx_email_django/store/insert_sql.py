@@ -1,4 +1,4 @@
-"""SQL of the statements that queue messages on PostgreSQL; ``insert_statement`` executes them."""
+"""SQL of the statements that queue messages on PostgreSQL; ``insert_one`` and ``insert_arrays`` fill them."""
 
 from __future__ import annotations
 
