@@ -63,6 +63,8 @@ def execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tupl
     if not in_savepoint:
         with suppress(prepared.NotPrepared):
             return prepared.execute(connection, sql, params)
+        with suppress(prepared.NotPrepared):
+            return _noted(connection, prepared.execute_once(connection, sql, params))
     params = [_array(value) if isinstance(value, list) else value for value in params]
     # A server that cannot read the statement because of its characters has not set the savepoint before it either.
     if in_savepoint and not connection.features.uses_server_side_binding and holds_all_text(connection):
@@ -96,7 +98,7 @@ def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> l
 
 def _noted(connection: Any, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if rows:
-        prepared.note_process(connection, rows[0][0])
+        prepared.note_process(connection, int(rows[0][0]))
     return rows
 
 

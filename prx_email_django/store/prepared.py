@@ -15,7 +15,7 @@ import itertools
 import re
 import struct
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -86,9 +86,12 @@ def is_ready(connection: Any, sql: str) -> bool:
     session = _session(connection)
     if session is None or session.is_direct is not True:
         return False
-    # A connection whose ``cursor`` somebody has replaced is watched, or forbidden; a log shows the text of statements.
-    is_plain = "cursor" not in vars(connection) and not connection.queries_logged
-    return is_plain and (len(session.names) < MOST or name_of(sql) in session.names)
+    return _is_plain(connection) and (len(session.names) < MOST or name_of(sql) in session.names)
+
+
+def _is_plain(connection: Any) -> bool:
+    """Whether nobody has replaced ``cursor`` to watch or to forbid, and no log shows the text of statements."""
+    return "cursor" not in vars(connection) and not connection.queries_logged
 
 
 def note_process(connection: Any, process: int) -> None:
@@ -182,13 +185,58 @@ def execute(
     return given.rows
 
 
-class _Cursor:
-    """As much of a cursor as Django's wrapper uses."""
+def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """As ``execute``, but nothing stays prepared: for the first statement of a connection, and behind a pooler.
 
-    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None) -> None:
-        self._connection, self._session, self._plan_for = connection, session, plan_for
+    Raises:
+        NotPrepared: nothing was executed.
+    """
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    raw = connection.connection
+    is_usual = _session(connection) is not None and raw.info.encoding == "utf-8" and _is_djangos_own(connection)
+    if not is_usual or not _is_plain(connection):
+        raise NotPrepared
+    connection.validate_thread_sharing()
+    given = _OnceCursor(raw)
+    with connection.make_cursor(given) as cursor:
+        cursor.execute(sql, params)
+    return given.rows
+
+
+class _OnceCursor:
+    """As much of a cursor as Django's wrapper uses, for a statement that is not prepared."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
         self.rows: list[tuple[Any, ...]] = []
         self.rowcount = -1
+
+    def execute(self, sql: str, params: Sequence[Any]) -> None:
+        given = [_dumped(value) for value in params], [isinstance(value, list) for value in params]
+        self._take(_wait(self._connection, lambda pgconn: self._exchange(pgconn, sql, given)))
+
+    def _exchange(self, pgconn: Any, sql: str, given: _Given) -> Generator[Any, Any, list[Any]]:
+        pgconn.send_query_params(_numbered(sql)[1].encode(), given[0], None, given[1])
+        return list((yield from _generators()[0](pgconn)))
+
+    def _take(self, result: Any) -> None:
+        if result.status != 2:  # TUPLES_OK
+            raise _error(result)
+        columns = range(result.nfields)
+        self.rows = [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+        self.rowcount = len(self.rows)
+
+    def close(self) -> None:
+        """Do nothing: the rows are read already."""
+
+
+class _Cursor(_OnceCursor):
+    """The same for a prepared statement."""
+
+    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None) -> None:
+        super().__init__(connection)
+        self._session, self._plan_for = session, plan_for
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, numbered, _ = _numbered(sql)
@@ -198,24 +246,25 @@ class _Cursor:
             is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
         )
         prepares = None if is_known and not is_old else numbered.encode()
-        connection = self._connection
-        with connection.lock:
-            pgconn = connection.pgconn
-            if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
-                raise NotPrepared
-            results = connection.wait(_exchange(pgconn, name.encode(), given, prepares, is_old=is_old))
+        encoded = name.encode()
+        result = _wait(self._connection, lambda pgconn: _exchange(pgconn, encoded, given, prepares, is_old=is_old))
         if prepares is not None:
             self._session.names.add(name)
             self._session.prepared_at[name] = monotonic()
-        result = results[-1]
-        if result.status != 2:  # TUPLES_OK
-            raise _error(result)
-        columns = range(result.nfields)
-        self.rows = [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
-        self.rowcount = len(self.rows)
+        self._take(result)
 
-    def close(self) -> None:
-        """Do nothing: the rows are read already."""
+
+def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[Any]]]) -> Any:
+    """The last result of an exchange, outside a transaction.
+
+    Raises:
+        NotPrepared: the connection is in a transaction, or in the middle of something.
+    """
+    with connection.lock:
+        pgconn = connection.pgconn
+        if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
+            raise NotPrepared
+        return connection.wait(exchange(pgconn))[-1]
 
 
 def _exchange(
