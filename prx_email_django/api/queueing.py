@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 BULK = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EnqueueArguments(MessageArguments):
     """The parameters of ``enqueue``."""
 
@@ -282,9 +282,9 @@ class _Accounts:
 
     def largest(self, account: Account) -> int:
         """See ``largest_size``."""
-        if account.pk not in self._largest:
-            self._largest[account.pk] = largest_size(account)
-        return self._largest[account.pk]
+        if account.id not in self._largest:
+            self._largest[account.id] = largest_size(account)
+        return self._largest[account.id]
 
 
 def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
@@ -310,7 +310,7 @@ def _draft(given: Mapping[str, Any] | EmailMessage, *, accounts: _Accounts, now:
         return draft
     account = accounts.default
     try:
-        message = EnqueueArguments(account=account.pk, **given)
+        message = EnqueueArguments(account=account.id, **given)
     except TypeError as error:
         problem = str(error).rpartition("() ")[2]  # without the name of the dataclass
         raise InvalidMessage(f"enqueue_many: in a message: {problem}", code="invalid_option") from error

@@ -98,7 +98,7 @@ def _head_bytes(value: object) -> int:
     if isinstance(value, str):
         return 2 + len(value if value.isascii() else value.encode("utf-8", "replace"))
     if isinstance(value, list | tuple):
-        return sum(map(_head_bytes, value))
+        return sum(map(_head_bytes, value)) if value else 0
     if value and isinstance(value, Mapping):
         return sum(_head_bytes(name) + _head_bytes(item) for name, item in value.items())
     return 0

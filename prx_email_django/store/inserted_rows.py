@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from django.db.models import NOT_PROVIDED
 from django.db.models.base import ModelState
 from django.db.models.signals import post_init, pre_init
 
@@ -38,7 +39,7 @@ def instance_maker(moment: datetime) -> Callable[[Draft, int, int | None], Outbo
             **written,
             **given,
             "id": pk,
-            "account_id": draft.account.pk,
+            "account_id": draft.account.id,
             "raw_id": raw_id,
             "next_attempt_at": due,
             "due_since": due,
@@ -84,7 +85,8 @@ def attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[]
     constants = {
         field.attname: field.get_default()
         for field in fields
-        if not callable(field.default) and isinstance(field.get_default(), str | int | None)
+        if (field.default is NOT_PROVIDED or not callable(field.default))
+        and isinstance(field.get_default(), str | int | None)
     }
     known = {*constants, *_SET}
     others = [

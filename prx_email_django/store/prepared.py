@@ -335,9 +335,13 @@ def _dumped(value: Any) -> bytes | None:
 def _array(texts: list[str | None]) -> bytes:
     """The texts as a binary ``text[]``: PostgreSQL copies it, where it would read each character of another form."""
     parts = [_ARRAY.pack(1, 1, _TEXT, len(texts), 1)] if texts else [_ARRAY.pack(0, 0, _TEXT, 0, 0)[:12]]
-    for text in texts:
-        value = None if text is None else text.encode()
-        parts += (_NULL,) if value is None else (_LENGTH.pack(len(value)), value)
+    if None in texts:
+        for text in texts:
+            value = None if text is None else text.encode()
+            parts += (_NULL,) if value is None else (_LENGTH.pack(len(value)), value)
+    else:
+        values = [text.encode() for text in texts if text is not None]
+        parts += itertools.chain.from_iterable(zip(map(_LENGTH.pack, map(len, values)), values, strict=True))
     return b"".join(parts)
 
 
