@@ -24,7 +24,7 @@ MAX_RENDERED = 4 * 1024 * 1024
 _COMPARED = {str, int, bool, type(None), datetime, list, dict}
 
 
-def insert_arrays(drafts: Sequence[Draft], *, now: datetime | None, asks: bool) -> Inserted:
+def insert_arrays(connection: Any, drafts: Sequence[Draft], *, now: datetime | None, asks: bool) -> Inserted:
     """Write drafts, all or none.
 
     Raises:
@@ -32,11 +32,11 @@ def insert_arrays(drafts: Sequence[Draft], *, now: datetime | None, asks: bool) 
     """
     bodies, numbers = _bodies_of(drafts)
     sql, params = _statement(drafts, bodies, numbers, now=now, asks=asks)
-    rows = execute(sql, params, in_savepoint=not asks)
+    rows = execute(connection, sql, params, in_savepoint=not asks)
     if not rows or not int(rows[0][1]):
         raise Unfit
     _, _, moment, asked, is_due, ids, raw_ids = rows[0]
-    made = instance_maker(instant_of(float(moment)))
+    made = instance_maker(instant_of(float(moment)), alias=connection.alias)
     written = zip(_numbers(ids), _numbers(raw_ids), strict=True)
     messages: list[OutboxMessage | None] = [
         made(draft, pk or 0, raw_id) for draft, (pk, raw_id) in zip(drafts, written, strict=bool(ids))

@@ -10,11 +10,8 @@ from datetime import datetime
 from json.encoder import encode_basestring
 from typing import Any
 
-from django.db import connections
-
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.foreign_text import holds_all_text
-from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store import prepared
 from prx_email_django.store.db import atomic
 
@@ -54,12 +51,11 @@ def flag(value: Any) -> bool | None:
     return None if value is None else bool(int(value))
 
 
-def execute(sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tuple[Any, ...]]:
+def execute(connection: Any, sql: str, params: Sequence[Any], *, in_savepoint: bool) -> list[tuple[Any, ...]]:
     """The statement's rows, the first column being the server's process; prepared, where that is possible.
 
     In a transaction an error undoes the statement only, as ``atomic`` would.
     """
-    connection: Any = connections[outbox_alias()]
     if not in_savepoint:
         with suppress(prepared.NotPrepared):
             return prepared.execute(connection, sql, params)

@@ -42,5 +42,5 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     if any(draft.parts for draft in drafts):
         raise Unfit
     if len(drafts) == 1 and drafts[0].raw is None:
-        return insert_one(drafts[0], now=now, asks=asks)
-    return insert_arrays(drafts, now=now, asks=asks)
+        return insert_one(connection, drafts[0], now=now, asks=asks)
+    return insert_arrays(connection, drafts, now=now, asks=asks)

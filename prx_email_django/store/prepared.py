@@ -223,8 +223,8 @@ class _OnceCursor:
     def _take(self, result: Any) -> None:
         if result.status != 2:  # TUPLES_OK
             raise _error(result)
-        columns = range(result.nfields)
-        self.rows = [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+        columns, value = range(result.nfields), result.get_value
+        self.rows = [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
         self.rowcount = len(self.rows)
 
     def close(self) -> None:
