@@ -296,7 +296,7 @@ def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
     return written
 
 
-@refusing_text()
+@refusing_text
 @retried
 def _write(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
     with atomic():

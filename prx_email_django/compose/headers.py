@@ -85,7 +85,7 @@ def check_head_size(*values: object) -> None:
     Raises:
         InvalidMessage: ``message_too_large``.
     """
-    if sum(map(_head_bytes, values)) > MAX_HEAD:
+    if sum(map(_head_bytes, filter(None, values))) > MAX_HEAD:
         refuse(
             "message_too_large",
             f"the header fields of a message must not be longer than {MAX_HEAD} bytes together: give fewer addresses "
@@ -98,7 +98,7 @@ def _head_bytes(value: object) -> int:
     if isinstance(value, str):
         return 2 + len(value if value.isascii() else value.encode("utf-8", "replace"))
     if isinstance(value, list | tuple):
-        return sum(map(_head_bytes, value)) if value else 0
+        return sum(map(_head_bytes, value))
     if value and isinstance(value, Mapping):
         return sum(_head_bytes(name) + _head_bytes(item) for name, item in value.items())
     return 0

@@ -48,7 +48,5 @@ def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: boo
 
 def _is_usual(row: Mapping[str, Any]) -> bool:
     """Whether the usual columns are given, and all others have their defaults."""
-    for name, value in row.items():
-        if value and name not in _USUAL:
-            return False
-    return row.keys() >= _USUAL and row.get("metadata", {}) == {}
+    others = row.keys() - _USUAL
+    return len(row) - len(others) == len(_USUAL) and not any(map(row.get, others)) and row.get("metadata", {}) == {}

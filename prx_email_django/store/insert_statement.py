@@ -26,7 +26,7 @@ def can_insert() -> bool:
     return connection.vendor == "postgresql" and not connection.Database.__version__.startswith("2")
 
 
-@refusing_text()
+@refusing_text
 @retried_after_conflict
 def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserted:
     """Write all drafts, or none; ``now`` None: the database's clock at the statement.

@@ -83,10 +83,14 @@ _sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
 
 def is_ready(connection: Any, sql: str) -> bool:
     """Whether the statement can be prepared on the Django connection; at first it must be shown by ``note_process``."""
+    return _ready_session(connection, sql) is not None
+
+
+def _ready_session(connection: Any, sql: str) -> _Session | None:
     session = _session(connection)
-    if session is None or session.is_direct is not True:
-        return False
-    return _is_plain(connection) and (len(session.names) < MOST or name_of(sql) in session.names)
+    if session is None or session.is_direct is not True or not _is_plain(connection):
+        return None
+    return session if len(session.names) < MOST or name_of(sql) in session.names else None
 
 
 def _is_plain(connection: Any) -> bool:
@@ -171,10 +175,11 @@ def execute(
     """
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    if not is_ready(connection, sql):
+    session = _ready_session(connection, sql)
+    if session is None:
         raise NotPrepared
     connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, _sessions[connection.connection], plan_for=plan_for)
+    given = _Cursor(connection.connection, session, plan_for=plan_for)
     # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
     with connection.make_cursor(given) as cursor:
         try:
