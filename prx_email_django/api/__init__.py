@@ -30,4 +30,4 @@ from prx_email_django.api.sending import send as send
 from prx_email_django.compose.accounts import account_default_from as account_default_from
 from prx_email_django.compose.accounts import account_to_queue as account_to_queue
 from prx_email_django.compose.accounts import resolve_account as resolve_account
-from prx_email_django.store.insert_statement import Unfit as Unfit
+from prx_email_django.store.insert_execution import Unfit as Unfit

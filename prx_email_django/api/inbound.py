@@ -35,7 +35,7 @@ def record_inbound(account: AccountRef, message: bytes | EmailMessage) -> Inboun
     return _record(found, _parsed(message))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class AnswerArguments(SendArguments):
     """The arguments of ``send`` for an answer, with the fields that name its thread."""
 

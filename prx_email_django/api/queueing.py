@@ -28,7 +28,8 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
 from prx_email_django.store.draft import Draft, is_queued
 from prx_email_django.store.insert import by_key, insert, insert_many
-from prx_email_django.store.insert_statement import Unfit, can_insert, insert_together
+from prx_email_django.store.insert_execution import Unfit
+from prx_email_django.store.insert_statement import can_insert, insert_together
 from prx_email_django.store.inserted_rows import without_content
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 BULK = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EnqueueArguments(MessageArguments):
     """The parameters of ``enqueue``."""
 
@@ -281,9 +282,9 @@ class _Accounts:
 
     def largest(self, account: Account) -> int:
         """See ``largest_size``."""
-        if account.pk not in self._largest:
-            self._largest[account.pk] = largest_size(account)
-        return self._largest[account.pk]
+        if account.id not in self._largest:
+            self._largest[account.id] = largest_size(account)
+        return self._largest[account.id]
 
 
 def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
@@ -295,7 +296,7 @@ def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
     return written
 
 
-@refusing_text()
+@refusing_text
 @retried
 def _write(drafts: Sequence[Draft], *, clock: Clock) -> tuple[list[OutboxMessage], int]:
     with atomic():
@@ -309,7 +310,7 @@ def _draft(given: Mapping[str, Any] | EmailMessage, *, accounts: _Accounts, now:
         return draft
     account = accounts.default
     try:
-        message = EnqueueArguments(account=account.pk, **given)
+        message = EnqueueArguments(account=account.id, **given)
     except TypeError as error:
         problem = str(error).rpartition("() ")[2]  # without the name of the dataclass
         raise InvalidMessage(f"enqueue_many: in a message: {problem}", code="invalid_option") from error

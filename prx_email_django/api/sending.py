@@ -37,7 +37,7 @@ from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.single import deliver, expire_now, simulate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SendArguments(MessageArguments):
     """The parameters of ``send``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.headerregistry import Address
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 from django.db import DatabaseError, connections
@@ -76,9 +77,11 @@ def account_to_queue(account: AccountRef | None, *, named_by: str = "") -> tuple
     finds another version of its row.  Empty version: the account is as the caller gave it, or was read now.
     """
     account, named_by = _given_or_default(account, named_by)
-    if isinstance(account, Account) or not can_insert():
+    if isinstance(account, Account):
         return resolve_account(account, named_by=named_by), ""
     if (found := known.get(account)) is None:
+        if not can_insert():
+            return resolve_account(account, named_by=named_by), ""
         found = _checked(_look_up(account, known.with_version(), named_by), named_by)
         known.keep(account, found)
     return found, known.version(found)
@@ -179,10 +182,14 @@ def _known_accounts() -> Words:
 
 def account_default_from(account: Account) -> str:
     """The From header of messages without one: the account's address with its display name."""
-    address = account.email or default_from_email()
+    return _with_name(account.email, account.display_name) if account.email else default_from_email()
+
+
+@lru_cache(maxsize=64)
+def _with_name(address: str, display_name: str) -> str:
     # Validation refuses control characters in the name; a row that was written past it must not lose every message.
-    display_name = CONTROL.sub(" ", account.display_name).strip()
-    if not display_name or not account.email:
+    display_name = CONTROL.sub(" ", display_name).strip()
+    if not display_name:
         return address
     try:
         return str(Address(display_name=display_name, addr_spec=address))

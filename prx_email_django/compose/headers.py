@@ -85,7 +85,7 @@ def check_head_size(*values: object) -> None:
     Raises:
         InvalidMessage: ``message_too_large``.
     """
-    if sum(map(_head_bytes, values)) > MAX_HEAD:
+    if sum(map(_head_bytes, filter(None, values))) > MAX_HEAD:
         refuse(
             "message_too_large",
             f"the header fields of a message must not be longer than {MAX_HEAD} bytes together: give fewer addresses "

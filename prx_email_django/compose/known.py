@@ -6,7 +6,7 @@ row has changed, whoever changed it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.db import connections
 from django.db.models import QuerySet, TextField
@@ -19,27 +19,39 @@ from prx_email_django.store.insert_sql import version_of
 
 #: Accounts that are kept; after so many all are read again.
 MOST = 1000
-#: (settings in force, database, name or primary key) -> account.  Settings that are read again are another object.
-_known: dict[tuple[object, ...], Account] = {}
+#: (database, name or primary key) -> account.
+_Known: TypeAlias = dict[tuple[object, ...], Account]
+#: The settings by which accounts were read, and the accounts.  Settings that are read again are another object.
+_known: tuple[object, _Known] = (None, {})
 
 
 def get(account: int | str) -> Account | None:
     """The account of this name or primary key, as it was read; None: it must be read."""
-    return _known.get(_key(account))
+    return _accounts().get(_key(account))
 
 
 def keep(named: int | str, account: Account) -> None:
     """Keep an account that was read with its version and is as the settings say."""
     if account.settings_differ or not version(account):
         return
-    if len(_known) >= MOST:
-        _known.clear()
-    _known[_key(named)] = account
+    known = _accounts()
+    if len(known) >= MOST:
+        known.clear()
+    known[_key(named)] = account
 
 
 def forget() -> None:
     """Read every account again."""
-    _known.clear()
+    _accounts().clear()
+
+
+def _accounts() -> _Known:
+    """The accounts that were read by the settings in force."""
+    global _known
+    settings, known = outbox_settings(), _known
+    if known[0] is not settings:
+        known = _known = (settings, {})
+    return known[1]
 
 
 def version(account: Account) -> str:
@@ -59,21 +71,4 @@ def with_version() -> QuerySet[Account]:
 def _key(account: int | str) -> tuple[object, ...]:
     alias = outbox_alias()
     database: dict[str, Any] = connections[alias].settings_dict
-    settings = outbox_settings()
-    # The settings themselves, so that no later ones get their identity.
-    return (_Same(settings), alias, database["NAME"], database["HOST"], database["PORT"], type(account), account)
-
-
-class _Same:
-    """Equal to itself only by the identity of what it holds."""
-
-    __slots__ = ("held",)
-
-    def __init__(self, held: object) -> None:
-        self.held = held
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.held is self.held
-
-    def __hash__(self) -> int:
-        return id(self.held)
+    return (alias, database["NAME"], database["HOST"], database["PORT"], type(account), account)

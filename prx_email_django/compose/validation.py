@@ -30,6 +30,23 @@ _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 #: Levels of lists and dicts in JSON: MariaDB's columns take no more than 32.
 MAX_JSON_DEPTH = 30
+#: An address as nearly all are written: its ``addr-spec`` is the text itself.
+_USUAL = re.compile(
+    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+)
+#: Its greatest length: so none of its labels is longer than the DNS allows.
+_MAX_USUAL = 63
+
+
+def addr_spec_of(text: str, *, field: str) -> str:
+    """The ``addr-spec`` of ``parse_address``, at once where it is the text itself.
+
+    Raises:
+        InvalidMessage: see ``parse_address``.
+    """
+    if type(text) is str and len(text) <= _MAX_USUAL and _USUAL.fullmatch(text):
+        return text
+    return parse_address(text, field=field).addr_spec
 
 
 def parse_address(text: str, *, field: str = "address") -> Address:
@@ -50,16 +67,16 @@ def parse_address(text: str, *, field: str = "address") -> Address:
         ) from error
 
 
-def parse_addresses(addresses: Sequence[str], *, field: str) -> list[Address]:
-    """Parse each address with ``parse_address``; the error names the position of the bad address.
+def addr_specs_of(addresses: Sequence[str], *, field: str) -> list[str]:
+    """The ``addr-spec`` of each address; the error names the position of the bad address.
 
     Raises:
         InvalidMessage: see ``parse_address``.
     """
     if len(addresses) == 1:
-        return [parse_address(addresses[0], field=field)]
+        return [addr_spec_of(addresses[0], field=field)]
     return [
-        parse_address(address, field=f"{field}, address {number} of {len(addresses)}")
+        addr_spec_of(address, field=f"{field}, address {number} of {len(addresses)}")
         for number, address in enumerate(addresses, start=1)
     ]
 
@@ -72,13 +89,17 @@ def normalise_recipients(
     Raises:
         InvalidMessage: ``empty_to``, ``invalid_address``, ``header_injection``.
     """
+    return envelope_of(as_list(to, field="to"), as_list(cc, field="cc"), as_list(bcc, field="bcc"))
+
+
+def envelope_of(to: list[str], cc: list[str], bcc: list[str]) -> list[tuple[str, str]]:
+    """As ``normalise_recipients``, of what ``as_list`` has returned."""
+    if not any(str(address).strip() for address in to):
+        refuse("empty_to", "to must name at least one recipient")
     envelope: dict[str, str] = {}
-    for kind, given in (("to", to), ("cc", cc), ("bcc", bcc)):
-        addresses = as_list(given, field=kind) if given else []
-        if kind == "to" and not any(str(address).strip() for address in addresses):
-            refuse("empty_to", "to must name at least one recipient")
-        for address in parse_addresses(addresses, field=kind):
-            envelope.setdefault(address.addr_spec, kind)
+    for kind, addresses in (("to", to), ("cc", cc), ("bcc", bcc)):
+        for address in addr_specs_of(addresses, field=kind) if addresses else ():
+            envelope.setdefault(address, kind)
     return [(kind, address) for address, kind in envelope.items()]
 
 
@@ -198,7 +219,7 @@ def check_text_fields(*, subject: str, body_text: str, body_html: str = "") -> N
         demand_text(field, text)
         if not is_text(text):
             refuse("invalid_option", f"{field} must not hold NUL or lone surrogates")
-    if not body_text.strip() and not body_html.strip():
+    if (not body_text or body_text.isspace()) and not body_html.strip():
         refuse("empty_body", "body_text or body_html must not be empty")
 
 
@@ -220,7 +241,8 @@ def check_options(  # noqa: PLR0913 - a message has that many options; keyword-o
         InvalidMessage: ``invalid_option``; the text names the option and says what it must be.
     """
     for name, instant in (("now", now), ("send_at", send_at), ("expires_at", expires_at)):
-        check_instant(name, instant)
+        if instant is not None:
+            check_instant(name, instant)
     if send_at is not None and expires_at is not None and expires_at < send_at:
         refuse("invalid_option", "expires_at must not be before send_at")
     _demand(int, priority, "priority", "an integer")
@@ -276,6 +298,8 @@ def check_reason(reason: str) -> None:
 
 
 def _check_label(name: str, value: str, limit: int) -> None:
+    if value == "":
+        return  # nearly always
     demand_text(name, value)
     if len(value) > limit:
         refuse("invalid_option", f"{name} must be a string of at most {limit} characters")

@@ -209,23 +209,27 @@ def is_refused_text(error: Exception) -> bool:
     return isinstance(error, DataError | UnicodeEncodeError)
 
 
-@contextmanager
-def refusing_text() -> Iterator[None]:
+def refusing_text(function: Callable[P, R]) -> Callable[P, R]:
     """Statements that write what a caller gave: text that the database cannot hold is the caller's to change.
 
     Raises:
         InvalidMessage: ``invalid_option``.
     """
-    try:
-        yield
-    except (DataError, OperationalError, UnicodeEncodeError) as error:
-        if not is_refused_text(error):
-            raise
-        raise InvalidMessage(
-            "the outbox's database cannot hold a text of the message, because of its character set or its length: use "
-            "utf8mb4 in MySQL and MariaDB, UTF8 in PostgreSQL",
-            code="invalid_option",
-        ) from error
+
+    @functools.wraps(function)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (DataError, OperationalError, UnicodeEncodeError) as error:
+            if not is_refused_text(error):
+                raise
+            raise InvalidMessage(
+                "the outbox's database cannot hold a text of the message, because of its character set or its length: "
+                "use utf8mb4 in MySQL and MariaDB, UTF8 in PostgreSQL",
+                code="invalid_option",
+            ) from error
+
+    return attempt
 
 
 def retried_after_conflict(function: Callable[P, R]) -> Callable[P, R]:

@@ -29,9 +29,9 @@ class DraftPart:
     inline_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
-    """A validated message that is not written yet; ``fields`` are columns of ``OutboxMessage``."""
+    """A validated message that is not written yet; ``fields`` are columns of ``OutboxMessage``.  Nobody changes it."""
 
     account: Account
     #: None: at the instant of the statement that writes it.
@@ -52,6 +52,8 @@ class Draft:
     @property
     def size(self) -> int:
         """Bytes of content and attachments, characters of the bodies."""
+        if self.raw is None and not self.parts:
+            return self._text_size
         # An empty part counts 1: the claim reads parts only if the size says that there are some.
         parts = sum(max(1, len(part.content)) for part in self.parts)
         return len(self.raw or b"") + parts + self._text_size

@@ -16,14 +16,14 @@ from prx_email_django.store.claimed import Claim, ClaimedRecipient, load_claims
 from prx_email_django.store.contents import store_contents
 from prx_email_django.store.db import atomic, lease_until, refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft, DraftPart, columns, idempotency_hash
-from prx_email_django.store.insert_statement import Unfit
+from prx_email_django.store.insert_execution import Unfit
 from prx_email_django.store.lease import Lease, released_on_absence
 
 #: Rows of one INSERT.
 BATCH = 500
 
 
-@refusing_text()
+@refusing_text
 @retried_after_conflict
 def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
     """Write a draft; with a key that is known, return the first row and False."""
@@ -40,7 +40,7 @@ def insert(draft: Draft, *, clock: Clock) -> tuple[OutboxMessage, bool]:
         return known, False
 
 
-@refusing_text()
+@refusing_text
 @retried_after_conflict
 def insert_claimed(draft: Draft, *, clock: Clock) -> Claim | OutboxMessage:
     """Write a draft that is claimed from its first instant, so that no drain can take the row between.

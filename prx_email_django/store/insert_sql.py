@@ -1,4 +1,4 @@
-"""SQL of the statements that queue messages on PostgreSQL; ``insert_statement`` executes them."""
+"""SQL of the statements that queue messages on PostgreSQL; ``insert_one`` and ``insert_arrays`` fill them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ envelope AS (
   FROM written w CROSS JOIN UNNEST(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS r(n, kind, address, place)
   WHERE w.ids IS NOT NULL ORDER BY r.place)
 {_asking(state, "(SELECT is_due FROM written)") if asks else ""}
-SELECT PG_BACKEND_PID(), fit.ok::int, EXTRACT(EPOCH FROM clock.moment)::float8, ({asked if asks else "NULL"})::int,
+SELECT PG_BACKEND_PID(), fit.ok::int, DATE_PART('epoch', clock.moment), ({asked if asks else "NULL"})::int,
   w.is_due::int, ARRAY_TO_STRING(w.ids, ','), ARRAY_TO_STRING(w.raw_ids, ',', '')
 FROM fit, clock, written w"""
 
@@ -156,7 +156,7 @@ envelope AS (
   SELECT i.id, r.kind, r.address, '', ''
   FROM inserted i, (VALUES {", ".join(["(%s, %s)"] * recipients)}) AS r(kind, address))
 {_asking(state, is_due) if asks else ""}
-SELECT PG_BACKEND_PID(), id, EXTRACT(EPOCH FROM created_at)::float8, is_due::int,
+SELECT PG_BACKEND_PID(), id, DATE_PART('epoch', created_at), is_due::int,
   ({asked if asks else "NULL"})::int FROM inserted"""
 
 

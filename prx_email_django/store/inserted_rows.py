@@ -7,11 +7,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from django.db.models import NOT_PROVIDED
 from django.db.models.base import ModelState
 from django.db.models.signals import post_init, pre_init
 
 from prx_email_django.models import OutboxMessage
-from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.draft import Draft, columns, idempotency_hash
 
 #: Attributes that ``instance_maker`` sets in any case.
@@ -20,25 +20,26 @@ _SET = frozenset(
 )
 
 
-def instance_maker(moment: datetime) -> Callable[[Draft, int, int | None], OutboxMessage]:
+def instance_maker(moment: datetime, *, alias: str) -> Callable[[Draft, int, int | None], OutboxMessage]:
     """A function that makes the instance of a row that was written at ``moment``.
 
     By ``from_db`` only where the host listens to instances.  An account by which the draft was made is read again when
     it is used.
     """
-    alias, (names, constants, defaults) = outbox_alias(), attributes()
+    names, constants, defaults = attributes()
     account: Any = OutboxMessage._meta.get_field("account")
-    written = {**constants, "created_at": moment, "updated_at": moment}
     is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
 
     def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
         given = columns(draft)
         due = draft.due_at or moment
         values = {
-            **written,
+            **constants,
             **given,
+            "created_at": moment,
+            "updated_at": moment,
             "id": pk,
-            "account_id": draft.account.pk,
+            "account_id": draft.account.id,
             "raw_id": raw_id,
             "next_attempt_at": due,
             "due_since": due,
@@ -84,7 +85,8 @@ def attributes() -> tuple[list[str], dict[str, Any], list[tuple[str, Callable[[]
     constants = {
         field.attname: field.get_default()
         for field in fields
-        if not callable(field.default) and isinstance(field.get_default(), str | int | None)
+        if (field.default is NOT_PROVIDED or not callable(field.default))
+        and isinstance(field.get_default(), str | int | None)
     }
     known = {*constants, *_SET}
     others = [

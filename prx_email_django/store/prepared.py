@@ -15,7 +15,7 @@ import itertools
 import re
 import struct
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -86,12 +86,19 @@ _sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
 
 def is_ready(connection: Any, sql: str) -> bool:
     """Whether the statement can be prepared on the Django connection; at first it must be shown by ``note_process``."""
+    return _ready_session(connection, sql) is not None
+
+
+def _ready_session(connection: Any, sql: str) -> _Session | None:
     session = _session(connection)
-    if session is None or session.is_direct is not True:
-        return False
-    # A connection whose ``cursor`` somebody has replaced is watched, or forbidden; a log shows the text of statements.
-    is_plain = "cursor" not in vars(connection) and not connection.queries_logged
-    return is_plain and (len(session.names) < MOST or name_of(sql) in session.names)
+    if session is None or session.is_direct is not True or not _is_plain(connection):
+        return None
+    return session if len(session.names) < MOST or name_of(sql) in session.names else None
+
+
+def _is_plain(connection: Any) -> bool:
+    """Whether nobody has replaced ``cursor`` to watch or to forbid, and no log shows the text of statements."""
+    return "cursor" not in vars(connection) and not connection.queries_logged
 
 
 def note_process(connection: Any, process: int) -> None:
@@ -173,10 +180,11 @@ def execute(
     """
     connection.close_if_health_check_failed()
     connection.ensure_connection()
-    if not is_ready(connection, sql):
+    session = _ready_session(connection, sql)
+    if session is None:
         raise NotPrepared
     connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, _sessions[connection.connection], plan_for=plan_for, loads=loads)
+    given = _Cursor(connection.connection, session, plan_for=plan_for, loads=loads)
     # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
     with connection.make_cursor(given) as cursor:
         try:
@@ -187,13 +195,59 @@ def execute(
     return given.rows
 
 
-class _Cursor:
-    """As much of a cursor as Django's wrapper uses."""
+def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """As ``execute``, but nothing stays prepared: for the first statement of a connection, and behind a pooler.
 
-    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None, loads: bool) -> None:
-        self._connection, self._session, self._plan_for, self._loads = connection, session, plan_for, loads
+    Raises:
+        NotPrepared: nothing was executed.
+    """
+    connection.close_if_health_check_failed()
+    connection.ensure_connection()
+    raw = connection.connection
+    is_usual = _session(connection) is not None and raw.info.encoding == "utf-8" and _is_djangos_own(connection)
+    if not is_usual or not _is_plain(connection):
+        raise NotPrepared
+    connection.validate_thread_sharing()
+    given = _OnceCursor(raw)
+    with connection.make_cursor(given) as cursor:
+        cursor.execute(sql, params)
+    return given.rows
+
+
+class _OnceCursor:
+    """As much of a cursor as Django's wrapper uses, for a statement that is not prepared."""
+
+    _loads = False
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
         self.rows: list[tuple[Any, ...]] = []
         self.rowcount = -1
+
+    def execute(self, sql: str, params: Sequence[Any]) -> None:
+        given = [_dumped(value) for value in params], [isinstance(value, list) for value in params]
+        self._take(_wait(self._connection, lambda pgconn: self._exchange(pgconn, sql, given)))
+
+    def _exchange(self, pgconn: Any, sql: str, given: _Given) -> Generator[Any, Any, list[Any]]:
+        pgconn.send_query_params(_numbered(sql)[1].encode(), given[0], None, given[1])
+        return list((yield from _generators()[0](pgconn)))
+
+    def _take(self, result: Any) -> None:
+        if result.status != 2:  # TUPLES_OK
+            raise _error(result)
+        self.rows = _loaded(self._connection, result) if self._loads else _unloaded(result)
+        self.rowcount = len(self.rows)
+
+    def close(self) -> None:
+        """Do nothing: the rows are read already."""
+
+
+class _Cursor(_OnceCursor):
+    """The same for a prepared statement."""
+
+    def __init__(self, connection: Any, session: _Session, *, plan_for: float | None, loads: bool) -> None:
+        super().__init__(connection)
+        self._session, self._plan_for, self._loads = session, plan_for, loads
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, numbered, _ = _numbered(sql)
@@ -203,23 +257,25 @@ class _Cursor:
             is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
         )
         prepares = None if is_known and not is_old else numbered.encode()
-        connection = self._connection
-        with connection.lock:
-            pgconn = connection.pgconn
-            if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
-                raise NotPrepared
-            results = connection.wait(_exchange(pgconn, name.encode(), given, prepares, is_old=is_old))
+        encoded = name.encode()
+        result = _wait(self._connection, lambda pgconn: _exchange(pgconn, encoded, given, prepares, is_old=is_old))
         if prepares is not None:
             self._session.names.add(name)
             self._session.prepared_at[name] = monotonic()
-        result = results[-1]
-        if result.status != 2:  # TUPLES_OK
-            raise _error(result)
-        self.rows = _loaded(self._connection, result) if self._loads else _unloaded(result)
-        self.rowcount = len(self.rows)
+        self._take(result)
 
-    def close(self) -> None:
-        """Do nothing: the rows are read already."""
+
+def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[Any]]]) -> Any:
+    """The last result of an exchange, outside a transaction.
+
+    Raises:
+        NotPrepared: the connection is in a transaction, or in the middle of something.
+    """
+    with connection.lock:
+        pgconn = connection.pgconn
+        if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
+            raise NotPrepared
+        return connection.wait(exchange(pgconn))[-1]
 
 
 def _exchange(
@@ -255,8 +311,8 @@ def _generators() -> tuple[Any, Any, Any]:
 
 
 def _unloaded(result: Any) -> list[tuple[Any, ...]]:
-    columns = range(result.nfields)
-    return [tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)]
+    columns, value = range(result.nfields), result.get_value
+    return [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
 
 
 def _loaded(connection: Any, result: Any) -> list[tuple[Any, ...]]:
@@ -304,9 +360,13 @@ def _dumped(value: Any) -> bytes | None:
 def _array(texts: list[str | None]) -> bytes:
     """The texts as a binary ``text[]``: PostgreSQL copies it, where it would read each character of another form."""
     parts = [_ARRAY.pack(1, 1, _TEXT, len(texts), 1)] if texts else [_ARRAY.pack(0, 0, _TEXT, 0, 0)[:12]]
-    for text in texts:
-        value = None if text is None else text.encode()
-        parts += (_NULL,) if value is None else (_LENGTH.pack(len(value)), value)
+    if None in texts:
+        for text in texts:
+            value = None if text is None else text.encode()
+            parts += (_NULL,) if value is None else (_LENGTH.pack(len(value)), value)
+    else:
+        values = [text.encode() for text in texts if text is not None]
+        parts += itertools.chain.from_iterable(zip(map(_LENGTH.pack, map(len, values)), values, strict=True))
     return b"".join(parts)
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import django
@@ -26,8 +26,8 @@ def ours(way: str, count: int) -> None:
         for n in range(count):
             prx.enqueue(account="bench", **messages.arguments(n))
     elif way == "in bulk":
-        for start in range(0, count, BULK):
-            prx.enqueue_many((messages.arguments(n) for n in range(start, start + BULK)), account="bench")
+        for numbers in _bulks(count):
+            prx.enqueue_many(map(messages.arguments, numbers), account="bench")
     else:
         _by_django("prx_email_django.backends.OutboxEmailBackend", count, account="bench")
 
@@ -40,10 +40,14 @@ def post_office(way: str, count: int) -> None:
         for n in range(count):
             mail.send(**messages.arguments_of_post_office(n))
     elif way == "in bulk":
-        for start in range(0, count, BULK):
-            mail.send_many([messages.arguments_of_post_office(n) for n in range(start, start + BULK)])
+        for numbers in _bulks(count):
+            mail.send_many([messages.arguments_of_post_office(n) for n in numbers])
     else:
         _by_django("post_office.EmailBackend", count)
+
+
+def _bulks(count: int) -> Iterator[range]:
+    return (range(start, min(start + BULK, count)) for start in range(0, count, BULK))
 
 
 def _by_django(backend: str, count: int, **options: Any) -> None:

@@ -36,6 +36,9 @@ def _a_new_connection() -> Any:
     connection.close()
 
 
+MESSAGE = {"to": "ann@example.org", "subject": "Good day", "body_text": "Words."}
+
+
 def names() -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT name FROM pg_prepared_statements WHERE name LIKE 'prx_%%'")
@@ -94,6 +97,32 @@ def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) ->
     with transaction.atomic():
         queue()
     assert not names()
+
+
+@pytest.mark.parametrize("behind_pooler", [False, True])
+def test_the_first_statement_of_a_connection_sends_its_lists_in_binary_too(
+    behind_pooler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As text the server read each character of the bodies twice: a process that queues once paid that for all."""
+    if behind_pooler:
+        note = prepared.note_process
+        monkeypatch.setattr(prepared, "note_process", lambda connection, process: note(connection, process + 1))
+    account("known")
+    seen: list[set[str]] = []
+
+    def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.lstrip().startswith("WITH"):
+            seen.append({type(value).__name__ for value in params if "Number" in str(value)})
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(watch):
+        for batch in range(3):
+            subjects = [f"Number {batch} {number}, é" for number in range(3)]
+            prx.enqueue_many(({**MESSAGE, "subject": subject} for subject in subjects), account="known")
+    assert seen == [{"list"}] * 3
+    assert len(names()) == (not behind_pooler)
+    wanted = [f"Number {batch} {number}, é" for batch in range(3) for number in range(3)]
+    assert list(OutboxMessage.objects.order_by("pk").values_list("subject", flat=True)) == wanted
 
 
 def test_nothing_is_prepared_where_the_options_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from prx_email_django.compose.headers import check_header, check_headers
 from prx_email_django.compose.validation import (
+    _USUAL,
+    addr_spec_of,
     check_subject,
     check_text_fields,
     normalise_recipients,
@@ -15,6 +17,9 @@ from prx_email_django.compose.validation import (
 )
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.addresses import Address, format_mailbox
+
+_LOCAL_PARTS = st.text("aZ9.+_-'@ é\"", min_size=1, max_size=70)
+_DOMAINS = st.text("aZ9.-_@ é[]", min_size=1, max_size=70)
 
 #: Each of these characters ends a line or a text in some program.
 CONTROLS = [*map(chr, (*range(32), *range(127, 160))), "\u2028", "\u2029", "\ud800", "\udfff"]
@@ -27,6 +32,31 @@ def code_of(function: object, *args: object, **kwargs: object) -> str:
         function(*args, **kwargs)
     assert refused.value.code in InvalidMessage.codes
     return refused.value.code
+
+
+@given(text=st.one_of(st.from_regex(_USUAL, fullmatch=True), st.builds("{}@{}".format, _LOCAL_PARTS, _DOMAINS)))
+def test_the_short_way_to_an_address_takes_and_refuses_what_the_long_one_does(text: str) -> None:
+    try:
+        wanted = parse_address(text, field="to").addr_spec
+    except InvalidMessage as refused:
+        with pytest.raises(InvalidMessage) as too:
+            addr_spec_of(text, field="to")
+        assert (too.value.code, str(too.value)) == (refused.code, str(refused))
+    else:
+        assert addr_spec_of(text, field="to") == wanted
+
+
+@pytest.mark.parametrize(
+    "text", [f"{'a' * 70}@example.com", f"a@{'b' * 64}.com", f"a@{'b' * 61}.c", "a@b.-c", "a.@b.c", "a@b.c\n"]
+)
+def test_the_short_way_to_an_address_is_as_strict_at_its_bounds(text: str) -> None:
+    try:
+        wanted = parse_address(text, field="to").addr_spec
+    except InvalidMessage:
+        with pytest.raises(InvalidMessage):
+            addr_spec_of(text, field="to")
+    else:
+        assert addr_spec_of(text, field="to") == wanted
 
 
 @pytest.mark.parametrize(

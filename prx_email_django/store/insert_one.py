@@ -1,0 +1,52 @@
+"""enqueue on PostgreSQL: the statement for one message, which is the common case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+from prx_email_django.rules.clock import instant_of
+from prx_email_django.store.draft import Draft, idempotency_hash
+from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, as_json, execute, flag
+from prx_email_django.store.insert_sql import given_by, sql_of_one
+from prx_email_django.store.inserted_rows import instance_maker
+
+#: The columns of nearly every message; one that has no other is written by a shorter statement.
+_USUAL = frozenset({"to", "from_email", "envelope_from", "subject", "body_text", "body_html", "size"})
+
+
+def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: bool) -> Inserted:
+    """Write a draft without files; the statement takes half as long to plan as that for many.
+
+    Raises:
+        Unfit: nothing was written.
+    """
+    row = {**draft.fields, "size": draft.size}
+    if draft.idempotency_key is not None:
+        row["idempotency_key"], row["idempotency_hash"] = draft.idempotency_key, idempotency_hash(draft.idempotency_key)
+    names = _USUAL if _is_usual(row) else frozenset(row)
+    given = []
+    for name, is_json in given_by(names):
+        value = as_json(row[name]) if is_json else row[name]
+        if is_json and JSON_NUL in value:
+            raise Unfit
+        given.append(value)
+    sql = sql_of_one(names, recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version))
+    which = [draft.account.pk, *([draft.version] if draft.version else ()), draft.least_size]
+    params = [*given, draft.due_at, now, *which, draft.fields.get("expires_at"), *chain(*draft.recipients)]
+    rows = execute(connection, sql, params, in_savepoint=not asks)
+    if not rows and draft.idempotency_key is None:
+        raise Unfit
+    if not rows:
+        return Inserted([None], is_due=False, asked=None)
+    _, pk, moment, is_due, asked = rows[0]
+    message = instance_maker(instant_of(float(moment)), alias=connection.alias)(draft, int(pk), None)
+    return Inserted([message], is_due=bool(int(is_due)), asked=flag(asked))
+
+
+def _is_usual(row: Mapping[str, Any]) -> bool:
+    """Whether the usual columns are given, and all others have their defaults."""
+    others = row.keys() - _USUAL
+    return len(row) - len(others) == len(_USUAL) and not any(map(row.get, others)) and row.get("metadata", {}) == {}
