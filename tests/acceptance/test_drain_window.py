@@ -44,7 +44,7 @@ def test_account_learns_its_window_and_a_single_send_uses_it(server: SmtpServer)
 
 
 def test_last_results_of_a_window_are_recorded_at_once(server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection of a window finds no more messages before it has its last replies: those waited for other results."""
+    """A connection of a window runs out of messages before its last replies come: those waited for other results."""
     backlog(owner := account_on(server, max_connections=3), 2)
     AccountState.objects.update_or_create(account=owner, defaults={"window": 4})
     wait = ResultQueue.wait
