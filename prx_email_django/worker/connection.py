@@ -214,6 +214,8 @@ class Connection:
         self.has_completed = self.has_completed or outcome.is_completed
         self.ready.heard(outcome)
         self.results.put(claimed)
+        if self.idle and not self.taken:
+            self.results.wake()  # it became idle when it had written its last message; nothing follows this result
 
     def keeps_session(self) -> bool:
         """Whether the connection stays open until the next drain: the first that asks, where the caller wants one."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
+from time import monotonic
 
 import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import AccountState, OutboxMessage
+from prx_email_django.worker.queues import ResultQueue
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
+from tests.support.threads import Draining
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,6 +41,21 @@ def test_account_learns_its_window_and_a_single_send_uses_it(server: SmtpServer)
     result = prx.send(account=owner, to="one@example.org", subject="s", body_text="b")
     assert result.status == "sent" and data_and_bdat(server) == (0, 1)
     assert "BDAT 6 LAST" not in server.lines("BDAT"), "the server was probed before"
+
+
+def test_last_results_of_a_window_are_recorded_at_once(server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of a window runs out of messages before its last replies come: those waited for other results."""
+    backlog(owner := account_on(server, max_connections=3), 2)
+    AccountState.objects.update_or_create(account=owner, defaults={"window": 4})
+    wait = ResultQueue.wait
+    monkeypatch.setattr(ResultQueue, "wait", lambda self, timeout: wait(self, 60.0))
+    body = server.on("final", stall=True, times=1)
+    draining = Draining()
+    assert body.reached.wait(60)
+    server.release(body)
+    began = monotonic()
+    assert draining.outcome().sent == 2
+    assert monotonic() - began < 30
 
 
 def test_window_grows_as_far_as_the_account_says(server: SmtpServer) -> None:

@@ -268,33 +268,34 @@ def machines_clocks_count() -> None:
     _set(db, "database_now", lambda: World.current.local())
 
 
-#: Each with the kinds of trouble and the first seed that bring it to light soon, and with words of what shows it.
+#: Each with the kinds of trouble and the seed that brought it to light, and with words of what shows it.  Where a
+#: change of the app has other things happen in that schedule, those after it are played too.
 MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
     function.__name__: (function, kinds, words, *(seed or ["680000"]))
     for function, kinds, words, *seed in (
-        (a_lost_reply_is_a_known_failure, "network", "copies of message", "680068"),
-        (accepted_are_addressed_again, "network", "was known to have message", "680007"),
+        (a_lost_reply_is_a_known_failure, "network", "copies of message", "680070"),
+        (accepted_are_addressed_again, "network", "was known to have message", "680033"),
         (adoptions_leave_what_is_sent, "operators", "after its adoption", "680222"),
         (any_success_ends_a_pause, "network", "without a newer transaction", "680139"),
-        (attempts_have_their_dates, "network", "several dates"),
-        (claims_never_end, "freezes", "before its lease ended", "730480"),
+        (attempts_have_their_dates, "network", "several dates", "680009"),
+        (claims_never_end, "freezes", "before its lease ended", "730482"),
         (erased_stay_recipients, "operators,network", "was erased at", "680020"),
-        (holding_connects_for_ever, "people", "runs in circles", "690030"),
-        (late_acceptances_are_forgotten, "freezes", "was told that message", "680041"),
+        (holding_connects_for_ever, "people", "runs in circles", "690031"),
+        (late_acceptances_are_forgotten, "freezes", "was told that message", "680092"),
         (machines_clocks_count, "clocks,network", "before the lease of", "690008"),
         (messages_go_before_their_time, "people", "before its time"),
         (one_permit_too_many, "people", "MAILs of", "690005"),
-        (pauses_are_not_heeded, "people", "stopped since", "680030"),
+        (pauses_are_not_heeded, "people", "stopped since", "680032"),
         (queued_messages_vanish, "conflicts", "was queued, and is not there"),
-        (recipients_are_not_limited, "conflicts", "recipients of"),
+        (recipients_are_not_limited, "conflicts", "recipients of", "680008"),
         (recovered_while_it_is_sent, "network,freezes", "before the lease of"),
-        (refused_messages_stay, "people", "although it was refused"),
-        (releases_are_not_counted, "network", "were claimed, and"),
-        (sensitive_texts_go_too_early, "network", "has no text"),
+        (refused_messages_stay, "people", "although it was refused", "680071"),
+        (releases_are_not_counted, "network", "were claimed, and", "680014"),
+        (sensitive_texts_go_too_early, "network", "has no text", "680007"),
         (slots_are_kept, "network", "is held by"),
         (suspended_messages_rest, "refusing", "a row of refusals", "690008"),
-        (temporary_failures_rest, "network", "rests without a reason"),
-        (throttling_is_a_failure, "network", "paid for", "680020"),
+        (temporary_failures_rest, "network", "rests without a reason", "680003"),
+        (throttling_is_a_failure, "network", "paid for", "680024"),
         (unknown_outcomes_are_not_counted, "network", "has attempts"),
     )
 }
