@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from django.utils.functional import LazyObject
 
 from prx_email_django.errors import InvalidMessage
-from prx_email_django.mime.addresses import MAX_MAILBOX, Address, split_mailbox
+from prx_email_django.mime.addresses import MAX_MAILBOX, Address, is_usual, split_mailbox
 from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.rules.text import CONTROL, is_text
 from prx_email_django.rules.words import words as _
@@ -30,12 +30,6 @@ _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 #: Levels of lists and dicts in JSON: MariaDB's columns take no more than 32.
 MAX_JSON_DEPTH = 30
-#: An address as nearly all are written: its ``addr-spec`` is the text itself.
-_USUAL = re.compile(
-    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
-)
-#: Its greatest length: so none of its labels is longer than the DNS allows.
-_MAX_USUAL = 63
 
 
 def addr_spec_of(text: str, *, field: str) -> str:
@@ -44,7 +38,7 @@ def addr_spec_of(text: str, *, field: str) -> str:
     Raises:
         InvalidMessage: see ``parse_address``.
     """
-    if type(text) is str and len(text) <= _MAX_USUAL and _USUAL.fullmatch(text):
+    if type(text) is str and is_usual(text):
         return text
     return parse_address(text, field=field).addr_spec
 

@@ -40,9 +40,9 @@ class Slot:
         """Seconds until the slot runs out."""
         return self.deadline - uptime()
 
-    def has_time_left(self, at: float | None = None) -> bool:
-        """Whether enough of the lease remains (at this ``uptime()``) to write something."""
-        return self.deadline - (uptime() if at is None else at) >= SLOT_MARGIN
+    def has_time_left(self) -> bool:
+        """Whether enough of the lease remains to write something."""
+        return self.remaining() >= SLOT_MARGIN
 
 
 def with_state_and_slots(clock: Clock) -> QuerySet[Account]:

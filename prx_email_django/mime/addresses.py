@@ -31,10 +31,12 @@ _UNQUOTED = re.compile(rf"\.*{_ATEXT}(?:{_ATEXT}|\.)*")
 _SPEC = re.compile(rf'({_UNQUOTED.pattern}|"((?:[^"\\]|\\.)*)")@(.+)', re.DOTALL)
 #: An address that is nothing but an ``addr-spec`` of the usual characters.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
-#: An address that already has its one spelling: the parser would return it unchanged.
+#: An address as nearly all are written: its one spelling is the text itself.
 _USUAL = re.compile(
-    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", re.ASCII
+    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )
+#: Its greatest length: so none of its labels is longer than the DNS allows.
+_MAX_USUAL = 63
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 #: What strangers write in front of an address in angle brackets: a route (RFC 5322 §4.4), or a link's scheme.
 _ROUTE = re.compile(r"\A[ \t]*(?:@[^:]*|mailto):", re.IGNORECASE)
@@ -58,6 +60,11 @@ class AddressList:
     unreadable: list[str]
 
 
+def is_usual(text: str) -> bool:
+    """Whether the text is an ``addr-spec`` in the form that the parser would give it."""
+    return len(text) <= _MAX_USUAL and _USUAL.fullmatch(text) is not None
+
+
 @lru_cache(maxsize=4096)
 def split_mailbox(text: str) -> Address:
     """Parse ``ann@x.org`` or ``Ann <ann@x.org>``; the domain becomes ASCII, the local part has one spelling.
@@ -67,7 +74,7 @@ def split_mailbox(text: str) -> Address:
     Raises:
         ValueError: the text is not exactly one address; the error says why, without repeating the address.
     """
-    if len(text) <= MAX_ADDRESS and _USUAL.fullmatch(text):
+    if is_usual(text):
         return Address("", text)
     if len(text) > _MAX_TEXT:
         raise ValueError(_("it is too long"))

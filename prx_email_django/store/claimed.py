@@ -60,9 +60,9 @@ class Claim:
             self._header_message_id = self.message.message_id
         return self._header_message_id
 
-    def has_time_left(self, at: float | None = None) -> bool:
-        """Whether the message is still ours, for long enough to begin something (at this ``uptime()``)."""
-        return not self.is_lost and self.lease.has_time_left(at)
+    def has_time_left(self) -> bool:
+        """Whether the message is still ours, for long enough to begin something."""
+        return not self.is_lost and self.lease.has_time_left()
 
     @property
     def counters(self) -> MessageCounters:

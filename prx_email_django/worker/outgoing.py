@@ -125,27 +125,23 @@ class ClaimedMessage(OutgoingMessage):
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
-        return self._holds(uptime())
-
-    def _holds(self, at: float) -> bool:
         connection = self.connection
         return (
             not self._cancelled
-            and self.claim.has_time_left(at)
+            and self.claim.has_time_left()
             and connection is not None
-            and connection.slot.has_time_left(at)
+            and connection.slot.has_time_left()
         )
 
     def may_write(self) -> bool:
         """Whether MAIL, and later the body, may be written at this instant."""
         with self._lock:
-            at = uptime()
-            allowed = self._holds(at)
+            allowed = self.may_continue()
             if not self.mail_written:
                 self.permit_ended = allowed and not self.has_permits()
                 allowed = allowed and not self.permit_ended
                 if allowed:
-                    self.mail_written, self.mail_at, self.started_at = True, at, self.clock.now
+                    self.mail_written, self.mail_at, self.started_at = True, uptime(), self.clock.now
             elif allowed:
                 self.body_written = True
             return allowed

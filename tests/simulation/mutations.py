@@ -62,8 +62,8 @@ def a_lost_reply_is_a_known_failure() -> None:
 
 def claims_never_end() -> None:
     """A worker writes MAIL and bodies however old its claim is."""
-    _set(lease.Lease, "has_time_left", lambda self, at=None: True)
-    _set(slots.Slot, "has_time_left", lambda self, at=None: True)
+    _set(lease.Lease, "has_time_left", lambda self: True)
+    _set(slots.Slot, "has_time_left", lambda self: True)
 
 
 def recovered_while_it_is_sent() -> None:
