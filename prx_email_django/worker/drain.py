@@ -151,7 +151,7 @@ class Drain:
                     )
                 )
             connections = sum(worker.current.account.max_connections for worker in loop.workers)
-            results.group = max(1, int(GROUP_PER_CONNECTION * connections))
+            results.group = max(1, GROUP_PER_CONNECTION * connections)
 
         def tick() -> None:
             self._tick()

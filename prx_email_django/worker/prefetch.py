@@ -25,9 +25,6 @@ RENDER_AHEAD = 4 * 1024 * 1024
 #: Messages of one claim, and messages that are rendered in one step, per connection.  Meanwhile no result is recorded,
 #: and no more than four results per connection may wait: long steps made the connections wait.
 CLAIM_AT_ONCE, RENDER_AT_ONCE = 16, 4
-#: Rendered messages that are enough until the database works next, per connection: then others are rendered
-#: (``rendering``), which costs no time of its own.
-READY = 4
 
 
 class ClaimPrefetch:
@@ -216,8 +213,11 @@ class ClaimPrefetch:
         """Render some messages ahead; True: the ready queue has a new message."""
         rendered: list[ClaimedMessage] = []
         size = self.ready.ready_bytes
+        most = RENDER_AT_ONCE * self.current.account.max_connections
         try:
-            while self._renders_next(len(rendered), size):
+            while (
+                self.unrendered and len(rendered) < most and (size < RENDER_AHEAD or not (self.ready.ready or rendered))
+            ):
                 message = self.unrendered[0]
                 failure = message.render()
                 if failure is None:
@@ -250,15 +250,7 @@ class ClaimPrefetch:
 
     def may_render(self) -> bool:
         """Whether a message is claimed that may be rendered now."""
-        return self._renders_next(0, self.ready.ready_bytes)
-
-    def _renders_next(self, count: int, size: int) -> bool:
-        """Whether to render one more message, when ``count`` were rendered in this step and ``size`` bytes wait."""
-        ready, connections = len(self.ready.ready) + count, self.current.account.max_connections
-        if not self.unrendered or count >= RENDER_AT_ONCE * connections:
-            return False
-        is_enough = ready >= READY * connections and not self.unrendered[0].body
-        return not ready or (size < RENDER_AHEAD and not is_enough)
+        return bool(self.unrendered) and (self.ready.ready_bytes < RENDER_AHEAD or not self.ready.ready)
 
     def waiting(self) -> list[ClaimedMessage]:
         """Messages that no connection has taken; one that is being taken at this moment may be missing."""
