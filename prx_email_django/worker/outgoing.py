@@ -52,24 +52,6 @@ class Carrier(Protocol):
 class ClaimedMessage(OutgoingMessage):
     """One claimed message, from its claim to its result; the only value of the worker for it."""
 
-    __slots__ = (
-        "_cancelled",
-        "_lock",
-        "_permits_end_at",
-        "body_written",
-        "claim",
-        "clock",
-        "connection",
-        "finished_at",
-        "mail_at",
-        "mail_written",
-        "outcome",
-        "permit_ended",
-        "permits",
-        "route",
-        "started_at",
-    )
-
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
         super().__init__(id=claim.id, sender="", recipients=(), body=b"", alone=is_hold(claim.message.on_unknown))
         self.claim = claim
