@@ -19,6 +19,9 @@ from prx_email_django.store.insert_arrays import insert_arrays
 from prx_email_django.store.insert_execution import Inserted, Unfit
 from prx_email_django.store.insert_one import insert_one
 
+#: Recipients up to which a message has a statement of its own, two parameters each: PostgreSQL takes 65 535 of them.
+MOST_RECIPIENTS = 100
+
 
 def can_insert() -> bool:
     """Whether the outbox's database knows the statement."""
@@ -41,6 +44,6 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     asks = not connection.in_atomic_block and connection.get_autocommit()
     if any(draft.parts for draft in drafts):
         raise Unfit
-    if len(drafts) == 1 and drafts[0].raw is None:
+    if len(drafts) == 1 and drafts[0].raw is None and len(drafts[0].recipients) <= MOST_RECIPIENTS:
         return insert_one(connection, drafts[0], now=now, asks=asks)
     return insert_arrays(connection, drafts, now=now, asks=asks)

@@ -129,6 +129,8 @@ class DueMessages:
             )
         keep_related = OutboxMessage._meta.get_field("account").set_cached_value
         for claimed in batch.claims:  # without the descriptor, which asks the host's database routers for each
+            # Its row may name another account by now; its result belongs to the worker of this one.
+            vars(claimed.message)["account_id"] = account.pk
             keep_related(claimed.message, account)
         self._claimed = self._claimed or bool(batch.claims)
         if not batch.stopped_at_hold:

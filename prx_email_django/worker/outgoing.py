@@ -87,8 +87,8 @@ class ClaimedMessage(OutgoingMessage):
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
         try:
-            self.body = _rendered(claim, self.route)
             self.sender = envelope_sender(claim.message)
+            self.body = _rendered(claim, self.route)
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
         except Exception as error:  # TRANSFORM_MIME is code of the host, and content may be anything

@@ -20,8 +20,9 @@ from prx_email_django.api import sending
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
+from prx_email_django.store.claims import ClaimBatch
 from prx_email_django.transports.memory import shared
-from prx_email_django.worker import current
+from prx_email_django.worker import claim_source, current
 from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually, untouched
 from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
@@ -256,3 +257,23 @@ def test_a_message_that_is_claimed_again_while_its_body_is_unanswered_is_not_sen
         prx.drain()
         assert not OutboxMessage.objects.exclude(status="sent").exists()
         assert Counter(server.recipients) == Counter(f"p{number}@example.org" for number in range(100))
+
+
+def test_a_message_that_is_moved_to_another_account_while_it_is_claimed_takes_no_result_with_it(
+    memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite and MariaDB read the claimed rows by a statement of its own; a probe is claimed by its id alone."""
+    owner, other = account(), account("other")
+    rows = backlog(owner, 4)
+    claim = claim_source.claim
+
+    def claimed_and_moved(account_id: int, **arguments: Any) -> ClaimBatch:
+        batch = claim(account_id, **arguments)
+        for found in batch.claims[1:2]:
+            OutboxMessage.objects.filter(pk=found.id).update(account=other)
+            found.message.account_id = other.pk
+        return batch
+
+    monkeypatch.setattr(claim_source, "claim", claimed_and_moved)
+    assert prx.drain().sent == 4
+    assert {fresh(row).status for row in rows} == {"sent"} and DeliveryAttempt.objects.count() == 4

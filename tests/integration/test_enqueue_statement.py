@@ -310,3 +310,16 @@ def test_an_error_in_a_long_list_leaves_nothing_behind() -> None:
     assert "message 1201" in str(refused.value.__notes__)
     assert not OutboxMessage.objects.exists()
     assert getattr(first, "outbox_id", None) is None
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["first statement", "later statement"])
+def test_a_message_may_have_more_recipients_than_a_statement_parameters(is_known: bool) -> None:
+    """PostgreSQL's driver takes 65 535 parameters, and a recipient would need two."""
+    owner = account()
+    connection.close()
+    if is_known:
+        prx.enqueue(**mail(owner))
+    many = [f"guest{number}@example.org" for number in range(33_000)]
+    row = prx.enqueue(**mail(owner), bcc=many, idempotency_key="all")
+    assert row.recipients.count() == 33_001
+    assert prx.enqueue(**mail(owner), bcc=many, idempotency_key="all").pk == row.pk

@@ -19,7 +19,7 @@ from prx_email_django.store import prepared
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.transports.memory import shared
 from prx_email_django.worker.outgoing import ClaimedMessage
-from tests.support.factories import account, backlog, mail
+from tests.support.factories import account, at, backlog, mail, take_one
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -307,3 +307,12 @@ def test_a_drain_renders_while_results_are_recorded_only_what_needs_no_database(
     with_file = OutboxMessage.objects.latest("pk")
     assert with_file.pk not in rendered_meanwhile
     assert bool(rendered_meanwhile) == (not settings_of_host)
+
+
+def test_a_message_that_cannot_be_rendered_says_so_however_often_it_is_asked() -> None:
+    """What fails while the database works is found again, and recorded, afterwards."""
+    (row,) = backlog(account(), 1)
+    OutboxMessage.objects.filter(pk=row.pk).update(envelope_from="Ann <bad")
+    outgoing = ClaimedMessage(take_one(row, now=at(None).now), clock=at(None))
+    first, second = outgoing.render(), outgoing.render()
+    assert first is not None and second is not None and "must be one address" in first.error == second.error
