@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -58,26 +58,27 @@ def render(mail: MailContent) -> bytes:
 
 
 def _header(mail: MailContent) -> str:
-    own = {name.lower() for name, _ in mail.headers}
-    made = [made for name, made in _made_fields(mail) if name not in own]
-    return "".join((*made, *_own_fields(mail), "MIME-Version: 1.0\r\n"))
+    made = _made_fields(mail)
+    if mail.headers:
+        own = {name.lower() for name, _ in mail.headers}
+        made = [(name, field) for name, field in made if name not in own]
+    return "".join((*[field for _, field in made], *_own_fields(mail), "MIME-Version: 1.0\r\n"))
 
 
-def _made_fields(mail: MailContent) -> Iterator[tuple[str, str]]:
-    yield "date", _date(mail)
-    yield "message-id", _message_id(mail)
-    yield "from", _from(mail.from_email)
+def _made_fields(mail: MailContent) -> list[tuple[str, str]]:
+    fields = [("date", _date(mail.date)), ("message-id", _message_id(mail)), ("from", _from(mail.from_email))]
     if mail.to:
-        yield "to", address_field("To", mail.to)
+        fields.append(("to", address_field("To", mail.to)))
     if mail.cc:
-        yield "cc", address_field("Cc", mail.cc)
+        fields.append(("cc", address_field("Cc", mail.cc)))
     if mail.reply_to:
-        yield "reply-to", address_field("Reply-To", mail.reply_to)
-    yield "subject", text_field("Subject", mail.subject)
+        fields.append(("reply-to", address_field("Reply-To", mail.reply_to)))
+    fields.append(("subject", text_field("Subject", mail.subject)))
     if mail.in_reply_to:
-        yield "in-reply-to", id_field("In-Reply-To", mail.in_reply_to)
+        fields.append(("in-reply-to", id_field("In-Reply-To", mail.in_reply_to)))
     if mail.references:
-        yield "references", id_field("References", mail.references)
+        fields.append(("references", id_field("References", mail.references)))
+    return fields
 
 
 def _own_fields(mail: MailContent) -> Iterator[str]:
@@ -89,21 +90,23 @@ def _own_fields(mail: MailContent) -> Iterator[str]:
             yield any_field(name, value)
 
 
-def _date(mail: MailContent) -> str:
-    if mail.date.tzinfo is None:
-        raise ValueError("the date of a message must be aware of its time zone")
+def _date(date: datetime) -> str:
     # To the second: messages that were queued together share it.
-    return f"Date: {_formatted(mail.date.replace(microsecond=0), mail.date.utcoffset())}\r\n"
+    if date.tzinfo is UTC:
+        return _utc_date(int(date.timestamp()))
+    if date.tzinfo is None:
+        raise ValueError("the date of a message must be aware of its time zone")
+    return f"Date: {format_datetime(date.replace(microsecond=0))}\r\n"
+
+
+@lru_cache(maxsize=64)
+def _utc_date(seconds: int) -> str:
+    return f"Date: {format_datetime(datetime.fromtimestamp(seconds, UTC))}\r\n"
 
 
 @lru_cache(maxsize=64)
 def _from(mailbox: str) -> str:
     return address_field("From", (mailbox,))
-
-
-@lru_cache(maxsize=64)
-def _formatted(date: datetime, _offset: timedelta | None) -> str:  # one instant is equal in all time zones
-    return format_datetime(date)
 
 
 def _message_id(mail: MailContent) -> str:
@@ -113,12 +116,16 @@ def _message_id(mail: MailContent) -> str:
 
 
 def _body(mail: MailContent) -> MimeEntity:
-    alternatives = [part_entity(part) for part in mail.parts if part.kind == "alternative"]
-    inline = [part for part in mail.parts if part.kind == "inline"]
-    attached = [part for part in mail.parts if part.kind == "attachment"]
     bodies: list[MimeEntity] = []
     if mail.body_text or not mail.body_html:
         bodies.append(text_entity("plain", mail.body_text))
+    if not mail.parts:  # most messages
+        if mail.body_html:
+            bodies.append(text_entity("html", mail.body_html))
+        return _multipart("alternative", bodies, mail)
+    alternatives = [part_entity(part) for part in mail.parts if part.kind == "alternative"]
+    inline = [part for part in mail.parts if part.kind == "inline"]
+    attached = [part for part in mail.parts if part.kind == "attachment"]
     if mail.body_html:
         bodies.append(_html(mail, inline))
     else:
@@ -137,12 +144,12 @@ def _multipart(subtype: str, entities: Sequence[MimeEntity], mail: MailContent, 
     if len(entities) == 1:
         return entities[0]
     boundary = _boundary(subtype[0], entities, mail.message_id)
-    chunks: list[bytes] = []
+    chunks: list[bytes] = []  # joined once: a part may be large
     for entity in entities:
         chunks += (b"--", boundary, b"\r\n", entity.head.encode(), b"\r\n", entity.body, b"\r\n")
     chunks += (b"--", boundary, b"--\r\n")
-    head = f'Content-Type: multipart/{subtype}{parameters};\r\n boundary="{boundary.decode()}"\r\n'
     body = b"".join(chunks)
+    head = f'Content-Type: multipart/{subtype}{parameters};\r\n boundary="{boundary.decode()}"\r\n'
     if not body.isascii():  # an attached message that cannot be encoded (RFC 2045 §6.4)
         head += "Content-Transfer-Encoding: 8bit\r\n"
     return MimeEntity(head, body)
@@ -166,7 +173,7 @@ def _render_raw(mail: MailContent, raw: bytes) -> bytes:
     present = {name for name, _ in fields} | {name.lower() for name, _ in mail.headers}
     front = list(_own_fields(mail))
     if "date" not in present:
-        front.insert(0, _date(mail))
+        front.insert(0, _date(mail.date))
     if "message-id" not in present:
         front.insert(0, _message_id(mail))
     kept = [encoded for name, encoded in fields if name not in HIDDEN_FIELDS]
