@@ -42,7 +42,7 @@ class Slot:
 
     def has_time_left(self) -> bool:
         """Whether enough of the lease remains to write something."""
-        return self.remaining() >= SLOT_MARGIN
+        return self.deadline - uptime() >= SLOT_MARGIN
 
 
 def with_state_and_slots(clock: Clock) -> QuerySet[Account]:

@@ -141,7 +141,7 @@ class RefusalRow:
     @property
     def room(self) -> int | None:
         """How many more messages may be refused before there is a suspicion; None: any number."""
-        longest = self.longest if self.limit else 0
+        longest = self.longest if self._counts and self.limit else 0
         return max(0, self.limit - longest) if longest else None
 
     def suspicious(self) -> frozenset[str]:

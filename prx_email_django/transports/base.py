@@ -36,6 +36,8 @@ class OutgoingMessage:
     utf8: bool = False
     #: Has bytes above 127: needs 8BITMIME.
     eight_bit: bool = False
+    #: Every line of the body is known to end with CRLF, the last one too; else this is made sure before it is written.
+    has_crlf: bool = False
     #: Must not be sent twice: its body is written only after the server has accepted its envelope and has answered
     #: every message before it.
     alone: bool = False

@@ -59,15 +59,15 @@ class FoundOut:
     def __init__(self) -> None:
         self._proven: set[Ahead] = set()
         self._broken: set[Ahead] = set()
-        #: Who is trying what.
-        self._trials: dict[Ahead, object] = {}
+        #: Who is trying what; most of the time nobody tries anything.
+        self.trials: dict[Ahead, object] = {}
         self.window = Window()
         #: Recipients that the server takes in one transaction; 0: no limit was met.
         self.max_recipients = 0
 
     def may_use(self, ahead: Ahead, by: object) -> bool:
         """Whether ``by`` may write ahead, or begin to try it."""
-        return ahead not in self._broken and (ahead in self._proven or self._trials.get(ahead, by) is by)
+        return ahead not in self._broken and (ahead in self._proven or self.trials.get(ahead, by) is by)
 
     def is_proven(self, ahead: Ahead) -> bool:
         """Whether the server has answered in step."""
@@ -81,39 +81,39 @@ class FoundOut:
     @property
     def in_flight(self) -> int:
         """How many messages whose body is written one connection may have unanswered."""
-        return self.window.size if self.may_chunk else 1
+        return self.window.size if Ahead.CHUNKING in self._proven and self.may_chunk else 1
 
     def remember(self, window: int, *, most: int) -> None:
         """Begin with the window that the account had before; 0: its server has not been probed."""
         if window and Ahead.CHUNKING not in self._broken:
             self._proven.add(Ahead.CHUNKING)
-            self._trials.pop(Ahead.CHUNKING, None)
+            self.trials.pop(Ahead.CHUNKING, None)
         self.window.remember(window, most=most)
 
     def use(self, ahead: Ahead, by: object) -> None:
         """Begin to try it, where nothing is known yet."""
         if ahead not in self._proven:
-            self._trials[ahead] = by
+            self.trials[ahead] = by
 
     def is_trying(self, ahead: Ahead, by: object) -> bool:
         """Whether ``by`` tries it, and the server has not answered in step yet."""
-        return self._trials.get(ahead) is by
+        return self.trials.get(ahead) is by
 
     def tries(self, by: object) -> bool:
         """Whether ``by`` tries anything."""
-        return bool(self._trials) and any(trying is by for trying in self._trials.values())
+        return any(trying is by for trying in self.trials.values())
 
     def prove(self, ahead: Ahead, by: object) -> None:
         """The server has answered in step."""
         if self.is_trying(ahead, by):
-            del self._trials[ahead]
+            del self.trials[ahead]
             self._proven.add(ahead)
 
     def give_up(self, ahead: Ahead) -> None:
         """The server does not bear it."""
         self._broken.add(ahead)
-        self._trials.pop(ahead, None)
+        self.trials.pop(ahead, None)
 
     def leave(self, by: object) -> None:
         """End the trials of a connection that has ended without an answer, so that another may try."""
-        self._trials = {ahead: trying for ahead, trying in self._trials.items() if trying is not by}
+        self.trials = {ahead: trying for ahead, trying in self.trials.items() if trying is not by}

@@ -52,6 +52,23 @@ class Carrier(Protocol):
 class ClaimedMessage(OutgoingMessage):
     """One claimed message, from its claim to its result; the only value of the worker for it."""
 
+    #: Where it goes; known once it is rendered.
+    route = NO_ROUTE
+    #: The connection that has taken it.
+    connection: Carrier | None = None
+    started_at: datetime | None = None
+    #: MAIL was written: the permits are spent.
+    mail_written = False
+    #: When, on the clock of ``uptime()``.
+    mail_at = -math.inf
+    body_written = False
+    #: Nothing of it was written, only because its permits ended before its MAIL.
+    permit_ended = False
+    #: The outcome and its time; set by the connection.
+    outcome = _NOT_BEGUN
+    finished_at: datetime | None = None
+    _cancelled = False
+
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
         super().__init__(id=claim.id, sender="", recipients=(), body=b"", alone=is_hold(claim.message.on_unknown))
         self.claim = claim
@@ -59,21 +76,6 @@ class ClaimedMessage(OutgoingMessage):
         #: The permits that were taken for it.
         self.permits = permits
         self._permits_end_at = _end_of(permits)
-        self.route = NO_ROUTE
-        #: The connection that has taken it.
-        self.connection: Carrier | None = None
-        self.started_at: datetime | None = None
-        #: MAIL was written: the permits are spent.
-        self.mail_written = False
-        #: When, on the clock of ``uptime()``.
-        self.mail_at = -math.inf
-        self.body_written = False
-        #: Nothing of it was written, only because its permits ended before its MAIL.
-        self.permit_ended = False
-        #: The outcome and its time; set by the connection.
-        self.outcome = _NOT_BEGUN
-        self.finished_at: datetime | None = None
-        self._cancelled = False
         self._lock = threading.Lock()
 
     def render(self) -> Outcome | None:
@@ -96,6 +98,7 @@ class ClaimedMessage(OutgoingMessage):
                 raise
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
+        self.has_crlf = not self.needs_database  # no part of it was made elsewhere
         # What the addresses of the envelope need is judged where the envelope is written.
         self.eight_bit, self.utf8 = not self.body.isascii(), needs_smtputf8(self.body)
         return None
@@ -108,12 +111,9 @@ class ClaimedMessage(OutgoingMessage):
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
         connection = self.connection
-        return (
-            not self._cancelled
-            and self.claim.has_time_left()
-            and connection is not None
-            and connection.slot.has_time_left()
-        )
+        if self._cancelled or connection is None:
+            return False
+        return self.claim.has_time_left() and connection.slot.has_time_left()
 
     def may_write(self) -> bool:
         """Whether MAIL, and later the body, may be written at this instant."""
@@ -191,7 +191,7 @@ class ClaimedMessage(OutgoingMessage):
 
 def _end_of(permits: tuple[Permits, ...]) -> float:
     """When the first of these permits ends, as a timestamp; infinite where none ends."""
-    return min([permit.ends_at for permit in permits], default=math.inf)
+    return min([permit.ends_at for permit in permits]) if permits else math.inf
 
 
 def _rendered(claim: Claim, route: Route) -> bytes:

@@ -125,14 +125,14 @@ class ReadyQueue:
         None also where too much is accepted and unrecorded: a kill then copies at most (4 + window) × connections
         messages; the window is 1 where messages go by DATA, and at most ``max_in_flight``.
         """
-        most = self.max_connections
+        most, unrecorded, in_flight = self.max_connections, self.unrecorded, self.in_flight
         most_copies = (4 + self.found.in_flight) * most
-        if self.stopped or self.unrecorded >= 4 * most or self.unrecorded + self.in_flight >= most_copies:
+        if self.stopped or unrecorded >= 4 * most or unrecorded + in_flight >= most_copies:
             return None
         if self.hold_until and monotonic() < self.hold_until:
             return None
         room = self.refusals.room
-        if room is not None and self.in_flight >= room:
+        if room is not None and in_flight >= room:
             return None  # no more may be refused than it takes to suspect the account
         try:
             message = self.ready.popleft()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,21 @@ def test_send_delivers_and_returns_the_message_id() -> None:
     row = OutboxMessage.objects.get()
     assert (row.status, row.retries, row.attempts, row.message_number) == ("sent", 0, 0, 0)
     assert DeliveryAttempt.objects.get().number == 1
+
+
+def with_lone_line_feeds(data: bytes, message: OutboxMessage) -> bytes:
+    """A TRANSFORM_MIME: some servers end a message at a dot between two of these."""
+    return data.replace(b"\r\n", b"\n") + b"\n.\nMAIL FROM:<other@example.com>"
+
+
+def test_what_the_host_makes_of_a_message_cannot_end_it(settings: Any) -> None:
+    settings.PRX_EMAIL = {"TRANSFORM_MIME": f"{__name__}.with_lone_line_feeds"}
+    with SmtpServer() as server:
+        prx.enqueue(**mail(account_on(server)))
+        assert prx.drain().sent == 1
+    (received,) = server.messages
+    assert received.data.endswith(b"\r\n\r\n.\r\nMAIL FROM:<other@example.com>\r\n")
+    assert received.data.count(b"\n") == received.data.count(b"\r\n")
 
 
 def test_a_drain_empties_a_backlog_over_several_connections() -> None:

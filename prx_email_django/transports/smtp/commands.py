@@ -73,7 +73,9 @@ def adapt(outgoing: OutgoingMessage, extensions: Extensions) -> None:
         if not extensions.eight_bit:
             outgoing.body = to_seven_bits(outgoing.body)
         outgoing.eight_bit, outgoing.utf8 = not outgoing.body.isascii(), needs_smtputf8(outgoing.body)
-    outgoing.body = with_crlf(outgoing.body)
+        outgoing.has_crlf = False
+    if not outgoing.has_crlf:
+        outgoing.body = with_crlf(outgoing.body)
 
 
 def envelope(
@@ -95,12 +97,10 @@ def envelope(
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code=ErrorCode.PROVIDER, smtp_code=552, enhanced="5.3.4")
     sender = path(outgoing.sender)
-    paths = [path(address) for address in addressed]
-    options = _options(outgoing, extensions, size=size, ascii_only=sender.isascii() and all(map(str.isascii, paths)))
-    commands = [f"MAIL FROM:<{sender}>{options}\r\n".encode()]
-    commands += [f"RCPT TO:<{address}>\r\n".encode() for address in paths]
-    commands.append(b"DATA\r\n")
-    return commands
+    rcpt = [f"RCPT TO:<{path(address)}>\r\n".encode() for address in addressed]
+    ascii_only = sender.isascii() and all(map(bytes.isascii, rcpt))
+    options = _options(outgoing, extensions, size=size, ascii_only=ascii_only)
+    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *rcpt, b"DATA\r\n"]
 
 
 def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, ascii_only: bool) -> str:

@@ -92,9 +92,9 @@ class SmtpProtocol(asyncio.Protocol):
         if not self._replies:
             await self._wait(deadline)
 
-    def codes(self, count: int) -> list[int]:
-        """The codes of the next ``count`` replies, or of those that have come; they stay."""
-        return [reply.code for reply in islice(self._replies, count)]
+    def next_replies(self, count: int) -> list[Reply]:
+        """The next ``count`` replies, or those that have come; they stay until ``drop_replies``."""
+        return list(islice(self._replies, count))
 
     async def go_on_while(self, go_on: Callable[[], bool]) -> None:
         """Call ``go_on`` whenever replies have come, until it returns False; its exceptions are raised here.
@@ -119,9 +119,10 @@ class SmtpProtocol(asyncio.Protocol):
         """Within ``go_on_while``: the next reply must come by ``deadline`` (None: the timeout from now)."""
         self._start_timer(self._loop.time() + self._timeout if deadline is None else deadline)
 
-    def take_replies(self, count: int) -> list[Reply]:
-        """Take so many replies that have come."""
-        return [self._replies.popleft() for _ in range(count)]
+    def drop_replies(self, count: int) -> None:
+        """Drop so many replies that have come."""
+        for _ in range(count):
+            self._replies.popleft()
 
     def wake(self) -> None:
         """End a wait for an event."""

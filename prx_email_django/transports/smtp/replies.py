@@ -13,6 +13,8 @@ from prx_email_django.rules.text import MAX_TEXT, clean
 MAX_LINE = 8192
 #: Lines of one reply.
 MAX_LINES = 100
+#: Replies that a connection keeps since they may come again.
+MOST_KNOWN = 20
 
 _CODES = {b"%d" % code: code for code in range(200, 600)}
 _ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
@@ -81,7 +83,8 @@ class Reply:
         return clean(b" ".join(lines).decode("utf-8", "replace"))
 
     def __str__(self) -> str:
-        return clean(f"{self.code} {self.text}")
+        text = f"{self.code} {self.text}"
+        return text if len(text) <= MAX_TEXT else clean(text)
 
     def __repr__(self) -> str:
         return f"<Reply {self}>"
@@ -90,9 +93,11 @@ class Reply:
 class ReplyParser:
     """Splits received bytes into replies; keeps at most one unfinished reply, and that within the bounds."""
 
-    __slots__ = ("_code", "_lines", "_rest", "_size")
+    __slots__ = ("_code", "_known", "_lines", "_rest", "_size")
 
     def __init__(self) -> None:
+        #: Replies of one line that came before, by that line: most of what a server says it says again.
+        self._known: dict[bytes, Reply] = {}
         self._rest = b""
         self._code = 0
         self._lines: list[bytes] = []
@@ -115,11 +120,15 @@ class ReplyParser:
             data = self._rest + data
         lines = data.split(b"\n")
         self._rest = lines.pop()
+        known = self._known
         for line in lines:
-            if line[3:4] == b" " and not self._lines and len(line) < MAX_LINE and (code := _CODES.get(line[:3])):
-                replies.append(Reply(code, [line[4:].removesuffix(b"\r")]))  # nearly all replies are one such line
+            is_first = not self._lines
+            if is_first and line in known:
+                replies.append(known[line])
             elif (reply := self._line(line)) is not None:
                 replies.append(reply)
+                if is_first and len(known) < MOST_KNOWN and len(line) < MAX_TEXT:
+                    known[line] = reply
         if len(self._rest) > MAX_LINE:
             raise MalformedReply("reply line too long")
 

@@ -82,7 +82,7 @@ class SessionState:
     @property
     def tries_ahead(self) -> bool:
         """Whether this session tries a way of writing ahead that the server has not answered in step yet."""
-        return self.found.tries(self)
+        return bool(self.found.trials) and self.found.tries(self)
 
     @property
     def retired(self) -> bool:
@@ -128,14 +128,9 @@ class SessionState:
     def look_ahead(self) -> MailTransaction | None:
         """Start the next message if its envelope may go behind the body that is written next."""
         overlap = self._level in ("full", "chunked") or (self._level == "auto" and self.completed >= TRIAL_MESSAGES)
-        if (
-            self.chunks
-            or self.probes
-            or not overlap
-            or self.retired
-            or self.stepwise
-            or not self.found.may_use(Ahead.OVERLAP, self)
-        ):
+        if not overlap or self.retired or self.stepwise or (self._may_chunk and (self.chunks or self.probes)):
+            return None
+        if not self.found.may_use(Ahead.OVERLAP, self):
             return None
         while self.ahead is None and (outgoing := self.feed.take()) is not None:
             self.ahead = self.begin(outgoing)

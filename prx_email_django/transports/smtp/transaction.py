@@ -186,17 +186,18 @@ def _go_on(state: SessionState) -> bool:
             state.current, state.ahead = state.ahead, None
             continue
         expected = len(transaction.commands)
-        codes = protocol.codes(expected)
-        if not transaction.is_usual(codes):
+        replies = protocol.next_replies(expected)
+        if not transaction.is_usual(replies):
             return False
-        if len(codes) < expected:
+        if len(replies) < expected:
             protocol.wait_until(None)
             return True
         outgoing = transaction.outgoing
         if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
             return False
         body = dot_stuffed(outgoing.body)
-        for reply in protocol.take_replies(expected)[1:-1]:
+        protocol.drop_replies(expected)
+        for reply in replies[1:-1]:
             transaction.add_answer(reply)
         transaction.phase = Phase.BODY
         _write_body(state, transaction, body, deadline=state.deadline(len(body)))

@@ -151,12 +151,15 @@ class MailTransaction:
         is_limit = all(answer is Answer.TOO_MANY for answer in answers[first:])
         return answers[:first].count(Answer.ACCEPTED) if is_limit else 0
 
-    def is_usual(self, codes: Sequence[int]) -> bool:
+    def is_usual(self, replies: Sequence[Reply]) -> bool:
         """Whether the replies to its envelope, as far as they have come, are those to a message that is accepted."""
-        if len(self.commands) != 2 + len(self.recipients) or len(self.recipients) > _FEW:  # the first: after RSET
+        count = len(self.commands)
+        if count != 2 + len(self.recipients) or count > 2 + _FEW:  # the first: after RSET
             return False
-        envelope = codes[: 1 + len(self.recipients)]
-        return (not envelope or max(envelope) < 300) and (len(codes) < len(self.commands) or codes[-1] == 354)
+        codes = [reply.code for reply in replies]
+        if len(codes) == count and codes.pop() != 354:
+            return False
+        return not codes or max(codes) < 300
 
     def add_answer(self, reply: Reply) -> None:
         """Keep the reply to the next RCPT."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prx_email_django.mime.transfer import is_wire_form
 from prx_email_django.transports.smtp.commands import (
     Extensions,
     UnsupportedMessage,
@@ -103,6 +104,13 @@ def test_server_reads_exactly_these_lines_and_one_message(body: bytes) -> None:
 
 def test_clean_body_is_not_copied() -> None:
     assert dot_stuffed(adapted(BODY)) is BODY
+
+
+def test_a_body_that_is_known_to_have_crlf_is_repaired_once_it_was_encoded_anew() -> None:
+    body = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nä\r\n.\r\n".encode()
+    message = outgoing(body=body, has_crlf=True)
+    adapt(message, Extensions())
+    assert message.body.isascii() and is_wire_form(message.body)
 
 
 def test_repairing_line_ends_costs_no_more_than_a_few_copies() -> None:

@@ -10,6 +10,7 @@ from prx_email_django.rules.text import MAX_TEXT, clean
 from prx_email_django.transports.smtp.replies import (
     MAX_LINE,
     MAX_LINES,
+    MOST_KNOWN,
     MalformedReply,
     Reply,
     ReplyParser,
@@ -34,6 +35,19 @@ def test_enhanced_code_stands_at_the_start(text: str, enhanced: str) -> None:
 def test_replies_in_one_segment_stay_apart() -> None:
     replies = ReplyParser().feed(b"250 one\r\n250-two\r\n250 more\r\n354\r\n55")
     assert [str(reply) for reply in replies] == ["250 one", "250 two more", "354 "]
+
+
+def test_a_line_that_was_a_whole_reply_before_may_be_the_end_of_another_one() -> None:
+    parser = ReplyParser()
+    replies = [*parser.feed(b"250 ok\r\n250-one\r\n"), *parser.feed(b"250 ok\r\n250 ok\r\n")]
+    assert [str(reply) for reply in replies] == ["250 ok", "250 one ok", "250 ok"]
+
+
+def test_replies_that_never_come_again_are_not_kept() -> None:
+    parser = ReplyParser()
+    for number in range(10 * MOST_KNOWN):
+        parser.feed(b"250 queued as %d\r\n" % number)
+    assert len(parser._known) == MOST_KNOWN
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
