@@ -71,16 +71,26 @@ class RecordedAttempt:
         return self.status is Status.FAILED and self.next_attempt_at is None and not self.late
 
 
-def recorded(finished: FinishedAttempt, status: Status, **fields: Any) -> RecordedAttempt:
+def recorded(
+    finished: FinishedAttempt,
+    status: Status,
+    *,
+    error_code: str = "",
+    error: str = "",
+    next_attempt_at: datetime | None = None,
+    **more: Any,
+) -> RecordedAttempt:
     """What was written of an attempt."""
-    values: dict[str, Any] = {"error_code": "", "error": "", "next_attempt_at": None, **fields}
     return RecordedAttempt(
-        message=finished.claim.message,
-        status=status,
-        outcome=finished.outcome,
-        attempt=finished.claim.number,
-        duration=(finished.finished_at - finished.started_at).total_seconds(),
-        **values,
+        finished.claim.message,
+        status,
+        finished.outcome,
+        error_code,
+        error,
+        next_attempt_at,
+        finished.claim.number,
+        (finished.finished_at - finished.started_at).total_seconds(),
+        **more,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
@@ -69,11 +69,11 @@ def _instant(seconds: float | None) -> datetime | None:
 
 
 class Column(NamedTuple):
-    """A column of a claimed message: its attribute, its SQL, and the function that converts the SQL's values."""
+    """A column of the claimed messages: its attribute, its SQL, and the function that converts the SQL's values."""
 
     attname: str
     sql: str
-    convert: Callable[[Any], Any] | None
+    convert: Callable[[Sequence[Any]], Iterable[Any]] | None
 
 
 def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
@@ -103,12 +103,12 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     make = _maker(columns, known)
     _, _, recipients, *values = zip(*rows, strict=True)
     converted = (
-        map(column.convert, given) if column.convert else given for column, given in zip(columns, values, strict=True)
+        column.convert(given) if column.convert else given for column, given in zip(columns, values, strict=True)
     )
     taken.messages = list(map(make, *converted))
     for message, found in zip(taken.messages, recipients, strict=True):
         if found is not None:
-            taken.recipients[message.id] = [ClaimedRecipient(message.id, *read) for read in _json(found)]
+            taken.recipients[message.id] = [ClaimedRecipient(message.id, *read) for read in _decoded(found)]
     taken.messages.sort(key=attrgetter("claim_rank", "next_attempt_at", "id"))
     return taken
 
@@ -142,16 +142,23 @@ def _columns(alias: str) -> tuple[Column, ...]:
 
 def _column(field: models.Field[Any, Any], name: str) -> Column:
     if isinstance(field, models.DateTimeField):
-        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", _instant)
+        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", _instants)
     if isinstance(field, models.JSONField):
-        return Column(field.attname, f"m.{name}::text", _json)
+        return Column(field.attname, f"m.{name}::text", _json_values)
     return Column(field.attname, f"m.{name}", None)
 
 
-def _json(text: str) -> Any:
-    if text == "[]":  # most columns of most messages
-        return []
-    return {} if text == "{}" else _DECODER.raw_decode(text)[0]  # no white space before or behind it
+def _instants(seconds: Sequence[float | None]) -> Iterable[datetime | None]:
+    return map(_instant, seconds)
+
+
+def _json_values(texts: Sequence[str]) -> list[Any]:
+    # Most columns of most messages are empty, and each message has lists of its own.
+    return [[] if text == "[]" else {} if text == "{}" else _decoded(text) for text in texts]
+
+
+def _decoded(text: str) -> Any:
+    return _DECODER.raw_decode(text)[0]  # no white space before or behind it
 
 
 def _maker(columns: tuple[Column, ...], known: dict[str, Any]) -> Callable[..., OutboxMessage]:

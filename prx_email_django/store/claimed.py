@@ -46,7 +46,7 @@ class Claim:
     _header_message_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        self.open_addresses = tuple(recipient.address for recipient in self.recipients if is_open(recipient.result))
+        self.open_addresses = tuple([recipient.address for recipient in self.recipients if is_open(recipient.result)])
 
     @property
     def id(self) -> int:
@@ -99,13 +99,13 @@ def counters_of(message: OutboxMessage) -> MessageCounters:
 
 def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim], list[Claim]]:
     """Claims that may be sent, and those that are too old."""
-    settings = outbox_settings()
+    settings, now = outbox_settings(), clock.now
     fresh: list[Claim] = []
     old: list[Claim] = []
     for claim in claims:
         message = claim.message
         is_old = gave_up(
-            now=clock.now,
+            now=now,
             due_since=message.due_since,
             due=message.next_attempt_at,
             expires_at=message.expires_at,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.recipients import settled_status
 from prx_email_django.rules.sent import message_id_number, sent_columns
 from prx_email_django.rules.text import MAX_TEXT
-from prx_email_django.states import AttemptOutcome, Status
+from prx_email_django.states import Status
 from prx_email_django.store.attempts import (
     FinishedAttempt,
     RecordedAttempt,
@@ -46,33 +46,32 @@ def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[Recorded
 
 def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iterator[list[RecordedAttempt]]:
     """``finalize``, one transaction after the other: an error in a later one takes nothing from what is recorded."""
-    by_token: dict[uuid.UUID | None, list[FinishedAttempt]] = {}
-    others: list[FinishedAttempt] = []
-    together = takes_all_claims()
-    for finished in group:
-        if finished.is_plain:
-            by_token.setdefault(None if together else finished.claim.lease.token, []).append(finished)
-        else:
-            others.append(finished)
-    for plain in by_token.values():
+    plain = [finished for finished in group if finished.is_plain]
+    others = [finished for finished in group if not finished.is_plain] if len(plain) < len(group) else []
+    for part in [plain] if takes_all_claims() and plain else _by_claim(plain):
         now = clock.now
-        ours = _record_sent(plain, now=now)
+        ours = _record_sent(part, now=now)
         same = sent_columns((), number=0, message_id="", now=now)
-        yield [_sent(finished, same) for finished in plain if finished.claim.id in ours]
-        others += [finished for finished in plain if finished.claim.id not in ours]
+        yield [_sent(finished, same) for finished in part if finished.claim.id in ours]
+        others += [finished for finished in part if finished.claim.id not in ours]
     for finished in others:
         yield [_record_one(finished, clock=clock, tries=[])]
 
 
+def _by_claim(group: Iterable[FinishedAttempt]) -> Iterable[list[FinishedAttempt]]:
+    by_token: dict[uuid.UUID, list[FinishedAttempt]] = {}
+    for finished in group:
+        by_token.setdefault(finished.claim.lease.token, []).append(finished)
+    return by_token.values()
+
+
 @retried
 def _record_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
-    attempts = [attempt_columns(finished, AttemptOutcome.SENT) for finished in group]
-    responses = [finished.outcome.response[:MAX_TEXT] for finished in group]
     recipients = [recipient for finished in group for recipient in finished.claim.recipients]
-    if not any(recipient.code or recipient.text for recipient in recipients):
-        return record_sent(attempts, responses, now=now)
+    if not [recipient for recipient in recipients if recipient.code or recipient.text]:
+        return record_sent(group, now=now)
     with atomic():
-        ours = record_sent(attempts, responses, now=now)
+        ours = record_sent(group, now=now)
         write_last_answers(finished for finished in group if finished.claim.id in ours)
     return ours
 

@@ -18,9 +18,11 @@ from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.models.foreign_text import ForeignCharField
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.sent import FIXED_NUMBER_SQL
+from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store import prepared
-from prx_email_django.store.db import atomic
+from prx_email_django.store.attempts import FinishedAttempt, attempt_columns
+from prx_email_django.store.db import atomic, worker_name
 
 #: Column -> value of a ``DeliveryAttempt``.
 Attempt = dict[str, Any]
@@ -34,12 +36,15 @@ _CASES = "CASE id {cases} END"
 _SENT = f"""UPDATE {{messages}} SET {_BECOMES_SENT.format(row="", header=_CASES, response=_CASES)}
  WHERE id IN ({{ids}}) AND status = %s AND claim_token = %s"""
 
-# One array a column: a long list of placeholders costs the driver more than the database's whole work.  Instants are
-# seconds: microseconds of this era are exact in a double.
-_SENT_WITH_ATTEMPTS = f"""WITH given AS (SELECT * FROM unnest(%s::bigint[], %s::integer[], %s::uuid[], %s::float8[],
- %s::float8[], %s::smallint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) AS row (
- message_id, number, claim_token, started_at, finished_at, smtp_code, header_message_id, response, phase,
- enhanced_code, peer)),
+# One array a column: a long list of placeholders costs the driver more than the database's whole work.  Of a column
+# whose values are all equal, as most are, one value goes (``few``).  Instants are seconds: microseconds of this era are
+# exact in a double.
+_SENT_WITH_ATTEMPTS = f"""WITH few AS (SELECT %s::text[] AS phase, %s::text[] AS enhanced_code, %s::text[] AS peer),
+given AS (SELECT row.*, few.phase[LEAST(place, CARDINALITY(few.phase))] AS phase,
+ few.enhanced_code[LEAST(place, CARDINALITY(few.enhanced_code))] AS enhanced_code,
+ few.peer[LEAST(place, CARDINALITY(few.peer))] AS peer FROM few, unnest(%s::bigint[], %s::integer[], %s::uuid[],
+ %s::float8[], %s::float8[], %s::smallint[], %s::text[], %s::text[]) WITH ORDINALITY AS row (
+ message_id, number, claim_token, started_at, finished_at, smtp_code, header_message_id, response, place)),
 changed AS (UPDATE {{messages}} AS m
  SET {_BECOMES_SENT.format(row="m.", header="given.header_message_id", response="given.response")} FROM given
  WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = given.claim_token RETURNING m.id)
@@ -72,15 +77,16 @@ def takes_all_claims() -> bool:
     return connections[outbox_alias()].vendor == "postgresql"
 
 
-def record_sent(attempts: Sequence[Attempt], responses: Sequence[str], *, now: datetime) -> set[int]:
-    """Mark the attempts' messages as sent where the claim is still ours; return the ids of the marked messages.
+def record_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
+    """Mark the messages of these accepted attempts as sent where the claim is still ours; return their ids.
 
-    An attempt is given as its columns; ``responses`` are the server's final replies, in the same order.  Unless
-    ``takes_all_claims``, all are of one claim: where the database does not return the changed ids, no message is marked
-    as soon as one of the group is lost.
+    Unless ``takes_all_claims``, all are of one claim: where the database does not return the changed ids, no message is
+    marked as soon as one of the group is lost.
     """
     if takes_all_claims():
-        return _in_one_statement(attempts, responses, now=now)
+        return _in_one_statement(group, now=now)
+    attempts = [attempt_columns(finished, AttemptOutcome.SENT) for finished in group]
+    responses = [finished.outcome.response[:MAX_TEXT] for finished in group]
     try:
         with atomic():
             if _mark_sent(attempts, responses, now=now) != len(attempts):
@@ -96,35 +102,41 @@ class _NotAllOurs(Exception):
     """Rolls the group back; each result is then recorded by itself, under its row's lock."""
 
 
-def _in_one_statement(attempts: Sequence[Attempt], responses: Sequence[str], *, now: datetime) -> set[int]:
+def _in_one_statement(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
     connection = connections[outbox_alias()]
-    statement = _statement(outbox_alias())
-    stored_response, worker = _stored(OutboxMessage, "provider_response"), _stored(DeliveryAttempt, "worker")
-    # Most messages of a group have the same of these.
-    peers, enhanced = (
-        {text: _stored(DeliveryAttempt, name)(text, connection) for text in {attempt[name] for attempt in attempts}}
-        for name in ("peer", "enhanced_code")
-    )
+    claims = [finished.claim for finished in group]
+    said = [finished.outcome for finished in group]
+    fitted = {name: _stored(DeliveryAttempt, name) for name in ("peer", "enhanced_code", "worker")}
+    response = _stored(OutboxMessage, "provider_response")
     params = [
-        _literal(attempt["message_id"] for attempt in attempts),
-        _literal(attempt["number"] for attempt in attempts),
-        _literal(attempt["claim_token"].hex for attempt in attempts),
-        _literal(attempt["started_at"].timestamp() for attempt in attempts),
-        _literal(attempt["finished_at"].timestamp() for attempt in attempts),
-        _literal(attempt["smtp_code"] or "NULL" for attempt in attempts),
-        [attempt["header_message_id"] for attempt in attempts],
-        [stored_response(response, connection) for response in responses],
-        [str(attempt["phase"]) for attempt in attempts],
-        [enhanced[attempt["enhanced_code"]] for attempt in attempts],
-        [peers[attempt["peer"]] for attempt in attempts],
+        _few([str(outcome.phase) for outcome in said]),
+        [
+            fitted["enhanced_code"](text[:MAX_ENHANCED_CODE], connection)
+            for text in _few([outcome.enhanced for outcome in said])
+        ],
+        [fitted["peer"](text[:MAX_COLUMN], connection) for text in _few([outcome.peer for outcome in said])],
+        _literal([claim.message.id for claim in claims]),
+        _literal([claim.number for claim in claims]),
+        _literal([claim.lease.token.hex for claim in claims]),
+        _literal([finished.started_at.timestamp() for finished in group]),
+        _literal([finished.finished_at.timestamp() for finished in group]),
+        _literal([outcome.smtp_code or "NULL" for outcome in said]),
+        [claim.header_message_id for claim in claims],
+        [response(outcome.response[:MAX_TEXT], connection) for outcome in said],
         Status.SENT.value,
         now,
         now,
         Status.SENDING.value,
         AttemptOutcome.SENT.value,
-        worker(attempts[0]["worker"], connection),
+        fitted["worker"](worker_name()[:MAX_COLUMN], connection),
     ]
+    statement = _statement(outbox_alias())
     return {int(row[0]) for row in prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR)}
+
+
+def _few(texts: list[str]) -> list[str]:
+    """The texts; one of them where all are equal."""
+    return texts if texts.count(texts[0]) < len(texts) else texts[:1]
 
 
 def _literal(values: Iterable[object]) -> str:

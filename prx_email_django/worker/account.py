@@ -232,19 +232,24 @@ class AccountWorker:
             outcome = message.outcome
             if outcome.ending is Ending.ACCEPTED:
                 self.pace.accepted()
-            if outcome.trouble.is_throttle:
+            if outcome.trouble is Trouble.NONE:
+                if outcome.is_completed and (not self.suspicion.is_active or outcome.ending is Ending.ACCEPTED):
+                    self._note_completed(message)
+            elif outcome.trouble.is_throttle:
                 self._throttled(outcome.trouble)
-            elif outcome.trouble is not Trouble.NONE:
+            else:
                 if message.connection is not None:
                     message.connection.trouble_noted = True
                     if message.connection.token_ended and outcome.trouble is Trouble.AUTH:
                         continue
                 self.troubles.note(outcome.trouble, outcome.error)
-            elif outcome.is_completed and (not self.suspicion.is_active or outcome.ending is Ending.ACCEPTED):
-                self.prefetch.note_completed()
-                if (self.troubles.are_known or self.prefetch.after_pause) and self.troubles.end_by(message):
-                    self.prefetch.probing = self.prefetch.after_pause = False
-                    self.prefetch.look_again()
+
+    def _note_completed(self, message: ClaimedMessage) -> None:
+        """The server completed a transaction of the account: its trouble may be over."""
+        self.prefetch.note_completed()
+        if (self.troubles.are_known or self.prefetch.after_pause) and self.troubles.end_by(message):
+            self.prefetch.probing = self.prefetch.after_pause = False
+            self.prefetch.look_again()
 
     # Connecting and ending
 

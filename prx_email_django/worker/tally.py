@@ -41,14 +41,15 @@ class HourlyTally:
         hour = _hour(now)
         for attempt in recorded:
             amounts = self._amounts[attempt.message.account_id, hour]
-            amounts["refused_recipients"] += len(attempt.refused)
-            if attempt.outcome.ending is Ending.UNKNOWN:
-                amounts["unknown"] += 1
-            if attempt.status is Status.SENT:
-                amounts["sent"] += attempt.is_news
-                amounts["seconds"] += attempt.is_news * max(0.0, (now - attempt.message.due_since).total_seconds())
+            if attempt.status is Status.SENT and attempt.is_news:
+                amounts["sent"] += 1
+                amounts["seconds"] += max(0.0, (now - attempt.message.due_since).total_seconds())
             elif attempt.comes_to_rest:
                 amounts["failed"] += 1
+            if attempt.refused:
+                amounts["refused_recipients"] += len(attempt.refused)
+            if attempt.outcome.ending is Ending.UNKNOWN:
+                amounts["unknown"] += 1
 
     def reinstated(self, messages: Iterable[OutboxMessage]) -> None:
         """Take back messages that were counted as failed: the account was the cause, and they are due again."""
