@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections import Counter
@@ -341,3 +342,24 @@ def test_an_attachment_that_cannot_be_read_now_does_not_put_its_message_at_rest(
         assert prx.drain(now=NOW).sent == 1
     assert not failures
     assert fresh(row).status == "sent"
+
+
+@pytest.mark.django_db
+def test_full_collections_leave_out_what_the_host_held_before_a_drain_and_only_as_long_as_it_lasts() -> None:
+    message(account())
+    frozen: list[int] = []
+    gc.unfreeze()
+    prx.drain(now=NOW, progress=lambda report: frozen.append(gc.get_freeze_count()))
+    assert frozen and min(frozen) > 1000, "the objects of this process"
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.django_db
+def test_what_the_host_has_frozen_stays_frozen() -> None:
+    message(account())
+    gc.freeze()
+    try:
+        prx.drain(now=NOW)
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()
