@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from time import monotonic
 
 from prx_email_django.limits.rate_windows import Permits, give_back
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.lease import Lease, release_lease
@@ -181,6 +182,7 @@ class ClaimPrefetch:
         self._claiming_since = self._claiming_since or monotonic()
         with meanwhile(self.rendering()):
             batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
+        self._take_over(batch.claims)
         claims = self.doubles.keep_back(batch.claims, waiting=self.waiting(), permits=permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
         self.claims.update({claim.id: claim for claim in claims})
@@ -193,6 +195,17 @@ class ClaimPrefetch:
         admitted, unfitting = self.admission.admit(claims, permits)
         self.unrendered += admitted
         self.release(unfitting)
+
+    def _take_over(self, claims: Iterable[Claim]) -> None:
+        """Make them messages of this account: their rows may name another one by now, but the results come back here.
+
+        Without the descriptor, which asks the host's database routers for each.
+        """
+        account = self.current.account
+        keep_related = OutboxMessage._meta.get_field("account").set_cached_value
+        for claim in claims:
+            vars(claim.message)["account_id"] = account.pk
+            keep_related(claim.message, account)
 
     def held(self) -> list[Claim]:
         """All claims whose leases are to be renewed: also those that wait for the result of an older claim."""
