@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 from django.db import DataError, Error, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
 from django.db import connections as django_connections
@@ -137,8 +138,26 @@ def waits(error: Error, since: float, *, slow: int = 0) -> bool:
         # The database is not away: waiting for it would hold the worker for minutes.
         logger.error("a statement took longer than the database's limit, try %d: %s", slow, error)
         return slow < SLOW_TRIES or _waiting.wait(error, math.inf)
-    connection.close()  # after a failover it would lead to the old server
+    end_session(connection)
     return _waiting.wait(error, monotonic() - since)
+
+
+def end_session(connection: Any) -> None:
+    """Close a connection on which the database could not be used: after a failover it would lead to the old server.
+
+    psycopg's pool would keep the session and hand it out again.
+    """
+    raw = connection.connection
+    if raw is not None and connection.settings_dict["OPTIONS"].get("pool"):
+        raw.pgconn.finish()
+    connection.close()
+
+
+def end_all_sessions(connection: Any) -> None:
+    """The same, and let psycopg's pool try those that it keeps: a restart of the database has ended them all."""
+    end_session(connection)
+    if connection.settings_dict["OPTIONS"].get("pool"):
+        connection.pool.check()
 
 
 #: Something to write.  It may run again after it has succeeded without the process knowing it.
@@ -216,7 +235,7 @@ class Unwritten:
             if may_pass(error):
                 connection = django_connections[outbox_alias()]
                 if not connection.in_atomic_block:
-                    connection.close()
+                    end_session(connection)
                 return False
             logger.exception("something could not be written; the messages are recovered when their leases end")
         return True
