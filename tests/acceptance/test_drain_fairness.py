@@ -15,6 +15,7 @@ from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.worker import current
 from prx_email_django.worker.account import AccountWorker
 from tests.acceptance.workers import untouched
 from tests.support.factories import account_on, backlog
@@ -328,3 +329,25 @@ def test_an_account_whose_work_breaks_off_at_a_statement_releases_what_it_has_cl
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert not OutboxMessage.objects.filter(attempts__gt=0).exists()
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("stage", ["greeting", "refusal", "mail", "final"])
+def test_an_account_that_a_person_deletes_ends_no_drain(
+    stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop is a row of drains, and would stop with it, and with it the mail of all accounts."""
+    monkeypatch.setattr(current, "LOOK_AFTER", 0.0)
+    refusal = "554 5.7.1 not you" if stage == "refusal" else None
+    with two_servers() as (first, second):
+        deleted = account_on(first, "deleted", max_connections=1)
+        backlog(deleted, 8)
+        stalled = first.on("greeting" if refusal else stage, reply=refusal, stall=True, nth=1)
+        draining = Draining()
+        assert stalled.reached.wait(60)
+        OutboxMessage.objects.all().delete()
+        deleted.delete()
+        first.release(stalled)
+        assert draining.outcome().sent == 0
+        backlog(account_on(second, "other"), 1)
+        assert prx.drain().sent == len(second.messages) == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
