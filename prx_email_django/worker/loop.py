@@ -14,8 +14,8 @@ from time import monotonic
 from django.db import Error
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.limits.pauses import is_deleted
 from prx_email_django.limits.slots import renew_slots
-from prx_email_django.models import Account
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.absence import is_missing, may_pass, unwritten, waiting_for_database
 from prx_email_django.store.claims import renew
@@ -252,12 +252,12 @@ class WorkerLoop:
         except Exception as error:
             if may_pass(error):
                 raise
-            if not Account.objects.filter(pk=worker.account_id).exists():
-                logger.warning("account %s was deleted: the drain goes on without it", worker.current.account)
-            elif all(other is worker for other in self.workers):
-                raise
-            else:
+            if any(other is not worker for other in self.workers):
                 logger.exception("account %s: the drain goes on without it", worker.current.account)
+            elif is_deleted(worker.current.account):
+                logger.warning("account %s was deleted: the drain goes on without it", worker.current.account)
+            else:
+                raise
             results = self._unrecorded.pop(worker, [])
             unwritten.write([partial(self._rescue, worker, message, set()) for message in results])
             worker.fail()
