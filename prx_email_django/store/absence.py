@@ -86,8 +86,9 @@ def may_pass(error: BaseException) -> bool:
 
 
 #: The database ended a statement that took too long.  PostgreSQL: query canceled (``statement_timeout``, also while it
-#: waited for a lock).  MariaDB, MySQL: statement timeout, query execution was interrupted.
-_TOO_SLOW_SQLSTATE, _TOO_SLOW_MYSQL = "57014", {1969, 3024, 1317}
+#: waited for a lock), and from 17 on transaction timeout, by which the session ends too (``transaction_timeout``).
+#: MariaDB, MySQL: statement timeout, query execution was interrupted.
+_TOO_SLOW_SQLSTATES, _TOO_SLOW_MYSQL = {"57014", "25P04"}, {1969, 3024, 1317}
 #: Tries of a statement that took too long: a lock may have been in its way.  A worker that holds something then ends as
 #: it does after the longest absence: what is on its way comes to its end first.
 SLOW_TRIES = 3
@@ -95,7 +96,7 @@ SLOW_TRIES = 3
 
 def is_too_slow(error: BaseException) -> bool:
     """Whether the database is there, and ended the statement because it took too long."""
-    if getattr(error.__cause__, "sqlstate", None) == _TOO_SLOW_SQLSTATE:
+    if getattr(error.__cause__, "sqlstate", None) in _TOO_SLOW_SQLSTATES:
         return True
     return isinstance(error, OperationalError) and bool(error.args) and error.args[0] in _TOO_SLOW_MYSQL
 
