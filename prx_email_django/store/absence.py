@@ -149,7 +149,7 @@ def end_session(connection: Any) -> None:
     psycopg's pool would keep the session and hand it out again.
     """
     raw = connection.connection
-    if raw is not None and connection.settings_dict["OPTIONS"].get("pool"):
+    if raw is not None and _pool(connection) is not None:
         raw.pgconn.finish()
     connection.close()
 
@@ -157,8 +157,13 @@ def end_session(connection: Any) -> None:
 def end_all_sessions(connection: Any) -> None:
     """The same, and let psycopg's pool try those that it keeps: a restart of the database has ended them all."""
     end_session(connection)
-    if connection.settings_dict["OPTIONS"].get("pool"):
-        connection.pool.check()
+    if (pool := _pool(connection)) is not None:
+        pool.check()
+
+
+def _pool(connection: Any) -> Any:
+    """psycopg's pool, where the host has chosen it."""
+    return connection.pool if connection.vendor == "postgresql" else None
 
 
 #: Something to write.  It may run again after it has succeeded without the process knowing it.
