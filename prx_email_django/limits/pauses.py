@@ -46,6 +46,12 @@ def read_account(account_id: int) -> Account:
     return with_state().get(pk=account_id)
 
 
+@retried
+def is_deleted(account: Account) -> bool:
+    """Whether a person has deleted the account since it was read."""
+    return not Account.objects.filter(pk=account.pk).exists()
+
+
 def known_state(account: Account) -> AccountState:
     """The runtime state that was read with the account (see ``with_state``); an empty one if there is no row yet."""
     try:

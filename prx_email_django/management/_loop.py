@@ -28,6 +28,9 @@ CLOSELY_FOR = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: A terminal or session that closes; not on Windows.
 _HANGUP = getattr(signal, "SIGHUP", None)
+#: Signals that would end the process at once: Ctrl-backslash and the stop signal of some images, and what a rotation of
+#: logs sends to other programs.  Not on Windows.
+_OTHERS = [getattr(signal, name) for name in ("SIGQUIT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class Stop:
@@ -83,6 +86,8 @@ class Stop:
 
         A second SIGHUP changes nothing: a terminal that closes may send two, and systemd's ``SendSIGHUP`` sends one
         directly after SIGTERM.  A SIGHUP that is ignored (``nohup``) stays ignored.
+
+        SIGQUIT, SIGUSR1 and SIGUSR2 request the end too, where the host does nothing with them.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # Python allows signal handlers in the main thread only
@@ -90,6 +95,7 @@ class Stop:
         numbers = [*_SIGNALS]
         if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
             numbers.append(_HANGUP)
+        numbers += [number for number in _OTHERS if not _is_used(number)]
         before = {number: signal.getsignal(number) for number in numbers}
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -105,6 +111,18 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _is_used(number: int) -> bool:
+    """Whether the process does something with the signal; Linux knows it also of ``faulthandler.register``."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return True
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    caught = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in caught)
 
 
 def wait_for_wake_up(

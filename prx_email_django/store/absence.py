@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 from django.db import DataError, Error, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
 from django.db import connections as django_connections
@@ -85,8 +86,9 @@ def may_pass(error: BaseException) -> bool:
 
 
 #: The database ended a statement that took too long.  PostgreSQL: query canceled (``statement_timeout``, also while it
-#: waited for a lock).  MariaDB, MySQL: statement timeout, query execution was interrupted.
-_TOO_SLOW_SQLSTATE, _TOO_SLOW_MYSQL = "57014", {1969, 3024, 1317}
+#: waited for a lock), and from 17 on transaction timeout, by which the session ends too (``transaction_timeout``).
+#: MariaDB, MySQL: statement timeout, query execution was interrupted.
+_TOO_SLOW_SQLSTATES, _TOO_SLOW_MYSQL = {"57014", "25P04"}, {1969, 3024, 1317}
 #: Tries of a statement that took too long: a lock may have been in its way.  A worker that holds something then ends as
 #: it does after the longest absence: what is on its way comes to its end first.
 SLOW_TRIES = 3
@@ -94,7 +96,7 @@ SLOW_TRIES = 3
 
 def is_too_slow(error: BaseException) -> bool:
     """Whether the database is there, and ended the statement because it took too long."""
-    if getattr(error.__cause__, "sqlstate", None) == _TOO_SLOW_SQLSTATE:
+    if getattr(error.__cause__, "sqlstate", None) in _TOO_SLOW_SQLSTATES:
         return True
     return isinstance(error, OperationalError) and bool(error.args) and error.args[0] in _TOO_SLOW_MYSQL
 
@@ -137,8 +139,31 @@ def waits(error: Error, since: float, *, slow: int = 0) -> bool:
         # The database is not away: waiting for it would hold the worker for minutes.
         logger.error("a statement took longer than the database's limit, try %d: %s", slow, error)
         return slow < SLOW_TRIES or _waiting.wait(error, math.inf)
-    connection.close()  # after a failover it would lead to the old server
+    end_session(connection)
     return _waiting.wait(error, monotonic() - since)
+
+
+def end_session(connection: Any) -> None:
+    """Close a connection on which the database could not be used: after a failover it would lead to the old server.
+
+    psycopg's pool would keep the session and hand it out again.
+    """
+    raw = connection.connection
+    if raw is not None and _pool(connection) is not None:
+        raw.pgconn.finish()
+    connection.close()
+
+
+def end_all_sessions(connection: Any) -> None:
+    """The same, and let psycopg's pool try those that it keeps: a restart of the database has ended them all."""
+    end_session(connection)
+    if (pool := _pool(connection)) is not None:
+        pool.check()
+
+
+def _pool(connection: Any) -> Any:
+    """psycopg's pool, where the host has chosen it."""
+    return connection.pool if connection.vendor == "postgresql" else None
 
 
 #: Something to write.  It may run again after it has succeeded without the process knowing it.
@@ -216,7 +241,7 @@ class Unwritten:
             if may_pass(error):
                 connection = django_connections[outbox_alias()]
                 if not connection.in_atomic_block:
-                    connection.close()
+                    end_session(connection)
                 return False
             logger.exception("something could not be written; the messages are recovered when their leases end")
         return True

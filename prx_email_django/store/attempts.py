@@ -15,7 +15,7 @@ from prx_email_django.rules.sent import AnsweredRecipient, message_id_number, se
 from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claimed import Claim
-from prx_email_django.store.db import worker_name
+from prx_email_django.store.db import in_parts, worker_name
 
 _ALL_ACCEPTED = {Answer.ACCEPTED}
 _DOUBTFUL = {RecipientResult.UNKNOWN, RecipientResult.REFUSED}
@@ -200,7 +200,8 @@ def write_recipients(
         changed.append(recipient)
     if changed and len(newly_in_doubt) == len(changed):
         # The usual case after an unknown outcome: one short UPDATE.
-        Recipient.objects.filter(pk__in=newly_in_doubt).update(result=RecipientResult.UNKNOWN)
+        for keys in in_parts(newly_in_doubt):
+            Recipient.objects.filter(pk__in=keys).update(result=RecipientResult.UNKNOWN)
     elif changed:
         Recipient.objects.bulk_update(changed, ["result", "code", "text"], batch_size=BATCH)
     return refused

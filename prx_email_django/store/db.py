@@ -8,7 +8,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -32,6 +32,8 @@ R = TypeVar("R")
 #: Seconds for which a loop keeps its connection to the database: a file may have been replaced since, or the name of a
 #: server may lead elsewhere.
 LOOP_MAX_AGE = 60
+#: Values that one statement names: SQLite takes 32 766 parameters, PostgreSQL 65 535 where it binds them itself.
+MOST_VALUES = 10_000
 #: Tries of a transaction that met a deadlock, a lock timeout or a busy SQLite file.
 CONFLICT_TRIES = 8
 #: MySQL, MariaDB: lock wait timeout, deadlock, record changed since read (innodb_snapshot_isolation).
@@ -82,6 +84,14 @@ class _Atomic(transaction.Atomic):
             if behind is None or behind is self._handled_before:
                 raise
             raise behind from None
+
+
+def in_parts(values: Sequence[R]) -> Iterator[Sequence[R]]:
+    """The values in parts that one statement can name: a message may have any number of recipients.
+
+    A statement with too many parameters is refused as ``OperationalError``, as if the database were away.
+    """
+    return (values[start : start + MOST_VALUES] for start in range(0, len(values), MOST_VALUES))
 
 
 def atomic() -> transaction.Atomic:

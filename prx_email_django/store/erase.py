@@ -173,7 +173,7 @@ def _withdraw(
     """Take the person off the recipients; a message that waited only for them is over.  Returns its status."""
     row = OutboxMessage.objects.filter(pk=message.pk)
     rest = [recipient for recipient in recipients if not address.is_in(recipient.address)]
-    gone = [recipient.pk for recipient in recipients if recipient not in rest]
+    gone = [recipient.pk for recipient in recipients if address.is_in(recipient.address)]
     Recipient.objects.filter(pk__in=gone).delete()
     row.update(**{name: address.without(getattr(message, name)) for name in _LISTS}, updated_at=clock.now)
     results = [recipient.result for recipient in rest]

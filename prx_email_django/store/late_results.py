@@ -23,6 +23,7 @@ from prx_email_django.store.attempts import (
     recorded,
     write_recipients,
 )
+from prx_email_django.store.db import in_parts
 from prx_email_django.store.sensitive import erase_sent
 
 _ATTEMPTS = {
@@ -112,8 +113,9 @@ def _mark_doubt(finished: FinishedAttempt, message: OutboxMessage) -> None:
     """
     if message.status != Status.SENDING:
         doubtful = [address for address, said in finished.answers.items() if said.answer is Answer.UNKNOWN]
-        rows = Recipient.objects.filter(message_id=message.pk, address__in=doubtful, result=RecipientResult.IMPLIED)
-        rows.update(result=RecipientResult.UNKNOWN)
+        rows = Recipient.objects.filter(message_id=message.pk, result=RecipientResult.IMPLIED)
+        for addresses in in_parts(doubtful):
+            rows.filter(address__in=addresses).update(result=RecipientResult.UNKNOWN)
     OutboxMessage.objects.filter(pk=message.pk).update(
         attempts=F("attempts") + 1, message_number=_number(finished, message)
     )

@@ -14,13 +14,12 @@ from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
-from prx_email_django.store.absence import is_away
+from prx_email_django.store.absence import end_all_sessions, is_away
 from prx_email_django.store.db import (
     StatementTime,
     atomic,
     clock_for,
     database_now,
-    fresh_connection,
     in_transaction,
     retried,
 )
@@ -55,7 +54,7 @@ def outbox_and_clock(now: datetime | None) -> tuple[OutboxState, Clock]:
     except Error as error:
         if in_transaction() or not is_away(error):
             raise
-    fresh_connection()
+    end_all_sessions(connections[outbox_alias()])
     return _outbox_and_clock(now)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from prx_email_django.models import OutboxMessage, Recipient, RefusedMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import TRANSITIONS, ErrorCode, RecipientResult
-from prx_email_django.store.db import atomic, retried
+from prx_email_django.store.db import atomic, in_parts, retried
 
 _REFUSED = (ErrorCode.PROVIDER, ErrorCode.RECIPIENTS_REFUSED)
 
@@ -49,8 +49,8 @@ def _reinstate_one(row: RefusedMessage, *, clock: Clock, tries: list[bool]) -> b
             next_attempt_at=row.next_attempt_at or clock.now,
             updated_at=clock.now,
         )
-        if changed and row.recipients:
-            refused = Recipient.objects.filter(pk__in=row.recipients, result=RecipientResult.REFUSED)
+        for keys in in_parts(row.recipients if changed else []):
+            refused = Recipient.objects.filter(pk__in=keys, result=RecipientResult.REFUSED)
             refused.update(result=RecipientResult.IMPLIED)
         RefusedMessage.objects.filter(pk=row.pk).update(is_reinstated=True)
     return bool(changed) and was_at_rest

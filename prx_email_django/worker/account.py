@@ -8,7 +8,6 @@ follows from trouble stands in ``trouble`` and ``suspicion``.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
@@ -130,11 +129,10 @@ class AccountWorker:
         if self.stop_reason == FAILED:
             self.finished = True
         self.stop_reason, self.connections.retry_at = FAILED, 0.0
-        untaken = self.prefetch.withdraw()
-        self.prefetch.claims.clear()
+        releases = self.prefetch.give_up()
         self.connections.give_up_opening()
         self.connections.abort()
-        unwritten.write([partial(self.recorder.release, untaken)])
+        unwritten.write(releases)
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store.claimed import Claim, split_expired
@@ -127,11 +126,6 @@ class DueMessages:
             batch = claim(
                 account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor, noted=noted
             )
-        keep_related = OutboxMessage._meta.get_field("account").set_cached_value
-        for claimed in batch.claims:  # without the descriptor, which asks the host's database routers for each
-            # Its row may name another account by now; its result belongs to the worker of this one.
-            vars(claimed.message)["account_id"] = account.pk
-            keep_related(claimed.message, account)
         self._claimed = self._claimed or bool(batch.claims)
         if not batch.stopped_at_hold:
             empty_handed.note(account.pk, claimed=self._claimed)

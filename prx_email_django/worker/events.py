@@ -62,9 +62,14 @@ def announce_pause(account: Account, *, reason: str, until: datetime) -> None:
 
 def _send(signal: Signal, **values: Any) -> None:
     """Send with ``send_robust``: Django logs an exception of a receiver, and delivery goes on."""
-    sender: type[Any] = OutboxMessage if "message" in values else Account
-    if signal.has_listeners(sender):
-        signal.send_robust(sender=sender, **values)
+    message: OutboxMessage | None = values.get("message")
+    sender: type[Any] = Account if message is None else OutboxMessage
+    if not signal.has_listeners(sender):
+        return
+    pk = None if message is None else message.pk
+    signal.send_robust(sender=sender, **values)
+    if message is not None:
+        message.pk = pk  # ``message.delete()`` of a receiver takes it away, and the worker knows its message by it
 
 
 def _log(attempt: RecordedAttempt, account: str) -> None:

@@ -14,6 +14,7 @@ from time import monotonic
 from django.db import Error
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.limits.pauses import is_deleted
 from prx_email_django.limits.slots import renew_slots
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.absence import is_missing, may_pass, unwritten, waiting_for_database
@@ -242,13 +243,21 @@ class WorkerLoop:
         return min(waits)
 
     def _guarded(self, worker: AccountWorker, step: Callable[[AccountWorker], object]) -> None:
-        """Run a step of one account: an unexpected error ends that account's work only, a database error all work."""
+        """Run a step of one account: an unexpected error ends that account's work only, a database error all work.
+
+        Where there is no other account's work, the caller learns of it, unless a person has only deleted the account.
+        """
         try:
             step(worker)
         except Exception as error:
-            if may_pass(error) or all(other is worker for other in self.workers):
+            if may_pass(error):
                 raise
-            logger.exception("account %s: the drain goes on without it", worker.current.account)
+            if any(other is not worker for other in self.workers):
+                logger.exception("account %s: the drain goes on without it", worker.current.account)
+            elif is_deleted(worker.current.account):
+                logger.warning("account %s was deleted: the drain goes on without it", worker.current.account)
+            else:
+                raise
             results = self._unrecorded.pop(worker, [])
             unwritten.write([partial(self._rescue, worker, message, set()) for message in results])
             worker.fail()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from time import monotonic
 
 from prx_email_django.limits.rate_windows import Permits, give_back
+from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.lease import Lease, release_lease
@@ -45,7 +47,9 @@ class ClaimPrefetch:
         )
         #: Leases under which something may be claimed that is not among the claims yet.
         self._noted: set[Lease] = set()
-        #: Of these, what is not rendered yet.
+        #: Claims whose fate the admission decides at this moment.
+        self._unadmitted: list[Claim] = []
+        #: Of the claims, what is not rendered yet.
         self.unrendered: deque[ClaimedMessage] = deque()
         #: Of these, what waits for new permits: those that it had ended before its MAIL.
         self.without_permits: list[ClaimedMessage] = []
@@ -181,9 +185,11 @@ class ClaimPrefetch:
         self._claiming_since = self._claiming_since or monotonic()
         with meanwhile(self.rendering()):
             batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
+        self._take_over(batch.claims)
         claims = self.doubles.keep_back(batch.claims, waiting=self.waiting(), permits=permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
         self.claims.update({claim.id: claim for claim in claims})
+        self._unadmitted = claims
         self._noted.clear()
         self.stopped_at_hold = batch.stopped_at_hold
         self._found_some = bool(claims)
@@ -192,7 +198,19 @@ class ClaimPrefetch:
         self.recorder.counts["claimed"] += len(batch.claims)
         admitted, unfitting = self.admission.admit(claims, permits)
         self.unrendered += admitted
+        self._unadmitted = []
         self.release(unfitting)
+
+    def _take_over(self, claims: Iterable[Claim]) -> None:
+        """Make them messages of this account: their rows may name another one by now, but the results come back here.
+
+        Without the descriptor, which asks the host's database routers for each.
+        """
+        account = self.current.account
+        keep_related = OutboxMessage._meta.get_field("account").set_cached_value
+        for claim in claims:
+            vars(claim.message)["account_id"] = account.pk
+            keep_related(claim.message, account)
 
     def held(self) -> list[Claim]:
         """All claims whose leases are to be renewed: also those that wait for the result of an older claim."""
@@ -266,9 +284,22 @@ class ClaimPrefetch:
     def release(self, messages: Iterable[ClaimedMessage]) -> None:
         """Release messages untouched, and their permits."""
         released = list(messages)
-        self.recorder.release(released)
+        try:
+            self.recorder.release(released)
+        except Exception:
+            self.unrendered += released  # ``fail`` and ``leave`` find them there
+            raise
         for message in released:
             self.forget(message)
+
+    def give_up(self) -> list[Callable[[], object]]:
+        """Forget all claims; returns what releases those that no connection has taken."""
+        left = {claim.id: ClaimedMessage(claim, clock=self.clock) for claim in self._unadmitted}
+        left = {pk: message for pk, message in left.items() if pk in self.claims}
+        left |= {message.id: message for message in self.withdraw()}
+        leases, self._noted, self._unadmitted = self._noted, set(), []
+        self.claims.clear()
+        return [partial(self.recorder.release, left.values()), *(partial(release_lease, lease) for lease in leases)]
 
     def leave(self, on_its_way: Collection[int]) -> None:
         """Release all messages but these, which are left to their leases; the network is closed.

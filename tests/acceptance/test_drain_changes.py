@@ -22,7 +22,7 @@ from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.store.claims import ClaimBatch
 from prx_email_django.transports.memory import shared
-from prx_email_django.worker import claim_source, current
+from prx_email_django.worker import claim_source, current, one_message
 from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually, untouched
 from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
@@ -277,3 +277,31 @@ def test_a_message_that_is_moved_to_another_account_while_it_is_claimed_takes_no
     monkeypatch.setattr(claim_source, "claim", claimed_and_moved)
     assert prx.drain().sent == 4
     assert {fresh(row).status for row in rows} == {"sent"} and DeliveryAttempt.objects.count() == 4
+
+
+@pytest.mark.parametrize("moment", ["a person's retry", "the rest of the recipients"])
+def test_a_message_that_is_moved_before_its_claim_takes_no_result_with_it(
+    moment: str, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller has the account's slot and connection by then."""
+    owner, other = account_on(server), account("other")
+    is_retry = moment == "a person's retry"
+    module: Any = sending if is_retry else one_message
+    name = "claim_one" if is_retry else "claim_message"
+    claim = getattr(module, name)
+
+    def moved_and_claimed(pk: int, **arguments: Any) -> Any:
+        OutboxMessage.objects.filter(pk=pk).update(account=other)
+        return claim(pk, **arguments)
+
+    monkeypatch.setattr(module, name, moved_and_claimed)
+    if is_retry:
+        result = prx.retry_outbox(prx.enqueue(**mail(owner)).pk)
+    else:
+        server.on("rcpt", reply="452 4.5.3 Too many recipients", nth=2)
+        result = prx.send(**mail(owner, cc="bob@example.org"))
+    assert result.status == "sent"
+    assert Counter(server.recipients) == Counter(
+        ["ann@example.org"] if is_retry else ["ann@example.org", "bob@example.org"]
+    )
+    assert set(DeliveryAttempt.objects.values_list("outcome", flat=True)) == {"sent"}

@@ -9,11 +9,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
+from prx_email_django.worker import current
 from prx_email_django.worker.account import AccountWorker
 from tests.acceptance.workers import untouched
 from tests.support.factories import account_on, backlog
@@ -273,3 +275,79 @@ def test_an_account_at_its_limit_opens_no_connection(limits: str, to: list[str])
         assert prx.drain().sent == 1
         assert prx.drain().claimed == 0
         assert (len(server.messages), server.connections) == (1, 1)
+
+
+class Raising:
+    """An ``execute_wrapper`` of a host that raises once, after or before a statement with these words."""
+
+    def __init__(self, *words: str, before: bool = False) -> None:
+        self.words = words
+        self.before = before
+        self.has_raised = False
+
+    def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        is_meant = not self.has_raised and all(word in f"{sql} {list(map(str, params or ()))}" for word in self.words)
+        if is_meant and self.before:
+            self._raise()
+        result = execute(sql, params, many, context)
+        if is_meant:
+            self._raise()
+        return result
+
+    def _raise(self) -> None:
+        self.has_raised = True
+        raise RuntimeError("a statement that the host watches")
+
+
+@pytest.mark.parametrize("moment", ["claim", "recipients", "admission", "release"])
+def test_an_account_whose_work_breaks_off_at_a_statement_releases_what_it_has_claimed(moment: str) -> None:
+    """Nothing of it was written, so no message is lost, and none comes to rest as if it may have been delivered."""
+    raising = {
+        "claim": Raising("UPDATE", "claim_token", "dismissed_at"),
+        "recipients": Raising("SELECT", "prx_email_django_recipient"),
+        "admission": Raising("UPDATE", "expired"),
+        "release": Raising("= CASE WHEN", before=True),
+    }[moment]
+    with two_servers() as (first, second):
+        broken = account_on(first, "broken", max_connections=1, pipelining="off")
+        rows = backlog(broken, 3, on_unknown="retry" if moment == "release" else "hold")
+        if moment == "recipients":  # PostgreSQL reads those of new messages together with the claim
+            OutboxMessage.objects.update(updated_at=timezone.now() + timedelta(seconds=1))
+        if moment == "admission":
+            OutboxMessage.objects.filter(pk=rows[0].pk).update(expires_at=timezone.now())
+        stalled = first.on("mail", stall=True) if moment == "release" else None
+
+        def stop() -> bool:
+            """A drain that should end releases the two messages behind the first one."""
+            return stalled is not None and stalled.reached.is_set()
+
+        backlog(account_on(second, "healthy"), 3)
+        with connection.execute_wrapper(raising):
+            prx.drain(stop=stop)
+        assert raising.has_raised
+        assert len(second.messages) == 3 or moment == "release"
+        assert not OutboxMessage.objects.filter(status="sending").exists()
+        assert not OutboxMessage.objects.filter(attempts__gt=0).exists()
+        assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+@pytest.mark.parametrize("stage", ["greeting", "refusal", "mail", "final"])
+def test_an_account_that_a_person_deletes_ends_no_drain(
+    stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop is a row of drains, and would stop with it, and with it the mail of all accounts."""
+    monkeypatch.setattr(current, "LOOK_AFTER", 0.0)
+    refusal = "554 5.7.1 not you" if stage == "refusal" else None
+    with two_servers() as (first, second):
+        deleted = account_on(first, "deleted", max_connections=1)
+        backlog(deleted, 8)
+        stalled = first.on("greeting" if refusal else stage, reply=refusal, stall=True, nth=1)
+        draining = Draining()
+        assert stalled.reached.wait(60)
+        OutboxMessage.objects.all().delete()
+        deleted.delete()
+        first.release(stalled)
+        assert draining.outcome().sent == 0
+        backlog(account_on(second, "other"), 1)
+        assert prx.drain().sent == len(second.messages) == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text

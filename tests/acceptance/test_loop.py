@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ import pytest
 from django.db import connection
 
 import prx_email_django as prx
+from prx_email_django.management._loop import Stop
 from prx_email_django.models import ConnectionSlot, OutboxMessage
 from prx_email_django.store import db as base
 from tests.acceptance.workers import Worker, environment, eventually, message_id, outbox
@@ -43,7 +45,9 @@ def summary(worker: Worker) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+)
 def test_mail_is_sent_within_seconds_and_the_stop_is_clean(tmp_path: Path, number: signal.Signals) -> None:
     beat = tmp_path / "beat"
     with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
@@ -91,6 +95,25 @@ def test_a_hangup_releases_what_was_not_started_and_a_second_signal_changes_noth
             assert summary(worker)["sent"] == len(server.messages) == 1
     assert OutboxMessage.objects.filter(status="sent").count() == 1
     assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 49
+
+
+def test_signals_that_the_host_uses_stay_its_own(tmp_path: Path) -> None:
+    """``faulthandler`` shows where a process hangs; Python itself does not know what it has registered."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    with (tmp_path / "stacks").open("w") as stacks:
+        faulthandler.register(signal.SIGUSR2, file=stacks)
+        try:
+            stop = Stop()
+            with stop.on_signals():
+                signal.raise_signal(signal.SIGUSR1)
+                signal.raise_signal(signal.SIGUSR2)
+        finally:
+            faulthandler.unregister(signal.SIGUSR2)
+            signal.signal(signal.SIGUSR1, before)
+    assert not stop.is_requested
+    assert seen == [signal.SIGUSR1]
+    assert "test_loop" in (tmp_path / "stacks").read_text()
 
 
 def test_a_loop_under_nohup_outlives_its_terminal() -> None:

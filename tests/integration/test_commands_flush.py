@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError
 from django.db import OperationalError, connections
+from django.db.models import ProtectedError
+from django.db.models.signals import pre_delete
 from django.test import override_settings
 
 import prx_email_django as prx
@@ -250,6 +252,28 @@ def test_an_idle_loop_purges(monkeypatch: pytest.MonkeyPatch, server: SmtpServer
     run("flush_outbox", "--loop", "--time-budget", "100")
     assert not OutboxMessage.objects.exists()
     assert OutboxState.objects.get().last_purge_at is not None
+
+
+def test_a_row_that_the_host_keeps_ends_no_loop(
+    caplog: pytest.LogCaptureFixture, server: SmtpServer, account: Account
+) -> None:
+    """A foreign key of the host with ``PROTECT``, or a receiver that refuses."""
+    long_ago = datetime.now(UTC) - timedelta(days=91)
+    queue(account)
+    run("flush_outbox")
+    OutboxMessage.objects.update(sent_at=long_ago, created_at=long_ago)
+
+    def keep(instance: OutboxMessage, **_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise ProtectedError(instance.subject, {instance})
+
+    pre_delete.connect(keep, sender=OutboxMessage)
+    try:
+        run("flush_outbox", "--loop", "--time-budget", "100")  # ends well
+    finally:
+        pre_delete.disconnect(keep, sender=OutboxMessage)
+    assert "nothing more could be purged: ProtectedError" in caplog.text
+    assert "n 0" not in caplog.text
 
 
 def test_a_worker_that_cannot_write_its_heartbeat_says_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import Error, OperationalError, connection
 
 from prx_email_django import signals, store
 from prx_email_django.limits.pauses import account_state, note_failure
@@ -184,6 +184,31 @@ def test_a_statement_that_takes_too_long_is_no_absent_database() -> None:
             cursor.execute(nothing)
     assert (len(tries), waited) == (SLOW_TRIES, [math.inf])
     assert is_away(raised.value), "a loop goes on, and results stay in memory"
+
+
+def test_a_transaction_that_takes_too_long_is_no_absent_database() -> None:
+    """PostgreSQL 17 ends the session too: the statement then finds its connection closed once more."""
+    if connection.vendor != "postgresql":
+        return
+    tries: list[int] = []
+    waited: list[float] = []
+
+    @retried
+    def statement() -> None:
+        tries.append(1)
+        with connection.cursor() as cursor:
+            if len(tries) == 2:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'transaction timeout' USING ERRCODE = '25P04'; END $$")
+
+    def wait(error: Exception, absent: float) -> bool:
+        waited.append(absent)
+        return absent < 600 and len(waited) < 9
+
+    with pytest.raises(Error), waiting_for_database(wait):
+        statement()
+    assert len(tries) == SLOW_TRIES + 1
+    assert waited[1:] == [math.inf]
 
 
 def test_a_slot_that_was_taken_in_doubt_is_free_for_others_once_another_is_taken() -> None:

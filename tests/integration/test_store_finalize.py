@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from django.db import connection
 
 from prx_email_django import store
-from prx_email_django.models import DeliveryAttempt, OutboxMessage
+from prx_email_django.models import DeliveryAttempt, OutboxMessage, RefusedMessage
 from prx_email_django.rules.outcomes import Answer, Ending
 from prx_email_django.store.attempts import FinishedAttempt
 from tests.support.factories import (
@@ -451,3 +453,30 @@ def test_a_sent_message_has_no_recipient_in_doubt_whatever_came_late_while_it_wa
     assert not finish(second, Ending.ACCEPTED).late
     assert fresh(row).status == "sent"
     assert set(results(row).values()) == {""}
+
+
+@pytest.mark.parametrize("result", ["unknown", "late and unknown", "refused, because of the account"])
+def test_no_statement_has_more_parameters_than_databases_take_whatever_the_number_of_recipients(result: str) -> None:
+    """SQLite takes 32 766, and refuses more as an ``OperationalError``: the worker would wait for the database."""
+    row = message(account(), bcc=[f"guest{number}@example.org" for number in range(33_000)])
+    counts: list[int] = []
+
+    def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        counts.append(len(params or ()))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(count):
+        claim = take_one(row)
+        if result == "late and unknown":
+            set_pending(row)
+        finish(claim, Ending.UNKNOWN)
+        if result == "refused, because of the account":
+            row.recipients.update(result="refused")
+            OutboxMessage.objects.update(retries=1, last_error_code="provider")
+            keys = list(row.recipients.values_list("pk", flat=True))
+            noted = RefusedMessage.objects.create(
+                account=row.account, message=row, key="k", refused_at=NOW, recipients=keys
+            )
+            store.reinstate.reinstate([noted], clock=at())
+    assert max(counts) <= 32_766
+    assert set(results(row).values()) == {"" if result == "refused, because of the account" else "unknown"}

@@ -31,9 +31,10 @@ from prx_email_django.management._loop import (
 )
 from prx_email_django.models import Account
 from prx_email_django.models.activity import LOOP
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.results import DrainReport
 from prx_email_django.status.figures import outbox_status
-from prx_email_django.store.absence import AT_EXIT, is_away, is_missing, unwritten
+from prx_email_django.store.absence import AT_EXIT, end_session, is_away, is_missing, unwritten
 from prx_email_django.store.db import kept_connection
 from prx_email_django.tasks import purge_if_time
 from prx_email_django.worker.heartbeat import working_as
@@ -158,6 +159,7 @@ class Command(OutboxCommand):
                 logger.error("the database cannot be used, next try in %g s: %s", wait, first_line(error))
                 idle.cut()
                 idle.leave()
+                end_session(connections[outbox_alias()])
                 connections.close_all()
                 stop.wait(wait)
         # The process would wait for it anyway when it ends.

@@ -50,6 +50,8 @@ class SmtpProtocol(asyncio.Protocol):
         self.is_paused = False
         #: Bytes that were written so far.
         self.written = 0
+        #: Of these, what asyncio dropped when we closed at once.
+        self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self.lost: ConnectionLost | None = None
@@ -221,7 +223,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def unsent_bytes(self) -> int:
         """Bytes that have certainly not left: those in asyncio's buffer (under TLS 0, since its size is not known)."""
-        return self._transport.get_write_buffer_size() if self._cleartext else 0
+        return self._dropped or (self._transport.get_write_buffer_size() if self._cleartext else 0)
 
     # Ending
 
@@ -238,6 +240,7 @@ class SmtpProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._dropped = self.unsent_bytes()  # the session asks later what may have left
         self._transport.abort()
 
     async def close(self) -> None:

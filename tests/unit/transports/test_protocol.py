@@ -138,6 +138,25 @@ def test_writer_that_is_faster_than_the_peer_waits() -> None:
     run_on_fake_clock(main)
 
 
+def test_what_we_have_dropped_has_not_left() -> None:
+    """Only the task of the session asks for it, in a later turn; a message that must not be sent twice would rest."""
+
+    async def main() -> None:
+        async with connected() as (protocol, _):
+            protocol.write(b"x" * 1000, 0)
+            left = protocol.written
+            protocol.write(b"x" * 10_000_000, 0)
+            before = protocol.unsent_bytes()
+            protocol.abort()
+            await protocol.closed
+            assert protocol.unsent_bytes() == before > 0
+            assert protocol.may_have_left(left) and not protocol.may_have_left(protocol.written)
+            protocol.abort()
+            assert not protocol.may_have_left(protocol.written)
+
+    asyncio.run(main())
+
+
 def test_other_tasks_run_between_two_chunks_that_the_network_takes_at_once() -> None:
     async def main() -> list[str]:
         turns: list[str] = []
