@@ -185,7 +185,8 @@ def _known_accounts() -> Words:
 
 def account_default_from(account: Account) -> str:
     """The From header of messages without one: the account's address with its display name."""
-    return _with_name(account.email, account.display_name) if account.email else default_from_email()
+    email = account.email  # may be derived
+    return _with_name(email, account.display_name) if email else default_from_email()
 
 
 @lru_cache(maxsize=64)

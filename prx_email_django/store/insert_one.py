@@ -29,7 +29,7 @@ def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: boo
     expires_at = row.get("expires_at")
     timed = (now, draft.due_at, expires_at) != (None, None, None)
     sql = sql_of_one(names, recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version), timed=timed)
-    which = [draft.account.pk, *([draft.version] if draft.version else ()), row["size"]]
+    which = [draft.account.id, *([draft.version] if draft.version else ()), row["size"]]
     params = [*given, draft.due_at, now, *which, expires_at] if timed else given + which
     params += chain.from_iterable(draft.recipients)
     rows = execute(connection, sql, params, in_savepoint=not asks)

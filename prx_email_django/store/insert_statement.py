@@ -37,8 +37,9 @@ def insert_together(connection: Any, drafts: Sequence[Draft], *, now: datetime |
         Unfit: nothing was written.
     """
     asks = not connection.in_atomic_block and connection.get_autocommit()
+    first = drafts[0]
+    if len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS:
+        return insert_one(connection, first, now=now, asks=asks)
     if any(draft.parts for draft in drafts):
         raise Unfit
-    if len(drafts) == 1 and drafts[0].raw is None and len(drafts[0].recipients) <= MOST_RECIPIENTS:
-        return insert_one(connection, drafts[0], now=now, asks=asks)
     return insert_arrays(connection, drafts, now=now, asks=asks)
