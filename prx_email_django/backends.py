@@ -39,6 +39,7 @@ from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
 from email.utils import parseaddr
+from functools import partial
 from typing import Any
 
 from django.core import mail
@@ -58,6 +59,7 @@ from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import AccountUnavailable, OutboxError
 from prx_email_django.models import Account
+from prx_email_django.models.managers import outbox_connection
 from prx_email_django.rules.domains import folded_address, shown_domain
 from prx_email_django.store.db import atomic, clock_for, in_transaction
 from prx_email_django.store.draft import Draft
@@ -134,9 +136,8 @@ class OutboxEmailBackend(BaseEmailBackend):
         # Counted from the instant of the call, which the messages of one call share.
         now = clock_for(None).now if self.options.expires_after is not None else None
         known: dict[AccountRef | None, tuple[Account, str]] = {}
-        drafts = [
-            self._draft(message, now, *self._account(message, known, api.account_to_queue)) for message in messages
-        ]
+        find = partial(api.account_to_queue, outbox_connection())
+        drafts = [self._draft(message, now, *self._account(message, known, find)) for message in messages]
         try:
             rows = api.enqueue_drafts(drafts, now=now)
         except (api.Unfit, OutboxError):

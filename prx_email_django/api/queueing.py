@@ -24,6 +24,7 @@ from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
 from prx_email_django.errors import InvalidMessage, OutboxError, RetryRejected
 from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.models.managers import outbox_connection
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
 from prx_email_django.store.draft import Draft, is_queued
@@ -35,6 +36,8 @@ from prx_email_django.store.inserted_rows import without_content
 if TYPE_CHECKING:
     from django.core.mail import EmailMessage
 
+#: Types of addresses that can be read any number of times.
+_READ_TWICE = (str, list, tuple)
 #: Messages that ``enqueue_many`` holds at a time.
 BULK = 1000
 
@@ -66,10 +69,11 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
         InvalidMessage, AttachmentRejected, AccountUnavailable: nothing has been written.
     """
     check_instant("now", arguments.now)
-    if can_insert() and _can_be_read_twice(arguments):
-        # Whatever is wrong, the ordinary way says so, with an account that it has read anew.
-        with suppress(Unfit, OutboxError):
-            return _enqueue_at_once(arguments)
+    connection = outbox_connection()
+    if can_insert(connection) and _can_be_read_twice(arguments):
+        written = _enqueue_at_once(arguments, connection)
+        if written is not None:
+            return written
     account, largest = account_and_largest(arguments.account)
     clock = clock_for(arguments.now)
     draft = compose(arguments, account=account, now=clock.now, largest=largest)
@@ -81,19 +85,27 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
 
 def _can_be_read_twice(arguments: EnqueueArguments) -> bool:
     """Whether the arguments are still there after they have been read once; files go the ordinary way in any case."""
-    addresses = (arguments.to, arguments.cc, arguments.bcc, arguments.reply_to)
     has_files = arguments.attachment is not None or arguments.attachments not in ((), [], None)
-    return not has_files and all(isinstance(given, str | list | tuple) for given in addresses)
+    return (
+        not has_files
+        and isinstance(arguments.to, _READ_TWICE)
+        and isinstance(arguments.cc, _READ_TWICE)
+        and isinstance(arguments.bcc, _READ_TWICE)
+        and isinstance(arguments.reply_to, _READ_TWICE)
+    )
 
 
-def _enqueue_at_once(arguments: EnqueueArguments) -> OutboxMessage:
-    account, version = account_to_queue(arguments.account)
-    draft = compose(arguments, account=account, now=arguments.now, largest=0, version=version)
-    [message] = _write_at_once([draft], now=arguments.now)
-    return message
+def _enqueue_at_once(arguments: EnqueueArguments, connection: Any) -> OutboxMessage | None:
+    """Queue by one statement; None: whatever is wrong, the ordinary way says so, with an account that it reads anew."""
+    try:
+        account, version = account_to_queue(connection, arguments.account)
+        draft = compose(arguments, account=account, now=arguments.now, largest=0, version=version)
+        return _write_at_once(connection, [draft], now=arguments.now)[0]
+    except (Unfit, OutboxError):
+        return None
 
 
-def _write_at_once(drafts: Sequence[Draft], *, now: datetime | None) -> list[OutboxMessage]:
+def _write_at_once(connection: Any, drafts: Sequence[Draft], *, now: datetime | None) -> list[OutboxMessage]:
     """Write drafts, all or none, by one statement, which asks for a drain too; where a key is known, find its message.
 
     Raises:
@@ -101,7 +113,7 @@ def _write_at_once(drafts: Sequence[Draft], *, now: datetime | None) -> list[Out
     """
     begun = monotonic()
     try:
-        done = insert_together(drafts, now=now)
+        done = insert_together(connection, drafts, now=now)
     except Unfit:
         known.forget()  # an account that has changed would send every further message the long way
         raise
@@ -123,9 +135,10 @@ def enqueue_drafts(drafts: Sequence[Draft], *, now: datetime | None = None) -> l
     """
     for draft in drafts:
         check_limits(draft, largest=0)
-    if can_insert() and (len(drafts) == 1 or not any(draft.idempotency_key for draft in drafts)):
+    connection = outbox_connection()
+    if can_insert(connection) and (len(drafts) == 1 or not any(draft.idempotency_key for draft in drafts)):
         try:
-            return _write_at_once(drafts, now=now)
+            return _write_at_once(connection, drafts, now=now)
         except Unfit:
             if any(draft.version for draft in drafts):
                 raise
@@ -203,9 +216,10 @@ def _drafts(
 
 
 def _write_many(drafts: Sequence[Draft]) -> list[OutboxMessage]:
-    if drafts and can_insert() and not any(draft.idempotency_key for draft in drafts):
+    connection = outbox_connection()
+    if drafts and can_insert(connection) and not any(draft.idempotency_key for draft in drafts):
         with suppress(Unfit):
-            return _write_at_once(drafts, now=None)
+            return _write_at_once(connection, drafts, now=None)
     return _insert(drafts, clock=clock_for(None))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email.headerregistry import Address
 from functools import lru_cache
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from django.db import DatabaseError, connections
 from django.db.models import F, QuerySet
@@ -70,24 +70,27 @@ def account_and_largest(account: AccountRef | None) -> tuple[Account, int | None
     return found, getattr(found, "largest", None) or 0
 
 
-def account_to_queue(account: AccountRef | None, *, named_by: str = "") -> tuple[Account, str]:
+def account_to_queue(connection: Any, account: AccountRef | None, *, named_by: str = "") -> tuple[Account, str]:
     """As ``resolve_account``, and the version of the account's row, which the statement that queues compares.
 
-    An account that is named is kept for the process, and read again when the settings are read again or the statement
-    finds another version of its row.  Empty version: the account is as the caller gave it, or was read now.
+    ``connection`` is that to the outbox's database.  An account that is named is kept for the process, and read again
+    when the settings are read again or the statement finds another version of its row.  Empty version: the account is
+    as the caller gave it, or was read now.
     """
     account, named_by = _given_or_default(account, named_by)
     if isinstance(account, Account):
         return resolve_account(account, named_by=named_by), ""
-    if (found := known.get(account)) is None:
-        if not can_insert():
+    if (found := known.get(connection, account)) is None:
+        if not can_insert(connection):
             return resolve_account(account, named_by=named_by), ""
         found = _checked(_look_up(account, known.with_version(), named_by), named_by)
-        known.keep(account, found)
+        known.keep(connection, account, found)
     return found, known.version(found)
 
 
 def _given_or_default(account: AccountRef | None, named_by: str) -> tuple[AccountRef, str]:
+    if type(account) is str and account:
+        return account, named_by  # nearly always
     account = as_text(account)
     if isinstance(account, bool) or not isinstance(account, Account | int | str | None):
         raise InvalidMessage("account must be an account, its primary key or its name", code="invalid_option")
@@ -182,7 +185,8 @@ def _known_accounts() -> Words:
 
 def account_default_from(account: Account) -> str:
     """The From header of messages without one: the account's address with its display name."""
-    return _with_name(account.email, account.display_name) if account.email else default_from_email()
+    email = account.email  # may be derived
+    return _with_name(email, account.display_name) if email else default_from_email()
 
 
 @lru_cache(maxsize=64)

@@ -26,6 +26,7 @@ _RESERVED = frozenset(
         "dkim-signature",
     }
 )
+_LISTS = (list, tuple)
 _RESERVED_PREFIXES = ("resent-", "content-")
 
 
@@ -97,7 +98,7 @@ def _head_bytes(value: object) -> int:
     """Bytes of UTF-8; each text counts two more, for what separates it from the next one."""
     if isinstance(value, str):
         return 2 + len(value if value.isascii() else value.encode("utf-8", "replace"))
-    if isinstance(value, list | tuple):
+    if isinstance(value, _LISTS):
         return sum(map(_head_bytes, value))
     if value and isinstance(value, Mapping):
         return sum(_head_bytes(name) + _head_bytes(item) for name, item in value.items())

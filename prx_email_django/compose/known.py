@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from django.db import connections
 from django.db.models import QuerySet, TextField
 from django.db.models.expressions import RawSQL
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Account
-from prx_email_django.models.managers import outbox_alias
+from prx_email_django.models.managers import outbox_connection
 from prx_email_django.store.insert_sql import version_of
 
 #: Accounts that are kept; after so many all are read again.
@@ -25,19 +24,19 @@ _Known: TypeAlias = dict[tuple[object, ...], Account]
 _known: tuple[object, _Known] = (None, {})
 
 
-def get(account: int | str) -> Account | None:
-    """The account of this name or primary key, as it was read; None: it must be read."""
-    return _accounts().get(_key(account))
+def get(connection: Any, account: int | str) -> Account | None:
+    """The account of this name or primary key in this database, as it was read; None: it must be read."""
+    return _accounts().get(_key(connection, account))
 
 
-def keep(named: int | str, account: Account) -> None:
+def keep(connection: Any, named: int | str, account: Account) -> None:
     """Keep an account that was read with its version and is as the settings say."""
     if account.settings_differ or not version(account):
         return
     known = _accounts()
     if len(known) >= MOST:
         known.clear()
-    known[_key(named)] = account
+    known[_key(connection, named)] = account
 
 
 def forget() -> None:
@@ -61,14 +60,13 @@ def version(account: Account) -> str:
 
 def with_version() -> QuerySet[Account]:
     """Accounts with the versions of their rows."""
-    table = connections[outbox_alias()].ops.quote_name(Account._meta.db_table)
+    table = outbox_connection().ops.quote_name(Account._meta.db_table)
     # No input: the table's own name.
     row_version = RawSQL(version_of(table), (), output_field=TextField())  # noqa: S611
     accounts: QuerySet[Account] = Account.objects.annotate(row_version=row_version)
     return accounts
 
 
-def _key(account: int | str) -> tuple[object, ...]:
-    alias = outbox_alias()
-    database: dict[str, Any] = connections[alias].settings_dict
-    return (alias, database["NAME"], database["HOST"], database["PORT"], type(account), account)
+def _key(connection: Any, account: int | str) -> tuple[object, ...]:
+    database: dict[str, Any] = connection.settings_dict
+    return (connection.alias, database["NAME"], database["HOST"], database["PORT"], type(account), account)

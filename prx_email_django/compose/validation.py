@@ -88,6 +88,8 @@ def normalise_recipients(
 
 def envelope_of(to: list[str], cc: list[str], bcc: list[str]) -> list[tuple[str, str]]:
     """As ``normalise_recipients``, of what ``as_list`` has returned."""
+    if len(to) == 1 and not cc and not bcc and type(to[0]) is str and is_usual(to[0]):
+        return [("to", to[0])]  # nearly always
     if not any(str(address).strip() for address in to):
         refuse("empty_to", "to must name at least one recipient")
     envelope: dict[str, str] = {}
@@ -307,7 +309,8 @@ def demand_text(field: str, value: object, code: str = "invalid_option") -> None
     Raises:
         InvalidMessage: ``code``.
     """
-    _demand(str, value, field, "a string", code)
+    if not isinstance(value, str):
+        refuse(code, f"{field} must be a string")
 
 
 def _demand(kind: type | UnionType, value: object, field: str, what: str, code: str = "invalid_option") -> None:

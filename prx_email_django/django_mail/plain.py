@@ -25,6 +25,8 @@ MAX_BODIES = 256 * 1024
 _MAX_ADDRESS, _MAX_SUBJECT = 70, 500
 _OWN = (EmailMessage, EmailMultiAlternatives)
 _MODULES = {"django.core.mail", "django.core.mail.message", "django.utils.deprecation"}
+#: The attributes of the classes when their methods were last found to be Django's.
+_djangos_attributes: list[object] = []
 #: Attributes whose other values change how Django renders.
 _USUAL = {"mixed_subtype": "mixed", "alternative_subtype": "alternative"}
 
@@ -52,15 +54,25 @@ def plain_columns(message: EmailMessage) -> dict[str, Any] | None:
 
 def _is_djangos_own(message: EmailMessage) -> bool:
     """Whether nobody has replaced a method, and the message is rendered in UTF-8 in the usual form."""
-    if any(callable(value) for value in vars(message).values()):
-        return False
-    methods = (value for kind in _OWN for value in vars(kind).values() if isinstance(value, FunctionType))
-    if not all(method.__globals__.get("__name__") in _MODULES for method in methods):
+    if any(map(callable, vars(message).values())) or not _has_djangos_methods():
         return False
     if any(getattr(message, name, usual) != usual for name, usual in _USUAL.items()):
         return False
     encoding: object = message.encoding or default_charset()
     return isinstance(encoding, str) and encoding in {"utf-8", "utf8", "UTF-8"}  # Django 5.2 takes a Charset too
+
+
+def _has_djangos_methods() -> bool:
+    """Whether nobody has replaced a method of the classes; looked into again where an attribute is another object."""
+    global _djangos_attributes
+    attributes = [*vars(EmailMessage).values(), *vars(EmailMultiAlternatives).values()]
+    if attributes == _djangos_attributes:
+        return True
+    methods = (value for value in attributes if isinstance(value, FunctionType))
+    if not all(method.__globals__.get("__name__") in _MODULES for method in methods):
+        return False
+    _djangos_attributes = attributes
+    return True
 
 
 def _bodies(message: EmailMessage) -> tuple[str, str] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from django.apps import apps
-from django.db import models, router
+from django.db import connections, models, router
 
 M = TypeVar("M", bound=models.Model)
 
@@ -14,6 +14,11 @@ M = TypeVar("M", bound=models.Model)
 def outbox_alias() -> str:
     """The alias of the outbox's database, for reading too: a replica that lags would show claimed rows as free."""
     return router.db_for_write(_outbox_message())
+
+
+def outbox_connection() -> Any:
+    """The thread's connection to the outbox's database; Django makes some twenty calls to find it."""
+    return connections[outbox_alias()]
 
 
 @cache

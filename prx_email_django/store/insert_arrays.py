@@ -13,7 +13,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.models.content import CHUNK_SIZE
 from prx_email_django.rules.clock import instant_of
 from prx_email_django.store.contents import REUSED_FOR
-from prx_email_django.store.draft import Draft, columns, idempotency_hash
+from prx_email_django.store.draft import Draft, columns, idempotency_hash, row_of
 from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, as_json, encode, execute, flag
 from prx_email_django.store.insert_sql import holds_json, in_order, sql_of_many
 from prx_email_django.store.inserted_rows import attributes, instance_maker
@@ -39,7 +39,7 @@ def insert_arrays(connection: Any, drafts: Sequence[Draft], *, now: datetime | N
     made = instance_maker(instant_of(float(moment)), alias=connection.alias)
     written = zip(_numbers(ids), _numbers(raw_ids), strict=True)
     messages: list[OutboxMessage | None] = [
-        made(draft, pk or 0, raw_id) for draft, (pk, raw_id) in zip(drafts, written, strict=bool(ids))
+        made(draft, row_of(draft), pk or 0, raw_id) for draft, (pk, raw_id) in zip(drafts, written, strict=bool(ids))
     ]
     return Inserted(messages or [None], is_due=bool(int(is_due)), asked=flag(asked) if asks else None)
 

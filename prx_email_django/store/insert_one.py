@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from prx_email_django.rules.clock import instant_of
-from prx_email_django.store.draft import Draft, idempotency_hash
+from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, as_json, execute, flag
 from prx_email_django.store.insert_sql import given_by, sql_of_one
 from prx_email_django.store.inserted_rows import instance_maker
@@ -23,27 +23,34 @@ def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: boo
     Raises:
         Unfit: nothing was written.
     """
-    row = {**draft.fields, "size": draft.size}
-    if draft.idempotency_key is not None:
-        row["idempotency_key"], row["idempotency_hash"] = draft.idempotency_key, idempotency_hash(draft.idempotency_key)
+    row = row_of(draft)
     names = _USUAL if _is_usual(row) else frozenset(row)
-    given = []
-    for name, is_json in given_by(names):
-        value = as_json(row[name]) if is_json else row[name]
-        if is_json and JSON_NUL in value:
-            raise Unfit
-        given.append(value)
-    sql = sql_of_one(names, recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version))
-    which = [draft.account.pk, *([draft.version] if draft.version else ()), draft.least_size]
-    params = [*given, draft.due_at, now, *which, draft.fields.get("expires_at"), *chain(*draft.recipients)]
+    given = _values(row, names)
+    expires_at = row.get("expires_at")
+    timed = (now, draft.due_at, expires_at) != (None, None, None)
+    sql = sql_of_one(names, recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version), timed=timed)
+    which = [draft.account.id, *([draft.version] if draft.version else ()), row["size"]]
+    params = [*given, draft.due_at, now, *which, expires_at] if timed else given + which
+    params += chain.from_iterable(draft.recipients)
     rows = execute(connection, sql, params, in_savepoint=not asks)
     if not rows and draft.idempotency_key is None:
         raise Unfit
     if not rows:
         return Inserted([None], is_due=False, asked=None)
     _, pk, moment, is_due, asked = rows[0]
-    message = instance_maker(instant_of(float(moment)), alias=connection.alias)(draft, int(pk), None)
+    message = instance_maker(instant_of(float(moment)), alias=connection.alias)(draft, row, int(pk), None)
     return Inserted([message], is_due=bool(int(is_due)), asked=flag(asked))
+
+
+def _values(row: Mapping[str, Any], names: frozenset[str]) -> list[Any]:
+    """The values of these columns as the statement takes them, JSON as text."""
+    values_of, places_of_json = given_by(names)
+    values = list(values_of(row))
+    for place in places_of_json:
+        values[place] = as_json(values[place])
+        if JSON_NUL in values[place]:
+            raise Unfit
+    return values
 
 
 def _is_usual(row: Mapping[str, Any]) -> bool:

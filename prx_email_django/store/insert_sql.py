@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from django.db import connections
@@ -15,6 +17,9 @@ from prx_email_django.store.outbox import WAKE_AGAIN
 
 #: A known idempotency key: the row that has it stays.  The condition is that of the index (``PartialUnique``).
 ON_CONFLICT = "ON CONFLICT (account_id, idempotency_hash) WHERE idempotency_hash IS NOT NULL DO NOTHING"
+#: The instants of one message, as its caller gave them.
+_INSTANTS = """(SELECT d.moment, COALESCE(%s::timestamptz, d.moment) AS due
+    FROM (SELECT COALESCE(%s::timestamptz, STATEMENT_TIMESTAMP()) AS moment) d) t,"""
 #: What the statement for many messages takes beside the columns: the instant of each, and the number of its body.
 _MORE = {"account": "bigint", "due_at": "timestamptz", "body": "integer"}
 
@@ -113,21 +118,25 @@ def holds_json(name: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def given_by(names: frozenset[str]) -> list[tuple[str, bool]]:
-    """The columns that a draft gives, in order, and whether each holds JSON."""
-    fields = OutboxMessage._meta.concrete_fields
-    return [(field.name, isinstance(field, JSONField)) for field in fields if field.name in names]
+def given_by(names: frozenset[str]) -> tuple[Callable[[Mapping[str, Any]], tuple[Any, ...]], list[int]]:
+    """A function for the values of these columns (two or more) in the statement's order, and the places of JSON."""
+    fields = [field for field in OutboxMessage._meta.concrete_fields if field.name in names]
+    places = [place for place, field in enumerate(fields) if isinstance(field, JSONField)]
+    return itemgetter(*(field.name for field in fields)), places
 
 
 @lru_cache(maxsize=256)
-def sql_of_one(names: frozenset[str], *, recipients: int, asks: bool, versioned: bool) -> str:
-    """The statement for one message whose draft gives these columns."""
+def sql_of_one(names: frozenset[str], *, recipients: int, asks: bool, versioned: bool, timed: bool) -> str:
+    """The statement for one message whose draft gives these columns.
+
+    ``timed``: a caller gave an instant (now, due, expiry).  Else the message is due at the statement's own.
+    """
     quote = connections[outbox_alias()].ops.quote_name
     message, recipient, account, account_state, state = (
         quote(model._meta.db_table) for model in (OutboxMessage, Recipient, Account, AccountState, OutboxState)
     )
-    computed = {"account": "a.id", "next_attempt_at": "t.due", "due_since": "t.due"}
-    computed |= {"created_at": "t.moment", "updated_at": "t.moment"}
+    moment, due = ("t.moment", "t.due") if timed else ("STATEMENT_TIMESTAMP()", "STATEMENT_TIMESTAMP()")
+    computed = {"account": "a.id", "next_attempt_at": due, "due_since": due, "created_at": moment, "updated_at": moment}
     written: dict[str, str] = {}
     for field in _fields():
         if field.name in names:
@@ -144,11 +153,11 @@ def sql_of_one(names: frozenset[str], *, recipients: int, asks: bool, versioned:
 WITH inserted AS (
   INSERT INTO {message} ({", ".join(map(quote, columns))})
   SELECT {", ".join(written[column] for column in columns)}
-  FROM (SELECT d.moment, COALESCE(%s::timestamptz, d.moment) AS due
-    FROM (SELECT COALESCE(%s::timestamptz, STATEMENT_TIMESTAMP()) AS moment) d) t,
+  FROM {_INSTANTS if timed else ""}
     {account} a LEFT JOIN {account_state} s ON s.account_id = a.id
   WHERE a.id = %s {f"AND {version_of('a')} = %s" if versioned else ""}
-    AND (COALESCE(s.size_limit, 0) = 0 OR %s <= s.size_limit) AND COALESCE(%s::timestamptz > t.moment, TRUE)
+    AND (COALESCE(s.size_limit, 0) = 0 OR %s <= s.size_limit)
+    {"AND COALESCE(%s::timestamptz > t.moment, TRUE)" if timed else ""}
   {ON_CONFLICT if "idempotency_hash" in names else ""}
   RETURNING id, created_at, next_attempt_at <= created_at AS is_due),
 envelope AS (

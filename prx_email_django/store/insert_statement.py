@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db import connections
-
-from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.db import refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert_arrays import insert_arrays
@@ -23,15 +20,14 @@ from prx_email_django.store.insert_one import insert_one
 MOST_RECIPIENTS = 100
 
 
-def can_insert() -> bool:
+def can_insert(connection: Any) -> bool:
     """Whether the outbox's database knows the statement."""
-    connection: Any = connections[outbox_alias()]
-    return connection.vendor == "postgresql" and not connection.Database.__version__.startswith("2")
+    return bool(connection.vendor == "postgresql" and not connection.Database.__version__.startswith("2"))
 
 
 @refusing_text
 @retried_after_conflict
-def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserted:
+def insert_together(connection: Any, drafts: Sequence[Draft], *, now: datetime | None) -> Inserted:
     """Write all drafts, or none; ``now`` None: the database's clock at the statement.
 
     Outside a transaction the statement asks for a drain too, if a message is due: its commit is that of the messages,
@@ -40,10 +36,10 @@ def insert_together(drafts: Sequence[Draft], *, now: datetime | None) -> Inserte
     Raises:
         Unfit: nothing was written.
     """
-    connection: Any = connections[outbox_alias()]
     asks = not connection.in_atomic_block and connection.get_autocommit()
+    first = drafts[0]
+    if len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS:
+        return insert_one(connection, first, now=now, asks=asks)
     if any(draft.parts for draft in drafts):
         raise Unfit
-    if len(drafts) == 1 and drafts[0].raw is None and len(drafts[0].recipients) <= MOST_RECIPIENTS:
-        return insert_one(connection, drafts[0], now=now, asks=asks)
     return insert_arrays(connection, drafts, now=now, asks=asks)

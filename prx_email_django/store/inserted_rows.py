@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,7 @@ from django.db.models.base import ModelState
 from django.db.models.signals import post_init, pre_init
 
 from prx_email_django.models import OutboxMessage
-from prx_email_django.store.draft import Draft, columns, idempotency_hash
+from prx_email_django.store.draft import Draft
 
 #: Attributes that ``instance_maker`` sets in any case.
 _SET = frozenset(
@@ -20,18 +20,21 @@ _SET = frozenset(
 )
 
 
-def instance_maker(moment: datetime, *, alias: str) -> Callable[[Draft, int, int | None], OutboxMessage]:
-    """A function that makes the instance of a row that was written at ``moment``.
+def instance_maker(
+    moment: datetime, *, alias: str
+) -> Callable[[Draft, Mapping[str, Any], int, int | None], OutboxMessage]:
+    """A function that makes the instance of a row (``draft.row_of``) that was written at ``moment``.
 
     By ``from_db`` only where the host listens to instances.  An account by which the draft was made is read again when
     it is used.
     """
     names, constants, defaults = attributes()
     account: Any = OutboxMessage._meta.get_field("account")
-    is_listened_to = pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
+    is_listened_to = bool(pre_init.receivers or post_init.receivers) and (
+        pre_init.has_listeners(OutboxMessage) or post_init.has_listeners(OutboxMessage)
+    )
 
-    def make(draft: Draft, pk: int, raw_id: int | None) -> OutboxMessage:
-        given = columns(draft)
+    def make(draft: Draft, given: Mapping[str, Any], pk: int, raw_id: int | None) -> OutboxMessage:
         due = draft.due_at or moment
         values = {
             **constants,
@@ -43,15 +46,11 @@ def instance_maker(moment: datetime, *, alias: str) -> Callable[[Draft, int, int
             "raw_id": raw_id,
             "next_attempt_at": due,
             "due_since": due,
-            "size": draft.size,
             "claim_rank": -given.get("priority", 0),
         }
         for name, make_default in defaults:
             if name not in given:
                 values[name] = make_default()
-        if draft.idempotency_key is not None:
-            values["idempotency_key"] = draft.idempotency_key
-            values["idempotency_hash"] = idempotency_hash(draft.idempotency_key)
         if is_listened_to:
             message = OutboxMessage.from_db(alias, names, [values[name] for name in names])
         else:

@@ -42,8 +42,8 @@ _LOST = {"26000", "0A000"}
 _TAKEN = _LOST | {"42P05"}
 
 
-#: The parameters of a statement, and whether each is binary.
-_Given: TypeAlias = tuple[Sequence[bytes | None], Sequence[int]]
+#: The parameters of a statement, and whether each is binary; None: none is.
+_Given: TypeAlias = tuple[Sequence[bytes | None], Sequence[int] | None]
 
 
 class NotPrepared(Exception):
@@ -185,13 +185,12 @@ def execute(
         raise NotPrepared
     connection.validate_thread_sharing()
     given = _Cursor(connection.connection, session, plan_for=plan_for, loads=loads)
-    # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
-    with connection.make_cursor(given) as cursor:
-        try:
-            cursor.execute(sql, params)
-        except NotPrepared:
-            forget(connection)
-            raise
+    try:
+        # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
+        connection.make_cursor(given).execute(sql, params)
+    except NotPrepared:
+        forget(connection)
+        raise
     return given.rows
 
 
@@ -209,8 +208,7 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
         raise NotPrepared
     connection.validate_thread_sharing()
     given = _OnceCursor(raw)
-    with connection.make_cursor(given) as cursor:
-        cursor.execute(sql, params)
+    connection.make_cursor(given).execute(sql, params)
     return given.rows
 
 
@@ -225,7 +223,7 @@ class _OnceCursor:
         self.rowcount = -1
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
-        given = [_dumped(value) for value in params], [isinstance(value, list) for value in params]
+        given = _dumped(params)
         self._take(_wait(self._connection, lambda pgconn: self._exchange(pgconn, sql, given)))
 
     def _exchange(self, pgconn: Any, sql: str, given: _Given) -> Generator[Any, Any, list[Any]]:
@@ -251,7 +249,7 @@ class _Cursor(_OnceCursor):
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, numbered, _ = _numbered(sql)
-        given = [_dumped(value) for value in params], [isinstance(value, list) for value in params]
+        given = _dumped(params)
         is_known = name in self._session.names
         is_old = (
             is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
@@ -331,13 +329,19 @@ def _error(result: Any) -> Exception:
     return NotPrepared() if error.sqlstate in _LOST else error
 
 
-def _dumped(value: Any) -> bytes | None:
-    """A parameter as PostgreSQL reads it.
+def _dumped(params: Sequence[Any]) -> _Given:
+    """The parameters as PostgreSQL reads them; only arrays are binary.
 
     Raises:
         NotPrepared: libpq would cut a text at its NUL; the ordinary way refuses it.
         UnicodeEncodeError: a lone surrogate.
     """
+    # Most are texts: no call for each of them.
+    values = [value.encode() if type(value) is str and "\x00" not in value else _dump(value) for value in params]
+    return values, [type(value) is list for value in params] if list in map(type, params) else None
+
+
+def _dump(value: Any) -> bytes | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -350,7 +354,7 @@ def _dumped(value: Any) -> bytes | None:
         return b"%d" % value
     if isinstance(value, datetime):
         return value.isoformat().encode()
-    if isinstance(value, list):
+    if type(value) is list:
         return _array(value)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.6f} seconds".encode()

@@ -166,6 +166,15 @@ def test_the_returned_message_is_what_the_database_holds() -> None:
         assert row.account == owner
 
 
+@pytest.mark.skipif(not IS_POSTGRES, reason="other databases write with several statements")
+@pytest.mark.parametrize("given", [{}, {"expires_at": timezone.now() + timedelta(days=1)}])
+def test_a_message_that_is_due_at_once_has_one_instant(given: dict[str, Any]) -> None:
+    account("known")
+    message = prx.enqueue(**mail("known", **given))
+    for row in (message, OutboxMessage.objects.get()):
+        assert row.created_at == row.updated_at == row.due_since == row.next_attempt_at
+
+
 def test_an_account_that_has_changed_is_not_used_as_it_was_known() -> None:
     owner = account("known", email="old@example.com")
     prx.enqueue(**mail("known"))
