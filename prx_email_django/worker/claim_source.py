@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store.claimed import Claim, split_expired
@@ -55,6 +55,17 @@ class ClaimSource(Protocol):
 
     def fail(self, outcome: Outcome) -> None:
         """Note why no attempt could be made, for a caller who waits."""
+
+
+def bind(claims: Iterable[Claim], account: Account) -> None:
+    """Let the claims be the account's: the row of a message that was moved since may name another account.
+
+    Their results belong to the worker that has them.
+    """
+    keep_related = OutboxMessage._meta.get_field("account").set_cached_value
+    for claimed in claims:  # without the descriptor, which asks the host's database routers for each
+        vars(claimed.message)["account_id"] = account.pk
+        keep_related(claimed.message, account)
 
 
 class EmptyHanded:
@@ -121,17 +132,13 @@ class DueMessages:
         """Claim due messages, best rank first."""
         account = self._current.account
         if self.only is not None:
-            probe = claim_message(self.only, clock=self._clock, noted=noted)
+            probe = claim_message(self.only, account_id=account.pk, clock=self._clock, noted=noted)
             batch = ClaimBatch([] if probe is None else [probe])
         else:
             batch = claim(
                 account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor, noted=noted
             )
-        keep_related = OutboxMessage._meta.get_field("account").set_cached_value
-        for claimed in batch.claims:  # without the descriptor, which asks the host's database routers for each
-            # Its row may name another account by now; its result belongs to the worker of this one.
-            vars(claimed.message)["account_id"] = account.pk
-            keep_related(claimed.message, account)
+        bind(batch.claims, account)
         self._claimed = self._claimed or bool(batch.claims)
         if not batch.stopped_at_hold:
             empty_handed.note(account.pk, claimed=self._claimed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prx_email_django.models import Account
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode
@@ -11,6 +12,7 @@ from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.claims import ClaimBatch, claim_message
 from prx_email_django.store.lease import Lease
+from prx_email_django.worker.claim_source import bind
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 TOO_LATE = "not done within SEND_DEADLINE"
@@ -26,8 +28,10 @@ class OneMessage:
     only: int | None = None
     late_reason = TOO_LATE
 
-    def __init__(self, claim: Claim, *, clock: Clock) -> None:
+    def __init__(self, claim: Claim, account: Account, *, clock: Clock) -> None:
+        self.account = account
         self.claim_now = claim
+        bind([claim], account)
         self.clock = clock
         self.time_is_over = False
         #: Recipients that did not fit may still go on.
@@ -56,9 +60,10 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
-        rest = claim_message(self.claim_now.id, clock=self.clock, noted=noted)
+        rest = claim_message(self.claim_now.id, account_id=self.account.pk, clock=self.clock, noted=noted)
         if rest is None:
-            return ClaimBatch([])  # a drain has it already, or a person has cancelled it
+            return ClaimBatch([])  # a drain has it already, or a person has cancelled or moved it
+        bind([rest], self.account)
         self.claim_now = rest
         return ClaimBatch([rest], is_last=True)
 
