@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.simulation.event_loop import SimulatedTransport
+from tests.simulation.host import redirects
+from tests.simulation.tokens import TokenServer, token_of
 from tests.simulation.world import World
 
 #: Replies that burn no retry: too fast, too many connections.
@@ -58,7 +60,19 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
 }
 _MESSAGE = re.compile(rb"^Message-ID: *<([^>]*)>", re.IGNORECASE | re.MULTILINE)
 _DATE = re.compile(rb"^Date: *(.*)$", re.IGNORECASE | re.MULTILINE)
+_ORIGINAL = re.compile(rb"^X-Original-To: *((?:.|\r\n[ \t])*)$", re.IGNORECASE | re.MULTILINE)
 _OUTBOX_ID = re.compile(r"outbox-(\d+)-")
+
+
+def _addressed(envelope: Sequence[str], body: bytes) -> tuple[str, ...]:
+    """The recipients whom the envelope stands for."""
+    stand_ins = redirects()
+    found = _ORIGINAL.search(body) if stand_ins else None
+    if found is None:
+        return tuple(envelope)
+    through = [address for address in envelope if address not in stand_ins]
+    named = "".join(found[1].decode().split()).split(",") if len(through) < len(envelope) else []
+    return (*through, *named)
 
 
 @dataclass
@@ -67,7 +81,9 @@ class Copy:
 
     message: int
     message_id: str
+    #: Who has it: with ``REDIRECT_TO`` the recipients that the header names, in place of the envelope's.
     recipients: tuple[str, ...]
+    envelope: tuple[str, ...]
     #: When its MAIL and its final dot were read, on the clock of uptime.
     mail_at: float
     at: float
@@ -102,6 +118,8 @@ class SimulatedServer:
         self.rates = rates
         self.pipelining = pipelining
         self.auth = auth
+        #: Who knows which access tokens are good; None: logins are by password.
+        self.tokens: TokenServer | None = None
         self.latency = latency
         self.most_recipients = 100
         #: Each connection leads to another machine, which may offer less.
@@ -177,6 +195,7 @@ class ServerConnection:
         self._closed = False
         self._busy = False
         self._silent = False
+        self._token = ""
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._mail_at = 0.0
@@ -318,12 +337,25 @@ class ServerConnection:
         less = self.server.varies and self.world.random.random() < 0.5
         extensions += ["PIPELINING"] if self.server.pipelining and not less else []
         extensions += ["CHUNKING"] if self.server.chunking and not less else []
-        extensions += ["AUTH PLAIN LOGIN"] if self.server.auth else []
+        mechanisms = "XOAUTH2" if self.server.tokens else "PLAIN LOGIN"
+        extensions += [f"AUTH {mechanisms}"] if self.server.auth else []
         lines = [f"250-{extension}" for extension in extensions[:-1]] + [f"250 {extensions[-1]}"]
         self._answer("ehlo", "\r\n".join(lines))
 
     def _auth(self, line: str) -> None:
-        self._answer("auth", "235 2.7.0 welcome")
+        tokens = self.server.tokens
+        if tokens is None:
+            self._answer("auth", "235 2.7.0 welcome")
+            return
+        self._token = token_of(line)
+        if not tokens.accepts(self._token):
+            self._say("535 5.7.8 the token is not valid")
+            return
+        before = len(self.world.story)
+        if not self._answer("auth", "235 2.7.0 welcome") and any(
+            ": 535" in text for _, _, text in self.world.story[before:]
+        ):
+            tokens.refuse(self._token)
 
     def _rset(self, line: str) -> None:
         self._forget()
@@ -337,6 +369,9 @@ class ServerConnection:
         address = line[line.index("<") + 1 : line.index(">")]
         if self._sender is not None:
             self._say("503 5.5.1 nested MAIL")
+            return
+        if self.server.tokens is not None and not self.server.tokens.accepts(self._token):
+            self._say("530 5.7.0 authentication required")
             return
         self._mail_at = self.world.uptime()
         before = len(self.world.story)
@@ -419,7 +454,8 @@ class ServerConnection:
         copy = Copy(
             message=int(number[1]) if number else 0,
             message_id=message_id,
-            recipients=tuple(self._recipients),
+            recipients=_addressed(self._recipients, body),
+            envelope=tuple(self._recipients),
             mail_at=self._mail_at,
             date=dated[1].decode().strip() if dated else "",
             is_whole=b"Hi." in body,
