@@ -46,10 +46,14 @@ _SET_UP = (
     f"""CREATE TRIGGER simulated_ends AFTER UPDATE ON {_STATES}
     WHEN OLD.paused_by = 'worker' AND NEW.paused_by = '' BEGIN
     INSERT INTO simulated_ends VALUES (NEW.account_id, OLD.paused_at, simulated_now(), simulated_actor()); END""",
+    "CREATE TABLE simulated_memories (account INTEGER, at REAL, until TEXT)",
+    f"""CREATE TRIGGER simulated_memories AFTER UPDATE ON {_STATES}
+    WHEN NEW.envelope_until IS NOT NULL AND OLD.envelope_until IS NOT NEW.envelope_until BEGIN
+    INSERT INTO simulated_memories VALUES (NEW.account_id, simulated_now(), NEW.envelope_until); END""",
     "PRAGMA recursive_triggers = OFF",
 )
 #: Emptied before each schedule.
-TABLES = ("simulated_changes", "simulated_accepted", "simulated_ends")
+TABLES = ("simulated_changes", "simulated_accepted", "simulated_ends", "simulated_memories")
 
 
 @dataclass(frozen=True)
@@ -147,3 +151,10 @@ def ended_pauses() -> list[tuple[int, float, float, str]]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT account, paused_at, at, actor FROM simulated_ends")
         return [(account, uptime_of(paused_at), at, actor) for account, paused_at, at, actor in cursor.fetchall()]
+
+
+def envelopes_alone() -> list[tuple[int, float, float]]:
+    """From when until when which account was known to write no envelope behind an unanswered body."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT account, at, until FROM simulated_memories")
+        return [(account, at, uptime_of(until)) for account, at, until in cursor.fetchall()]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, PauseRecord
 from prx_email_django.states import TRANSITIONS
-from tests.simulation import audit, people_rules, redirect_rules, time_rules, token_rules
+from tests.simulation import ahead_rules, audit, people_rules, redirect_rules, time_rules, token_rules
 from tests.simulation.findings import PEOPLE, Findings
 from tests.simulation.host import redirects
 from tests.simulation.schedule import Schedule
@@ -88,7 +88,7 @@ def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
             return bool(found.known.adoptions)
         case "expired":
             # Where the database broke off, the caller was not told its key.
-            may_be_given_up = "patience" in found.schedule.kinds
+            may_be_given_up = bool(found.schedule.kinds & {"patience", "quotas"})  # after days of waiting
             return may_be_given_up or pk in found.known.with_expiry or row.expires_at is not None
         case "unknown_outcome" | "lost_claim":
             return row.on_unknown == "hold" or unknown >= 6
@@ -448,6 +448,7 @@ RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     erased_get_nothing,
     suspended_is_no_trouble_of_messages,
     *people_rules.RULES,
+    *ahead_rules.RULES,
     *time_rules.RULES,
     *token_rules.RULES,
     *redirect_rules.RULES,

@@ -19,7 +19,7 @@ from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store import adopt, claimed, db, erase, finalize, insert, late_results, lease, recover
 from prx_email_django.transports.smtp import reply_rules, session
 from prx_email_django.worker import connections, current, permits, prefetch, recorder, single, suspicion, trouble
-from tests.simulation import people_mutations, redirect_mutations, time_mutations, token_mutations
+from tests.simulation import ahead_mutations, people_mutations, redirect_mutations, time_mutations, token_mutations
 from tests.simulation.breaking import put, replace_everywhere
 from tests.simulation.world import World
 
@@ -278,6 +278,7 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
         (throttling_is_a_failure, "network", "paid for", "680056"),
         (unknown_outcomes_are_not_counted, "network", "has attempts", "680020"),
         *people_mutations.MUTATIONS,
+        *ahead_mutations.MUTATIONS,
         *time_mutations.MUTATIONS,
         *token_mutations.MUTATIONS,
         *redirect_mutations.MUTATIONS,

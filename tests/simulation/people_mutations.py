@@ -7,11 +7,11 @@ from typing import Any
 from django.db.models import QuerySet
 
 from prx_email_django.api import operations as api_operations
+from prx_email_django.limits import pauses
 from prx_email_django.models import OutboxMessage
 from prx_email_django.results import ChangeReport
-from prx_email_django.rules.outcomes import Ending
 from prx_email_django.states import Status
-from prx_email_django.store import claims, erase, finalize, operations, purge
+from prx_email_django.store import claims, erase, operations, purge
 from prx_email_django.worker import claim_source, one_message
 from tests.simulation.breaking import put, replace_everywhere
 
@@ -32,17 +32,16 @@ def moved_messages_stay() -> None:
     replace_everywhere(take, any_account, claims)
 
 
-def late_failures_are_due() -> None:
-    """A message whose failure comes late is due again, although it rests by then."""
-    late = finalize.record_late
+def resuming_wakes_what_rests() -> None:
+    """Whoever resumes an account gets everything tried again."""
+    resume = pauses.resume_by_person
 
-    def recorded(finished: Any, *, clock: Any) -> Any:
-        done = late(finished, clock=clock)
-        if finished.outcome.ending is not Ending.ACCEPTED:
-            OutboxMessage.objects.filter(pk=finished.claim.id, status="failed").update(next_attempt_at=clock.now)
-        return done
+    def eager(account: Any, *, by: str, clock: Any) -> None:
+        resume(account, by=by, clock=clock)
+        at_rest = OutboxMessage.objects.filter(account=account, status=Status.FAILED, next_attempt_at=None)
+        at_rest.update(next_attempt_at=clock.now)
 
-    replace_everywhere(late, recorded, finalize)
+    replace_everywhere(resume, eager, api_operations)
 
 
 def cancelled_while_they_are_sent() -> None:
@@ -80,8 +79,8 @@ def erased_while_they_are_sent() -> None:
 
 MUTATIONS = (
     (moved_messages_lose_their_results, "clerks", "KeyError", "680020"),
-    (moved_messages_stay, "clerks", "and went over"),
-    (late_failures_are_due, "freezes,network", "although it was at rest"),
+    (moved_messages_stay, "clerks", "and went over", "680072"),
+    (resuming_wakes_what_rests, "people", "although it was at rest", "680014"),
     (cancelled_while_they_are_sent, "clerks", "before the lease of", "680042"),
     (purged_while_they_wait, "clerks", "it was purged, and not over", "680017"),
     (erased_while_they_are_sent, "clerks", "it was being sent by", "680019"),

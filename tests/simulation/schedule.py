@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection
 
 from prx_email_django import api
+from prx_email_django.limits.pauses import WITHOUT
 from prx_email_django.models import (
     Account,
     AccountState,
@@ -28,6 +29,7 @@ from prx_email_django.models import (
     RefusedMessage,
     Worker,
 )
+from prx_email_django.transports.found import Ahead
 from tests.simulation import audit, event_loop, host
 from tests.simulation.clerk import Clerk, Purge
 from tests.simulation.database.faults import SimulatedDatabase
@@ -60,6 +62,7 @@ KINDS = (
     "quotas",
     "redirect",
     "tokens",
+    "ahead",
 )
 #: Seconds for which the database may be away, or read-only.
 SPANS = (0.2, 2.0, 8.0, 40.0)
@@ -99,7 +102,7 @@ class Schedule:
         self.database = SimulatedDatabase(self.world)
         self.tokens = TokenServer(self.world)
         # Most schedules have few kinds of trouble: two that meet are found sooner than eight that drown each other.
-        share = 0.4 if len(kinds) > 3 else 0.8
+        share = 0.3 if len(kinds) > 3 else 0.8
         self.kinds = {kind for kind in kinds if self.random.random() < share}
         self.length = self.random.choice([4.0, 10.0, 30.0])
         self.accounts: list[Account] = []
@@ -162,6 +165,8 @@ class Schedule:
             server.varies = self.random.random() < 0.1
             if "network" in self.kinds:
                 server.thinks = self.random.choice([0.0, 0.0, 0.0, 8.0])
+            if "ahead" in self.kinds:
+                server.bears_ahead, server.pipelining, server.chunking = False, True, ""
             self.servers[host] = server
             login = self._login(name, server, auth=auth)
             self.accounts.append(
@@ -217,6 +222,9 @@ class Schedule:
     def _configure(self) -> None:
         """Set what the host project has set."""
         changes: dict[str, Any] = {}
+        # As short as the leases, so that what was learned is learned again within a schedule.
+        memory = timedelta(seconds=6) if "ahead" in self.kinds else timedelta(days=7)
+        WITHOUT[Ahead.OVERLAP] = ("envelope_until", memory)
         if "patience" in self.kinds:
             changes["GIVE_UP_AFTER"] = self.random.choice([3, 10, 40])
         if "redirect" in self.kinds:
@@ -405,8 +413,8 @@ class Schedule:
             return
         for _ in range(MOST_DRAINS):
             report = api.drain()
-            longest = PATIENCE_WITH_QUOTAS if "quotas" in self.kinds else LONGEST_PATIENCE
-            self._patience = 3.0 if report.claimed > report.released else min(2 * self._patience, longest)
+            factor, longest = (8.0, PATIENCE_WITH_QUOTAS) if "quotas" in self.kinds else (2.0, LONGEST_PATIENCE)
+            self._patience = 3.0 if report.claimed > report.released else min(factor * self._patience, longest)
             moments = self._moments()
             if not moments:
                 return

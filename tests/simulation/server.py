@@ -16,6 +16,8 @@ THROTTLED = "454 4.7.0 Throttling failure: Maximum sending rate exceeded"
 CROWDED = "432 4.3.2 Concurrent connections limit exceeded"
 #: It pauses the account, and the message is tried again.
 QUOTA = "550 5.4.5 Daily user sending quota exceeded"
+#: What a server says that does not bear an envelope behind a body that is not answered yet.
+REFUSED_AHEAD = "503 5.5.0 pipelined after end of DATA"
 #: What a server says to each message of an account that it has suspended.
 SUSPENDED = "554 Message rejected: Sending suspended for this account"
 #: Stage -> what may go wrong there, beside a refusal.
@@ -95,6 +97,16 @@ class Copy:
     answered: bool = False
 
 
+@dataclass
+class RefusedAhead:
+    """An envelope that a server refused since it was written ahead, on the clock of uptime."""
+
+    client: str
+    connection: int
+    opened_at: float
+    at: float
+
+
 class SimulatedServer:
     """One mail server; ``rates`` says how often a stage goes wrong while the trouble lasts."""
 
@@ -124,6 +136,9 @@ class SimulatedServer:
         self.most_recipients = 100
         #: Each connection leads to another machine, which may offer less.
         self.varies = False
+        #: Takes an envelope behind a body that is not answered yet; what it refused otherwise.
+        self.bears_ahead = True
+        self.refused_ahead: list[RefusedAhead] = []
         #: Refuses every message.
         self.is_refusing = False
         #: Seconds that every final reply takes while the trouble lasts.
@@ -195,6 +210,9 @@ class ServerConnection:
         self._closed = False
         self._busy = False
         self._silent = False
+        #: Bytes that were written ahead, and are refused; and when it was opened, on the clock of uptime.
+        self._ahead = 0
+        self._opened_at = self.world.uptime()
         self._token = ""
         self._sender: str | None = None
         self._recipients: list[str] = []
@@ -295,12 +313,26 @@ class ServerConnection:
                         return
                 self._buffer, self._in_body = rest, False
                 self._final(body)
+                if self._buffer and not self.server.bears_ahead:
+                    self._refuse_ahead()
                 continue
             line, end, rest = self._buffer.partition(b"\r\n")
             if not end:
                 return
             self._buffer = rest
-            self._command(line.decode())
+            if self._ahead:
+                self._ahead -= len(line) + 2
+                self._say(REFUSED_AHEAD)
+            else:
+                self._command(line.decode())
+
+    def _refuse_ahead(self) -> None:
+        """Refuse the commands that have arrived behind the body."""
+        self._ahead = len(self._buffer)
+        now = self.world.uptime()
+        self.server.refused_ahead.append(RefusedAhead(self.client, self.number, self._opened_at, now))
+        self.world.meet("refused ahead", "body")
+        self.world.story.append((now - 1000.0, "server", f"refuses what {self.client} has written ahead"))
 
     def _answer(self, stage: str, text: str) -> bool:
         """Answer a command, or misbehave; True: all went well."""
