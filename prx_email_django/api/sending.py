@@ -160,14 +160,14 @@ def retry_within(
     message = check_retry(_row(outbox_id), outbox_id, clock=clock, force=force)
     account = account_to_send(message.account_id, clock=clock)
     if mode is not None:
-        claim = claim_one(message.pk, clock=clock, force=force)
+        claim = claim_one(message.pk, clock=clock, force=force, account_id=account.pk)
         simulate(claim, account, mode, clock=clock)
         return answer(claim.message)
 
     def attempt(slot: Slot | Obstacle) -> SendResult:
         if isinstance(slot, Obstacle):
             return _requeued(message, slot, clock=clock)
-        claim = claim_one(message.pk, clock=clock, force=force)
+        claim = claim_one(message.pk, clock=clock, force=force, account_id=account.pk)
         row, obstacle = deliver(claim, account, slot, clock=clock, seconds=seconds)
         return answer(row) if obstacle is None else _requeued(message, obstacle, clock=clock)
 

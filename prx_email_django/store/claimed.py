@@ -11,6 +11,7 @@ from django.db.models import prefetch_related_objects
 from prx_email_django.conf import outbox_settings
 from prx_email_django.models import Attachment, OutboxMessage, Recipient
 from prx_email_django.models.history import next_numbers
+from prx_email_django.models.message import envelope_route
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.policy import MessageCounters, gave_up
 from prx_email_django.rules.recipients import is_open
@@ -59,6 +60,12 @@ class Claim:
         if not self._header_message_id:
             self._header_message_id = self.message.message_id
         return self._header_message_id
+
+    @property
+    def envelope_size(self) -> int:
+        """The number of addresses in its envelope, after ``REDIRECT_TO``: what a limit of recipients counts."""
+        redirected = outbox_settings().redirect_to
+        return len(envelope_route(self.open_addresses).envelope if redirected else self.open_addresses)
 
     def has_time_left(self) -> bool:
         """Whether the message is still ours, for long enough to begin something."""

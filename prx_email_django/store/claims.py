@@ -72,20 +72,23 @@ def _claim_behind(  # noqa: PLR0913  (as ``claim``)
         return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
 
 
-def claim_message(message_id: int, *, clock: Clock, noted: set[Lease] | None = None) -> Claim | None:
-    """Claim one message if it is due; None: it is not, or somebody else has it.  ``noted`` as for ``claim``."""
+def claim_message(message_id: int, *, account_id: int, clock: Clock, noted: set[Lease] | None = None) -> Claim | None:
+    """Claim one due message of the account; None: it is not due or not the account's, or somebody else has it.
+
+    ``noted`` as for ``claim``.
+    """
     lease = Lease(outbox_settings().lease)
     if noted is not None:
         noted.add(lease)
     with released_on_absence(lease):
-        _take_one(message_id, lease=lease, clock=clock)
+        _take_one(message_id, account_id=account_id, lease=lease, clock=clock)
         # Read by the token: the claim may have been granted although its answer was lost.
         return next(iter(load_claims([message_id], lease=lease)), None)
 
 
 @retried
-def _take_one(message_id: int, *, lease: Lease, clock: Clock) -> None:
-    due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
+def _take_one(message_id: int, *, account_id: int, lease: Lease, clock: Clock) -> None:
+    due = Q(account_id=account_id, next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     rows = OutboxMessage.objects.filter(due, pk=message_id, status__in=WAITING)
     with atomic():
         if connections[outbox_alias()].features.has_select_for_update_skip_locked:

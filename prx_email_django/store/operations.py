@@ -142,18 +142,23 @@ def reopen(ids: Sequence[int]) -> None:
 
 
 @retried_after_conflict
-def claim_one(outbox_id: int, *, clock: Clock, force: bool) -> Claim:
+def claim_one(outbox_id: int, *, clock: Clock, force: bool, account_id: int | None = None) -> Claim:
     """Claim one message because a person asked; a message at rest needs no ``force``.
 
+    ``account_id``: the account over which it is going to be sent.
+
     Raises:
-        RetryRejected: there is no such message, it is sent or being sent, or it is not due yet.
+        RetryRejected: there is no such message, it is sent or being sent, it is not due yet, or another account's.
     """
     lease = Lease(outbox_settings().lease)
     with released_on_absence(lease), atomic():
         row = OutboxMessage.objects.filter(pk=outbox_id)
         # A write first: it locks the row, so that the columns read next stay as they are.
         row.update(updated_at=F("updated_at"))
-        if check_retry(row.first(), outbox_id, clock=clock, force=force).next_attempt_at is None:
+        message = check_retry(row.first(), outbox_id, clock=clock, force=force)
+        if account_id not in (None, message.account_id):
+            raise RetryRejected("the message has just been moved to another account", code="not_retriable")
+        if message.next_attempt_at is None:
             row.update(due_since=clock.now, expires_at=None)
             reopen([outbox_id])
         if claim_ids([outbox_id], guard=Q(), lease=lease, clock=clock) != 1:

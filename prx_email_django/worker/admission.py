@@ -62,9 +62,9 @@ class Admission:
     def _within_ceiling(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
         """Fail the messages with more recipients than a limit that was lowered: they could never be sent."""
         ceiling = recipients_ceiling(self._current.account.rate_limits)
-        within = [claim for claim in claims if ceiling is None or len(claim.open_addresses) <= ceiling]
+        within = [claim for claim in claims if ceiling is None or claim.envelope_size <= ceiling]
         for claim in claims:
-            if ceiling is not None and len(claim.open_addresses) > ceiling:
+            if ceiling is not None and claim.envelope_size > ceiling:
                 text = f"the message has more recipients than the account's limit ({ceiling})"
                 self._recorder.failed(claim, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
                 self._claims.pop(claim.id)
@@ -75,7 +75,7 @@ class Admission:
         self, claims: Sequence[Claim], single: Permits
     ) -> tuple[list[ClaimedMessage], list[ClaimedMessage]]:
         """Take permits for the recipients of as many as possible; ``single`` was taken for each message."""
-        counts = [len(claim.open_addresses) for claim in claims]
+        counts = [claim.envelope_size for claim in claims]
         recipients, fitting = self._permits.take_recipients(counts)
         if fitting < len(claims):
             self._permits.limit(recipients.obstacle)

@@ -120,7 +120,7 @@ class DueMessages:
         """Claim due messages, best rank first."""
         account = self._current.account
         if self.only is not None:
-            probe = claim_message(self.only, clock=self._clock, noted=noted)
+            probe = claim_message(self.only, account_id=account.pk, clock=self._clock, noted=noted)
             batch = ClaimBatch([] if probe is None else [probe])
         else:
             batch = claim(

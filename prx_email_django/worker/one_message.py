@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prx_email_django.models import Account
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome, Phase
 from prx_email_django.states import ErrorCode
@@ -26,7 +27,8 @@ class OneMessage:
     only: int | None = None
     late_reason = TOO_LATE
 
-    def __init__(self, claim: Claim, *, clock: Clock) -> None:
+    def __init__(self, claim: Claim, account: Account, *, clock: Clock) -> None:
+        self.account = account
         self.claim_now = claim
         self.clock = clock
         self.time_is_over = False
@@ -56,9 +58,9 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
-        rest = claim_message(self.claim_now.id, clock=self.clock, noted=noted)
+        rest = claim_message(self.claim_now.id, account_id=self.account.pk, clock=self.clock, noted=noted)
         if rest is None:
-            return ClaimBatch([])  # a drain has it already, or a person has cancelled it
+            return ClaimBatch([])  # a drain has it already, or a person has cancelled or moved it
         self.claim_now = rest
         return ClaimBatch([rest], is_last=True)
 

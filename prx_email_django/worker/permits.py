@@ -68,7 +68,7 @@ class AccountPermits:
         self._asked_at = monotonic()
         permits = take_permits(self.current.account, len(messages), clock=self.clock, life=self._life)
         single = permits.part(1)
-        counts = [len(message.claim.open_addresses) for message in messages[: permits.count]]
+        counts = [message.claim.envelope_size for message in messages[: permits.count]]
         recipients, fitting = self.take_recipients(counts)
         self._asked_at = self._asked_at if fitting else None
         give_back(permits, permits.count - fitting, clock=self.clock)

@@ -45,7 +45,7 @@ class SingleSend:
         recorder: Recorder,
         seconds: float | None = None,
     ) -> None:
-        self.source = OneMessage(claim, clock=clock)
+        self.source = OneMessage(claim, account, clock=clock)
         self.recorder = recorder
         results = ResultQueue()
         self.loop = WorkerLoop(clock=clock, results=results, recorder=self.recorder)

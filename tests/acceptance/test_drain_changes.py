@@ -17,19 +17,20 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.api import sending
-from prx_email_django.errors import InvalidMessage
+from prx_email_django.errors import InvalidMessage, RetryRejected
 from prx_email_django.models import Account, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
+from prx_email_django.store import operations
 from prx_email_django.store.claims import ClaimBatch
 from prx_email_django.transports.memory import shared
-from prx_email_django.worker import claim_source, current, one_message
+from prx_email_django.worker import claim_source, current
 from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually, untouched
 from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
 from tests.support.fake_clock import MovableClock
 from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
-from tests.support.threads import Draining
+from tests.support.threads import Draining, Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DAY = timedelta(days=1)
@@ -279,29 +280,53 @@ def test_a_message_that_is_moved_to_another_account_while_it_is_claimed_takes_no
     assert {fresh(row).status for row in rows} == {"sent"} and DeliveryAttempt.objects.count() == 4
 
 
-@pytest.mark.parametrize("moment", ["a person's retry", "the rest of the recipients"])
-def test_a_message_that_is_moved_before_its_claim_takes_no_result_with_it(
-    moment: str, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+def test_a_message_that_is_moved_before_its_retry_claims_it_is_not_sent_over_the_account_of_before(
+    memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller has the account's slot and connection by then."""
-    owner, other = account_on(server), account("other")
-    is_retry = moment == "a person's retry"
-    module: Any = sending if is_retry else one_message
-    name = "claim_one" if is_retry else "claim_message"
-    claim = getattr(module, name)
+    """The retry has the connection of the account that it read; the message names another by its claim."""
+    row, other = prx.enqueue(**mail(account())), account("other")
+    real = sending.claim_one
 
-    def moved_and_claimed(pk: int, **arguments: Any) -> Any:
-        OutboxMessage.objects.filter(pk=pk).update(account=other)
-        return claim(pk, **arguments)
+    def moved(*args: Any, **options: Any) -> Any:
+        OutboxMessage.objects.filter(pk=row.pk).update(account=other)
+        return real(*args, **options)
 
-    monkeypatch.setattr(module, name, moved_and_claimed)
-    if is_retry:
-        result = prx.retry_outbox(prx.enqueue(**mail(owner)).pk)
-    else:
-        server.on("rcpt", reply="452 4.5.3 Too many recipients", nth=2)
-        result = prx.send(**mail(owner, cc="bob@example.org"))
-    assert result.status == "sent"
-    assert Counter(server.recipients) == Counter(
-        ["ann@example.org"] if is_retry else ["ann@example.org", "bob@example.org"]
-    )
-    assert set(DeliveryAttempt.objects.values_list("outcome", flat=True)) == {"sent"}
+    monkeypatch.setattr(sending, "claim_one", moved)
+    with pytest.raises(RetryRejected, match="another account"):
+        prx.retry_outbox(row.pk)
+    monkeypatch.undo()
+    assert fresh(row).status == "pending"
+    assert prx.drain().sent == 1
+
+
+def test_a_message_that_is_moved_while_a_retry_reads_its_claim_keeps_its_result(
+    memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, other = prx.enqueue(**mail(account())), account("other")
+    real = operations.load_claims
+
+    def moved(*args: Any, **options: Any) -> Any:
+        OutboxMessage.objects.filter(pk=row.pk).update(account=other)
+        return real(*args, **options)
+
+    monkeypatch.setattr(operations, "load_claims", moved)
+    assert prx.retry_outbox(row.pk).status == "sent"
+    assert fresh(row).status == "sent"
+
+
+def test_the_rest_of_a_message_that_is_moved_goes_over_its_new_account() -> None:
+    """Two recipients fit into each transaction; the message is moved as the server takes the first two."""
+    with SmtpServer() as server, SmtpServer() as elsewhere:
+        server.max_recipients = 2
+        owner, other = account_on(server), account_on(elsewhere, name="other")
+        beginning = server.on("final", stall=True, times=1)
+        sending_one = Sending(**mail(owner, to=["a@x.org", "b@x.org", "c@x.org"]))
+        assert beginning.reached.wait(10)
+        OutboxMessage.objects.update(account=other)
+        server.release(beginning)
+        assert sending_one.outcome().status == "failed"
+        prx.drain()
+    row = OutboxMessage.objects.get()
+    assert row.status == "sent"
+    assert server.recipients == ["a@x.org", "b@x.org"]
+    assert elsewhere.recipients == ["c@x.org"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,18 @@ def test_recipients_are_counted_by_the_envelope() -> None:
     assert sum(len(delivery.recipients) for delivery in shared.delivered) == 4
     (window,) = RateWindow.objects.all()
     assert sum(window.counts) == 4, "messages that were not sent use no permits"
+
+
+@pytest.mark.parametrize(("stand_ins", "recipients", "sent"), [(["q@x.org", "r@x.org"], 1, 3), (["q@x.org"], 3, 6)])
+def test_redirected_recipients_are_counted_by_the_envelope(
+    settings: Any, stand_ins: list[str], recipients: int, sent: int
+) -> None:
+    settings.PRX_EMAIL = settings.PRX_EMAIL | {"REDIRECT_TO": stand_ins}
+    owner = account(rate_limits="6 recipients/day")
+    for _ in range(8):
+        message(owner, to=[A, B, C][:recipients])
+    assert prx.drain(now=NOW).sent == sent
+    assert sum(len(delivered.recipients) for delivered in shared.delivered) == 6
 
 
 def test_a_message_with_more_recipients_than_the_limit_is_refused_at_the_call() -> None:

@@ -240,7 +240,7 @@ def test_a_single_claim_whose_commit_was_not_answered_is_still_ours(monkeypatch:
 
     monkeypatch.setattr(connection, "_commit", commit_and_lose_the_answer)
     with waiting_for_database(lambda error, absent: True):
-        claimed = store.claims.claim_message(row.pk, clock=at())
+        claimed = store.claims.claim_message(row.pk, account_id=row.account_id, clock=at())
     assert not losses
     assert claimed and fresh(row).claim_token == claimed.lease.token
 

@@ -11,25 +11,33 @@ from tests.simulation.world import BEGIN
 
 _TABLE, _RECIPIENTS = "prx_email_django_outboxmessage", "prx_email_django_recipient"
 _STATES = "prx_email_django_accountstate"
+#: Columns of a change, and what each is of the message's row; ``OLD`` where it was deleted.
+_COLUMNS = """message, at, actor, old_status, new_status, old_token, new_token, old_lease, new_lease, due, code,
+    attempts, retries, account, sender, since, expires"""
+
+
+def _noted(row: str, old: str, new: str) -> str:
+    """The statement of a trigger that notes a change; ``old``, ``new``: status, token and lease before and after."""
+    (old_status, old_token, old_lease), (new_status, new_token, new_lease) = old.split("|"), new.split("|")
+    return f"""BEGIN INSERT INTO simulated_changes ({_COLUMNS}) VALUES ({row}.id, simulated_now(), simulated_actor(),
+      {old_status}, {new_status}, {old_token}, {new_token}, {old_lease}, {new_lease}, {row}.next_attempt_at,
+      {row}.last_error_code, {row}.attempts, {row}.retries, {row}.account_id, {row}.envelope_from, {row}.due_since,
+      {row}.expires_at); END"""
+
+
+_NOTHING, _GONE = "''|''|NULL", "'deleted'|NULL|NULL"
+_OLD, _NEW = "OLD.status|OLD.claim_token|OLD.claim_expires_at", "NEW.status|NEW.claim_token|NEW.claim_expires_at"
 _SET_UP = (
     """CREATE TABLE simulated_changes (number INTEGER PRIMARY KEY, message INTEGER, at REAL, actor TEXT,
     old_status TEXT, new_status TEXT, old_token TEXT, new_token TEXT, old_lease TEXT, new_lease TEXT,
-    due TEXT, code TEXT, attempts INTEGER, retries INTEGER)""",
+    due TEXT, code TEXT, attempts INTEGER, retries INTEGER, account INTEGER, sender TEXT, since TEXT, expires TEXT)""",
     f"""CREATE TRIGGER simulated_update AFTER UPDATE ON {_TABLE}
     WHEN OLD.status IS NOT NEW.status OR (OLD.next_attempt_at IS NULL) IS NOT (NEW.next_attempt_at IS NULL)
+      OR OLD.account_id <> NEW.account_id
       OR (NEW.status = 'sending' AND (OLD.claim_token IS NOT NEW.claim_token
-        OR OLD.claim_expires_at IS NOT NEW.claim_expires_at)) BEGIN
-    INSERT INTO simulated_changes (message, at, actor, old_status, new_status, old_token, new_token, old_lease,
-      new_lease, due, code, attempts, retries)
-    VALUES (NEW.id, simulated_now(), simulated_actor(), OLD.status, NEW.status, OLD.claim_token, NEW.claim_token,
-      OLD.claim_expires_at, NEW.claim_expires_at, NEW.next_attempt_at, NEW.last_error_code, NEW.attempts, NEW.retries);
-    END""",
-    f"""CREATE TRIGGER simulated_insert AFTER INSERT ON {_TABLE} BEGIN
-    INSERT INTO simulated_changes (message, at, actor, old_status, new_status, old_token, new_token, old_lease,
-      new_lease, due, code, attempts, retries)
-    VALUES (NEW.id, simulated_now(), simulated_actor(), '', NEW.status, '', NEW.claim_token, NULL,
-      NEW.claim_expires_at, NEW.next_attempt_at, NEW.last_error_code, NEW.attempts, NEW.retries);
-    END""",
+        OR OLD.claim_expires_at IS NOT NEW.claim_expires_at)) {_noted("NEW", _OLD, _NEW)}""",
+    f"CREATE TRIGGER simulated_insert AFTER INSERT ON {_TABLE} {_noted('NEW', _NOTHING, _NEW)}",
+    f"CREATE TRIGGER simulated_delete AFTER DELETE ON {_TABLE} {_noted('OLD', _OLD, _GONE)}",
     "CREATE TABLE simulated_accepted (message INTEGER, address TEXT, at REAL)",
     f"""CREATE TRIGGER simulated_accepted AFTER UPDATE OF result ON {_RECIPIENTS}
     WHEN NEW.result = 'accepted' AND OLD.result <> 'accepted' BEGIN
@@ -38,10 +46,14 @@ _SET_UP = (
     f"""CREATE TRIGGER simulated_ends AFTER UPDATE ON {_STATES}
     WHEN OLD.paused_by = 'worker' AND NEW.paused_by = '' BEGIN
     INSERT INTO simulated_ends VALUES (NEW.account_id, OLD.paused_at, simulated_now(), simulated_actor()); END""",
+    "CREATE TABLE simulated_memories (account INTEGER, at REAL, until TEXT)",
+    f"""CREATE TRIGGER simulated_memories AFTER UPDATE ON {_STATES}
+    WHEN NEW.envelope_until IS NOT NULL AND OLD.envelope_until IS NOT NEW.envelope_until BEGIN
+    INSERT INTO simulated_memories VALUES (NEW.account_id, simulated_now(), NEW.envelope_until); END""",
     "PRAGMA recursive_triggers = OFF",
 )
 #: Emptied before each schedule.
-TABLES = ("simulated_changes", "simulated_accepted", "simulated_ends")
+TABLES = ("simulated_changes", "simulated_accepted", "simulated_ends", "simulated_memories")
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,11 @@ class Change:
     code: str
     attempts: int
     retries: int
+    account: int
+    sender: str
+    #: ``due_since`` and ``expires_at``, as SQLite stores them.
+    since: str
+    expires: str | None
 
     @property
     def lease_ends(self) -> float:
@@ -73,6 +90,21 @@ class Change:
     def is_renewal(self) -> bool:
         """Whether only the lease was changed."""
         return self.old_status == self.new_status == "sending" and self.old_token == self.new_token
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether somebody has claimed the message."""
+        return self.new_status == "sending" and not self.is_renewal
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the row was deleted."""
+        return self.new_status == "deleted"
+
+    @property
+    def rests(self) -> bool:
+        """Whether the message is at rest from now on."""
+        return self.new_status == "failed" and self.due is None
 
     @property
     def is_recovery(self) -> bool:
@@ -119,3 +151,10 @@ def ended_pauses() -> list[tuple[int, float, float, str]]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT account, paused_at, at, actor FROM simulated_ends")
         return [(account, uptime_of(paused_at), at, actor) for account, paused_at, at, actor in cursor.fetchall()]
+
+
+def envelopes_alone() -> list[tuple[int, float, float]]:
+    """From when until when which account was known to write no envelope behind an unanswered body."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT account, at, until FROM simulated_memories")
+        return [(account, at, uptime_of(until)) for account, at, until in cursor.fetchall()]

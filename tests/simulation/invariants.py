@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from prx_email_django.conf import outbox_settings
-from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, PauseRecord, Recipient
+from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, PauseRecord
 from prx_email_django.states import TRANSITIONS
-from tests.simulation import audit
+from tests.simulation import ahead_rules, audit, people_rules, redirect_rules, time_rules, token_rules
+from tests.simulation.findings import PEOPLE, Findings
+from tests.simulation.host import redirects
 from tests.simulation.schedule import Schedule
-from tests.simulation.server import CROWDED, SUSPENDED, THROTTLED, Copy
+from tests.simulation.server import CROWDED, SUSPENDED, THROTTLED
 from tests.simulation.world import BEGIN
 
 _MOVES = {(str(before), str(after)) for verb in TRANSITIONS.values() for before, after in verb.moves}
@@ -29,52 +31,6 @@ def check(schedule: Schedule) -> list[str]:
         attempts[attempt.message_id].append(attempt)
     found = Findings(schedule, rows, attempts)
     return [text for rule in RULES for text in rule(found)]
-
-
-class Findings:
-    """The end of a schedule."""
-
-    def claims_of(self, copy: Copy) -> list[audit.Change]:
-        """The claims that its worker had taken of a copy's message when the server read MAIL, the newest first."""
-        taken = self._claims.get((copy.message, copy.client), [])
-        return [change for change in reversed(taken) if change.at <= copy.mail_at]
-
-    def claim_of(self, copy: Copy) -> audit.Change | None:
-        """The claim under which a copy was sent, unless a person wrote its status by hand."""
-        return next(iter(self.claims_of(copy)), None)
-
-    def is_of_claim_before(self, copy: Copy, at: float) -> bool:
-        """Whether a copy may have been sent under a claim that its worker had at this instant."""
-        return any(change.at <= at for change in self._claims.get((copy.message, copy.client), []))
-
-    def __init__(
-        self, schedule: Schedule, rows: dict[int, OutboxMessage], attempts: dict[int, list[DeliveryAttempt]]
-    ) -> None:
-        self.schedule = schedule
-        self.known = schedule.known
-        self.rows = rows
-        self.attempts = attempts
-        self.changes = audit.changes()
-        self.copies: dict[int, list[Copy]] = {pk: [] for pk in rows}
-        self._claims: dict[tuple[int, str], list[audit.Change]] = {}
-        for change in self.changes:
-            if change.new_status == "sending" and not change.is_renewal:
-                self._claims.setdefault((change.message, change.actor), []).append(change)
-        #: Nothing stood still: what should be noticed by the next renewal is.
-        self.is_prompt = not schedule.kinds & {"sleep", "delays", "freezes", "absence", "read_only"}
-        self.strangers: list[Copy] = []
-        for server in schedule.servers.values():
-            for copy in server.copies:
-                self.copies.get(copy.message, self.strangers).append(copy)
-        #: A late result took the row of its lost attempt; its worker may have been killed before it could say so.
-        recovered = Counter(change.message for change in self.changes if change.is_recovery)
-        lost = {pk: sum(attempt.outcome == "lost" for attempt in attempts[pk]) for pk in rows}
-        self.late = self.known.late | {pk for pk in rows if recovered[pk] > lost[pk]}
-        #: Accounts that were paused as refusing: their messages were given back the counters of before.
-        self.refusing = {pause.account_id for pause in PauseRecord.objects.filter(code="refusing")}
-        self.recipients: dict[int, list[Recipient]] = {pk: [] for pk in rows}
-        for recipient in Recipient.objects.order_by("pk"):
-            self.recipients[recipient.message_id].append(recipient)
 
 
 def nothing_stuck(found: Findings) -> Iterator[str]:
@@ -96,9 +52,7 @@ def nothing_stuck(found: Findings) -> Iterator[str]:
 
 def what_was_queued_is_there(found: Findings) -> Iterator[str]:
     """Every message that a call returned is in the table, none that it refused, and those of one key are one."""
-    for pk in sorted(found.known.queued - found.rows.keys()):
-        if found.known.erased:
-            break  # a message to one person goes with the person
+    for pk in sorted(found.known.queued - found.rows.keys() - found.deleted.keys()):
         yield f"message {pk} was queued, and is not there"
     for pk, row in found.rows.items():
         if row.envelope_from in found.known.refused_senders:
@@ -134,19 +88,20 @@ def _has_reason(found: Findings, pk: int, row: OutboxMessage) -> bool:
             return bool(found.known.adoptions)
         case "expired":
             # Where the database broke off, the caller was not told its key.
-            return pk in found.known.with_expiry or row.expires_at is not None
+            may_be_given_up = bool(found.schedule.kinds & {"patience", "quotas"})  # after days of waiting
+            return may_be_given_up or pk in found.known.with_expiry or row.expires_at is not None
         case "unknown_outcome" | "lost_claim":
             return row.on_unknown == "hold" or unknown >= 6
         case _:
-            addresses = {recipient.address for recipient in found.recipients[pk]} | {row.envelope_from}
+            addresses = {recipient.address for recipient in found.recipients[pk]} | {row.envelope_from, *redirects()}
             return bool(addresses & refused)
 
 
 def no_copy_without_doubt(found: Findings) -> Iterator[str]:
     """Nobody gets more copies than one and the outcomes that nobody knew; all copies bear one Message-ID."""
     for copy in found.strangers:
-        if found.known.erased and copy.message:
-            continue  # the message was deleted
+        if copy.message in found.deleted:
+            continue
         yield f"the server accepted what is no message: {copy}"
     # A late result takes the row of the lost attempt: the recovery itself allowed a second copy.
     recovered = Counter(change.message for change in found.changes if change.is_recovery)
@@ -240,11 +195,11 @@ def only_transitions(found: Findings) -> Iterator[str]:
         if not change.old_status:
             if change.new_status not in _ENTRIES:
                 yield f"{change} by {change.actor}: no message begins so"
-        elif move not in _MOVES and not change.is_renewal and not by_person:
+        elif move not in _MOVES and not (change.is_renewal or change.is_deletion or by_person):
             yield f"{change} by {change.actor} at {change.at - 1000:.3f}: no such transition"
         if change.new_status == "sending":
             owners.setdefault((change.message, change.new_token), change.actor)
-        if change.old_status == "sending" and not change.is_renewal and not by_person:
+        if change.old_status == "sending" and not (change.is_renewal or change.is_deletion or by_person):
             owner = owners.get((change.message, change.old_token), "nobody")
             left = leases.get(change.message, 0.0) - change.at
             if owner != change.actor and left > 0.001 and change.code != "adopted":
@@ -254,14 +209,12 @@ def only_transitions(found: Findings) -> Iterator[str]:
 
 def mail_is_written_under_a_lease(found: Findings) -> Iterator[str]:
     """A third of the claim's lease remains when MAIL is written."""
-    if found.known.erased:
-        return  # a MAIL shows its sender only, and those of deleted messages are not known
     least = outbox_settings().lease.total_seconds() / 3
     messages: dict[str, list[int]] = {}  # a message that was sent once more has the sender of the first
-    for pk, row in found.rows.items():
-        messages.setdefault(row.envelope_from, []).append(pk)
     claims: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for change in found.changes:
+        if not change.old_status:
+            messages.setdefault(change.sender, []).append(change.message)
         if change.new_status == "sending":
             claims.setdefault((change.message, change.actor), []).append((change.at, change.lease_ends))
     for server in found.schedule.servers.values():
@@ -283,7 +236,7 @@ def reports_are_right(found: Findings) -> Iterator[str]:
     troubled = (
         known.broken_drains
         or known.adoptions
-        or known.erased
+        or found.deleted
         or found.refusing  # what an earlier drain counted as failed is deferred by a later one
         or found.late
         or known.by_hand
@@ -307,7 +260,7 @@ def results_are_right(found: Findings) -> Iterator[str]:
     """``send`` said ``sent`` only of what is sent."""
     for result in found.known.results:
         if result.outbox_id not in found.rows:
-            continue  # erased
+            continue  # deleted
         if result.status == "sent" and found.rows[result.outbox_id].status != "sent":
             yield f"send said sent of message {result.outbox_id}, which is {found.rows[result.outbox_id].status}"
 
@@ -337,8 +290,14 @@ _MESSAGES_WITHIN = {
     "4/minute": [(4, 60.0)],
     "3/second": [(3, 1.0)],
     "2/second, 5/minute": [(2, 1.0), (5, 60.0)],
+    "3/hour": [(3, 3600.0)],
+    "2/hour, 4/day": [(2, 3600.0), (4, 86_400.0)],
 }
-_RECIPIENTS_WITHIN = {"6 recipients/minute": (6, 60.0)}
+_RECIPIENTS_WITHIN = {
+    "6 recipients/minute": (6, 60.0),
+    "5 recipients/hour": (5, 3600.0),
+    "8 recipients/day": (8, 86_400.0),
+}
 
 
 def limits_are_kept(found: Findings) -> Iterator[str]:
@@ -377,13 +336,12 @@ def accepted_are_never_addressed_again(found: Findings) -> Iterator[str]:
 
 def older_success_ends_no_newer_pause(found: Findings) -> Iterator[str]:
     """A worker's pause is ended by a transaction whose MAIL was written after it began, or by a person."""
-    servers = dict(
-        zip((account.pk for account in found.schedule.accounts), found.schedule.servers.values(), strict=False)
-    )
     for account, paused_at, at, actor in audit.ended_pauses():
-        if actor in ("person", "director"):
+        if actor in (*PEOPLE, "director"):
             continue
-        if not any(client == actor and paused_at - 0.001 <= mail <= at for mail, client, _ in servers[account].mails):
+        if not any(
+            client == actor and paused_at - 0.001 <= mail <= at for mail, client, _ in found.servers[account].mails
+        ):
             yield f"{actor} ended the pause of account {account} of {paused_at - 1000:.3f} without a newer transaction"
 
 
@@ -392,12 +350,12 @@ def nothing_is_claimed_while_stopped(found: Findings) -> Iterator[str]:
     if not found.is_prompt or "conflicts" in found.schedule.kinds:
         return
     for change in found.changes:
-        if change.new_status != "sending" or change.is_renewal or change.actor in ("person", "director"):
+        if not change.is_claim or change.actor in (*PEOPLE, "director"):
             continue
         row = found.rows.get(change.message)
         for stop in found.known.stops:
             is_within = stop.begins + 1.5 < change.at < stop.ends
-            if is_within and row is not None and stop.account in (None, row.account_id):
+            if is_within and row is not None and stop.account in (None, change.account):
                 yield f"{change} by {change.actor} at {change.at - 1000:.3f}: stopped since {stop.begins - 1000:.3f}"
 
 
@@ -405,7 +363,7 @@ def nothing_goes_before_its_time(found: Findings) -> Iterator[str]:
     """No claim of a message comes before the ``send_at`` that its caller gave, unless a person asked for it."""
     for change in found.changes:
         earliest = found.known.not_before.get(change.message, 0.0)
-        is_claim = change.new_status == "sending" and not change.is_renewal
+        is_claim = change.is_claim
         asked = change.message in found.known.asked or change.message in found.known.by_hand
         if is_claim and change.at < earliest - 0.001 and not asked:
             yield f"{change} by {change.actor} {earliest - change.at:.3f} s before its time"
@@ -432,7 +390,7 @@ def adopted_rest(found: Findings) -> Iterator[str]:
     """What an adoption found is claimed only if a person asks for it."""
     for done_at, newest in found.known.adoptions:
         for change in found.changes:
-            is_claim = change.new_status == "sending" and not change.is_renewal
+            is_claim = change.is_claim
             asked = change.message in found.known.asked or change.message in found.known.by_hand
             if is_claim and change.message <= newest and change.at > done_at and not asked:
                 yield f"{change} by {change.actor} at {change.at - 1000:.3f}, after its adoption"
@@ -455,12 +413,9 @@ def suspended_is_no_trouble_of_messages(found: Findings) -> Iterator[str]:
     """After the account was paused as refusing, no message of that row of refusals rests because of it."""
     if not found.is_prompt or found.schedule.kinds & {"network", "people", "operators", "kills", "signals"}:
         return
-    servers = dict(
-        zip((account.pk for account in found.schedule.accounts), found.schedule.servers.values(), strict=False)
-    )
     for pause in PauseRecord.objects.filter(code="refusing"):
         begun = (pause.begun_at - BEGIN).total_seconds() + 1000.0
-        accepted = max((copy.at for copy in servers[pause.account_id].copies if copy.at < begun), default=0.0)
+        accepted = max((copy.at for copy in found.servers[pause.account_id].copies if copy.at < begun), default=0.0)
         for pk, row in found.rows.items():
             tries = found.attempts[pk]
             if row.account_id != pause.account_id or row.status != "failed" or row.last_error != SUSPENDED or not tries:
@@ -492,4 +447,9 @@ RULES: tuple[Callable[[Findings], Iterator[str]], ...] = (
     adopted_rest,
     erased_get_nothing,
     suspended_is_no_trouble_of_messages,
+    *people_rules.RULES,
+    *ahead_rules.RULES,
+    *time_rules.RULES,
+    *token_rules.RULES,
+    *redirect_rules.RULES,
 )

@@ -38,6 +38,9 @@ class Known:
     #: Addresses that a person erased, and when that was done; messages that were deleted, or left as they were.
     erased: dict[str, float] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
+    #: Messages that a person deleted in a shell, and whether any may have been deleted while others work with them.
+    deleted: set[int] = field(default_factory=set)
+    may_vanish: bool = False
     #: Accounts whose limits a person has changed.
     changed: set[int] = field(default_factory=set)
     #: By account (None: all): from when to when nothing may be claimed, since a person paused it or switched it off.

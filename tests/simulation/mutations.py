@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from prx_email_django.api import operations, queueing
@@ -20,33 +19,14 @@ from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store import adopt, claimed, db, erase, finalize, insert, late_results, lease, recover
 from prx_email_django.transports.smtp import reply_rules, session
 from prx_email_django.worker import connections, current, permits, prefetch, recorder, single, suspicion, trouble
+from tests.simulation import ahead_mutations, people_mutations, redirect_mutations, time_mutations, token_mutations
+from tests.simulation.breaking import put, replace_everywhere
 from tests.simulation.world import World
-
-#: What takes the broken rule back.
-_UNDO: list[Callable[[], None]] = []
 
 
 def break_rule(name: str) -> None:
     """Break a rule by its name."""
     MUTATIONS[name][0]()
-
-
-def mend() -> None:
-    """Take back what was broken."""
-    while _UNDO:
-        _UNDO.pop()()
-
-
-def _set(owner: Any, name: str, value: Any) -> None:
-    _UNDO.append(partial(setattr, owner, name, vars(owner)[name]))
-    setattr(owner, name, value)
-
-
-def _replace(old: Callable[..., Any], new: Callable[..., Any], *modules: Any) -> None:
-    for module in modules:
-        for name, value in list(vars(module).items()):
-            if value is old:
-                _set(module, name, new)
 
 
 def a_lost_reply_is_a_known_failure() -> None:
@@ -57,13 +37,13 @@ def a_lost_reply_is_a_known_failure() -> None:
         verdict = judge(*args, **options)
         return replace(verdict, ending=Ending.TEMPORARY) if verdict.ending is Ending.UNKNOWN else verdict
 
-    _replace(judge, known, session)
+    replace_everywhere(judge, known, session)
 
 
 def claims_never_end() -> None:
     """A worker writes MAIL and bodies however old its claim is."""
-    _set(lease.Lease, "has_time_left", lambda self: True)
-    _set(slots.Slot, "has_time_left", lambda self: True)
+    put(lease.Lease, "has_time_left", lambda self: True)
+    put(slots.Slot, "has_time_left", lambda self: True)
 
 
 def recovered_while_it_is_sent() -> None:
@@ -82,7 +62,7 @@ def recovered_while_it_is_sent() -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._clock, name)
 
-    _replace(found, lambda *, clock: found(clock=Early(clock)), recorder)
+    replace_everywhere(found, lambda *, clock: found(clock=Early(clock)), recorder)
 
 
 def late_acceptances_are_forgotten() -> None:
@@ -92,12 +72,12 @@ def late_acceptances_are_forgotten() -> None:
     def forget(finished: Any, *, clock: Any) -> Any:
         return late_results.recorded(finished, policy.Status.FAILED, late=True)
 
-    _replace(late, forget, finalize)
+    replace_everywhere(late, forget, finalize)
 
 
 def slots_are_kept() -> None:
     """A worker does not give its slots back."""
-    _replace(slots.release_slots, lambda given: None, connections, single)
+    replace_everywhere(slots.release_slots, lambda given: None, connections, single)
 
 
 def one_permit_too_many() -> None:
@@ -109,13 +89,13 @@ def one_permit_too_many() -> None:
         spent = next((index for index, count in enumerate(found) if count), None)
         return (number, found) if spent is None else (number, [*found[:spent], found[spent] - 1, *found[spent + 1 :]])
 
-    _replace(rolled, fewer, rate_windows)
+    replace_everywhere(rolled, fewer, rate_windows)
 
 
 def temporary_failures_rest() -> None:
     """A message that should be tried again comes to rest."""
     failed = policy._failed
-    _replace(failed, lambda *args, **options: replace(failed(*args, **options), next_attempt_at=None), policy)
+    replace_everywhere(failed, lambda *args, **options: replace(failed(*args, **options), next_attempt_at=None), policy)
 
 
 def unknown_outcomes_are_not_counted() -> None:
@@ -125,7 +105,7 @@ def unknown_outcomes_are_not_counted() -> None:
     def same(outcome: Any, counters: Any, **options: Any) -> Any:
         return replace(unknown(outcome, counters, **options), attempts=counters.attempts)
 
-    _replace(unknown, same, policy)
+    replace_everywhere(unknown, same, policy)
 
 
 def holding_connects_for_ever() -> None:
@@ -134,7 +114,7 @@ def holding_connects_for_ever() -> None:
     def wants(self: prefetch.ClaimPrefetch, open_now: int) -> bool:
         return len(self.claims) > open_now or self.stopped_at_hold
 
-    _set(prefetch.ClaimPrefetch, "wants_connection", wants)
+    put(prefetch.ClaimPrefetch, "wants_connection", wants)
 
 
 def releases_are_not_counted() -> None:
@@ -146,7 +126,7 @@ def releases_are_not_counted() -> None:
         give_back(self, messages)
         self.counts["released"] = counted
 
-    _set(recorder.Recorder, "release", uncounted)
+    put(recorder.Recorder, "release", uncounted)
 
 
 def queued_messages_vanish() -> None:
@@ -158,7 +138,7 @@ def queued_messages_vanish() -> None:
         OutboxMessage.objects.filter(pk=written.pk).delete()
         return written, is_new
 
-    _replace(write, lose, queueing)
+    replace_everywhere(write, lose, queueing)
 
 
 def refused_messages_stay() -> None:
@@ -170,13 +150,13 @@ def refused_messages_stay() -> None:
         check(written[0].expires_at, clock.now, is_queued=lambda: False)
         return written
 
-    _replace(check, lambda *args, **options: None, message)
-    _replace(write, refuse, queueing)
+    replace_everywhere(check, lambda *args, **options: None, message)
+    replace_everywhere(write, refuse, queueing)
 
 
 def accepted_are_addressed_again() -> None:
     """Every recipient of a claimed message is in its envelope, whoever has it already."""
-    _replace(claimed.is_open, lambda result: result != "refused", claimed)
+    replace_everywhere(claimed.is_open, lambda result: result != "refused", claimed)
 
 
 def any_success_ends_a_pause() -> None:
@@ -188,18 +168,18 @@ def any_success_ends_a_pause() -> None:
         self.are_known = False
         return True
 
-    _set(trouble.Troubles, "end_by", end_by)
+    put(trouble.Troubles, "end_by", end_by)
 
 
 def pauses_are_not_heeded() -> None:
     """A drain sends over an account that a person has paused or switched off."""
-    _set(current.CurrentAccount, "may_send", lambda self, now: True)
+    put(current.CurrentAccount, "may_send", lambda self, now: True)
 
 
 def messages_go_before_their_time() -> None:
     """What is queued for later is due at once."""
     write = insert.insert
-    _replace(write, lambda draft, *, clock: write(replace(draft, due_at=None), clock=clock), queueing)
+    replace_everywhere(write, lambda draft, *, clock: write(replace(draft, due_at=None), clock=clock), queueing)
 
 
 def sensitive_texts_go_too_early() -> None:
@@ -221,7 +201,7 @@ def _after_result(fields: Callable[[Any, Any], dict[str, Any]]) -> None:
             OutboxMessage.objects.filter(pk=finished.claim.id).update(**values)
         return done
 
-    _replace(record, recorded, finalize)
+    replace_everywhere(record, recorded, finalize)
 
 
 def throttling_is_a_failure() -> None:
@@ -232,7 +212,7 @@ def throttling_is_a_failure() -> None:
         verdict = judge(*args, **options)
         return replace(verdict, ending=Ending.TEMPORARY) if verdict and verdict.trouble.is_throttle else verdict
 
-    _replace(judge, known, reply_rules)
+    replace_everywhere(judge, known, reply_rules)
 
 
 def adoptions_leave_what_is_sent() -> None:
@@ -241,12 +221,12 @@ def adoptions_leave_what_is_sent() -> None:
     def adopted(instance: str, *, clock: Any) -> int:
         return adopt._rest_waiting(10**9, clock=clock)
 
-    _replace(adopt.adopt, adopted, operations)
+    replace_everywhere(adopt.adopt, adopted, operations)
 
 
 def erased_stay_recipients() -> None:
     """Who is erased still gets what waits for others too."""
-    _replace(erase._withdraw, lambda message, *args, **options: policy.Status(message.status), erase)
+    replace_everywhere(erase._withdraw, lambda message, *args, **options: policy.Status(message.status), erase)
 
 
 def recipients_are_not_limited() -> None:
@@ -255,17 +235,17 @@ def recipients_are_not_limited() -> None:
     def unlimited(account: Any, counts: Any, **options: Any) -> Any:
         return rate_windows.Permits(account.pk, sum(counts), "recipients", {}), len(counts)
 
-    _replace(rate_windows.take_recipients, unlimited, permits)
+    replace_everywhere(rate_windows.take_recipients, unlimited, permits)
 
 
 def suspended_messages_rest() -> None:
     """What a suspended account's server refused stays at rest."""
-    _replace(refusals.reinstate_refused, lambda *args, **options: [], suspicion)
+    replace_everywhere(refusals.reinstate_refused, lambda *args, **options: [], suspicion)
 
 
 def machines_clocks_count() -> None:
     """A worker judges by its own machine's clock."""
-    _set(db, "database_now", lambda: World.current.local())
+    put(db, "database_now", lambda: World.current.local())
 
 
 #: Each with the kinds of trouble and the seed that brought it to light, and with words of what shows it.  Where a
@@ -295,7 +275,12 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
         (slots_are_kept, "network", "is held by"),
         (suspended_messages_rest, "refusing", "a row of refusals", "690008"),
         (temporary_failures_rest, "network", "rests without a reason", "680003"),
-        (throttling_is_a_failure, "network", "paid for", "680024"),
-        (unknown_outcomes_are_not_counted, "network", "has attempts"),
+        (throttling_is_a_failure, "network", "paid for", "680056"),
+        (unknown_outcomes_are_not_counted, "network", "has attempts", "680020"),
+        *people_mutations.MUTATIONS,
+        *ahead_mutations.MUTATIONS,
+        *time_mutations.MUTATIONS,
+        *token_mutations.MUTATIONS,
+        *redirect_mutations.MUTATIONS,
     )
 }

@@ -141,6 +141,12 @@ class _OfProcess:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own(), name)
 
+    def __getitem__(self, key: Any) -> Any:
+        return self._own()[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._own()[key] = value
+
     def __contains__(self, value: object) -> bool:
         return value in self._own()
 
@@ -155,6 +161,8 @@ class _OfProcess:
 _VARIABLES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("prx_email_django.store.absence", "unwritten", lambda value: type(value)()),
     ("prx_email_django.limits.slots", "_abandoned", lambda value: set()),
+    ("prx_email_django.worker.heartbeat", "_last", lambda value: {}),
+    ("prx_email_django.worker.claim_source", "empty_handed", lambda value: type(value)()),
 )
 
 
@@ -201,10 +209,12 @@ def _wait_for_wake_up(stop: Any, seconds: float, *, every: float, tick: Callable
         world.block(lambda seen=seen: stop.is_requested or database.wake_row != seen, left)
 
 
-def install(server_of: Any) -> None:
+def install(server_of: Any, post: Any) -> None:
     """Replace what the modules of the app have bound, wherever they have bound it."""
     _import_all(prx_email_django)
     from prx_email_django.management.commands import flush_outbox
+    from prx_email_django.oauth import token_server
+    from prx_email_django.oauth.fetch import TokenFetch
     from prx_email_django.rules import clock
     from prx_email_django.store import db
     from prx_email_django.transports.smtp import connection
@@ -220,6 +230,7 @@ def install(server_of: Any) -> None:
         id(time): _Time(),
         id(datetime): _Datetime,
         id(threading): _Threading(),
+        id(token_server.post): post,
         id(network.Network): event_loop.SimulatedNetwork,
     }
     for name, attribute, make in _VARIABLES:
@@ -236,7 +247,18 @@ def install(server_of: Any) -> None:
     queues.ResultQueue.wait = _wait  # type: ignore[method-assign]
     flush_outbox.wait_for_wake_up = _wait_for_wake_up
     connection.connect = event_loop.connector(server_of)
+    TokenFetch.result = _result_of(TokenFetch.result)  # type: ignore[method-assign]
     _number_objects()
+
+
+def _result_of(result: Callable[..., Any]) -> Callable[..., Any]:
+    """``TokenFetch.result``, which waits on the world's clock."""
+
+    def waited(self: Any, *, wait: float = 0.0) -> Any:
+        World.current.block(lambda: bool(self.is_answered), wait)
+        return result(self)
+
+    return waited
 
 
 def _import_all(package: Any) -> None:

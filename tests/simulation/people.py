@@ -24,7 +24,9 @@ EXPIRE_IN = (0.0, 0.5, 10.0)
 LATER = (0.7, 3.0, 9.0)
 
 
-class _Caller:
+class Caller:
+    """Somebody who calls the app, in a process of their own."""
+
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.world = schedule.world
@@ -40,12 +42,23 @@ class _Caller:
             self.schedule.may_break(error)
             connection.close()
         except OutboxMessage.DoesNotExist:
-            if not self.known.erased:
+            if not self.known.may_vanish:
                 raise
-            self.world.tell("ends, since its message was erased")
+            self.world.tell("ends, since its message was deleted")
+
+    def act_when_due(self, act: Callable[[], object], *, count: int) -> None:
+        """Act so many times: at instants by chance, or about the time at which a message is accepted."""
+        due: list[float] = []
+        for _ in range(count):
+            self.schedule.sometime(lambda: due.append(self.world.now))
+        while not self.schedule.is_calm:
+            self.world.block(lambda: bool(due) or self.schedule.is_calm, self.schedule.length)
+            if due:
+                due.pop()
+                act()
 
 
-class Web(_Caller):
+class Web(Caller):
     """It queues mail, and now and then sends at once."""
 
     def run(self) -> None:
@@ -53,6 +66,8 @@ class Web(_Caller):
         has_limit = any(account.rate_limits for account in self.schedule.accounts)
         # A limit is met by many messages only; most other trouble is found by few, in less time.
         few, many = [1, 1, 1, 2, 2, 3], [5, 8, 12]
+        if "clerks" in self.kinds:  # who need something to act on
+            few = [2, 3, 5]
         for number in range(self.random.choice(many if has_limit or self.random.random() < 0.08 else few)):
             self.world.sleep(self.random.choice([0.0, 0.0, 0.3, 3.0]))
             if self.schedule.is_calm:
@@ -65,7 +80,8 @@ class Web(_Caller):
     def _queue(self, number: int) -> None:
         world = self.world
         account = self.random.choice(self.schedule.accounts)
-        kinds = [f"m{number}r{index}@x.org" for index in range(self.random.choice([1, 1, 1, 2, 3]))]
+        counts = [1, 1, 3, 3, 3] if "clerks" in self.kinds else [1, 1, 1, 2, 3]
+        kinds = [f"m{number}r{index}@x.org" for index in range(self.random.choice(counts))]
         if self.random.random() < 0.1:
             kinds.append(f"bad{number}@x.org")
         arguments: dict[str, Any] = {
@@ -83,6 +99,8 @@ class Web(_Caller):
             arguments["send_at"] = world.wall() + timedelta(seconds=self.random.choice(LATER))
         elif "people" in self.kinds and self.random.random() < 0.1:
             arguments["expires_at"] = world.wall() + timedelta(seconds=self.random.choice(EXPIRE_IN))
+        if "patience" in self.kinds and "send_at" not in arguments and self.random.random() < 0.4:
+            arguments["expires_at"] = world.wall() + timedelta(seconds=self.random.choice(EXPIRE_IN))
         try:
             self._give(arguments)
         except InvalidMessage as error:
@@ -98,7 +116,8 @@ class Web(_Caller):
 
     def _give(self, arguments: dict[str, Any]) -> None:
         world = self.world
-        if "send_at" not in arguments and self.random.random() < 0.15:
+        share = 0.4 if "clerks" in self.kinds else 0.15
+        if "send_at" not in arguments and self.random.random() < share:
             self.known.singles += 1
             result = api.send(**arguments)
             self.known.results.append(result)
@@ -146,7 +165,7 @@ class Web(_Caller):
             self.known.with_expiry.update(row.pk for row in rows)
 
 
-class Person(_Caller):
+class Person(Caller):
     """They cancel, requeue, retry, confirm, pause and resume, and write rows by hand."""
 
     def run(self) -> None:
@@ -238,7 +257,7 @@ class Person(_Caller):
             [("max_connections", 1), ("max_connections", 2), ("rate_limits", ""), ("rate_limits", "5/minute"),
              ("pipelining", "off"), ("pipelining", "chunked"), ("max_in_flight", 4), ("password", "another")]
         )  # fmt: skip
-        if name == "password" and not account.user:
+        if name == "password" and account.auth_method != "password":
             return
         if name != "password":
             self.known.changed.add(account.pk)
@@ -269,6 +288,7 @@ class Person(_Caller):
             return
         address = self.random.choice(addresses)
         self.known.erased[address] = float("inf")
+        self.known.may_vanish = True
         report = api.erase_address(address)
         self.known.erased[address] = self.world.uptime()
         self.known.left.update(report.left)
@@ -278,19 +298,12 @@ class Person(_Caller):
         self.schedule.resume()
 
 
-class Hand(_Caller):
+class Hand(Caller):
     """Somebody who writes rows by hand in a shell, also those that are being sent."""
 
     def run(self) -> None:
         """Write when the schedule says so."""
-        due: list[float] = []
-        for _ in range(self.random.choice([1, 1, 2])):
-            self.schedule.sometime(lambda: due.append(self.world.now))
-        while not self.schedule.is_calm:
-            self.world.block(lambda: bool(due) or self.schedule.is_calm, self.schedule.length)
-            if due:
-                due.pop()
-                self.guarded(self._write_pending)
+        self.act_when_due(lambda: self.guarded(self._write_pending), count=self.random.choice([1, 1, 2]))
 
     def _write_pending(self) -> None:
         unsent = OutboxMessage.objects.exclude(status="sent").order_by("pk").values_list("pk", "status")

@@ -20,7 +20,7 @@ from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
 
 from prx_email_django.limits import slots  # noqa: E402
-from tests.simulation import audit, invariants, mutations, patches, plans, schedule, watching, workers  # noqa: E402
+from tests.simulation import audit, breaking, invariants, mutations, patches, plans, schedule, watching, workers  # noqa: E402
 from tests.simulation.settings import DATABASE_FILE  # noqa: E402
 from tests.simulation.world import ThreadPool, World  # noqa: E402
 
@@ -64,7 +64,10 @@ class Runner:
             plans.keep()
         # As short as LEASE in the settings, so that leases run out within a schedule.
         slots.SLOT_LEASE, slots.SLOT_MARGIN = timedelta(seconds=24), 8.0
-        patches.install(lambda host, port: self._now.servers[host])
+        patches.install(
+            lambda host, port: self._now.servers[host],
+            lambda request, *, timeout: self._now.tokens.post(request, timeout=timeout),
+        )
         workers.let_loops_be_stopped()
         watching.watch(
             lambda: self._now.known, lambda text: World.current.tell(text), lambda text: World.current.fail(text)
@@ -87,7 +90,7 @@ class Runner:
                     return count + 1, replace(story, failures=shown)
             return most, None
         finally:
-            mutations.mend()
+            breaking.mend()
             self.kinds = usual
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection
 
 from prx_email_django import api
+from prx_email_django.limits.pauses import WITHOUT
 from prx_email_django.models import (
     Account,
     AccountState,
@@ -28,12 +29,15 @@ from prx_email_django.models import (
     RefusedMessage,
     Worker,
 )
-from tests.simulation import audit, event_loop
+from prx_email_django.transports.found import Ahead
+from tests.simulation import audit, event_loop, host
+from tests.simulation.clerk import Clerk, Purge
 from tests.simulation.database.faults import SimulatedDatabase
 from tests.simulation.known import Known
 from tests.simulation.people import Hand, Person, Web
 from tests.simulation.server import FAULTS, Copy, SimulatedServer
 from tests.simulation.settings import DATABASE_FILE
+from tests.simulation.tokens import LIFETIMES, LOSES_ANSWERS, TokenServer
 from tests.simulation.workers import Workers
 from tests.simulation.world import Killed, ThreadPool, World
 
@@ -53,6 +57,12 @@ KINDS = (
     "clocks",
     "refusing",
     "operators",
+    "clerks",
+    "patience",
+    "quotas",
+    "redirect",
+    "tokens",
+    "ahead",
 )
 #: Seconds for which the database may be away, or read-only.
 SPANS = (0.2, 2.0, 8.0, 40.0)
@@ -60,6 +70,10 @@ SPANS = (0.2, 2.0, 8.0, 40.0)
 RATE_LIMITS = (*[""] * 30, "4/minute", "6 recipients/minute", "3/second", "2/second, 5/minute")
 #: Drains after which a quiet world must have nothing that waits.
 MOST_DRAINS = 250
+#: Limits of providers; ``quotas`` gives each account one.
+QUOTAS = ("3/hour", "5 recipients/hour", "2/hour, 4/day", "8 recipients/day")
+#: The longest wait for a drain that may send what a limit held back, in seconds.
+LONGEST_PATIENCE, PATIENCE_WITH_QUOTAS = 30.0, 3600.0
 _WAITING = """FROM prx_email_django_outboxmessage
  WHERE status = 'sending' OR (status <> 'sent' AND next_attempt_at IS NOT NULL)"""
 _PAUSED = ("outboxstate", "accountstate")
@@ -86,8 +100,9 @@ class Schedule:
         self.random: Random = self.world.random
         self.known = Known()
         self.database = SimulatedDatabase(self.world)
+        self.tokens = TokenServer(self.world)
         # Most schedules have few kinds of trouble: two that meet are found sooner than eight that drown each other.
-        share = 0.4 if len(kinds) > 3 else 0.8
+        share = 0.3 if len(kinds) > 3 else 0.8
         self.kinds = {kind for kind in kinds if self.random.random() < share}
         self.length = self.random.choice([4.0, 10.0, 30.0])
         self.accounts: list[Account] = []
@@ -128,8 +143,13 @@ class Schedule:
                     loop.bury()
 
     def _prepare(self) -> None:
+        self._configure()
         rates = self._rates()
-        for name in ("first", "second")[: self.random.choice([1, 1, 2])]:
+        if "tokens" in self.kinds:
+            self.tokens = self._token_server()
+        # A message is moved from one account to another.
+        count = 2 if "clerks" in self.kinds else self.random.choice([1, 1, 2])
+        for name in ("first", "second")[:count]:
             auth = self.random.random() < 0.3
             host = f"127.0.0.{len(self.servers) + 1}"
             server = SimulatedServer(
@@ -141,11 +161,14 @@ class Schedule:
                 chunking=self.random.choice(["", "discards", "discards", "keeps", "reads"]),
             )
             server.on_copy = self._copy
-            server.most_recipients = self.random.choice([100, 100, 2])
+            server.most_recipients = self.random.choice([2] if "clerks" in self.kinds else [100, 100, 2])
             server.varies = self.random.random() < 0.1
             if "network" in self.kinds:
                 server.thinks = self.random.choice([0.0, 0.0, 0.0, 8.0])
+            if "ahead" in self.kinds:
+                server.bears_ahead, server.pipelining, server.chunking = False, True, ""
             self.servers[host] = server
+            login = self._login(name, server, auth=auth)
             self.accounts.append(
                 Account.objects.create(
                     name=name,
@@ -153,14 +176,12 @@ class Schedule:
                     host=host,
                     port=25,
                     security="none",
-                    auth_method="password" if auth else "none",
-                    user="app" if auth else "",
-                    password="secret" if auth else "",
+                    **login,
                     max_connections=self.random.choice([1, 2, 3]),
                     max_messages_per_connection=self.random.choice([2, 100]),
                     pipelining=self.random.choice(["auto", "chunked", "chunked", "full", "envelope", "off"]),
                     max_in_flight=self.random.choice([1, 4, 32]),
-                    rate_limits=self.random.choice(RATE_LIMITS),
+                    rate_limits=self.random.choice(QUOTAS if "quotas" in self.kinds else RATE_LIMITS),
                 )
             )
             if server.chunking in ("discards", "keeps"):  # its server was probed before
@@ -173,6 +194,45 @@ class Schedule:
             fields = ("name", "max_connections", "max_messages_per_connection", "pipelining", "max_in_flight")
             fields += ("rate_limits",)
             self.world.tell("account " + ", ".join(f"{name} {getattr(account, name)}" for name in fields))
+
+    def _token_server(self) -> TokenServer:
+        return TokenServer(
+            self.world,
+            rate=self.random.choice([0.1, 0.5]) if "network" in self.kinds else 0.0,
+            lifetime=self.random.choice(LIFETIMES),
+            rotates=self.random.random() < 0.6,
+            # Who loses the answer has lost the account: no worker can help it.
+            is_strict=not self.kinds & LOSES_ANSWERS,
+        )
+
+    def _login(self, name: str, server: SimulatedServer, *, auth: bool) -> dict[str, str]:
+        """Fields of the account: how it logs in."""
+        if "tokens" not in self.kinds:
+            return {"auth_method": "password", "user": "app", "password": "secret"} if auth else {"auth_method": "none"}
+        server.auth, server.tokens = True, self.tokens
+        return {
+            "auth_method": "xoauth2",
+            "user": "app",
+            "oauth_provider": "custom",
+            "oauth_client_id": name,
+            "oauth_refresh_token": self.tokens.issue_refresh_token(name),
+            "oauth_token_url": "https://127.0.0.1/token",
+        }
+
+    def _configure(self) -> None:
+        """Set what the host project has set."""
+        changes: dict[str, Any] = {}
+        # As short as the leases, so that what was learned is learned again within a schedule.
+        memory = timedelta(seconds=6) if "ahead" in self.kinds else timedelta(days=7)
+        WITHOUT[Ahead.OVERLAP] = ("envelope_until", memory)
+        if "patience" in self.kinds:
+            changes["GIVE_UP_AFTER"] = self.random.choice([3, 10, 40])
+        if "redirect" in self.kinds:
+            changes["REDIRECT_TO"] = list(host.STAND_INS[: self.random.choice([1, 1, 2])])
+            changes["REDIRECT_EXCEPT"] = self.random.choice([[], [host.PASSING]])
+        host.configure(**changes)
+        if changes:
+            self.world.tell(f"PRX_EMAIL {changes}")
 
     def _rates(self) -> dict[str, float]:
         if "network" not in self.kinds:
@@ -189,6 +249,10 @@ class Schedule:
         self.world.spawn("web", Web(self).run)
         if self.kinds & {"people", "operators"}:
             self.world.spawn("person", Person(self).run)
+        if "clerks" in self.kinds:
+            self.world.spawn("clerk", Clerk(self).run)
+            if self.random.random() < 0.3:
+                self.world.spawn("purge", Purge(self).run)
         if "by_hand" in self.kinds:
             self.world.spawn("hand", Hand(self).run)
         self._trouble_of_the_database()
@@ -206,6 +270,8 @@ class Schedule:
         if "clocks" in self.kinds:
             for _ in range(self.random.choice([1, 3])):
                 self.sometime(self._clock_is_set)
+        if "tokens" in self.kinds and self.random.random() < 0.3:
+            self.sometime(self.tokens.revoke)
         if "refusing" in self.kinds:
             server = self.random.choice(list(self.servers.values()))
             self._span(server.refuse_all, server.end_refusal)
@@ -309,6 +375,7 @@ class Schedule:
         self.world.tell("all trouble ends")
         self.is_calm = True
         self.database.calm()
+        self.tokens.rate = 0.0
         for server in self.servers.values():
             server.calm()
         if self.kinds & {"absence", "read_only"}:
@@ -346,7 +413,8 @@ class Schedule:
             return
         for _ in range(MOST_DRAINS):
             report = api.drain()
-            self._patience = 3.0 if report.claimed > report.released else min(2 * self._patience, 30.0)
+            factor, longest = (8.0, PATIENCE_WITH_QUOTAS) if "quotas" in self.kinds else (2.0, LONGEST_PATIENCE)
+            self._patience = 3.0 if report.claimed > report.released else min(factor * self._patience, longest)
             moments = self._moments()
             if not moments:
                 return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.simulation.event_loop import SimulatedTransport
+from tests.simulation.host import redirects
+from tests.simulation.tokens import TokenServer, token_of
 from tests.simulation.world import World
 
 #: Replies that burn no retry: too fast, too many connections.
@@ -14,6 +16,8 @@ THROTTLED = "454 4.7.0 Throttling failure: Maximum sending rate exceeded"
 CROWDED = "432 4.3.2 Concurrent connections limit exceeded"
 #: It pauses the account, and the message is tried again.
 QUOTA = "550 5.4.5 Daily user sending quota exceeded"
+#: What a server says that does not bear an envelope behind a body that is not answered yet.
+REFUSED_AHEAD = "503 5.5.0 pipelined after end of DATA"
 #: What a server says to each message of an account that it has suspended.
 SUSPENDED = "554 Message rejected: Sending suspended for this account"
 #: Stage -> what may go wrong there, beside a refusal.
@@ -58,7 +62,19 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
 }
 _MESSAGE = re.compile(rb"^Message-ID: *<([^>]*)>", re.IGNORECASE | re.MULTILINE)
 _DATE = re.compile(rb"^Date: *(.*)$", re.IGNORECASE | re.MULTILINE)
+_ORIGINAL = re.compile(rb"^X-Original-To: *((?:.|\r\n[ \t])*)$", re.IGNORECASE | re.MULTILINE)
 _OUTBOX_ID = re.compile(r"outbox-(\d+)-")
+
+
+def _addressed(envelope: Sequence[str], body: bytes) -> tuple[str, ...]:
+    """The recipients whom the envelope stands for."""
+    stand_ins = redirects()
+    found = _ORIGINAL.search(body) if stand_ins else None
+    if found is None:
+        return tuple(envelope)
+    through = [address for address in envelope if address not in stand_ins]
+    named = "".join(found[1].decode().split()).split(",") if len(through) < len(envelope) else []
+    return (*through, *named)
 
 
 @dataclass
@@ -67,7 +83,9 @@ class Copy:
 
     message: int
     message_id: str
+    #: Who has it: with ``REDIRECT_TO`` the recipients that the header names, in place of the envelope's.
     recipients: tuple[str, ...]
+    envelope: tuple[str, ...]
     #: When its MAIL and its final dot were read, on the clock of uptime.
     mail_at: float
     at: float
@@ -77,6 +95,16 @@ class Copy:
     is_whole: bool
     #: The final 250 has reached the client.
     answered: bool = False
+
+
+@dataclass
+class RefusedAhead:
+    """An envelope that a server refused since it was written ahead, on the clock of uptime."""
+
+    client: str
+    connection: int
+    opened_at: float
+    at: float
 
 
 class SimulatedServer:
@@ -102,10 +130,15 @@ class SimulatedServer:
         self.rates = rates
         self.pipelining = pipelining
         self.auth = auth
+        #: Who knows which access tokens are good; None: logins are by password.
+        self.tokens: TokenServer | None = None
         self.latency = latency
         self.most_recipients = 100
         #: Each connection leads to another machine, which may offer less.
         self.varies = False
+        #: Takes an envelope behind a body that is not answered yet; what it refused otherwise.
+        self.bears_ahead = True
+        self.refused_ahead: list[RefusedAhead] = []
         #: Refuses every message.
         self.is_refusing = False
         #: Seconds that every final reply takes while the trouble lasts.
@@ -177,6 +210,10 @@ class ServerConnection:
         self._closed = False
         self._busy = False
         self._silent = False
+        #: Bytes that were written ahead, and are refused; and when it was opened, on the clock of uptime.
+        self._ahead = 0
+        self._opened_at = self.world.uptime()
+        self._token = ""
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._mail_at = 0.0
@@ -276,12 +313,26 @@ class ServerConnection:
                         return
                 self._buffer, self._in_body = rest, False
                 self._final(body)
+                if self._buffer and not self.server.bears_ahead:
+                    self._refuse_ahead()
                 continue
             line, end, rest = self._buffer.partition(b"\r\n")
             if not end:
                 return
             self._buffer = rest
-            self._command(line.decode())
+            if self._ahead:
+                self._ahead -= len(line) + 2
+                self._say(REFUSED_AHEAD)
+            else:
+                self._command(line.decode())
+
+    def _refuse_ahead(self) -> None:
+        """Refuse the commands that have arrived behind the body."""
+        self._ahead = len(self._buffer)
+        now = self.world.uptime()
+        self.server.refused_ahead.append(RefusedAhead(self.client, self.number, self._opened_at, now))
+        self.world.meet("refused ahead", "body")
+        self.world.story.append((now - 1000.0, "server", f"refuses what {self.client} has written ahead"))
 
     def _answer(self, stage: str, text: str) -> bool:
         """Answer a command, or misbehave; True: all went well."""
@@ -318,12 +369,25 @@ class ServerConnection:
         less = self.server.varies and self.world.random.random() < 0.5
         extensions += ["PIPELINING"] if self.server.pipelining and not less else []
         extensions += ["CHUNKING"] if self.server.chunking and not less else []
-        extensions += ["AUTH PLAIN LOGIN"] if self.server.auth else []
+        mechanisms = "XOAUTH2" if self.server.tokens else "PLAIN LOGIN"
+        extensions += [f"AUTH {mechanisms}"] if self.server.auth else []
         lines = [f"250-{extension}" for extension in extensions[:-1]] + [f"250 {extensions[-1]}"]
         self._answer("ehlo", "\r\n".join(lines))
 
     def _auth(self, line: str) -> None:
-        self._answer("auth", "235 2.7.0 welcome")
+        tokens = self.server.tokens
+        if tokens is None:
+            self._answer("auth", "235 2.7.0 welcome")
+            return
+        self._token = token_of(line)
+        if not tokens.accepts(self._token):
+            self._say("535 5.7.8 the token is not valid")
+            return
+        before = len(self.world.story)
+        if not self._answer("auth", "235 2.7.0 welcome") and any(
+            ": 535" in text for _, _, text in self.world.story[before:]
+        ):
+            tokens.refuse(self._token)
 
     def _rset(self, line: str) -> None:
         self._forget()
@@ -337,6 +401,9 @@ class ServerConnection:
         address = line[line.index("<") + 1 : line.index(">")]
         if self._sender is not None:
             self._say("503 5.5.1 nested MAIL")
+            return
+        if self.server.tokens is not None and not self.server.tokens.accepts(self._token):
+            self._say("530 5.7.0 authentication required")
             return
         self._mail_at = self.world.uptime()
         before = len(self.world.story)
@@ -419,7 +486,8 @@ class ServerConnection:
         copy = Copy(
             message=int(number[1]) if number else 0,
             message_id=message_id,
-            recipients=tuple(self._recipients),
+            recipients=_addressed(self._recipients, body),
+            envelope=tuple(self._recipients),
             mail_at=self._mail_at,
             date=dated[1].decode().strip() if dated else "",
             is_whole=b"Hi." in body,

@@ -14,6 +14,7 @@ from tests.simulation.world import World
 PATIENCE = 20.0
 _NAMES = re.compile(r"(\w+)(?:.*?\"prx_email_django_(\w+)\")?", re.DOTALL)
 _TOUCHES_WAKE_ROW = ("UPDATE outboxstate", "INSERT outboxstate")
+_CHANGES = ("UPDATE outboxmessage", "COMMIT")
 _READS = ("SELECT", "PRAGMA", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT", "WITH")
 
 
@@ -44,6 +45,8 @@ class SimulatedDatabase:
         self._left: Callable[[], object] = lambda: None
         #: Changes whenever a look at the wake row may find something new.
         self.wake_row = 0
+        #: Called when somebody has claimed messages, or written anything in a transaction.
+        self.on_change: Callable[[], object] = lambda: None
         self._connections: dict[int, Any] = {}
 
     @staticmethod
@@ -177,6 +180,8 @@ class SimulatedDatabase:
             connection.life = -1
             connection.noticed = True
             raise sqlite3.OperationalError("server closed the connection unexpectedly")
+        if where in _CHANGES and not connection.in_transaction:
+            self.on_change()
         return result
 
     def _check(self, connection: Any) -> None:
