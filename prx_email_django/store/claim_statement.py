@@ -27,7 +27,7 @@ from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock, instant_of
 from prx_email_django.states import WAITING, Status
-from prx_email_django.store import prepared
+from prx_email_django.store import prepared, prepared_sessions
 from prx_email_django.store.claimed import ClaimedRecipient, Taken
 from prx_email_django.store.cursor import Bounds
 
@@ -95,7 +95,7 @@ def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
     params: list[Any] = [*_starts(bounds), hold_by_default, account_id, now, waiting, limit, limit]
     params += [Status.SENDING.value, str(token), now, clock.running, length, hold_limit, waiting, now]
     rows = prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR, loads=True)
-    prepared.note_process(connection, rows[0][1])
+    prepared_sessions.note_process(connection, rows[0][1])
     taken = Taken(stopped_at_hold=rows[0][0] is not None)
     if rows[0][3] is None:  # nothing was claimed
         return taken

@@ -12,8 +12,9 @@ from typing import Any
 
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.foreign_text import holds_all_text
-from prx_email_django.store import prepared
+from prx_email_django.store import prepared, prepared_sessions
 from prx_email_django.store.db import atomic
+from prx_email_django.store.libpq_parameters import NotPrepared
 
 #: A NUL as JSON writes it; PostgreSQL refuses it.
 JSON_NUL = "\\u0000"
@@ -72,9 +73,9 @@ def _execute_prepared(connection: Any, sql: str, params: Sequence[Any]) -> list[
     """The rows of the statement, which is prepared, or will be the next time; None: nothing was executed."""
     try:  # ``suppress`` takes three calls, for each message
         return prepared.execute(connection, sql, params)
-    except prepared.NotPrepared:
+    except NotPrepared:
         pass
-    with suppress(prepared.NotPrepared):
+    with suppress(NotPrepared):
         return _noted(connection, prepared.execute_once(connection, sql, params))
     return None
 
@@ -82,20 +83,20 @@ def _execute_prepared(connection: Any, sql: str, params: Sequence[Any]) -> list[
 def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
     """One round trip; a driver that binds on the server would take one statement at a time."""
     text, is_prepared, prepares = sql, False, False
-    if prepared.is_ready(connection, sql):
+    if prepared_sessions.is_ready(connection, sql):
         is_prepared = True
-        text, prepares = prepared.as_execute(connection, sql)
+        text, prepares = prepared_sessions.as_execute(connection, sql)
     with connection.cursor() as cursor:
         try:
             cursor.execute(f"SAVEPOINT prx_email_enqueue; {text}; RELEASE SAVEPOINT prx_email_enqueue", params)
         except Exception as error:
             _roll_back_to_savepoint(connection)
-            if not is_prepared or not prepared.is_lost(error):
+            if not is_prepared or not prepared_sessions.is_lost(error):
                 raise
-            prepared.forget(connection)
+            prepared_sessions.forget(connection)
             return _execute_in_savepoint(connection, sql, params)
         if prepares:
-            prepared.note(connection, sql)
+            prepared_sessions.note(connection, sql)
             cursor.nextset()
         cursor.nextset()
         return _noted(connection, cursor.fetchall())
@@ -103,7 +104,7 @@ def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> l
 
 def _noted(connection: Any, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if rows:
-        prepared.note_process(connection, int(rows[0][0]))
+        prepared_sessions.note_process(connection, int(rows[0][0]))
     return rows
 
 

@@ -15,7 +15,8 @@ from prx_email_django.compose import known
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import OutboxMessage, Recipient
 from prx_email_django.rules.outcomes import Outcome
-from prx_email_django.store import prepared
+from prx_email_django.store import prepared, prepared_sessions
+from prx_email_django.store.libpq_parameters import NotPrepared
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.transports.memory import shared
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -87,11 +88,15 @@ def test_a_statement_that_was_lost_is_executed_all_the_same(in_transaction: bool
     assert not names()
 
 
-def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
+def other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pooler names a process of its own at login."""
+    note = prepared_sessions.note_process
+    monkeypatch.setattr(prepared_sessions, "note_process", lambda connection, process: note(connection, process + 1))
+
+
+def test_nothing_is_prepared_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
     account("known")
-    note = prepared.note_process
-    monkeypatch.setattr(prepared, "note_process", lambda connection, process: note(connection, process + 1))
+    other_process(monkeypatch)
     for _ in range(3):
         queue()
     with transaction.atomic():
@@ -105,8 +110,10 @@ def test_the_first_statement_of_a_connection_sends_its_lists_in_binary_too(
 ) -> None:
     """As text the server read each character of the bodies twice: a process that queues once paid that for all."""
     if behind_pooler:
-        note = prepared.note_process
-        monkeypatch.setattr(prepared, "note_process", lambda connection, process: note(connection, process + 1))
+        note = prepared_sessions.note_process
+        monkeypatch.setattr(
+            prepared_sessions, "note_process", lambda connection, process: note(connection, process + 1)
+        )
     account("known")
     seen: list[set[str]] = []
 
@@ -168,7 +175,7 @@ def test_a_text_that_postgresql_cannot_hold_is_refused_and_not_cut() -> None:
     with pytest.raises(InvalidMessage), transaction.atomic():
         queue(metadata={"n": "\x00"})
     assert OutboxMessage.objects.count() == 2
-    with pytest.raises(prepared.NotPrepared):
+    with pytest.raises(NotPrepared):
         prepared.execute(connection, "SELECT %s::text", ["\x00"])
 
 
