@@ -25,7 +25,6 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if connection.vendor != "postgresql":
         yield None
         return
-    pytest.importorskip("psycopg_pool")
     given = connection.settings_dict
     options = {**given["OPTIONS"], "pool": {"min_size": KEPT, "timeout": 30}}
     monkeypatch.setitem(connections.settings, "default", {**given, "OPTIONS": options})

@@ -158,7 +158,7 @@ def test_nothing_is_prepared_where_somebody_else_makes_the_cursors(monkeypatch: 
 def test_only_some_statements_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each number of recipients is a statement of its own."""
     account("known")
-    monkeypatch.setattr(prepared, "MOST", 2)
+    monkeypatch.setattr(prepared_sessions, "MOST", 2)
     queue()
     for number in (1, 2, 3, 4, 1, 3):
         queue(to=[f"person{other}@example.org" for other in range(number)])
