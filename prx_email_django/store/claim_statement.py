@@ -142,7 +142,7 @@ def _columns(alias: str) -> tuple[Column, ...]:
 
 def _column(field: models.Field[Any, Any], name: str) -> Column:
     if isinstance(field, models.DateTimeField):
-        return Column(field.attname, f"EXTRACT(EPOCH FROM m.{name})::float8", _instants)
+        return Column(field.attname, f"DATE_PART('epoch', m.{name})", _instants)
     if isinstance(field, models.JSONField):
         return Column(field.attname, f"m.{name}::text", _json_values)
     return Column(field.attname, f"m.{name}", None)
