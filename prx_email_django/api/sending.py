@@ -168,7 +168,7 @@ def retry_within(
         if isinstance(slot, Obstacle):
             return _requeued(message, slot, clock=clock)
         claim = claim_one(message.pk, clock=clock, force=force, account_id=account.pk)
-        row, obstacle = deliver(claim, account, slot, clock=clock, seconds=seconds)
+        row, obstacle = deliver(claim, account, slot, clock=clock, heeds_pause=False, seconds=seconds)
         return answer(row) if obstacle is None else _requeued(message, obstacle, clock=clock)
 
     return _with_slot(account, attempt, heed_pause=False, clock=clock)

@@ -15,6 +15,12 @@ from prx_email_django.store.outbox import end_expired_pause_of_everything, outbo
 LOOK_AFTER = 1.0
 
 
+def is_stopped(account_id: int, *, now: datetime) -> bool:
+    """Whether the account, or everything, is paused or switched off at this moment."""
+    account = read_account(account_id)
+    return not account.is_active or is_paused(known_state(account), now=now) or is_paused(outbox_state(), now=now)
+
+
 class CurrentOutbox:
     """The state of the whole outbox, shared by all accounts of a drain."""
 

@@ -12,6 +12,7 @@ from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.claims import ClaimBatch, claim_message
 from prx_email_django.store.lease import Lease
+from prx_email_django.worker.current import is_stopped
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 TOO_LATE = "not done within SEND_DEADLINE"
@@ -27,8 +28,10 @@ class OneMessage:
     only: int | None = None
     late_reason = TOO_LATE
 
-    def __init__(self, claim: Claim, account: Account, *, clock: Clock) -> None:
+    def __init__(self, claim: Claim, account: Account, *, clock: Clock, heeds_pause: bool) -> None:
         self.account = account
+        #: A person did not ask for this attempt: the rest of a message waits for the end of a pause.
+        self.heeds_pause = heeds_pause
         self.claim_now = claim
         self.clock = clock
         self.time_is_over = False
@@ -58,6 +61,8 @@ class OneMessage:
         if not self._has_more:
             return ClaimBatch([])  # it was released, and the caller asked for one attempt
         self._has_more = False
+        if self.heeds_pause and is_stopped(self.account.pk, now=self.clock.now):
+            return ClaimBatch([])
         rest = claim_message(self.claim_now.id, account_id=self.account.pk, clock=self.clock, noted=noted)
         if rest is None:
             return ClaimBatch([])  # a drain has it already, or a person has cancelled or moved it

@@ -43,9 +43,10 @@ class SingleSend:
         clock: Clock,
         network: Network,
         recorder: Recorder,
+        heeds_pause: bool = True,
         seconds: float | None = None,
     ) -> None:
-        self.source = OneMessage(claim, account, clock=clock)
+        self.source = OneMessage(claim, account, clock=clock, heeds_pause=heeds_pause)
         self.recorder = recorder
         results = ResultQueue()
         self.loop = WorkerLoop(clock=clock, results=results, recorder=self.recorder)
@@ -148,12 +149,19 @@ class SingleSend:
         worker.connections.tokens.abandon()
 
 
-def deliver(
-    claim: Claim, account: Account, slot: Slot, *, clock: Clock, seconds: float | None = None
+def deliver(  # noqa: PLR0913  (what one attempt needs)
+    claim: Claim,
+    account: Account,
+    slot: Slot,
+    *,
+    clock: Clock,
+    heeds_pause: bool = True,
+    seconds: float | None = None,
 ) -> tuple[OutboxMessage, Obstacle | None]:
     """Make one attempt at a claimed message; returns the message as it stands, and why no attempt could be made.
 
     ``account`` has its runtime state (``limits.pauses.with_state``).  The slot is released.
+    ``heeds_pause``: recipients that did not fit wait for the end of a pause that has begun since.
     ``seconds``: at most so many for the whole attempt, its body included.
     """
     if claim.recipients and not claim.open_addresses:  # a late acceptance answered them all
@@ -168,7 +176,16 @@ def deliver(
             unwritten.write([partial(release_lease, claim.lease)])
             raise
         recorder = stack.enter_context(recorder_for(account, clock=clock))
-        single = SingleSend(claim, account, slot, clock=clock, network=network, recorder=recorder, seconds=seconds)
+        single = SingleSend(
+            claim,
+            account,
+            slot,
+            clock=clock,
+            network=network,
+            recorder=recorder,
+            heeds_pause=heeds_pause,
+            seconds=seconds,
+        )
         obstacle = single.run()
     message = single.source.claim_now.message
     if message.status != Status.SENT:  # a drain may have the rest of it, or all of it, by now

@@ -330,3 +330,21 @@ def test_the_rest_of_a_message_that_is_moved_goes_over_its_new_account() -> None
     assert row.status == "sent"
     assert server.recipients == ["a@x.org", "b@x.org"]
     assert elsewhere.recipients == ["c@x.org"]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_the_rest_of_a_message_that_is_sent_waits_for_the_end_of_a_pause(*, everything: bool) -> None:
+    """Two recipients fit into each transaction; a person pauses as the server takes the first two."""
+    with SmtpServer() as server:
+        server.max_recipients = 2
+        owner = account_on(server)
+        beginning = server.on("final", stall=True, times=1)
+        sending_one = Sending(**mail(owner, to=["a@x.org", "b@x.org", "c@x.org"]))
+        assert beginning.reached.wait(10)
+        prx.pause_outbox(None if everything else owner, reason="a person asked")
+        server.release(beginning)
+        assert sending_one.outcome().status == "failed"
+        assert server.recipients == ["a@x.org", "b@x.org"]
+        prx.resume_outbox(None if everything else owner)
+        assert prx.drain().sent == 1
+        assert server.recipients[2:] == ["c@x.org"]

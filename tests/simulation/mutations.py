@@ -265,7 +265,7 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
         (machines_clocks_count, "clocks,network", "before the lease of", "690008"),
         (messages_go_before_their_time, "people", "before its time"),
         (one_permit_too_many, "people", "MAILs of", "690005"),
-        (pauses_are_not_heeded, "people", "stopped since", "680032"),
+        (pauses_are_not_heeded, "people", "stopped since", "680277"),
         (queued_messages_vanish, "conflicts", "was queued, and is not there"),
         (recipients_are_not_limited, "conflicts", "recipients of", "680008"),
         (recovered_while_it_is_sent, "network,freezes", "before the lease of"),

@@ -66,6 +66,8 @@ class Web(Caller):
         has_limit = any(account.rate_limits for account in self.schedule.accounts)
         # A limit is met by many messages only; most other trouble is found by few, in less time.
         few, many = [1, 1, 1, 2, 2, 3], [5, 8, 12]
+        if "quotas" in self.kinds:  # few fill a quota, and each takes hours
+            many = [4, 6]
         if "clerks" in self.kinds:  # who need something to act on
             few = [2, 3, 5]
         for number in range(self.random.choice(many if has_limit or self.random.random() < 0.08 else few)):

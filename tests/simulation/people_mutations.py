@@ -12,7 +12,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.results import ChangeReport
 from prx_email_django.states import Status
 from prx_email_django.store import claims, erase, operations, purge
-from prx_email_django.worker import claim_source, one_message
+from prx_email_django.worker import claim_source, current, one_message
 from tests.simulation.breaking import put, replace_everywhere
 
 
@@ -30,6 +30,11 @@ def moved_messages_stay() -> None:
         take(message_id, account_id=row.first() or account_id, **options)
 
     replace_everywhere(take, any_account, claims)
+
+
+def the_rest_heeds_no_pause() -> None:
+    """Who sends at once goes on with the rest of the message although a person has paused meanwhile."""
+    replace_everywhere(current.is_stopped, lambda account_id, *, now: False, one_message)
 
 
 def resuming_wakes_what_rests() -> None:
@@ -80,6 +85,7 @@ def erased_while_they_are_sent() -> None:
 MUTATIONS = (
     (moved_messages_lose_their_results, "clerks", "KeyError", "680020"),
     (moved_messages_stay, "clerks", "and went over", "680072"),
+    (the_rest_heeds_no_pause, "clerks", "stopped since", "680457"),
     (resuming_wakes_what_rests, "people", "although it was at rest", "680014"),
     (cancelled_while_they_are_sent, "clerks", "before the lease of", "680042"),
     (purged_while_they_wait, "clerks", "it was purged, and not over", "680017"),

@@ -41,11 +41,12 @@ def good_tokens_are_kept(found: Findings) -> Iterator[str]:
 
 
 def _is_good(found: Findings, fetch: Fetch, at: float) -> bool:
-    lifetime = fetch.token_ends - fetch.ends
-    margin = min(60.0, lifetime / 10) + STORED_WITHIN
-    is_known = found.schedule.tokens.lifetime is not None
-    was_refused = found.schedule.tokens.refused.get(fetch.token, float("inf")) <= at
-    return is_known and not was_refused and fetch.ends + STORED_WITHIN < at < fetch.token_ends - margin
+    tokens = found.schedule.tokens
+    if tokens.lifetime is None or tokens.refused.get(fetch.token, float("inf")) <= at:
+        return False
+    margin = min(60.0, tokens.lifetime / 10) + STORED_WITHIN
+    # Its life is counted from the request on.
+    return fetch.ends + STORED_WITHIN < at < fetch.begins + tokens.lifetime - margin
 
 
 def logins_cost_no_message(found: Findings) -> Iterator[str]:

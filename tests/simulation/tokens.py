@@ -28,9 +28,8 @@ class Fetch:
     #: On the clock of uptime; ``ends``: the answer was written.
     begins: float
     ends: float = float("inf")
-    #: The token that was issued, and when it ends.
+    #: The token that was issued.
     token: str = ""
-    token_ends: float = 0.0
 
 
 class TokenServer:
@@ -102,7 +101,7 @@ class TokenServer:
             if self.is_strict:
                 raise TokenRefused("the token server refused: invalid_grant", permanent=True, code="invalid_grant")
         fetch.token = f"token-{account}-{next(self.world.numbers)}"
-        fetch.token_ends = self._ends[fetch.token] = self.world.uptime() + (self.lifetime or ENDS_AFTER)
+        self._ends[fetch.token] = self.world.uptime() + (self.lifetime or ENDS_AFTER)
         return Token(
             access_token=fetch.token,
             lifetime=None if self.lifetime is None else timedelta(seconds=self.lifetime),
