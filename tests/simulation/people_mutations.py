@@ -12,13 +12,14 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.results import ChangeReport
 from prx_email_django.states import Status
 from prx_email_django.store import claims, erase, operations, purge
-from prx_email_django.worker import claim_source, current, one_message
+from prx_email_django.worker import current, one_message
+from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.simulation.breaking import put, replace_everywhere
 
 
 def moved_messages_lose_their_results() -> None:
     """The result of a message goes to the worker of the account that its row names by then."""
-    replace_everywhere(claim_source.bind, lambda claims, account: None, claim_source, one_message)
+    put(ClaimPrefetch, "_take_over", lambda self, claims: None)
 
 
 def moved_messages_stay() -> None:
