@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -121,7 +120,8 @@ def session_of(connection: Any) -> Session | None:
     raw = connection.connection
     if raw is None or not hasattr(raw, "pgconn"):
         return None
-    with suppress(TypeError):  # a stand-in that cannot be referred to
+    try:
         known = _sessions.get(raw)
-        return _sessions.setdefault(raw, Session()) if known is None else known
-    return None
+    except TypeError:  # a stand-in that cannot be referred to
+        return None
+    return _sessions.setdefault(raw, Session()) if known is None else known
