@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each candidate (default 5)")
-    parser.add_argument("--messages", type=int, default=4000, help="on loopback (default 4000; 0: none)")
+    parser.add_argument("--messages", type=int, default=12_000, help="on loopback (default 12000; 0: none)")
     parser.add_argument("--connections", type=int, default=8, help="on loopback (default 8)")
     parser.add_argument("--delayed-messages", type=int, default=1000, help="over the proxy (default 1000; 0: none)")
     parser.add_argument("--delayed-connections", type=int, default=5, help="over the proxy (default 5)")
