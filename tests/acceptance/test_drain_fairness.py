@@ -325,7 +325,8 @@ def test_an_account_whose_work_breaks_off_at_a_statement_releases_what_it_has_cl
         with connection.execute_wrapper(raising):
             prx.drain(stop=stop)
         assert raising.has_raised
-        assert len(second.messages) == 3 or moment == "release"
+        # Either account may be the first that executes the statement; the other one goes on.
+        assert 3 in (len(first.messages), len(second.messages)) or moment == "release"
         assert not OutboxMessage.objects.filter(status="sending").exists()
         assert not OutboxMessage.objects.filter(attempts__gt=0).exists()
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -40,15 +41,29 @@ def environment(
     }
 
 
+@contextmanager
+def _quit_signal_of_a_terminal() -> Iterator[None]:
+    """Let processes that begin here get SIGQUIT: a shell starts those in the background with SIGQUIT ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+
 class Worker:
     """A ``manage.py`` command that runs at the same time as the test."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
         self._out = Output()
         command = [sys.executable, "-m", "django", *arguments]
-        self.process = subprocess.Popen(
-            command, env=dict(env), stdout=self._out.writer, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        with _quit_signal_of_a_terminal():
+            self.process = subprocess.Popen(
+                command, env=dict(env), stdout=self._out.writer, stderr=subprocess.STDOUT, start_new_session=True
+            )
         self._out.handed_over()
 
     @property

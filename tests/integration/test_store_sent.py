@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -208,10 +209,15 @@ def test_a_known_failure_does_not_undo_the_doubt_of_a_late_result() -> None:
 # The SQL of the group
 
 
+def by_case(group: Sequence[FinishedAttempt], *, now: datetime) -> object:
+    attempts = [attempt_columns(finished, AttemptOutcome.SENT) for finished in group]
+    return sent_group._mark_sent(attempts, [finished.outcome.response for finished in group], now=now)
+
+
 #: The statements that this database runs.
-STATEMENTS: dict[str, Callable[..., object]] = {"by case": sent_group._mark_sent}
+STATEMENTS: dict[str, Callable[..., object]] = {"by case": by_case}
 if connections[outbox_alias()].vendor == "postgresql":
-    STATEMENTS["by json"] = sent_group._in_one_statement
+    STATEMENTS["by arrays"] = sent_group._in_one_statement
 
 
 @pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
@@ -234,14 +240,12 @@ def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., objec
         number = message_id_number(row.message_number, row.retries)
         expected[row.pk] = before | {"provider_response": f"250 as {row.pk}"}
         expected[row.pk] |= sent_columns((), number=number, message_id=row.message_id, now=LATER)
-    attempts = [
-        attempt_columns(
-            FinishedAttempt(claim, outcome(Ending.ACCEPTED, claim), {}, started_at=NOW, finished_at=LATER),
-            AttemptOutcome.SENT,
-        )
-        for claim in claims
+    outcomes = [outcome(Ending.ACCEPTED, claim, response=f"250 as {claim.id}") for claim in claims]
+    group = [
+        FinishedAttempt(claim, said, {}, started_at=NOW, finished_at=LATER)
+        for claim, said in zip(claims, outcomes, strict=True)
     ]
-    statement(attempts, [f"250 as {claim.id}" for claim in claims], now=LATER)
+    statement(group, now=LATER)
     assert {row["id"]: row for row in OutboxMessage.objects.values(*columns)} == expected
 
 
