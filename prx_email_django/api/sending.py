@@ -16,7 +16,7 @@ from prx_email_django.compose.accounts import AccountRef, account_to_send, resol
 from prx_email_django.compose.message import MessageArguments, compose
 from prx_email_django.compose.validation import as_text, check_instant
 from prx_email_django.conf import parse_duration
-from prx_email_django.errors import InvalidMessage
+from prx_email_django.errors import InvalidMessage, RetryRejected
 from prx_email_django.limits.pauses import known_state
 from prx_email_django.limits.slots import Slot, release_slots, slot_or_obstacle
 from prx_email_django.models import Account, OutboxMessage
@@ -184,8 +184,10 @@ def _row(outbox_id: int) -> OutboxMessage | None:
 def _requeued(message: OutboxMessage, obstacle: Obstacle, *, clock: Clock) -> SendResult:
     changed = requeue([message.pk], clock=clock, force=True).changed
     wake_on_commit()
-    message.refresh_from_db()
-    return answer(message, code=LIMITED if changed else "", error=obstacle_sentence(obstacle, now=clock.running))
+    row = _row(message.pk)
+    if row is None:
+        raise RetryRejected(f"there is no message {message.pk}", code="not_found")  # deleted meanwhile
+    return answer(row, code=LIMITED if changed else "", error=obstacle_sentence(obstacle, now=clock.running))
 
 
 def drain(

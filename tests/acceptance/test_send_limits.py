@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.utils import timezone
 
 import prx_email_django as prx
+from prx_email_django.api import sending
+from prx_email_django.errors import RetryRejected
 from prx_email_django.models import AccountState, ConnectionSlot, OutboxMessage, RateWindow
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.acceptance.workers import assert_all_released, outbox
@@ -31,6 +35,25 @@ def test_without_a_slot_the_message_stays_pending_and_due() -> None:
         assert first.outcome().status == "sent"
         assert prx.drain().sent == 1
         assert_all_released()
+
+
+def test_a_message_that_is_deleted_while_its_retry_waits_for_nothing_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requeue = sending.requeue
+
+    def requeued_and_deleted(*args: Any, **options: Any) -> Any:
+        report = requeue(*args, **options)
+        OutboxMessage.objects.filter(status="pending").delete()
+        return report
+
+    with outbox(rate_limits="1/hour") as (_, account):
+        assert prx.send(**mail(account)).status == "sent"
+        limited = prx.send(**mail(account))
+        monkeypatch.setattr(sending, "requeue", requeued_and_deleted)
+        with pytest.raises(RetryRejected) as raised:
+            prx.retry_outbox(limited.outbox_id)
+    assert raised.value.code == "not_found"
 
 
 def test_without_a_permit_the_message_stays_pending_and_the_limit_holds() -> None:
