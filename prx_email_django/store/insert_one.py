@@ -29,6 +29,7 @@ def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: boo
     expires_at = row.get("expires_at")
     timed = (now, draft.due_at, expires_at) != (None, None, None)
     sql = sql_of_one(names, recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version), timed=timed)
+    # Without files the least size of the message is the size of its texts.
     which = [draft.account.id, *([draft.version] if draft.version else ()), row["size"]]
     params = [*given, draft.due_at, now, *which, expires_at] if timed else given + which
     params += chain.from_iterable(draft.recipients)

@@ -43,8 +43,8 @@ class SingleSend:
         clock: Clock,
         network: Network,
         recorder: Recorder,
-        heeds_pause: bool = True,
-        seconds: float | None = None,
+        heeds_pause: bool,
+        seconds: float | None,
     ) -> None:
         self.source = OneMessage(claim, account, clock=clock, heeds_pause=heeds_pause)
         self.recorder = recorder
