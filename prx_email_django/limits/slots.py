@@ -40,9 +40,12 @@ class Slot:
         """Seconds until the slot runs out."""
         return self.deadline - uptime()
 
-    def has_time_left(self) -> bool:
-        """Whether enough of the lease remains to write something."""
-        return self.deadline - uptime() >= SLOT_MARGIN
+    def has_time_left(self, now: float | None = None) -> bool:
+        """Whether enough of the lease remains to write something.
+
+        ``now``: this moment of ``uptime()``, where the caller has read it.
+        """
+        return self.deadline - (uptime() if now is None else now) >= SLOT_MARGIN
 
 
 def with_state_and_slots(clock: Clock) -> QuerySet[Account]:

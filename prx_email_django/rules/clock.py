@@ -39,4 +39,8 @@ class Clock:
     @property
     def now(self) -> datetime:
         """The instant for due times and every ``*_at``; it stands still if the caller gave it."""
-        return self.running if self.given is None else self.given
+        return self.at(uptime())
+
+    def at(self, moment: float) -> datetime:
+        """What ``now`` was at this moment of ``uptime()``."""
+        return self._start + timedelta(seconds=moment - self._read_at) if self.given is None else self.given

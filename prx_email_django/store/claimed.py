@@ -67,9 +67,9 @@ class Claim:
         redirected = outbox_settings().redirect_to
         return len(envelope_route(self.open_addresses).envelope if redirected else self.open_addresses)
 
-    def has_time_left(self) -> bool:
-        """Whether the message is still ours, for long enough to begin something."""
-        return not self.is_lost and self.lease.has_time_left()
+    def has_time_left(self, now: float | None = None) -> bool:
+        """Whether the message is still ours, for long enough to begin something; ``now``: see ``Lease``."""
+        return not self.is_lost and self.lease.has_time_left(now)
 
     @property
     def counters(self) -> MessageCounters:

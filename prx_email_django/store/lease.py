@@ -32,9 +32,12 @@ class Lease:
         #: A claim was asked for under this token; it may have been granted and the answer lost.
         self.was_asked = False
 
-    def has_time_left(self) -> bool:
-        """Whether at least a third of the lease remains; with less, no work may start."""
-        return self.deadline - uptime() >= self.length / 3
+    def has_time_left(self, now: float | None = None) -> bool:
+        """Whether at least a third of the lease remains; with less, no work may start.
+
+        ``now``: this moment of ``uptime()``, where the caller has read it.
+        """
+        return self.deadline - (uptime() if now is None else now) >= self.length / 3
 
 
 def begin_again(lease: Lease) -> None:

@@ -61,6 +61,8 @@ class FoundOut:
         self._broken: set[Ahead] = set()
         #: Who is trying what; most of the time nobody tries anything.
         self.trials: dict[Ahead, object] = {}
+        #: Nobody tries anything, and the server bears envelopes ahead of its replies, also behind a body.
+        self.bears_overlap = False
         self.window = Window()
         #: Recipients that the server takes in one transaction; 0: no limit was met.
         self.max_recipients = 0
@@ -88,12 +90,14 @@ class FoundOut:
         if window and Ahead.CHUNKING not in self._broken:
             self._proven.add(Ahead.CHUNKING)
             self.trials.pop(Ahead.CHUNKING, None)
+        self._look_at_overlap()
         self.window.remember(window, most=most)
 
     def use(self, ahead: Ahead, by: object) -> None:
         """Begin to try it, where nothing is known yet."""
         if ahead not in self._proven:
             self.trials[ahead] = by
+            self._look_at_overlap()
 
     def is_trying(self, ahead: Ahead, by: object) -> bool:
         """Whether ``by`` tries it, and the server has not answered in step yet."""
@@ -108,12 +112,18 @@ class FoundOut:
         if self.is_trying(ahead, by):
             del self.trials[ahead]
             self._proven.add(ahead)
+            self._look_at_overlap()
 
     def give_up(self, ahead: Ahead) -> None:
         """The server does not bear it."""
         self._broken.add(ahead)
         self.trials.pop(ahead, None)
+        self._look_at_overlap()
 
     def leave(self, by: object) -> None:
         """End the trials of a connection that has ended without an answer, so that another may try."""
         self.trials = {ahead: trying for ahead, trying in self.trials.items() if trying is not by}
+        self._look_at_overlap()
+
+    def _look_at_overlap(self) -> None:
+        self.bears_overlap = not self.trials and {Ahead.ENVELOPE, Ahead.OVERLAP} <= self._proven - self._broken

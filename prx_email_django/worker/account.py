@@ -115,7 +115,7 @@ class AccountWorker:
     def unreported(self) -> list[ClaimedMessage]:
         """Claimed messages that no connection has reported; one that is being taken at this moment may be missing."""
         waiting = self.prefetch.waiting()  # before the others: a connection may take one at this moment
-        return waiting + [message for connection in self.connections for message in list(connection.taken)]
+        return waiting + [message for connection in self.connections for message in list(connection.taken.values())]
 
     def release_messages(self, doubtful: Collection[int]) -> None:
         """Release the claimed messages after the network was closed.

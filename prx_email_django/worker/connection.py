@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from prx_email_django.limits.slots import Slot
 from prx_email_django.models import Account
@@ -91,7 +91,7 @@ class Connection:
         self.idle = False
         self.stopping = False
         #: Messages that it has taken and not reported.
-        self.taken: set[ClaimedMessage] = set()
+        self.taken: dict[OutgoingMessage, ClaimedMessage] = {}
         #: Caller: an outcome has named the trouble of its end already.
         self.trouble_noted = False
         #: The account as it was when it began to open; None: not set yet.
@@ -121,7 +121,7 @@ class Connection:
         finally:
             self.ready.connections.discard(self)
             self._leave()
-            for message in list(self.taken):
+            for message in list(self.taken.values()):
                 self.report(message, message.cut_off())
             self.listener(Ended(self, end))
 
@@ -161,7 +161,7 @@ class Connection:
         message = self.ready.take()
         if message is not None:
             message.connection = self
-            self.taken.add(message)
+            self.taken[message] = message
             self.idle = False
         return message
 
@@ -206,10 +206,9 @@ class Connection:
 
     def report(self, message: OutgoingMessage, outcome: Outcome) -> None:
         """Leave an outcome for the calling thread."""
-        claimed = cast(ClaimedMessage, message)
-        if claimed not in self.taken:
+        claimed = self.taken.pop(message, None)
+        if claimed is None:
             return  # reported already: the connection was cut while it was given back
-        self.taken.remove(claimed)
         claimed.finish(outcome)
         self.has_completed = self.has_completed or outcome.is_completed
         self.ready.heard(outcome)

@@ -56,7 +56,6 @@ class ClaimedMessage(OutgoingMessage):
     route = NO_ROUTE
     #: The connection that has taken it.
     connection: Carrier | None = None
-    started_at: datetime | None = None
     #: MAIL was written: the permits are spent.
     mail_written = False
     #: When, on the clock of ``uptime()``.
@@ -64,10 +63,12 @@ class ClaimedMessage(OutgoingMessage):
     body_written = False
     #: Nothing of it was written, only because its permits ended before its MAIL.
     permit_ended = False
-    #: The outcome and its time; set by the connection.
+    #: The outcome, and when it came, on the clock of ``uptime()``; set by the connection.
     outcome = _NOT_BEGUN
-    finished_at: datetime | None = None
+    finished: float | None = None
     _cancelled = False
+    #: One for all messages: it is held for an instant.
+    _lock = threading.Lock()
 
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
         super().__init__(id=claim.id, sender="", recipients=(), body=b"", alone=is_hold(claim.message.on_unknown))
@@ -76,7 +77,6 @@ class ClaimedMessage(OutgoingMessage):
         #: The permits that were taken for it.
         self.permits = permits
         self._permits_end_at = _end_of(permits)
-        self._lock = threading.Lock()
 
     def render(self) -> Outcome | None:
         """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone.
@@ -110,23 +110,27 @@ class ClaimedMessage(OutgoingMessage):
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""
-        connection = self.connection
-        if self._cancelled or connection is None:
-            return False
-        return self.claim.has_time_left() and connection.slot.has_time_left()
+        return self._holds(uptime())
 
     def may_write(self) -> bool:
         """Whether MAIL, and later the body, may be written at this instant."""
-        with self._lock:
-            allowed = self.may_continue()
-            if not self.mail_written:
-                self.permit_ended = allowed and not self.has_permits()
-                allowed = allowed and not self.permit_ended
-                if allowed:
-                    self.mail_written, self.mail_at, self.started_at = True, uptime(), self.clock.now
-            elif allowed:
+        now = uptime()
+        if not self.mail_written:
+            holds = self._holds(now)
+            self.permit_ended = holds and not self.has_permits()
+            if holds and not self.permit_ended:
+                self.mail_written, self.mail_at = True, now
+            return self.mail_written
+        with self._lock:  # a caller that cancels it must know whether its body is written
+            if holds := self._holds(now):
                 self.body_written = True
-            return allowed
+            return holds
+
+    def _holds(self, now: float) -> bool:
+        connection = self.connection
+        if self._cancelled or connection is None:
+            return False
+        return self.claim.has_time_left(now) and connection.slot.has_time_left(now)
 
     def has_permits(self) -> bool:
         """Whether no bucket that its permits were taken from has ended."""
@@ -135,7 +139,7 @@ class ClaimedMessage(OutgoingMessage):
     def take_other_permits(self, permits: tuple[Permits, ...] = ()) -> None:
         """Begin anew under other permits: those that it had ended before its MAIL, and were given back."""
         self.permits, self._permits_end_at, self.permit_ended = permits, _end_of(permits), False
-        self.connection = self.finished_at = None
+        self.connection = self.finished = None
         self.outcome = _NOT_BEGUN
 
     def cancel(self) -> bool:
@@ -150,7 +154,7 @@ class ClaimedMessage(OutgoingMessage):
 
     def finish(self, outcome: Outcome) -> None:
         """Note the outcome; called on the network's thread."""
-        self.outcome, self.finished_at = outcome, self.clock.now
+        self.outcome, self.finished = outcome, uptime()
         if not self.permit_ended:
             self.drop_body()
 
@@ -166,6 +170,16 @@ class ClaimedMessage(OutgoingMessage):
             phase=Phase.BODY,
             mail_written=True,
         )
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When MAIL was written; None: it was not."""
+        return self.clock.at(self.mail_at) if self.mail_written else None
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the outcome came; None: there is none."""
+        return None if self.finished is None else self.clock.at(self.finished)
 
     @property
     def is_touched(self) -> bool:

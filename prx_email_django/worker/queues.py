@@ -17,6 +17,8 @@ from prx_email_django.rules.refusals import RefusalRow, refusal_of
 from prx_email_django.transports.found import FoundOut
 from prx_email_django.worker.outgoing import ClaimedMessage
 
+_ACCEPTED = Ending.ACCEPTED
+
 
 class Waiter(Protocol):
     """A connection, as far as a queue knows it."""
@@ -96,11 +98,6 @@ class ReadyQueue:
         """Bytes that wait for a connection."""
         return self.pushed_bytes - self.taken_bytes
 
-    @property
-    def unrecorded(self) -> int:
-        """Acceptances that are not in the database yet: a kill would send them again."""
-        return self.accepted - self.recorded
-
     def push(self, messages: Iterable[ClaimedMessage]) -> None:
         """Caller: hand over rendered messages."""
         for message in messages:
@@ -125,9 +122,12 @@ class ReadyQueue:
         None also where too much is accepted and unrecorded: a kill then copies at most (4 + window) × connections
         messages; the window is 1 where messages go by DATA, and at most ``max_in_flight``.
         """
-        most, unrecorded, in_flight = self.max_connections, self.unrecorded, self.in_flight
+        if not self.ready or self.stopped:
+            return None
+        unrecorded = self.accepted - self.recorded  # not in the database yet: a kill would send them again
+        most, in_flight = self.max_connections, self.taken - self.reported
         most_copies = (4 + self.found.in_flight) * most
-        if self.stopped or unrecorded >= 4 * most or unrecorded + in_flight >= most_copies:
+        if unrecorded >= 4 * most or unrecorded + in_flight >= most_copies:
             return None
         if self.hold_until and monotonic() < self.hold_until:
             return None
@@ -136,7 +136,7 @@ class ReadyQueue:
             return None  # no more may be refused than it takes to suspect the account
         try:
             message = self.ready.popleft()
-        except IndexError:
+        except IndexError:  # the calling thread has taken it back
             return None
         self.taken += 1
         self.taken_bytes += len(message.body)
@@ -145,9 +145,9 @@ class ReadyQueue:
     def heard(self, outcome: Outcome) -> None:
         """Network: count an outcome that a connection has reported."""
         self.reported += 1
-        if outcome.trouble is Trouble.RATE:
+        if outcome.trouble and outcome.trouble is Trouble.RATE:
             self.hold_until = max(self.hold_until, monotonic() + FIRST_WAIT)
-        if outcome.ending is Ending.ACCEPTED:
+        if outcome.ending is _ACCEPTED:
             self.accepted += 1
             self.refusals.clear()
         elif (refusal := refusal_of(outcome)) is not None:

@@ -113,7 +113,7 @@ def test_nothing_is_written_when_the_clock_has_jumped_past_the_lease(monkeypatch
         real = lease.uptime
         slept: list[Lease] = []
 
-        def has_time_left(self: Lease) -> bool:
+        def has_time_left(self: Lease, now: float | None = None) -> bool:
             if not slept or slept[0] is self:
                 slept[:] = [self]
                 return False

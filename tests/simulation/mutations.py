@@ -42,8 +42,8 @@ def a_lost_reply_is_a_known_failure() -> None:
 
 def claims_never_end() -> None:
     """A worker writes MAIL and bodies however old its claim is."""
-    put(lease.Lease, "has_time_left", lambda self: True)
-    put(slots.Slot, "has_time_left", lambda self: True)
+    put(lease.Lease, "has_time_left", lambda self, now=None: True)
+    put(slots.Slot, "has_time_left", lambda self, now=None: True)
 
 
 def recovered_while_it_is_sent() -> None:

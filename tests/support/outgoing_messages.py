@@ -183,7 +183,7 @@ def reached(session: SmtpSession) -> str:
     if session._protocol._go_on is None or transaction.phase is not Phase.MAIL:
         return transaction.phase
     waiting = ("mail", *("rcpt" for _ in transaction.recipients), "data")
-    return waiting[len(session._protocol.next_replies(len(waiting) - 1))]
+    return waiting[min(len(session._protocol.replies), len(waiting) - 1)]
 
 
 async def run_until_silent(

@@ -7,7 +7,6 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 
 from prx_email_django.rules.text import clean, redact
 from prx_email_django.states import ErrorCode
@@ -36,11 +35,14 @@ class SmtpProtocol(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, *, timeout: float) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
+        #: Returns now, on the event loop's clock.
+        self.time = self._loop.time
         self._cleartext = transport.get_extra_info("sslcontext") is None
         #: Seconds for a reply where no deadline is given.
         self._timeout = timeout
         self._parser = ReplyParser()
-        self._replies: deque[Reply] = deque()
+        #: Replies that have come and that nobody has taken.
+        self.replies: deque[Reply] = deque()
         #: Number of replies that the commands written so far still wait for.
         self._expected = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -53,6 +55,8 @@ class SmtpProtocol(asyncio.Protocol):
         #: Of these, what asyncio dropped when we closed at once.
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
+        #: When the timer fires; infinite where there is none.
+        self._timer_at = math.inf
         self._deadline = 0.0
         self.lost: ConnectionLost | None = None
         #: Resolved when the connection cannot be used any more.
@@ -60,16 +64,12 @@ class SmtpProtocol(asyncio.Protocol):
         #: Resolved when the socket is closed.
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
-    def time(self) -> float:
-        """Now, on the event loop's clock."""
-        return self._loop.time()
-
     # Reading
 
     @property
     def has_reply(self) -> bool:
         """Whether a reply can be taken without waiting."""
-        return bool(self._replies)
+        return bool(self.replies)
 
     async def reply(self, deadline: float | None = None) -> Reply:
         """Wait for the next reply until ``deadline``, on the event loop's clock (None: the timeout from now).
@@ -77,13 +77,9 @@ class SmtpProtocol(asyncio.Protocol):
         Raises:
             ConnectionLost: there is none, and none will come.
         """
-        while not self._replies:
+        while not self.replies:
             await self._wait(deadline)
-        return self._replies.popleft()
-
-    def take_reply(self) -> Reply | None:
-        """Return the next reply if there is one."""
-        return self._replies.popleft() if self._replies else None
+        return self.replies.popleft()
 
     async def wait_for_event(self, deadline: float) -> None:
         """Wait for a reply, for room in asyncio's buffer, or for ``wake``, until ``deadline``; ``math.inf``: for ever.
@@ -91,12 +87,8 @@ class SmtpProtocol(asyncio.Protocol):
         Raises:
             ConnectionLost: the connection has ended, and all replies have been taken.
         """
-        if not self._replies:
+        if not self.replies:
             await self._wait(deadline)
-
-    def next_replies(self, count: int) -> list[Reply]:
-        """The next ``count`` replies, or those that have come; they stay until ``drop_replies``."""
-        return list(islice(self._replies, count))
 
     async def go_on_while(self, go_on: Callable[[], bool]) -> None:
         """Call ``go_on`` whenever replies have come, until it returns False; its exceptions are raised here.
@@ -109,7 +101,7 @@ class SmtpProtocol(asyncio.Protocol):
             ConnectionLost: the deadline has passed, or the connection has ended.
         """
         self.wait_until(None)
-        if self._replies and (self.lost is not None or not go_on()):
+        if self.replies and (self.lost is not None or not go_on()):
             return
         self._go_on = go_on
         try:
@@ -119,12 +111,12 @@ class SmtpProtocol(asyncio.Protocol):
 
     def wait_until(self, deadline: float | None) -> None:
         """Within ``go_on_while``: the next reply must come by ``deadline`` (None: the timeout from now)."""
-        self._start_timer(self._loop.time() + self._timeout if deadline is None else deadline)
-
-    def drop_replies(self, count: int) -> None:
-        """Drop so many replies that have come."""
-        for _ in range(count):
-            self._replies.popleft()
+        if deadline is None:
+            deadline = self.time() + self._timeout
+        if deadline >= self._timer_at:
+            self._deadline = deadline
+        else:
+            self._start_timer(deadline)
 
     def wake(self) -> None:
         """End a wait for an event."""
@@ -135,7 +127,7 @@ class SmtpProtocol(asyncio.Protocol):
         if self.lost is not None:
             raise self.lost
         self._waiter = self._loop.create_future()
-        self._start_timer(self._loop.time() + self._timeout if deadline is None else deadline)
+        self._start_timer(self.time() + self._timeout if deadline is None else deadline)
         try:
             await self._waiter
         finally:
@@ -145,7 +137,7 @@ class SmtpProtocol(asyncio.Protocol):
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
-        if self._go_on is not None and self._replies and self.lost is None:
+        if self._go_on is not None and self.replies and self.lost is None:
             go_on, self._go_on = self._go_on, None  # what ends the connection meanwhile finds an ordinary wait
             try:
                 if go_on():
@@ -156,7 +148,7 @@ class SmtpProtocol(asyncio.Protocol):
                     waiter.set_exception(error)
         if waiter.done():
             return
-        if self._replies or self.lost is None:
+        if self.replies or self.lost is None:
             waiter.set_result(None)
         else:
             waiter.set_exception(self.lost)
@@ -167,17 +159,21 @@ class SmtpProtocol(asyncio.Protocol):
         self._deadline = deadline
         if deadline == math.inf:
             return
+        if self._timer_at <= deadline:
+            return
+        self._stop_timer()
+        self._timer, self._timer_at = self._loop.call_at(deadline, self._timer_fired), deadline
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._timer_fired)
+        self._timer, self._timer_at = None, math.inf
 
     def _timer_fired(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         if self._waiter is None or self._waiter.done():
             return
-        if self._loop.time() < self._deadline:
+        if self.time() < self._deadline:
             self._start_timer(self._deadline)
         else:
             self.end(Loss("no reply in time", ErrorCode.TIMEOUT))
@@ -195,7 +191,8 @@ class SmtpProtocol(asyncio.Protocol):
         Raises:
             ConnectionLost: the connection has ended, and the end of ``data`` has not left.
         """
-        self.check()
+        if self.lost is not None:
+            raise self.lost
         self._expected += replies
         self.written += len(data)
         self._transport.write(data)
@@ -212,9 +209,9 @@ class SmtpProtocol(asyncio.Protocol):
             ConnectionLost: the deadline has passed, or the connection has ended.
         """
         await asyncio.sleep(0)
-        while self.is_paused and not self._replies:
+        while self.is_paused and not self.replies:
             await self._wait(deadline)
-        if self.lost is not None and not self._replies:  # a refusal that came before the end counts
+        if self.lost is not None and not self.replies:  # a refusal that came before the end counts
             raise self.lost
 
     def may_have_left(self, end_at: int) -> bool:
@@ -237,9 +234,7 @@ class SmtpProtocol(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
         self.end(Loss("closed by us", ErrorCode.NETWORK, closed_by_us=True))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         self._dropped = self.unsent_bytes()  # the session asks later what may have left
         self._transport.abort()
 
@@ -253,27 +248,31 @@ class SmtpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Queue the replies that are complete, and wake the task that waits for one."""
         replies: list[Reply] = []
+        malformed: MalformedReply | None = None
         try:
             self._parser.feed_into(data, replies)
         except MalformedReply as error:
-            self._enqueue(replies)
-            if self.lost is None and error.received:
-                logger.warning("not an SMTP reply: %s", redact(error.received.decode("utf-8", "replace")))
-            self.end(Loss(str(error), ErrorCode.PROVIDER))
-        else:
-            self._enqueue(replies)
+            malformed = error
+        if self.lost is None:
+            expected, self._expected = self._expected, self._expected - len(replies)
+            if self._expected >= 0:
+                self.replies += replies
+            else:
+                self._unexpected(replies, expected)
+        if malformed is not None:
+            self._malformed(malformed)
         if replies:
             self._wake()
 
-    def _enqueue(self, replies: list[Reply]) -> None:
-        if self.lost is not None:
-            return
-        expected, self._expected = self._expected, self._expected - len(replies)
-        if self._expected >= 0:
-            self._replies.extend(replies)
-            return
+    def _malformed(self, error: MalformedReply) -> None:
+        if self.lost is None and error.received:
+            logger.warning("not an SMTP reply: %s", redact(error.received.decode("utf-8", "replace")))
+        self.end(Loss(str(error), ErrorCode.PROVIDER))
+
+    def _unexpected(self, replies: list[Reply], expected: int) -> None:
+        """More replies have come than the ``expected`` ones."""
         self._expected = 0
-        self._replies.extend(replies[:expected])
+        self.replies += replies[:expected]
         extra = replies[expected]
         if extra.code == 421:
             self.end(Loss(str(extra), ErrorCode.NETWORK, closed_by_server=True))

@@ -62,17 +62,22 @@ class MalformedReply(ValueError):
 class Reply:
     """One reply: its code, and its lines without code and line end."""
 
-    __slots__ = ("code", "lines")
+    __slots__ = ("_enhanced", "_words", "code", "lines")
 
     def __init__(self, code: int, lines: list[bytes]) -> None:
         self.code = code
         self.lines = lines
+        # Made when they are asked for, and once: a reply that comes again is the same object (``ReplyParser``).
+        self._enhanced: str | None = None
+        self._words: str | None = None
 
     @property
     def enhanced(self) -> str:
         """The enhanced code at the start of the first line (``5.1.1``), or ``""``."""
-        match = _ENHANCED.match(self.lines[0])
-        return match[1].decode("ascii") if match else ""
+        if self._enhanced is None:
+            match = _ENHANCED.match(self.lines[0])
+            self._enhanced = match[1].decode("ascii") if match else ""
+        return self._enhanced
 
     @property
     def text(self) -> str:
@@ -83,8 +88,10 @@ class Reply:
         return clean(b" ".join(lines).decode("utf-8", "replace"))
 
     def __str__(self) -> str:
-        text = f"{self.code} {self.text}"
-        return text if len(text) <= MAX_TEXT else clean(text)
+        if self._words is None:
+            words = f"{self.code} {self.text}"
+            self._words = words if len(words) <= MAX_TEXT else clean(words)
+        return self._words
 
     def __repr__(self) -> str:
         return f"<Reply {self}>"

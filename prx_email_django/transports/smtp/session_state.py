@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 
@@ -45,6 +46,8 @@ class SessionState:
         self.feed: Feed
         self._extensions = extensions
         self._level = settings.pipelining if extensions.pipelining else "off"
+        #: Completed transactions from which on the next envelope may go behind a body that is not answered.
+        self._overlaps_from = {"full": 0, "chunked": 0, "auto": TRIAL_MESSAGES}.get(self._level, math.inf)
         self.found = settings.found
         self.found.remember(settings.window, most=settings.max_in_flight)
         self._may_chunk = (
@@ -122,22 +125,28 @@ class SessionState:
         transaction.overlapped = behind
         if self.must_reset or behind:
             self.must_reset = False
-            transaction.commands.insert(0, b"RSET\r\n")
+            transaction.commands = [b"RSET\r\n", *transaction.commands]
         return transaction
 
     def look_ahead(self) -> MailTransaction | None:
         """Start the next message if its envelope may go behind the body that is written next."""
-        overlap = self._level in ("full", "chunked") or (self._level == "auto" and self.completed >= TRIAL_MESSAGES)
-        if not overlap or self.retired or self.stepwise or (self._may_chunk and (self.chunks or self.probes)):
+        if self.completed < self._overlaps_from or self.retired:
             return None
-        if not self.found.may_use(Ahead.OVERLAP, self):
+        bears_overlap = self.found.bears_overlap and not self._may_chunk  # as most servers do, after a few messages
+        if not bears_overlap and not self._may_overlap():
             return None
         while self.ahead is None and (outgoing := self.feed.take()) is not None:
             self.ahead = self.begin(outgoing)
         if self.ahead is not None:
             self.ahead.overlapped = True
-            self.found.use(Ahead.OVERLAP, self)
+            if not bears_overlap:
+                self.found.use(Ahead.OVERLAP, self)
         return self.ahead
+
+    def _may_overlap(self) -> bool:
+        if self.stepwise or (self._may_chunk and (self.chunks or self.probes)):
+            return False
+        return self.found.may_use(Ahead.OVERLAP, self)
 
     async def ask(self, transaction: MailTransaction, command: bytes) -> Reply:
         """Return the reply to a command; write the command first unless it was written with the envelope."""

@@ -24,6 +24,7 @@ from prx_email_django.transports.smtp.transaction_state import MailTransaction
 
 #: Bytes written at once; a body up to this size and the next envelope go in one write.
 CHUNK_SIZE = 65536
+_BODY = Phase.BODY
 
 
 async def transact(state: SessionState, transaction: MailTransaction) -> None:
@@ -159,16 +160,16 @@ def _write_body(
     state: SessionState, transaction: MailTransaction, body: bytes, *, deadline: float, replies: int = 1
 ) -> None:
     """Write the end of a body, and the envelope of the next message behind it."""
-    state.body_deadline = deadline
-    state.protocol.check()  # on a lost connection no further message is taken and no overlap is tried
-    ahead = state.look_ahead()
-    if ahead is None:
-        state.protocol.write(b"".join((body, b".\r\n")), replies)
+    state.body_deadline, protocol = deadline, state.protocol
+    protocol.check()  # on a lost connection no further message is taken and no overlap is tried
+    if (ahead := state.look_ahead()) is None:
+        protocol.write(body + b".\r\n", replies)
+        transaction.end_at = protocol.written
     else:
         envelope = b"".join(ahead.commands)
-        state.protocol.write(b"".join((body, b".\r\n", envelope)), replies + len(ahead.commands))
+        protocol.write(b"".join((body, b".\r\n", envelope)), replies + len(ahead.commands))
         ahead.mail_written = True
-    transaction.end_at = state.protocol.written - (0 if ahead is None else len(envelope))
+        transaction.end_at = protocol.written - len(envelope)
 
 
 def _go_on(state: SessionState) -> bool:
@@ -177,29 +178,25 @@ def _go_on(state: SessionState) -> bool:
     What it does is what the coroutines do with the same replies.  It leaves ``state.current`` as they expect it: its
     body is written and not answered, or its envelope is, and none of the replies to that has been read.
     """
-    protocol = state.protocol
-    while (transaction := state.current) is not None and not state.tries_ahead:
-        if transaction.phase is Phase.BODY:
-            if (reply := protocol.take_reply()) is None:
+    protocol, replies, found = state.protocol, state.protocol.replies, state.found
+    while (transaction := state.current) is not None and not (found.trials and state.tries_ahead):
+        if transaction.phase is _BODY:
+            if not replies:
                 return True
-            _finish(state, transaction, reply)
+            _finish(state, transaction, replies.popleft())
             state.current, state.ahead = state.ahead, None
             continue
-        expected = len(transaction.commands)
-        replies = protocol.next_replies(expected)
         if not transaction.is_usual(replies):
             return False
-        if len(replies) < expected:
+        if len(replies) < len(transaction.commands):
             protocol.wait_until(None)
             return True
         outgoing = transaction.outgoing
         if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
             return False
         body = dot_stuffed(outgoing.body)
-        protocol.drop_replies(expected)
-        for reply in replies[1:-1]:
-            transaction.add_answer(reply)
-        transaction.phase = Phase.BODY
+        _, *answers, _ = [replies.popleft() for _ in transaction.commands]
+        transaction.accept_envelope(answers)
         _write_body(state, transaction, body, deadline=state.deadline(len(body)))
         protocol.wait_until(state.body_deadline)
     return False
@@ -238,4 +235,5 @@ def _finish(state: SessionState, transaction: MailTransaction, reply: Reply) -> 
     state.completed += 1
     outcome = transaction.accepted(reply)
     state.report(transaction, outcome)
-    _end_on_quota(outcome)
+    if outcome.trouble:
+        _end_on_quota(outcome)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.states import ErrorCode
@@ -23,6 +24,8 @@ from prx_email_django.transports.smtp.replies import Reply
 from prx_email_django.transports.smtp.reply_rules import ReplyVerdict, recipient_answer
 from prx_email_django.transports.smtp.reply_table import ReplyMeaning, meaning_of
 
+# Members of enums: Python 3.11 takes as long to look one up as to call four functions.
+_BODY, _ENDING_ACCEPTED, _QUOTA, _NO_TROUBLE = Phase.BODY, Ending.ACCEPTED, Trouble.QUOTA, Trouble.NONE
 # Outcomes of recipients that had no negative answer; shared, since nearly all recipients have one of these.
 _OPEN = RecipientOutcome(Answer.OPEN)
 _ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
@@ -38,51 +41,36 @@ _MANY_TOO_MANY = 20
 class MailTransaction:
     """One message and its mail transaction (RFC 5321 §3.3)."""
 
-    __slots__ = (
-        "answers",
-        "any_accepted",
-        "any_refused",
-        "commands",
-        "end_at",
-        "mail_written",
-        "outgoing",
-        "overlapped",
-        "peer",
-        "phase",
-        "quota_exceeded",
-        "recipients",
-        "replies",
-        "stepwise",
-        "unnameable",
-        "kept",
-    )
+    # What most messages never change stands at the class, and costs a message nothing.
+
+    #: Recipients that wait for the next transaction, since the server takes no more at once.
+    kept: tuple[str, ...] = ()
+    #: Recipients whose addresses the server cannot name.
+    unnameable = _NONE_UNNAMEABLE
+    #: Commands go one at a time; else RCPT and DATA are written ahead.
+    stepwise = False
+    #: The envelope was written behind the body of another message.
+    overlapped = False
+    #: RSET if the server needs it, MAIL, RCPT…, DATA.
+    commands: Sequence[bytes] = ()
+    phase = Phase.MAIL
+    any_accepted = False
+    any_refused = False
+    #: A reply to RCPT said that the account's quota is used up.
+    quota_exceeded = False
+    #: MAIL was handed to the operating system.
+    mail_written = False
+    #: The bytes written on the connection up to the end of its body; 0: the end was not handed to the system.
+    end_at = 0
 
     def __init__(self, outgoing: OutgoingMessage, peer: str) -> None:
         self.outgoing = outgoing
-        #: The recipients of this transaction, those that wait for the next one since the server takes no more at once,
-        #: and those whose addresses the server cannot name.
+        #: The recipients of this transaction.
         self.recipients = outgoing.recipients
-        self.kept: tuple[str, ...] = ()
-        self.unnameable = _NONE_UNNAMEABLE
         #: The other end of the connection, for ``Outcome.peer``.
         self.peer = peer
-        #: Commands go one at a time; else RCPT and DATA are written ahead.
-        self.stepwise = False
-        #: The envelope was written behind the body of another message.
-        self.overlapped = False
-        #: RSET if the server needs it, MAIL, RCPT…, DATA.
-        self.commands: list[bytes] = []
-        self.phase = Phase.MAIL
         #: Replies to RCPT, in the order of the recipients.
         self.answers: list[Reply] = []
-        self.any_accepted = False
-        self.any_refused = False
-        #: A reply to RCPT said that the account's quota is used up.
-        self.quota_exceeded = False
-        #: MAIL was handed to the operating system.
-        self.mail_written = False
-        #: The bytes written on the connection up to the end of its body; 0: the end was not handed to the system.
-        self.end_at = 0
         #: With BDAT: the replies so far, in the order of the commands.
         self.replies: list[Reply] = []
 
@@ -116,7 +104,7 @@ class MailTransaction:
         return self.end_at > 0
 
     @property
-    def before_mail(self) -> list[bytes]:
+    def before_mail(self) -> Sequence[bytes]:
         """RSET, or nothing."""
         return self.commands[: -2 - len(self.recipients)]
 
@@ -126,7 +114,7 @@ class MailTransaction:
         return self.commands[-2 - len(self.recipients)]
 
     @property
-    def rcpt(self) -> list[bytes]:
+    def rcpt(self) -> Sequence[bytes]:
         """The RCPT commands."""
         return self.commands[-1 - len(self.recipients) : -1]
 
@@ -156,10 +144,15 @@ class MailTransaction:
         count = len(self.commands)
         if count != 2 + len(self.recipients) or count > 2 + _FEW:  # the first: after RSET
             return False
-        codes = [reply.code for reply in replies]
-        if len(codes) == count and codes.pop() != 354:
-            return False
-        return not codes or max(codes) < 300
+        if len(replies) >= count:
+            count -= 1
+            if replies[count].code != 354:
+                return False
+        return max([reply.code for reply in islice(replies, count)], default=0) < 300
+
+    def accept_envelope(self, answers: list[Reply]) -> None:
+        """Keep the positive replies to all RCPT; the body comes next."""
+        self.answers, self.any_accepted, self.phase = answers, True, _BODY
 
     def add_answer(self, reply: Reply) -> None:
         """Keep the reply to the next RCPT."""
@@ -174,16 +167,21 @@ class MailTransaction:
 
     def accepted(self, reply: Reply) -> Outcome:
         """Outcome of a message that the server accepted: ``reply`` is the final 250."""
+        trouble = _QUOTA if self.quota_exceeded else _NO_TROUBLE
+        code, enhanced, response = reply.code, reply.enhanced, str(reply)
+        # By position: arguments by name go through a dictionary, and each message has such an outcome.
         return Outcome(
-            Ending.ACCEPTED,
-            recipients=self._recipients(_ACCEPTED),
-            trouble=Trouble.QUOTA if self.quota_exceeded else Trouble.NONE,
-            phase=Phase.BODY,
-            smtp_code=reply.code,
-            enhanced=reply.enhanced,
-            response=str(reply),
-            peer=self.peer,
-            mail_written=True,
+            _ENDING_ACCEPTED,
+            self._recipients(_ACCEPTED),
+            trouble,
+            "",
+            "",
+            _BODY,
+            code,
+            enhanced,
+            response,
+            self.peer,
+            True,
         )
 
     def all_refused(self) -> Outcome:

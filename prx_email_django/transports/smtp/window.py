@@ -173,9 +173,10 @@ class _Window:
     def _read(self) -> None:
         """Assign the replies that have come to the messages, in order."""
         state = self.state
-        while state.window and (reply := state.protocol.take_reply()) is not None:
+        replies = state.protocol.replies
+        while state.window and replies:
             transaction = state.window[0]
-            transaction.replies.append(reply)
+            transaction.replies.append(replies.popleft())
             if is_answered(transaction):
                 self._finish(transaction)
         if not state.protocol.has_reply:
