@@ -16,6 +16,7 @@ from prx_email_django.limits import slots
 from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules import clock as clocks
+from prx_email_django.worker import outgoing
 from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account, account_on, at, backlog, fresh, take
@@ -41,11 +42,15 @@ def drain_until_released() -> prx.DrainReport:
 
 
 class SlotTime:
-    """The clock of the slots, which the test moves; claims and everything else use the real clock."""
+    """The clock of slots and of what is about to be written, which the test moves; a claim lasts three times as long.
+
+    Everything else uses the real clock.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = FrozenClock()
         monkeypatch.setattr(slots, "uptime", self.clock)
+        monkeypatch.setattr(outgoing, "uptime", self.clock)
 
     def leave(self, seconds: float) -> None:
         """Leave so many seconds on a slot that was taken and not renewed."""

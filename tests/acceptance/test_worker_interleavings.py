@@ -17,6 +17,7 @@ from prx_email_django.rules import clock as clocks
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import claims, lease
 from prx_email_django.store import db as base
+from prx_email_django.worker import outgoing
 from prx_email_django.worker import connections, permits, queues
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.one_message import OneMessage
@@ -112,7 +113,7 @@ def test_a_send_whose_lease_is_about_to_end_leaves_its_message_to_a_drain(
         slept[0] = seconds
         return real_may_write(self)
 
-    for module in (clocks, claims, lease, slots):
+    for module in (clocks, claims, lease, slots, outgoing):
         monkeypatch.setattr(module, "uptime", lambda: real_uptime() + slept[0])
     monkeypatch.setattr(ClaimedMessage, "may_write", may_write)
     with SmtpServer() as server:
