@@ -17,8 +17,7 @@ from prx_email_django.rules import clock as clocks
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import claims, lease
 from prx_email_django.store import db as base
-from prx_email_django.worker import outgoing
-from prx_email_django.worker import connections, permits, queues
+from prx_email_django.worker import connections, outgoing, permits, queues
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.one_message import OneMessage
 from prx_email_django.worker.outgoing import ClaimedMessage
