@@ -355,6 +355,21 @@ def test_full_collections_leave_out_what_the_host_held_before_a_drain_and_only_a
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(("hosts", "during"), [((700, 10, 10), 10_000), ((50_000, 20, 5), 50_000), ((0, 0, 0), 0)])
+def test_the_collector_of_cycles_looks_at_new_objects_less_often_during_a_drain(
+    hosts: tuple[int, int, int], during: int
+) -> None:
+    message(account())
+    before, seen = gc.get_threshold(), set[int]()
+    gc.set_threshold(*hosts)
+    try:
+        prx.drain(now=NOW, progress=lambda report: seen.add(gc.get_threshold()[0]))
+        assert (seen, gc.get_threshold()) == ({during}, hosts)
+    finally:
+        gc.set_threshold(*before)
+
+
+@pytest.mark.django_db
 def test_what_the_host_has_frozen_stays_frozen() -> None:
     message(account())
     gc.freeze()
