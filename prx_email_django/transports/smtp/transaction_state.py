@@ -25,7 +25,8 @@ from prx_email_django.transports.smtp.reply_rules import ReplyVerdict, recipient
 from prx_email_django.transports.smtp.reply_table import ReplyMeaning, meaning_of
 
 # Members of enums: Python 3.11 takes as long to look one up as to call four functions.
-_BODY, _ENDING_ACCEPTED, _QUOTA, _NO_TROUBLE = Phase.BODY, Ending.ACCEPTED, Trouble.QUOTA, Trouble.NONE
+_MAIL, _BODY, _QUOTA, _NO_TROUBLE = Phase.MAIL, Phase.BODY, Trouble.QUOTA, Trouble.NONE
+_TAKEN = Ending.ACCEPTED
 # Outcomes of recipients that had no negative answer; shared, since nearly all recipients have one of these.
 _OPEN = RecipientOutcome(Answer.OPEN)
 _ACCEPTED = RecipientOutcome(Answer.ACCEPTED, code=250)
@@ -41,36 +42,51 @@ _MANY_TOO_MANY = 20
 class MailTransaction:
     """One message and its mail transaction (RFC 5321 §3.3)."""
 
-    # What most messages never change stands at the class, and costs a message nothing.
-
-    #: Recipients that wait for the next transaction, since the server takes no more at once.
-    kept: tuple[str, ...] = ()
-    #: Recipients whose addresses the server cannot name.
-    unnameable = _NONE_UNNAMEABLE
-    #: Commands go one at a time; else RCPT and DATA are written ahead.
-    stepwise = False
-    #: The envelope was written behind the body of another message.
-    overlapped = False
-    #: RSET if the server needs it, MAIL, RCPT…, DATA.
-    commands: Sequence[bytes] = ()
-    phase = Phase.MAIL
-    any_accepted = False
-    any_refused = False
-    #: A reply to RCPT said that the account's quota is used up.
-    quota_exceeded = False
-    #: MAIL was handed to the operating system.
-    mail_written = False
-    #: The bytes written on the connection up to the end of its body; 0: the end was not handed to the system.
-    end_at = 0
+    __slots__ = (
+        "answers",
+        "any_accepted",
+        "any_refused",
+        "commands",
+        "end_at",
+        "mail_written",
+        "outgoing",
+        "overlapped",
+        "peer",
+        "phase",
+        "quota_exceeded",
+        "recipients",
+        "replies",
+        "stepwise",
+        "unnameable",
+        "kept",
+    )
 
     def __init__(self, outgoing: OutgoingMessage, peer: str) -> None:
         self.outgoing = outgoing
-        #: The recipients of this transaction.
+        #: The recipients of this transaction, those that wait for the next one since the server takes no more at once,
+        #: and those whose addresses the server cannot name.
         self.recipients = outgoing.recipients
+        self.kept: tuple[str, ...] = ()
+        self.unnameable = _NONE_UNNAMEABLE
         #: The other end of the connection, for ``Outcome.peer``.
         self.peer = peer
+        #: Commands go one at a time; else RCPT and DATA are written ahead.
+        self.stepwise = False
+        #: The envelope was written behind the body of another message.
+        self.overlapped = False
+        #: RSET if the server needs it, MAIL, RCPT…, DATA.
+        self.commands: Sequence[bytes] = ()
+        self.phase = _MAIL
         #: Replies to RCPT, in the order of the recipients.
         self.answers: list[Reply] = []
+        self.any_accepted = False
+        self.any_refused = False
+        #: A reply to RCPT said that the account's quota is used up.
+        self.quota_exceeded = False
+        #: MAIL was handed to the operating system.
+        self.mail_written = False
+        #: The bytes written on the connection up to the end of its body; 0: the end was not handed to the system.
+        self.end_at = 0
         #: With BDAT: the replies so far, in the order of the commands.
         self.replies: list[Reply] = []
 
@@ -171,7 +187,7 @@ class MailTransaction:
         code, enhanced, response = reply.code, reply.enhanced, str(reply)
         # By position: arguments by name go through a dictionary, and each message has such an outcome.
         return Outcome(
-            _ENDING_ACCEPTED,
+            _TAKEN,
             self._recipients(_ACCEPTED),
             trouble,
             "",
