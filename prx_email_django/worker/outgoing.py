@@ -35,6 +35,8 @@ NULL_SENDER = "<>"
 
 #: Where a message goes before it is rendered, and its outcome before it has one.
 NO_ROUTE, _NOT_BEGUN = Route(()), Outcome(Ending.UNTOUCHED)
+#: Held for an instant: a caller that cancels a message must know whether its body is written.
+_cancelling = threading.Lock()
 
 
 class Carrier(Protocol):
@@ -52,31 +54,44 @@ class Carrier(Protocol):
 class ClaimedMessage(OutgoingMessage):
     """One claimed message, from its claim to its result; the only value of the worker for it."""
 
-    #: Where it goes; known once it is rendered.
-    route = NO_ROUTE
-    #: The connection that has taken it.
-    connection: Carrier | None = None
-    #: MAIL was written: the permits are spent.
-    mail_written = False
-    #: When, on the clock of ``uptime()``.
-    mail_at = -math.inf
-    body_written = False
-    #: Nothing of it was written, only because its permits ended before its MAIL.
-    permit_ended = False
-    #: The outcome, and when it came, on the clock of ``uptime()``; set by the connection.
-    outcome = _NOT_BEGUN
-    finished: float | None = None
-    _cancelled = False
-    #: One for all messages: it is held for an instant.
-    _lock = threading.Lock()
+    __slots__ = (
+        "_cancelled",
+        "_permits_end_at",
+        "body_written",
+        "claim",
+        "clock",
+        "connection",
+        "finished",
+        "mail_at",
+        "mail_written",
+        "outcome",
+        "permit_ended",
+        "permits",
+        "route",
+    )
 
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
         super().__init__(id=claim.id, sender="", recipients=(), body=b"", alone=is_hold(claim.message.on_unknown))
         self.claim = claim
         self.clock = clock
+        #: Where it goes; known once it is rendered.
+        self.route = NO_ROUTE
+        #: The connection that has taken it.
+        self.connection: Carrier | None = None
         #: The permits that were taken for it.
         self.permits = permits
         self._permits_end_at = _end_of(permits)
+        #: Nothing of it was written, only because its permits ended before its MAIL.
+        self.permit_ended = False
+        #: MAIL was written: the permits are spent.
+        self.mail_written = False
+        #: When, on the clock of ``uptime()``.
+        self.mail_at = -math.inf
+        self.body_written = False
+        self._cancelled = False
+        #: The outcome, and when it came, on the clock of ``uptime()``; set by the connection.
+        self.outcome = _NOT_BEGUN
+        self.finished: float | None = None
 
     def render(self) -> Outcome | None:
         """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone.
@@ -121,7 +136,7 @@ class ClaimedMessage(OutgoingMessage):
             if holds and not self.permit_ended:
                 self.mail_written, self.mail_at = True, now
             return self.mail_written
-        with self._lock:  # a caller that cancels it must know whether its body is written
+        with _cancelling:
             if holds := self._holds(now):
                 self.body_written = True
             return holds
@@ -144,7 +159,7 @@ class ClaimedMessage(OutgoingMessage):
 
     def cancel(self) -> bool:
         """Keep the body from being written; False: the body is being written already."""
-        with self._lock:
+        with _cancelling:
             self._cancelled = not self.body_written
             return self._cancelled
 
