@@ -155,10 +155,11 @@ async def run_session(transport: Transport, settings: ConnectionSettings, feed: 
 
 
 def transmit(
-    server: SmtpServer, outgoing_messages: Iterable[OutgoingMessage], *, ahead: bool = True, **options: Any
+    server: SmtpServer, outgoing_messages: Iterable[OutgoingMessage] | ListFeed, *, ahead: bool = True, **options: Any
 ) -> tuple[ListFeed, SessionEnd]:
-    """Run one SMTP session over these messages; ``options`` are fields of ``ConnectionSettings``."""
-    feed = ListFeed(outgoing_messages, ahead=ahead)
+    """Run one SMTP session over these messages, or this feed; ``options`` are fields of ``ConnectionSettings``."""
+    given = outgoing_messages
+    feed = given if isinstance(given, ListFeed) else ListFeed(given, ahead=ahead)
     end = asyncio.run(run_session(SmtpTransport(), settings_for(server, **options), feed))
     return feed, end
 

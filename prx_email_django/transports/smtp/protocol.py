@@ -91,7 +91,7 @@ class SmtpProtocol(asyncio.Protocol):
             await self._wait(deadline)
 
     async def go_on_while(self, go_on: Callable[[], bool]) -> None:
-        """Call ``go_on`` whenever replies have come, until it returns False; its exceptions are raised here.
+        """Call ``go_on`` when replies have come, and at ``wake``, until it returns False; raises what that raises.
 
         It is called where the bytes arrive: waking a task for each reply costs as much as all that a message needs.
         The first reply must come within the timeout; ``go_on`` says by ``wait_until`` when the next one must.  It may
@@ -119,8 +119,10 @@ class SmtpProtocol(asyncio.Protocol):
             self._start_timer(deadline)
 
     def wake(self) -> None:
-        """End a wait for an event."""
-        if self._waiter is not None and not self._waiter.done():
+        """End a wait for an event, or go on where ``go_on_while`` waits for one."""
+        if self._go_on is not None:
+            self._wake(is_event=True)
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def _wait(self, deadline: float | None) -> None:
@@ -133,11 +135,11 @@ class SmtpProtocol(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def _wake(self) -> None:
+    def _wake(self, *, is_event: bool = False) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
-        if self._go_on is not None and self.replies and self.lost is None:
+        if self._go_on is not None and (self.replies or is_event) and self.lost is None:
             go_on, self._go_on = self._go_on, None  # what ends the connection meanwhile finds an ordinary wait
             try:
                 if go_on():

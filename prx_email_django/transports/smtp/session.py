@@ -19,7 +19,7 @@ from prx_email_django.transports.smtp.dry_run import EnvelopeAnswer, try_envelop
 from prx_email_django.transports.smtp.protocol import ConnectionLost, SmtpProtocol
 from prx_email_django.transports.smtp.reply_rules import Loss, ReplyVerdict, judge_loss
 from prx_email_django.transports.smtp.session_state import SessionEnded, SessionState
-from prx_email_django.transports.smtp.transaction import transact
+from prx_email_django.transports.smtp.transaction import transact, write_envelope
 from prx_email_django.transports.smtp.transaction_state import MailTransaction
 from prx_email_django.transports.smtp.window import probe, transmit_window
 
@@ -121,22 +121,9 @@ class SmtpSession:
                 return None
             state.current = transaction = state.begin(outgoing)
             if transaction is not None:
-                self._write_envelope(transaction)
+                write_envelope(state, transaction)
                 return transaction
         return None
-
-    def _write_envelope(self, transaction: MailTransaction) -> None:
-        """Write the envelope, or only MAIL (and RSET) where commands go one at a time.
-
-        ``mail_written`` is set afterwards: a message whose MAIL the system refused was never begun.
-        """
-        state = self._state
-        transaction.stepwise = state.stepwise
-        if not transaction.stepwise:
-            state.found.use(Ahead.ENVELOPE, state)
-        commands = [*transaction.before_mail, transaction.mail] if transaction.stepwise else transaction.commands
-        self._protocol.write(b"".join(commands), len(commands))
-        transaction.mail_written = True
 
     async def _wait(self) -> OutgoingMessage | None:
         """Wait for a message; None: the feed is over.

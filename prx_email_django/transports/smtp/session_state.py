@@ -50,7 +50,8 @@ class SessionState:
         self._overlaps_from = {"full": 0, "chunked": 0, "auto": TRIAL_MESSAGES}.get(self._level, math.inf)
         self.found = settings.found
         self.found.remember(settings.window, most=settings.max_in_flight)
-        self._may_chunk = (
+        #: Whether messages may go by BDAT, as far as the extensions and the settings say.
+        self.may_chunk = (
             extensions.pipelining and extensions.chunking and settings.max_in_flight > 0
         ) and self._level in ("auto", "chunked")
         #: The oldest message that waits for a reply, and the message whose envelope was written behind its body.
@@ -96,12 +97,12 @@ class SessionState:
     @property
     def chunks(self) -> bool:
         """Whether messages go by BDAT, in a window."""
-        return self._may_chunk and not self.stepwise and self.found.may_chunk
+        return self.may_chunk and not self.stepwise and self.found.may_chunk
 
     @property
     def probes(self) -> bool:
         """Whether to find out now whether messages may go by BDAT."""
-        if not self._may_chunk or self.stepwise or self.found.is_proven(Ahead.CHUNKING):
+        if not self.may_chunk or self.stepwise or self.found.is_proven(Ahead.CHUNKING):
             return False
         is_tried = self._level == "chunked" or self.completed >= TRIAL_MESSAGES
         return is_tried and self.found.may_use(Ahead.CHUNKING, self)
@@ -132,7 +133,7 @@ class SessionState:
         """Start the next message if its envelope may go behind the body that is written next."""
         if self.completed < self._overlaps_from or self.retired:
             return None
-        bears_overlap = self.found.bears_overlap and not self._may_chunk  # as most servers do, after a few messages
+        bears_overlap = self.found.bears_overlap and not self.may_chunk  # as most servers do, after a few messages
         if not bears_overlap and not self._may_overlap():
             return None
         while self.ahead is None and (outgoing := self.feed.take()) is not None:
@@ -144,7 +145,7 @@ class SessionState:
         return self.ahead
 
     def _may_overlap(self) -> bool:
-        if self.stepwise or (self._may_chunk and (self.chunks or self.probes)):
+        if self.stepwise or (self.may_chunk and (self.chunks or self.probes)):
             return False
         return self.found.may_use(Ahead.OVERLAP, self)
 

@@ -10,6 +10,7 @@ State of the message, and its outcomes: ``transaction_state``.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from prx_email_django.rules.outcomes import Answer, Outcome, Phase, Trouble
@@ -90,6 +91,19 @@ async def _data(state: SessionState, transaction: MailTransaction) -> None:
         # The server waits for the body and accepts nothing else: only closing prevents that it delivers a part.
         state.report(transaction, transaction.untouched())
         raise SessionEnded(SessionEnd(reconnect=True))
+
+
+def write_envelope(state: SessionState, transaction: MailTransaction) -> None:
+    """Write the envelope, or only MAIL (and RSET) where commands go one at a time.
+
+    ``mail_written`` is set afterwards: a message whose MAIL the system refused was never begun.
+    """
+    transaction.stepwise = state.stepwise
+    if not transaction.stepwise:
+        state.found.use(Ahead.ENVELOPE, state)
+    commands = [*transaction.before_mail, transaction.mail] if transaction.stepwise else transaction.commands
+    state.protocol.write(b"".join(commands), len(commands))
+    transaction.mail_written = True
 
 
 # Envelopes that the server refuses
@@ -176,10 +190,16 @@ def _go_on(state: SessionState) -> bool:
     """Transmit as long as every reply is the usual one; False: a reply is not, or something must be waited for.
 
     What it does is what the coroutines do with the same replies.  It leaves ``state.current`` as they expect it: its
-    body is written and not answered, or its envelope is, and none of the replies to that has been read.
+    body is written and not answered, or its envelope is, and none of the replies to that has been read; or there is no
+    message, and the next one has not been taken.
     """
     protocol, replies, found = state.protocol, state.protocol.replies, state.found
-    while (transaction := state.current) is not None and not (found.trials and state.tries_ahead):
+    while not (found.trials and state.tries_ahead):
+        if (transaction := state.current) is None:
+            if not _begin_next(state):
+                return False
+            if (transaction := state.current) is None:
+                return True
         if transaction.phase is _BODY:
             if not replies:
                 return True
@@ -199,6 +219,20 @@ def _go_on(state: SessionState) -> bool:
         transaction.accept_envelope(answers)
         _write_body(state, transaction, body, deadline=state.deadline(len(body)))
         protocol.wait_until(state.body_deadline)
+    return False
+
+
+def _begin_next(state: SessionState) -> bool:
+    """Begin the next message, or listen for it; False: it may be begun in another way, or there is none."""
+    feed, protocol = state.feed, state.protocol
+    while not (state.retired or state.stepwise or state.may_chunk):
+        if (outgoing := feed.take_or_listen(protocol.wake)) is None:
+            protocol.wait_until(math.inf)
+            return not feed.is_over
+        state.current = transaction = state.begin(outgoing)
+        if transaction is not None:
+            write_envelope(state, transaction)
+            return True
     return False
 
 

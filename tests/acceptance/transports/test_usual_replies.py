@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from prx_email_django.rules.outcomes import Ending
+from prx_email_django.transports.base import OutgoingMessage
 from prx_email_django.transports.smtp import transaction
 from prx_email_django.transports.smtp.protocol import SmtpProtocol
-from tests.support.outgoing_messages import BODY, outgoing, outgoing_messages, transmit
+from tests.support.outgoing_messages import BODY, ListFeed, outgoing, outgoing_messages, transmit
 from tests.support.smtp_server import SmtpServer
 
 #: What a server says instead of the usual reply.
@@ -54,18 +57,65 @@ def test_an_odd_reply_means_the_same(stage: str, nth: int, odd: str, monkeypatch
     assert seen(stage, nth, odd, usual=True, monkeypatch=monkeypatch) == expected
 
 
-def test_usual_replies_wake_no_task(server: SmtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[object] = []
+class LateFeed(ListFeed):
+    """No message is there when a session looks for the first time; it is called a moment later, ``most`` times."""
+
+    def __init__(self, outgoing_messages: Iterable[OutgoingMessage], *, most: int = 1000) -> None:
+        super().__init__(outgoing_messages)
+        self._is_there = False
+        self._most = most
+        self.called = 0
+
+    def take(self) -> OutgoingMessage | None:
+        return None  # none is written behind another
+
+    def take_or_listen(self, changed: Callable[[], None]) -> OutgoingMessage | None:
+        self._is_there = not self._is_there
+        if not self._is_there:
+            return self._pop()
+        if self._queue and self.called < self._most:
+            self.called += 1
+            asyncio.get_running_loop().call_soon(changed)
+        return None
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The deadline of each wait of a session's task."""
+    seen: list[object] = []
     wait = SmtpProtocol._wait
 
     async def counted(protocol: SmtpProtocol, deadline: float | None) -> None:
-        waits.append(deadline)
+        seen.append(deadline)
         await wait(protocol, deadline)
 
     monkeypatch.setattr(SmtpProtocol, "_wait", counted)
+    return seen
+
+
+def test_usual_replies_wake_no_task(server: SmtpServer, waits: list[object]) -> None:
     feed, _ = transmit(server, outgoing_messages(50), pipelining="full")
     assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
     assert len(waits) < 10
+
+
+@pytest.mark.parametrize("pipelining", ["envelope", "full"])
+def test_a_message_that_a_connection_has_waited_for_wakes_no_task(
+    server: SmtpServer, waits: list[object], pipelining: str
+) -> None:
+    feed = LateFeed(outgoing_messages(50))
+    transmit(server, feed, pipelining=pipelining)
+    assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
+    assert (len(feed.outcomes), feed.called) == (50, 50)
+    assert len(waits) < 10
+
+
+def test_a_server_that_hangs_up_while_a_connection_waits_costs_no_message(server: SmtpServer) -> None:
+    server.on("final", nth=3, reply="250 2.0.0 ok", drop=True)
+    feed = LateFeed(outgoing_messages(8), most=3)
+    _, end = transmit(server, feed, pipelining="full")
+    assert [outcome.ending for outcome in feed.outcomes.values()] == [Ending.ACCEPTED] * 3
+    assert (len(feed.left), end.reconnect) == (5, True)
 
 
 def test_a_message_that_may_not_be_written_any_more_is_given_back(server: SmtpServer) -> None:
