@@ -55,9 +55,14 @@ def default_from_email() -> str:
     return settings.DEFAULT_FROM_EMAIL
 
 
+def uses_local_time() -> bool:
+    """``EMAIL_USE_LOCALTIME``."""
+    return bool(settings.EMAIL_USE_LOCALTIME)
+
+
 def in_date_zone(instant: datetime) -> datetime:
     """The instant in the time zone of the header Date: TIME_ZONE where ``EMAIL_USE_LOCALTIME`` is set."""
-    return timezone.localtime(instant, timezone.get_default_timezone()) if settings.EMAIL_USE_LOCALTIME else instant
+    return timezone.localtime(instant, timezone.get_default_timezone()) if uses_local_time() else instant
 
 
 def default_charset() -> str:

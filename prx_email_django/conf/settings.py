@@ -21,13 +21,22 @@ from prx_email_django.conf.django_accounts import accounts_of_django
 from prx_email_django.conf.durations import Retention
 from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
 from prx_email_django.conf.oauth_servers import OAuthServer
-from prx_email_django.conf.reader import NAME, django_q_installed, prx_email, secret_keys
+from prx_email_django.conf.reader import NAME, django_q_installed, prx_email, secret_keys, uses_local_time
 from prx_email_django.conf.values import contradictions, function_named, read_values
 from prx_email_django.rules.domains import ascii_domain
 
 DJANGO_Q_WAKE = "prx_email_django.tasks.wake"
 _REBUILD_ON = frozenset(
-    {NAME, "SECRET_KEY", "SECRET_KEY_FALLBACKS", "INSTALLED_APPS", "MAILERS", "EMAIL_BACKEND", *SMTP_OPTIONS.values()}
+    {
+        NAME,
+        "SECRET_KEY",
+        "SECRET_KEY_FALLBACKS",
+        "INSTALLED_APPS",
+        "MAILERS",
+        "EMAIL_BACKEND",
+        "EMAIL_USE_LOCALTIME",
+        *SMTP_OPTIONS.values(),
+    }
 )
 
 
@@ -76,7 +85,15 @@ class OutboxSettings:
         Raises:
             ImproperlyConfigured: it is no domain.
         """
-        domain = self._message_id_function() if self._message_id_function else self.message_id_domain
+        function = self._message_id_function
+        return self._fixed_domain if function is None else self._domain(function())
+
+    @functools.cached_property
+    def _fixed_domain(self) -> str:
+        return self._domain(self.message_id_domain)
+
+    @staticmethod
+    def _domain(domain: object) -> str:
         try:
             return ascii_domain(domain if isinstance(domain, str) else "")
         except ValueError:
@@ -88,6 +105,11 @@ class OutboxSettings:
     def calls_host(self) -> bool:
         """Whether rendering a message calls a function of the host project, which may use the database."""
         return bool(self.transform_mime) or self._message_id_function is not None
+
+    @functools.cached_property
+    def changes_messages(self) -> bool:
+        """Whether a message is rendered otherwise than its row alone says."""
+        return self.calls_host or bool(self.redirect_to) or uses_local_time()
 
     @functools.cached_property
     def _message_id_function(self) -> Callable[[], object] | None:

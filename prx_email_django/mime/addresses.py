@@ -32,9 +32,8 @@ _SPEC = re.compile(rf'({_UNQUOTED.pattern}|"((?:[^"\\]|\\.)*)")@(.+)', re.DOTALL
 #: An address that is nothing but an ``addr-spec`` of the usual characters.
 _PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
 #: An address as nearly all are written: its one spelling is the text itself.
-_USUAL = re.compile(
-    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
-)
+_USUAL_LOCAL = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*")
+_USUAL_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 #: Its greatest length: so none of its labels is longer than the DNS allows.
 _MAX_USUAL = 63
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -62,7 +61,17 @@ class AddressList:
 
 def is_usual(text: str) -> bool:
     """Whether the text is an ``addr-spec`` in the form that the parser would give it."""
-    return len(text) <= _MAX_USUAL and _USUAL.fullmatch(text) is not None
+    if len(text) > _MAX_USUAL:
+        return False
+    local, _at, domain = text.partition("@")
+    if not _is_usual_domain(domain):
+        return False
+    return (local.isalnum() and local.isascii()) or _USUAL_LOCAL.fullmatch(local) is not None
+
+
+@lru_cache(maxsize=1024)  # many addresses share few domains
+def _is_usual_domain(domain: str) -> bool:
+    return _USUAL_DOMAIN.fullmatch(domain) is not None
 
 
 @lru_cache(maxsize=4096)

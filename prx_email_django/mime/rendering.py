@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -13,6 +13,9 @@ from prx_email_django.mime.bodies import MailPart, MimeEntity, part_entity, text
 from prx_email_django.mime.field_kinds import HIDDEN_FIELDS
 from prx_email_django.mime.headers import address_field, any_field, folded_field, id_field, is_message_id, text_field
 from prx_email_django.mime.recode import split_fields, to_wire
+
+_HASH = blake2b(digest_size=12)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)  # not frozen: that made it three times as dear, and each message has one
@@ -66,7 +69,7 @@ def _header(mail: MailContent) -> str:
 
 
 def _made_fields(mail: MailContent) -> list[tuple[str, str]]:
-    fields = [("date", _date(mail.date)), ("message-id", _message_id(mail)), ("from", _from(mail.from_email))]
+    fields = [("date", date_field(mail.date)), ("message-id", _message_id(mail)), ("from", from_field(mail.from_email))]
     if mail.to:
         fields.append(("to", address_field("To", mail.to)))
     if mail.cc:
@@ -90,22 +93,28 @@ def _own_fields(mail: MailContent) -> Iterator[str]:
             yield any_field(name, value)
 
 
-def _date(date: datetime) -> str:
-    # To the second: messages that were queued together share it.
+def date_field(date: datetime) -> str:
+    """The field Date.
+
+    Raises:
+        ValueError: the date is not aware of its time zone.
+    """
     if date.tzinfo is UTC:
-        return _utc_date(int(date.timestamp()))
+        since = date - _EPOCH
+        return _utc_date(since.days, since.seconds)
     if date.tzinfo is None:
         raise ValueError("the date of a message must be aware of its time zone")
     return f"Date: {format_datetime(date.replace(microsecond=0))}\r\n"
 
 
-@lru_cache(maxsize=64)
-def _utc_date(seconds: int) -> str:
-    return f"Date: {format_datetime(datetime.fromtimestamp(seconds, UTC))}\r\n"
+@lru_cache(maxsize=64)  # to the second: messages that were queued together share it
+def _utc_date(days: int, seconds: int) -> str:
+    return f"Date: {format_datetime(_EPOCH + timedelta(days, seconds))}\r\n"
 
 
 @lru_cache(maxsize=64)
-def _from(mailbox: str) -> str:
+def from_field(mailbox: str) -> str:
+    """The field From; raises as ``address_field``."""
     return address_field("From", (mailbox,))
 
 
@@ -160,11 +169,19 @@ def _boundary(mark: str, entities: Sequence[MimeEntity], seed: str) -> bytes:
 
     The same content and the same ``seed`` give the same boundary.
     """
-    boundary = seed.encode()
+    boundary = seed
     while True:
-        boundary = f"=_{mark}_{blake2b(boundary, digest_size=12).hexdigest()}".encode()
-        if not any(boundary in entity.body for entity in entities):
-            return boundary
+        boundary = boundary_text(mark, boundary)
+        encoded = boundary.encode()
+        if not any(encoded in entity.body for entity in entities):
+            return encoded
+
+
+def boundary_text(mark: str, seed: str) -> str:
+    """The boundary that is tried first; itself as the ``seed`` gives the next one."""
+    made = _HASH.copy()  # faster than a new hash
+    made.update(seed.encode())
+    return f"=_{mark}_{made.hexdigest()}"
 
 
 def _render_raw(mail: MailContent, raw: bytes) -> bytes:
@@ -173,7 +190,7 @@ def _render_raw(mail: MailContent, raw: bytes) -> bytes:
     present = {name for name, _ in fields} | {name.lower() for name, _ in mail.headers}
     front = list(_own_fields(mail))
     if "date" not in present:
-        front.insert(0, _date(mail.date))
+        front.insert(0, date_field(mail.date))
     if "message-id" not in present:
         front.insert(0, _message_id(mail))
     kept = [encoded for name, encoded in fields if name not in HIDDEN_FIELDS]

@@ -13,7 +13,7 @@ _COPIED = 65536
 _BLOCK = 57 * 4096
 _HIGH = bytes(range(128, 256))
 #: Control characters except tab and line end: allowed in a body, but some servers change them.
-_CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
+CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 
 
 def crlf(data: bytes) -> bytes:
@@ -89,7 +89,7 @@ def _quoted_printable(data: bytes) -> bytes:
 def encode_text(data: bytes) -> tuple[str, bytes]:
     """The name of the transfer encoding, and the encoded text; ``data`` must have CRLF line ends (``with_crlf``)."""
     if data.isascii():
-        if keeps_to_lines(data) and len(data.translate(None, _CONTROLS)) == len(data):
+        if keeps_to_lines(data) and len(data.translate(None, CONTROLS)) == len(data):
             return "7bit", data
         return "quoted-printable", _quoted_printable(data)
     high = len(data) - len(data.translate(None, _HIGH))

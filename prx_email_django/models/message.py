@@ -22,6 +22,7 @@ from prx_email_django.conf.reader import in_date_zone
 from prx_email_django.mime.headers import MAX_HEADER
 from prx_email_django.mime.identity import message_id
 from prx_email_django.mime.rendering import MailContent, render
+from prx_email_django.mime.usual import usual_message
 from prx_email_django.models.account import Account
 from prx_email_django.models.conditions import SETTLED_CODES
 from prx_email_django.models.content import Attachment, Content, read_content
@@ -180,7 +181,7 @@ class OutboxMessage(OutboxModel):
         if self.fixed_message_id:
             return self.fixed_message_id
         number = message_id_number(self.message_number, self.retries)
-        return message_id(self.pk, number, outbox_settings().domain_of_message_ids())
+        return message_id(self.id, number, outbox_settings().domain_of_message_ids())
 
     @property
     def refused_recipients(self) -> dict[str, dict[str, Any]]:
@@ -275,6 +276,20 @@ class OutboxMessage(OutboxModel):
     ) -> bytes:
         """The message before ``TRANSFORM_MIME``; arguments as for ``mail_content``, exceptions as for ``as_bytes``."""
         return render(self.mail_content(attachments=attachments, replaced=replaced, message_id=message_id))
+
+    def usual_bytes(self, message_id: str) -> bytes | None:
+        """What ``rendered`` gives for a usual message (``mime.usual``), all ASCII; None: it needs ``rendered``.
+
+        Only for a message that is not ``raw`` and has no attachments, and where the settings change no message.
+
+        Raises:
+            ValueError: the message cannot be rendered.
+        """
+        if self.headers or self.cc or self.reply_to or self.in_reply_to_message_id or self.references:
+            return None
+        return usual_message(
+            self.from_email, self.to, self.subject, message_id, self.due_since, self.body_text, self.body_html
+        )
 
     def transformed(self, rendered: bytes) -> bytes:
         """What ``TRANSFORM_MIME`` makes of it; raises what the host's function raises."""

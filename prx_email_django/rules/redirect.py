@@ -57,11 +57,17 @@ def named(replaced: Sequence[str], *, limit: int) -> str:
     return ", ".join(names)
 
 
+def direct_route(addresses: Sequence[str]) -> Route:
+    """The envelope for ``addresses`` without ``REDIRECT_TO``: each once."""
+    unique = tuple(addresses if len(addresses) == 1 else dict.fromkeys(addresses))
+    return Route(unique, unique)
+
+
 def route(addresses: Sequence[str], *, redirect_to: Sequence[str] = (), passing: Iterable[str] = ()) -> Route:
     """The envelope for ``addresses``: each once; those that match no ``passing`` pattern (``fnmatch``) are replaced."""
-    unique = tuple(dict.fromkeys(addresses))
     if not redirect_to:
-        return Route(unique, unique)
+        return direct_route(addresses)
+    unique = tuple(dict.fromkeys(addresses))
     patterns = [pattern.lower() for pattern in passing]
     through = [address for address in unique if any(fnmatchcase(address.lower(), pattern) for pattern in patterns)]
     passed = set(through)

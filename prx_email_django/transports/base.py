@@ -38,6 +38,8 @@ class OutgoingMessage:
     eight_bit: bool = False
     #: Every line of the body is known to end with CRLF, the last one too; else this is made sure before it is written.
     has_crlf: bool = False
+    #: The body is known to be ASCII; else its bytes are looked at before it is written.
+    is_ascii: bool = False
     #: Must not be sent twice: its body is written only after the server has accepted its envelope and has answered
     #: every message before it.
     alone: bool = False

@@ -20,7 +20,7 @@ from prx_email_django.models.content import ContentAltered
 from prx_email_django.models.message import envelope_route
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome
-from prx_email_django.rules.redirect import Route
+from prx_email_django.rules.redirect import Route, direct_route
 from prx_email_django.rules.text import clean
 from prx_email_django.states import ErrorCode
 from prx_email_django.store.absence import may_pass
@@ -56,6 +56,7 @@ class ClaimedMessage(OutgoingMessage):
 
     __slots__ = (
         "_cancelled",
+        "_has_files",
         "_permits_end_at",
         "body_written",
         "claim",
@@ -92,6 +93,8 @@ class ClaimedMessage(OutgoingMessage):
         #: The outcome, and when it came, on the clock of ``uptime()``; set by the connection.
         self.outcome = _NOT_BEGUN
         self.finished: float | None = None
+        #: It has parts that are read from the database while it is rendered.
+        self._has_files = bool(claim.attachments) or claim.message.raw_id is not None
 
     def render(self) -> Outcome | None:
         """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone.
@@ -100,12 +103,15 @@ class ClaimedMessage(OutgoingMessage):
         """
         if self.body:
             return None
-        claim, self.route = self.claim, envelope_route(self.claim.open_addresses)
+        claim, is_plain = self.claim, not (self._has_files or outbox_settings().changes_messages)
+        addresses = claim.open_addresses
+        self.route = direct_route(addresses) if is_plain else envelope_route(addresses)
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
         try:
             self.sender = envelope_sender(claim.message)
-            self.body = _rendered(claim, self.route)
+            usual = claim.message.usual_bytes(claim.header_message_id) if is_plain else None
+            self.body = _rendered(claim, self.route) if usual is None else usual
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
         except Exception as error:  # TRANSFORM_MIME is code of the host, and content may be anything
@@ -113,15 +119,17 @@ class ClaimedMessage(OutgoingMessage):
                 raise
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
-        self.has_crlf = not self.needs_database  # no part of it was made elsewhere
+        self.has_crlf = is_plain or not self.needs_database  # no part of it was made elsewhere
         # What the addresses of the envelope need is judged where the envelope is written.
-        self.eight_bit, self.utf8 = not self.body.isascii(), needs_smtputf8(self.body)
+        self.is_ascii = usual is not None or self.body.isascii()
+        self.eight_bit = not self.is_ascii
+        self.utf8 = self.eight_bit and needs_smtputf8(self.body)
         return None
 
     @property
     def needs_database(self) -> bool:
         """Whether the database, or code of the host, has a part in rendering it."""
-        return bool(self.claim.attachments) or self.claim.message.raw_id is not None or outbox_settings().calls_host
+        return self._has_files or outbox_settings().calls_host
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""

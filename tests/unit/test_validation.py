@@ -16,7 +16,7 @@ from prx_email_django.compose.validation import (
 )
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.mime.address_tokens import tokens
-from prx_email_django.mime.addresses import _USUAL, Address, _address, format_mailbox, is_usual
+from prx_email_django.mime.addresses import _USUAL_DOMAIN, _USUAL_LOCAL, Address, _address, format_mailbox, is_usual
 
 _LOCAL_PARTS = st.text("aZ9.+_-'@ é\"", min_size=1, max_size=70)
 _DOMAINS = st.text("aZ9.-_@ é[]", min_size=1, max_size=70)
@@ -34,13 +34,20 @@ def code_of(function: object, *args: object, **kwargs: object) -> str:
     return refused.value.code
 
 
-@given(text=st.one_of(st.from_regex(_USUAL, fullmatch=True), st.builds("{}@{}".format, _LOCAL_PARTS, _DOMAINS)))
+_USUAL = st.builds(
+    "{}@{}".format, st.from_regex(_USUAL_LOCAL, fullmatch=True), st.from_regex(_USUAL_DOMAIN, fullmatch=True)
+)
+
+
+@given(text=st.one_of(_USUAL, st.builds("{}@{}".format, _LOCAL_PARTS, _DOMAINS)))
 @example(f"{'a' * 70}@example.com")
 @example(f"a@{'b' * 64}.com")
 @example(f"a@{'b' * 61}.c")
 @example("a@b.-c")
 @example("a.@b.c")
 @example("a@b.c\n")
+@example("a@b@c")
+@example("²@b.c")
 def test_what_is_taken_for_a_usual_address_is_what_the_parser_makes_of_it(text: str) -> None:
     if is_usual(text):
         assert _address(tokens(text)) == Address("", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from prx_email_django.mime.recode import needs_smtputf8, recipients_in_ascii, to_seven_bits
 from prx_email_django.mime.transfer import with_crlf
@@ -55,7 +56,7 @@ _NEEDS_UTF8 = RecipientOutcome(
 
 def unnameable_recipients(outgoing: OutgoingMessage, extensions: Extensions) -> dict[str, RecipientOutcome]:
     """The recipients whose addresses only SMTPUTF8 can name, each refused, where the server lacks it."""
-    if extensions.utf8 or all(map(str.isascii, outgoing.recipients)):
+    if extensions.utf8 or "".join(outgoing.recipients).isascii():
         return {}
     return {address: _NEEDS_UTF8 for address in outgoing.recipients if not path(address).isascii()}
 
@@ -67,7 +68,8 @@ def adapt(outgoing: OutgoingMessage, extensions: Extensions) -> None:
     Without SMTPUTF8, To and Cc are written without characters beyond ASCII (RFC 6857).  Without 8BITMIME, the body is
     encoded in seven bits (RFC 6152 §3); what no encoding keeps true (signed parts) goes as it is.
     """
-    if not outgoing.body.isascii() and not (extensions.utf8 and extensions.eight_bit):
+    takes_all = extensions.utf8 and extensions.eight_bit
+    if not (takes_all or outgoing.is_ascii or outgoing.body.isascii()):
         if not extensions.utf8:
             outgoing.body = recipients_in_ascii(outgoing.body)
         if not extensions.eight_bit:
@@ -96,24 +98,18 @@ def envelope(
     if extensions.size_limit and size > extensions.size_limit:
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code=ErrorCode.PROVIDER, smtp_code=552, enhanced="5.3.4")
-    sender = path(outgoing.sender)
-    rcpt = [f"RCPT TO:<{path(address)}>\r\n".encode() for address in addressed]
-    ascii_only = sender.isascii() and all(map(bytes.isascii, rcpt))
-    options = _options(outgoing, extensions, size=size, ascii_only=ascii_only)
-    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *rcpt, b"DATA\r\n"]
-
-
-def _options(outgoing: OutgoingMessage, extensions: Extensions, *, size: int, ascii_only: bool) -> str:
+    sender = _path_of_sender(outgoing.sender)
+    rcpt = [f"RCPT TO:<{path(address)}>\r\n" for address in addressed]
     options = f" SIZE={size}" if extensions.size else ""
     if outgoing.eight_bit and extensions.eight_bit:
         options += " BODY=8BITMIME"
-    if outgoing.utf8 or not ascii_only:
+    if outgoing.utf8 or not (sender.isascii() and "".join(rcpt).isascii()):
         if not extensions.utf8:
             raise UnsupportedMessage(
                 "a non-ASCII address or header, and the server lacks SMTPUTF8", error_code=ErrorCode.CONTENT
             )
         options += " SMTPUTF8"
-    return options
+    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *[command.encode() for command in rcpt], b"DATA\r\n"]
 
 
 def path(address: str) -> str:
@@ -132,6 +128,9 @@ def path(address: str) -> str:
     return written
 
 
+_path_of_sender = lru_cache(maxsize=64)(path)  # many messages share few senders
+
+
 def _named(address: str) -> str:
     _, at, domain = address.rpartition("@")
     if not at or domain.isascii():
@@ -144,6 +143,5 @@ def _named(address: str) -> str:
 
 def dot_stuffed(body: bytes) -> bytes:
     """Return the body, in the form of ``adapt``, dot-stuffed (RFC 5321 §4.5.2), without the final dot."""
-    if b"\r\n." in body:
-        body = body.replace(b"\r\n.", b"\r\n..")
-    return b"." + body if body[:1] == b"." else body
+    body = body.replace(b"\r\n.", b"\r\n..")
+    return b"." + body if body.startswith(b".") else body
