@@ -44,10 +44,13 @@ class Claim:
     is_lost: bool = False
     #: Addresses that are still open or unknown.
     open_addresses: tuple[str, ...] = field(init=False)
+    #: No recipient has a result or an answer yet.
+    is_unanswered: bool = field(init=False)
     _header_message_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self.open_addresses = tuple([recipient.address for recipient in self.recipients if is_open(recipient.result)])
+        self.is_unanswered = not any(found.result or found.code or found.text for found in self.recipients)
 
     @property
     def id(self) -> int:

@@ -181,11 +181,11 @@ class ClaimedMessage(OutgoingMessage):
         """The finished attempt, with the answers to the real recipients; ``changes`` replace fields of the outcome."""
         outcome = replace(self.outcome, **changes) if changes else self.outcome  # type: ignore[arg-type]
         return FinishedAttempt(
-            claim=self.claim,
-            outcome=outcome,
-            answers=self.route.results(outcome.recipients),
-            started_at=self.started_at or self.clock.now,
-            finished_at=self.finished_at or self.clock.now,
+            self.claim,
+            outcome,
+            self.route.results(outcome.recipients),
+            self.started_at or self.clock.now,
+            self.finished_at or self.clock.now,
         )
 
 
