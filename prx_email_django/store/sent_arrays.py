@@ -32,22 +32,22 @@ BECOMES_SENT = f"""status = %s, sent_at = %s, updated_at = %s, next_attempt_at =
  last_error = '', last_error_code = '', message_number = {FIXED_NUMBER_SQL},
  provider_message_id = COALESCE({{row}}provider_message_id, {{header}}), provider_response = {{response}}"""
 
-#: Columns of ``few``, and their types.
-_FEW = {
-    "phase": "text",
-    "enhanced_code": "text",
-    "peer": "text",
-    "claim_token": "uuid",
-    "number": "integer",
-    "smtp_code": "smallint",
-}
-# An empty text is no array at all: COALESCE.
-_COLUMNS_OF_FEW = ", ".join(f"%s::{kind}[] AS {name}" for name, kind in _FEW.items())
-_OF_FEW = ", ".join(f"few.{name}[LEAST(place, CARDINALITY(few.{name}))] AS {name}" for name in _FEW)
-_SENT_WITH_ATTEMPTS = f"""WITH few AS (SELECT {_COLUMNS_OF_FEW}),
+#: Columns of ``few``: texts, and others with their types.
+_FEW_TEXTS = ("phase", "enhanced_code", "peer")
+_FEW = {"claim_token": "uuid", "number": "integer", "smtp_code": "smallint"}
+# ``between`` separates texts.  STRING_TO_ARRAY makes no element of an empty text: COALESCE.
+_COLUMNS_OF_FEW = ", ".join(
+    [f"STRING_TO_ARRAY(%s, between) AS {name}" for name in _FEW_TEXTS]
+    + [f"%s::{kind}[] AS {name}" for name, kind in _FEW.items()]
+)
+_OF_FEW = ", ".join(
+    [f"COALESCE(few.{name}[LEAST(place, CARDINALITY(few.{name}))], '') AS {name}" for name in _FEW_TEXTS]
+    + [f"few.{name}[LEAST(place, CARDINALITY(few.{name}))] AS {name}" for name in _FEW]
+)
+_SENT_WITH_ATTEMPTS = f"""WITH few AS (SELECT between, {_COLUMNS_OF_FEW} FROM (SELECT %s::text AS between) AS s),
 given AS (SELECT row.message_id, row.started, row.finished, row.header_message_id, {_OF_FEW},
  COALESCE(row.response, '') AS response FROM few,
- unnest(%s::bigint[], %s::bigint[], %s::bigint[], STRING_TO_ARRAY(%s, %s), STRING_TO_ARRAY(%s, %s))
+ unnest(%s::bigint[], %s::bigint[], %s::bigint[], STRING_TO_ARRAY(%s, between), STRING_TO_ARRAY(%s, between))
  WITH ORDINALITY AS row (message_id, started, finished, header_message_id, response, place)),
 changed AS (UPDATE {{messages}} AS m
  SET {BECOMES_SENT.format(row="m.", header="given.header_message_id", response="given.response")} FROM given
@@ -73,18 +73,26 @@ def in_one_statement(group: Sequence[FinishedAttempt], *, now: datetime) -> set[
     ids = [claim.message.id for claim in claims]
     enhanced, peers = _few([outcome.enhanced for outcome in said]), _few([outcome.peer for outcome in said])
     codes = _few([outcome.smtp_code for outcome in said])
-    params = [
+    texts = [
         [str(phase) for phase in _few([outcome.phase for outcome in said])],
         [_stored(DeliveryAttempt, "enhanced_code")(text[:MAX_ENHANCED_CODE], connection) for text in enhanced],
         [_stored(DeliveryAttempt, "peer")(text[:MAX_COLUMN], connection) for text in peers],
+        [claim.header_message_id for claim in claims],
+        _responses([outcome.response[:MAX_TEXT] for outcome in said], connection),
+    ]
+    separator = _separator(texts)
+    *few, headers, responses = [separator.join(column) for column in texts]
+    params = [
+        *few,
         _literal([lease.token.hex for lease in _few([claim.lease for claim in claims])]),
         _literal(_few([claim.number for claim in claims])),
         _literal([code or "NULL" for code in codes]),
+        separator,
         _literal(ids),
         _literal(_microseconds([finished.started_at for finished in group], since=first)),
         _literal(_microseconds([finished.finished_at for finished in group], since=first)),
-        *_joined([claim.header_message_id for claim in claims]),
-        *_joined(_responses([outcome.response[:MAX_TEXT] for outcome in said], connection)),
+        headers,
+        responses,
         Status.SENT.value,
         now,
         now,
@@ -115,14 +123,12 @@ def _microseconds(instants: Iterable[datetime], *, since: datetime) -> list[int]
     return [(span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds for span in spans]
 
 
-def _joined(texts: Sequence[str]) -> tuple[str, str]:
-    """The texts as one, and what stands between them."""
-    separator = _SEPARATOR
-    joined = separator.join(texts)
-    while joined.count(separator) != len(texts) - 1:
+def _separator(columns: Iterable[Sequence[str]]) -> str:
+    """What none of the texts holds."""
+    everything, separator = "".join(["".join(texts) for texts in columns]), _SEPARATOR
+    while separator in everything:
         separator += _LONGER
-        joined = separator.join(texts)
-    return joined, separator
+    return separator
 
 
 def _responses(texts: list[str], connection: Any) -> list[str]:

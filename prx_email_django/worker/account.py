@@ -136,7 +136,8 @@ class AccountWorker:
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
-        others = [message for message in messages if not message.is_accepted]
+        accepted = Ending.ACCEPTED
+        others = [message for message in messages if message.outcome.ending is not accepted]
         before = {message.id: Before.of(message) for message in others}
         untouched = [message for message in others if not message.is_touched]
         touched = [message for message in messages if message.is_touched] if untouched else messages

@@ -182,7 +182,7 @@ class WorkerLoop:
         results, by_account = self.results.results, self._by_account
         for _ in range(len(results)):
             message = results[0]
-            worker = by_account[message.claim.message.account_id]
+            worker = by_account[vars(message.claim.message)["account_id"]]  # a foreign key's attribute is a function
             if worker not in self._unrecorded:
                 self._unrecorded[worker] = []
             self._unrecorded[worker].append(message)

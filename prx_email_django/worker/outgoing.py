@@ -106,7 +106,8 @@ class ClaimedMessage(OutgoingMessage):
     @property
     def needs_database(self) -> bool:
         """Whether the database, or code of the host, has a part in rendering it."""
-        return bool(self.claim.attachments) or self.claim.message.raw_id is not None or outbox_settings().calls_host
+        has_raw = vars(self.claim.message)["raw_id"] is not None  # a foreign key's attribute is a function
+        return has_raw or bool(self.claim.attachments) or outbox_settings().calls_host
 
     def may_continue(self) -> bool:
         """Whether the claim and the connection's slot still hold."""

@@ -61,7 +61,8 @@ class HourlyTally:
     def _add_sent(self, messages: Iterable[OutboxMessage], now: datetime) -> None:
         by_account: defaultdict[int, list[timedelta]] = defaultdict(list)
         for message in messages:
-            by_account[message.account_id].append(now - message.due_since)
+            row = vars(message)
+            by_account[row["account_id"]].append(now - row["due_since"])
         for account_id, waits in by_account.items():
             amounts = self._amounts[account_id, _hour(now)]
             amounts["sent"] += len(waits)
