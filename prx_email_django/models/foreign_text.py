@@ -49,7 +49,7 @@ def narrowed_to(encoding: str) -> Iterator[None]:
 def fitted(value: Any, connection: Any, *, length: int | None = None, replacement: str = "?") -> Any:
     """The text, or the texts in a list or a dict, as the database can hold it; other values as they are."""
     if isinstance(value, str):
-        if value.isascii() and "\x00" not in value and (length is None or len(value) <= length):
+        if is_plain(value) and (length is None or len(value) <= length):
             return value  # nearly always
         return storable(value, _encoding(connection), length=length, replacement=replacement)
     if isinstance(value, list):
@@ -57,6 +57,11 @@ def fitted(value: Any, connection: Any, *, length: int | None = None, replacemen
     if isinstance(value, dict):
         return {key: fitted(item, connection, replacement=replacement) for key, item in value.items()}
     return value
+
+
+def is_plain(text: str) -> bool:
+    """Whether every database holds all characters of the text."""
+    return text.isascii() and "\x00" not in text
 
 
 def holds_all_text(connection: Any) -> bool:

@@ -17,7 +17,6 @@ from prx_email_django.states import AttemptOutcome, RecipientResult, Status
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.db import in_parts, worker_name
 
-_ALL_ACCEPTED = {Answer.ACCEPTED}
 _DOUBTFUL = {RecipientResult.UNKNOWN, RecipientResult.REFUSED}
 #: Rows of one ``bulk_update``.
 BATCH = 200
@@ -37,13 +36,14 @@ class FinishedAttempt:
     def is_plain(self) -> bool:
         """Whether all was accepted, nothing is in doubt or sensitive: recorded in a group, without reading."""
         claim, answers = self.claim, self.answers
-        return (
-            self.outcome.ending is Ending.ACCEPTED
-            and len(answers) == len(claim.open_addresses)
-            and not claim.message.is_sensitive
-            and {said.answer for said in answers.values()} == _ALL_ACCEPTED
-            and _DOUBTFUL.isdisjoint([recipient.result for recipient in claim.recipients])
-        )
+        if self.outcome.ending is not Ending.ACCEPTED or len(answers) != len(claim.open_addresses):
+            return False
+        for said in answers.values():
+            if said.answer is not Answer.ACCEPTED:
+                return False
+        if not answers or claim.message.is_sensitive:
+            return False
+        return claim.is_unanswered or _DOUBTFUL.isdisjoint([recipient.result for recipient in claim.recipients])
 
 
 @dataclass(slots=True)  # not frozen: that made it three times as dear, and each message has one

@@ -42,17 +42,23 @@ class Claim:
     number: int = 1
     #: A renewal did not find the row under our token: somebody else has it, and nothing more may be written.
     is_lost: bool = False
+    #: The message's primary key.
+    id: int = field(init=False)
     #: Addresses that are still open or unknown.
     open_addresses: tuple[str, ...] = field(init=False)
+    #: No recipient has a result or an answer yet.
+    is_unanswered: bool = field(init=False)
     _header_message_id: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        self.open_addresses = tuple([recipient.address for recipient in self.recipients if is_open(recipient.result)])
-
-    @property
-    def id(self) -> int:
-        """The message's primary key."""
-        return self.message.id
+        self.id, self.is_unanswered = self.message.id, True
+        addresses: list[str] = []
+        for found in self.recipients:
+            if found.result or found.code or found.text:
+                self.is_unanswered = False
+            if not found.result or is_open(found.result):
+                addresses.append(found.address)
+        self.open_addresses = tuple(addresses)
 
     @property
     def header_message_id(self) -> str:
@@ -63,9 +69,8 @@ class Claim:
 
     @property
     def envelope_size(self) -> int:
-        """The number of addresses in its envelope, after ``REDIRECT_TO``: what a limit of recipients counts."""
-        redirected = outbox_settings().redirect_to
-        return len(envelope_route(self.open_addresses).envelope if redirected else self.open_addresses)
+        """As ``envelope_sizes``, of this message."""
+        return envelope_sizes([self])[0]
 
     def has_time_left(self, now: float | None = None) -> bool:
         """Whether the message is still ours, for long enough to begin something; ``now``: see ``Lease``."""
@@ -86,6 +91,15 @@ class Taken:
     stopped_at_hold: bool = False
     #: By message: its recipients, where the statement could read them.
     recipients: dict[int, list[ClaimedRecipient]] = field(default_factory=dict)
+    #: Messages that are known to have had no attempt, and no ``raw``.
+    usual: set[int] = field(default_factory=set)
+
+
+def envelope_sizes(claims: Sequence[Claim]) -> list[int]:
+    """The number of addresses in each envelope, after ``REDIRECT_TO``: what a limit of recipients counts."""
+    if outbox_settings().redirect_to:
+        return [len(envelope_route(claim.open_addresses).envelope) for claim in claims]
+    return [len(claim.open_addresses) for claim in claims]
 
 
 def is_hold(on_unknown: str) -> bool:
@@ -109,8 +123,12 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
     settings, now = outbox_settings(), clock.now
     fresh: list[Claim] = []
     old: list[Claim] = []
+    oldest = now - settings.give_up_after
     for claim in claims:
         message = claim.message
+        if message.expires_at is None and message.due_since >= oldest:
+            fresh.append(claim)  # nearly always, without the cost of ``gave_up``
+            continue
         is_old = gave_up(
             now=now,
             due_since=message.due_since,
@@ -149,21 +167,24 @@ def claims_of(taken: Taken, *, lease: Lease) -> list[Claim]:
         found = Recipient.objects.filter(message_id__in=unread).order_by("id")
         for row in found.values_list(*ClaimedRecipient._fields):
             recipients[row[0]].append(ClaimedRecipient(*row))
-    claims = {
-        message.id: Claim(message=message, lease=lease, recipients=recipients[message.id]) for message in messages
-    }
-    if rendered := [message for message in messages if message.raw_id]:
+    claims: dict[int, Claim] = {}
+    others: dict[int, Claim] = {}
+    with_parts: list[int] = []
+    for message in messages:
+        row = vars(message)  # a third of what the attributes cost
+        pk = row["id"]
+        claims[pk] = claim = Claim(message, lease, recipients[pk])
+        if pk not in taken.usual:
+            others[pk] = claim
+        if row["size"] != (0 if row["raw_id"] else len(row["body_text"]) + len(row["body_html"])):
+            with_parts.append(pk)
+    if rendered := [claim.message for claim in others.values() if claim.message.raw_id]:
         prefetch_related_objects(rendered, "raw")
-    with_parts = [pk for pk, claim in claims.items() if claim.message.size != _text_size(claim.message)]
     if with_parts:
         for part in Attachment.objects.filter(message_id__in=with_parts).order_by("position"):
             claims[part.message_id].attachments.append(part)
-    _number(claims)
+    _number(others)
     return list(claims.values())
-
-
-def _text_size(message: OutboxMessage) -> int:
-    return 0 if message.raw_id else len(message.body_text) + len(message.body_html)
 
 
 def _number(claims: dict[int, Claim]) -> None:

@@ -48,6 +48,7 @@ class ClaimCursor:
 
     def passed(self, messages: Iterable[OutboxMessage]) -> None:
         """Note what was claimed, in the order of the claim."""
-        for message in messages:
+        last = {message.claim_rank: message for message in messages if message.next_attempt_at is not None}
+        for rank, message in last.items():
             if message.next_attempt_at is not None:
-                self.bounds[message.claim_rank] = Bound(message.next_attempt_at, message.id)
+                self.bounds[rank] = Bound(message.next_attempt_at, message.id)

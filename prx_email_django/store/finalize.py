@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.history import close_gaps
@@ -39,23 +38,41 @@ from prx_email_django.store.sent_group import record_sent, takes_all_claims
 _JUDGED = ("retries", "attempts", "message_number", "provider_message_id", "on_unknown")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one transaction of a group has recorded."""
+
+    #: Accepted for all recipients, while the claim was ours: nothing else is to be told of them.
+    sent: Sequence[FinishedAttempt] = ()
+    others: Sequence[RecordedAttempt] = ()
+
+    def recorded_sent(self) -> list[RecordedAttempt]:
+        """What was written of ``sent``."""
+        return [recorded(finished, Status.SENT) for finished in self.sent]
+
+
 def finalize(group: Sequence[FinishedAttempt], *, clock: Clock) -> list[RecordedAttempt]:
     """Record a group of attempts; a result whose claim was lost is recorded too."""
-    return [attempt for part in finalize_in_parts(group, clock=clock) for attempt in part]
+    return [
+        attempt for part in finalize_in_parts(group, clock=clock) for attempt in (*part.recorded_sent(), *part.others)
+    ]
 
 
-def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iterator[list[RecordedAttempt]]:
+def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iterator[Part]:
     """``finalize``, one transaction after the other: an error in a later one takes nothing from what is recorded."""
     plain = [finished for finished in group if finished.is_plain]
     others = [finished for finished in group if not finished.is_plain] if len(plain) < len(group) else []
     for part in [plain] if takes_all_claims() and plain else _by_claim(plain):
         now = clock.now
         ours = _record_sent(part, now=now)
-        same = sent_columns((), number=0, message_id="", now=now)
-        yield [_sent(finished, same) for finished in part if finished.claim.id in ours]
-        others += [finished for finished in part if finished.claim.id not in ours]
+        sent = part
+        if len(ours) < len(part):
+            sent = [finished for finished in part if finished.claim.id in ours]
+            others += [finished for finished in part if finished.claim.id not in ours]
+        _update_sent(sent, now=now)
+        yield Part(sent=sent)
     for finished in others:
-        yield [_record_one(finished, clock=clock, tries=[])]
+        yield Part(others=[_record_one(finished, clock=clock, tries=[])])
 
 
 def _by_claim(group: Iterable[FinishedAttempt]) -> Iterable[list[FinishedAttempt]]:
@@ -67,8 +84,7 @@ def _by_claim(group: Iterable[FinishedAttempt]) -> Iterable[list[FinishedAttempt
 
 @retried
 def _record_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
-    recipients = [recipient for finished in group for recipient in finished.claim.recipients]
-    if not [recipient for recipient in recipients if recipient.code or recipient.text]:
+    if not [finished for finished in group if not finished.claim.is_unanswered]:
         return record_sent(group, now=now)
     with atomic():
         ours = record_sent(group, now=now)
@@ -76,16 +92,16 @@ def _record_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]
     return ours
 
 
-def _sent(finished: FinishedAttempt, same: Mapping[str, Any]) -> RecordedAttempt:
-    """What was written of an accepted message; ``same``: the columns that the messages of its group have in common."""
-    message = finished.claim.message
-    vars(message).update(
-        same,
-        message_number=message_id_number(message.message_number, message.retries),
-        provider_message_id=finished.claim.header_message_id,
-        provider_response=finished.outcome.response[:MAX_TEXT],
-    )
-    return recorded(finished, Status.SENT)
+def _update_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> None:
+    """Give the instances of accepted messages the columns that their rows have now."""
+    same = sent_columns((), number=0, message_id="", now=now)
+    for finished in group:
+        claim = finished.claim
+        row = vars(claim.message)
+        number = message_id_number(row["message_number"], row["retries"])
+        row.update(same)
+        row["message_number"], row["provider_message_id"] = number, claim.header_message_id
+        row["provider_response"] = finished.outcome.response[:MAX_TEXT]
 
 
 @retried

@@ -136,16 +136,20 @@ class AccountWorker:
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account."""
-        before = {message.id: Before.of(message) for message in messages if not message.is_accepted}
+        accepted = Ending.ACCEPTED
+        others = [message for message in messages if message.outcome.ending is not accepted]
+        before = {message.id: Before.of(message) for message in others}
+        untouched = [message for message in others if not message.is_touched]
+        touched = [message for message in messages if message.is_touched] if untouched else messages
         with meanwhile(self.prefetch.rendering()):
-            recorded = self.recorder.finished([message.attempt() for message in messages if message.is_touched])
-        self.ready.recorded += sum([message.is_accepted for message in messages])
+            recorded = self.recorder.finished([message.attempt() for message in touched])
+        self.ready.recorded += len(messages) - len(others)
         self._note_tokens(messages)
-        untouched = [message for message in messages if not message.is_touched]
-        if not self.stop_reason:
+        if untouched and not self.stop_reason:
             untouched = self.prefetch.keep(untouched)
+        kept = self.prefetch.without_permits
         for message in messages:
-            if message not in self.prefetch.without_permits:
+            if message not in kept:
                 self.prefetch.forget(message)
         if untouched:
             self._give_back(untouched)
@@ -226,12 +230,16 @@ class AccountWorker:
             self.stop(LIMITED)
 
     def _learn(self, messages: Sequence[ClaimedMessage]) -> None:
+        accepted, quiet = Ending.ACCEPTED, Trouble.NONE
         for message in messages:
             outcome = message.outcome
-            if outcome.ending is Ending.ACCEPTED:
+            if outcome.ending is accepted:
                 self.pace.accepted()
+                if outcome.trouble is quiet:
+                    self._note_completed(message)
+                    continue
             if outcome.trouble is Trouble.NONE:
-                if outcome.is_completed and (not self.suspicion.is_active or outcome.ending is Ending.ACCEPTED):
+                if outcome.is_completed and not self.suspicion.is_active:
                     self._note_completed(message)
             elif outcome.trouble.is_throttle:
                 self._throttled(outcome.trouble)

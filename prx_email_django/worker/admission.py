@@ -9,7 +9,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Ending, Outcome
 from prx_email_django.rules.rates import recipients_ceiling
 from prx_email_django.states import ErrorCode
-from prx_email_django.store.claimed import Claim
+from prx_email_django.store.claimed import Claim, envelope_sizes
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -62,9 +62,11 @@ class Admission:
     def _within_ceiling(self, claims: Sequence[Claim], single: Permits) -> list[Claim]:
         """Fail the messages with more recipients than a limit that was lowered: they could never be sent."""
         ceiling = recipients_ceiling(self._current.account.rate_limits)
-        within = [claim for claim in claims if ceiling is None or claim.envelope_size <= ceiling]
+        if ceiling is None:
+            return list(claims)
+        within = [claim for claim in claims if claim.envelope_size <= ceiling]
         for claim in claims:
-            if ceiling is not None and claim.envelope_size > ceiling:
+            if claim.envelope_size > ceiling:
                 text = f"the message has more recipients than the account's limit ({ceiling})"
                 self._recorder.failed(claim, Outcome(Ending.PERMANENT, error_code=ErrorCode.CONTENT, error=text))
                 self._claims.pop(claim.id)
@@ -75,7 +77,7 @@ class Admission:
         self, claims: Sequence[Claim], single: Permits
     ) -> tuple[list[ClaimedMessage], list[ClaimedMessage]]:
         """Take permits for the recipients of as many as possible; ``single`` was taken for each message."""
-        counts = [claim.envelope_size for claim in claims]
+        counts = envelope_sizes(claims)
         recipients, fitting = self._permits.take_recipients(counts)
         if fitting < len(claims):
             self._permits.limit(recipients.obstacle)

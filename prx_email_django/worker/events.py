@@ -19,12 +19,17 @@ from prx_email_django.store.attempts import RecordedAttempt
 logger = logging.getLogger("prx_email_django")
 
 
+def tells_sent() -> bool:
+    """Whether anybody is to learn of a message that was simply sent."""
+    return logger.isEnabledFor(logging.INFO) or signals.message_sent.has_listeners(OutboxMessage)
+
+
 def announce(recorded: Iterable[RecordedAttempt], *, names: dict[int, str] | None = None) -> None:
     """Write one log line and send the signals of each recorded attempt."""
     # Asked once: nearly all attempts are those of messages that were sent, and often nobody listens.
-    tells_sent = logger.isEnabledFor(logging.INFO) or signals.message_sent.has_listeners(OutboxMessage)
+    tells = tells_sent()
     for attempt in recorded:
-        if attempt.status is Status.SENT and not (tells_sent or attempt.late or attempt.refused):
+        if attempt.status is Status.SENT and not (tells or attempt.late or attempt.refused):
             continue
         _log(attempt, (names or {}).get(attempt.message.account_id, ""))
         if attempt.refused:

@@ -179,10 +179,13 @@ class WorkerLoop:
 
     def _sort(self) -> None:
         """Sort the results by account; whenever a signal interrupts, each result is in exactly one place."""
-        results = self.results.results
+        results, by_account = self.results.results, self._by_account
         for _ in range(len(results)):
-            worker = self._by_account[results[0].claim.message.account_id]
-            self._unrecorded.setdefault(worker, []).append(results[0])
+            message = results[0]
+            worker = by_account[vars(message.claim.message)["account_id"]]  # a foreign key's attribute is a function
+            if worker not in self._unrecorded:
+                self._unrecorded[worker] = []
+            self._unrecorded[worker].append(message)
             results.popleft()
 
     def leave(self, written: Callable[[], object] = lambda: None) -> None:

@@ -94,7 +94,8 @@ class ClaimedMessage(OutgoingMessage):
         self.outcome = _NOT_BEGUN
         self.finished: float | None = None
         #: It has parts that are read from the database while it is rendered.
-        self._has_files = bool(claim.attachments) or claim.message.raw_id is not None
+        has_raw = vars(claim.message)["raw_id"] is not None  # a foreign key's attribute is a function
+        self._has_files = has_raw or bool(claim.attachments)
 
     def render(self) -> Outcome | None:
         """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone.
@@ -218,11 +219,11 @@ class ClaimedMessage(OutgoingMessage):
         """The finished attempt, with the answers to the real recipients; ``changes`` replace fields of the outcome."""
         outcome = replace(self.outcome, **changes) if changes else self.outcome  # type: ignore[arg-type]
         return FinishedAttempt(
-            claim=self.claim,
-            outcome=outcome,
-            answers=self.route.results(outcome.recipients),
-            started_at=self.started_at or self.clock.now,
-            finished_at=self.finished_at or self.clock.now,
+            self.claim,
+            outcome,
+            self.route.results(outcome.recipients),
+            self.started_at or self.clock.now,
+            self.finished_at or self.clock.now,
         )
 
 

@@ -206,11 +206,10 @@ class ClaimPrefetch:
 
         Without the descriptor, which asks the host's database routers for each.
         """
-        account = self.current.account
-        keep_related = OutboxMessage._meta.get_field("account").set_cached_value
+        account, name = self.current.account, OutboxMessage._meta.get_field("account").cache_name
         for claim in claims:
-            vars(claim.message)["account_id"] = account.pk
-            keep_related(claim.message, account)
+            row = vars(claim.message)
+            row["account_id"], row["_state"].fields_cache[name] = account.pk, account
 
     def held(self) -> list[Claim]:
         """All claims whose leases are to be renewed: also those that wait for the result of an older claim."""

@@ -14,9 +14,9 @@ from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.claims import release
-from prx_email_django.store.finalize import finalize_in_parts, settle
+from prx_email_django.store.finalize import Part, finalize_in_parts, settle
 from prx_email_django.store.recover import expire, recover
-from prx_email_django.worker.events import announce, announce_reinstated
+from prx_email_django.worker.events import announce, announce_reinstated, tells_sent
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.tally import HourlyTally
 
@@ -49,11 +49,15 @@ class Recorder:
         self._tell(recorded)
 
     def finished(self, group: Sequence[FinishedAttempt]) -> list[RecordedAttempt]:
-        """Record finished attempts, in one group; what is recorded is counted and announced at once."""
+        """Record finished attempts, in one group; what is recorded is counted and announced at once.
+
+        Returns what was recorded, but not of messages that were simply accepted.
+        """
         recorded: list[RecordedAttempt] = []
         for part in finalize_in_parts(group, clock=self.clock):
-            self._announce(part)
-            recorded += part
+            self._note_sent(part)
+            self._announce(part.others)
+            recorded += part.others
         return recorded
 
     def settle(self, claim: Claim) -> None:
@@ -100,6 +104,14 @@ class Recorder:
         """Return permits under which nothing was written."""
         for permit in joined(permits):
             give_back(permit, permit.count, clock=self.clock)
+
+    def _note_sent(self, part: Part) -> None:
+        """Count and announce messages that were simply accepted, which are nearly all."""
+        if part.sent:
+            self.counts["sent"] += len(part.sent)
+            self.tally.note_sent([finished.claim.message for finished in part.sent])
+            if tells_sent():
+                announce(part.recorded_sent(), names=self.names)
 
     def _announce(self, recorded: Sequence[RecordedAttempt]) -> None:
         for attempt in recorded:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeAlias
 
@@ -18,6 +18,8 @@ from prx_email_django.store.attempts import RecordedAttempt
 
 #: Account and hour -> fields of ``HourlyCount``, and what is added to them.
 _Amounts: TypeAlias = defaultdict[tuple[int, datetime], defaultdict[str, float]]
+
+_NO_WAIT = timedelta()
 
 
 def _none() -> _Amounts:
@@ -35,21 +37,36 @@ class HourlyTally:
         self._clock = clock
         self._amounts: _Amounts = _none()
 
-    def note(self, recorded: Iterable[RecordedAttempt]) -> None:
+    def note(self, recorded: Collection[RecordedAttempt]) -> None:
         """Count what was recorded."""
+        if not recorded:
+            return
         now = self._clock.now
         hour = _hour(now)
         for attempt in recorded:
             amounts = self._amounts[attempt.message.account_id, hour]
             if attempt.status is Status.SENT and attempt.is_news:
-                amounts["sent"] += 1
-                amounts["seconds"] += max(0.0, (now - attempt.message.due_since).total_seconds())
+                self._add_sent([attempt.message], now)
             elif attempt.comes_to_rest:
                 amounts["failed"] += 1
             if attempt.refused:
                 amounts["refused_recipients"] += len(attempt.refused)
             if attempt.outcome.ending is Ending.UNKNOWN:
                 amounts["unknown"] += 1
+
+    def note_sent(self, messages: Iterable[OutboxMessage]) -> None:
+        """Count messages that were simply accepted."""
+        self._add_sent(messages, self._clock.now)
+
+    def _add_sent(self, messages: Iterable[OutboxMessage], now: datetime) -> None:
+        by_account: defaultdict[int, list[timedelta]] = defaultdict(list)
+        for message in messages:
+            row = vars(message)
+            by_account[row["account_id"]].append(now - row["due_since"])
+        for account_id, waits in by_account.items():
+            amounts = self._amounts[account_id, _hour(now)]
+            amounts["sent"] += len(waits)
+            amounts["seconds"] += sum([max(wait, _NO_WAIT) for wait in waits], _NO_WAIT).total_seconds()
 
     def reinstated(self, messages: Iterable[OutboxMessage]) -> None:
         """Take back messages that were counted as failed: the account was the cause, and they are due again."""

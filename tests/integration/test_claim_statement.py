@@ -8,14 +8,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import connections, models, transaction
 from django.db.models.signals import post_init
 from django.test.utils import CaptureQueriesContext
 
 from prx_email_django import store
-from prx_email_django.models import Account, OutboxMessage
+from prx_email_django.conf import outbox_settings
+from prx_email_django.models import Account, Content, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
+from prx_email_django.rules.policy import gave_up
 from prx_email_django.store import claims, cursor
+from prx_email_django.store.claimed import split_expired
 from prx_email_django.store.cursor import ClaimCursor
 from tests.support.factories import NOW, SECOND, account, at, message
 
@@ -91,6 +94,68 @@ def test_a_claimed_message_is_the_one_that_the_orm_reads(listens: bool) -> None:
     assert [getattr(claim.message, name) for name in names] == [getattr(read, name) for name in names]
     assert claim.message == read and not claim.message._state.adding and claim.message.get_deferred_fields() == set()
     assert bool(heard) is listens
+
+
+#: By type of field: what few messages have.
+UNUSUAL: dict[type[models.Field[Any, Any]], Any] = {
+    models.CharField: '\x1fé"\\',
+    models.TextField: "null",
+    models.IntegerField: 3,
+    models.BooleanField: True,
+    models.DateTimeField: NOW.replace(year=2041, microsecond=123457),
+}
+GIVEN = {"id", "account", "status", "claim_token", "claim_expires_at", "next_attempt_at", "claim_rank"}
+
+
+def unusual(field: models.Field[Any, Any]) -> Any:
+    if field.name == "on_unknown":
+        return "retry"
+    if field.name == "raw":
+        return Content.objects.create(sha256="0" * 64, size=0, stored_at=NOW)
+    if isinstance(field, models.JSONField):
+        return {"a": [1, None, "é", 0.1]} if field.default is dict else ["a@x.org", "é"]
+    return next(value for kind, value in UNUSUAL.items() if isinstance(field, kind))
+
+
+def test_each_column_of_a_claimed_message_is_as_the_orm_reads_it() -> None:
+    """Most columns are not read where they have their default: one that is forgotten would have it always."""
+    owner = account()
+    fields = [field for field in OutboxMessage._meta.concrete_fields if field.name not in GIVEN]
+    rows = [message(owner) for _ in range(len(fields) + 2)]
+    for row, field in zip(rows, fields, strict=False):
+        OutboxMessage.objects.filter(pk=row.pk).update(**{field.name: unusual(field)})
+    claims_now = store.claims.claim(owner.pk, limit=100, hold_limit=100, clock=at()).claims
+    assert {claim.id for claim in claims_now} == {row.pk for row in rows}
+    names = [field.attname for field in OutboxMessage._meta.concrete_fields]
+    for claim in claims_now:
+        read = OutboxMessage.objects.get(pk=claim.id)
+        for name in names:
+            found, expected = getattr(claim.message, name), getattr(read, name)
+            assert (found, type(found)) == (expected, type(expected)), name
+    kept = [value for claim in claims_now for value in vars(claim.message).values() if isinstance(value, list | dict)]
+    assert len({id(value) for value in kept}) == len(kept), "each message has its own"
+
+
+def test_a_message_is_too_old_by_the_rule_alone() -> None:
+    """Most messages are known to be young without the rule."""
+    owner, chance = account(), random.Random(7)
+    settings = outbox_settings()
+    row = message(owner)
+    (claim,) = store.claims.claim(owner.pk, limit=1, hold_limit=1, clock=at()).claims
+    ages = [timedelta(), MICROSECOND, settings.give_up_after, settings.give_up_after + MICROSECOND, timedelta(days=99)]
+    for _ in range(300):
+        claim.message.due_since = NOW - chance.choice(ages)
+        claim.message.next_attempt_at = claim.message.due_since + chance.choice(ages)
+        claim.message.expires_at = chance.choice([None, None, NOW, NOW + MICROSECOND])
+        is_old = gave_up(
+            now=NOW,
+            due_since=claim.message.due_since,
+            due=claim.message.next_attempt_at,
+            expires_at=claim.message.expires_at,
+            give_up_after=settings.give_up_after,
+            max_backoff=settings.max_backoff,
+        )
+        assert split_expired([claim], clock=at()) == (([], [claim]) if is_old else ([claim], [])), row
 
 
 def test_a_claim_begins_behind_the_last_one_and_looks_from_the_start_before_the_end() -> None:

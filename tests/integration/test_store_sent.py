@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -11,12 +13,12 @@ from django.db import connections
 
 import prx_email_django as prx
 from prx_email_django import store
-from prx_email_django.models import Account, Content, OutboxMessage
+from prx_email_django.models import Account, Content, DeliveryAttempt, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.rules.outcomes import Answer, Ending
+from prx_email_django.rules.outcomes import Answer, Ending, Phase
 from prx_email_django.rules.sent import message_id_number, sent_columns
 from prx_email_django.states import AttemptOutcome
-from prx_email_django.store import sent_group
+from prx_email_django.store import sent_arrays, sent_group
 from prx_email_django.store.attempts import FinishedAttempt, attempt_columns
 from tests.support.factories import (
     NOW,
@@ -217,7 +219,7 @@ def by_case(group: Sequence[FinishedAttempt], *, now: datetime) -> object:
 #: The statements that this database runs.
 STATEMENTS: dict[str, Callable[..., object]] = {"by case": by_case}
 if connections[outbox_alias()].vendor == "postgresql":
-    STATEMENTS["by arrays"] = sent_group._in_one_statement
+    STATEMENTS["by arrays"] = sent_arrays.in_one_statement
 
 
 @pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS)
@@ -247,6 +249,35 @@ def test_the_groups_sql_writes_what_the_rule_says(statement: Callable[..., objec
     ]
     statement(group, now=LATER)
     assert {row["id"]: row for row in OutboxMessage.objects.values(*columns)} == expected
+
+
+#: What a server may say to a message: nothing, what separates texts in a statement, what not every database can hold.
+WORDS = ["250 ok", "250 ok", "", "\x1f", "a\x1f\x1eb", "\x1e\x1f", "{1,NULL}", "'\\", "é", "x" * 200]
+
+
+@pytest.mark.parametrize("size", [1, 2, 16])
+def test_the_attempts_of_a_group_are_written_as_each_of_them_is(size: int) -> None:
+    """Columns with one value for all, texts that share a parameter, instants after the first: nothing may shift."""
+    owner, chance, words = account(), random.Random(size), cycle(WORDS)
+    for _ in range(len(WORDS)):
+        for _ in range(size):
+            message(owner)
+        claims = take(owner, limit=size)
+        group = []
+        for claim in claims:
+            claim.number = chance.choice([1, 1, 2])
+            said = outcome(Ending.ACCEPTED, claim, response=next(words), peer=chance.choice(["a", "a", "b"]))
+            said.phase, said.smtp_code = chance.choice(list(Phase)), chance.choice([250, 250, 251, 0])
+            said.enhanced = chance.choice(["2.0.0", "2.0.0", "", "2.1.5"])
+            started = NOW + timedelta(microseconds=chance.randint(-(10**12), 10**12))
+            finished = started + timedelta(microseconds=chance.randint(0, 10**7))
+            group.append(FinishedAttempt(claim, said, said.recipients, started, finished))
+        assert sent_group.record_sent(group, now=LATER) == {claim.id for claim in claims}
+        for finished in group:
+            expected = attempt_columns(finished, AttemptOutcome.SENT)
+            (written,) = DeliveryAttempt.objects.filter(message_id=finished.claim.id).values(*expected)
+            assert written == expected
+            assert fresh(finished.claim).provider_response == finished.outcome.response[:160]
 
 
 def test_one_lost_claim_of_several_keeps_no_other_from_being_recorded() -> None:
