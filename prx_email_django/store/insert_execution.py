@@ -26,9 +26,9 @@ class Unfit(Exception):
     """Nothing was written: account, size or time do not allow a draft any more, or the statement cannot hold it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inserted:
-    """What the statement did."""
+    """What the statement did.  Nobody changes it."""
 
     #: In order; None: the key is known.
     messages: list[OutboxMessage | None]

@@ -7,9 +7,10 @@ Whether a connection can prepare statements: ``prepared_sessions``.
 from __future__ import annotations
 
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from time import monotonic
 from typing import Any
 
@@ -31,7 +32,7 @@ PLAN_FOR = 1.0
 
 
 class _Meanwhile(threading.local):
-    work: Iterator[object] = iter(())
+    work: Iterator[object] | None = None
 
 
 _meanwhile = _Meanwhile()
@@ -77,13 +78,12 @@ def execute(
     Raises:
         NotPrepared: nothing was executed.
     """
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
+    _ensure_connection(connection)
     session = ready_session(connection, sql)
     if session is None:
         raise NotPrepared
     connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, session, plan_for=plan_for, loads=loads)
+    given = _Cursor(connection.connection, session, plan_for, loads)
     try:
         # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
         connection.make_cursor(given).execute(sql, params)
@@ -99,8 +99,7 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
     Raises:
         NotPrepared: nothing was executed.
     """
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
+    _ensure_connection(connection)
     raw = connection.connection
     is_usual = session_of(connection) is not None and raw.info.encoding == "utf-8" and is_djangos_own(connection)
     if not is_usual or not is_plain(connection):
@@ -111,23 +110,31 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
     return given.rows
 
 
+def _ensure_connection(connection: Any) -> None:
+    """Open the connection as Django's ``cursor`` does, with its errors; it makes a dozen calls where it is open."""
+    if connection.connection is None or connection.health_check_enabled or _get_running_loop() is not None:
+        connection.close_if_health_check_failed()
+        connection.ensure_connection()
+
+
 class _OnceCursor:
     """As much of a cursor as Django's wrapper uses, for a statement that is not prepared."""
 
     _loads = False
+    rows: list[tuple[Any, ...]]
+    rowcount = -1
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self.rows: list[tuple[Any, ...]] = []
-        self.rowcount = -1
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
-        given = dumped(params)
-        self._take(_wait(self._connection, lambda pgconn: self._exchange(pgconn, sql, given)))
+        values, formats = dumped(params)
 
-    def _exchange(self, pgconn: Any, sql: str, given: Given) -> Generator[Any, Any, list[Any]]:
-        pgconn.send_query_params(numbered(sql)[1].encode(), given[0], None, given[1])
-        return list((yield from _generators()[0](pgconn)))
+        def exchange(pgconn: Any) -> Generator[Any, Any, list[Any]]:
+            pgconn.send_query_params(numbered(sql)[1].encode(), values, None, formats)
+            return _execute(pgconn)
+
+        self._take(_wait(self._connection, exchange))
 
     def _take(self, result: Any) -> None:
         if result.status != 2:  # TUPLES_OK
@@ -142,23 +149,24 @@ class _OnceCursor:
 class _Cursor(_OnceCursor):
     """The same for a prepared statement."""
 
-    def __init__(self, connection: Any, session: Session, *, plan_for: float | None, loads: bool) -> None:
-        super().__init__(connection)
-        self._session, self._plan_for, self._loads = session, plan_for, loads
+    def __init__(self, connection: Any, session: Session, plan_for: float | None, loads: bool) -> None:
+        self._connection, self._session, self._plan_for, self._loads = connection, session, plan_for, loads
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, text, _ = numbered(sql)
         given = dumped(params)
-        is_known = name in self._session.names
-        is_old = (
-            is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
-        )
+        session, encoded = self._session, name.encode()
+        is_known = name in session.names
+        is_old = is_known and self._plan_for is not None and monotonic() - session.prepared_at[name] > self._plan_for
+        if is_known and not is_old and _meanwhile.work is None:  # nearly always
+            self._take(_wait(self._connection, partial(_send_prepared, encoded, given)))
+            return
         prepares = None if is_known and not is_old else text.encode()
-        encoded = name.encode()
-        result = _wait(self._connection, lambda pgconn: _exchange(pgconn, encoded, given, prepares, is_old=is_old))
+        exchange = partial(_exchange, name=encoded, given=given, prepares=prepares, is_old=is_old)
+        result = _wait(self._connection, exchange)
         if prepares is not None:
-            self._session.names.add(name)
-            self._session.prepared_at[name] = monotonic()
+            session.names.add(name)
+            session.prepared_at[name] = monotonic()
         self._take(result)
 
 
@@ -175,8 +183,14 @@ def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[An
         return connection.wait(exchange(pgconn))[-1]
 
 
+def _send_prepared(name: bytes, given: Given, pgconn: Any) -> Generator[Any, Any, list[Any]]:
+    """Send a statement that is prepared; psycopg's own generator, which is compiled, waits for its results."""
+    pgconn.send_query_prepared(name, *given)
+    return _execute(pgconn)
+
+
 def _exchange(
-    pgconn: Any, name: bytes, given: Given, prepares: bytes | None, *, is_old: bool
+    pgconn: Any, *, name: bytes, given: Given, prepares: bytes | None, is_old: bool
 ) -> Generator[Any, Any, list[Any]]:
     """Send the statement and wait for its results, as psycopg's cursors do, but not idly (``meanwhile``)."""
     send_and_wait, send, fetch_many = _generators()
@@ -192,12 +206,17 @@ def _exchange(
             raise NotPrepared
     pgconn.send_query_prepared(name, *given)
     yield from send(pgconn)
-    for _ in _meanwhile.work:
+    for _ in _meanwhile.work or ():
         pgconn.consume_input()
         if not pgconn.is_busy():
             break
     results = yield from fetch_many(pgconn)
     return list(results)
+
+
+def _execute(pgconn: Any) -> Generator[Any, Any, list[Any]]:
+    generator: Generator[Any, Any, list[Any]] = _generators()[0](pgconn)
+    return generator
 
 
 @cache
