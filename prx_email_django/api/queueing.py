@@ -144,15 +144,19 @@ def is_due(draft: Draft, clock: Clock) -> bool:
     return draft.due_at is None or draft.due_at <= clock.now
 
 
-def enqueue_drafts(drafts: Sequence[Draft], *, now: datetime | None = None) -> list[OutboxMessage]:
+def enqueue_drafts(
+    drafts: Sequence[Draft], *, now: datetime | None = None, connection: Any = None
+) -> list[OutboxMessage]:
     """Queue drafts that were made elsewhere (the email backend), all or none, in a few statements.
+
+    ``connection``: that to the outbox's database, where the caller has it.
 
     Raises:
         Unfit: a draft was made by an account that has changed since it was read; nothing was written.
     """
     for draft in drafts:
         check_limits(draft, largest=0)
-    connection = outbox_connection()
+    connection = connection or outbox_connection()
     if can_insert(connection) and (len(drafts) == 1 or not any(draft.idempotency_key for draft in drafts)):
         try:
             return _write_at_once(connection, drafts, now=now)
