@@ -11,6 +11,7 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
+from itertools import repeat
 from time import monotonic
 from typing import Any
 
@@ -82,7 +83,8 @@ def execute(
     session = ready_session(connection, sql)
     if session is None:
         raise NotPrepared
-    connection.validate_thread_sharing()
+    if connection._thread_ident != threading.get_ident():  # the same question, without a lock
+        connection.validate_thread_sharing()
     given = _Cursor(connection.connection, session, plan_for, loads)
     try:
         # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
@@ -132,7 +134,8 @@ class _OnceCursor:
 
         def exchange(pgconn: Any) -> Generator[Any, Any, list[Any]]:
             pgconn.send_query_params(numbered(sql)[1].encode(), values, None, formats)
-            return _execute(pgconn)
+            generator: Generator[Any, Any, list[Any]] = _generators()[0](pgconn)
+            return generator
 
         self._take(_wait(self._connection, exchange))
 
@@ -159,7 +162,11 @@ class _Cursor(_OnceCursor):
         is_known = name in session.names
         is_old = is_known and self._plan_for is not None and monotonic() - session.prepared_at[name] > self._plan_for
         if is_known and not is_old and _meanwhile.work is None:  # nearly always
-            self._take(_wait(self._connection, partial(_send_prepared, encoded, given)))
+            with self._connection.lock:
+                pgconn = _idle(self._connection)
+                pgconn.send_query_prepared(encoded, *given)
+                # psycopg's own generator, which is compiled, waits for the results.
+                self._take(self._connection.wait(_generators()[0](pgconn))[-1])
             return
         prepares = None if is_known and not is_old else text.encode()
         exchange = partial(_exchange, name=encoded, given=given, prepares=prepares, is_old=is_old)
@@ -177,16 +184,14 @@ def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[An
         NotPrepared: the connection is in a transaction, or in the middle of something.
     """
     with connection.lock:
-        pgconn = connection.pgconn
-        if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
-            raise NotPrepared
-        return connection.wait(exchange(pgconn))[-1]
+        return connection.wait(exchange(_idle(connection)))[-1]
 
 
-def _send_prepared(name: bytes, given: Given, pgconn: Any) -> Generator[Any, Any, list[Any]]:
-    """Send a statement that is prepared; psycopg's own generator, which is compiled, waits for its results."""
-    pgconn.send_query_prepared(name, *given)
-    return _execute(pgconn)
+def _idle(connection: Any) -> Any:
+    pgconn = connection.pgconn
+    if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
+        raise NotPrepared
+    return pgconn
 
 
 def _exchange(
@@ -214,11 +219,6 @@ def _exchange(
     return list(results)
 
 
-def _execute(pgconn: Any) -> Generator[Any, Any, list[Any]]:
-    generator: Generator[Any, Any, list[Any]] = _generators()[0](pgconn)
-    return generator
-
-
 @cache
 def _generators() -> tuple[Any, Any, Any]:
     from psycopg.generators import execute, fetch_many, send
@@ -228,7 +228,7 @@ def _generators() -> tuple[Any, Any, Any]:
 
 def _unloaded(result: Any) -> list[tuple[Any, ...]]:
     columns, value = range(result.nfields), result.get_value
-    return [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
+    return [tuple(map(value, repeat(row), columns)) for row in range(result.ntuples)]
 
 
 def _loaded(connection: Any, result: Any) -> list[tuple[Any, ...]]:

@@ -17,6 +17,8 @@ from hashlib import blake2b
 from typing import Any
 from weakref import ref
 
+from prx_email_django.conf.reader import debug
+
 #: Statements that one connection prepares: each number of recipients has one, and each holds memory of the server.
 MOST = 50
 #: The statement is gone (DISCARD, DEALLOCATE), or its tables have changed since it was prepared.
@@ -55,7 +57,8 @@ def ready_session(connection: Any, sql: str) -> Session | None:
 
 def is_plain(connection: Any) -> bool:
     """Whether nobody has replaced ``cursor`` to watch or to forbid, and no log shows the text of statements."""
-    return "cursor" not in vars(connection) and not connection.queries_logged
+    # The second is Django's ``queries_logged``.
+    return "cursor" not in vars(connection) and not (connection.force_debug_cursor or debug())
 
 
 def note_process(connection: Any, process: int) -> None:
