@@ -136,10 +136,11 @@ class OutboxEmailBackend(BaseEmailBackend):
         # Counted from the instant of the call, which the messages of one call share.
         now = clock_for(None).now if self.options.expires_after is not None else None
         known: dict[AccountRef | None, tuple[Account, str]] = {}
-        find = partial(api.account_to_queue, outbox_connection())
+        connection = outbox_connection()
+        find = partial(api.account_to_queue, connection)
         drafts = [self._draft(message, now, *self._account(message, known, find)) for message in messages]
         try:
-            rows = api.enqueue_drafts(drafts, now=now)
+            rows = api.enqueue_drafts(drafts, now=now, connection=connection)
         except (api.Unfit, OutboxError):
             if not any(draft.version for draft in drafts):
                 raise

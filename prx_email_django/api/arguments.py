@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 P = ParamSpec("P")
 A = TypeVar("A")
 R = TypeVar("R")
 
 
-def with_parameters_of(arguments: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
+def with_parameters_of(
+    arguments: Callable[P, A], *, first: Callable[[Mapping[str, Any]], Any] | None = None
+) -> Callable[[Callable[[A], R]], Callable[P, R]]:
     """Give a function of one dataclass the dataclass's fields as its own keyword parameters.
 
     ``inspect.signature``, ``help`` and type checkers show each field with its default.  An unknown or missing keyword
-    raises a ``TypeError`` that names the function.
+    raises a ``TypeError`` that names the function.  ``first`` may answer a usual call from its keywords alone; None: it
+    leaves the call to the function.
     """
 
     def decorate(function: Callable[[A], R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if first is not None and not args and (answer := first(kwargs)) is not None:
+                return answer  # type: ignore[no-any-return]
             try:
                 given = arguments(*args, **kwargs)
             except TypeError as error:  # its text begins with the name of the dataclass's constructor

@@ -19,6 +19,7 @@ from prx_email_django.compose import known
 from prx_email_django.compose.accounts import AccountRef, account_and_largest, account_to_queue, resolve_account
 from prx_email_django.compose.copies import copy_draft, resend_draft
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
+from prx_email_django.compose.plain import is_plain, plain_draft
 from prx_email_django.compose.validation import as_text, check_instant, check_not_expired, check_options
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
@@ -49,7 +50,19 @@ class EnqueueArguments(MessageArguments):
     send_at: datetime | None = None
 
 
-@with_parameters_of(EnqueueArguments)
+def _enqueue_plain(given: Mapping[str, Any]) -> OutboxMessage | None:
+    """Queue a plain message by one statement, or as ``enqueue`` where that is not possible; None: it is not plain."""
+    if not is_plain(given) or not can_insert(connection := outbox_connection()):
+        return None
+    try:
+        account, version = account_to_queue(connection, given.get("account"))
+        draft = plain_draft(given, account=account, now=None, largest=0, version=version)
+        return _write_at_once(connection, [draft], now=None)[0]
+    except (Unfit, OutboxError):
+        return _enqueue_in_steps(EnqueueArguments(**given))
+
+
+@with_parameters_of(EnqueueArguments, first=_enqueue_plain)
 def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
     """Queue a message, inside or outside ``atomic()``; a drain is woken when it is committed.
 
@@ -74,6 +87,10 @@ def enqueue(arguments: EnqueueArguments) -> OutboxMessage:
         written = _enqueue_at_once(arguments, connection)
         if written is not None:
             return written
+    return _enqueue_in_steps(arguments)
+
+
+def _enqueue_in_steps(arguments: EnqueueArguments) -> OutboxMessage:
     account, largest = account_and_largest(arguments.account)
     clock = clock_for(arguments.now)
     draft = compose(arguments, account=account, now=clock.now, largest=largest)
@@ -127,15 +144,19 @@ def is_due(draft: Draft, clock: Clock) -> bool:
     return draft.due_at is None or draft.due_at <= clock.now
 
 
-def enqueue_drafts(drafts: Sequence[Draft], *, now: datetime | None = None) -> list[OutboxMessage]:
+def enqueue_drafts(
+    drafts: Sequence[Draft], *, now: datetime | None = None, connection: Any = None
+) -> list[OutboxMessage]:
     """Queue drafts that were made elsewhere (the email backend), all or none, in a few statements.
+
+    ``connection``: that to the outbox's database, where the caller has it.
 
     Raises:
         Unfit: a draft was made by an account that has changed since it was read; nothing was written.
     """
     for draft in drafts:
         check_limits(draft, largest=0)
-    connection = outbox_connection()
+    connection = connection or outbox_connection()
     if can_insert(connection) and (len(drafts) == 1 or not any(draft.idempotency_key for draft in drafts)):
         try:
             return _write_at_once(connection, drafts, now=now)
@@ -323,6 +344,8 @@ def _draft(given: Mapping[str, Any] | EmailMessage, *, accounts: _Accounts, now:
         check_limits(draft, largest=accounts.largest(draft.account))
         return draft
     account = accounts.default
+    if is_plain(given) and "account" not in given:
+        return plain_draft(given, account=account, now=now, largest=accounts.largest(account), version="")
     try:
         message = EnqueueArguments(account=account.id, **given)
     except TypeError as error:

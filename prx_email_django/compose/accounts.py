@@ -80,12 +80,11 @@ def account_to_queue(connection: Any, account: AccountRef | None, *, named_by: s
     account, named_by = _given_or_default(account, named_by)
     if isinstance(account, Account):
         return resolve_account(account, named_by=named_by), ""
-    if (found := known.get(connection, account)) is None:
-        if not can_insert(connection):
-            return resolve_account(account, named_by=named_by), ""
-        found = _checked(_look_up(account, known.with_version(), named_by), named_by)
-        known.keep(connection, account, found)
-    return found, known.version(found)
+    if (found := known.get(connection, account)) is not None:
+        return found
+    if not can_insert(connection):
+        return resolve_account(account, named_by=named_by), ""
+    return known.keep(connection, account, _checked(_look_up(account, known.with_version(), named_by), named_by))
 
 
 def _given_or_default(account: AccountRef | None, named_by: str) -> tuple[AccountRef, str]:

@@ -18,25 +18,26 @@ from prx_email_django.store.insert_sql import version_of
 
 #: Accounts that are kept; after so many all are read again.
 MOST = 1000
-#: (database, name or primary key) -> account.
-_Known: TypeAlias = dict[tuple[object, ...], Account]
+#: (database, name or primary key) -> account and version.
+_Known: TypeAlias = dict[tuple[object, ...], tuple[Account, str]]
 #: The settings by which accounts were read, and the accounts.  Settings that are read again are another object.
 _known: tuple[object, _Known] = (None, {})
 
 
-def get(connection: Any, account: int | str) -> Account | None:
-    """The account of this name or primary key in this database, as it was read; None: it must be read."""
+def get(connection: Any, account: int | str) -> tuple[Account, str] | None:
+    """The account of this name or primary key in this database, as it was read, and its version; None: read it."""
     return _accounts().get(_key(connection, account))
 
 
-def keep(connection: Any, named: int | str, account: Account) -> None:
-    """Keep an account that was read with its version and is as the settings say."""
-    if account.settings_differ or not version(account):
-        return
-    known = _accounts()
-    if len(known) >= MOST:
-        known.clear()
-    known[_key(connection, named)] = account
+def keep(connection: Any, named: int | str, account: Account) -> tuple[Account, str]:
+    """Keep an account that was read with its version and is as the settings say; the account and its version."""
+    found = (account, str(getattr(account, "row_version", "")))
+    if found[1] and not account.settings_differ:
+        known = _accounts()
+        if len(known) >= MOST:
+            known.clear()
+        known[_key(connection, named)] = found
+    return found
 
 
 def forget() -> None:
@@ -51,11 +52,6 @@ def _accounts() -> _Known:
     if known[0] is not settings:
         known = _known = (settings, {})
     return known[1]
-
-
-def version(account: Account) -> str:
-    """The version of the account's row; empty: it was not read."""
-    return str(getattr(account, "row_version", ""))
 
 
 def with_version() -> QuerySet[Account]:

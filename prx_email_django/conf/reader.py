@@ -113,6 +113,14 @@ def admins() -> Sequence[Any]:
     return settings.ADMINS
 
 
+def debug() -> bool:
+    """``DEBUG``: past the proxy, since each statement asks; the proxy keeps what it has read as its own attribute."""
+    try:
+        return bool(object.__getattribute__(settings, "DEBUG"))
+    except AttributeError:  # nobody has read it yet
+        return settings.DEBUG
+
+
 def use_tz() -> bool:
     """The setting ``USE_TZ``."""
     return bool(settings.USE_TZ)

@@ -60,6 +60,7 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
         check_attachment_sizes(raw)
         columns = shown_columns(message, raw)
     due_at = options.send_at or now
+    ends_at = due_at + expires_after if due_at and expires_after is not None else None
     return Draft(
         account=account,
         due_at=due_at,
@@ -70,24 +71,23 @@ def draft_from_email(  # noqa: PLR0913  (the OPTIONS of a mailer, keyword-only)
         fields={
             **(columns or {}),
             "envelope_from": envelope_address("from_email", message.from_email),
-            "fixed_message_id": message_id,
-            **_option_columns(
-                options, ends_at=due_at + expires_after if due_at and expires_after is not None else None
-            ),
+            **({"fixed_message_id": message_id} if message_id else {}),
+            **_option_columns(options, ends_at=ends_at),
         },
     )
 
 
 def _option_columns(options: MailOptions, *, ends_at: datetime | None) -> dict[str, Any]:
-    """The columns of the options; ``ends_at`` where the message names none."""
-    return {
+    """The columns of the options that differ from their defaults; ``ends_at`` where the message names none."""
+    columns = {
         "priority": options.priority,
         "expires_at": options.expires_at or ends_at,
-        "on_unknown": options.on_unknown or "",
+        "on_unknown": options.on_unknown,
         "is_sensitive": options.is_sensitive,
         "tag": options.tag,
-        "metadata": options.metadata,
     }
+    given = {name: value for name, value in columns.items() if value}
+    return given if options.metadata == {} else {**given, "metadata": options.metadata}
 
 
 def _rendered(message: EmailMessage) -> Rendered:

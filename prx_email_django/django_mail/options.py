@@ -37,9 +37,9 @@ from prx_email_django.models import Account
 _PREFIX = "outbox_"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MailOptions:
-    """Options of a message, see the table of this module."""
+    """Options of a message, see the table of this module.  Nobody changes them."""
 
     tag: str = ""
     metadata: Any = field(default_factory=dict)
@@ -61,8 +61,9 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "priority": int,
     "is_sensitive": lambda text: {"true": True, "false": False}.get(text.strip().lower(), text),
 }
+_ATTRIBUTE_OF = {name: _PREFIX + name for name in _READERS}
 #: Attributes that a message may have.  The backend writes ``outbox_id`` itself.
-_ATTRIBUTES = frozenset({"outbox_id", "outbox_account", *(_PREFIX + name for name in _READERS)})
+_ATTRIBUTES = frozenset({"outbox_id", "outbox_account", *_ATTRIBUTE_OF.values()})
 
 
 def account_of(message: EmailMessage) -> AccountRef | None:
@@ -95,8 +96,8 @@ def read_options(
     values: dict[str, Any] = {"priority": priority, "on_unknown": on_unknown}
     for name, value in outbox_fields.items():
         values[name.replace("-", "_")] = _read(name.replace("-", "_"), decode_words(value))
-    for name in _READERS:
-        given = getattr(message, _PREFIX + name, None)
+    for name, attribute in _ATTRIBUTE_OF.items():
+        given = getattr(message, attribute, None)
         if given is not None:
             values[name] = as_json(given) if name == "metadata" else as_text(given)
     check_options(**values)

@@ -11,12 +11,11 @@ from types import FunctionType
 from typing import Any
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
-from django.db import connections
 
 from prx_email_django.conf.reader import default_charset
-from prx_email_django.mime.addresses import split_mailbox
+from prx_email_django.mime.addresses import is_usual, split_mailbox
 from prx_email_django.models.foreign_text import holds_all_text
-from prx_email_django.models.managers import outbox_alias
+from prx_email_django.models.managers import outbox_connection
 from prx_email_django.rules.text import CONTROL, is_text
 
 #: Characters of the bodies; longer ones are stored as content, in chunks.
@@ -43,7 +42,7 @@ def plain_columns(message: EmailMessage) -> dict[str, Any] | None:
     if not message.to or not all(map(_is_simple, given)):
         return None
     columns: dict[str, Any] = {
-        **{name: list(map(str, some)) for name, some in addresses.items()},
+        **{name: list(map(str, some)) for name, some in addresses.items() if some},
         "from_email": str(message.from_email),
         "subject": str(message.subject),
         "body_text": bodies[0],
@@ -101,6 +100,8 @@ def _is_subject(subject: object) -> bool:
 
 def _is_simple(address: object) -> bool:
     """Whether Django and the outbox write the address alike."""
+    if type(address) is str and is_usual(address):
+        return True  # nearly always; such an address is shorter, and has no mark
     if not isinstance(address, str) or len(address) > _MAX_ADDRESS or not address.isascii():
         return False
     if any(mark in address for mark in ('"', "\\", "(", "=?")):
@@ -115,5 +116,7 @@ def _can_hold(*texts: str) -> bool:
     """Whether the columns can: MySQL's and MariaDB's have a character set each, and rendered bytes are ASCII."""
     if sum(map(len, texts)) > MAX_BODIES:
         return False
-    connection = connections[outbox_alias()]
-    return all(map(str.isascii, texts)) or (connection.vendor != "mysql" and holds_all_text(connection))
+    if all(map(str.isascii, texts)):
+        return True
+    connection = outbox_connection()
+    return connection.vendor != "mysql" and holds_all_text(connection)

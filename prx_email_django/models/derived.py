@@ -32,6 +32,8 @@ class _DerivedAttribute(DeferredAttribute):
     field: DerivedField
 
     def __get__(self, instance: models.Model | None, cls: type[models.Model] | None = None) -> Any:
+        if instance is not None and (value := instance.__dict__.get(self.field.attname)):
+            return value  # nearly always, and each message reads one
         value = super().__get__(instance, cls)
         return value if instance is None or value else self.field.derive(instance)
 

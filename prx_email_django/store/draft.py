@@ -81,7 +81,8 @@ def is_queued(account: Account, key: str | None) -> bool:
 
 def row_of(draft: Draft) -> dict[str, Any]:
     """The columns of ``columns``, and those that follow from the draft: size, key, hash of the key."""
-    row = {**columns(draft), "size": draft.size}
+    row = columns(draft).copy()
+    row["size"] = draft.size
     if draft.idempotency_key is not None:
         row["idempotency_key"], row["idempotency_hash"] = draft.idempotency_key, idempotency_hash(draft.idempotency_key)
     return row

@@ -26,9 +26,9 @@ class Unfit(Exception):
     """Nothing was written: account, size or time do not allow a draft any more, or the statement cannot hold it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inserted:
-    """What the statement did."""
+    """What the statement did.  Nobody changes it."""
 
     #: In order; None: the key is known.
     messages: list[OutboxMessage | None]
@@ -57,9 +57,13 @@ def execute(connection: Any, sql: str, params: Sequence[Any], *, in_savepoint: b
 
     In a transaction an error undoes the statement only, as ``atomic`` would.
     """
-    rows = None if in_savepoint else _execute_prepared(connection, sql, params)
-    if rows is not None:
-        return rows
+    if not in_savepoint:
+        try:  # ``suppress`` takes three calls, for each message
+            return prepared.execute(connection, sql, params)
+        except NotPrepared:
+            pass
+        with suppress(NotPrepared):
+            return _noted(connection, prepared.execute_once(connection, sql, params))
     params = [_array(value) if isinstance(value, list) else value for value in params]
     # A server that cannot read the statement because of its characters has not set the savepoint before it either.
     if in_savepoint and not connection.features.uses_server_side_binding and holds_all_text(connection):
@@ -67,17 +71,6 @@ def execute(connection: Any, sql: str, params: Sequence[Any], *, in_savepoint: b
     with atomic() if in_savepoint else nullcontext(), connection.cursor() as cursor:
         cursor.execute(sql, params)
         return _noted(connection, cursor.fetchall())
-
-
-def _execute_prepared(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]] | None:
-    """The rows of the statement, which is prepared, or will be the next time; None: nothing was executed."""
-    try:  # ``suppress`` takes three calls, for each message
-        return prepared.execute(connection, sql, params)
-    except NotPrepared:
-        pass
-    with suppress(NotPrepared):
-        return _noted(connection, prepared.execute_once(connection, sql, params))
-    return None
 
 
 def _execute_in_savepoint(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:

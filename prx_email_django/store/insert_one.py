@@ -24,13 +24,13 @@ def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: boo
         Unfit: nothing was written.
     """
     row = row_of(draft)
-    names = _USUAL if _is_usual(row) else frozenset(row)
-    given = _values(row, names)
+    names = _USUAL if row.keys() == _USUAL or _is_usual(row) else frozenset(row)
+    given, size = _values(row, names)
     expires_at = row.get("expires_at")
     timed = (now, draft.due_at, expires_at) != (None, None, None)
-    sql = sql_of_one(names, recipients=len(draft.recipients), asks=asks, versioned=bool(draft.version), timed=timed)
+    sql = sql_of_one(names, len(draft.recipients), asks, bool(draft.version), timed)
     # Without files the least size of the message is the size of its texts.
-    which = [draft.account.id, *([draft.version] if draft.version else ()), row["size"]]
+    which = [str(draft.account.id), draft.version, size] if draft.version else [str(draft.account.id), size]
     params = [*given, draft.due_at, now, *which, expires_at] if timed else given + which
     params += chain.from_iterable(draft.recipients)
     rows = execute(connection, sql, params, in_savepoint=not asks)
@@ -43,15 +43,16 @@ def insert_one(connection: Any, draft: Draft, *, now: datetime | None, asks: boo
     return Inserted([message], is_due=bool(int(is_due)), asked=flag(asked))
 
 
-def _values(row: Mapping[str, Any], names: frozenset[str]) -> list[Any]:
-    """The values of these columns as the statement takes them, JSON as text."""
-    values_of, places_of_json = given_by(names)
+def _values(row: Mapping[str, Any], names: frozenset[str]) -> tuple[list[Any], str]:
+    """The values of these columns as the statement takes them, size and JSON as text, and the size."""
+    values_of, place_of_size, places_of_json = given_by(names)
     values = list(values_of(row))
+    values[place_of_size] = size = str(row["size"])
     for place in places_of_json:
         values[place] = as_json(values[place])
         if JSON_NUL in values[place]:
             raise Unfit
-    return values
+    return values, size
 
 
 def _is_usual(row: Mapping[str, Any]) -> bool:

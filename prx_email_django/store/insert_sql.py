@@ -118,15 +118,16 @@ def holds_json(name: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def given_by(names: frozenset[str]) -> tuple[Callable[[Mapping[str, Any]], tuple[Any, ...]], list[int]]:
-    """A function for the values of these columns (two or more) in the statement's order, and the places of JSON."""
+def given_by(names: frozenset[str]) -> tuple[Callable[[Mapping[str, Any]], tuple[Any, ...]], int, list[int]]:
+    """A function for the values of these columns in the statement's order, and the places of the size and of JSON."""
     fields = [field for field in OutboxMessage._meta.concrete_fields if field.name in names]
     places = [place for place, field in enumerate(fields) if isinstance(field, JSONField)]
-    return itemgetter(*(field.name for field in fields)), places
+    given = [field.name for field in fields]
+    return itemgetter(*given), given.index("size"), places
 
 
 @lru_cache(maxsize=256)
-def sql_of_one(names: frozenset[str], *, recipients: int, asks: bool, versioned: bool, timed: bool) -> str:
+def sql_of_one(names: frozenset[str], recipients: int, asks: bool, versioned: bool, timed: bool) -> str:
     """The statement for one message whose draft gives these columns.
 
     ``timed``: a caller gave an instant (now, due, expiry).  Else the message is due at the statement's own.

@@ -36,7 +36,9 @@ def insert_together(connection: Any, drafts: Sequence[Draft], *, now: datetime |
     Raises:
         Unfit: nothing was written.
     """
-    asks = not connection.in_atomic_block and connection.get_autocommit()
+    asks = not connection.in_atomic_block and (
+        connection.get_autocommit() if connection.connection is None else connection.autocommit
+    )
     first = drafts[0]
     if len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS:
         return insert_one(connection, first, now=now, asks=asks)

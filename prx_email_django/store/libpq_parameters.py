@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 _ARRAY = struct.Struct("!5i")
 _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
+_TEXTS = frozenset({str})
 #: The id of PostgreSQL's type ``text``.
 _TEXT = 25
 
@@ -30,7 +31,10 @@ def dumped(params: Sequence[Any]) -> Given:
         NotPrepared: libpq would cut a text at its NUL; the ordinary way refuses it.
         UnicodeEncodeError: a lone surrogate.
     """
-    # Most are texts: no call for each of them.
+    if _TEXTS.issuperset(map(type, params)):  # mostly: no call for each of them
+        if "\x00" in "".join(params):
+            raise NotPrepared
+        return list(map(str.encode, params)), None
     values = [value.encode() if type(value) is str and "\x00" not in value else _dump(value) for value in params]
     return values, [type(value) is list for value in params] if list in map(type, params) else None
 

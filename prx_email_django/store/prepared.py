@@ -7,9 +7,11 @@ Whether a connection can prepare statements: ``prepared_sessions``.
 from __future__ import annotations
 
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
+from itertools import repeat
 from time import monotonic
 from typing import Any
 
@@ -31,7 +33,7 @@ PLAN_FOR = 1.0
 
 
 class _Meanwhile(threading.local):
-    work: Iterator[object] = iter(())
+    work: Iterator[object] | None = None
 
 
 _meanwhile = _Meanwhile()
@@ -77,13 +79,13 @@ def execute(
     Raises:
         NotPrepared: nothing was executed.
     """
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
+    _ensure_connection(connection)
     session = ready_session(connection, sql)
     if session is None:
         raise NotPrepared
-    connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, session, plan_for=plan_for, loads=loads)
+    if connection._thread_ident != threading.get_ident():  # the same question, without a lock
+        connection.validate_thread_sharing()
+    given = _Cursor(connection.connection, session, plan_for, loads)
     try:
         # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
         connection.make_cursor(given).execute(sql, params)
@@ -99,8 +101,7 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
     Raises:
         NotPrepared: nothing was executed.
     """
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
+    _ensure_connection(connection)
     raw = connection.connection
     is_usual = session_of(connection) is not None and raw.info.encoding == "utf-8" and is_djangos_own(connection)
     if not is_usual or not is_plain(connection):
@@ -111,23 +112,32 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
     return given.rows
 
 
+def _ensure_connection(connection: Any) -> None:
+    """Open the connection as Django's ``cursor`` does, with its errors; it makes a dozen calls where it is open."""
+    if connection.connection is None or connection.health_check_enabled or _get_running_loop() is not None:
+        connection.close_if_health_check_failed()
+        connection.ensure_connection()
+
+
 class _OnceCursor:
     """As much of a cursor as Django's wrapper uses, for a statement that is not prepared."""
 
     _loads = False
+    rows: list[tuple[Any, ...]]
+    rowcount = -1
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self.rows: list[tuple[Any, ...]] = []
-        self.rowcount = -1
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
-        given = dumped(params)
-        self._take(_wait(self._connection, lambda pgconn: self._exchange(pgconn, sql, given)))
+        values, formats = dumped(params)
 
-    def _exchange(self, pgconn: Any, sql: str, given: Given) -> Generator[Any, Any, list[Any]]:
-        pgconn.send_query_params(numbered(sql)[1].encode(), given[0], None, given[1])
-        return list((yield from _generators()[0](pgconn)))
+        def exchange(pgconn: Any) -> Generator[Any, Any, list[Any]]:
+            pgconn.send_query_params(numbered(sql)[1].encode(), values, None, formats)
+            generator: Generator[Any, Any, list[Any]] = _generators()[0](pgconn)
+            return generator
+
+        self._take(_wait(self._connection, exchange))
 
     def _take(self, result: Any) -> None:
         if result.status != 2:  # TUPLES_OK
@@ -142,23 +152,28 @@ class _OnceCursor:
 class _Cursor(_OnceCursor):
     """The same for a prepared statement."""
 
-    def __init__(self, connection: Any, session: Session, *, plan_for: float | None, loads: bool) -> None:
-        super().__init__(connection)
-        self._session, self._plan_for, self._loads = session, plan_for, loads
+    def __init__(self, connection: Any, session: Session, plan_for: float | None, loads: bool) -> None:
+        self._connection, self._session, self._plan_for, self._loads = connection, session, plan_for, loads
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         name, text, _ = numbered(sql)
         given = dumped(params)
-        is_known = name in self._session.names
-        is_old = (
-            is_known and self._plan_for is not None and monotonic() - self._session.prepared_at[name] > self._plan_for
-        )
+        session, encoded = self._session, name.encode()
+        is_known = name in session.names
+        is_old = is_known and self._plan_for is not None and monotonic() - session.prepared_at[name] > self._plan_for
+        if is_known and not is_old and _meanwhile.work is None:  # nearly always
+            with self._connection.lock:
+                pgconn = _idle(self._connection)
+                pgconn.send_query_prepared(encoded, *given)
+                # psycopg's own generator, which is compiled, waits for the results.
+                self._take(self._connection.wait(_generators()[0](pgconn))[-1])
+            return
         prepares = None if is_known and not is_old else text.encode()
-        encoded = name.encode()
-        result = _wait(self._connection, lambda pgconn: _exchange(pgconn, encoded, given, prepares, is_old=is_old))
+        exchange = partial(_exchange, name=encoded, given=given, prepares=prepares, is_old=is_old)
+        result = _wait(self._connection, exchange)
         if prepares is not None:
-            self._session.names.add(name)
-            self._session.prepared_at[name] = monotonic()
+            session.names.add(name)
+            session.prepared_at[name] = monotonic()
         self._take(result)
 
 
@@ -169,14 +184,18 @@ def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[An
         NotPrepared: the connection is in a transaction, or in the middle of something.
     """
     with connection.lock:
-        pgconn = connection.pgconn
-        if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
-            raise NotPrepared
-        return connection.wait(exchange(pgconn))[-1]
+        return connection.wait(exchange(_idle(connection)))[-1]
+
+
+def _idle(connection: Any) -> Any:
+    pgconn = connection.pgconn
+    if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
+        raise NotPrepared
+    return pgconn
 
 
 def _exchange(
-    pgconn: Any, name: bytes, given: Given, prepares: bytes | None, *, is_old: bool
+    pgconn: Any, *, name: bytes, given: Given, prepares: bytes | None, is_old: bool
 ) -> Generator[Any, Any, list[Any]]:
     """Send the statement and wait for its results, as psycopg's cursors do, but not idly (``meanwhile``)."""
     send_and_wait, send, fetch_many = _generators()
@@ -192,7 +211,7 @@ def _exchange(
             raise NotPrepared
     pgconn.send_query_prepared(name, *given)
     yield from send(pgconn)
-    for _ in _meanwhile.work:
+    for _ in _meanwhile.work or ():
         pgconn.consume_input()
         if not pgconn.is_busy():
             break
@@ -209,7 +228,7 @@ def _generators() -> tuple[Any, Any, Any]:
 
 def _unloaded(result: Any) -> list[tuple[Any, ...]]:
     columns, value = range(result.nfields), result.get_value
-    return [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
+    return [tuple(map(value, repeat(row), columns)) for row in range(result.ntuples)]
 
 
 def _loaded(connection: Any, result: Any) -> list[tuple[Any, ...]]:

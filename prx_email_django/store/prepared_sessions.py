@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
+
+from prx_email_django.conf.reader import debug
 
 #: Statements that one connection prepares: each number of recipients has one, and each holds memory of the server.
 MOST = 50
@@ -36,7 +38,8 @@ class Session:
     is_direct: bool | None = None
 
 
-_sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+#: By a reference to the driver's connection: a ``WeakKeyDictionary``, written out for each statement's look.
+_sessions: dict[ref[Any], Session] = {}
 
 
 def is_ready(connection: Any, sql: str) -> bool:
@@ -54,7 +57,8 @@ def ready_session(connection: Any, sql: str) -> Session | None:
 
 def is_plain(connection: Any) -> bool:
     """Whether nobody has replaced ``cursor`` to watch or to forbid, and no log shows the text of statements."""
-    return "cursor" not in vars(connection) and not connection.queries_logged
+    # The second is Django's ``queries_logged``.
+    return "cursor" not in vars(connection) and not (connection.force_debug_cursor or debug())
 
 
 def note_process(connection: Any, process: int) -> None:
@@ -121,7 +125,12 @@ def session_of(connection: Any) -> Session | None:
     if raw is None or not hasattr(raw, "pgconn"):
         return None
     try:
-        known = _sessions.get(raw)
+        known = _sessions.get(ref(raw))
     except TypeError:  # a stand-in that cannot be referred to
         return None
-    return _sessions.setdefault(raw, Session()) if known is None else known
+    return _sessions.setdefault(ref(raw, _forget_session), Session()) if known is None else known
+
+
+def _forget_session(of: ref[Any]) -> None:
+    """The driver's connection is gone."""
+    _sessions.pop(of, None)

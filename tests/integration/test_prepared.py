@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from django.db import DataError, InternalError, OperationalError, connection, connections, transaction
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import (
+    DatabaseError,
+    DataError,
+    InternalError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
+from django.test import override_settings
 
 import prx_email_django as prx
 from prx_email_django.compose import known
@@ -153,6 +165,46 @@ def test_nothing_is_prepared_where_somebody_else_makes_the_cursors(monkeypatch: 
     for _ in range(3):
         queue()
     assert not names()
+
+
+def is_ready() -> bool:
+    return prepared_sessions.is_ready(connection, "SELECT %s::int")
+
+
+def test_nothing_is_prepared_while_statements_are_logged(settings: Any) -> None:
+    account("known")
+    queue(), queue()
+    for debug in (False, True, False):
+        settings.DEBUG = debug
+        assert is_ready() is (not debug)
+        with override_settings(DEBUG=not debug):
+            assert is_ready() is debug
+        connection.force_debug_cursor = True
+        assert not is_ready()
+        connection.force_debug_cursor = False
+
+
+def test_a_connection_is_refused_as_django_refuses_it() -> None:
+    """In another thread, and in a coroutine: nothing is executed."""
+    account("known")
+    queue(), queue()
+    default = connections["default"]
+
+    def execute() -> object:
+        return prepared.execute(default, "SELECT %s::int", [1])
+
+    async def in_coroutine() -> object:
+        return execute()
+
+    assert execute() == [(b"1",)]
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(in_coroutine())
+    with ThreadPoolExecutor() as pool, pytest.raises(DatabaseError, match="created in a thread"):
+        pool.submit(execute).result()
+    default.inc_thread_sharing()
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(execute).result() == [(b"1",)]
+    default.dec_thread_sharing()
 
 
 def test_only_some_statements_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
