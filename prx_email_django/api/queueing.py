@@ -59,7 +59,8 @@ def _enqueue_plain(given: Mapping[str, Any]) -> OutboxMessage | None:
         draft = plain_draft(given, account=account, now=None, largest=0, version=version)
         return _write_at_once(connection, [draft], now=None)[0]
     except (Unfit, OutboxError):
-        return _enqueue_in_steps(EnqueueArguments(**given))
+        pass  # outside: errors of the next try must not keep this one
+    return _enqueue_in_steps(EnqueueArguments(**given))
 
 
 @with_parameters_of(EnqueueArguments, first=_enqueue_plain)

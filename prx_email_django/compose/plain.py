@@ -27,7 +27,7 @@ def is_plain(given: Mapping[str, Any]) -> bool:
     """Whether ``plain_draft`` takes these arguments: valid, and short enough for a head of any bound."""
     to, subject, text, html = given.get("to"), given.get("subject"), given.get("body_text"), given.get("body_html", "")
     return (
-        given.keys() <= _NAMES
+        _NAMES.issuperset(given)
         and type(to) is type(subject) is type(text) is type(html) is str
         and type(given.get("from_email", "")) is str
         and subject.isascii()
@@ -55,7 +55,9 @@ def plain_draft(
     fields = {
         "to": [to],
         "from_email": from_email,
-        "envelope_from": _sender(from_email),
+        "envelope_from": _sender(from_email)
+        if type(from_email) is str
+        else addr_spec_of(from_email, field="from_email"),
         "subject": given["subject"],
         "body_text": given["body_text"],
         "body_html": given.get("body_html", ""),

@@ -21,7 +21,7 @@ from prx_email_django.conf.django_accounts import accounts_of_django
 from prx_email_django.conf.durations import Retention
 from prx_email_django.conf.keys import OF_DJANGO, fernet_key, from_secret_key, read_keys
 from prx_email_django.conf.oauth_servers import OAuthServer
-from prx_email_django.conf.reader import NAME, django_q_installed, prx_email, secret_keys, uses_local_time
+from prx_email_django.conf.reader import NAME, django_q_installed, prx_email, secret_keys
 from prx_email_django.conf.values import contradictions, function_named, read_values
 from prx_email_django.rules.domains import ascii_domain
 
@@ -34,7 +34,6 @@ _REBUILD_ON = frozenset(
         "INSTALLED_APPS",
         "MAILERS",
         "EMAIL_BACKEND",
-        "EMAIL_USE_LOCALTIME",
         *SMTP_OPTIONS.values(),
     }
 )
@@ -108,8 +107,8 @@ class OutboxSettings:
 
     @functools.cached_property
     def changes_messages(self) -> bool:
-        """Whether a message is rendered otherwise than its row alone says."""
-        return self.calls_host or bool(self.redirect_to) or uses_local_time()
+        """Whether a message is rendered otherwise than its row says; ``EMAIL_USE_LOCALTIME`` may do so, too."""
+        return self.calls_host or bool(self.redirect_to)
 
     @functools.cached_property
     def _message_id_function(self) -> Callable[[], object] | None:

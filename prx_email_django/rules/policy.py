@@ -92,7 +92,8 @@ def gave_up(  # noqa: PLR0913  (all by name)
     """
     if expires_at is not None and expires_at <= now:
         return True
-    is_postponed = due is not None and due > due_since + give_up_after + 2 * max_backoff
+    # Spans are compared: GIVE_UP_AFTER may be so long that no date lies behind it.
+    is_postponed = due is not None and due - due_since - max_backoff - max_backoff > give_up_after
     return now - (due if due is not None and is_postponed else due_since) > give_up_after
 
 

@@ -251,8 +251,8 @@ def _not_due(message: OutboxMessage, due: datetime, now: datetime) -> str:
 
 
 def _due(message: OutboxMessage, account: AccountFacts, now: datetime) -> str:
-    gives_up_at = message.due_since + outbox_settings().give_up_after
-    if gives_up_at <= now or (message.expires_at is not None and message.expires_at <= now):
+    is_given_up = now - message.due_since >= outbox_settings().give_up_after
+    if is_given_up or (message.expires_at is not None and message.expires_at <= now):
         return _("expired: the next drain will put it at rest")
     if account.is_active and account.outbox is None and account.pause is not None:
         return _("its account is %(paused)s") % {"paused": _paused(account.pause, now)}

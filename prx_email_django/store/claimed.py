@@ -123,10 +123,9 @@ def split_expired(claims: Sequence[Claim], *, clock: Clock) -> tuple[list[Claim]
     settings, now = outbox_settings(), clock.now
     fresh: list[Claim] = []
     old: list[Claim] = []
-    oldest = now - settings.give_up_after
     for claim in claims:
         message = claim.message
-        if message.expires_at is None and message.due_since >= oldest:
+        if message.expires_at is None and now - message.due_since <= settings.give_up_after:
             fresh.append(claim)  # nearly always, without the cost of ``gave_up``
             continue
         is_old = gave_up(

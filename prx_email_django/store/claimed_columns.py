@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from itertools import repeat
 from typing import Any
@@ -20,7 +20,6 @@ from django.db.models.signals import post_init, pre_init
 
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.rules.clock import instant_of
 
 #: Returned of every message.
 ALWAYS = (
@@ -44,6 +43,7 @@ _SAME_INSTANT = "due_since"
 _OTHERS = "others"
 
 _DECODER = json.JSONDecoder()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def returning(quote: Callable[[str], str]) -> dict[str, str]:
@@ -58,8 +58,17 @@ def returning(quote: Callable[[str], str]) -> dict[str, str]:
 
 
 def microseconds(column: str) -> str:
-    """SQL of an instant as microseconds after 1970: those of this era are exact in a double."""
-    return f"(DATE_PART('epoch', {column}) * 1000000)::bigint"
+    """SQL of an instant as microseconds after 1970.
+
+    Those of this era are exact in a double, others in the slower numeric.  What Python has no date for is its first or
+    last instant: an instant that cannot be read would stop the whole account.
+    """
+    fitting = f"GREATEST(LEAST({column}, '9999-12-31 23:59:59.999999+00'), '0001-01-01 00:00:00+00')"
+    return (
+        f"CASE WHEN {column} BETWEEN '1900-01-01' AND '2200-01-01'"
+        f" THEN (DATE_PART('epoch', {column}) * 1000000)::bigint WHEN {column} IS NOT NULL"
+        f" THEN (EXTRACT(EPOCH FROM {fitting}::timestamptz) * 1000000)::bigint END"
+    )
 
 
 def instances_of(
@@ -117,7 +126,7 @@ def _listened(attributes: dict[str, Any], alias: str) -> OutboxMessage:
 @lru_cache(maxsize=1024)
 def _instant(given: int | None) -> datetime | None:
     """Messages that were queued together share their instants, and most of those of one message are equal."""
-    return None if given is None else instant_of(given / 1_000_000)
+    return None if given is None else _EPOCH + timedelta(microseconds=given)
 
 
 @cache

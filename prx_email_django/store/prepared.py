@@ -92,7 +92,7 @@ def execute(
     except NotPrepared:
         forget(connection)
         raise
-    return given.rows
+    return list(given.rows)
 
 
 def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -109,21 +109,28 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
     connection.validate_thread_sharing()
     given = _OnceCursor(raw)
     connection.make_cursor(given).execute(sql, params)
-    return given.rows
+    return list(given.rows)
 
 
 def _ensure_connection(connection: Any) -> None:
     """Open the connection as Django's ``cursor`` does, with its errors; it makes a dozen calls where it is open."""
-    if connection.connection is None or connection.health_check_enabled or _get_running_loop() is not None:
+    is_open = connection.connection is not None and not connection.health_check_enabled
+    if not is_open or _get_running_loop() is not None or not _ensures_as_django(connection):
         connection.close_if_health_check_failed()
         connection.ensure_connection()
+
+
+def _ensures_as_django(connection: Any) -> bool:
+    """Whether nobody has replaced ``ensure_connection``, to forbid access (pytest-django) or to connect again."""
+    return bool(connection.ensure_connection.__module__ == "django.db.backends.base.base")
 
 
 class _OnceCursor:
     """As much of a cursor as Django's wrapper uses, for a statement that is not prepared."""
 
     _loads = False
-    rows: list[tuple[Any, ...]]
+    #: Empty where an ``execute_wrapper`` of the host has not executed the statement.
+    rows: Sequence[tuple[Any, ...]] = ()
     rowcount = -1
 
     def __init__(self, connection: Any) -> None:

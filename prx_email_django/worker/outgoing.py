@@ -11,6 +11,7 @@ from typing import Protocol
 from django.db import Error
 
 from prx_email_django.conf import outbox_settings
+from prx_email_django.conf.reader import uses_local_time
 from prx_email_django.limits.rate_windows import Permits
 from prx_email_django.limits.slots import Slot
 from prx_email_django.mime.addresses import split_mailbox
@@ -35,8 +36,6 @@ NULL_SENDER = "<>"
 
 #: Where a message goes before it is rendered, and its outcome before it has one.
 NO_ROUTE, _NOT_BEGUN = Route(()), Outcome(Ending.UNTOUCHED)
-#: Held for an instant: a caller that cancels a message must know whether its body is written.
-_cancelling = threading.Lock()
 
 
 class Carrier(Protocol):
@@ -57,6 +56,7 @@ class ClaimedMessage(OutgoingMessage):
     __slots__ = (
         "_cancelled",
         "_has_files",
+        "_lock",
         "_permits_end_at",
         "body_written",
         "claim",
@@ -93,6 +93,9 @@ class ClaimedMessage(OutgoingMessage):
         self.mail_at = -math.inf
         self.body_written = False
         self._cancelled = False
+        #: A caller that cancels it must know whether its body is written.  Each message has its own lock: a fork copies
+        #: a lock as it is at that moment, perhaps held.
+        self._lock = threading.Lock()
         #: The outcome, and when it came, on the clock of ``uptime()``; set by the connection.
         self.outcome = _NOT_BEGUN
         self.finished: float | None = None
@@ -107,7 +110,8 @@ class ClaimedMessage(OutgoingMessage):
         """
         if self.body:
             return None
-        claim, is_plain = self.claim, not (self._has_files or outbox_settings().changes_messages)
+        claim = self.claim
+        is_plain = not (self._has_files or outbox_settings().changes_messages or uses_local_time())
         addresses = claim.open_addresses
         self.route = direct_route(addresses) if is_plain else envelope_route(addresses)
         if not self.route.envelope:
@@ -148,7 +152,7 @@ class ClaimedMessage(OutgoingMessage):
             if holds and not self.permit_ended:
                 self.mail_written, self.mail_at = True, now
             return self.mail_written
-        with _cancelling:
+        with self._lock:
             if holds := self._holds(now):
                 self.body_written = True
             return holds
@@ -171,7 +175,7 @@ class ClaimedMessage(OutgoingMessage):
 
     def cancel(self) -> bool:
         """Keep the body from being written; False: the body is being written already."""
-        with _cancelling:
+        with self._lock:
             self._cancelled = not self.body_written
             return self._cancelled
 

@@ -183,6 +183,18 @@ def test_the_date_is_in_the_time_zone_that_django_gives_it(
         assert parsed(received.data)["Date"].endswith(zone)
 
 
+def test_the_time_zone_of_the_date_is_that_of_the_moment(server: SmtpServer, settings: Any) -> None:
+    """Whoever assigns a setting at run time sends no signal."""
+    wire.sent(make_email(), server)
+    from django.conf import settings as of_django
+
+    settings.TIME_ZONE = "Asia/Tokyo"
+    settings.EMAIL_USE_LOCALTIME = False  # put back after the test
+    of_django._wrapped.EMAIL_USE_LOCALTIME = True
+    vars(of_django).pop("EMAIL_USE_LOCALTIME", None)
+    assert parsed(wire.sent(make_email(), server).data)["Date"].endswith("+0900")
+
+
 def test_the_outbox_names_a_message_that_the_caller_left_unnamed(server: SmtpServer) -> None:
     message = make_email()
     data = wire.sent(message, server).data

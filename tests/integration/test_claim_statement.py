@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,6 +25,8 @@ from tests.support.factories import NOW, SECOND, account, at, message
 pytestmark = pytest.mark.django_db
 
 MICROSECOND = timedelta(microseconds=1)
+#: The instants between which Python has dates.
+FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 RANKS = 21
 
 
@@ -156,6 +158,47 @@ def test_a_message_is_too_old_by_the_rule_alone() -> None:
             max_backoff=settings.max_backoff,
         )
         assert split_expired([claim], clock=at()) == (([], [claim]) if is_old else ([claim], [])), row
+
+
+@pytest.mark.parametrize("give_up_after", ["1000000d", "900000000d"])
+def test_a_message_may_wait_longer_than_there_are_dates(settings: Any, give_up_after: str) -> None:
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, "GIVE_UP_AFTER": give_up_after}
+    owner = account()
+    message(owner)
+    OutboxMessage.objects.update(due_since=NOW - timedelta(days=3650))
+    (claim,) = store.claims.claim(owner.pk, limit=1, hold_limit=1, clock=at()).claims
+    assert split_expired([claim], clock=at()) == ([claim], [])
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        LAST,
+        datetime(2300, 1, 1, 0, 0, 0, 123457, tzinfo=UTC),
+        datetime(1850, 3, 1, 12, 30, 0, 999999, tzinfo=UTC),
+        datetime(2199, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+    ],
+)
+def test_an_odd_instant_is_read_as_it_is(instant: datetime) -> None:
+    owner = account()
+    rows = [message(owner), message(owner)]
+    OutboxMessage.objects.filter(pk=rows[0].pk).update(expires_at=instant)
+    found = store.claims.claim(owner.pk, limit=2, hold_limit=1, clock=at()).claims
+    assert [claim.id for claim in found] == [row.pk for row in rows]
+    assert [claim.message.expires_at for claim in found] == [instant, None]
+
+
+@pytest.mark.parametrize(("written", "read"), [("infinity", LAST), ("-infinity", FIRST)])
+def test_an_instant_that_python_cannot_hold_stops_no_account(written: str, read: datetime) -> None:
+    if connections[outbox_alias()].vendor != "postgresql":
+        pytest.skip("only PostgreSQL has such instants")
+    owner = account()
+    row = message(owner)
+    message(owner)
+    with connections[outbox_alias()].cursor() as sql:
+        sql.execute(f"UPDATE {OutboxMessage._meta.db_table} SET expires_at = %s WHERE id = %s", [written, row.pk])
+    found = store.claims.claim(owner.pk, limit=2, hold_limit=1, clock=at()).claims
+    assert [claim.message.expires_at for claim in found] == [read, None]
 
 
 def test_a_claim_begins_behind_the_last_one_and_looks_from_the_start_before_the_end() -> None:

@@ -20,12 +20,13 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import override_settings
 
 import prx_email_django as prx
 from prx_email_django.compose import known
-from prx_email_django.errors import InvalidMessage
-from prx_email_django.models import OutboxMessage, Recipient
+from prx_email_django.errors import AccountUnavailable, InvalidMessage
+from prx_email_django.models import Account, OutboxMessage, Recipient
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store import prepared, prepared_sessions
 from prx_email_django.store.libpq_parameters import NotPrepared
@@ -375,3 +376,39 @@ def test_a_message_that_cannot_be_rendered_says_so_however_often_it_is_asked() -
     outgoing = ClaimedMessage(take_one(row, now=at(None).now), clock=at(None))
     first, second = outgoing.render(), outgoing.render()
     assert first is not None and second is not None and "must be one address" in first.error == second.error
+
+
+@pytest.mark.parametrize("on_class", [True, False])
+def test_who_replaces_ensure_connection_is_asked_for_each_message(
+    monkeypatch: pytest.MonkeyPatch, *, on_class: bool
+) -> None:
+    """So does pytest-django, to forbid access to the database."""
+    account("known")
+    queue()
+
+    def forbid(*_: object) -> None:
+        raise RuntimeError("no access to the database here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseDatabaseWrapper if on_class else connections["default"], "ensure_connection", forbid)
+        with pytest.raises(RuntimeError, match="no access"):
+            prx.enqueue(account="known", **MESSAGE)
+    assert OutboxMessage.objects.count() == 1
+
+
+def test_a_wrapper_that_executes_nothing_is_an_error_of_django() -> None:
+    account("known")
+    queue()
+    with connection.execute_wrapper(lambda *_: None), pytest.raises(DatabaseError):
+        prx.enqueue(account="known", **MESSAGE)
+    assert OutboxMessage.objects.count() == 1
+
+
+def test_an_error_of_enqueue_keeps_nothing_of_an_earlier_try() -> None:
+    account("known")
+    queue()
+    OutboxMessage.objects.all().delete()
+    Account.objects.update(is_active=False)
+    with pytest.raises(AccountUnavailable) as caught:
+        prx.enqueue(account="known", **MESSAGE)
+    assert caught.value.__context__ is None

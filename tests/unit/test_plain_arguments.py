@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from django.test import override_settings
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prx_email_django.compose.message import MessageArguments, compose
 from prx_email_django.compose.plain import is_plain, plain_draft
-from prx_email_django.errors import OutboxError
+from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.store.draft import Draft
 
@@ -130,3 +132,32 @@ def test_a_usual_message_is_plain(more: dict[str, Any]) -> None:
 def test_what_is_wrong_or_unusual_is_not_plain(wrong: dict[str, Any]) -> None:
     assert not is_plain({**USUAL, **wrong})
     assert not is_plain({name: value for name, value in USUAL.items() if name not in wrong}) or not wrong.keys() & USUAL
+
+
+class Keyed(Mapping[str, Any]):
+    """A mapping whose ``keys()`` is a list."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def keys(self) -> Any:
+        return list(self._values)
+
+
+def test_any_mapping_may_be_plain() -> None:
+    assert is_plain(Keyed(USUAL))
+    assert not is_plain(Keyed({**USUAL, "unknown": 1}))
+
+
+def test_a_default_sender_of_another_type_is_an_error_of_the_message() -> None:
+    with override_settings(DEFAULT_FROM_EMAIL=["shop@example.org"]), pytest.raises(InvalidMessage, match="must be"):
+        plain_draft(USUAL, account=Account(name="main"), now=None, largest=0, version="v")
