@@ -275,7 +275,6 @@ def _number_objects() -> None:
     from prx_email_django.store.lease import Lease
     from prx_email_django.worker.account import AccountWorker
     from prx_email_django.worker.connection import Connection
-    from prx_email_django.worker.outgoing import ClaimedMessage
 
     def number(self: Any) -> int:
         known: int | None = self.__dict__.get("_simulated_number")
@@ -283,5 +282,5 @@ def _number_objects() -> None:
             known = self.__dict__["_simulated_number"] = next(World.current.numbers)
         return known
 
-    for kind in (Slot, Lease, AccountWorker, Connection, ClaimedMessage):
+    for kind in (Slot, Lease, AccountWorker, Connection):
         kind.__hash__ = number  # type: ignore[method-assign]
