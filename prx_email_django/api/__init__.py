@@ -19,11 +19,11 @@ from prx_email_django.api.operations import pause_outbox as pause_outbox
 from prx_email_django.api.operations import purge_outbox as purge_outbox
 from prx_email_django.api.operations import requeue_outbox as requeue_outbox
 from prx_email_django.api.operations import resume_outbox as resume_outbox
-from prx_email_django.api.queueing import copy_outbox as copy_outbox
 from prx_email_django.api.queueing import enqueue as enqueue
 from prx_email_django.api.queueing import enqueue_drafts as enqueue_drafts
 from prx_email_django.api.queueing import enqueue_many as enqueue_many
-from prx_email_django.api.queueing import resend_outbox as resend_outbox
+from prx_email_django.api.resending import copy_outbox as copy_outbox
+from prx_email_django.api.resending import resend_outbox as resend_outbox
 from prx_email_django.api.sending import drain as drain
 from prx_email_django.api.sending import retry_outbox as retry_outbox
 from prx_email_django.api.sending import send as send

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -13,17 +13,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from prx_email_django.api.arguments import with_parameters_of
-from prx_email_django.api.keys import MessageRef, message_key
 from prx_email_django.api.wake import wake_after_statement, wake_on_commit
 from prx_email_django.compose import known
 from prx_email_django.compose.accounts import AccountRef, account_and_largest, account_to_queue, resolve_account
-from prx_email_django.compose.copies import copy_draft, resend_draft
 from prx_email_django.compose.message import MessageArguments, check_limits, compose, largest_size
 from prx_email_django.compose.plain import is_plain, plain_draft
-from prx_email_django.compose.validation import as_text, check_instant, check_not_expired, check_options
+from prx_email_django.compose.validation import check_instant, check_not_expired
 from prx_email_django.django_mail.draft import draft_from_email
 from prx_email_django.django_mail.options import account_of
-from prx_email_django.errors import InvalidMessage, OutboxError, RetryRejected
+from prx_email_django.errors import InvalidMessage, OutboxError
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.managers import outbox_connection
 from prx_email_django.rules.clock import Clock
@@ -177,7 +175,7 @@ def _write_in_steps(drafts: Sequence[Draft], *, now: datetime | None) -> list[Ou
         known_key = partial(is_queued, draft.account, draft.idempotency_key)
         check_not_expired(draft.fields.get("expires_at"), clock.now, is_queued=known_key)
         check_limits(draft, largest=largest[draft.account.pk])
-    return _insert(drafts, clock=clock)
+    return insert_drafts(drafts, clock=clock)
 
 
 def enqueue_many(
@@ -242,59 +240,7 @@ def _write_many(drafts: Sequence[Draft]) -> list[OutboxMessage]:
     if drafts and can_insert(connection) and not any(draft.idempotency_key for draft in drafts):
         with suppress(Unfit):
             return _write_at_once(connection, drafts, now=None)
-    return _insert(drafts, clock=clock_for(None))
-
-
-def resend_outbox(
-    outbox_id: MessageRef, *, idempotency_key: str | None = None, now: datetime | None = None
-) -> OutboxMessage:
-    """Queue the mail of a stored message once more, to all its recipients, as a new message with a new Message-ID.
-
-    The stored message stays as it is.  ``idempotency_key`` as for ``enqueue``.
-
-    Raises:
-        RetryRejected: ``not_found``; ``not_retriable`` where the content is sensitive, was removed, or is altered.
-        AccountUnavailable: the account is switched off.
-    """
-    check_instant("now", now)
-    clock = clock_for(now)
-    draft = resend_draft(_stored(outbox_id), now=clock.now)
-    return _insert([replace(draft, idempotency_key=_checked_key(idempotency_key))], clock=clock)[0]
-
-
-def copy_outbox(
-    outbox_id: MessageRef, *, to: str, idempotency_key: str | None = None, now: datetime | None = None
-) -> OutboxMessage:
-    """Queue a marked copy of a stored message to ``to`` alone, so that a person can see how the mail looks.
-
-    ``idempotency_key`` as for ``enqueue``.
-
-    Raises:
-        InvalidMessage: ``empty_to``, ``invalid_address``.
-        RetryRejected: ``not_found``; ``not_retriable`` where the content was removed or is altered.
-        AccountUnavailable: the account is switched off.
-    """
-    check_instant("now", now)
-    clock = clock_for(now)
-    draft = copy_draft(_stored(outbox_id), to=to, now=clock.now)
-    return _insert([replace(draft, idempotency_key=_checked_key(idempotency_key))], clock=clock)[0]
-
-
-def _checked_key(idempotency_key: str | None) -> str | None:
-    key: str | None = as_text(idempotency_key)
-    check_options(idempotency_key=key)
-    return key
-
-
-def _stored(outbox_id: MessageRef) -> OutboxMessage:
-    key = message_key(outbox_id)
-    try:
-        message = OutboxMessage.objects.select_related("account", "raw").filter(pk=key).first()
-    except (TypeError, ValueError):  # no message has such a key
-        message = None
-    if message is None:
-        raise RetryRejected(f"there is no message {key}", code="not_found")
-    return message
+    return insert_drafts(drafts, clock=clock_for(None))
 
 
 class _Accounts:
@@ -323,7 +269,8 @@ class _Accounts:
         return self._largest[account.id]
 
 
-def _insert(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
+def insert_drafts(drafts: Sequence[Draft], *, clock: Clock) -> list[OutboxMessage]:
+    """Queue drafts in one transaction, and wake a drain on commit where one of them is due."""
     if not drafts:
         return []
     written, new = _write(drafts, clock=clock)

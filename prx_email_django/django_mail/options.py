@@ -53,7 +53,7 @@ class MailOptions:
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
     "tag": str,
-    "metadata": json.loads,
+    "metadata": lambda text: {} if (value := json.loads(text)) is None else value,  # null: none, as for ``enqueue``
     "idempotency_key": str,
     "send_at": datetime.fromisoformat,
     "expires_at": datetime.fromisoformat,

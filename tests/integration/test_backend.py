@@ -410,6 +410,12 @@ def test_the_same_key_queues_once_and_returns_the_same_id() -> None:
     assert messages[0].outbox_id == messages[1].outbox_id  # type: ignore[attr-defined]
 
 
+def test_metadata_of_null_is_no_metadata() -> None:
+    message = queued(make_email(headers={"X-Outbox-Metadata": "null"}))
+    message.refresh_from_db()
+    assert message.metadata == {}
+
+
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
