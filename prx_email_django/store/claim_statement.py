@@ -11,7 +11,9 @@ late result may have been committed after this statement took its snapshot and b
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -23,6 +25,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock
 from prx_email_django.states import WAITING, Status
 from prx_email_django.store import prepared, prepared_sessions
+from prx_email_django.store.begun import begin
 from prx_email_django.store.claimed import ClaimedRecipient, Taken
 from prx_email_django.store.claimed_columns import decoded_all, instances_of, microseconds, returning
 from prx_email_django.store.cursor import Bounds
@@ -54,38 +57,55 @@ SELECT CONCAT_WS(' ', PG_BACKEND_PID(), COALESCE(hold.first, 0), claimed.lease),
  LEFT JOIN placed ON placed.id = claimed.id"""
 
 
-def claim_in_one_statement(  # noqa: PLR0913  (what a claim needs)
-    account_id: int,
-    *,
-    limit: int,
-    hold_limit: int,
-    hold_by_default: bool,
-    token: uuid.UUID,
-    length: timedelta,
-    bounds: Bounds,
-    clock: Clock,
-) -> Taken:
-    """Claim due messages behind ``bounds`` (by rank)."""
-    connection = connections[outbox_alias()]
-    now, waiting = clock.now, [status.value for status in WAITING]
-    statement = _statement(outbox_alias())
-    params: list[Any] = [*_starts(bounds), hold_by_default, account_id, now, waiting, limit, limit]
-    params += [Status.SENDING.value, str(token), now, clock.running, length, hold_limit, waiting, now]
-    rows = prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR, loads=True)
-    process, first, *lease = map(int, rows[0][0].split())
-    prepared_sessions.note_process(connection, process)
-    taken = Taken(stopped_at_hold=first > 0)
-    if not lease:  # nothing was claimed
+@dataclass(frozen=True, slots=True)
+class ClaimStatement:
+    """A claim of due messages behind ``bounds`` (by rank)."""
+
+    account_id: int
+    limit: int
+    hold_limit: int
+    hold_by_default: bool
+    token: uuid.UUID
+    length: timedelta
+    bounds: Bounds
+    clock: Clock
+
+    def execute(self) -> Taken:
+        """Claim, and return what was claimed."""
+        connection, now = connections[outbox_alias()], self.clock.now
+        statement, params = _statement(outbox_alias()), self._parameters(now)
+        rows = prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR, loads=True)
+        return self._taken(connection, rows, now)
+
+    def begin(self) -> Callable[[], Taken] | None:
+        """Begin to claim: the function waits for it; None: nothing was begun (``begun.begin``)."""
+        connection, now = connections[outbox_alias()], self.clock.now
+        statement, params = _statement(outbox_alias()), self._parameters(now)
+        begun = begin(connection, statement, params, plan_for=prepared.PLAN_FOR, loads=True)
+        return None if begun is None else lambda: self._taken(connection, list(begun.rows()), now)
+
+    def _parameters(self, now: datetime) -> list[Any]:
+        waiting = [status.value for status in WAITING]
+        params: list[Any] = [*_starts(self.bounds), self.hold_by_default, self.account_id, now, waiting]
+        params += [self.limit, self.limit, Status.SENDING.value, str(self.token), now, self.clock.running, self.length]
+        return [*params, self.hold_limit, waiting, now]
+
+    def _taken(self, connection: Any, rows: list[tuple[Any, ...]], now: datetime) -> Taken:
+        process, first, *lease = map(int, rows[0][0].split())
+        prepared_sessions.note_process(connection, process)
+        taken = Taken(stopped_at_hold=first > 0)
+        if not lease:  # nothing was claimed
+            return taken
+        rows.sort(key=itemgetter(1))
+        known = {"status": Status.SENDING.value, "claim_token": self.token, "dismissed_at": None, "updated_at": now}
+        _, _, recipients, *columns = zip(*rows, strict=True)
+        known["account_id"] = self.account_id
+        taken.messages, taken.usual = instances_of(columns, known=known, lease=lease[0])
+        for message, found in zip(taken.messages, decoded_all(recipients), strict=True):
+            if found is not None:
+                pk = message.id
+                taken.recipients[pk] = [ClaimedRecipient(pk, *read) for read in found]
         return taken
-    rows.sort(key=itemgetter(1))
-    known = {"status": Status.SENDING.value, "claim_token": token, "dismissed_at": None, "updated_at": now}
-    _, _, recipients, *columns = zip(*rows, strict=True)
-    taken.messages, taken.usual = instances_of(columns, known=known | {"account_id": account_id}, lease=lease[0])
-    for message, found in zip(taken.messages, decoded_all(recipients), strict=True):
-        if found is not None:
-            pk = message.id
-            taken.recipients[pk] = [ClaimedRecipient(pk, *read) for read in found]
-    return taken
 
 
 @lru_cache(maxsize=4)

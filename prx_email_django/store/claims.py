@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.models import Q
 
 from prx_email_django.conf import outbox_settings
@@ -15,7 +17,7 @@ from prx_email_django.models import OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.clock import Clock, uptime
 from prx_email_django.states import WAITING, Status
-from prx_email_django.store.claim_statement import claim_in_one_statement
+from prx_email_django.store.claim_statement import ClaimStatement
 from prx_email_django.store.claimed import Claim, Taken, claimed_messages, claims_of, is_hold, load_claims
 from prx_email_django.store.cursor import Bounds, ClaimCursor
 from prx_email_django.store.db import atomic, lease_until, retried
@@ -53,11 +55,48 @@ def claim(  # noqa: PLR0913  (what a claim needs, and who must know of it)
     """
     cursor, noted = cursor or ClaimCursor(), set() if noted is None else noted
     cursor.begin()
-    batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
+    behind = partial(_claim_behind, cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
+    return _passed(cursor, behind(), limit=limit, again=behind)
+
+
+def begin_claim(  # noqa: PLR0913  (as ``claim``)
+    account_id: int, *, limit: int, hold_limit: int, clock: Clock, cursor: ClaimCursor, noted: set[Lease]
+) -> Callable[[], ClaimBatch] | None:
+    """Begin what ``claim`` does: the function waits for it, and returns what was claimed.
+
+    None: nothing was begun; ``claim`` does it.
+    """
+    cursor.begin()
+    lease = Lease(outbox_settings().lease)
+    noted.add(lease)
+    options: dict[str, Any] = {"limit": limit, "hold_limit": hold_limit, "clock": clock}
+    begun = _begin_to_take(account_id, lease=lease, bounds=cursor.bounds, **options)
+    if begun is None:
+        noted.remove(lease)
+        return None
+    lease.was_asked = True
+    again = partial(_claim_behind, cursor, account_id, noted=noted, **options)
+    waited_for = partial(_wait_for_claim, begun, account_id, lease=lease, bounds=cursor.bounds, **options)
+    return lambda: _passed(cursor, waited_for(), limit=limit, again=again)
+
+
+def _wait_for_claim(
+    begun: Callable[[], Taken], account_id: int, *, lease: Lease, bounds: Bounds, **options: Any
+) -> ClaimBatch:
+    with released_on_absence(lease):
+        try:
+            taken = begun()
+        except Error:  # it may have been granted, and its answer lost
+            taken = _taking()(account_id, lease=lease, bounds=bounds, **options)
+        return _batch(taken, lease)
+
+
+def _passed(cursor: ClaimCursor, batch: ClaimBatch, *, limit: int, again: Callable[[], ClaimBatch]) -> ClaimBatch:
+    """The batch, or where it is empty what a look from the start finds; the cursor has passed it."""
     if cursor.bounds and len(batch.claims) < limit and not batch.stopped_at_hold:
         cursor.restart()
         if not batch.claims:
-            batch = _claim_behind(cursor, account_id, limit=limit, hold_limit=hold_limit, clock=clock, noted=noted)
+            batch = again()
     cursor.passed(claim.message for claim in batch.claims)
     return batch
 
@@ -66,10 +105,19 @@ def _claim_behind(  # noqa: PLR0913  (as ``claim``)
     cursor: ClaimCursor, account_id: int, *, limit: int, hold_limit: int, clock: Clock, noted: set[Lease]
 ) -> ClaimBatch:
     noted.add(lease := Lease(outbox_settings().lease))
-    take = _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
     with released_on_absence(lease):
-        taken = take(account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds)
-        return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
+        taken = _taking()(
+            account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=cursor.bounds
+        )
+        return _batch(taken, lease)
+
+
+def _taking() -> Callable[..., Taken]:
+    return _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
+
+
+def _batch(taken: Taken, lease: Lease) -> ClaimBatch:
+    return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
 
 
 def claim_message(message_id: int, *, account_id: int, clock: Clock, noted: set[Lease] | None = None) -> Claim | None:
@@ -109,20 +157,20 @@ def claim_ids(ids: Sequence[int], *, guard: Q, lease: Lease, clock: Clock) -> in
 
 
 @retried
-def _take_in_one_statement(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
-) -> Taken:
+def _take_in_one_statement(account_id: int, *, lease: Lease, **options: Any) -> Taken:
     begin_again(lease)
-    settings = outbox_settings()
-    return claim_in_one_statement(
-        account_id,
-        limit=limit,
-        hold_limit=hold_limit,
-        hold_by_default=is_hold(""),
-        token=lease.token,
-        length=settings.lease,
-        bounds=bounds,
-        clock=clock,
+    return _claim_statement(account_id, lease=lease, **options).execute()
+
+
+def _begin_to_take(account_id: int, *, lease: Lease, **options: Any) -> Callable[[], Taken] | None:
+    if connections[outbox_alias()].vendor != "postgresql":
+        return None
+    return _claim_statement(account_id, lease=lease, **options).begin()
+
+
+def _claim_statement(account_id: int, *, lease: Lease, **options: Any) -> ClaimStatement:
+    return ClaimStatement(
+        account_id, hold_by_default=is_hold(""), token=lease.token, length=outbox_settings().lease, **options
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+
+from django.db import Error
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.models.history import close_gaps
@@ -32,7 +35,7 @@ from prx_email_django.store.claimed import Claim, counters_of
 from prx_email_django.store.db import atomic, retried, rules
 from prx_email_django.store.late_results import record_late, recorded_before
 from prx_email_django.store.sensitive import erase_sent
-from prx_email_django.store.sent_group import record_sent, takes_all_claims
+from prx_email_django.store.sent_group import begin_to_record, record_sent, takes_all_claims
 
 #: What a verdict needs of a row as it is now.
 _JUDGED = ("retries", "attempts", "message_number", "provider_message_id", "on_unknown")
@@ -64,15 +67,54 @@ def finalize_in_parts(group: Sequence[FinishedAttempt], *, clock: Clock) -> Iter
     others = [finished for finished in group if not finished.is_plain] if len(plain) < len(group) else []
     for part in [plain] if takes_all_claims() and plain else _by_claim(plain):
         now = clock.now
-        ours = _record_sent(part, now=now)
-        sent = part
-        if len(ours) < len(part):
-            sent = [finished for finished in part if finished.claim.id in ours]
-            others += [finished for finished in part if finished.claim.id not in ours]
+        sent, lost = _divided(part, _record_sent(part, now=now))
+        others += lost
         _update_sent(sent, now=now)
         yield Part(sent=sent)
-    for finished in others:
+    yield from _one_by_one(others, clock=clock)
+
+
+def begin_group(group: Sequence[FinishedAttempt], *, clock: Clock) -> Callable[[], Iterator[Part]] | None:
+    """Begin to record a group: the function waits for the database, and does what ``finalize_in_parts`` does then.
+
+    None: nothing was begun, since the database or the group needs more than one statement.
+    """
+    for finished in group:
+        if not finished.is_plain or not finished.claim.is_unanswered:
+            return None
+    now = clock.now
+    written = begin_to_record(group, now=now)
+    return None if written is None else partial(_finish_group, group, written, clock=clock, now=now)
+
+
+def _finish_group(
+    group: Sequence[FinishedAttempt], written: Callable[[], set[int]], *, clock: Clock, now: datetime
+) -> Iterator[Part]:
+    try:
+        ours = written()
+    except Error:
+        # It may have been executed, and only its answer was lost: as for each second try.
+        yield from finalize_in_parts(group, clock=clock)
+        return
+    sent, lost = _divided(group, ours)
+    _update_sent(sent, now=now)
+    yield Part(sent=sent)
+    yield from _one_by_one(lost, clock=clock)
+
+
+def _one_by_one(group: Iterable[FinishedAttempt], *, clock: Clock) -> Iterator[Part]:
+    for finished in group:
         yield Part(others=[_record_one(finished, clock=clock, tries=[])])
+
+
+def _divided(
+    group: Sequence[FinishedAttempt], ours: Collection[int]
+) -> tuple[Sequence[FinishedAttempt], list[FinishedAttempt]]:
+    """Those of the group whose ids are ``ours``, and the others."""
+    if len(ours) == len(group):
+        return group, []
+    sent = [finished for finished in group if finished.claim.id in ours]
+    return sent, [finished for finished in group if finished.claim.id not in ours]
 
 
 def _by_claim(group: Iterable[FinishedAttempt]) -> Iterable[list[FinishedAttempt]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from asyncio import _get_running_loop
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import repeat
 from time import monotonic
@@ -30,26 +30,6 @@ from prx_email_django.store.prepared_sessions import (
 #: Seconds after which a statement that reads large tables is planned anew: a plan for a nearly empty table reads all of
 #: it.
 PLAN_FOR = 1.0
-
-
-class _Meanwhile(threading.local):
-    work: Iterator[object] | None = None
-
-
-_meanwhile = _Meanwhile()
-
-
-@contextmanager
-def meanwhile(work: Iterator[object]) -> Iterator[None]:
-    """While PostgreSQL executes the prepared statements of this block, take steps of ``work`` instead of waiting.
-
-    A step must be short, must not raise and must not use the database: its connection is busy.
-    """
-    before, _meanwhile.work = _meanwhile.work, work
-    try:
-        yield
-    finally:
-        _meanwhile.work = before
 
 
 def fetch(
@@ -79,13 +59,13 @@ def execute(
     Raises:
         NotPrepared: nothing was executed.
     """
-    _ensure_connection(connection)
+    ensure_connection(connection)
     session = ready_session(connection, sql)
     if session is None:
         raise NotPrepared
     if connection._thread_ident != threading.get_ident():  # the same question, without a lock
         connection.validate_thread_sharing()
-    given = _Cursor(connection.connection, session, plan_for, loads)
+    given = PreparedCursor(connection.connection, session, plan_for, loads)
     try:
         # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
         connection.make_cursor(given).execute(sql, params)
@@ -101,18 +81,18 @@ def execute_once(connection: Any, sql: str, params: Sequence[Any]) -> list[tuple
     Raises:
         NotPrepared: nothing was executed.
     """
-    _ensure_connection(connection)
+    ensure_connection(connection)
     raw = connection.connection
     is_usual = session_of(connection) is not None and raw.info.encoding == "utf-8" and is_djangos_own(connection)
     if not is_usual or not is_plain(connection):
         raise NotPrepared
     connection.validate_thread_sharing()
-    given = _OnceCursor(raw)
+    given = OnceCursor(raw)
     connection.make_cursor(given).execute(sql, params)
     return list(given.rows)
 
 
-def _ensure_connection(connection: Any) -> None:
+def ensure_connection(connection: Any) -> None:
     """Open the connection as Django's ``cursor`` does, with its errors; it makes a dozen calls where it is open."""
     is_open = connection.connection is not None and not connection.health_check_enabled
     if not is_open or _get_running_loop() is not None or not _ensures_as_django(connection):
@@ -125,7 +105,7 @@ def _ensures_as_django(connection: Any) -> bool:
     return bool(connection.ensure_connection.__module__ == "django.db.backends.base.base")
 
 
-class _OnceCursor:
+class OnceCursor:
     """As much of a cursor as Django's wrapper uses, for a statement that is not prepared."""
 
     _loads = False
@@ -141,12 +121,17 @@ class _OnceCursor:
 
         def exchange(pgconn: Any) -> Generator[Any, Any, list[Any]]:
             pgconn.send_query_params(numbered(sql)[1].encode(), values, None, formats)
-            generator: Generator[Any, Any, list[Any]] = _generators()[0](pgconn)
+            generator: Generator[Any, Any, list[Any]] = generators()[0](pgconn)
             return generator
 
-        self._take(_wait(self._connection, exchange))
+        self.take(_wait(self._connection, exchange))
 
-    def _take(self, result: Any) -> None:
+    def take(self, result: Any) -> None:
+        """Read the rows of the result.
+
+        Raises:
+            Exception: the error of the statement, as psycopg's class.
+        """
         if result.status != 2:  # TUPLES_OK
             raise _error(result)
         self.rows = _loaded(self._connection, result) if self._loads else _unloaded(result)
@@ -156,7 +141,7 @@ class _OnceCursor:
         """Do nothing: the rows are read already."""
 
 
-class _Cursor(_OnceCursor):
+class PreparedCursor(OnceCursor):
     """The same for a prepared statement."""
 
     def __init__(self, connection: Any, session: Session, plan_for: float | None, loads: bool) -> None:
@@ -167,13 +152,13 @@ class _Cursor(_OnceCursor):
         given = dumped(params)
         session, encoded = self._session, name.encode()
         is_known = name in session.names
-        is_old = is_known and self._plan_for is not None and monotonic() - session.prepared_at[name] > self._plan_for
-        if is_known and not is_old and _meanwhile.work is None:  # nearly always
+        is_old = is_known and is_outdated(session, name, self._plan_for)
+        if is_known and not is_old:  # nearly always
             with self._connection.lock:
-                pgconn = _idle(self._connection)
+                pgconn = idle_line(self._connection)
                 pgconn.send_query_prepared(encoded, *given)
                 # psycopg's own generator, which is compiled, waits for the results.
-                self._take(self._connection.wait(_generators()[0](pgconn))[-1])
+                self.take(self._connection.wait(generators()[0](pgconn))[-1])
             return
         prepares = None if is_known and not is_old else text.encode()
         exchange = partial(_exchange, name=encoded, given=given, prepares=prepares, is_old=is_old)
@@ -181,7 +166,12 @@ class _Cursor(_OnceCursor):
         if prepares is not None:
             session.names.add(name)
             session.prepared_at[name] = monotonic()
-        self._take(result)
+        self.take(result)
+
+
+def is_outdated(session: Session, name: str, plan_for: float | None) -> bool:
+    """Whether the prepared statement is to be planned anew."""
+    return plan_for is not None and monotonic() - session.prepared_at[name] > plan_for
 
 
 def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[Any]]]) -> Any:
@@ -191,10 +181,15 @@ def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[An
         NotPrepared: the connection is in a transaction, or in the middle of something.
     """
     with connection.lock:
-        return connection.wait(exchange(_idle(connection)))[-1]
+        return connection.wait(exchange(idle_line(connection)))[-1]
 
 
-def _idle(connection: Any) -> Any:
+def idle_line(connection: Any) -> Any:
+    """libpq's connection of psycopg's one.
+
+    Raises:
+        NotPrepared: it is in a transaction, or in the middle of something.
+    """
     pgconn = connection.pgconn
     if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
         raise NotPrepared
@@ -204,8 +199,8 @@ def _idle(connection: Any) -> Any:
 def _exchange(
     pgconn: Any, *, name: bytes, given: Given, prepares: bytes | None, is_old: bool
 ) -> Generator[Any, Any, list[Any]]:
-    """Send the statement and wait for its results, as psycopg's cursors do, but not idly (``meanwhile``)."""
-    send_and_wait, send, fetch_many = _generators()
+    """Send the statement and wait for its results, as psycopg's cursors do."""
+    send_and_wait = generators()[0]
     if is_old:
         pgconn.send_query(b"DEALLOCATE " + name)
         results = yield from send_and_wait(pgconn)
@@ -217,17 +212,13 @@ def _exchange(
         if results[-1].status != 1:  # COMMAND_OK
             raise NotPrepared
     pgconn.send_query_prepared(name, *given)
-    yield from send(pgconn)
-    for _ in _meanwhile.work or ():
-        pgconn.consume_input()
-        if not pgconn.is_busy():
-            break
-    results = yield from fetch_many(pgconn)
+    results = yield from send_and_wait(pgconn)
     return list(results)
 
 
 @cache
-def _generators() -> tuple[Any, Any, Any]:
+def generators() -> tuple[Any, Any, Any]:
+    """psycopg's generators, which are compiled: send and wait for the results, send, wait for the results."""
     from psycopg.generators import execute, fetch_many, send
 
     return execute, send, fetch_many

@@ -23,6 +23,7 @@ from prx_email_django.rules.text import MAX_COLUMN, MAX_ENHANCED_CODE, MAX_TEXT
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store import prepared
 from prx_email_django.store.attempts import FinishedAttempt
+from prx_email_django.store.begun import begin
 from prx_email_django.store.db import worker_name
 
 T = TypeVar("T")
@@ -67,10 +68,32 @@ _SEPARATOR, _LONGER = "\x1f", "\x1e"
 def in_one_statement(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
     """Mark the messages as sent that are still ours, and insert their attempts; return their ids."""
     connection = connections[outbox_alias()]
+    params, statement = _parameters(group, connection, now=now), _statement(outbox_alias())
+    return _written(group, prepared.fetch(connection, statement, params, plan_for=prepared.PLAN_FOR))
+
+
+def begin_in_one_statement(group: Sequence[FinishedAttempt], *, now: datetime) -> Callable[[], set[int]] | None:
+    """Begin the same: the function waits for it and returns the ids; None: nothing was begun (``begun.begin``)."""
+    connection = connections[outbox_alias()]
+    params, statement = _parameters(group, connection, now=now), _statement(outbox_alias())
+    statement_begun = begin(connection, statement, params, plan_for=prepared.PLAN_FOR)
+    return None if statement_begun is None else lambda: _written(group, statement_begun.rows())
+
+
+def _written(group: Sequence[FinishedAttempt], rows: Sequence[tuple[Any, ...]]) -> set[int]:
+    """The ids of the messages that the statement has marked."""
+    ((count, written),) = rows
+    if int(count) == len(group):
+        return {finished.claim.id for finished in group}
+    text = written.decode() if isinstance(written, bytes) else written or ""
+    return {int(pk) for pk in text.split(",") if pk}
+
+
+def _parameters(group: Sequence[FinishedAttempt], connection: Any, *, now: datetime) -> list[Any]:
     claims = [finished.claim for finished in group]
     said = [finished.outcome for finished in group]
     first = group[0].started_at
-    ids = [claim.message.id for claim in claims]
+    ids = [claim.id for claim in claims]
     enhanced, peers = _few([outcome.enhanced for outcome in said]), _few([outcome.peer for outcome in said])
     codes = _few([outcome.smtp_code for outcome in said])
     texts = [
@@ -82,7 +105,7 @@ def in_one_statement(group: Sequence[FinishedAttempt], *, now: datetime) -> set[
     ]
     separator = _separator(texts)
     *few, headers, responses = [separator.join(column) for column in texts]
-    params = [
+    return [
         *few,
         _literal([lease.token.hex for lease in _few([claim.lease for claim in claims])]),
         _literal(_few([claim.number for claim in claims])),
@@ -101,11 +124,6 @@ def in_one_statement(group: Sequence[FinishedAttempt], *, now: datetime) -> set[
         _stored(DeliveryAttempt, "worker")(worker_name()[:MAX_COLUMN], connection),
         first,
     ]
-    ((count, written),) = prepared.fetch(connection, _statement(outbox_alias()), params, plan_for=prepared.PLAN_FOR)
-    if int(count) == len(ids):
-        return set(ids)
-    text = written.decode() if isinstance(written, bytes) else written or ""
-    return {int(pk) for pk in text.split(",") if pk}
 
 
 def _few(values: list[T]) -> list[T]:

@@ -20,7 +20,7 @@ from prx_email_django.rules.text import MAX_TEXT
 from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.attempts import FinishedAttempt, attempt_columns
 from prx_email_django.store.db import atomic
-from prx_email_django.store.sent_arrays import BECOMES_SENT, in_one_statement
+from prx_email_django.store.sent_arrays import BECOMES_SENT, begin_in_one_statement, in_one_statement
 
 #: Column -> value of a ``DeliveryAttempt``.
 Attempt = dict[str, Any]
@@ -71,6 +71,11 @@ def record_sent(group: Sequence[FinishedAttempt], *, now: datetime) -> set[int]:
         # The rows do not show which were ours: a lost message may have been confirmed meanwhile, and keeps its token.
         return set()
     return {attempt["message_id"] for attempt in attempts}
+
+
+def begin_to_record(group: Sequence[FinishedAttempt], *, now: datetime) -> Callable[[], set[int]] | None:
+    """Begin the same in one statement: the function waits for it and returns the ids; None: nothing was begun."""
+    return begin_in_one_statement(group, now=now) if takes_all_claims() else None
 
 
 class _NotAllOurs(Exception):

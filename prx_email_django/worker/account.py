@@ -7,13 +7,14 @@ follows from trouble stands in ``trouble`` and ``suspicion``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.store.absence import unwritten
-from prx_email_django.store.prepared import meanwhile
+from prx_email_django.store.attempts import RecordedAttempt
 from prx_email_django.transports.base import ConnectError, Transport
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.connection_events import ConnectionEvents
@@ -27,6 +28,7 @@ from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.suspicion import Before, Next, Suspicion
 from prx_email_django.worker.trouble import Pace, Troubles
+from prx_email_django.worker.under_way import UnderWay
 
 #: Why an account's work has stopped: every connection is taken elsewhere, or something unexpected happened.
 LIMITED, FAILED = "limited", "failed"
@@ -46,6 +48,7 @@ class AccountWorker:
         recorder: Recorder,
         transport: Transport,
         idle: IdleConnections | None = None,
+        under_way: UnderWay | None = None,
     ) -> None:
         self.current = current
         self.source = source
@@ -66,6 +69,12 @@ class AccountWorker:
         self.finished = False
         self.suspicion = Suspicion(current, ready=self.ready, clock=clock, tries_once=source.tries_once)
         self._suspected = self.suspicion.is_active
+        #: None: each statement is waited for.
+        self.under_way = under_way
+        if under_way is not None:
+            self.prefetch.follow = partial(under_way.follow, self, is_claim=True)
+        #: Groups of results whose statement is under way; until its work is done, nobody else holds them.
+        self._groups: list[Sequence[ClaimedMessage]] = []
         self.prefetch.probing = self.troubles.needs_probe or self._suspected
 
     @property
@@ -76,7 +85,9 @@ class AccountWorker:
     # What the worker's loop calls
 
     def advance(self) -> None:
-        """Take one step: handle events, claim, connect, render, close.  Never waits."""
+        """Take one step: handle events, claim, connect, render, close."""
+        if not self._is_calm():
+            self.finish_under_way()
         self.events.handle()
         self.connections.look_at_clock()
         if self.pace.is_over():
@@ -85,6 +96,8 @@ class AccountWorker:
             return
         if self.suspicion.is_active and not self.stop_reason:
             self._prepare_probe()
+        if self.under_way is not None and self.under_way.is_claim and not self.prefetch.is_claiming:
+            self.finish_under_way()  # a limit of the drain needs to know what another account's claim takes
         if not self.stop_reason and not self.prefetch.claim_more(self.connections.greeted):
             self.stop("paused")
         if not self.stop_reason:
@@ -102,6 +115,7 @@ class AccountWorker:
 
     def stop(self, reason: str) -> None:
         """Claim nothing more, release the messages that no connection has taken, and let the others end."""
+        self.finish_under_way()
         self.stop_reason = self.stop_reason or reason
         self.connections.retry_at = 0.0
         self._give_back(self.prefetch.withdraw())
@@ -129,21 +143,62 @@ class AccountWorker:
         if self.stop_reason == FAILED:
             self.finished = True
         self.stop_reason, self.connections.retry_at = FAILED, 0.0
+        if self.under_way is not None:
+            self.under_way.drop(self)
+        self._groups, self.prefetch.is_claiming = [], False
         releases = self.prefetch.give_up()
         self.connections.give_up_opening()
         self.connections.abort()
         unwritten.write(releases)
 
+    def unrecorded(self) -> list[ClaimedMessage]:
+        """Messages whose result is being recorded by a statement that is under way."""
+        return [message for group in self._groups for message in group]
+
+    def finish_under_way(self) -> None:
+        """Wait for the statement that is under way, of whatever account, and do what it has left to do."""
+        if self.under_way is not None:
+            self.under_way.finish()
+
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
-        """Record the outcomes that came back for this account."""
+        """Record the outcomes that came back for this account; a group of acceptances may be under way afterwards."""
         accepted = Ending.ACCEPTED
         others = [message for message in messages if message.outcome.ending is not accepted]
+        if not others and self._begins_to_record(messages):
+            return
+        self.finish_under_way()
         before = {message.id: Before.of(message) for message in others}
         untouched = [message for message in others if not message.is_touched]
         touched = [message for message in messages if message.is_touched] if untouched else messages
-        with meanwhile(self.prefetch.rendering()):
-            recorded = self.recorder.finished([message.attempt() for message in touched])
-        self.ready.recorded += len(messages) - len(others)
+        recorded = self.recorder.finished([message.attempt() for message in touched])
+        self._recorded(messages, untouched, before, recorded)
+
+    def _begins_to_record(self, messages: Sequence[ClaimedMessage]) -> bool:
+        """Begin to record messages that were all accepted; False: nothing was begun."""
+        if self.under_way is None or not self._is_calm():
+            return False
+        waited_for = self.recorder.begin([message.attempt() for message in messages])
+        if waited_for is None:
+            return False
+        self._groups.append(messages)
+        self.under_way.follow(self, partial(self._finish_group, messages, waited_for))
+        return True
+
+    def _finish_group(
+        self, messages: Sequence[ClaimedMessage], waited_for: Callable[[], list[RecordedAttempt]]
+    ) -> None:
+        self._recorded(messages, [], {}, waited_for())
+        self._groups.remove(messages)
+
+    def _recorded(
+        self,
+        messages: Sequence[ClaimedMessage],
+        untouched: Sequence[ClaimedMessage],
+        before: dict[int, Before],
+        recorded: Sequence[RecordedAttempt],
+    ) -> None:
+        """Do what follows from results that are recorded; ``before``: those that were not accepted, as they were."""
+        self.ready.recorded += len([1 for message in messages if message.is_accepted])
         self._note_tokens(messages)
         if untouched and not self.stop_reason:
             untouched = self.prefetch.keep(untouched)
@@ -160,6 +215,10 @@ class AccountWorker:
             self.source.go_on()
             self.prefetch.look_again()
         self._wake_connections()
+
+    def _is_calm(self) -> bool:
+        """Whether nothing is known that could keep the account from going on as it does."""
+        return not (self.stop_reason or self._is_in_trouble())
 
     def _suspect(self, found: Next) -> None:
         """Do what refusals in a row demand."""
@@ -288,7 +347,7 @@ class AccountWorker:
         return False
 
     def _finish_if_idle(self) -> None:
-        if self.prefetch.claims or not (self.stop_reason or self.prefetch.is_empty()):
+        if self.prefetch.claims or self.prefetch.is_claiming or not (self.stop_reason or self.prefetch.is_empty()):
             return
         if not self.stop_reason and self.prefetch.looks_once_more():
             self.results.wake()

@@ -9,7 +9,7 @@ from typing import Protocol
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store.claimed import Claim, split_expired
-from prx_email_django.store.claims import ClaimBatch, claim, claim_message
+from prx_email_django.store.claims import ClaimBatch, begin_claim, claim, claim_message
 from prx_email_django.store.cursor import ClaimCursor
 from prx_email_django.store.due import first_claimable
 from prx_email_django.store.lease import Lease
@@ -42,6 +42,9 @@ class ClaimSource(Protocol):
 
         ``noted`` gets the lease before the statement.
         """
+
+    def begin_claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> Callable[[], ClaimBatch] | None:
+        """Begin what ``claim`` does: the function waits for it; None: nothing was begun, ``claim`` does it."""
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
         """Claims that may be sent, and those that are too old."""
@@ -126,9 +129,22 @@ class DueMessages:
             batch = claim(
                 account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor, noted=noted
             )
+        return self._noted(batch)
+
+    def begin_claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> Callable[[], ClaimBatch] | None:
+        """Begin to claim due messages, best rank first; not a probe."""
+        if self.only is not None:
+            return None
+        account = self._current.account
+        begun = begin_claim(
+            account.pk, limit=limit, hold_limit=hold_limit, clock=self._clock, cursor=self._cursor, noted=noted
+        )
+        return None if begun is None else lambda: self._noted(begun())
+
+    def _noted(self, batch: ClaimBatch) -> ClaimBatch:
         self._claimed = self._claimed or bool(batch.claims)
         if not batch.stopped_at_hold:
-            empty_handed.note(account.pk, claimed=self._claimed)
+            empty_handed.note(self._current.account.pk, claimed=self._claimed)
         return batch
 
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:

@@ -150,6 +150,7 @@ class Drain:
                         recorder=self.recorder,
                         transport=used_transport,
                         idle=self._idle,
+                        under_way=loop.under_way,
                     )
                 )
             connections = sum(worker.current.account.max_connections for worker in loop.workers)

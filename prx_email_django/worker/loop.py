@@ -24,6 +24,7 @@ from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
+from prx_email_django.worker.under_way import UnderWay
 
 logger = logging.getLogger("prx_email_django")
 
@@ -58,6 +59,7 @@ class WorkerLoop:
         self._renew_every = min(outbox_settings().lease / 3, timedelta(seconds=RENEW_EVERY)).total_seconds()
         self._renew_at = monotonic() + self._renew_every
         self._recorded_at = monotonic()
+        self.under_way = UnderWay(lambda worker, work: self._guarded(worker, lambda _: work()))
         #: Results that are being recorded.
         self._unrecorded: dict[AccountWorker, list[ClaimedMessage]] = {}
         #: Whether the worker should end: asked while the database is away.
@@ -108,6 +110,8 @@ class WorkerLoop:
             self._hand_out_again()
             heard = [worker.events.collect() for worker in self.workers]
             self.record(everything=any(heard))
+            if any(heard):  # an event comes after the results that were reported before it
+                self.under_way.finish()
             self._renew()
             for worker in self.workers:
                 self._guarded(worker, methodcaller("advance"))
@@ -115,7 +119,10 @@ class WorkerLoop:
             self.workers = [worker for worker in self.workers if not worker.finished]
             if not self.workers and not self.results.results:
                 return
-            self.results.wait(min(self._timeout(), wake_in()))
+            if self.results.results and self._is_time():
+                continue  # the next group is made ready while the database works
+            if not self.under_way.finish():
+                self.results.wait(min(self._timeout(), wake_in()))
 
     def record(self, *, everything: bool = False) -> None:
         """Write the results that have come back: a group, or fewer where a connection is idle or time has passed."""
@@ -168,6 +175,7 @@ class WorkerLoop:
     def _holds_something(self) -> bool:
         """Whether this process alone knows something that the database should know."""
         results = [*self.results.results, *(message for group in self._unrecorded.values() for message in group)]
+        results += [message for worker in self.workers for message in worker.unrecorded()]
         holds = any(message.is_touched for message in results)
         if not self.waits_for_results_only:
             holds = holds or any(worker.prefetch.claims for worker in self.workers)
@@ -175,7 +183,7 @@ class WorkerLoop:
 
     def _record_group(self, worker: AccountWorker) -> None:
         worker.record(self._unrecorded[worker])
-        del self._unrecorded[worker]
+        self._unrecorded.pop(worker, None)  # it may have failed by what the group before had left to do
 
     def _sort(self) -> None:
         """Sort the results by account; whenever a signal interrupts, each result is in exactly one place."""
@@ -202,7 +210,7 @@ class WorkerLoop:
         fresh_connection()
         for worker in {*self.workers, *self._unrecorded}:
             lost: set[int] = set()
-            results = self._unrecorded.pop(worker, [])
+            results = [*worker.unrecorded(), *self._unrecorded.pop(worker, [])]
             unwritten.write(
                 [partial(self._rescue, worker, message, lost) for message in results]
                 + [partial(worker.release_messages, lost), worker.connections.leave, written]
@@ -232,6 +240,7 @@ class WorkerLoop:
         if monotonic() < self._renew_at:
             return
         self._renew_at = monotonic() + self._renew_every
+        self.under_way.finish()
         claims = [claim for worker in self.workers for claim in worker.prefetch.held()]
         renew(claims, clock=self.clock)
         renew_slots([connection.slot for worker in self.workers for connection in worker.connections], clock=self.clock)
@@ -261,6 +270,6 @@ class WorkerLoop:
                 logger.warning("account %s was deleted: the drain goes on without it", worker.current.account)
             else:
                 raise
-            results = self._unrecorded.pop(worker, [])
+            results = [*worker.unrecorded(), *self._unrecorded.pop(worker, [])]
             unwritten.write([partial(self._rescue, worker, message, set()) for message in results])
             worker.fail()

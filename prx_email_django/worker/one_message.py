@@ -69,6 +69,9 @@ class OneMessage:
         self.claim_now = rest
         return ClaimBatch([rest], is_last=True)
 
+    def begin_claim(self, *, limit: int, hold_limit: int, noted: set[Lease]) -> None:
+        """Begin nothing: the message is claimed already."""
+
     def split_expired(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
         """Return all claims: the caller checked the age, or a person asked for the attempt."""
         return list(claims), []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from time import monotonic
 
@@ -11,8 +11,8 @@ from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
+from prx_email_django.store.claims import ClaimBatch
 from prx_email_django.store.lease import Lease, release_lease
-from prx_email_django.store.prepared import meanwhile
 from prx_email_django.worker.admission import Admission
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
@@ -21,6 +21,7 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.permits import AccountPermits
 from prx_email_django.worker.queues import ReadyQueue
 from prx_email_django.worker.recorder import Recorder
+from prx_email_django.worker.under_way import Work
 
 #: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
 RENDER_AHEAD = 4 * 1024 * 1024
@@ -53,6 +54,10 @@ class ClaimPrefetch:
         self.unrendered: deque[ClaimedMessage] = deque()
         #: Of these, what waits for new permits: those that it had ended before its MAIL.
         self.without_permits: list[ClaimedMessage] = []
+        #: Does the rest of a claim once it has its result; None: each claim is waited for.
+        self.follow: Callable[[Work], None] | None = None
+        #: A claim is under way.
+        self.is_claiming = False
         #: After trouble: one message only, until a transaction has been completed.
         self.probing = False
         #: Another worker's pause began and ended since the last transaction: the next transaction clears it.
@@ -110,7 +115,7 @@ class ClaimPrefetch:
 
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
-        if self.permits.wake_in() is not None:
+        if self.is_claiming or self.permits.wake_in() is not None:
             return True
         if connections and self.without_permits:
             if not self.current.may_send(self.clock.now):
@@ -183,8 +188,21 @@ class ClaimPrefetch:
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
-        with meanwhile(self.rendering()):
-            batch = self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
+        begun = None
+        if self.follow is not None:
+            begun = self.source.begin_claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
+        if self.follow is None or begun is None:
+            self._take(self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted), permits)
+            return
+        self.is_claiming = True
+        self.follow(partial(self._finish_claim, begun, permits))
+
+    def _finish_claim(self, begun: Callable[[], ClaimBatch], permits: Permits) -> None:
+        self.is_claiming = False
+        self._take(begun(), permits)
+
+    def _take(self, batch: ClaimBatch, permits: Permits) -> None:
+        """Take over what a claim under these permits took."""
         self._take_over(batch.claims)
         claims = self.doubles.keep_back(batch.claims, waiting=self.waiting(), permits=permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
@@ -250,20 +268,6 @@ class ClaimPrefetch:
         if rendered:
             self.permits.used()
         return bool(rendered)
-
-    def rendering(self) -> Iterator[None]:
-        """Render what ``render`` would render next, a message a step, for the time in which the database works.
-
-        Nothing is handed out: the results that are being recorded may keep a message back.
-        """
-        size = self.ready.ready_bytes
-        for message in tuple(self.unrendered):
-            if size >= RENDER_AHEAD:
-                return
-            if not message.body and not message.needs_database:
-                message.render()  # a failure is found again, and recorded, by ``render``
-                yield
-            size += len(message.body)
 
     def may_render(self) -> bool:
         """Whether a message is claimed that may be rendered now."""

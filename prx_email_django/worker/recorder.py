@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prx_email_django.limits.rate_windows import Permits, give_back, joined
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
@@ -14,7 +14,7 @@ from prx_email_django.states import AttemptOutcome, Status
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claimed import Claim
 from prx_email_django.store.claims import release
-from prx_email_django.store.finalize import Part, finalize_in_parts, settle
+from prx_email_django.store.finalize import Part, begin_group, finalize_in_parts, settle
 from prx_email_django.store.recover import expire, recover
 from prx_email_django.worker.events import announce, announce_reinstated, tells_sent
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -53,8 +53,19 @@ class Recorder:
 
         Returns what was recorded, but not of messages that were simply accepted.
         """
+        return self._noted(finalize_in_parts(group, clock=self.clock))
+
+    def begin(self, group: Sequence[FinishedAttempt]) -> Callable[[], list[RecordedAttempt]] | None:
+        """Begin to record a group: the function waits for the database, and does the rest of ``finished``.
+
+        None: nothing was begun.
+        """
+        parts = begin_group(group, clock=self.clock)
+        return None if parts is None else lambda: self._noted(parts())
+
+    def _noted(self, parts: Iterable[Part]) -> list[RecordedAttempt]:
         recorded: list[RecordedAttempt] = []
-        for part in finalize_in_parts(group, clock=self.clock):
+        for part in parts:
             self._note_sent(part)
             self._announce(part.others)
             recorded += part.others

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -13,9 +11,7 @@ import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import (
     DatabaseError,
-    DataError,
     InternalError,
-    OperationalError,
     connection,
     connections,
     transaction,
@@ -27,11 +23,9 @@ import prx_email_django as prx
 from prx_email_django.compose import known
 from prx_email_django.errors import AccountUnavailable, InvalidMessage
 from prx_email_django.models import Account, OutboxMessage, Recipient
-from prx_email_django.rules.outcomes import Outcome
 from prx_email_django.store import prepared, prepared_sessions
 from prx_email_django.store.libpq_parameters import NotPrepared
 from prx_email_django.store.outbox import outbox_state
-from prx_email_django.transports.memory import shared
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account, at, backlog, mail, take_one
 
@@ -278,99 +272,7 @@ def test_a_plan_that_depends_on_the_size_of_a_table_is_made_anew() -> None:
         assert fetch(60) == [(42,)]
 
 
-def test_other_work_is_done_while_the_database_works_and_no_longer() -> None:
-    account("known")
-    queue(), queue()
-    steps: list[int] = []
-
-    def work() -> Iterator[None]:
-        for number in itertools.count():
-            steps.append(number)
-            yield
-
-    with prepared.meanwhile(work()):
-        rows = prepared.fetch(connection, "SELECT pg_sleep(0.2), %s::int", [7], plan_for=60)
-    assert rows[0][1] == b"7"
-    assert len(steps) > 1
-    before = len(steps)
-    prepared.fetch(connection, "SELECT pg_sleep(0), %s::int", [7], plan_for=60)
-    assert len(steps) == before, "the block has ended"
-
-
-def test_work_that_has_an_end_leaves_the_rest_of_the_time_to_waiting() -> None:
-    account("known")
-    queue(), queue()
-    with prepared.meanwhile(iter([None])):
-        assert prepared.fetch(connection, "SELECT pg_sleep(0.05), %s::int", [7], plan_for=60)[0][1] == b"7"
-
-
-def test_an_error_of_the_statement_is_the_same_when_other_work_is_done_meanwhile() -> None:
-    account("known")
-    queue(), queue()
-    with prepared.meanwhile(itertools.repeat(None)), pytest.raises(DataError, match="division by zero"):
-        prepared.fetch(connection, "SELECT 1 / %s::int", [0], plan_for=60)
-    with prepared.meanwhile(itertools.repeat(None)), pytest.raises(OperationalError):
-        prepared.fetch(connection, "SELECT pg_terminate_backend(pg_backend_pid()), %s::int", [0], plan_for=60)
-
-
-def domain_from_the_database() -> str:
-    """Stands for the host's function that looks for the domain of a tenant."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 'tenant' || '.example'")
-        return str(cursor.fetchone()[0])
-
-
-def transformed_by_the_database(body: bytes, message: OutboxMessage) -> bytes:
-    """Stands for the host's function that looks for a key."""
-    assert OutboxMessage.objects.filter(pk=message.pk).exists()
-    return body
-
-
-@pytest.mark.usefixtures("memory_transport")
-@pytest.mark.parametrize(
-    "settings_of_host",
-    [
-        {},
-        {"MESSAGE_ID_DOMAIN": f"{__name__}.domain_from_the_database"},
-        {"TRANSFORM_MIME": f"{__name__}.transformed_by_the_database"},
-    ],
-    ids=lambda given: next(iter(given), "none"),
-)
-def test_a_drain_renders_while_results_are_recorded_only_what_needs_no_database(
-    settings_of_host: dict[str, str], settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connection is busy then: host code that asked the database would wait for itself."""
-    settings.PRX_EMAIL = {**settings.PRX_EMAIL, **settings_of_host}
-    owner = account("known", max_connections=1)
-    queue(), queue()
-    backlog(owner, 60)
-    prx.enqueue(**mail(owner, attachments=[("note.txt", b"words", "text/plain")]))
-    rendered_meanwhile: list[int] = []
-    is_busy: list[bool] = []
-    render, exchange = ClaimedMessage.render, prepared._exchange
-
-    def watched_render(message: ClaimedMessage) -> Outcome | None:
-        if is_busy:
-            rendered_meanwhile.append(message.id)
-        return render(message)
-
-    def watched_exchange(*args: Any, **options: Any) -> Any:
-        is_busy.append(True)
-        try:
-            return (yield from exchange(*args, **options))
-        finally:
-            is_busy.pop()
-
-    monkeypatch.setattr(ClaimedMessage, "render", watched_render)
-    monkeypatch.setattr(prepared, "_exchange", watched_exchange)
-    assert prx.drain(time_budget=60).sent == len(shared.delivered) == 63
-    with_file = OutboxMessage.objects.latest("pk")
-    assert with_file.pk not in rendered_meanwhile
-    assert bool(rendered_meanwhile) == (not settings_of_host)
-
-
 def test_a_message_that_cannot_be_rendered_says_so_however_often_it_is_asked() -> None:
-    """What fails while the database works is found again, and recorded, afterwards."""
     (row,) = backlog(account(), 1)
     OutboxMessage.objects.filter(pk=row.pk).update(envelope_from="Ann <bad")
     outgoing = ClaimedMessage(take_one(row, now=at(None).now), clock=at(None))

@@ -19,7 +19,14 @@ from prx_email_django.rules.outcomes import Ending
 from prx_email_django.store import adopt, claimed, db, erase, finalize, insert, late_results, lease, recover
 from prx_email_django.transports.smtp import reply_rules, session
 from prx_email_django.worker import connections, current, permits, prefetch, recorder, single, suspicion, trouble
-from tests.simulation import ahead_mutations, people_mutations, redirect_mutations, time_mutations, token_mutations
+from tests.simulation import (
+    ahead_mutations,
+    begun_mutations,
+    people_mutations,
+    redirect_mutations,
+    time_mutations,
+    token_mutations,
+)
 from tests.simulation.breaking import put, replace_everywhere
 from tests.simulation.world import World
 
@@ -258,14 +265,14 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
         (adoptions_leave_what_is_sent, "operators", "after its adoption", "680222"),
         (any_success_ends_a_pause, "network", "without a newer transaction", "680139"),
         (attempts_have_their_dates, "network", "several dates", "680009"),
-        (claims_never_end, "freezes", "before its lease ended", "730482"),
+        (claims_never_end, "freezes", "before its lease ended", "731700"),
         (erased_stay_recipients, "operators,network", "was erased at", "680020"),
         (holding_connects_for_ever, "people", "runs in circles", "690031"),
         (late_acceptances_are_forgotten, "freezes", "was told that message", "680092"),
         (machines_clocks_count, "clocks,network", "before the lease of", "690008"),
         (messages_go_before_their_time, "people", "before its time"),
         (one_permit_too_many, "people", "MAILs of", "690005"),
-        (pauses_are_not_heeded, "people", "stopped since", "680277"),
+        (pauses_are_not_heeded, "people", "stopped since", "681056"),
         (queued_messages_vanish, "conflicts", "was queued, and is not there"),
         (recipients_are_not_limited, "conflicts", "recipients of", "680008"),
         (recovered_while_it_is_sent, "network,freezes", "before the lease of"),
@@ -277,6 +284,7 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
         (temporary_failures_rest, "network", "rests without a reason", "680003"),
         (throttling_is_a_failure, "network", "paid for", "680056"),
         (unknown_outcomes_are_not_counted, "network", "has attempts", "680020"),
+        *begun_mutations.MUTATIONS,
         *people_mutations.MUTATIONS,
         *ahead_mutations.MUTATIONS,
         *time_mutations.MUTATIONS,

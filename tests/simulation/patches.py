@@ -20,7 +20,7 @@ from django.utils import timezone
 
 import prx_email_django
 from prx_email_django.store.outbox import wake_requested
-from tests.simulation import event_loop
+from tests.simulation import begun, event_loop
 from tests.simulation.database.faults import SimulatedDatabase
 from tests.simulation.world import Actor, World
 
@@ -247,6 +247,7 @@ def install(server_of: Any, post: Any) -> None:
     queues.ResultQueue.wait = _wait  # type: ignore[method-assign]
     flush_outbox.wait_for_wake_up = _wait_for_wake_up
     connection.connect = event_loop.connector(server_of)
+    begun.install()
     TokenFetch.result = _result_of(TokenFetch.result)  # type: ignore[method-assign]
     _number_objects()
 
