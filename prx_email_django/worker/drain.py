@@ -21,11 +21,11 @@ from prx_email_django.store.outbox import LOOKS_FOR, begin_drain
 from prx_email_django.worker.account import FAILED, AccountWorker
 from prx_email_django.worker.claim_source import DueMessages
 from prx_email_django.worker.current import CurrentAccount, CurrentOutbox
+from prx_email_django.worker.cycle_collector import cycle_collector_at_ease
 from prx_email_django.worker.heartbeat import Heartbeat, is_loop
 from prx_email_django.worker.idle import idle_connections
 from prx_email_django.worker.loop import FIRST_TRY, LONGEST_ABSENCE, WorkerLoop, next_try
 from prx_email_django.worker.network import Network
-from prx_email_django.worker.older_objects import older_objects_left_out
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.ready_accounts import ReadyAccounts
 from prx_email_django.worker.recorder import Recorder
@@ -82,7 +82,7 @@ class Drain:
         if self._idle is not None:
             self._idle.look_at = math.inf
         with ExitStack() as stack:
-            stack.enter_context(older_objects_left_out())
+            stack.enter_context(cycle_collector_at_ease())
             stack.callback(self._end)
             stack.enter_context(fresh_connection_after_exit())
             stack.enter_context(waiting_for_database(self._wait_for_database))

@@ -11,7 +11,7 @@ NEW_OBJECTS = 10_000
 
 
 @contextmanager
-def older_objects_left_out() -> Iterator[None]:
+def cycle_collector_at_ease() -> Iterator[None]:
     """Keep full collections from going through all the objects of the host's process, again and again.
 
     A drain makes many objects and drops them, which makes the collector look at everything: in a small Django project
