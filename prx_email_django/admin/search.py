@@ -14,6 +14,7 @@ from django.db import connections
 from django.db.models import Max, Q, QuerySet
 
 from prx_email_django.models import DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.models.indexes import is_filled
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.domains import with_ascii_domain
 
@@ -88,7 +89,7 @@ def _conditions(term: str, addressed: Q) -> list[Q]:
         *_by_number(term),
         Q(tag=term),
         addressed,
-        begins_with("tag", term),
+        begins_with("tag", term) & is_filled("tag"),
         recent(subject__icontains=term),
         *_by_queue_id(term),
     ]

@@ -1145,7 +1145,9 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="outboxmessage",
-            index=models.Index(fields=["tag"], name="prx_message_tag", opclasses=("varchar_pattern_ops",)),
+            index=prx_email_django.models.indexes.NonEmptyIndex(
+                fields=["tag"], name="prx_message_tag", opclasses=("varchar_pattern_ops",)
+            ),
         ),
         migrations.AddIndex(
             model_name="outboxmessage",

@@ -40,6 +40,32 @@ class PartialIndex(models.Index):
         return statement
 
 
+class NonEmptyIndex(models.Index):
+    """An index of one text column, on PostgreSQL without the rows where the text is empty.
+
+    PostgreSQL writes an entry for each new version of a row, the others only where the column changes.  They also would
+    not use a partial index for ``column = 'text'``; for how a text begins, PostgreSQL asks for ``is_filled`` beside it.
+    """
+
+    def create_sql(
+        self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor, using: str = "", **kwargs: Any
+    ) -> Statement:
+        """The SQL that creates the index, with the condition on PostgreSQL."""
+        index: Any = super()
+        if schema_editor.connection.vendor == "postgresql":
+            condition = is_filled(self.fields[0])
+            index = models.Index(
+                fields=self.fields, name=self.name, opclasses=tuple(self.opclasses), condition=condition
+            )
+        statement: Statement = index.create_sql(model, schema_editor, using=using, **kwargs)
+        return statement
+
+
+def is_filled(field: str) -> models.Q:
+    """The rows that a ``NonEmptyIndex`` of the field has on PostgreSQL."""
+    return ~models.Q(**{field: ""})
+
+
 class PartialUnique(models.UniqueConstraint):
     """A unique constraint without the rows whose last field is NULL, where the database has partial indexes.
 

@@ -27,7 +27,7 @@ from prx_email_django.models.account import Account
 from prx_email_django.models.conditions import SETTLED_CODES
 from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.foreign_text import ForeignCharField
-from prx_email_django.models.indexes import PartialIndex, PartialUnique
+from prx_email_django.models.indexes import NonEmptyIndex, PartialIndex, PartialUnique
 from prx_email_django.models.managers import OutboxModel
 from prx_email_django.rules.redirect import Route, named, route
 from prx_email_django.rules.sent import message_id_number
@@ -141,7 +141,7 @@ class OutboxMessage(OutboxModel):
             # The newest messages of an account, however many newer ones other accounts have.
             models.Index(fields=("account", "id"), name="prx_message_account"),
             # For a tag, and for how a tag begins: PostgreSQL needs the operator class for that, and finds both by it.
-            models.Index(fields=("tag",), name="prx_message_tag", opclasses=("varchar_pattern_ops",)),
+            NonEmptyIndex(fields=("tag",), name="prx_message_tag", opclasses=("varchar_pattern_ops",)),
             PartialIndex(fields=("raw",), name="prx_message_raw", where=Q(raw__isnull=False)),
             PartialIndex(
                 fields=("account", "claim_rank", "next_attempt_at", "id"),
