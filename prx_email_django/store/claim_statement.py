@@ -27,7 +27,7 @@ from prx_email_django.states import WAITING, Status
 from prx_email_django.store import prepared, prepared_sessions
 from prx_email_django.store.begun import begin
 from prx_email_django.store.claimed import ClaimedRecipient, Taken
-from prx_email_django.store.claimed_columns import decoded_all, instances_of, microseconds, returning
+from prx_email_django.store.claimed_columns import ALWAYS, decoded_all, instances_of, microseconds, returning
 from prx_email_django.store.cursor import Bounds
 
 #: Ranks are priorities with the opposite sign.
@@ -35,7 +35,8 @@ RANKS = range(-10, 11)
 # The lateral query runs rank by rank in the order of the ranks, and ends at the outer LIMIT.  The ids go to the UPDATE
 # as an array: with a join the planner might read the whole table.  ``first`` is the place of the first message that
 # must not be sent twice; NULL: there is none.  The first column is the same in all rows: the server process, that
-# place or 0, and when the lease ends.
+# place or 0, and when the lease ends.  What was claimed is not joined with ``due``: the planner, who expects one row of
+# each, would compare each with each.
 _CLAIM = """WITH due AS MATERIALIZED (
  SELECT start.claim_rank, row.* FROM unnest(%s::smallint[], %s::timestamptz[], %s::bigint[])
  AS start(claim_rank, next_attempt_at, id) CROSS JOIN LATERAL (
@@ -44,17 +45,18 @@ _CLAIM = """WITH due AS MATERIALIZED (
   WHERE m.account_id = %s AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
   AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= %s
   AND m.status = ANY(%s::text[]) ORDER BY m.next_attempt_at, m.id LIMIT %s FOR UPDATE SKIP LOCKED) AS row LIMIT %s),
-placed AS (SELECT id, is_hold, is_new, row_number() OVER (ORDER BY claim_rank, next_attempt_at, id) AS place FROM due),
+placed AS (SELECT id, is_hold, row_number() OVER () AS place FROM due),
 hold AS (SELECT min(place) AS first FROM placed WHERE is_hold),
 claimed AS (UPDATE {messages} AS m SET status = %s, claim_token = %s, dismissed_at = NULL, updated_at = %s,
  claim_expires_at = GREATEST(%s, STATEMENT_TIMESTAMP()) + %s
  WHERE m.id = ANY(ARRAY(SELECT id FROM placed, hold WHERE COALESCE(place < first OR first = 1 AND place <= %s, true)))
  AND m.status = ANY(%s::text[]) AND m.next_attempt_at <= %s RETURNING {lease} AS lease, {columns})
-SELECT CONCAT_WS(' ', PG_BACKEND_PID(), COALESCE(hold.first, 0), claimed.lease), placed.place,
- CASE WHEN placed.is_new THEN
- (SELECT JSON_AGG(JSON_BUILD_ARRAY({recipient}) ORDER BY r.id)::text FROM {recipients} AS r
- WHERE r.message_id = placed.id) END, {names} FROM hold LEFT JOIN claimed ON true
- LEFT JOIN placed ON placed.id = claimed.id"""
+SELECT CONCAT_WS(' ', PG_BACKEND_PID(), COALESCE(hold.first, 0), claimed.lease),
+ CASE WHEN claimed.id <> ALL(ARRAY(SELECT id FROM due WHERE NOT is_new)) THEN
+ (SELECT JSON_AGG(JSON_BUILD_ARRAY({recipient}))::text FROM {recipients} AS r
+ WHERE r.message_id = claimed.id) END, {names} FROM hold LEFT JOIN claimed ON true"""
+#: The places of what sorts the messages, behind the first two columns.
+_ORDER = [2 + ALWAYS.index(name) for name in ("claim_rank", "next_attempt_at", "id")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,14 @@ class ClaimStatement:
         taken = Taken(stopped_at_hold=first > 0)
         if not lease:  # nothing was claimed
             return taken
-        rows.sort(key=itemgetter(1))
+        rows.sort(key=itemgetter(*_ORDER))
         known = {"status": Status.SENDING.value, "claim_token": self.token, "dismissed_at": None, "updated_at": now}
-        _, _, recipients, *columns = zip(*rows, strict=True)
+        _, recipients, *columns = zip(*rows, strict=True)
         known["account_id"] = self.account_id
         taken.messages, taken.usual = instances_of(columns, known=known, lease=lease[0])
         for message, found in zip(taken.messages, decoded_all(recipients), strict=True):
             if found is not None:
+                found.sort()  # by their ids, in which they were given; PostgreSQL's sort costs more for each message
                 pk = message.id
                 taken.recipients[pk] = [ClaimedRecipient(pk, *read) for read in found]
         return taken
