@@ -52,12 +52,12 @@ given AS (SELECT row.message_id, row.started, row.finished, row.header_message_i
  WITH ORDINALITY AS row (message_id, started, finished, header_message_id, response, place)),
 changed AS (UPDATE {{messages}} AS m
  SET {BECOMES_SENT.format(row="m.", header="given.header_message_id", response="given.response")} FROM given
- WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = given.claim_token RETURNING m.id),
+ WHERE m.id = given.message_id AND m.status = %s AND m.claim_token = given.claim_token RETURNING given.*),
 recorded AS (INSERT INTO {{attempts}} (message_id, number, header_message_id, started_at, finished_at, outcome,
  error_code, error, phase, smtp_code, enhanced_code, peer, worker, claim_token)
  SELECT message_id, number, header_message_id, first.at + started * INTERVAL '1 microsecond',
  first.at + finished * INTERVAL '1 microsecond', %s, '', '', phase, smtp_code, enhanced_code, peer, %s, claim_token
- FROM given JOIN changed ON changed.id = given.message_id CROSS JOIN (SELECT %s::timestamptz AS at) AS first
+ FROM changed CROSS JOIN (SELECT %s::timestamptz AS at) AS first
  RETURNING message_id)
 SELECT COUNT(*), STRING_AGG(message_id::text, ',') FROM recorded"""  # noqa: S608  (names of columns only)
 
@@ -86,7 +86,10 @@ def _written(group: Sequence[FinishedAttempt], rows: Sequence[tuple[Any, ...]]) 
     if int(count) == len(group):
         return {finished.claim.id for finished in group}
     text = written.decode() if isinstance(written, bytes) else written or ""
-    return {int(pk) for pk in text.split(",") if pk}
+    # A message that is there twice, because its worker has claimed it once more, is recorded for one of its claims: the
+    # caller records each of them by itself, and finds what is recorded already.
+    ids = [finished.claim.id for finished in group]
+    return {int(pk) for pk in text.split(",") if pk and ids.count(int(pk)) == 1}
 
 
 def _parameters(group: Sequence[FinishedAttempt], connection: Any, *, now: datetime) -> list[Any]:

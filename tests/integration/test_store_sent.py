@@ -302,6 +302,28 @@ def test_one_lost_claim_of_several_keeps_no_other_from_being_recorded() -> None:
     ]
 
 
+def test_a_message_that_is_twice_in_a_group_has_both_attempts() -> None:
+    """Its worker lost the claim, claimed it again, and both transmissions were accepted."""
+    row = message(account())
+    stale = take_one(row)
+    lose(stale)
+    claims = [stale, take_one(make_due(row)), take_one(message(row.account))]
+    said = [outcome(Ending.ACCEPTED, claim) for claim in claims]
+    group = [
+        FinishedAttempt(claim, words, words.recipients, started_at=NOW, finished_at=NOW)
+        for claim, words in zip(claims, said, strict=True)
+    ]
+    if sent_group.takes_all_claims():
+        # Not of both claims: which of the two was recorded is for the caller to see.
+        assert sent_group.record_sent(group, now=NOW) == {claims[2].id}
+    recorded = store.finalize.finalize(group, clock=at())
+    assert [attempt.message.pk for attempt in recorded if attempt.late] == [row.pk]
+    attempts = DeliveryAttempt.objects.filter(message=row).order_by("number")
+    tokens = [claim.lease.token for claim in claims[:2]]
+    assert list(attempts.values_list("claim_token", "outcome")) == [(token, "sent") for token in tokens]
+    assert fresh(stale).status == fresh(claims[2]).status == "sent"
+
+
 # Sensitive content
 
 
