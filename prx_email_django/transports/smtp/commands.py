@@ -99,17 +99,17 @@ def envelope(
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code=ErrorCode.PROVIDER, smtp_code=552, enhanced="5.3.4")
     sender = _path_of_sender(outgoing.sender)
-    rcpt = [f"RCPT TO:<{path(address)}>\r\n" for address in addressed]
+    rcpt = [f"RCPT TO:<{path(address)}>\r\n".encode() for address in addressed]
     options = f" SIZE={size}" if extensions.size else ""
     if outgoing.eight_bit and extensions.eight_bit:
         options += " BODY=8BITMIME"
-    if outgoing.utf8 or not (sender.isascii() and "".join(rcpt).isascii()):
+    if outgoing.utf8 or not (sender.isascii() and b"".join(rcpt).isascii()):
         if not extensions.utf8:
             raise UnsupportedMessage(
                 "a non-ASCII address or header, and the server lacks SMTPUTF8", error_code=ErrorCode.CONTENT
             )
         options += " SMTPUTF8"
-    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *[command.encode() for command in rcpt], b"DATA\r\n"]
+    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *rcpt, b"DATA\r\n"]
 
 
 def path(address: str) -> str:

@@ -215,8 +215,7 @@ def _go_on(state: SessionState) -> bool:
         if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
             return False
         body = dot_stuffed(outgoing.body)
-        _, *answers, _ = [replies.popleft() for _ in transaction.commands]
-        transaction.accept_envelope(answers)
+        transaction.accept_envelope(replies)
         _write_body(state, transaction, body, deadline=state.deadline(len(body)))
         protocol.wait_until(state.body_deadline)
     return False
