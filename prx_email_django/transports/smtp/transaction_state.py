@@ -90,7 +90,7 @@ class MailTransaction:
         #: With BDAT: the replies so far, in the order of the commands.
         self.replies: list[Reply] = []
 
-    def prepare(self, extensions: Extensions, *, most: int = 0) -> None:
+    def prepare(self, extensions: Extensions, most: int = 0) -> None:
         """Make the commands.  A recipient whose address the server cannot name is refused alone.
 
         ``most``: recipients that the server takes in one transaction; 0: not known.
@@ -112,7 +112,7 @@ class MailTransaction:
         if most:
             self.recipients, self.kept = self.recipients[:most], self.recipients[most:]
         adapt(self.outgoing, extensions)
-        self.commands = envelope(self.outgoing, extensions, recipients=self.recipients)
+        self.commands = envelope(self.outgoing, extensions, self.recipients)
 
     @property
     def dot_written(self) -> bool:
@@ -261,7 +261,7 @@ class MailTransaction:
         return self._recipients(_OPEN)
 
     def _recipients(
-        self, if_accepted: RecipientOutcome, *, unanswered: RecipientOutcome = _OPEN
+        self, if_accepted: RecipientOutcome, unanswered: RecipientOutcome = _OPEN
     ) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
         result = dict.fromkeys(self.recipients, unanswered if self.any_refused else if_accepted)
