@@ -18,6 +18,10 @@ class Ahead(StrEnum):
     WINDOW = "window"
 
 
+# Python 3.11 takes as long to look up a member of an enum as to call four functions.
+_CHUNKING = Ahead.CHUNKING
+
+
 class Window:
     """How many messages of one connection may be unanswered at once; the account's connections share it."""
 
@@ -83,7 +87,7 @@ class FoundOut:
     @property
     def in_flight(self) -> int:
         """How many messages whose body is written one connection may have unanswered."""
-        return self.window.size if Ahead.CHUNKING in self._proven and self.may_chunk else 1
+        return self.window.size if _CHUNKING in self._proven and self.may_chunk else 1
 
     def remember(self, window: int, *, most: int) -> None:
         """Begin with the window that the account had before; 0: its server has not been probed."""

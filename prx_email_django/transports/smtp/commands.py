@@ -80,9 +80,7 @@ def adapt(outgoing: OutgoingMessage, extensions: Extensions) -> None:
         outgoing.body = with_crlf(outgoing.body)
 
 
-def envelope(
-    outgoing: OutgoingMessage, extensions: Extensions, *, recipients: Sequence[str] | None = None
-) -> list[bytes]:
+def envelope(outgoing: OutgoingMessage, extensions: Extensions, recipients: Sequence[str] | None = None) -> list[bytes]:
     """Return MAIL, one RCPT for each recipient, and DATA: one item each, with its CRLF.
 
     ``recipients``: those of the message that are addressed; None: all.
@@ -99,17 +97,19 @@ def envelope(
         text = f"message of {size} bytes exceeds the server's limit of {extensions.size_limit}"
         raise UnsupportedMessage(text, error_code=ErrorCode.PROVIDER, smtp_code=552, enhanced="5.3.4")
     sender = _path_of_sender(outgoing.sender)
-    rcpt = [f"RCPT TO:<{path(address)}>\r\n" for address in addressed]
+    rcpt: list[bytes] = []
+    for address in addressed:
+        rcpt.append(f"RCPT TO:<{path(address)}>\r\n".encode())
     options = f" SIZE={size}" if extensions.size else ""
     if outgoing.eight_bit and extensions.eight_bit:
         options += " BODY=8BITMIME"
-    if outgoing.utf8 or not (sender.isascii() and "".join(rcpt).isascii()):
+    if outgoing.utf8 or not (sender.isascii() and b"".join(rcpt).isascii()):
         if not extensions.utf8:
             raise UnsupportedMessage(
                 "a non-ASCII address or header, and the server lacks SMTPUTF8", error_code=ErrorCode.CONTENT
             )
         options += " SMTPUTF8"
-    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *[command.encode() for command in rcpt], b"DATA\r\n"]
+    return [f"MAIL FROM:<{sender}>{options}\r\n".encode(), *rcpt, b"DATA\r\n"]
 
 
 def path(address: str) -> str:
@@ -144,4 +144,4 @@ def _named(address: str) -> str:
 def dot_stuffed(body: bytes) -> bytes:
     """Return the body, in the form of ``adapt``, dot-stuffed (RFC 5321 §4.5.2), without the final dot."""
     body = body.replace(b"\r\n.", b"\r\n..")
-    return b"." + body if body.startswith(b".") else body
+    return b"." + body if body[:1] == b"." else body

@@ -130,8 +130,8 @@ class ReplyParser:
         known = self._known
         for line in lines:
             is_first = not self._lines
-            if is_first and line in known:
-                replies.append(known[line])
+            if is_first and (reply := known.get(line)) is not None:
+                replies.append(reply)
             elif (reply := self._line(line)) is not None:
                 replies.append(reply)
                 if is_first and len(known) < MOST_KNOWN and len(line) < MAX_TEXT:

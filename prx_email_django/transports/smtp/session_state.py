@@ -107,7 +107,7 @@ class SessionState:
         is_tried = self._level == "chunked" or self.completed >= TRIAL_MESSAGES
         return is_tried and self.found.may_use(Ahead.CHUNKING, self)
 
-    def begin(self, outgoing: OutgoingMessage, *, behind: bool = False) -> MailTransaction | None:
+    def begin(self, outgoing: OutgoingMessage, behind: bool = False) -> MailTransaction | None:
         """Start a message whose MAIL is written next.  None: it cannot be written, and has been reported.
 
         ``behind``: other whole messages are unanswered.  Whether the server keeps the envelope of one that it refuses
@@ -115,7 +115,7 @@ class SessionState:
         """
         transaction = MailTransaction(outgoing, self.peer)
         try:
-            transaction.prepare(self._extensions, most=self.found.max_recipients)
+            transaction.prepare(self._extensions, self.found.max_recipients)
         except UnsupportedMessage as unsupported:
             self.feed.report(outgoing, transaction.unsupported(unsupported))
             return None

@@ -166,12 +166,12 @@ async def _body(state: SessionState, transaction: MailTransaction) -> None:
         # A body is never written twice, so its memory is freed now: the final reply may take ten minutes.
         transaction.outgoing.body = b""
         body, replies = await _upload(state, transaction, body, deadline), 0
-    _write_body(state, transaction, body, deadline=deadline, replies=replies)
+    _write_body(state, transaction, body, deadline, replies)
     _finish(state, transaction, await state.protocol.reply(deadline))
 
 
 def _write_body(
-    state: SessionState, transaction: MailTransaction, body: bytes, *, deadline: float, replies: int = 1
+    state: SessionState, transaction: MailTransaction, body: bytes, deadline: float, replies: int = 1
 ) -> None:
     """Write the end of a body, and the envelope of the next message behind it."""
     state.body_deadline, protocol = deadline, state.protocol
@@ -215,9 +215,8 @@ def _go_on(state: SessionState) -> bool:
         if len(outgoing.body) > CHUNK_SIZE or not outgoing.may_write():
             return False
         body = dot_stuffed(outgoing.body)
-        _, *answers, _ = [replies.popleft() for _ in transaction.commands]
-        transaction.accept_envelope(answers)
-        _write_body(state, transaction, body, deadline=state.deadline(len(body)))
+        transaction.accept_envelope(replies)
+        _write_body(state, transaction, body, state.deadline(len(body)))
         protocol.wait_until(state.body_deadline)
     return False
 

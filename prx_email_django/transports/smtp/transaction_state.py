@@ -5,9 +5,9 @@ The procedure that moves a message through these states is ``transaction``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 
 from prx_email_django.rules.outcomes import Answer, Ending, Outcome, Phase, RecipientOutcome, Trouble
 from prx_email_django.states import ErrorCode
@@ -90,7 +90,7 @@ class MailTransaction:
         #: With BDAT: the replies so far, in the order of the commands.
         self.replies: list[Reply] = []
 
-    def prepare(self, extensions: Extensions, *, most: int = 0) -> None:
+    def prepare(self, extensions: Extensions, most: int = 0) -> None:
         """Make the commands.  A recipient whose address the server cannot name is refused alone.
 
         ``most``: recipients that the server takes in one transaction; 0: not known.
@@ -112,7 +112,7 @@ class MailTransaction:
         if most:
             self.recipients, self.kept = self.recipients[:most], self.recipients[most:]
         adapt(self.outgoing, extensions)
-        self.commands = envelope(self.outgoing, extensions, recipients=self.recipients)
+        self.commands = envelope(self.outgoing, extensions, self.recipients)
 
     @property
     def dot_written(self) -> bool:
@@ -155,20 +155,25 @@ class MailTransaction:
         is_limit = all(answer is Answer.TOO_MANY for answer in answers[first:])
         return answers[:first].count(Answer.ACCEPTED) if is_limit else 0
 
-    def is_usual(self, replies: Sequence[Reply]) -> bool:
+    def is_usual(self, replies: Iterable[Reply]) -> bool:
         """Whether the replies to its envelope, as far as they have come, are those to a message that is accepted."""
-        count = len(self.commands)
-        if count != 2 + len(self.recipients) or count > 2 + _FEW:  # the first: after RSET
+        recipients = len(self.recipients)
+        if len(self.commands) != 2 + recipients or recipients > _FEW:  # the first: after RSET
             return False
-        if len(replies) >= count:
-            count -= 1
-            if replies[count].code != 354:
+        for number, reply in enumerate(replies):
+            if number > recipients:
+                return reply.code == 354
+            if reply.code >= 300:
                 return False
-        return max([reply.code for reply in islice(replies, count)], default=0) < 300
+        return True
 
-    def accept_envelope(self, answers: list[Reply]) -> None:
-        """Keep the positive replies to all RCPT; the body comes next."""
-        self.answers, self.any_accepted, self.phase = answers, True, _BODY
+    def accept_envelope(self, replies: deque[Reply]) -> None:
+        """Take the usual replies to its envelope; the body comes next."""
+        replies.popleft()
+        for _ in self.recipients:
+            self.answers.append(replies.popleft())
+        replies.popleft()
+        self.any_accepted, self.phase = True, _BODY
 
     def add_answer(self, reply: Reply) -> None:
         """Keep the reply to the next RCPT."""
@@ -256,13 +261,14 @@ class MailTransaction:
         return self._recipients(_OPEN)
 
     def _recipients(
-        self, if_accepted: RecipientOutcome, *, unanswered: RecipientOutcome = _OPEN
+        self, if_accepted: RecipientOutcome, unanswered: RecipientOutcome = _OPEN
     ) -> dict[str, RecipientOutcome]:
         """The outcome of each recipient; ``if_accepted`` for those that RCPT accepted."""
-        others = self.unnameable | dict.fromkeys(self.kept, _KEPT) if self.unnameable or self.kept else {}
+        result = dict.fromkeys(self.recipients, unanswered if self.any_refused else if_accepted)
+        if self.unnameable or self.kept:
+            result |= self.unnameable | dict.fromkeys(self.kept, _KEPT)
         if not self.any_refused:
-            return dict.fromkeys(self.recipients, if_accepted) | others
-        result = dict.fromkeys(self.recipients, unanswered) | others
+            return result
         for address, reply in zip(self.recipients, self.answers, strict=False):
             answer = recipient_answer(reply)
             result[address] = (
