@@ -1,23 +1,25 @@
 """A statement that PostgreSQL executes while the caller goes on; its result is taken later.
 
-At most one statement of a connection is begun.  Whatever else is to be executed on the connection takes its result off
-the line first: Django begins each use of a connection with ``ensure_connection``, which is replaced meanwhile.  So code
-that knows nothing of it, the host's too, finds the connection as it should be.
+At most one statement of a connection is begun.  Whoever uses the connection meanwhile takes the result off the line
+first, without knowing of it: what psycopg executes goes through ``wait`` of its connection, and that and ``close`` are
+replaced for this time.  So Django, cursors that are open, and code of the host find the connection as it should be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from django.db import Error, OperationalError
+from django.db import Error, OperationalError, connections
 
+from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.libpq_parameters import NotPrepared, dumped
 from prx_email_django.store.prepared import PreparedCursor, ensure_connection, generators, idle_line, is_outdated
 from prx_email_django.store.prepared_sessions import forget, numbered, ready_session
 
-#: The name of Django's method that each use of a connection begins with.
-_ENSURE = "ensure_connection"
+#: The methods of psycopg's connection that are replaced while a statement is under way.
+_WAIT, _CLOSE = "wait", "close"
 
 
 class Begun:
@@ -25,10 +27,10 @@ class Begun:
 
     def __init__(self, connection: Any, cursor: BegunCursor) -> None:
         self._connection, self._raw, self._cursor = connection, connection.connection, cursor
-        #: None: it has succeeded.
-        self._error: Exception | None = OperationalError("the result of the statement was not read")
+        #: Of psycopg, or Django's one for ``NotPrepared``; None: it has succeeded.
+        self._error: Exception | None = None
         self._is_taken = False
-        vars(connection)[_ENSURE] = self._take_and_ensure
+        vars(self._raw)[_WAIT], vars(self._raw)[_CLOSE] = self._take_and_wait, self._take_and_close
 
     def rows(self) -> Sequence[tuple[Any, ...]]:
         """The rows of its result, which is waited for.
@@ -37,32 +39,68 @@ class Begun:
             Error: it failed, or the connection broke and nobody knows whether it was executed; or it must be executed
                 in the ordinary way.
         """
-        self._take()
-        if self._error is not None:
-            raise self._error
+        with self._connection.wrap_database_errors:
+            with self._raw.lock:
+                self._take()
+            if self._error is not None:
+                raise self._error
         return self._cursor.rows
 
+    def descriptor(self) -> int | None:
+        """The file that can be read when there is something of the result; None: ``rows`` does not wait."""
+        pgconn = self._raw.pgconn
+        try:
+            with self._raw.lock:
+                pgconn.consume_input()
+                return int(pgconn.socket) if pgconn.is_busy() else None
+        except self._connection.Database.Error:  # the connection broke
+            return None
+
     def _take(self) -> None:
-        """Read the result, once; its error is told to whom it concerns, and not to the next user of the connection."""
+        """Read the result, once; its error is told to whom it concerns, and not to the next user of the connection.
+
+        Whoever is interrupted while it is read leaves it to the next one, who finds perhaps less: an error then.
+        """
         if self._is_taken:
             return
-        self._is_taken = True
-        vars(self._connection).pop(_ENSURE, None)
+        pgconn = self._raw.pgconn
         try:
-            with self._connection.wrap_database_errors:
-                self._cursor.wait()
+            self._cursor.take(type(self._raw).wait(self._raw, generators()[2](pgconn))[-1])
         except NotPrepared as error:
             forget(self._connection)
             self._error = OperationalError("the statement is not prepared any more")
             self._error.__cause__ = error
+        except IndexError:
+            self._error = OperationalError("the result of the statement was not read")
         except Exception as error:  # noqa: BLE001  (``rows`` raises it)
             self._error = error
-        else:
-            self._error = None
+        self._is_taken = True
+        vars(self._raw).pop(_WAIT, None)
+        vars(self._raw).pop(_CLOSE, None)
 
-    def _take_and_ensure(self) -> None:
+    def _take_and_wait(self, *given: Any, **options: Any) -> Any:
         self._take()
-        self._connection.ensure_connection()
+        return type(self._raw).wait(self._raw, *given, **options)
+
+    def _take_and_close(self) -> None:
+        """Close it once its statement is done: else another session could not see yet what it has written."""
+        self._take()
+        self._raw.close()
+
+
+def descriptor_under_way() -> int | None:
+    """The file that can be read when the statement under way on the outbox's connection has something of its result.
+
+    None: nothing is begun, or its result is there.
+    """
+    raw = connections[outbox_alias()].connection
+    begun = None if raw is None else _begun_on(raw)
+    return None if begun is None else begun.descriptor()
+
+
+def _begun_on(raw: Any) -> Begun | None:
+    begun = getattr(vars(raw).get(_WAIT), "__self__", None)
+    return begun if isinstance(begun, Begun) else None
 
 
 def begin(connection: Any, sql: str, params: Sequence[Any], *, plan_for: float, loads: bool = False) -> Begun | None:
@@ -73,42 +111,36 @@ def begin(connection: Any, sql: str, params: Sequence[Any], *, plan_for: float, 
     """
     if connection.in_atomic_block:
         return None
-    cursor: BegunCursor | None = None
-    begun: Begun | None = None
-    try:
-        ensure_connection(connection)  # takes what was begun before
-        session, name = ready_session(connection, sql), numbered(sql)[0]
-        if session is None or name not in session.names or is_outdated(session, name, plan_for):
-            return None
-        if _ENSURE in vars(connection):  # somebody else's
-            return None
-        connection.validate_thread_sharing()
-        cursor = BegunCursor(connection.connection, session, plan_for, loads)
-        # Django's wrapper: the host's ``execute_wrapper`` sees the statement, and errors are Django's.
+    with suppress(Error):  # the ordinary way meets it again
+        ensure_connection(connection)
+    raw = connection.connection
+    session, name = ready_session(connection, sql), numbered(sql)[0]
+    if session is None or name not in session.names or is_outdated(session, name, plan_for) or raw is None:
+        return None
+    if (_WAIT in vars(raw) or _CLOSE in vars(raw)) and _begun_on(raw) is None:  # somebody else's
+        return None
+    connection.validate_thread_sharing()
+    cursor = BegunCursor(raw, session, plan_for, loads)
+    cursor.of = connection
+    with suppress(Error, NotPrepared, UnicodeEncodeError):  # the ordinary way meets it again
+        # Django's wrapper: the host's ``execute_wrapper`` sees the statement.
         connection.make_cursor(cursor).execute(sql, params)
-    except (Error, NotPrepared):  # whoever waits for it, or the ordinary way, meets it again
-        pass
-    finally:
-        # Not where an ``execute_wrapper`` of the host has not executed it; but also where one fails after that.
-        if cursor is not None and cursor.is_sent:
-            begun = Begun(connection, cursor)
-    return begun
+    # None where an ``execute_wrapper`` of the host has not executed it.
+    return cursor.begun
 
 
 class BegunCursor(PreparedCursor):
     """As much of a cursor as Django's wrapper uses, for a prepared statement whose result is not waited for."""
 
-    is_sent = False
+    #: Django's connection.
+    of: Any = None
+    begun: Begun | None = None
 
     def execute(self, sql: str, params: Sequence[Any]) -> None:
         given = dumped(params)
         with self._connection.lock:
             pgconn = idle_line(self._connection)
             pgconn.send_query_prepared(numbered(sql)[0].encode(), *given)
-            self.is_sent = True
-            self._connection.wait(generators()[1](pgconn))
-
-    def wait(self) -> None:
-        """Wait for the result, and read its rows."""
-        with self._connection.lock:
-            self.take(self._connection.wait(generators()[2](self._connection.pgconn))[-1])
+            with suppress(self.of.Database.Error):  # it comes with the result too
+                self._connection.wait(generators()[1](pgconn))
+            self.begun = Begun(self.of, self)

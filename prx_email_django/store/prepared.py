@@ -185,15 +185,21 @@ def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[An
 
 
 def idle_line(connection: Any) -> Any:
-    """libpq's connection of psycopg's one.
+    """libpq's connection of psycopg's one, once the statement that is under way on it has come to its end (``begun``).
 
     Raises:
         NotPrepared: it is in a transaction, or in the middle of something.
     """
     pgconn = connection.pgconn
+    if pgconn.transaction_status == 1:  # ACTIVE
+        connection.wait(_nothing())
     if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
         raise NotPrepared
     return pgconn
+
+
+def _nothing() -> Generator[Any, Any, None]:
+    yield from ()
 
 
 def _exchange(

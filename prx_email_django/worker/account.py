@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
+from prx_email_django.conf import outbox_settings
 from prx_email_django.rules.clock import Clock
 from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Trouble
@@ -20,6 +21,7 @@ from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.connection_events import ConnectionEvents
 from prx_email_django.worker.connections import Connections
 from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.events import tells_sent
 from prx_email_django.worker.idle import IdleConnections
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -73,6 +75,7 @@ class AccountWorker:
         self.under_way = under_way
         if under_way is not None:
             self.prefetch.follow = partial(under_way.follow, self, is_claim=True)
+            self.prefetch.before_begun = self._let_host_come_first
         #: Groups of results whose statement is under way; until its work is done, nobody else holds them.
         self._groups: list[Sequence[ClaimedMessage]] = []
         self.prefetch.probing = self.troubles.needs_probe or self._suspected
@@ -143,8 +146,6 @@ class AccountWorker:
         if self.stop_reason == FAILED:
             self.finished = True
         self.stop_reason, self.connections.retry_at = FAILED, 0.0
-        if self.under_way is not None:
-            self.under_way.drop(self)
         self._groups, self.prefetch.is_claiming = [], False
         releases = self.prefetch.give_up()
         self.connections.give_up_opening()
@@ -177,6 +178,7 @@ class AccountWorker:
         """Begin to record messages that were all accepted; False: nothing was begun."""
         if self.under_way is None or not self._is_calm():
             return False
+        self._let_host_come_first()
         waited_for = self.recorder.begin([message.attempt() for message in messages])
         if waited_for is None:
             return False
@@ -188,7 +190,8 @@ class AccountWorker:
         self, messages: Sequence[ClaimedMessage], waited_for: Callable[[], list[RecordedAttempt]]
     ) -> None:
         self._recorded(messages, [], {}, waited_for())
-        self._groups.remove(messages)
+        if messages in self._groups:  # else its worker has failed by what followed
+            self._groups.remove(messages)
 
     def _recorded(
         self,
@@ -217,8 +220,16 @@ class AccountWorker:
         self._wake_connections()
 
     def _is_calm(self) -> bool:
-        """Whether nothing is known that could keep the account from going on as it does."""
-        return not (self.stop_reason or self._is_in_trouble())
+        """Whether nothing is known that could keep the account from going on, and no code of the host renders."""
+        return not (self.stop_reason or self._is_in_trouble() or outbox_settings().calls_host)
+
+    def _let_host_come_first(self) -> None:
+        """Where the host's code learns of what was sent, it does so before the next statement is begun.
+
+        It may wait for others, who wait for a row that a claim under way has locked.
+        """
+        if tells_sent():
+            self.finish_under_way()
 
     def _suspect(self, found: Next) -> None:
         """Do what refusals in a row demand."""

@@ -174,6 +174,8 @@ class Drain:
                 self._idle.leave()
             self._tick()  # what was sent counts, although the drain breaks off
             raise
+        finally:
+            results.close()
 
     def _newcomers(self, loop: WorkerLoop) -> list[CurrentAccount]:
         """Accounts that have become ready, looked up once a second: an account that waits delays no other."""

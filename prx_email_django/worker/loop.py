@@ -18,6 +18,7 @@ from prx_email_django.limits.pauses import is_deleted
 from prx_email_django.limits.slots import renew_slots
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.absence import is_missing, may_pass, unwritten, waiting_for_database
+from prx_email_django.store.begun import descriptor_under_way
 from prx_email_django.store.claims import renew
 from prx_email_django.store.db import fresh_connection
 from prx_email_django.worker.account import AccountWorker
@@ -113,6 +114,7 @@ class WorkerLoop:
             if any(heard):  # an event comes after the results that were reported before it
                 self.under_way.finish()
             self._renew()
+            self.under_way.has_worked = False
             for worker in self.workers:
                 self._guarded(worker, methodcaller("advance"))
             tick()
@@ -121,8 +123,17 @@ class WorkerLoop:
                 return
             if self.results.results and self._is_time():
                 continue  # the next group is made ready while the database works
-            if not self.under_way.finish():
-                self.results.wait(min(self._timeout(), wake_in()))
+            if self.under_way.has_worked:
+                continue  # what an account claimed, another one's step may have found out
+            self._wait(min(self._timeout(), wake_in()))
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a wake-up and for the statement that is under way: what comes first is seen to first."""
+        descriptor = descriptor_under_way() if self.under_way.is_any else None
+        if descriptor is not None and self.results.wait_beside(descriptor, seconds):
+            return
+        if not self.under_way.finish():
+            self.results.wait(seconds)
 
     def record(self, *, everything: bool = False) -> None:
         """Write the results that have come back: a group, or fewer where a connection is idle or time has passed."""
@@ -206,6 +217,8 @@ class WorkerLoop:
             worker.abort()
         for worker in self.workers:
             worker.network.close()
+        for worker in self.workers:
+            self._finish_left(worker)
         self._sort()
         fresh_connection()
         for worker in {*self.workers, *self._unrecorded}:
@@ -215,6 +228,19 @@ class WorkerLoop:
                 [partial(self._rescue, worker, message, lost) for message in results]
                 + [partial(worker.release_messages, lost), worker.connections.leave, written]
             )
+
+    def _finish_left(self, worker: AccountWorker) -> None:
+        """Do what the statement under way has left to do for a worker that ends: what it recorded is to be announced.
+
+        Not where the database is away: each result is then written by itself.
+        """
+        if (work := self.under_way.taken_from(worker)) is not None:
+            try:
+                with waiting_for_database(None):
+                    work()
+            except Exception as error:
+                if not may_pass(error):
+                    logger.exception("account %s: its last statement", worker.current.account)
 
     def _rescue(self, worker: AccountWorker, message: ClaimedMessage, lost: set[int]) -> None:
         """Record one result by itself; a message whose result cannot be recorded is added to ``lost``."""
@@ -270,6 +296,7 @@ class WorkerLoop:
                 logger.warning("account %s was deleted: the drain goes on without it", worker.current.account)
             else:
                 raise
+            self._finish_left(worker)
             results = [*worker.unrecorded(), *self._unrecorded.pop(worker, [])]
             unwritten.write([partial(self._rescue, worker, message, set()) for message in results])
             worker.fail()

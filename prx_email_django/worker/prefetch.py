@@ -56,6 +56,8 @@ class ClaimPrefetch:
         self.without_permits: list[ClaimedMessage] = []
         #: Does the rest of a claim once it has its result; None: each claim is waited for.
         self.follow: Callable[[Work], None] | None = None
+        #: Called before a claim is begun.
+        self.before_begun: Callable[[], None] = lambda: None
         #: A claim is under way.
         self.is_claiming = False
         #: After trouble: one message only, until a transaction has been completed.
@@ -190,6 +192,7 @@ class ClaimPrefetch:
         self._claiming_since = self._claiming_since or monotonic()
         begun = None
         if self.follow is not None:
+            self.before_begun()
             begun = self.source.begin_claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
         if self.follow is None or begun is None:
             self._take(self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted), permits)

@@ -6,8 +6,11 @@ Each counter is written by one thread only: the caller's, or the network's.
 from __future__ import annotations
 
 import queue
+import select
+import socket
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
@@ -37,6 +40,9 @@ class ResultQueue:
         self.results: deque[ClaimedMessage] = deque()
         #: A group of results wakes the caller; fewer wait for more, or for an idle connection.
         self.group = 1
+        #: Where wake-ups come while the caller waits for something else too, and where they are sent from; made then.
+        self._beside: tuple[socket.socket, socket.socket] | None = None
+        self._waits_beside = False
 
     def put(self, message: ClaimedMessage) -> None:
         """Network: leave a message that has its outcome."""
@@ -47,6 +53,9 @@ class ResultQueue:
     def wake(self) -> None:
         """Wake the calling thread: there is something to do."""
         self._wake_ups.put(None)
+        if self._waits_beside and self._beside is not None:
+            with suppress(OSError):  # it is full, so it wakes; or the caller has closed it
+                self._beside[1].send(b"w")
 
     def wait(self, timeout: float) -> None:
         """Caller: wait to be woken, at most ``timeout`` seconds."""
@@ -56,6 +65,40 @@ class ResultQueue:
                 self._wake_ups.get_nowait()
         except queue.Empty:
             return
+
+    def wait_beside(self, descriptor: int, timeout: float) -> bool:
+        """Caller: wait to be woken, or until the file can be read; whether there was a wake-up, or the time is over.
+
+        Raises:
+            OSError: the system gives no further file.
+        """
+        if self._beside is None:
+            self._beside = socket.socketpair()
+            for end in self._beside:
+                end.setblocking(False)
+        reader = self._beside[0]
+        self._waits_beside = True  # first: whoever has woken the caller before it saw this, has left a wake-up
+        try:
+            if self._wake_ups.empty():
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                poll.register(reader, select.POLLIN)
+                found = poll.poll(max(0.0, timeout) * 1000)
+                if any(where == descriptor for where, _ in found) and self._wake_ups.empty():
+                    return False
+        finally:
+            self._waits_beside = False
+            with suppress(BlockingIOError):
+                reader.recv(4096)
+        self.wait(0)
+        return True
+
+    def close(self) -> None:
+        """Caller: close what ``wait_beside`` has opened."""
+        if self._beside is not None:
+            for end in self._beside:
+                end.close()
+            self._beside = None
 
 
 class ReadyQueue:

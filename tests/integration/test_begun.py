@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,10 +14,14 @@ import prx_email_django as prx
 from prx_email_django import signals
 from prx_email_django.models import DeliveryAttempt, OutboxMessage
 from prx_email_django.store import claims, finalize, prepared_sessions
-from prx_email_django.store.begun import Begun, begin
+from prx_email_django.store.begun import Begun, BegunCursor, begin
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.store.prepared import execute
 from prx_email_django.transports.memory import shared
+from prx_email_django.worker.account import AccountWorker
+from prx_email_django.worker.connection import Connection
+from prx_email_django.worker.network import Network
+from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.support.factories import account, backlog
 
 #: Not Django's proxy of it, which has attributes of its own.
@@ -72,15 +78,43 @@ def by_another_begun_statement() -> int:
     return int(begun(NUMBER, 42).rows()[0][0])
 
 
+def by_a_ping() -> int:
+    assert connection.is_usable()
+    return 42
+
+
+def by_the_driver() -> int:
+    connection.connection.rollback()
+    connection.connection.commit()
+    return int(connection.connection.execute("SELECT 42").fetchone()[0])
+
+
 @pytest.mark.parametrize(
-    "use", [selected, in_a_transaction, by_the_orm, by_another_prepared_statement, by_another_begun_statement]
+    "use",
+    [
+        selected,
+        in_a_transaction,
+        by_the_orm,
+        by_another_prepared_statement,
+        by_another_begun_statement,
+        by_a_ping,
+        by_the_driver,
+    ],
 )
 def test_the_connection_can_be_used_meanwhile(use: Callable[[], int]) -> None:
     first = begun(SLOW, 7)
     assert use() == 42
     assert first.rows()[0][1] == b"7"
     assert first.rows()[0][1] == b"7", "it may be asked again"
-    assert "ensure_connection" not in vars(connection)
+    assert not {"wait", "close"} & set(vars(connection.connection))
+
+
+def test_a_cursor_that_is_open_can_be_used_meanwhile() -> None:
+    with connection.cursor() as cursor:
+        first = begun(SLOW, 7)
+        cursor.execute("SELECT 42")
+        assert cursor.fetchone() == (42,)
+    assert first.rows()[0][1] == b"7"
 
 
 def test_an_error_is_told_to_whom_it_concerns_alone() -> None:
@@ -100,11 +134,32 @@ def test_a_connection_that_breaks_is_told_to_whom_waits() -> None:
     assert selected() == 42
 
 
-def test_a_connection_that_is_closed_meanwhile_opens_again() -> None:
+def test_a_connection_that_is_closed_meanwhile_waits_for_the_statement() -> None:
+    """Another session could not see yet what it has written."""
     first = begun(SLOW, 7)
     connection.close()
     assert selected() == 42
-    with pytest.raises(Error):
+    assert first.rows()[0][1] == b"7"
+
+
+def test_whoever_is_interrupted_while_the_result_is_read_leaves_a_free_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise SystemExit
+
+    first = begun(SLOW, 7)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(type(connection.connection), "wait", interrupted)
+        first.rows()
+    assert selected() == 42
+    assert first.rows()[0][1] == b"7"
+    first = begun(SLOW, 7)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(BegunCursor, "take", interrupted)
+        first.rows()
+    assert selected() == 42
+    with pytest.raises(Error, match="was not read"):
         first.rows()
 
 
@@ -144,12 +199,12 @@ def not_executed_by_a_wrapper() -> Begun | None:
 
 
 def watched_by_somebody() -> Begun | None:
-    ensure = connection.ensure_connection
-    connection.ensure_connection = lambda: ensure()
+    wait = connection.connection.wait
+    connection.connection.wait = lambda *given, **options: wait(*given, **options)
     try:
         return begin(connection, NUMBER, [7], plan_for=60)
     finally:
-        del connection.ensure_connection
+        del connection.connection.wait
 
 
 @pytest.mark.parametrize(
@@ -170,6 +225,21 @@ def test_what_needs_the_ordinary_way_is_not_begun(attempt: Callable[[], Begun | 
     assert selected() == 42
 
 
+def test_a_wrapper_of_the_host_uses_the_connection_after_the_statement() -> None:
+    seen: list[int] = []
+
+    def selects_afterwards(run: Callable[..., Any], sql: str, *given: Any) -> Any:
+        result = run(sql, *given)
+        if sql == SLOW:
+            seen.append(selected())
+        return result
+
+    with connection.execute_wrapper(selects_afterwards):
+        first = begin(connection, SLOW, [7], plan_for=60)
+    assert first is not None and first.rows()[0][1] == b"7"
+    assert seen == [42]
+
+
 def test_a_wrapper_of_the_host_that_fails_after_the_statement_leaves_a_free_connection() -> None:
     def fails_afterwards(run: Callable[..., Any], *given: Any) -> Any:
         run(*given)
@@ -180,26 +250,123 @@ def test_a_wrapper_of_the_host_that_fails_after_the_statement_leaves_a_free_conn
     assert selected() == 42
 
 
-def test_a_receiver_of_signals_uses_the_connection_while_the_next_group_is_recorded(
-    memory_transport: object,
-) -> None:
-    """With its own transactions, which fail on a connection that is in the middle of a statement."""
-    owner = account("known", max_connections=2)
-    backlog(owner, 120)
-    seen: list[int] = []
+@pytest.fixture
+def told() -> Iterator[list[Callable[[OutboxMessage], object]]]:
+    """Functions that are called with each message that was sent."""
+    functions: list[Callable[[OutboxMessage], object]] = []
 
     def receive(message: OutboxMessage, **_: Any) -> None:
-        with transaction.atomic():
-            assert OutboxMessage.objects.filter(pk=message.pk, status="sent").exists()
-            OutboxMessage.objects.select_for_update().get(pk=message.pk)
-        seen.append(message.pk)
+        for function in functions:
+            function(message)
 
     signals.message_sent.connect(receive)
-    try:
-        assert prx.drain(time_budget=60).sent == 120
-    finally:
-        signals.message_sent.disconnect(receive)
-    assert sorted(seen) == sorted(OutboxMessage.objects.values_list("pk", flat=True))
+    yield functions
+    signals.message_sent.disconnect(receive)
+
+
+def test_nothing_is_under_way_where_the_host_learns_of_what_was_sent(memory_transport: object, told: Any) -> None:
+    """Else a claim could hold locks of rows while the host's code waits for somebody who waits for these."""
+    backlog(account("known", max_connections=2), 120)
+    lines: list[Any] = []
+    told.append(lambda message: lines.append(connection.connection.info.transaction_status.name))
+    assert prx.drain(time_budget=60).sent == 120
+    assert lines == ["IDLE"] * 120
+
+
+@pytest.mark.parametrize("domain", [True, False])
+def test_nothing_is_under_way_where_the_host_renders(
+    domain: bool, memory_transport: object, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_host = {"MESSAGE_ID_DOMAIN": f"{__name__}.domain_of_host"} if domain else {}
+    settings.PRX_EMAIL = {**settings.PRX_EMAIL, **of_host}
+    begins, began = claims._begin_to_take, []
+    monkeypatch.setattr(
+        claims, "_begin_to_take", lambda *given, **options: began.append(1) or begins(*given, **options)
+    )
+    backlog(account("known", max_connections=2), 120)
+    assert prx.drain(time_budget=60).sent == 120
+    if domain:
+        assert lines_of_host and set(lines_of_host) == {"IDLE"}
+    else:
+        assert began
+
+
+#: What a connection was doing when the host's function was called.
+lines_of_host: list[str] = []
+
+
+def domain_of_host() -> str:
+    raw = connection.connection
+    lines_of_host.append("IDLE" if raw is None else raw.info.transaction_status.name)
+    return "host.example"
+
+
+def test_an_error_of_an_account_loses_no_signal_of_what_is_under_way(
+    memory_transport: object, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (account(name, max_connections=2) for name in ("first", "second"))
+    backlog(first, 150), backlog(second, 150)
+    seen: list[int] = []
+    told.append(lambda message: seen.append(message.pk))
+    render, broken = ClaimPrefetch.render, []
+
+    def breaks(prefetch: ClaimPrefetch) -> bool:
+        if not broken and prefetch.current.account.pk == first.pk and prefetch.is_recording():
+            broken.append(True)
+            raise RuntimeError("unexpected")
+        return render(prefetch)
+
+    monkeypatch.setattr(ClaimPrefetch, "render", breaks)
+    begins = AccountWorker._begins_to_record
+
+    def noted(worker: AccountWorker, messages: Any) -> bool:
+        worker.prefetch.is_recording = lambda: bool(worker.unrecorded())  # type: ignore[attr-defined]
+        return begins(worker, messages)
+
+    monkeypatch.setattr(AccountWorker, "_begins_to_record", noted)
+    monkeypatch.setattr(ClaimPrefetch, "is_recording", lambda _: False, raising=False)
+    report = prx.drain(time_budget=60)
+    assert broken, "a group was under way"
+    sent = OutboxMessage.objects.filter(status="sent").values_list("pk", flat=True)
+    assert sorted(seen) == sorted(sent)
+    assert report.sent == len(seen)
+
+
+def test_a_claim_of_an_account_waits_for_no_other_one(
+    memory_transport: object, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One account's step takes what the other one has claimed; that one's messages go at once all the same."""
+    quick, slow = (account(name, max_connections=1) for name in ("quick", "slow"))
+    backlog(quick, 40), backlog(slow, 1)
+    prx.drain(time_budget=60)  # the session has prepared its statements
+    run, greets = Connection.run, asyncio.Event()
+
+    async def run_late(self: Connection, *given: Any) -> None:
+        if self.account is not None and self.account.pk == slow.pk:
+            await asyncio.wait_for(greets.wait(), 30)
+        await run(self, *given)
+
+    monkeypatch.setattr(Connection, "run", run_late)
+    rows = backlog(quick, 100)
+    backlog(slow, 1)
+    left = {row.pk for row in rows}
+    loops: list[asyncio.AbstractEventLoop] = []
+    started = Network.start
+
+    def noted(network: Network, work: Any) -> Any:
+        loops.append(network.loop)
+        return started(network, work)
+
+    def heard(message: OutboxMessage) -> None:
+        left.discard(message.pk)
+        if not left:
+            loops[0].call_soon_threadsafe(greets.set)
+
+    monkeypatch.setattr(Network, "start", noted)
+    told.append(heard)
+    begun_at = monotonic()
+    assert prx.drain(time_budget=60, accounts=[quick, slow]).sent == 101
+    assert monotonic() - begun_at < 1.0, "each claim waited for a second"
 
 
 class Other:
