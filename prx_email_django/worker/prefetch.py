@@ -27,7 +27,7 @@ from prx_email_django.worker.under_way import Work
 RENDER_AHEAD = 4 * 1024 * 1024
 #: Messages of one claim, and messages that are rendered in one step, per connection.  Meanwhile no result is recorded,
 #: and no more than four results per connection may wait: long steps made the connections wait.
-CLAIM_AT_ONCE, RENDER_AT_ONCE = 16, 4
+CLAIM_AT_ONCE, RENDER_AT_ONCE = 8, 4
 
 
 class ClaimPrefetch:
