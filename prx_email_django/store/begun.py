@@ -140,7 +140,8 @@ class BegunCursor(PreparedCursor):
         given = dumped(params)
         with self._connection.lock:
             pgconn = idle_line(self._connection)
-            pgconn.send_query_prepared(numbered(sql)[0].encode(), *given)
-            with suppress(self.of.Database.Error):  # it comes with the result too
-                self._connection.wait(generators()[1](pgconn))
+            # First: an interrupt must not leave a result that nobody takes.
             self.begun = Begun(self.of, self)
+            with suppress(self.of.Database.Error):  # there is no result then: ``rows`` raises
+                pgconn.send_query_prepared(numbered(sql)[0].encode(), *given)
+                type(self._connection).wait(self._connection, generators()[1](pgconn))

@@ -75,7 +75,7 @@ class AccountWorker:
         self.under_way = under_way
         if under_way is not None:
             self.prefetch.follow = partial(under_way.follow, self, is_claim=True)
-            self.prefetch.before_begun = self._let_host_come_first
+            self.prefetch.may_begin = self._is_calm
         #: Groups of results whose statement is under way; until its work is done, nobody else holds them.
         self._groups: list[Sequence[ClaimedMessage]] = []
         self.prefetch.probing = self.troubles.needs_probe or self._suspected
@@ -99,8 +99,8 @@ class AccountWorker:
             return
         if self.suspicion.is_active and not self.stop_reason:
             self._prepare_probe()
-        if self.under_way is not None and self.under_way.is_claim and not self.prefetch.is_claiming:
-            self.finish_under_way()  # a limit of the drain needs to know what another account's claim takes
+        if self.prefetch.would_claim():
+            self._make_way()
         if not self.stop_reason and not self.prefetch.claim_more(self.connections.greeted):
             self.stop("paused")
         if not self.stop_reason:
@@ -176,9 +176,10 @@ class AccountWorker:
 
     def _begins_to_record(self, messages: Sequence[ClaimedMessage]) -> bool:
         """Begin to record messages that were all accepted; False: nothing was begun."""
+        if tells_sent():  # as in ``_make_way``
+            self.finish_under_way()
         if self.under_way is None or not self._is_calm():
             return False
-        self._let_host_come_first()
         waited_for = self.recorder.begin([message.attempt() for message in messages])
         if waited_for is None:
             return False
@@ -223,12 +224,13 @@ class AccountWorker:
         """Whether nothing is known that could keep the account from going on, and no code of the host renders."""
         return not (self.stop_reason or self._is_in_trouble() or outbox_settings().calls_host)
 
-    def _let_host_come_first(self) -> None:
-        """Where the host's code learns of what was sent, it does so before the next statement is begun.
+    def _make_way(self) -> None:
+        """Finish what is under way, where the next statement must not be begun before.
 
-        It may wait for others, who wait for a row that a claim under way has locked.
+        The claim of another account: a limit of the drain needs to know what it takes.  Where the host's code learns of
+        what was sent: it may wait for others, who wait for a row that a claim under way has locked.
         """
-        if tells_sent():
+        if self.under_way is not None and (self.under_way.is_claim or tells_sent()):
             self.finish_under_way()
 
     def _suspect(self, found: Next) -> None:

@@ -56,8 +56,8 @@ class ClaimPrefetch:
         self.without_permits: list[ClaimedMessage] = []
         #: Does the rest of a claim once it has its result; None: each claim is waited for.
         self.follow: Callable[[Work], None] | None = None
-        #: Called before a claim is begun.
-        self.before_begun: Callable[[], None] = lambda: None
+        #: Asked before a claim is begun.
+        self.may_begin: Callable[[], bool] = lambda: True
         #: A claim is under way.
         self.is_claiming = False
         #: After trouble: one message only, until a transaction has been completed.
@@ -115,6 +115,10 @@ class ClaimPrefetch:
 
     # Claiming
 
+    def would_claim(self) -> bool:
+        """Whether more is to be claimed, if permits and connections allow it."""
+        return not (self.is_claiming or self.is_empty()) and self._ahead() <= self.lookahead // 4
+
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
         if self.is_claiming or self.permits.wake_in() is not None:
@@ -171,12 +175,16 @@ class ClaimPrefetch:
     def _wanted(self) -> int:
         if self.probing:
             return 0 if self.claims else 1
-        ahead = len(self.ready.ready) + len(self.unrendered)
+        ahead = self._ahead()
         if ahead < self.current.account.max_connections and self._completed and not self.stopped_at_hold:
             self._look_further()
         if ahead > self.lookahead // 4:
             return 0
         return min(self.lookahead - ahead, CLAIM_AT_ONCE * self.current.account.max_connections)
+
+    def _ahead(self) -> int:
+        """Messages that are claimed, and that no connection has taken."""
+        return len(self.ready.ready) + len(self.unrendered)
 
     def _look_further(self) -> None:
         """Claim twice as far ahead, since a connection has nothing to do; at most one second's measured rate."""
@@ -191,8 +199,7 @@ class ClaimPrefetch:
         # Not since the first result: those come in groups, and the first group would seem to have taken no time.
         self._claiming_since = self._claiming_since or monotonic()
         begun = None
-        if self.follow is not None:
-            self.before_begun()
+        if self.follow is not None and self.may_begin():
             begun = self.source.begin_claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
         if self.follow is None or begun is None:
             self._take(self.source.claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted), permits)

@@ -6,7 +6,7 @@ Each counter is written by one thread only: the caller's, or the network's.
 from __future__ import annotations
 
 import queue
-import select
+import selectors
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -21,6 +21,8 @@ from prx_email_django.transports.found import FoundOut
 from prx_email_django.worker.outgoing import ClaimedMessage
 
 _ACCEPTED = Ending.ACCEPTED
+#: The one that opens no file of its own; Windows has no poll.
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class Waiter(Protocol):
@@ -69,27 +71,28 @@ class ResultQueue:
     def wait_beside(self, descriptor: int, timeout: float) -> bool:
         """Caller: wait to be woken, or until the file can be read; whether there was a wake-up, or the time is over.
 
-        Raises:
-            OSError: the system gives no further file.
+        False at once where the system gives no further file.
         """
         if self._beside is None:
-            self._beside = socket.socketpair()
+            try:
+                self._beside = socket.socketpair()
+            except OSError:
+                return False
             for end in self._beside:
                 end.setblocking(False)
         reader = self._beside[0]
         self._waits_beside = True  # first: whoever has woken the caller before it saw this, has left a wake-up
         try:
-            if self._wake_ups.empty():
-                poll = select.poll()
-                poll.register(descriptor, select.POLLIN)
-                poll.register(reader, select.POLLIN)
-                found = poll.poll(max(0.0, timeout) * 1000)
-                if any(where == descriptor for where, _ in found) and self._wake_ups.empty():
-                    return False
+            with _Selector() as selector:
+                selector.register(descriptor, selectors.EVENT_READ)
+                selector.register(reader, selectors.EVENT_READ)
+                found = selector.select(max(0.0, timeout)) if self._wake_ups.empty() else []
         finally:
             self._waits_beside = False
             with suppress(BlockingIOError):
                 reader.recv(4096)
+        if any(key.fd == descriptor for key, _ in found) and self._wake_ups.empty():
+            return False
         self.wait(0)
         return True
 
