@@ -15,7 +15,14 @@ from django.db import Error, OperationalError, connections
 
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.libpq_parameters import NotPrepared, dumped
-from prx_email_django.store.prepared import PreparedCursor, ensure_connection, generators, idle_line, is_outdated
+from prx_email_django.store.prepared import (
+    ACTIVE,
+    PreparedCursor,
+    ensure_connection,
+    generators,
+    idle_line,
+    is_outdated,
+)
 from prx_email_django.store.prepared_sessions import forget, numbered, ready_session
 
 #: The methods of psycopg's connection that are replaced while a statement is under way.
@@ -61,22 +68,23 @@ class Begun:
 
         Whoever is interrupted while it is read leaves it to the next one, who finds perhaps less: an error then.
         """
-        if self._is_taken:
-            return
-        pgconn = self._raw.pgconn
-        try:
-            self._cursor.take(type(self._raw).wait(self._raw, generators()[2](pgconn))[-1])
-        except NotPrepared as error:
-            forget(self._connection)
-            self._error = OperationalError("the statement is not prepared any more")
-            self._error.__cause__ = error
-        except IndexError:
-            self._error = OperationalError("the result of the statement was not read")
-        except Exception as error:  # noqa: BLE001  (``rows`` raises it)
-            self._error = error
-        self._is_taken = True
-        vars(self._raw).pop(_WAIT, None)
-        vars(self._raw).pop(_CLOSE, None)
+        if not self._is_taken:
+            pgconn = self._raw.pgconn
+            try:
+                self._cursor.take(type(self._raw).wait(self._raw, generators()[0](pgconn))[-1])
+            except NotPrepared as error:
+                forget(self._connection)
+                self._error = OperationalError("the statement is not prepared any more")
+                self._error.__cause__ = error
+            except IndexError:
+                self._error = OperationalError("the result of the statement was not read")
+            except Exception as error:
+                if pgconn.transaction_status == ACTIVE:  # of a signal handler, whose time limit has passed
+                    raise
+                self._error = error
+            self._is_taken = True
+        for name in (_WAIT, _CLOSE):
+            vars(self._raw).pop(name, None)
 
     def _take_and_wait(self, *given: Any, **options: Any) -> Any:
         self._take()
@@ -85,7 +93,7 @@ class Begun:
     def _take_and_close(self) -> None:
         """Close it once its statement is done: else another session could not see yet what it has written."""
         self._take()
-        self._raw.close()
+        type(self._raw).close(self._raw)
 
 
 def descriptor_under_way() -> int | None:
@@ -99,7 +107,8 @@ def descriptor_under_way() -> int | None:
 
 
 def _begun_on(raw: Any) -> Begun | None:
-    begun = getattr(vars(raw).get(_WAIT), "__self__", None)
+    replaced = vars(raw).get(_WAIT) or vars(raw).get(_CLOSE)
+    begun = getattr(replaced, "__self__", None)
     return begun if isinstance(begun, Begun) else None
 
 
@@ -125,8 +134,10 @@ def begin(connection: Any, sql: str, params: Sequence[Any], *, plan_for: float, 
     with suppress(Error, NotPrepared, UnicodeEncodeError):  # the ordinary way meets it again
         # Django's wrapper: the host's ``execute_wrapper`` sees the statement.
         connection.make_cursor(cursor).execute(sql, params)
-    # None where an ``execute_wrapper`` of the host has not executed it.
-    return cursor.begun
+    # None where an ``execute_wrapper`` of the host has not executed it.  The two refer to each other until here: as a
+    # cycle they would keep all bodies of a claim until the collector finds them.
+    begun, cursor.begun = cursor.begun, None
+    return begun
 
 
 class BegunCursor(PreparedCursor):

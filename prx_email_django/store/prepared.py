@@ -30,6 +30,8 @@ from prx_email_django.store.prepared_sessions import (
 #: Seconds after which a statement that reads large tables is planned anew: a plan for a nearly empty table reads all of
 #: it.
 PLAN_FOR = 1.0
+#: libpq: a statement is being executed.
+ACTIVE = 1
 
 
 def fetch(
@@ -191,7 +193,7 @@ def idle_line(connection: Any) -> Any:
         NotPrepared: it is in a transaction, or in the middle of something.
     """
     pgconn = connection.pgconn
-    if pgconn.transaction_status == 1:  # ACTIVE
+    if pgconn.transaction_status == ACTIVE or "wait" in vars(connection):
         connection.wait(_nothing())
     if pgconn.transaction_status != 0 or pgconn.pipeline_status != 0:  # IDLE, OFF
         raise NotPrepared

@@ -163,11 +163,13 @@ class AccountWorker:
 
     def record(self, messages: Sequence[ClaimedMessage]) -> None:
         """Record the outcomes that came back for this account; a group of acceptances may be under way afterwards."""
-        accepted = Ending.ACCEPTED
+        accepted, had_failed = Ending.ACCEPTED, self.stop_reason == FAILED
         others = [message for message in messages if message.outcome.ending is not accepted]
         if not others and self._begins_to_record(messages):
             return
         self.finish_under_way()
+        if self.stop_reason == FAILED and not had_failed:
+            return  # by what was under way, and the loop has rescued these results too
         before = {message.id: Before.of(message) for message in others}
         untouched = [message for message in others if not message.is_touched]
         touched = [message for message in messages if message.is_touched] if untouched else messages

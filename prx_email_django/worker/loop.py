@@ -193,8 +193,10 @@ class WorkerLoop:
         return holds
 
     def _record_group(self, worker: AccountWorker) -> None:
-        worker.record(self._unrecorded[worker])
-        self._unrecorded.pop(worker, None)  # it may have failed by what the group before had left to do
+        # A worker that has failed by what a group before had left to do has none: they are rescued.
+        if (messages := self._unrecorded.get(worker)) is not None:
+            worker.record(messages)
+            self._unrecorded.pop(worker, None)
 
     def _sort(self) -> None:
         """Sort the results by account; whenever a signal interrupts, each result is in exactly one place."""
@@ -217,10 +219,10 @@ class WorkerLoop:
             worker.abort()
         for worker in self.workers:
             worker.network.close()
+        fresh_connection()  # and the result of what is under way is taken
         for worker in self.workers:
             self._finish_left(worker)
         self._sort()
-        fresh_connection()
         for worker in {*self.workers, *self._unrecorded}:
             lost: set[int] = set()
             results = [*worker.unrecorded(), *self._unrecorded.pop(worker, [])]

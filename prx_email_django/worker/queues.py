@@ -55,9 +55,9 @@ class ResultQueue:
     def wake(self) -> None:
         """Wake the calling thread: there is something to do."""
         self._wake_ups.put(None)
-        if self._waits_beside and self._beside is not None:
+        if self._waits_beside and (beside := self._beside) is not None:
             with suppress(OSError):  # it is full, so it wakes; or the caller has closed it
-                self._beside[1].send(b"w")
+                beside[1].send(b"w")
 
     def wait(self, timeout: float) -> None:
         """Caller: wait to be woken, at most ``timeout`` seconds."""

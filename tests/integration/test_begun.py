@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -161,6 +163,61 @@ def test_whoever_is_interrupted_while_the_result_is_read_leaves_a_free_connectio
     assert selected() == 42
     with pytest.raises(Error, match="was not read"):
         first.rows()
+
+
+def test_what_is_read_late_is_not_the_result_of_the_next_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise SystemExit
+
+    first = begun(SLOW, 7)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(BegunCursor, "take", interrupted)
+        first.rows()
+    assert execute(connection, NUMBER, [42], plan_for=60) == [(b"42",)]
+    with pytest.raises(Error, match="was not read"):
+        first.rows()
+
+
+def test_a_time_limit_that_passes_meanwhile_leaves_the_result_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may raise any exception, as Celery's does."""
+
+    class TimeLimit(Exception):
+        pass
+
+    def passes(*_: Any) -> Any:
+        raise TimeLimit
+
+    first = begun(SLOW, 7)
+    with monkeypatch.context() as patched, pytest.raises(TimeLimit):
+        patched.setattr(type(connection.connection), "wait", passes)
+        selected()
+    assert selected() == 42
+    assert first.rows()[0][1] == b"7"
+
+
+def test_a_connection_closes_wherever_the_taking_was_interrupted() -> None:
+    first = begun(NUMBER, 7)
+    first.rows()
+    vars(connection.connection)["close"] = first._take_and_close  # the other one is not replaced any more
+    assert begun(NUMBER, 8).rows() == [(b"8",)]
+    second = begun(NUMBER, 9)
+    second.rows()
+    vars(connection.connection)["close"] = second._take_and_close
+    connection.close()
+    assert selected() == 42
+
+
+def test_nothing_keeps_the_rows_but_who_asked_for_them() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        first = begun(NUMBER, 7)
+        assert first.rows() == [(b"7",)]
+        there = weakref.ref(first)
+        del first
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_a_statement_that_was_lost_is_executed_in_the_ordinary_way_from_then_on() -> None:
@@ -330,6 +387,43 @@ def test_an_error_of_an_account_loses_no_signal_of_what_is_under_way(
     sent = OutboxMessage.objects.filter(status="sent").values_list("pk", flat=True)
     assert sorted(seen) == sorted(sent)
     assert report.sent == len(seen)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_an_account_that_fails_by_what_was_under_way_goes_on_with_nothing(
+    is_told: bool, memory_transport: object, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claims nothing more, and what it had to record is recorded, counted and announced once."""
+    first, second = (account(name, max_connections=2) for name in ("first", "second"))
+    backlog(first, 150), backlog(second, 150)
+    seen: list[int] = []
+    if is_told:
+        told.append(lambda message: seen.append(message.pk))
+    else:
+        signals.message_sent.receivers, receivers = [], signals.message_sent.receivers
+        signals.message_sent.sender_receivers_cache.clear()
+    finish, broken = AccountWorker._finish_group, []
+
+    def breaks(worker: AccountWorker, *given: Any) -> None:
+        if not broken and worker.current.account.pk == first.pk and worker.ready.recorded > 10:
+            broken.append(True)
+            raise RuntimeError("unexpected")
+        finish(worker, *given)
+
+    monkeypatch.setattr(AccountWorker, "_finish_group", breaks)
+    begun_at = monotonic()
+    try:
+        report = prx.drain(time_budget=60)
+    finally:
+        if not is_told:
+            signals.message_sent.receivers = receivers
+    assert broken and monotonic() - begun_at < 30
+    assert not OutboxMessage.objects.filter(status="sending").exists()
+    sent = OutboxMessage.objects.filter(status="sent")
+    assert len(shared.delivered) == sent.count() == DeliveryAttempt.objects.count() >= report.sent
+    assert len(seen) == len(set(seen))
+    if is_told:
+        assert len(seen) == report.sent
 
 
 def test_a_claim_of_an_account_waits_for_no_other_one(
