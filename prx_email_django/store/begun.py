@@ -84,7 +84,8 @@ class Begun:
                 self._error = error
             self._is_taken = True
         for name in (_WAIT, _CLOSE):
-            vars(self._raw).pop(name, None)
+            if getattr(vars(self._raw).get(name), "__self__", None) is self:  # perhaps the next statement's by now
+                del vars(self._raw)[name]
 
     def _take_and_wait(self, *given: Any, **options: Any) -> Any:
         self._take()

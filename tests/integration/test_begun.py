@@ -207,6 +207,14 @@ def test_a_connection_closes_wherever_the_taking_was_interrupted() -> None:
     assert selected() == 42
 
 
+def test_asking_for_a_result_again_leaves_the_next_statement_under_way() -> None:
+    first = begun(NUMBER, 7)
+    second = begun(SLOW, 8)
+    assert first.rows() == first.rows() == [(b"7",)]
+    assert selected() == 42
+    assert second.rows()[0][1] == b"8"
+
+
 def test_nothing_keeps_the_rows_but_who_asked_for_them() -> None:
     gc.collect()
     gc.disable()
