@@ -584,3 +584,24 @@ def test_a_limit_holds_over_accounts_whose_claims_are_under_way(memory_transport
     for number in range(3):
         backlog(account(f"known{number}", max_connections=2), 60)
     assert prx.drain(limit=70, time_budget=60).sent == len(shared.delivered) == 70
+
+
+def test_a_drain_begins_nearly_all_its_statements_and_keeps_its_session(
+    memory_transport: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(account("known", max_connections=2), 600)
+    results: list[bool] = []
+    taken = Begun.rows
+
+    def noted(self: Begun) -> Any:
+        results.append(False)
+        rows = taken(self)
+        results[-1] = True
+        return rows
+
+    monkeypatch.setattr(Begun, "rows", noted)
+    process = connection.connection.info.backend_pid
+    assert prx.drain(time_budget=60).sent == len(shared.delivered) == 600
+    assert len(results) > 20 and all(results)
+    assert connection.connection.info.backend_pid == process
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
