@@ -130,7 +130,7 @@ class WorkerLoop:
     def _wait(self, seconds: float) -> None:
         """Wait for a wake-up and for the statement that is under way: what comes first is seen to first."""
         descriptor = descriptor_under_way() if self.under_way.is_any else None
-        if descriptor is not None and self.results.wait_beside(descriptor, seconds):
+        if descriptor is not None and self.results.wait_for_both(descriptor, seconds):
             return
         if not self.under_way.finish():
             self.results.wait(seconds)

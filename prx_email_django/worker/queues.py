@@ -43,8 +43,8 @@ class ResultQueue:
         #: A group of results wakes the caller; fewer wait for more, or for an idle connection.
         self.group = 1
         #: Where wake-ups come while the caller waits for something else too, and where they are sent from; made then.
-        self._beside: tuple[socket.socket, socket.socket] | None = None
-        self._waits_beside = False
+        self._wake_sockets: tuple[socket.socket, socket.socket] | None = None
+        self._waits_for_both = False
 
     def put(self, message: ClaimedMessage) -> None:
         """Network: leave a message that has its outcome."""
@@ -55,9 +55,9 @@ class ResultQueue:
     def wake(self) -> None:
         """Wake the calling thread: there is something to do."""
         self._wake_ups.put(None)
-        if self._waits_beside and (beside := self._beside) is not None:
+        if self._waits_for_both and (sockets := self._wake_sockets) is not None:
             with suppress(OSError):  # it is full, so it wakes; or the caller has closed it
-                beside[1].send(b"w")
+                sockets[1].send(b"w")
 
     def wait(self, timeout: float) -> None:
         """Caller: wait to be woken, at most ``timeout`` seconds."""
@@ -68,27 +68,27 @@ class ResultQueue:
         except queue.Empty:
             return
 
-    def wait_beside(self, descriptor: int, timeout: float) -> bool:
+    def wait_for_both(self, descriptor: int, timeout: float) -> bool:
         """Caller: wait to be woken, or until the file can be read; whether there was a wake-up, or the time is over.
 
         False at once where the system gives no further file.
         """
-        if self._beside is None:
+        if self._wake_sockets is None:
             try:
-                self._beside = socket.socketpair()
+                self._wake_sockets = socket.socketpair()
             except OSError:
                 return False
-            for end in self._beside:
+            for end in self._wake_sockets:
                 end.setblocking(False)
-        reader = self._beside[0]
-        self._waits_beside = True  # first: whoever has woken the caller before it saw this, has left a wake-up
+        reader = self._wake_sockets[0]
+        self._waits_for_both = True  # first: whoever has woken the caller before it saw this, has left a wake-up
         try:
             with _Selector() as selector:
                 selector.register(descriptor, selectors.EVENT_READ)
                 selector.register(reader, selectors.EVENT_READ)
                 found = selector.select(max(0.0, timeout)) if self._wake_ups.empty() else []
         finally:
-            self._waits_beside = False
+            self._waits_for_both = False
             with suppress(BlockingIOError):
                 reader.recv(4096)
         if any(key.fd == descriptor for key, _ in found) and self._wake_ups.empty():
@@ -97,11 +97,11 @@ class ResultQueue:
         return True
 
     def close(self) -> None:
-        """Caller: close what ``wait_beside`` has opened."""
-        if self._beside is not None:
-            for end in self._beside:
+        """Caller: close what ``wait_for_both`` has opened."""
+        if self._wake_sockets is not None:
+            for end in self._wake_sockets:
                 end.close()
-            self._beside = None
+            self._wake_sockets = None
 
 
 class ReadyQueue:
