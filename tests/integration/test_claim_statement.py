@@ -292,7 +292,7 @@ def test_a_claim_does_not_compare_each_message_with_each() -> None:
             transaction.set_rollback(True)
         top = _plan(next(query["sql"] for query in queries if "MATERIALIZED" in query["sql"]))
     assert top["Actual Rows"] == count
-    assert max(_rows_of(top)) <= count
+    assert max(_rows_of(top)) <= 5 * count, "the planner chooses how it reads each once; each with each is the square"
 
 
 def _rows_of(node: dict[str, Any]) -> list[int]:
