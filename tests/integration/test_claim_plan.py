@@ -19,7 +19,7 @@ from prx_email_django import store
 from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store import claims
-from tests.support.factories import NOW, account, at
+from tests.support.factories import NOW, account, at, double_messages
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,13 +39,9 @@ def crowded() -> Account:
     owner = account()
     row(owner, status="sent", sent_at=NOW, next_attempt_at=None).save(force_insert=True)
     row(owner, status="pending", priority=10, next_attempt_at=NOW + timedelta(days=1)).save(force_insert=True)
+    double_messages(DOUBLINGS)
     connection = connections[outbox_alias()]
     table = connection.ops.quote_name(OutboxMessage._meta.db_table)
-    fields = [field for field in OutboxMessage._meta.concrete_fields if not (field.primary_key or field.generated)]
-    columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
-    with connection.cursor() as cursor:
-        for _ in range(DOUBLINGS):
-            cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {table}")
     OutboxMessage.objects.bulk_create(
         row(owner, status="pending", next_attempt_at=NOW - timedelta(seconds=number)) for number in range(DUE)
     )

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from prx_email_django.admin.search import search
 from prx_email_django.models import OutboxMessage
 from prx_email_django.models.managers import outbox_alias
-from tests.support.factories import NOW, account
+from tests.support.factories import NOW, account, double_messages
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -32,13 +32,9 @@ def crowded() -> None:
 
     sent = {"status": "sent", "sent_at": NOW}
     OutboxMessage.objects.bulk_create([row(**sent), row(status="pending", next_attempt_at=NOW), row(**sent, tag="new")])
+    double_messages(DOUBLINGS)
     connection = connections[outbox_alias()]
     table = connection.ops.quote_name(OutboxMessage._meta.db_table)
-    fields = [field for field in OutboxMessage._meta.concrete_fields if not (field.primary_key or field.generated)]
-    columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
-    with connection.cursor() as cursor:
-        for _ in range(DOUBLINGS):
-            cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {table}")
     few = ["rare"] * 5 + [f"t{number}" for number in range(500)]
     OutboxMessage.objects.bulk_create(row(status="pending", next_attempt_at=NOW, tag=tag) for tag in few)
     with connection.cursor() as cursor:
