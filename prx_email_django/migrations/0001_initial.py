@@ -8,6 +8,7 @@ import django.utils.timezone
 from django.db import migrations, models
 
 import prx_email_django.models.account
+import prx_email_django.models.compression
 import prx_email_django.models.derived
 import prx_email_django.models.encrypted
 import prx_email_django.models.indexes
@@ -1132,6 +1133,10 @@ class Migration(migrations.Migration):
             constraint=models.UniqueConstraint(fields=("content", "position"), name="prx_chunk_position"),
         ),
         migrations.AddConstraint(
+            model_name="contentchunk",
+            constraint=prx_email_django.models.compression.Lz4(fields=("data",), name="prx_chunk_lz4"),
+        ),
+        migrations.AddConstraint(
             model_name="hourlycount",
             constraint=models.UniqueConstraint(fields=("hour", "account", "worker"), name="prx_hour_of_worker"),
         ),
@@ -1204,6 +1209,12 @@ class Migration(migrations.Migration):
             model_name="outboxmessage",
             constraint=prx_email_django.models.indexes.PartialUnique(
                 fields=("account", "idempotency_hash"), name="prx_message_idempotency"
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="outboxmessage",
+            constraint=prx_email_django.models.compression.Lz4(
+                fields=("body_text", "body_html"), name="prx_message_lz4"
             ),
         ),
         migrations.AddIndex(

@@ -9,6 +9,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from prx_email_django.mime.bodies import MailPart
+from prx_email_django.models.compression import Lz4
 from prx_email_django.models.managers import OutboxModel
 
 #: Bytes of a chunk: well below every database's packet limit.
@@ -50,7 +51,10 @@ class ContentChunk(OutboxModel):
     class Meta(OutboxModel.Meta):
         verbose_name = _("content chunk")
         verbose_name_plural = _("content chunks")
-        constraints = (models.UniqueConstraint(fields=("content", "position"), name="prx_chunk_position"),)
+        constraints = (
+            models.UniqueConstraint(fields=("content", "position"), name="prx_chunk_position"),
+            Lz4(fields=("data",), name="prx_chunk_lz4"),
+        )
 
     def __str__(self) -> str:
         return f"chunk {self.position} of content {self.content_id}"

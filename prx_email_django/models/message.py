@@ -24,6 +24,7 @@ from prx_email_django.mime.identity import message_id
 from prx_email_django.mime.rendering import MailContent, render
 from prx_email_django.mime.usual import usual_message
 from prx_email_django.models.account import Account
+from prx_email_django.models.compression import Lz4
 from prx_email_django.models.conditions import SETTLED_CODES
 from prx_email_django.models.content import Attachment, Content, read_content
 from prx_email_django.models.foreign_text import ForeignCharField
@@ -168,6 +169,7 @@ class OutboxMessage(OutboxModel):
             ),
             models.CheckConstraint(condition=Q(priority__gte=-10, priority__lte=10), name="prx_message_priority"),
             PartialUnique(fields=("account", "idempotency_hash"), name="prx_message_idempotency"),
+            Lz4(fields=("body_text", "body_html"), name="prx_message_lz4"),
         )
 
     def __str__(self) -> str:
