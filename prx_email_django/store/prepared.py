@@ -27,9 +27,11 @@ from prx_email_django.store.prepared_sessions import (
     session_of,
 )
 
-#: Seconds after which a statement that reads large tables is planned anew: a plan for a nearly empty table reads all of
-#: it.
+#: Seconds after which a statement that reads large tables is planned anew for the first time: a plan for a nearly empty
+#: table reads all of it.
 PLAN_FOR = 1.0
+#: A plan is kept as long as all before it together, since a table doubles ever more seldom; at most so many seconds.
+LONGEST_PLAN = 60.0
 #: libpq: a statement is being executed.
 ACTIVE = 1
 
@@ -55,8 +57,8 @@ def execute(
 ) -> list[tuple[Any, ...]]:
     """Execute a statement outside a transaction; its rows hold bytes, as PostgreSQL writes values.
 
-    ``plan_for``: seconds after which it is prepared anew, because its best plan depends on the size of tables.  None:
-    its plan stays.  ``loads``: the rows hold what psycopg makes of the values.
+    ``plan_for``: seconds after which it is prepared anew for the first time, because its best plan depends on the size
+    of tables (``is_outdated``).  None: its plan stays.  ``loads``: the rows hold what psycopg makes of the values.
 
     Raises:
         NotPrepared: nothing was executed.
@@ -166,14 +168,20 @@ class PreparedCursor(OnceCursor):
         exchange = partial(_exchange, name=encoded, given=given, prepares=prepares, is_old=is_old)
         result = _wait(self._connection, exchange)
         if prepares is not None:
-            session.names.add(name)
-            session.prepared_at[name] = monotonic()
+            session.note_prepared(name)
         self.take(result)
 
 
 def is_outdated(session: Session, name: str, plan_for: float | None) -> bool:
-    """Whether the prepared statement is to be planned anew."""
-    return plan_for is not None and monotonic() - session.prepared_at[name] > plan_for
+    """Whether the prepared statement is to be planned anew.
+
+    PostgreSQL makes five plans for given values before it keeps one, a hundredth of a drain where it happens each second.
+    It plans anew by itself when it has analysed a table.
+    """
+    if plan_for is None:
+        return False
+    first, last = session.prepared_at[name]
+    return monotonic() - last > min(max(plan_for, last - first), LONGEST_PLAN)
 
 
 def _wait(connection: Any, exchange: Callable[[Any], Generator[Any, Any, list[Any]]]) -> Any:

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from time import monotonic
 from typing import Any
 from weakref import ref
 
@@ -32,10 +33,16 @@ class Session:
     """What is known of a connection to the server."""
 
     names: set[str] = field(default_factory=set)
-    #: When a statement was prepared, on the monotonic clock.
-    prepared_at: dict[str, float] = field(default_factory=dict)
+    #: When a statement was prepared first and last, on the monotonic clock.
+    prepared_at: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: Whether statements can be prepared; None: not known yet.
     is_direct: bool | None = None
+
+    def note_prepared(self, name: str) -> None:
+        """Note that the statement has been prepared at this moment."""
+        self.names.add(name)
+        now = monotonic()
+        self.prepared_at[name] = (self.prepared_at.get(name, (now, now))[0], now)
 
 
 #: By a reference to the driver's connection: a ``WeakKeyDictionary``, written out for each statement's look.

@@ -272,6 +272,23 @@ def test_a_plan_that_depends_on_the_size_of_a_table_is_made_anew() -> None:
         assert fetch(60) == [(42,)]
 
 
+def test_a_plan_is_kept_as_long_as_those_before_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that grows doubles ever more seldom, and each new plan costs the database five."""
+    now = 100.0
+    monkeypatch.setattr(prepared, "monotonic", lambda: now)
+    monkeypatch.setattr(prepared_sessions, "monotonic", lambda: now)
+    session = prepared_sessions.Session()
+    session.note_prepared("one")
+    planned: list[float] = []
+    for eighth in range(8 * 200):
+        now = 100.0 + eighth / 8
+        if prepared.is_outdated(session, "one", 1.0):
+            session.note_prepared("one")
+            planned.append(now - 100)
+    assert planned == [1.125, 2.375, 4.875, 9.875, 19.875, 39.875, 79.875, 140.0]
+    assert not prepared.is_outdated(session, "one", None)
+
+
 def test_a_message_that_cannot_be_rendered_says_so_however_often_it_is_asked() -> None:
     (row,) = backlog(account(), 1)
     OutboxMessage.objects.filter(pk=row.pk).update(envelope_from="Ann <bad")
