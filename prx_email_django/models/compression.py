@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import models
-from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 #: In a block, since a migration does not ask the database before it has made its SQL (``sqlmigrate``).
 _IF_BUILT_WITH = """DO $$ BEGIN
@@ -39,20 +38,20 @@ class Lz4(models.BaseConstraint):
         path, args, kwargs = super().deconstruct()
         return path, args, {**kwargs, "fields": self.fields}
 
-    def constraint_sql(self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor) -> None:
+    def constraint_sql(self, model: Any, schema_editor: Any) -> None:
         """Nothing stands in CREATE TABLE: the statement follows it."""
         if sql := self.create_sql(model, schema_editor):
             schema_editor.deferred_sql.append(sql)
 
-    def create_sql(self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor) -> Any:
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
         """The SQL for PostgreSQL; None for the others."""
         return self._sql(model, schema_editor, "lz4")
 
-    def remove_sql(self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor) -> Any:
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """The SQL that lets the setting ``default_toast_compression`` decide again."""
         return self._sql(model, schema_editor, "default")
 
-    def _sql(self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor, method: str) -> str | None:
+    def _sql(self, model: Any, schema_editor: Any, method: str) -> str | None:
         if schema_editor.connection.vendor != "postgresql":
             return None
         columns = [str(model._meta.get_field(name).column) for name in self.fields]

@@ -175,8 +175,8 @@ class PreparedCursor(OnceCursor):
 def is_outdated(session: Session, name: str, plan_for: float | None) -> bool:
     """Whether the prepared statement is to be planned anew.
 
-    PostgreSQL makes five plans for given values before it keeps one, a hundredth of a drain where it happens each second.
-    It plans anew by itself when it has analysed a table.
+    PostgreSQL makes five plans for given values before it keeps one, a hundredth of a drain where that is each
+    second.  It plans anew by itself when it has analysed a table.
     """
     if plan_for is None:
         return False
