@@ -38,7 +38,7 @@ class Lz4(models.BaseConstraint):
         path, args, kwargs = super().deconstruct()
         return path, args, {**kwargs, "fields": self.fields}
 
-    def constraint_sql(self, model: Any, schema_editor: Any) -> None:
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
         """Nothing stands in CREATE TABLE: the statement follows it."""
         if sql := self.create_sql(model, schema_editor):
             schema_editor.deferred_sql.append(sql)
