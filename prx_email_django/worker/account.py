@@ -12,7 +12,6 @@ from functools import partial
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.rules.clock import Clock
-from prx_email_django.rules.obstacles import Obstacle, ObstacleKind
 from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.store.absence import unwritten
 from prx_email_django.store.attempts import RecordedAttempt
@@ -23,17 +22,18 @@ from prx_email_django.worker.connections import Connections
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.events import tells_sent
 from prx_email_django.worker.idle import IdleConnections
+from prx_email_django.worker.learning import Learning
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.suspicion import Before, Next, Suspicion
-from prx_email_django.worker.trouble import Pace, Troubles
+from prx_email_django.worker.trouble import LIMITED, Pace, Troubles
 from prx_email_django.worker.under_way import UnderWay
 
-#: Why an account's work has stopped: every connection is taken elsewhere, or something unexpected happened.
-LIMITED, FAILED = "limited", "failed"
+#: Why an account's work has stopped: something unexpected happened.
+FAILED = "failed"
 
 
 class AccountWorker:
@@ -71,6 +71,15 @@ class AccountWorker:
         self.finished = False
         self.suspicion = Suspicion(current, ready=self.ready, clock=clock, tries_once=source.tries_once)
         self._suspected = self.suspicion.is_active
+        self.learning = Learning(
+            self.connections,
+            work=self,
+            source=source,
+            prefetch=self.prefetch,
+            pace=self.pace,
+            troubles=self.troubles,
+            suspicion=self.suspicion,
+        )
         #: None: each statement is waited for.
         self.under_way = under_way
         if under_way is not None:
@@ -205,7 +214,7 @@ class AccountWorker:
     ) -> None:
         """Do what follows from results that are recorded; ``before``: those that were not accepted, as they were."""
         self.ready.recorded += len([1 for message in messages if message.is_accepted])
-        self._note_tokens(messages)
+        self.learning.note_tokens(messages)
         if untouched and not self.stop_reason:
             untouched = self.prefetch.keep(untouched)
         kept = self.prefetch.without_permits
@@ -216,7 +225,7 @@ class AccountWorker:
             self._give_back(untouched)
             self.prefetch.look_again()
         self._suspect(self.suspicion.note(messages, before, recorded))
-        self._learn(messages)
+        self.learning.learn(messages)
         if any(attempt.progress for attempt in recorded):
             self.source.go_on()
             self.prefetch.look_again()
@@ -277,59 +286,9 @@ class AccountWorker:
         if self.ready.waiting:
             self.network.call(self.ready.wake_connections)
 
-    # What the results tell about account and server
-
-    def _note_tokens(self, messages: Sequence[ClaimedMessage]) -> None:
-        """Tell the tokens what the server made of them; a session that demands a login anew gets a fresh token."""
-        tokens = self.connections.tokens
-        for message in messages:
-            connection = message.connection
-            if connection is None or not connection.token:
-                continue
-            if message.outcome.is_completed:
-                tokens.completed(connection.token)
-            elif message.outcome.trouble is Trouble.AUTH and not connection.token_ended:
-                connection.token_ended = tokens.refused(connection.token, logged_in=True)
-
     def _is_in_trouble(self) -> bool:
         """Whether the server has said lately that something is wrong with the account."""
         return self.troubles.are_known or self.prefetch.probing or self.suspicion.is_active
-
-    def _throttled(self, trouble: Trouble) -> None:
-        """Slow down; a caller who waits for one message does not wait for that."""
-        self.pace.throttled(trouble)
-        if self.source.tries_once:
-            self.prefetch.permits.limited_by = Obstacle(ObstacleKind.SLOW)
-        elif self.pace.is_hopeless:
-            self.stop(LIMITED)
-
-    def _learn(self, messages: Sequence[ClaimedMessage]) -> None:
-        accepted, quiet = Ending.ACCEPTED, Trouble.NONE
-        for message in messages:
-            outcome = message.outcome
-            if outcome.ending is accepted:
-                self.pace.accepted()
-                if outcome.trouble is quiet:
-                    self._note_completed(message)
-                    continue
-            if outcome.trouble is Trouble.NONE:
-                if outcome.is_completed and not self.suspicion.is_active:
-                    self._note_completed(message)
-            elif outcome.trouble.is_throttle:
-                self._throttled(outcome.trouble)
-            else:
-                if message.connection is not None:
-                    message.connection.trouble_noted = True
-                    if message.connection.token_ended and outcome.trouble is Trouble.AUTH:
-                        continue
-                self.troubles.note(outcome.trouble, outcome.error)
-
-    def _note_completed(self, message: ClaimedMessage) -> None:
-        """The server completed a transaction of the account: its trouble may be over."""
-        self.prefetch.note_completed()
-        if (self.troubles.are_known or self.prefetch.after_pause) and self.troubles.end_by(message):
-            self.prefetch.probing = self.prefetch.after_pause = False
-            self.prefetch.look_again()
 
     # Connecting and ending
 

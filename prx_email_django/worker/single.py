@@ -20,7 +20,7 @@ from prx_email_django.states import ErrorCode, Status
 from prx_email_django.store.absence import may_pass, unwritten
 from prx_email_django.store.claimed import Claim, split_expired
 from prx_email_django.store.lease import release_lease
-from prx_email_django.worker.account import LIMITED, AccountWorker
+from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.loop import WorkerLoop
 from prx_email_django.worker.network import Network
@@ -29,6 +29,7 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.queues import ResultQueue
 from prx_email_django.worker.recorder import Recorder
 from prx_email_django.worker.token_keeper import transport
+from prx_email_django.worker.trouble import LIMITED
 
 
 class SingleSend:

@@ -21,6 +21,8 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 
 #: Seconds between two tries to connect: three in a row without success pause the account.
 RECONNECT_AFTER = 1.0
+#: Why an account's work has stopped: the server allows no more now, or every connection is taken elsewhere.
+LIMITED = "limited"
 
 
 class Work(Protocol):

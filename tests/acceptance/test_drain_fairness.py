@@ -16,7 +16,7 @@ from django.utils import timezone
 import prx_email_django as prx
 from prx_email_django.models import Account, AccountState, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.worker import current
-from prx_email_django.worker.account import AccountWorker
+from prx_email_django.worker.learning import Learning
 from tests.acceptance.workers import untouched
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
@@ -216,14 +216,14 @@ def test_an_account_whose_worker_crashes_releases_its_messages_and_slots(monkeyp
         broken = account_on(first, "broken", max_connections=1)
         rows = backlog(broken, 20)
         backlog(account_on(second, "healthy"), 50)
-        learn = AccountWorker._learn
+        learn = Learning.learn
 
-        def crash(self: AccountWorker, results: Any) -> None:
-            if self.account_id == broken.pk:
+        def crash(self: Learning, results: Any) -> None:
+            if self.prefetch.current.account.pk == broken.pk:
                 raise RuntimeError("an unexpected error")
             learn(self, results)
 
-        monkeypatch.setattr(AccountWorker, "_learn", crash)
+        monkeypatch.setattr(Learning, "learn", crash)
         prx.drain()
         assert len(second.messages) == 50
         assert first.wait_closed()
