@@ -38,7 +38,7 @@ CANDIDATES = [
     Candidate("post_office, 2 processes", "run_post_office", tuned=True),
     Candidate("django-mailer, as it comes", "run_mailer", share=0.1),
 ]
-DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite", "mariadb": "MariaDB"}
 #: What ``--smoke`` measures: too little to say anything.
 SMOKE = {"repeats": 1, "messages": 100, "delayed_messages": 20, "queued": 50}
 
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> list[str]:
     """Start the servers, make every comparison and return the tables as text."""
     tables: dict[str, report.Table] = {}
     with ExitStack() as stack:
-        interpreter = environment.python()
+        interpreter = environment.python(options.database)
         folder = stack.enter_context(environment.folder())
         sink = environment.Sink(folder)
         stack.enter_context(sink.running())

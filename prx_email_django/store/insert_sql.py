@@ -94,7 +94,7 @@ def _written(sources: dict[str, str], *, with_bodies: bool) -> dict[str, str]:
         elif field.name in sources:
             written[field.column] = sources[field.name]
         elif not field.null and not field.primary_key and not getattr(field, "generated", False):
-            written[field.column] = _literal(field)
+            written[field.column] = literal(field)
     return written
 
 
@@ -145,7 +145,7 @@ def sql_of_one(names: frozenset[str], recipients: int, asks: bool, versioned: bo
         elif field.name in computed:
             written[field.column] = computed[field.name]
         elif not field.null and not field.primary_key and not getattr(field, "generated", False):
-            written[field.column] = _literal(field)
+            written[field.column] = literal(field)
     given = [column for column, value in written.items() if value.startswith("%s")]
     columns = [*given, *(column for column in written if column not in given)]
     asked = f"EXISTS (SELECT FROM asking) OR CASE WHEN EXISTS (SELECT FROM {state} WHERE id = 1) THEN FALSE END"
@@ -170,12 +170,24 @@ SELECT PG_BACKEND_PID(), id, DATE_PART('epoch', created_at), is_due::int,
   ({asked if asks else "NULL"})::int FROM inserted"""
 
 
-def version_of(table: str) -> str:
-    """SQL for the version of a row: it changes with every UPDATE, whoever writes it (transaction and place)."""
-    return f"({table}.tableoid::text || {table}.ctid::text || {table}.xmin::text)"
+def version_of(table: str, alias: str = "") -> str:
+    """SQL for the version of an account's row: it changes with every UPDATE that changes something, whoever writes it.
+
+    PostgreSQL knows it (transaction and place); the others know only what the row holds.
+    """
+    connection = connections[alias or outbox_alias()]
+    if connection.vendor == "postgresql":
+        return f"({table}.tableoid::text || {table}.ctid::text || {table}.xmin::text)"
+    columns = ", ".join(f"{table}.{connection.ops.quote_name(field.column)}" for field in _account_fields())
+    return f"JSON_ARRAY({columns})" if connection.vendor == "sqlite" else f"MD5(JSON_ARRAY({columns}))"
 
 
-def _literal(field: Field[Any, Any]) -> str:
+def _account_fields() -> list[Any]:
+    return list(Account._meta.concrete_fields)
+
+
+def literal(field: Field[Any, Any]) -> str:
+    """SQL for the default of a column."""
     value = field.get_default()
     if isinstance(value, bool | int):
         return str(value)

@@ -1,7 +1,8 @@
-"""enqueue on PostgreSQL: one statement checks the account, writes everything and asks for a drain.
+"""enqueue: on PostgreSQL one statement checks the account, writes everything and asks for a drain.
 
-It writes all drafts or none.  What it does not write (files, large bodies, a draft that no longer fits its account) is
-left to ``store.insert``, whose errors say what is wrong.
+The other databases take a short transaction (``insert_rows``).  Both write all drafts or none.  What they do not write
+(files, large bodies, a draft that no longer fits its account) is left to ``store.insert``, whose errors say what is
+wrong.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert_arrays import insert_arrays
 from prx_email_django.store.insert_execution import Inserted, Unfit
 from prx_email_django.store.insert_one import insert_one
+from prx_email_django.store.insert_rows import insert_rows
 
 #: Recipients up to which a message has a statement of its own, two parameters each: PostgreSQL takes 65 535 of them.
 MOST_RECIPIENTS = 100
 
 
 def can_insert(connection: Any) -> bool:
-    """Whether the outbox's database knows the statement."""
-    return bool(connection.vendor == "postgresql" and not connection.Database.__version__.startswith("2"))
+    """Whether the outbox's database knows the statements."""
+    if connection.vendor == "postgresql":
+        return not connection.Database.__version__.startswith("2")
+    return connection.vendor in ("sqlite", "mysql")
 
 
 @refusing_text
@@ -39,6 +43,8 @@ def insert_together(connection: Any, drafts: Sequence[Draft], *, now: datetime |
     asks = not connection.in_atomic_block and (
         connection.get_autocommit() if connection.connection is None else connection.autocommit
     )
+    if connection.vendor != "postgresql":
+        return insert_rows(connection, drafts, now=now, asks=asks)
     first = drafts[0]
     if len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS:
         return insert_one(connection, first, now=now, asks=asks)

@@ -26,24 +26,26 @@ class Missing(Exception):
     """The machine lacks something; the text says what, and how to install it."""
 
 
-def python() -> str:
+def python(engine: str = "postgresql") -> str:
     """Return the interpreter of the candidates' virtual environment; build that if it is missing or out of date."""
     interpreter, stamp = VENV / "bin" / "python", VENV / ".ready"
-    wanted = "\n".join([sys.version, *dependencies()])
+    wanted = "\n".join([sys.version, *dependencies(engine)])
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"building {VENV.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
         pip = [str(interpreter), "-m", "pip", "install", "-qq", "--constraint", str(ROOT / "constraints.txt")]
-        subprocess.run([*pip, *dependencies()], check=True)
+        subprocess.run([*pip, *dependencies(engine)], check=True)
         stamp.write_text(wanted)
     return str(interpreter)
 
 
-def dependencies() -> list[str]:
-    """Return the requirements of the project with PostgreSQL, and of the candidates."""
+def dependencies(engine: str = "postgresql") -> list[str]:
+    """Return the requirements of the project and of the candidates; MariaDB's driver needs a compiler."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     others = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    return [*project["dependencies"], *project["optional-dependencies"]["postgres"], *others]
+    extras = project["optional-dependencies"]
+    drivers = [*extras["postgres"], *(extras["mysql"] if engine == "mariadb" else [])]
+    return [*project["dependencies"], *drivers, *others]
 
 
 def variables() -> dict[str, str]:
@@ -94,35 +96,46 @@ def database(interpreter: str, engine: str, folder: Path) -> Iterator[str]:
     if engine == "sqlite":
         name = str(folder / f"{name}.sqlite3")
     else:
-        _statement(interpreter, f"CREATE DATABASE {name}")
+        _statement(interpreter, engine, f"CREATE DATABASE {name}")
     try:
-        settings = {"BENCH_DATABASE": name, "BENCH_HOST": "127.0.0.1", "BENCH_PORT": "25"}
+        settings = {"BENCH_DATABASE": name, "BENCH_ENGINE": engine, "BENCH_HOST": "127.0.0.1", "BENCH_PORT": "25"}
         subprocess.run(
             [interpreter, "-m", "django", "migrate", "--verbosity", "0", "--settings", "benchmark.settings"],
             env=variables() | settings,
             check=True,
         )
+        os.environ["BENCH_ENGINE"] = engine
         yield name
     finally:
         if engine != "sqlite":
-            _statement(interpreter, f"DROP DATABASE {name} WITH (FORCE)")
+            _statement(interpreter, engine, f"DROP DATABASE {name}{' WITH (FORCE)' if engine == 'postgresql' else ''}")
 
 
-def _statement(interpreter: str, sql: str) -> None:
-    """Execute a statement outside a transaction, in the database ``postgres``."""
-    program = (
+#: Programs that execute a statement outside a transaction, in a database that is there in any case.
+_PROGRAMS = {
+    "postgresql": (
         "import sys, psycopg; from benchmark.settings import POSTGRESQL as s;"
         "psycopg.connect(host=s['HOST'], port=s['PORT'], user=s['USER'], password=s['PASSWORD'], dbname='postgres',"
         "autocommit=True).execute(sys.argv[1])"
-    )
+    ),
+    "mariadb": (
+        "import sys, MySQLdb; from benchmark.settings import MARIADB as s;"
+        "c = MySQLdb.connect(host=s['HOST'], port=int(s['PORT']), user=s['USER'], password=s['PASSWORD']);"
+        "c.query(sys.argv[1])"
+    ),
+}
+
+
+def _statement(interpreter: str, engine: str, sql: str) -> None:
+    """Execute a statement outside a transaction."""
+    program = _PROGRAMS[engine]
     settings = {"BENCH_DATABASE": "postgres", "BENCH_HOST": "", "BENCH_PORT": "0"}
     process = subprocess.run(
         [interpreter, "-c", program, sql], env=variables() | settings, check=False, capture_output=True, text=True
     )
     if process.returncode:
-        raise Missing(
-            f"PostgreSQL cannot be used (POSTGRES_HOST, POSTGRES_PORT…): {process.stderr.strip().splitlines()[-1]}"
-        )
+        variables_of = "POSTGRES_HOST, POSTGRES_PORT…" if engine == "postgresql" else "MARIADB_HOST, MARIADB_PORT…"
+        raise Missing(f"{engine} cannot be used ({variables_of}): {process.stderr.strip().splitlines()[-1]}")
 
 
 def free_port() -> int:

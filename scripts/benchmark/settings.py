@@ -22,7 +22,16 @@ POSTGRESQL: dict[str, Any] = {
     "USER": os.environ.get("POSTGRES_USER", "postgres"),
     "PASSWORD": os.environ.get("POSTGRES_PASSWORD", ""),
 }
-DATABASES = {"default": {**(SQLITE if NAME.endswith(".sqlite3") else POSTGRESQL), "NAME": NAME}}
+MARIADB: dict[str, Any] = {
+    "ENGINE": "django.db.backends.mysql",
+    "OPTIONS": {"charset": "utf8mb4"},
+    "HOST": os.environ.get("MARIADB_HOST", "127.0.0.1"),
+    "PORT": os.environ.get("MARIADB_PORT", "3306"),
+    "USER": os.environ.get("MARIADB_USER", "root"),
+    "PASSWORD": os.environ.get("MARIADB_PASSWORD", ""),
+}
+_SERVER = MARIADB if os.environ.get("BENCH_ENGINE") == "mariadb" else POSTGRESQL
+DATABASES = {"default": {**(SQLITE if NAME.endswith(".sqlite3") else _SERVER), "NAME": NAME}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["django.contrib.contenttypes", "prx_email_django", "post_office", "mailer"]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]

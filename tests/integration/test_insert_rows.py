@@ -1,0 +1,112 @@
+"""Queueing on SQLite, MariaDB and MySQL by statements of our own: all rows or none, of an account that is as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+import prx_email_django as prx
+from prx_email_django.compose import known
+from prx_email_django.errors import AccountUnavailable
+from prx_email_django.models import Account, OutboxMessage, Recipient
+from prx_email_django.store import insert_rows, insert_statement
+from prx_email_django.store.insert_sql import version_of
+from tests.support.factories import account, mail
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
+
+#: PostgreSQL, whose one statement these tests do not concern, runs those that hold for every database.
+IS_POSTGRES = connection.vendor == "postgresql"
+
+
+def given(number: int, **more: Any) -> dict[str, Any]:
+    return {"to": f"c{number}@example.org", "subject": f"s{number}", "body_text": f"text {number}", **more}
+
+
+def written() -> list[tuple[str, str, list[str]]]:
+    return [
+        (row.subject, row.body_text, list(row.recipients.order_by("pk").values_list("address", flat=True)))
+        for row in OutboxMessage.objects.order_by("pk")
+    ]
+
+
+@pytest.mark.parametrize(("most_rows", "most_text"), [(3, 10**6), (500, 20), (1, 1)])
+def test_a_list_that_needs_several_statements_keeps_its_order(
+    monkeypatch: pytest.MonkeyPatch, most_rows: int, most_text: int
+) -> None:
+    owner = account()
+    monkeypatch.setattr(insert_rows, "MOST_ROWS", most_rows)
+    monkeypatch.setattr(insert_rows, "MOST_TEXT", most_text)
+    monkeypatch.setattr(insert_rows, "MOST_VALUES", 60)
+    rows = prx.enqueue_many((given(n, cc=[f"d{n}@example.org"] * (n % 3)) for n in range(10)), account=owner)
+    expected = [(f"s{n}", f"text {n}", [f"c{n}@example.org", *[f"d{n}@example.org"] * (n % 3 > 0)]) for n in range(10)]
+    assert written() == expected
+    assert [(row.pk, row.subject) for row in rows] == list(
+        OutboxMessage.objects.order_by("pk").values_list("pk", "subject")
+    )
+
+
+def test_an_account_that_is_deleted_at_this_moment_gets_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = account("known")
+    look, looks = insert_rows._look_at_accounts, []
+
+    def deletes(cursor: Any, *args: Any, **options: Any) -> Any:
+        seen = look(cursor, *args, **options)
+        looks.append(seen)
+        table = connection.ops.quote_name(Account._meta.db_table)
+        if connection.vendor == "mysql":  # of an account without a message nothing else refers to it
+            cursor.execute(f"DELETE FROM {connection.ops.quote_name('prx_email_django_accountstate')}")
+        cursor.execute(f"DELETE FROM {table} WHERE id = %s", [owner.pk])
+        return seen
+
+    monkeypatch.setattr(insert_rows, "_look_at_accounts", deletes)
+    if IS_POSTGRES:
+        Account.objects.filter(pk=owner.pk).delete()
+        with pytest.raises(AccountUnavailable):
+            prx.enqueue(**mail("known"))
+    else:
+        # The account is back when the transaction is undone, and the ordinary way finds it.
+        assert prx.enqueue(**mail("known")).account_id == owner.pk
+        assert len(looks) == 1
+        assert OutboxMessage.objects.count() == Recipient.objects.count() == 1
+
+
+def test_a_key_that_another_caller_writes_at_this_moment_gives_that_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = account()
+    first = prx.enqueue(**mail(owner, idempotency_key="k"))
+    monkeypatch.setattr(insert_rows, "_is_known", lambda *_: False)
+    assert prx.enqueue(**mail(owner, idempotency_key="k")).pk == first.pk
+    with transaction.atomic():
+        assert prx.enqueue(**mail(owner, idempotency_key="k")).pk == first.pk
+        assert prx.enqueue(**mail(owner)).pk != first.pk
+    assert OutboxMessage.objects.count() == 2
+
+
+def test_a_database_that_returns_no_keys_gives_that_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MySQL: several rows are then written by the ORM, one by one."""
+    owner = account()
+    for feature in ("can_return_columns_from_insert", "can_return_rows_from_bulk_insert"):
+        monkeypatch.setattr(type(connection.features), feature, IS_POSTGRES)
+    one = prx.enqueue(**mail(owner))
+    rows = prx.enqueue_many((given(n) for n in range(3)), account=owner)
+    assert [one.pk, *(row.pk for row in rows)] == list(
+        OutboxMessage.objects.order_by("pk").values_list("pk", flat=True)
+    )
+
+
+def test_the_version_of_an_account_holds_all_that_its_row_holds() -> None:
+    """PostgreSQL knows by itself that a row has changed."""
+    version = version_of("a")
+    columns = [connection.ops.quote_name(str(field.column)) for field in Account._meta.concrete_fields]
+    assert IS_POSTGRES or [column for column in columns if f"a.{column}" not in version] == []
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    assert known.get(connection, "known") is not None
+    Account.objects.filter(pk=owner.pk).update(display_name="A new name")
+    assert prx.enqueue(**mail("known")).from_email.startswith("A new name")
+
+
+def test_the_databases_without_the_one_statement_take_this_way() -> None:
+    assert insert_statement.can_insert(connection)
