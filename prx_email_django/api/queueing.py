@@ -49,7 +49,7 @@ class EnqueueArguments(MessageArguments):
 
 
 def _enqueue_plain(given: Mapping[str, Any]) -> OutboxMessage | None:
-    """Queue a plain message by one statement, or as ``enqueue`` where that is not possible; None: it is not plain."""
+    """Queue a plain message in few statements, or as ``enqueue`` where that is not possible; None: it is not plain."""
     if not is_plain(given) or not can_insert(connection := outbox_connection()):
         return None
     try:
@@ -112,7 +112,7 @@ def _can_be_read_twice(arguments: EnqueueArguments) -> bool:
 
 
 def _enqueue_at_once(arguments: EnqueueArguments, connection: Any) -> OutboxMessage | None:
-    """Queue by one statement; None: whatever is wrong, the ordinary way says so, with an account that it reads anew."""
+    """Queue in few statements; None: something is wrong, and the ordinary way says so, with an account read anew."""
     try:
         account, version = account_to_queue(connection, arguments.account)
         draft = compose(arguments, account=account, now=arguments.now, largest=0, version=version)
@@ -122,7 +122,7 @@ def _enqueue_at_once(arguments: EnqueueArguments, connection: Any) -> OutboxMess
 
 
 def _write_at_once(connection: Any, drafts: Sequence[Draft], *, now: datetime | None) -> list[OutboxMessage]:
-    """Write drafts, all or none, by one statement, which asks for a drain too; where a key is known, find its message.
+    """Write drafts, all or none, in few statements, and ask for a drain; where a key is known, find its message.
 
     Raises:
         Unfit: nothing was written.

@@ -1,7 +1,7 @@
 """Accounts that this process has read to queue messages, each with the version of its row.
 
-Nothing old is used: the statement that queues a message compares the version (PostgreSQL), and writes nothing if the
-row has changed, whoever changed it.
+Nothing old is used: what queues a message compares the version in the same statement (PostgreSQL) or transaction, and
+writes nothing if the row has changed, whoever changed it.
 """
 
 from __future__ import annotations
