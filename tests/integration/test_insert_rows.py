@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
 import prx_email_django as prx
 from prx_email_django.compose import known
 from prx_email_django.errors import AccountUnavailable
 from prx_email_django.models import Account, OutboxMessage, Recipient
-from prx_email_django.store import insert_rows, insert_statement
+from prx_email_django.store import db, insert_rows, insert_statement
 from prx_email_django.store.insert_sql import version_of
 from tests.support.factories import account, mail
 
@@ -94,6 +95,33 @@ def test_a_database_that_returns_no_keys_gives_that_of_one_row(monkeypatch: pyte
     assert [one.pk, *(row.pk for row in rows)] == list(
         OutboxMessage.objects.order_by("pk").values_list("pk", flat=True)
     )
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="only SQLite has transactions that become writers")
+def test_no_message_is_refused_where_transactions_of_sqlite_begin_as_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django's default is DEFERRED: a write that follows a read is refused at once if another has written meanwhile."""
+    owner, errors = account(), []
+    monkeypatch.setattr(db, "CONFLICT_TRIES", 1)
+
+    def queue(first: int) -> None:
+        try:
+            connections[connection.alias].ensure_connection()
+            connections[connection.alias].transaction_mode = "DEFERRED"  # type: ignore[attr-defined]
+            for number in range(first, first + 40):
+                prx.enqueue(account=owner.name, **given(number))
+                prx.enqueue(account=owner.name, idempotency_key=str(number % 100), **given(number))
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [Thread(target=queue, args=(100 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert OutboxMessage.objects.count() == 4 * 40 + 40
 
 
 def test_the_version_of_an_account_holds_all_that_its_row_holds() -> None:
