@@ -28,7 +28,7 @@ from prx_email_django.rules.clock import Clock
 from prx_email_django.store.db import atomic, clock_for, refusing_text, retried
 from prx_email_django.store.draft import Draft, is_queued
 from prx_email_django.store.insert import by_key, insert, insert_many
-from prx_email_django.store.insert_execution import Unfit
+from prx_email_django.store.insert_execution import Unfit, Unsuited
 from prx_email_django.store.insert_statement import can_insert, insert_together
 from prx_email_django.store.inserted_rows import without_content
 
@@ -130,6 +130,8 @@ def _write_at_once(connection: Any, drafts: Sequence[Draft], *, now: datetime | 
     begun = monotonic()
     try:
         done = insert_together(connection, drafts, now=now)
+    except Unsuited:
+        raise
     except Unfit:
         known.forget()  # an account that has changed would send every further message the long way
         raise

@@ -14,7 +14,7 @@ from prx_email_django.models.content import CHUNK_SIZE
 from prx_email_django.rules.clock import instant_of
 from prx_email_django.store.contents import REUSED_FOR
 from prx_email_django.store.draft import Draft, columns, idempotency_hash, row_of
-from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, as_json, encode, execute, flag
+from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, Unsuited, as_json, encode, execute, flag
 from prx_email_django.store.insert_sql import holds_json, in_order, sql_of_many
 from prx_email_django.store.inserted_rows import attributes, instance_maker
 
@@ -63,7 +63,7 @@ def _bodies_of(drafts: Sequence[Draft]) -> tuple[list[dict[str, Any]], list[int 
             continue
         rendered += len(draft.raw)
         if rendered > MAX_RENDERED or len(draft.raw) > CHUNK_SIZE:
-            raise Unfit
+            raise Unsuited
         key = (hashlib.sha256(draft.raw).hexdigest(), place if draft.is_sensitive else -1)
         if key not in bodies:
             bodies[key] = {
@@ -104,7 +104,7 @@ def _statement(
         for name in in_order(same)
     ]
     if any("\x00" in value for value in constants if isinstance(value, str)):
-        raise Unfit
+        raise Unsuited
     params = [now, encode(_demands(drafts)), *([encode(bodies), REUSED_FOR] if bodies else []), *constants, *arrays]
     return sql_of_many(same, different, with_bodies=bool(bodies), is_keyed=is_keyed, asks=asks), params
 
@@ -117,7 +117,7 @@ def _texts(values: Sequence[Any], *, is_json: bool = False) -> list[str | None]:
     else:
         texts, nul = [value if type(value) is str else _text(value) for value in values], "\x00"
     if nul in "\n".join(filter(None, texts)):
-        raise Unfit
+        raise Unsuited
     return texts
 
 
@@ -144,7 +144,7 @@ def _by_column(drafts: Sequence[Draft]) -> dict[str, list[Any]]:
     keys = [draft.idempotency_key for draft in drafts]
     if any(key is not None for key in keys):
         if len(drafts) > 1:
-            raise Unfit  # which of them is known would be unknown
+            raise Unsuited  # which of them is known would be unknown
         values["idempotency_key"], values["idempotency_hash"] = keys, [idempotency_hash(key) for key in keys]
     return values
 

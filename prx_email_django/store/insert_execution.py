@@ -26,6 +26,10 @@ class Unfit(Exception):
     """Nothing was written: account, size or time do not allow a draft any more, or the statement cannot hold it."""
 
 
+class Unsuited(Unfit):
+    """Nothing was written: the statement cannot hold a draft, whatever its account is."""
+
+
 @dataclass(slots=True)
 class Inserted:
     """What the statement did.  Nobody changes it."""

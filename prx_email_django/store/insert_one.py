@@ -9,7 +9,7 @@ from typing import Any
 
 from prx_email_django.rules.clock import instant_of
 from prx_email_django.store.draft import Draft, row_of
-from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, as_json, execute, flag
+from prx_email_django.store.insert_execution import JSON_NUL, Inserted, Unfit, Unsuited, as_json, execute, flag
 from prx_email_django.store.insert_sql import given_by, sql_of_one
 from prx_email_django.store.inserted_rows import instance_maker
 
@@ -51,7 +51,7 @@ def _values(row: Mapping[str, Any], names: frozenset[str]) -> tuple[list[Any], s
     for place in places_of_json:
         values[place] = as_json(values[place])
         if JSON_NUL in values[place]:
-            raise Unfit
+            raise Unsuited
     return values, size
 
 

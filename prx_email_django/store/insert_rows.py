@@ -6,30 +6,32 @@ and written is what PostgreSQL's one statement checks and writes (``insert_state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connections
-from django.db.models import CharField, Field, TextField
+from django.db.models import CharField, TextField
 from django.utils.timezone import make_aware
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState, Recipient
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.db import MOST_VALUES, atomic
 from prx_email_django.store.draft import Draft, row_of
-from prx_email_django.store.insert_execution import Inserted, Unfit
+from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
 from prx_email_django.store.insert_sql import literal, version_of
 from prx_email_django.store.inserted_rows import attributes, instance_maker
 from prx_email_django.store.outbox import WAKE_AGAIN
 
-#: Messages of one INSERT, and characters of their texts: MariaDB and MySQL refuse a packet of more than 16 MB.
+#: Messages of one INSERT, and characters of all their columns: MariaDB and MySQL refuse a packet of more than 16 MB.
 MOST_ROWS, MOST_TEXT = 500, 1_000_000
 #: Columns of ``OutboxMessage`` that follow from the draft and the moment.
 _INSTANTS = ("created_at", "updated_at", "next_attempt_at", "due_since")
-#: What a preparation of values does where nothing is to be done.
-_AS_IT_IS = None
+#: ``sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER``; a Python that is used with MariaDB may be built without that module.
+_LIMIT_VARIABLE_NUMBER = 9
+#: Columns whose values, nearly all, go as they are; and what prepares them.
+_TEXTS, _AS_IT_IS = (CharField, TextField), None
 
 
 class _Seen(NamedTuple):
@@ -49,12 +51,12 @@ def insert_rows(connection: Any, drafts: Sequence[Draft], *, now: datetime | Non
         Unfit: nothing was written.
     """
     if any(draft.raw is not None or draft.parts for draft in drafts):
-        raise Unfit
+        raise Unsuited
     if len(drafts) > 1 and not _returns_keys(connection):
-        raise Unfit  # MySQL gives back the key of one row only
+        raise Unsuited  # MySQL gives back the key of one row only
     keyed = [draft for draft in drafts if draft.idempotency_key is not None]
     if keyed and len(drafts) > 1:
-        raise Unfit  # which of them is known would be unknown
+        raise Unsuited  # which of them is known would be unknown
     rows = [row_of(draft) for draft in drafts]
     try:
         with atomic(), connection.cursor() as cursor:
@@ -62,9 +64,9 @@ def insert_rows(connection: Any, drafts: Sequence[Draft], *, now: datetime | Non
                 # The write comes first: SQLite refuses one that follows a read, where another has written meanwhile.
                 moment = now or datetime.now(UTC)
                 ids = _insert(cursor, connection, drafts, rows, moment=moment)
-                seen = _look_at_accounts(cursor, connection, drafts, now=moment)
+                seen = _look_at_accounts(cursor, connection, drafts, now=moment, asks=asks)
             else:
-                seen = _look_at_accounts(cursor, connection, drafts, now=now)
+                seen = _look_at_accounts(cursor, connection, drafts, now=now, asks=asks)
                 if keyed and _is_known(cursor, drafts[0], rows[0]):
                     return Inserted([None], is_due=False, asked=None)
                 ids = _insert(cursor, connection, drafts, rows, moment=seen.moment)
@@ -77,8 +79,8 @@ def insert_rows(connection: Any, drafts: Sequence[Draft], *, now: datetime | Non
         make(draft, row, pk, None) for draft, row, pk in zip(drafts, rows, ids, strict=True)
     ]
     is_due = any(draft.due_at is None or draft.due_at <= seen.moment for draft in drafts)
-    asked_at = seen.wake_requested_at
-    was_asked = asks and asked_at is not None and asked_at >= seen.moment - WAKE_AGAIN and now is None
+    asked_at = seen.wake_requested_at if now is None else None
+    was_asked = asked_at is not None and asked_at >= seen.moment - WAKE_AGAIN
     return Inserted(messages, is_due=is_due, asked=False if was_asked else None)
 
 
@@ -89,7 +91,9 @@ def _returns_keys(connection: Any) -> bool:
 # The look
 
 
-def _look_at_accounts(cursor: Any, connection: Any, drafts: Sequence[Draft], *, now: datetime | None) -> _Seen:
+def _look_at_accounts(
+    cursor: Any, connection: Any, drafts: Sequence[Draft], *, now: datetime | None, asks: bool
+) -> _Seen:
     """Look at the account of each draft, and return the last look.
 
     Raises:
@@ -100,7 +104,7 @@ def _look_at_accounts(cursor: Any, connection: Any, drafts: Sequence[Draft], *, 
         of = draft.account.id, draft.version
         needs[of] = max(needs.get(of, 0), draft.least_size)
     for (pk, version), size in needs.items():
-        seen = _look(cursor, connection, pk, now=now)
+        seen = _look(cursor, connection, pk, now=now, asks=asks)
         if version not in ("", seen.version) or 0 < seen.size_limit < size:
             raise Unfit
     ends = [draft.fields["expires_at"] for draft in drafts if draft.fields.get("expires_at") is not None]
@@ -109,8 +113,8 @@ def _look_at_accounts(cursor: Any, connection: Any, drafts: Sequence[Draft], *, 
     return seen
 
 
-def _look(cursor: Any, connection: Any, account_id: int, *, now: datetime | None) -> _Seen:
-    cursor.execute(_look_sql(outbox_alias()), [account_id])
+def _look(cursor: Any, connection: Any, account_id: int, *, now: datetime | None, asks: bool) -> _Seen:
+    cursor.execute(_look_sql(outbox_alias(), asks=asks), [account_id])
     found = cursor.fetchone()
     if found is None:
         raise Unfit
@@ -121,12 +125,14 @@ def _look(cursor: Any, connection: Any, account_id: int, *, now: datetime | None
 
 
 @lru_cache(maxsize=4)
-def _look_sql(alias: str) -> str:
+def _look_sql(alias: str, *, asks: bool) -> str:
+    """The look; in a caller's transaction not at the outbox's row, which a serializable one would lock for drains."""
     quote = connections[alias].ops.quote_name
     account, account_state, state = (quote(model._meta.db_table) for model in (Account, AccountState, OutboxState))
     clock = "NULL" if connections[alias].vendor == "sqlite" else "UTC_TIMESTAMP(6)"
-    return f"""SELECT {version_of("a", alias)}, s.size_limit, o.wake_requested_at, {clock}
- FROM {account} a LEFT JOIN {account_state} s ON s.account_id = a.id LEFT JOIN {state} o ON o.id = 1
+    asked, joined = ("o.wake_requested_at", f"LEFT JOIN {state} o ON o.id = 1") if asks else ("NULL", "")
+    return f"""SELECT {version_of("a", alias)}, s.size_limit, {asked}, {clock}
+ FROM {account} a LEFT JOIN {account_state} s ON s.account_id = a.id {joined}
  WHERE a.id = %s"""  # noqa: S608  (names of columns only)
 
 
@@ -146,24 +152,36 @@ def _insert(
 ) -> list[int]:
     """Insert the messages with their recipients, and return the keys of the messages, in order."""
     names = tuple(sorted(rows[0] if len(rows) == 1 else set().union(*rows)))
-    columns = _columns(outbox_alias(), names)
-    instant = connection.ops.adapt_datetimefield_value(moment)
+    columns, instant = _columns(outbox_alias(), names), connection.ops.adapt_datetimefield_value(moment)
+    most, text = min(MOST_ROWS, _most_values(connection) // columns.width), 0
     ids: list[int] = []
-    for start, end in _parts(drafts, columns.width):
-        params: list[Any] = []
-        for draft, row in zip(drafts[start:end], rows[start:end], strict=True):
-            due = instant if draft.due_at is None else connection.ops.adapt_datetimefield_value(draft.due_at)
-            params += (draft.account.id, instant, instant, due, due)
-            for name, prepared in columns.given:
-                value = row[name] if name in row else _default(name)
-                params.append(value if prepared is _AS_IT_IS else prepared(value))
-        ids += _inserted(cursor, connection, columns, params, rows=end - start)
-    _insert_recipients(cursor, drafts, ids)
+    params: list[Any] = []
+    for draft, row in zip(drafts, rows, strict=True):
+        due = instant if draft.due_at is None else connection.ops.adapt_datetimefield_value(draft.due_at)
+        values: list[Any] = [draft.account.id, instant, instant, due, due]
+        for name, prepared in columns.given:
+            value = row[name] if name in row else _default(name)
+            values.append(value if prepared is _AS_IT_IS else prepared(value, connection))
+        size = sum([len(value) for value in values if isinstance(value, str)])
+        if params and (len(params) >= most * columns.width or text + size > MOST_TEXT):
+            ids += _inserted(cursor, connection, columns, params)
+            params, text = [], 0
+        params += values
+        text += size
+    ids += _inserted(cursor, connection, columns, params)
+    _insert_recipients(cursor, drafts, ids, most=_most_values(connection))
     return ids
 
 
-def _inserted(cursor: Any, connection: Any, columns: _Columns, params: list[Any], *, rows: int) -> list[int]:
-    sql = columns.sql_of(rows)
+def _most_values(connection: Any) -> int:
+    """Values of one statement: a build of SQLite has a limit of its own (999 before 3.32)."""
+    if connection.vendor != "sqlite":
+        return MOST_VALUES
+    return min(MOST_VALUES, int(connection.connection.getlimit(_LIMIT_VARIABLE_NUMBER)))
+
+
+def _inserted(cursor: Any, connection: Any, columns: _Columns, params: list[Any]) -> list[int]:
+    sql = columns.sql_of(len(params) // columns.width)
     if connection.features.can_return_columns_from_insert:
         cursor.execute(f"{sql} RETURNING id", params)
         # They are given in the order of the rows; the database may return them in any order.
@@ -172,16 +190,16 @@ def _inserted(cursor: Any, connection: Any, columns: _Columns, params: list[Any]
     return [int(cursor.lastrowid)]
 
 
-def _insert_recipients(cursor: Any, drafts: Sequence[Draft], ids: Sequence[int]) -> None:
+def _insert_recipients(cursor: Any, drafts: Sequence[Draft], ids: Sequence[int], *, most: int) -> None:
     rows = [
         value
         for pk, draft in zip(ids, drafts, strict=True)
         for kind, address in draft.recipients
         for value in (pk, kind, address)
     ]
-    most = MOST_VALUES // 3 * 3
-    for start in range(0, len(rows), most):
-        part = rows[start : start + most]
+    step = most // 3 * 3
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
         cursor.execute(_recipients_sql(outbox_alias(), len(part) // 3), part)
 
 
@@ -193,22 +211,11 @@ def _recipients_sql(alias: str, rows: int) -> str:
     return f"INSERT INTO {quote(Recipient._meta.db_table)} ({names}) VALUES {values}"  # noqa: S608  (names)
 
 
-def _parts(drafts: Sequence[Draft], width: int) -> Iterator[tuple[int, int]]:
-    """Places of drafts that go in one statement, of so many values each."""
-    most, start, text = min(MOST_ROWS, MOST_VALUES // width), 0, 0
-    for place, draft in enumerate(drafts):
-        if place > start and (place - start >= most or text + draft.size > MOST_TEXT):
-            yield start, place
-            start, text = place, 0
-        text += draft.size
-    yield start, len(drafts)
-
-
 class _Columns(NamedTuple):
     """The columns that are written of each message."""
 
-    #: Name of a column that drafts give, and what prepares a value for it.
-    given: list[tuple[str, Callable[[Any], Any] | None]]
+    #: Name of a column that drafts give, and what prepares a value of it for a connection.
+    given: Sequence[tuple[str, Callable[[Any, Any], Any] | None]]
     #: Values of a message.
     width: int
     sql_of: Callable[[int], str]
@@ -218,7 +225,8 @@ class _Columns(NamedTuple):
 def _columns(alias: str, names: tuple[str, ...]) -> _Columns:
     """The columns of drafts that give these."""
     connection, fields = connections[alias], {field.name: field for field in OutboxMessage._meta.concrete_fields}
-    given = [(name, _prepared(fields[name], connection)) for name in names]
+    # No connection is kept with them: each thread has one, which must end with it.
+    given = [(name, _AS_IT_IS if type(fields[name]) in _TEXTS else fields[name].get_db_prep_save) for name in names]
     first = [str(fields[name].column) for name in ("account", *_INSTANTS)]
     others = {
         str(field.column): literal(field)
@@ -235,13 +243,6 @@ def _columns(alias: str, names: tuple[str, ...]) -> _Columns:
 
 def _needs_value(field: Any) -> bool:
     return not (field.null or field.primary_key or getattr(field, "generated", False))
-
-
-def _prepared(field: Field[Any, Any], connection: Any) -> Callable[[Any], Any] | None:
-    """What prepares a value for the column; texts, which are nearly all, go as they are."""
-    if type(field) in (CharField, TextField):
-        return _AS_IT_IS
-    return partial(field.get_db_prep_save, connection=connection)
 
 
 def _default(name: str) -> Any:

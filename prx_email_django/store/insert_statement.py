@@ -14,7 +14,7 @@ from typing import Any
 from prx_email_django.store.db import refusing_text, retried_after_conflict
 from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert_arrays import insert_arrays
-from prx_email_django.store.insert_execution import Inserted, Unfit
+from prx_email_django.store.insert_execution import Inserted, Unsuited
 from prx_email_django.store.insert_one import insert_one
 from prx_email_django.store.insert_rows import insert_rows
 
@@ -49,5 +49,5 @@ def insert_together(connection: Any, drafts: Sequence[Draft], *, now: datetime |
     if len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS:
         return insert_one(connection, first, now=now, asks=asks)
     if any(draft.parts for draft in drafts):
-        raise Unfit
+        raise Unsuited
     return insert_arrays(connection, drafts, now=now, asks=asks)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import sqlite3
+from datetime import UTC, datetime, timedelta
 from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
+from django.core.mail import EmailMessage
 from django.db import connection, connections, transaction
 
 import prx_email_django as prx
+from prx_email_django.backends import OutboxEmailBackend
 from prx_email_django.compose import known
 from prx_email_django.errors import AccountUnavailable
-from prx_email_django.models import Account, OutboxMessage, Recipient
+from prx_email_django.models import Account, OutboxMessage, OutboxState, Recipient
 from prx_email_django.store import db, insert_rows, insert_statement
 from prx_email_django.store.insert_sql import version_of
 from tests.support.factories import account, mail
@@ -122,6 +128,128 @@ def test_no_message_is_refused_where_transactions_of_sqlite_begin_as_readers(mon
         thread.join(60)
     assert errors == []
     assert OutboxMessage.objects.count() == 4 * 40 + 40
+
+
+def sessions() -> int:
+    """The sessions of this test's database."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE()")
+        return int(cursor.fetchone()[0])
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="the others do not show sessions in this way")
+def test_the_session_of_a_thread_ends_with_it() -> None:
+    """What is kept from one call to the next keeps no connection: its locks would stay too."""
+    owner, before = account(), sessions()
+    insert_rows._columns.cache_clear()
+
+    def work(options: dict[str, Any]) -> None:
+        connections[connection.alias].set_autocommit(False)
+        prx.enqueue(**mail(owner, **options))
+
+    for options in ({}, {"cc": "x@example.org"}, {"tag": "t"}, {"idempotency_key": "k"}):
+        thread = Thread(target=work, args=(options,))
+        thread.start()
+        thread.join()
+    for _ in range(50):
+        gc.collect()
+        if sessions() == before:
+            break
+        sleep(0.1)  # the server ends a session a moment after its client
+    assert sessions() == before
+    assert OutboxMessage.objects.count() == 0
+
+
+@pytest.mark.skipif(IS_POSTGRES, reason="PostgreSQL stores instants with their zone")
+def test_an_instant_is_stored_in_the_zone_of_the_present_connection() -> None:
+    owner, later = account(), datetime(2030, 6, 1, 12, tzinfo=UTC)
+    options = {"expires_at": later + timedelta(hours=1), "send_at": later}
+    insert_rows._columns.cache_clear()
+
+    def work() -> None:
+        prx.enqueue(**mail(owner, **options))
+        connections.close_all()
+
+    thread = Thread(target=work)  # with a connection whose zone stays
+    thread.start()
+    thread.join()
+    before = connection.settings_dict["TIME_ZONE"]
+    try:
+        set_zone("Asia/Tokyo")
+        row = OutboxMessage.objects.get(pk=prx.enqueue(**mail(owner, **options)).pk)
+        assert (row.expires_at, row.next_attempt_at) == (later + timedelta(hours=1), later)
+    finally:
+        set_zone(before)
+
+
+def set_zone(name: str | None) -> None:
+    connection.settings_dict["TIME_ZONE"] = name
+    for cached in ("timezone", "timezone_name"):
+        vars(connection).pop(cached, None)
+
+
+@pytest.mark.skipif(connection.vendor != "mysql", reason="an isolation level of MariaDB and MySQL")
+def test_a_serializable_transaction_keeps_no_drain_from_its_beginning() -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    connection.close()
+    connection.settings_dict["OPTIONS"]["isolation_level"] = "serializable"
+    errors: list[BaseException] = []
+
+    def begins() -> None:
+        try:
+            with connections[connection.alias].cursor() as cursor:
+                cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
+            OutboxState.objects.filter(pk=1).update(last_drain_at=None)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    try:
+        with transaction.atomic():
+            assert prx.enqueue(**mail("known")).account_id == owner.pk
+            thread = Thread(target=begins)
+            thread.start()
+            thread.join(30)
+    finally:
+        del connection.settings_dict["OPTIONS"]["isolation_level"]
+        connection.close()
+    assert errors == []
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a limit of SQLite")
+def test_a_build_of_sqlite_that_takes_few_parameters() -> None:
+    owner = account()
+    connection.ensure_connection()
+    before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+    try:
+        prx.enqueue_many((given(n) for n in range(500)), account=owner)
+        prx.enqueue(**mail(owner, cc=[f"c{n}@example.org" for n in range(700)]))
+    finally:
+        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, before)
+    assert len(written()) == 501
+    assert Recipient.objects.count() == 500 + 701
+
+
+@pytest.mark.parametrize("more", [{"metadata": {"x": "y" * 60_000}}, {"body_html": "y" * 60_000}])
+def test_a_list_of_large_messages_fits_the_packets_of_the_database(more: dict[str, Any]) -> None:
+    rows = prx.enqueue_many((given(n, **more) for n in range(400)), account=account())
+    assert len(rows) == OutboxMessage.objects.count() == 400
+
+
+def test_a_file_does_not_make_other_messages_read_their_account_anew() -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    before = known.get(connection, "known")
+    prx.enqueue(**mail("known"), attachment=("a.txt", b"text"))
+    email = EmailMessage("S", "T", "f@example.com", ["e@example.com"])
+    email.attach("a.txt", "text", "text/plain")
+    email.outbox_account = owner.name  # type: ignore[attr-defined]
+    OutboxEmailBackend().send_messages([email])
+    assert before is not None
+    assert known.get(connection, "known") is before
+    assert OutboxMessage.objects.count() == 3
 
 
 def test_the_version_of_an_account_holds_all_that_its_row_holds() -> None:
