@@ -183,9 +183,11 @@ def test_an_instant_is_stored_in_the_zone_of_the_present_connection() -> None:
 
 
 def set_zone(name: str | None) -> None:
-    connection.settings_dict["TIME_ZONE"] = name
+    own = connections[connection.alias]
+    own.close()  # as Django's own tests change it
+    own.settings_dict["TIME_ZONE"] = name
     for cached in ("timezone", "timezone_name"):
-        vars(connection).pop(cached, None)
+        vars(own).pop(cached, None)
 
 
 @pytest.mark.skipif(connection.vendor != "mysql", reason="an isolation level of MariaDB and MySQL")
