@@ -17,7 +17,7 @@ from django.utils.timezone import make_aware
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState, Recipient
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import MOST_VALUES, atomic
+from prx_email_django.store.db import MOST_VALUES, atomic, database_now
 from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
 from prx_email_django.store.insert_sql import literal, version_of
@@ -62,7 +62,7 @@ def insert_rows(connection: Any, drafts: Sequence[Draft], *, now: datetime | Non
         with atomic(), connection.cursor() as cursor:
             if connection.vendor == "sqlite":
                 # The write comes first: SQLite refuses one that follows a read, where another has written meanwhile.
-                moment = now or datetime.now(UTC)
+                moment = now or database_now()
                 ids = _insert(cursor, connection, drafts, rows, moment=moment)
                 seen = _look_at_accounts(cursor, connection, drafts, now=moment, asks=asks)
             else:
@@ -203,7 +203,7 @@ def _insert_recipients(cursor: Any, drafts: Sequence[Draft], ids: Sequence[int],
         cursor.execute(_recipients_sql(outbox_alias(), len(part) // 3), part)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _recipients_sql(alias: str, rows: int) -> str:
     quote = connections[alias].ops.quote_name
     names = ", ".join(map(quote, ("message_id", "kind", "address", "result", "text")))

@@ -16,7 +16,18 @@ from prx_email_django.limits import pauses, rate_windows, refusals, slots
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules import policy
 from prx_email_django.rules.outcomes import Ending
-from prx_email_django.store import adopt, claimed, db, erase, finalize, insert, late_results, lease, recover
+from prx_email_django.store import (
+    adopt,
+    claimed,
+    db,
+    erase,
+    finalize,
+    insert,
+    insert_statement,
+    late_results,
+    lease,
+    recover,
+)
 from prx_email_django.transports.smtp import reply_rules, session
 from prx_email_django.worker import connections, current, permits, prefetch, recorder, single, suspicion, trouble
 from tests.simulation import (
@@ -138,12 +149,12 @@ def releases_are_not_counted() -> None:
 
 def queued_messages_vanish() -> None:
     """The message that a call returned is not in the table."""
-    write = insert.insert
+    write = insert_statement.insert_together
 
     def lose(*args: Any, **options: Any) -> Any:
-        written, is_new = write(*args, **options)
-        OutboxMessage.objects.filter(pk=written.pk).delete()
-        return written, is_new
+        done = write(*args, **options)
+        OutboxMessage.objects.filter(pk__in=[written.pk for written in done.messages if written]).delete()
+        return done
 
     replace_everywhere(write, lose, queueing)
 
@@ -185,8 +196,12 @@ def pauses_are_not_heeded() -> None:
 
 def messages_go_before_their_time() -> None:
     """What is queued for later is due at once."""
-    write = insert.insert
-    replace_everywhere(write, lambda draft, *, clock: write(replace(draft, due_at=None), clock=clock), queueing)
+    write = insert_statement.insert_together
+
+    def at_once(connection: Any, drafts: Iterable[Any], *, now: Any) -> Any:
+        return write(connection, [replace(draft, due_at=None) for draft in drafts], now=now)
+
+    replace_everywhere(write, at_once, queueing)
 
 
 def sensitive_texts_go_too_early() -> None:
