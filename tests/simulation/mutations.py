@@ -276,11 +276,11 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
     function.__name__: (function, kinds, words, *(seed or ["680000"]))
     for function, kinds, words, *seed in (
         (a_lost_reply_is_a_known_failure, "network", "copies of message", "680070"),
-        (accepted_are_addressed_again, "network", "was known to have message", "680033"),
+        (accepted_are_addressed_again, "network", "was known to have message", "680034"),
         (adoptions_leave_what_is_sent, "operators", "after its adoption", "680222"),
-        (any_success_ends_a_pause, "network", "without a newer transaction", "680139"),
+        (any_success_ends_a_pause, "network", "without a newer transaction", "680146"),
         (attempts_have_their_dates, "network", "several dates", "680009"),
-        (claims_never_end, "freezes", "before its lease ended", "731700"),
+        (claims_never_end, "freezes", "before its lease ended", "731803"),
         (erased_stay_recipients, "operators,network", "was erased at", "680020"),
         (holding_connects_for_ever, "people", "runs in circles", "690031"),
         (late_acceptances_are_forgotten, "freezes", "was told that message", "680092"),

@@ -27,5 +27,5 @@ def patience_is_shorter() -> None:
 
 MUTATIONS = (
     (expired_messages_go, "patience", "after its time, and sent", "680010"),
-    (patience_is_shorter, "patience,network", "s before its time"),
+    (patience_is_shorter, "patience,network", "s before its time", "680019"),
 )

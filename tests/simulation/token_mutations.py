@@ -32,7 +32,7 @@ def tokens_are_not_kept() -> None:
 
 
 MUTATIONS = (
-    (everybody_asks_for_tokens, "tokens", "at once", "680001"),
+    (everybody_asks_for_tokens, "tokens", "at once", "680010"),
     (new_refresh_tokens_are_forgotten, "tokens", "used a refresh token", "680010"),
     (tokens_are_not_kept, "tokens", "although token-", "680008"),
 )
