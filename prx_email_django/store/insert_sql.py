@@ -93,7 +93,7 @@ def _written(sources: dict[str, str], *, with_bodies: bool) -> dict[str, str]:
             written[field.column] = computed[field.name]
         elif field.name in sources:
             written[field.column] = sources[field.name]
-        elif not field.null and not field.primary_key and not getattr(field, "generated", False):
+        elif needs_value(field):
             written[field.column] = literal(field)
     return written
 
@@ -144,7 +144,7 @@ def sql_of_one(names: frozenset[str], recipients: int, asks: bool, versioned: bo
             written[field.column] = f"%s::{_type(field.name)}"
         elif field.name in computed:
             written[field.column] = computed[field.name]
-        elif not field.null and not field.primary_key and not getattr(field, "generated", False):
+        elif needs_value(field):
             written[field.column] = literal(field)
     given = [column for column, value in written.items() if value.startswith("%s")]
     columns = [*given, *(column for column in written if column not in given)]
@@ -178,12 +178,14 @@ def version_of(table: str, alias: str = "") -> str:
     connection = connections[alias or outbox_alias()]
     if connection.vendor == "postgresql":
         return f"({table}.tableoid::text || {table}.ctid::text || {table}.xmin::text)"
-    columns = ", ".join(f"{table}.{connection.ops.quote_name(field.column)}" for field in _account_fields())
+    names = [str(field.column) for field in Account._meta.concrete_fields]
+    columns = ", ".join(f"{table}.{connection.ops.quote_name(name)}" for name in names)
     return f"JSON_ARRAY({columns})" if connection.vendor == "sqlite" else f"MD5(JSON_ARRAY({columns}))"
 
 
-def _account_fields() -> list[Any]:
-    return list(Account._meta.concrete_fields)
+def needs_value(field: Any) -> bool:
+    """Whether an INSERT must name the column: it has no NULL, and the database makes no value for it."""
+    return not (field.null or field.primary_key or getattr(field, "generated", False))
 
 
 def literal(field: Field[Any, Any]) -> str:

@@ -12,6 +12,9 @@ from tests.support.factories import NOW, account
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+IS_POSTGRES = connections[outbox_alias()].vendor == "postgresql"
+needs_postgres = pytest.mark.skipif(not IS_POSTGRES, reason="only PostgreSQL compresses columns")
+
 LONG = "<tr><td>a row of a table, as mails have hundreds</td></tr>" * 500
 _OF_COLUMNS = """SELECT attname, attcompression FROM pg_attribute
  WHERE attrelid = %s::regclass AND attcompression <> '' ORDER BY attname"""
@@ -23,17 +26,13 @@ def rows_of(sql: str, *params: object) -> list[tuple[object, ...]]:
         return list(cursor.fetchall())
 
 
-def is_postgresql() -> bool:
-    return connections[outbox_alias()].vendor == "postgresql"
-
-
 def compressed(table: str) -> list[str]:
     """The columns whose compression is lz4."""
     return [str(name) for name, method in rows_of(_OF_COLUMNS, table) if method in ("l", b"l")]
 
 
 def test_the_migration_sets_lz4_for_the_long_columns() -> None:
-    if not is_postgresql():
+    if not IS_POSTGRES:
         editor = connections[outbox_alias()].schema_editor(collect_sql=True)
         assert [lz4.create_sql(model, editor) for model, lz4 in every_lz4()] == [None, None]
         return
@@ -47,7 +46,7 @@ def test_a_long_text_is_stored_by_lz4_and_read_as_it_was() -> None:
     )
     message.refresh_from_db()
     assert (message.body_html, message.body_text) == (LONG, LONG)
-    if is_postgresql():
+    if IS_POSTGRES:
         sql = "SELECT pg_column_compression(body_html), pg_column_compression(body_text) FROM {}"
         assert rows_of(sql.format(OutboxMessage._meta.db_table)) == [("lz4", "lz4")]
 
@@ -57,9 +56,8 @@ def every_lz4() -> list[tuple[type[OutboxMessage] | type[ContentChunk], Lz4]]:
     return [(model, each) for model in models for each in model._meta.constraints if isinstance(each, Lz4)]
 
 
+@needs_postgres
 def test_it_can_be_taken_back_and_set_again() -> None:
-    if not is_postgresql():
-        return
     connection = connections[outbox_alias()]
     for model, lz4 in every_lz4():
         with connection.schema_editor() as editor:
@@ -70,10 +68,9 @@ def test_it_can_be_taken_back_and_set_again() -> None:
         assert compressed(model._meta.db_table) == sorted(lz4.fields)
 
 
+@needs_postgres
 def test_a_build_without_lz4_keeps_its_own_way() -> None:
     """The condition of the block: with another name it is false, as it is where lz4 is not built in."""
-    if not is_postgresql():
-        return
     connection = connections[outbox_alias()]
     (model, lz4), *_ = every_lz4()
     with connection.schema_editor() as editor:
