@@ -112,8 +112,13 @@ def _claim_behind(  # noqa: PLR0913  (as ``claim``)
         return _batch(taken, lease)
 
 
+def is_one_statement() -> bool:
+    """Whether a claim is one statement, which may be under way; elsewhere it is five or more."""
+    return connections[outbox_alias()].vendor == "postgresql"
+
+
 def _taking() -> Callable[..., Taken]:
-    return _take_in_one_statement if connections[outbox_alias()].vendor == "postgresql" else _take_by_orm
+    return _take_in_one_statement if is_one_statement() else _take_by_orm
 
 
 def _batch(taken: Taken, lease: Lease) -> ClaimBatch:
@@ -163,7 +168,7 @@ def _take_in_one_statement(account_id: int, *, lease: Lease, **options: Any) -> 
 
 
 def _begin_to_take(account_id: int, *, lease: Lease, **options: Any) -> Callable[[], Taken] | None:
-    if connections[outbox_alias()].vendor != "postgresql":
+    if not is_one_statement():
         return None
     return _claim_statement(account_id, lease=lease, **options).begin()
 

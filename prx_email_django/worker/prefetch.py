@@ -11,7 +11,7 @@ from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
-from prx_email_django.store.claims import ClaimBatch
+from prx_email_django.store.claims import ClaimBatch, is_one_statement
 from prx_email_django.store.lease import Lease, release_lease
 from prx_email_django.worker.admission import Admission
 from prx_email_django.worker.claim_source import ClaimSource
@@ -25,9 +25,12 @@ from prx_email_django.worker.under_way import Work
 
 #: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
 RENDER_AHEAD = 4 * 1024 * 1024
-#: Messages of one claim, and messages that are rendered in one step, per connection.  Meanwhile no result is recorded,
-#: and no more than four results per connection may wait: long steps made the connections wait.
-CLAIM_AT_ONCE, RENDER_AT_ONCE = 8, 4
+#: Messages of one claim per connection, where it is one statement and where it is several.  Meanwhile no result is
+#: recorded, and no more than four results per connection may wait: a long claim makes the connections wait, but several
+#: statements for few messages cost more.
+IN_ONE_STATEMENT, IN_SEVERAL = 8, 32
+#: Messages that are rendered in one step, per connection, for the same reason.
+RENDER_AT_ONCE = 4
 
 
 class ClaimPrefetch:
@@ -180,7 +183,8 @@ class ClaimPrefetch:
             self._look_further()
         if ahead > self.lookahead // 4:
             return 0
-        return min(self.lookahead - ahead, CLAIM_AT_ONCE * self.current.account.max_connections)
+        at_once = IN_ONE_STATEMENT if is_one_statement() else IN_SEVERAL
+        return min(self.lookahead - ahead, at_once * self.current.account.max_connections)
 
     def _ahead(self) -> int:
         """Messages that are claimed, and that no connection has taken."""

@@ -54,10 +54,14 @@ def test_a_full_drain_costs_at_most_a_fifth_of_a_statement_a_message() -> None:
         report = prx.drain()
     assert report.sent == len(shared.delivered) == 3000
     counted = [query["sql"] for query in queries if query["sql"].split()[0] not in {"BEGIN", "COMMIT"}]
-    each = len(counted) / 3000
-    print(f"{connections[outbox_alias()].vendor}: {each:.3f} statements a message")  # noqa: T201
+    # The others are asked for each connection and by the second, of which a busy machine needs many.
+    tables = ("outboxmessage", "deliveryattempt", "recipient")
+    of_messages = [sql for sql in counted if any(f"prx_email_django_{table}" in sql for table in tables)]
+    each, others = len(of_messages) / 3000, len(counted) - len(of_messages)
+    print(f"{connections[outbox_alias()].vendor}: {each:.3f} statements a message, {others} others")  # noqa: T201
     kinds = Counter(" ".join(query["sql"].replace("`", '"').split()[:4])[:60] for query in queries)
-    assert each <= 0.2, f"{len(counted)} statements for 3000 messages: {kinds.most_common(12)}"
+    assert each <= 0.2, f"{len(of_messages)} statements for 3000 messages: {kinds.most_common(12)}"
+    assert others <= 60 + 10 * report.seconds, f"{others} statements in {report.seconds:.1f} s: {kinds.most_common(12)}"
 
 
 def test_a_claim_and_a_group_cost_the_same_for_any_number_of_messages(django_assert_max_num_queries: Any) -> None:
