@@ -34,24 +34,29 @@ from prx_email_django.store.cursor import Bounds
 RANKS = range(-10, 11)
 # The lateral query runs rank by rank in the order of the ranks, and ends at the outer LIMIT.  The ids go to the UPDATE
 # as an array: with a join the planner might read the whole table.  ``first`` is the place of the first message that
-# must not be sent twice; NULL: there is none.  The first column is the same in all rows: the server process, that
-# place or 0, and when the lease ends.  What was claimed is not joined with ``due``: the planner, who expects one row of
-# each, would compare each with each.
+# must not be sent twice; NULL: there is none.  ``text_before``: bytes of the texts of the messages in front, whose
+# lengths PostgreSQL knows without reading them.  The first column is the same in all rows: the server process, that
+# place or 0, whether messages were left since the texts are large, and when the lease ends.  What was claimed is not
+# joined with ``due``: the planner, who expects one row of each, would compare each with each.
 _CLAIM = """WITH due AS MATERIALIZED (
  SELECT start.claim_rank, row.* FROM unnest(%s::smallint[], %s::timestamptz[], %s::bigint[])
  AS start(claim_rank, next_attempt_at, id) CROSS JOIN LATERAL (
   SELECT m.id, m.next_attempt_at, m.on_unknown = 'hold' OR m.on_unknown = '' AND %s AS is_hold,
+  OCTET_LENGTH(m.body_text) + OCTET_LENGTH(m.body_html) AS text_size,
   m.claim_token IS NULL AND m.updated_at = m.created_at AS is_new FROM {messages} AS m
   WHERE m.account_id = %s AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
   AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= %s
   AND m.status = ANY(%s::text[]) ORDER BY m.next_attempt_at, m.id LIMIT %s FOR UPDATE SKIP LOCKED) AS row LIMIT %s),
-placed AS (SELECT id, is_hold, row_number() OVER () AS place FROM due),
-hold AS (SELECT min(place) AS first FROM placed WHERE is_hold),
+placed AS (SELECT id, is_hold, row_number() OVER so_far AS place, sum(text_size) OVER so_far - text_size AS text_before
+ FROM due WINDOW so_far AS (ROWS UNBOUNDED PRECEDING)),
+hold AS (SELECT min(place) FILTER (WHERE is_hold AND text_before < %s) AS first,
+ COALESCE(max(text_before) >= %s, false)::int AS is_cut FROM placed),
 claimed AS (UPDATE {messages} AS m SET status = %s, claim_token = %s, dismissed_at = NULL, updated_at = %s,
  claim_expires_at = GREATEST(%s, STATEMENT_TIMESTAMP()) + %s
- WHERE m.id = ANY(ARRAY(SELECT id FROM placed, hold WHERE COALESCE(place < first OR first = 1 AND place <= %s, true)))
+ WHERE m.id = ANY(ARRAY(SELECT id FROM placed, hold
+ WHERE text_before < %s AND COALESCE(place < first OR first = 1 AND place <= %s, true)))
  AND m.status = ANY(%s::text[]) AND m.next_attempt_at <= %s RETURNING {lease} AS lease, {columns})
-SELECT CONCAT_WS(' ', PG_BACKEND_PID(), COALESCE(hold.first, 0), claimed.lease),
+SELECT CONCAT_WS(' ', PG_BACKEND_PID(), COALESCE(hold.first, 0), hold.is_cut, claimed.lease),
  CASE WHEN claimed.id <> ALL(ARRAY(SELECT id FROM due WHERE NOT is_new)) THEN
  (SELECT JSON_AGG(JSON_BUILD_ARRAY({recipient}))::text FROM {recipients} AS r
  WHERE r.message_id = claimed.id) END, {names} FROM hold LEFT JOIN claimed ON true"""
@@ -66,6 +71,7 @@ class ClaimStatement:
     account_id: int
     limit: int
     hold_limit: int
+    text_limit: int
     hold_by_default: bool
     token: uuid.UUID
     length: timedelta
@@ -89,13 +95,14 @@ class ClaimStatement:
     def _parameters(self, now: datetime) -> list[Any]:
         waiting = [status.value for status in WAITING]
         params: list[Any] = [*_starts(self.bounds), self.hold_by_default, self.account_id, now, waiting]
-        params += [self.limit, self.limit, Status.SENDING.value, str(self.token), now, self.clock.running, self.length]
-        return [*params, self.hold_limit, waiting, now]
+        params += [self.limit, self.limit, self.text_limit, self.text_limit]
+        params += [Status.SENDING.value, str(self.token), now, self.clock.running, self.length]
+        return [*params, self.text_limit, self.hold_limit, waiting, now]
 
     def _taken(self, connection: Any, rows: list[tuple[Any, ...]], now: datetime) -> Taken:
-        process, first, *lease = map(int, rows[0][0].split())
+        process, first, is_cut, *lease = map(int, rows[0][0].split())
         prepared_sessions.note_process(connection, process)
-        taken = Taken(stopped_at_hold=first > 0)
+        taken = Taken(stopped_at_hold=first > 0, has_more=bool(first or is_cut))
         if not lease:  # nothing was claimed
             return taken
         rows.sort(key=itemgetter(*_ORDER))

@@ -89,6 +89,8 @@ class Taken:
     messages: list[OutboxMessage] = field(default_factory=list)
     #: The claim stopped at a message that must not be sent twice.
     stopped_at_hold: bool = False
+    #: It may have left due messages: it stopped there, or the texts of those that it took are large.
+    has_more: bool = False
     #: By message: its recipients, where the statement could read them.
     recipients: dict[int, list[ClaimedRecipient]] = field(default_factory=dict)
     #: Messages that are known to have had no attempt, and no ``raw``.

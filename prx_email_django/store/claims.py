@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import Error, connections
 from django.db.models import Q
@@ -24,6 +24,11 @@ from prx_email_django.store.db import atomic, lease_until, retried
 from prx_email_django.store.due import due_by_rank
 from prx_email_django.store.lease import Lease, begin_again, release_rows, released_on_absence
 
+#: A claim takes no further message once the texts of those that it takes have so many bytes: until they are rendered,
+#: they are all in memory.  Only PostgreSQL knows how long a text is without reading it: on the others ``size`` counts,
+#: in which the files are too.
+TEXT_LIMIT = 2 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimBatch:
@@ -32,6 +37,8 @@ class ClaimBatch:
     claims: list[Claim]
     #: The claim stopped at a message with ``on_unknown`` ``hold``, which needs a free connection.
     stopped_at_hold: bool = False
+    #: It may have left due messages although it took fewer than were asked for: it stopped there, or texts are large.
+    has_more: bool = False
     #: There is nothing more, although it took all that was asked for.
     is_last: bool = False
 
@@ -48,7 +55,8 @@ def claim(  # noqa: PLR0913  (what a claim needs, and who must know of it)
     """Claim up to ``limit`` due messages of an account, best rank first.
 
     A message that must not be sent twice (``hold``) is claimed only when a connection is free for it: the claim stops
-    at the first such message, or takes at most ``hold_limit`` of them if they come first.  The rows of other workers
+    at the first such message, or takes at most ``hold_limit`` of them if they come first.  It takes fewer where their
+    texts are large (``TEXT_LIMIT``), but at least one.  The rows of other workers
     are skipped, so zero rows do not mean that nothing is due.  With the ``cursor`` of a drain, the claim begins behind
     the last one; where nothing is left there, it looks from the start.  ``noted`` gets the lease before the statement:
     a caller that is ended before it has the answer knows by it what it may have claimed.
@@ -93,7 +101,7 @@ def _wait_for_claim(
 
 def _passed(cursor: ClaimCursor, batch: ClaimBatch, *, limit: int, again: Callable[[], ClaimBatch]) -> ClaimBatch:
     """The batch, or where it is empty what a look from the start finds; the cursor has passed it."""
-    if cursor.bounds and len(batch.claims) < limit and not batch.stopped_at_hold:
+    if cursor.bounds and len(batch.claims) < limit and not batch.has_more:
         cursor.restart()
         if not batch.claims:
             batch = again()
@@ -122,7 +130,8 @@ def _taking() -> Callable[..., Taken]:
 
 
 def _batch(taken: Taken, lease: Lease) -> ClaimBatch:
-    return ClaimBatch(claims_of(taken, lease=lease) if taken.messages else [], taken.stopped_at_hold)
+    claims = claims_of(taken, lease=lease) if taken.messages else []
+    return ClaimBatch(claims, taken.stopped_at_hold, taken.has_more)
 
 
 def claim_message(message_id: int, *, account_id: int, clock: Clock, noted: set[Lease] | None = None) -> Claim | None:
@@ -174,57 +183,62 @@ def _begin_to_take(account_id: int, *, lease: Lease, **options: Any) -> Callable
 
 
 def _claim_statement(account_id: int, *, lease: Lease, **options: Any) -> ClaimStatement:
-    return ClaimStatement(
-        account_id, hold_by_default=is_hold(""), token=lease.token, length=outbox_settings().lease, **options
-    )
+    options |= {"hold_by_default": is_hold(""), "text_limit": TEXT_LIMIT}
+    return ClaimStatement(account_id, token=lease.token, length=outbox_settings().lease, **options)
 
 
-def _take_by_orm(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
-) -> Taken:
-    ids, stopped_at_hold = _take(
-        account_id, limit=limit, hold_limit=hold_limit, lease=lease, clock=clock, bounds=bounds
-    )
-    return Taken(claimed_messages(ids, lease=lease) if ids else [], stopped_at_hold)
+def _take_by_orm(account_id: int, *, lease: Lease, **options: Any) -> Taken:
+    found = _take(account_id, lease=lease, **options)
+    messages = claimed_messages(found.ids, lease=lease) if found.ids else []
+    return Taken(messages, found.stopped_at_hold, found.has_more)
 
 
 @retried
-def _take(  # noqa: PLR0913  (what a claim needs)
-    account_id: int, *, limit: int, hold_limit: int, lease: Lease, clock: Clock, bounds: Bounds
-) -> tuple[list[int], bool]:
-    """Ids that were taken, some of which another worker may have taken instead; and whether it stopped at a hold."""
+def _take(account_id: int, *, lease: Lease, clock: Clock, **options: Any) -> Candidates:
+    """What was taken; some of it another worker may have taken instead."""
     begin_again(lease)
     due = Q(next_attempt_at__isnull=False, next_attempt_at__lte=clock.now)
     locked = connections[outbox_alias()].features.has_select_for_update_skip_locked
     # Without locks each statement stands alone: rows that another worker takes between the two fall out of the UPDATE.
     with atomic() if locked else nullcontext():
-        ids, stopped_at_hold = candidates(
-            account_id, limit=limit, hold_limit=hold_limit, clock=clock, locked=locked, bounds=bounds
-        )
-        if ids:
-            claim_ids(ids, guard=due, lease=lease, clock=clock)
-    return ids, stopped_at_hold
+        found = candidates(account_id, clock=clock, locked=locked, **options)
+        if found.ids:
+            claim_ids(found.ids, guard=due, lease=lease, clock=clock)
+    return found
+
+
+class Candidates(NamedTuple):
+    """Ids of due rows, in the order of the claim; the rest as in ``Taken``."""
+
+    ids: list[int]
+    stopped_at_hold: bool
+    has_more: bool
 
 
 def candidates(  # noqa: PLR0913  (what a claim needs)
     account_id: int, *, limit: int, hold_limit: int, clock: Clock, locked: bool, bounds: Bounds
-) -> tuple[list[int], bool]:
-    """Ids of due rows in order, and whether it stopped at one that must not be sent twice."""
+) -> Candidates:
+    """The due rows that a claim takes."""
     found: list[int] = []
-    holding = False
+    holding, size_before = False, 0
     for rows in due_by_rank(account_id, bounds=bounds, clock=clock):
-        ordered = (rows.select_for_update(skip_locked=True) if locked else rows).values_list("pk", "on_unknown")
-        for pk, on_unknown in ordered[: limit - len(found)]:
+        ordered = rows.select_for_update(skip_locked=True) if locked else rows
+        read = ordered.values_list("pk", "on_unknown", "size")[: limit - len(found)]
+        # Few at a time where it is SQLite, which reads through a row's texts to get at what stands behind them.
+        for pk, on_unknown, size in read if locked else read.iterator(chunk_size=8):
+            if size_before >= TEXT_LIMIT:
+                return Candidates(found, holding, has_more=True)
             if is_hold(on_unknown):
                 if (found and not holding) or len(found) >= hold_limit:
-                    return found, True
+                    return Candidates(found, stopped_at_hold=True, has_more=True)
                 holding = True
             elif holding and len(found) >= hold_limit:
-                return found, True
+                return Candidates(found, stopped_at_hold=True, has_more=True)
             found.append(pk)
+            size_before += size
         if len(found) >= limit:
             break
-    return found, holding
+    return Candidates(found, holding, has_more=holding)
 
 
 @retried

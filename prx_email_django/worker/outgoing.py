@@ -34,6 +34,9 @@ from prx_email_django.transports.base import OutgoingMessage
 NULL_SENDER = "<>"
 
 
+#: Characters of texts that are dropped once the message is rendered: it waits until its result is recorded.
+LARGE_TEXT = 32 * 1024
+
 #: Where a message goes before it is rendered, and its outcome before it has one.
 NO_ROUTE, _NOT_BEGUN = Route(()), Outcome(Ending.UNTOUCHED)
 
@@ -69,6 +72,7 @@ class ClaimedMessage(OutgoingMessage):
         "permit_ended",
         "permits",
         "route",
+        "text_size",
     )
 
     def __init__(self, claim: Claim, *, clock: Clock, permits: tuple[Permits, ...] = ()) -> None:
@@ -100,8 +104,10 @@ class ClaimedMessage(OutgoingMessage):
         self.outcome = _NOT_BEGUN
         self.finished: float | None = None
         #: It has parts that are read from the database while it is rendered.
-        has_raw = vars(claim.message)["raw_id"] is not None  # a foreign key's attribute is a function
-        self._has_files = has_raw or bool(claim.attachments)
+        row = vars(claim.message)  # a foreign key's attribute is a function
+        self._has_files = row["raw_id"] is not None or bool(claim.attachments)
+        #: Characters of its texts; 0 where they were dropped.
+        self.text_size = len(row.get("body_text", "")) + len(row.get("body_html", ""))
 
     def render(self) -> Outcome | None:
         """Fill in envelope and body; returns the failure of a message that cannot be rendered, which fails alone.
@@ -132,7 +138,14 @@ class ClaimedMessage(OutgoingMessage):
         self.is_ascii = usual is not None or self.body.isascii()
         self.eight_bit = not self.is_ascii
         self.utf8 = self.eight_bit and needs_smtputf8(self.body)
+        if self.text_size > LARGE_TEXT:
+            self._drop_texts()
         return None
+
+    def _drop_texts(self) -> None:
+        """Free the texts, which are in the body now; Django reads them again for a receiver that asks for them."""
+        for name in ("body_text", "body_html"):
+            vars(self.claim.message).pop(name, None)
 
     @property
     def needs_database(self) -> bool:

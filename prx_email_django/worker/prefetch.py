@@ -11,7 +11,7 @@ from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
-from prx_email_django.store.claims import ClaimBatch, is_one_statement
+from prx_email_django.store.claims import TEXT_LIMIT, ClaimBatch, is_one_statement
 from prx_email_django.store.lease import Lease, release_lease
 from prx_email_django.worker.admission import Admission
 from prx_email_django.worker.claim_source import ClaimSource
@@ -94,7 +94,7 @@ class ClaimPrefetch:
         ``hold`` where a limit is reached: while it waited for a permit, connections were opened without end.
         """
         if self.is_empty():
-            return len(self.claims) > open_now and bool(self.ready.ready or self.unrendered)
+            return len(self.claims) > open_now and self.has_waiting()
         return len(self.claims) > open_now or self.stopped_at_hold
 
     def look_again(self) -> None:
@@ -120,7 +120,7 @@ class ClaimPrefetch:
 
     def would_claim(self) -> bool:
         """Whether more is to be claimed, if permits and connections allow it."""
-        return not (self.is_claiming or self.is_empty()) and self._ahead() <= self.lookahead // 4
+        return not (self.is_claiming or self.is_empty() or self._is_far_ahead())
 
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
@@ -181,7 +181,7 @@ class ClaimPrefetch:
         ahead = self._ahead()
         if ahead < self.current.account.max_connections and self._completed and not self.stopped_at_hold:
             self._look_further()
-        if ahead > self.lookahead // 4:
+        if self._is_far_ahead():
             return 0
         at_once = IN_ONE_STATEMENT if is_one_statement() else IN_SEVERAL
         return min(self.lookahead - ahead, at_once * self.current.account.max_connections)
@@ -189,6 +189,12 @@ class ClaimPrefetch:
     def _ahead(self) -> int:
         """Messages that are claimed, and that no connection has taken."""
         return len(self.ready.ready) + len(self.unrendered)
+
+    def _is_far_ahead(self) -> bool:
+        """Whether enough is claimed ahead, in messages or in texts that are in memory until they are rendered."""
+        if self._ahead() > self.lookahead // 4:
+            return True
+        return sum([message.text_size for message in self.unrendered]) >= TEXT_LIMIT
 
     def _look_further(self) -> None:
         """Claim twice as far ahead, since a connection has nothing to do; at most one second's measured rate."""
@@ -225,7 +231,7 @@ class ClaimPrefetch:
         self._noted.clear()
         self.stopped_at_hold = batch.stopped_at_hold
         self._found_some = bool(claims)
-        self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.stopped_at_hold)
+        self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.has_more)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
         self.recorder.counts["claimed"] += len(batch.claims)
         admitted, unfitting = self.admission.admit(claims, permits)
@@ -286,6 +292,10 @@ class ClaimPrefetch:
     def may_render(self) -> bool:
         """Whether a message is claimed that may be rendered now."""
         return bool(self.unrendered) and (self.ready.ready_bytes < RENDER_AHEAD or not self.ready.ready)
+
+    def has_waiting(self) -> bool:
+        """Whether a connection has something to take, now or once it is rendered."""
+        return bool(self.ready.ready or self.unrendered)
 
     def waiting(self) -> list[ClaimedMessage]:
         """Messages that no connection has taken; one that is being taken at this moment may be missing."""

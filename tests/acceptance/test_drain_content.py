@@ -10,6 +10,7 @@ import pytest
 
 import prx_email_django as prx
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
+from prx_email_django.store.claims import TEXT_LIMIT
 from prx_email_django.worker.prefetch import RENDER_AHEAD
 from tests.acceptance.drainer import Drainer
 from tests.support.factories import account_on, backlog
@@ -171,6 +172,23 @@ def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
         account = account_on(server, max_connections=connections)
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(size))
         backlog(account, count, attachment=large)
+        with Drainer(collect=False) as drainer:
+            report = drainer.report()
+        assert report["sent"] == count
+        taken = (report["kib_peak"] - report["kib_before"]) * 1024
+        assert taken < bound + rest, f"{taken / 1e6:.0f} MB, at most {(bound + rest) / 1e6:.0f}"
+        server.messages.clear()
+
+
+def test_a_queue_of_large_texts_takes_bounded_memory() -> None:
+    size, connections, count = 1_000_000, 3, 90
+    # What is claimed ahead and what a claim brings, which the driver holds twice; small bodies ahead, one being
+    # rendered; one body on each connection.
+    bound = 3 * (TEXT_LIMIT + size) + (RENDER_AHEAD + 2 * size) + connections * size
+    rest = 8_000_000  # rows, statements, memory that the allocator keeps
+    assert bound + rest < count * size / 2, "twice that much would not be noticed"
+    with SmtpServer() as server:
+        backlog(account_on(server, max_connections=connections), count, body_text="a line of 25 characters.\n" * 40_000)
         with Drainer(collect=False) as drainer:
             report = drainer.report()
         assert report["sent"] == count

@@ -100,8 +100,8 @@ def test_work_is_found_by_its_index_behind_everything_that_is_not_due(crowded: A
     def find() -> None:
         with transaction.atomic():
             locked = vendor() != "sqlite"
-            ids, _ = claims.candidates(crowded.pk, limit=20, hold_limit=3, clock=at(), locked=locked, bounds={})
-            assert len(ids) == 20
+            taken = claims.candidates(crowded.pk, limit=20, hold_limit=3, clock=at(), locked=locked, bounds={})
+            assert len(taken.ids) == 20
 
     found = statements(find)
     assert len(found) == 2, "one for the heads of all ranks, and each rank is read only where something is due"

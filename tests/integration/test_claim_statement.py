@@ -19,6 +19,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.policy import gave_up
 from prx_email_django.store import claims, cursor
 from prx_email_django.store.claimed import split_expired
+from prx_email_django.store.claims import TEXT_LIMIT
 from prx_email_django.store.cursor import ClaimCursor
 from tests.support.factories import NOW, SECOND, account, at, message
 
@@ -31,11 +32,15 @@ RANKS = 21
 
 
 def queue(owner: Account, chance: random.Random) -> list[OutboxMessage]:
-    """Messages of few ranks and instants, many alike; some are not due, and some must not be sent twice."""
+    """Messages of few ranks, instants and sizes; some are not due, and some must not be sent twice."""
+    texts = ["", "a" * (TEXT_LIMIT // 4), "a" * (TEXT_LIMIT // 2), "a" * TEXT_LIMIT]
     rows = [
         OutboxMessage(
             account=owner,
             subject="s",
+            size=len(text := chance.choice(texts)),
+            body_text=text[:99],
+            body_html=text[99:],
             status=chance.choice(["pending", "failed"]),
             priority=chance.choice([-10, 0, 0, 10]),
             next_attempt_at=chance.choice([None, NOW - SECOND, NOW - MICROSECOND, NOW, NOW + MICROSECOND]),
@@ -49,14 +54,18 @@ def queue(owner: Account, chance: random.Random) -> list[OutboxMessage]:
     return OutboxMessage.objects.bulk_create(rows)
 
 
-def by_the_rule(rows: list[OutboxMessage], *, limit: int, hold_limit: int) -> tuple[list[int], bool]:
-    """Best rank first; at the first message that must not be sent twice it stops, or takes few if they come first."""
+def by_the_rule(rows: list[OutboxMessage], *, limit: int, hold_limit: int) -> tuple[list[int], bool, bool]:
+    """Best rank first; at the first message that must not be sent twice it stops, or takes few if they come first.
+
+    It takes no further message once the texts are large enough.
+    """
     due = [row for row in rows if row.next_attempt_at and row.next_attempt_at <= NOW]
     due.sort(key=lambda row: (-row.priority, row.next_attempt_at, row.pk))
-    holds = [place for place, row in enumerate(due[:limit]) if row.on_unknown == "hold"]
+    fitting = [row for place, row in enumerate(due) if sum(other.size for other in due[:place]) < TEXT_LIMIT]
+    holds = [place for place, row in enumerate(fitting[:limit]) if row.on_unknown == "hold"]
     if not holds:
-        return [row.pk for row in due[:limit]], False
-    return [row.pk for row in due[: holds[0] or min(limit, hold_limit)]], True
+        return [row.pk for row in fitting[:limit]], False, len(fitting) < min(limit, len(due))
+    return [row.pk for row in fitting[: holds[0] or min(limit, hold_limit)]], True, True
 
 
 def test_every_form_of_the_claim_takes_what_the_rule_says() -> None:
@@ -70,7 +79,7 @@ def test_every_form_of_the_claim_takes_what_the_rule_says() -> None:
         with transaction.atomic():
             assert claims.candidates(owner.pk, **limits, clock=at(), locked=locked, bounds={}) == expected
         batch = store.claims.claim(owner.pk, **limits, clock=at())
-        assert ([claim.id for claim in batch.claims], batch.stopped_at_hold) == expected
+        assert ([claim.id for claim in batch.claims], batch.stopped_at_hold, batch.has_more) == expected
         assert set(OutboxMessage.objects.filter(status="sending").values_list("pk", flat=True)) == set(expected[0])
 
 
@@ -298,6 +307,8 @@ def test_a_claim_does_not_compare_each_message_with_each() -> None:
 def _rows_of(node: dict[str, Any]) -> list[int]:
     """The rows that each node of a plan gives or removes, all its executions together."""
     removed = sum(value for name, value in node.items() if name.startswith("Rows Removed by"))
+    if "Relation Name" in node:
+        removed = 0  # by an index or a table: which one is read depends on statistics of earlier tests
     rows = [(node["Actual Rows"] + removed) * node["Actual Loops"]]
     return rows + [count for part in node.get("Plans", ()) for count in _rows_of(part)]
 

@@ -132,7 +132,7 @@ def test_messages_that_must_not_be_copied_are_claimed_only_for_free_connections(
     owner = account()
     on_hold = [message(owner, on_unknown="hold") for _ in range(4)]
     assert store.claims.claim(owner.pk, limit=10, hold_limit=0, clock=at()) == store.claims.ClaimBatch(
-        [], stopped_at_hold=True
+        [], stopped_at_hold=True, has_more=True
     )
     taken = store.claims.claim(owner.pk, limit=10, hold_limit=2, clock=at())
     assert ([claim.id for claim in taken.claims], taken.stopped_at_hold) == ([row.pk for row in on_hold[:2]], True)
