@@ -353,7 +353,7 @@ class Migration(migrations.Migration):
             name="DeliveryAttempt",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("number", models.PositiveIntegerField(verbose_name="number")),
+                ("number", models.IntegerField(verbose_name="number")),
                 ("header_message_id", models.CharField(max_length=998, verbose_name="Message-ID header")),
                 ("started_at", models.DateTimeField(verbose_name="started at")),
                 ("finished_at", models.DateTimeField(verbose_name="finished at")),
@@ -392,7 +392,7 @@ class Migration(migrations.Migration):
                 ),
                 ("error", models.CharField(blank=True, default="", max_length=255, verbose_name="error")),
                 ("phase", models.CharField(blank=True, default="", max_length=10, verbose_name="phase")),
-                ("smtp_code", models.PositiveSmallIntegerField(blank=True, null=True, verbose_name="SMTP code")),
+                ("smtp_code", models.SmallIntegerField(blank=True, null=True, verbose_name="SMTP code")),
                 (
                     "enhanced_code",
                     models.CharField(blank=True, default="", max_length=15, verbose_name="enhanced code"),

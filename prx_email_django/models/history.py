@@ -27,7 +27,8 @@ class DeliveryAttempt(OutboxModel):
         db_index=False,
         verbose_name=_("message"),
     )
-    number = models.PositiveIntegerField(_("number"))
+    # Without checks: PostgreSQL reads and plans each of them anew for every group of results.
+    number = models.IntegerField(_("number"))
     header_message_id = models.CharField(_("Message-ID header"), max_length=998)
     started_at = models.DateTimeField(_("started at"))
     finished_at = models.DateTimeField(_("finished at"))
@@ -35,7 +36,7 @@ class DeliveryAttempt(OutboxModel):
     error_code = models.CharField(_("error code"), max_length=30, choices=ErrorCode.choices, blank=True, default="")
     error = ForeignCharField(_("error"), max_length=255, blank=True, default="")
     phase = models.CharField(_("phase"), max_length=10, blank=True, default="")
-    smtp_code = models.PositiveSmallIntegerField(_("SMTP code"), null=True, blank=True)
+    smtp_code = models.SmallIntegerField(_("SMTP code"), null=True, blank=True)
     enhanced_code = ForeignCharField(_("enhanced code"), max_length=15, blank=True, default="")
     peer = ForeignCharField(_("peer"), max_length=255, blank=True, default="")
     worker = ForeignCharField(_("worker"), max_length=255, blank=True, default="")

@@ -45,10 +45,12 @@ _OF_FEW = ", ".join(
     [f"COALESCE(few.{name}[LEAST(place, CARDINALITY(few.{name}))], '') AS {name}" for name in _FEW_TEXTS]
     + [f"few.{name}[LEAST(place, CARDINALITY(few.{name}))] AS {name}" for name in _FEW]
 )
+# The ids come by a SELECT, so that the planner does not know how many they are.  It would find a plan for a short list
+# cheaper than the plan that it keeps for any, and plan every small group anew.
 _SENT_WITH_ATTEMPTS = f"""WITH few AS (SELECT between, {_COLUMNS_OF_FEW} FROM (SELECT %s::text AS between) AS s),
 given AS (SELECT row.message_id, row.started, row.finished, row.header_message_id, {_OF_FEW},
  COALESCE(row.response, '') AS response FROM few,
- unnest(%s::bigint[], %s::bigint[], %s::bigint[], STRING_TO_ARRAY(%s, between), STRING_TO_ARRAY(%s, between))
+ unnest((SELECT %s::bigint[]), %s::bigint[], %s::bigint[], STRING_TO_ARRAY(%s, between), STRING_TO_ARRAY(%s, between))
  WITH ORDINALITY AS row (message_id, started, finished, header_message_id, response, place)),
 changed AS (UPDATE {{messages}} AS m
  SET {BECOMES_SENT.format(row="m.", header="given.header_message_id", response="given.response")} FROM given

@@ -23,11 +23,15 @@ import prx_email_django as prx
 from prx_email_django.compose import known
 from prx_email_django.errors import AccountUnavailable, InvalidMessage
 from prx_email_django.models import Account, OutboxMessage, Recipient
-from prx_email_django.store import prepared, prepared_sessions
+from prx_email_django.rules.outcomes import Ending
+from prx_email_django.store import claims, prepared, prepared_sessions
+from prx_email_django.store.attempts import FinishedAttempt
+from prx_email_django.store.cursor import ClaimCursor
+from prx_email_django.store.finalize import finalize
 from prx_email_django.store.libpq_parameters import NotPrepared
 from prx_email_django.store.outbox import outbox_state
 from prx_email_django.worker.outgoing import ClaimedMessage
-from tests.support.factories import account, at, backlog, mail, take_one
+from tests.support.factories import NOW, account, at, backlog, mail, outcome, take_one
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -287,6 +291,42 @@ def test_a_plan_is_kept_as_long_as_those_before_it_together(monkeypatch: pytest.
             planned.append(now - 100)
     assert planned == [1.125, 2.375, 4.875, 9.875, 19.875, 39.875, 79.875, 140.0]
     assert not prepared.is_outdated(session, "one", None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16])
+def test_claims_and_groups_of_any_size_keep_their_plans(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the planner knew that a list is short, its plan for this list seemed cheaper than one for all lists.
+
+    It was planned for each group then, which took as long as to execute it.
+    """
+    monkeypatch.setattr(prepared, "is_outdated", lambda *_: False)  # however slow the machine is
+    owner = account("known")
+    OutboxMessage.objects.bulk_create(
+        OutboxMessage(account=owner, status="sent", sent_at=NOW, subject="s", body_text="words " * 200)
+        for _ in range(2000)
+    )
+    backlog(owner, 8 * size)
+    with connection.cursor() as sql:
+        sql.execute(f"ANALYZE {OutboxMessage._meta.db_table}")
+    clock, cursor = at(None), ClaimCursor()
+    for _ in range(8):
+        taken = claims.claim(owner.pk, limit=size, hold_limit=size, clock=clock, cursor=cursor).claims
+        said = [outcome(Ending.ACCEPTED, claim) for claim in taken]
+        finalize(
+            [
+                FinishedAttempt(claim, one, one.recipients, started_at=clock.now, finished_at=clock.now)
+                for claim, one in zip(taken, said, strict=True)
+            ],
+            clock=clock,
+        )
+    assert not OutboxMessage.objects.exclude(status="sent").exists()
+    with connection.cursor() as sql:
+        sql.execute(
+            "SELECT custom_plans, generic_plans, statement FROM pg_prepared_statements WHERE name LIKE 'prx_%%'"
+        )
+        plans = {statement.split()[1]: (custom, generic) for custom, generic, statement in sql.fetchall()}
+    # The first statement of a connection is not prepared.
+    assert (plans["due"], plans["few"]) == ((5, 2), (5, 3))
 
 
 def test_a_message_that_cannot_be_rendered_says_so_however_often_it_is_asked() -> None:
