@@ -96,6 +96,17 @@ class AccountWorker:
 
     # What the worker's loop calls
 
+    def collect_events(self) -> bool:
+        """Collect the events of connections; True: the results that were reported before them are recorded first.
+
+        Not where connections come and go in good order and more waits for them: a server that allows few messages on a
+        connection would keep groups small, and the thread waiting for statements.
+        """
+        self.events.collect()
+        if self._is_calm() and self.prefetch.has_waiting() and self.events.are_routine:
+            return False
+        return self.events.are_any
+
     def advance(self) -> None:
         """Take one step: handle events, claim, connect, render, close."""
         if not self._is_calm():

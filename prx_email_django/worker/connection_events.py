@@ -39,11 +39,23 @@ class ConnectionEvents:
         self._arrived.append(event)
         self.connections.results.wake()
 
-    def collect(self) -> bool:
-        """Collect the events that have arrived; True: there are some, and results reported before them come first."""
+    def collect(self) -> None:
+        """Collect the events that have arrived, for ``handle``."""
         while self._arrived:
             self._heard.append(self._arrived.popleft())
+
+    @property
+    def are_any(self) -> bool:
+        """Whether events were collected."""
         return bool(self._heard)
+
+    @property
+    def are_routine(self) -> bool:
+        """Whether connections have only been opened, or were closed in good order to be opened again.
+
+        Not with a token: what the server said of it before counts first.
+        """
+        return all(_is_routine(event) for event in self._heard)
 
     def handle(self) -> None:
         """Handle the events that were collected."""
@@ -158,3 +170,9 @@ class ConnectionEvents:
         if found.may_chunk and found.window.size != self._window:
             self._window = found.window.size
             note_window(self.current.account, self._window, clock=self.clock)
+
+
+def _is_routine(event: ConnectionEvent) -> bool:
+    if event.connection.token:
+        return False
+    return isinstance(event, Opened) or (isinstance(event, Ended) and event.end == SessionEnd(reconnect=True))

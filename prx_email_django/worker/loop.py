@@ -109,9 +109,9 @@ class WorkerLoop:
                     if not worker.stop_reason:
                         self._guarded(worker, methodcaller("stop", reason))
             self._hand_out_again()
-            heard = [worker.events.collect() for worker in self.workers]
-            self.record(everything=any(heard))
-            if any(heard):  # an event comes after the results that were reported before it
+            come_first = [worker.collect_events() for worker in self.workers]
+            self.record(everything=any(come_first))
+            if any(come_first):
                 self.under_way.finish()
             self._renew()
             self.under_way.has_worked = False

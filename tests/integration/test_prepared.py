@@ -314,8 +314,8 @@ def test_claims_and_groups_of_any_size_keep_their_plans(size: int, monkeypatch: 
         said = [outcome(Ending.ACCEPTED, claim) for claim in taken]
         finalize(
             [
-                FinishedAttempt(claim, one, one.recipients, started_at=clock.now, finished_at=clock.now)
-                for claim, one in zip(taken, said, strict=True)
+                FinishedAttempt(claim, result, result.recipients, started_at=clock.now, finished_at=clock.now)
+                for claim, result in zip(taken, said, strict=True)
             ],
             clock=clock,
         )

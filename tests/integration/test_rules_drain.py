@@ -21,6 +21,7 @@ from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessa
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.memory import shared
+from prx_email_django.worker.loop import WorkerLoop
 from tests.support.factories import (
     MEMORY,
     NOW,
@@ -79,6 +80,21 @@ def test_a_claim_and_a_group_cost_the_same_for_any_number_of_messages(django_ass
     with django_assert_max_num_queries(4):
         store.finalize.finalize(group, clock=clock)
     assert OutboxMessage.objects.filter(status="sent").count() == 50
+
+
+def test_connections_that_come_and_go_in_good_order_force_no_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each end and each beginning had everything recorded first that had come back, and the thread waited for it."""
+    backlog(account(max_connections=4, max_messages_per_connection=5), 400)
+    forced: list[bool] = []
+    real = WorkerLoop.record
+
+    def record(self: WorkerLoop, *, everything: bool = False) -> None:
+        forced.append(everything)
+        real(self, everything=everything)
+
+    monkeypatch.setattr(WorkerLoop, "record", record)
+    assert prx.drain().sent == len(shared.delivered) == 400
+    assert sum(forced) <= 24, "of 160 ends and beginnings, those at the very end"
 
 
 # Unknown outcomes
