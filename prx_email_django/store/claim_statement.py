@@ -37,16 +37,19 @@ RANKS = range(-10, 11)
 # must not be sent twice; NULL: there is none.  ``text_before``: bytes of the texts of the messages in front, whose
 # lengths PostgreSQL knows without reading them.  The first column is the same in all rows: the server process, that
 # place or 0, whether messages were left since the texts are large, and when the lease ends.  What was claimed is not
-# joined with ``due``: the planner, who expects one row of each, would compare each with each.
+# joined with ``due``: the planner, who expects one row of each, would compare each with each.  What is given comes by a
+# SELECT where the planner could judge by it: it would find a plan for these values cheaper than the plan that it keeps
+# for all, and plan each claim anew.
 _CLAIM = """WITH due AS MATERIALIZED (
- SELECT start.claim_rank, row.* FROM unnest(%s::smallint[], %s::timestamptz[], %s::bigint[])
+ SELECT start.claim_rank, row.* FROM unnest((SELECT %s::smallint[]), %s::timestamptz[], %s::bigint[])
  AS start(claim_rank, next_attempt_at, id) CROSS JOIN LATERAL (
   SELECT m.id, m.next_attempt_at, m.on_unknown = 'hold' OR m.on_unknown = '' AND %s AS is_hold,
   OCTET_LENGTH(m.body_text) + OCTET_LENGTH(m.body_html) AS text_size,
   m.claim_token IS NULL AND m.updated_at = m.created_at AS is_new FROM {messages} AS m
-  WHERE m.account_id = %s AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
-  AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= %s
-  AND m.status = ANY(%s::text[]) ORDER BY m.next_attempt_at, m.id LIMIT %s FOR UPDATE SKIP LOCKED) AS row LIMIT %s),
+  WHERE m.account_id = (SELECT %s::bigint) AND m.next_attempt_at IS NOT NULL AND m.claim_rank = start.claim_rank
+  AND (m.next_attempt_at, m.id) > (start.next_attempt_at, start.id) AND m.next_attempt_at <= (SELECT %s::timestamptz)
+  AND m.status IN ({waiting}) ORDER BY m.next_attempt_at, m.id LIMIT (SELECT %s::bigint)
+  FOR UPDATE SKIP LOCKED) AS row LIMIT (SELECT %s::bigint)),
 placed AS (SELECT id, is_hold, row_number() OVER so_far AS place, sum(text_size) OVER so_far - text_size AS text_before
  FROM due WINDOW so_far AS (ROWS UNBOUNDED PRECEDING)),
 hold AS (SELECT min(place) FILTER (WHERE is_hold AND text_before < %s) AS first,
@@ -55,7 +58,7 @@ claimed AS (UPDATE {messages} AS m SET status = %s, claim_token = %s, dismissed_
  claim_expires_at = GREATEST(%s, STATEMENT_TIMESTAMP()) + %s
  WHERE m.id = ANY(ARRAY(SELECT id FROM placed, hold
  WHERE text_before < %s AND COALESCE(place < first OR first = 1 AND place <= %s, true)))
- AND m.status = ANY(%s::text[]) AND m.next_attempt_at <= %s RETURNING {lease} AS lease, {columns})
+ AND m.status IN ({waiting}) AND m.next_attempt_at <= (SELECT %s::timestamptz) RETURNING {lease} AS lease, {columns})
 SELECT CONCAT_WS(' ', PG_BACKEND_PID(), COALESCE(hold.first, 0), hold.is_cut, claimed.lease),
  CASE WHEN claimed.id <> ALL(ARRAY(SELECT id FROM due WHERE NOT is_new)) THEN
  (SELECT JSON_AGG(JSON_BUILD_ARRAY({recipient}))::text FROM {recipients} AS r
@@ -93,11 +96,10 @@ class ClaimStatement:
         return None if begun is None else lambda: self._taken(connection, list(begun.rows()), now)
 
     def _parameters(self, now: datetime) -> list[Any]:
-        waiting = [status.value for status in WAITING]
-        params: list[Any] = [*_starts(self.bounds), self.hold_by_default, self.account_id, now, waiting]
+        params: list[Any] = [*_starts(self.bounds), self.hold_by_default, self.account_id, now]
         params += [self.limit, self.limit, self.text_limit, self.text_limit]
         params += [Status.SENDING.value, str(self.token), now, self.clock.running, self.length]
-        return [*params, self.text_limit, self.hold_limit, waiting, now]
+        return [*params, self.text_limit, self.hold_limit, now]
 
     def _taken(self, connection: Any, rows: list[tuple[Any, ...]], now: datetime) -> Taken:
         process, first, is_cut, *lease = map(int, rows[0][0].split())
@@ -124,6 +126,7 @@ def _statement(alias: str) -> str:
     return _CLAIM.format(
         messages=quote(OutboxMessage._meta.db_table),
         recipients=quote(Recipient._meta.db_table),
+        waiting=", ".join(f"'{status.value}'" for status in WAITING),
         lease=microseconds("m.claim_expires_at"),
         columns=", ".join(f"{sql} AS {quote(name)}" for name, sql in returning(quote).items()),
         names=", ".join(f"claimed.{quote(name)}" for name in returning(quote)),

@@ -99,13 +99,15 @@ class AccountWorker:
     def collect_events(self) -> bool:
         """Collect the events of connections; True: the results that were reported before them are recorded first.
 
-        Not where connections come and go in good order and more waits for them: a server that allows few messages on a
-        connection would keep groups small, and the thread waiting for statements.
+        Not where connections come and go in good order, more waits for them and everything is accepted: an account that
+        allows few messages on a connection would keep groups small, and the thread waiting for statements.
         """
         self.events.collect()
-        if self._is_calm() and self.prefetch.has_waiting() and self.events.are_routine:
+        if not self.events.are_any:
             return False
-        return self.events.are_any
+        if not (self.events.are_routine and self.prefetch.has_waiting() and self._is_calm()):
+            return True
+        return self.ready.is_on_hold() or any(not message.is_accepted for message in list(self.results.results))
 
     def advance(self) -> None:
         """Take one step: handle events, claim, connect, render, close."""
@@ -127,7 +129,7 @@ class AccountWorker:
             self._connect_more()
         if self.prefetch.render():
             self._wake_connections()
-        if self.prefetch.may_render():
+        if self.prefetch.goes_on() or self.prefetch.may_render():
             self.results.wake()  # for the next step, after what has come back is recorded
         self._finish_if_idle()
 

@@ -18,10 +18,22 @@ from prx_email_django.store.attempts import RecordedAttempt
 
 logger = logging.getLogger("prx_email_django")
 
+_ABOUT_MESSAGES = (
+    signals.message_sent,
+    signals.message_deferred,
+    signals.message_failed,
+    signals.recipients_refused,
+)
+
 
 def tells_sent() -> bool:
     """Whether anybody is to learn of a message that was simply sent."""
     return logger.isEnabledFor(logging.INFO) or signals.message_sent.has_listeners(OutboxMessage)
+
+
+def gives_messages() -> bool:
+    """Whether a receiver gets messages, and may read any part of them."""
+    return any(signal.has_listeners(OutboxMessage) for signal in _ABOUT_MESSAGES)
 
 
 def announce(recorded: Iterable[RecordedAttempt], *, names: dict[int, str] | None = None) -> None:

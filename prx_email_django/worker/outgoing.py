@@ -29,13 +29,16 @@ from prx_email_django.store.attempts import FinishedAttempt
 from prx_email_django.store.claimed import Claim, is_hold
 from prx_email_django.store.db import check_database, retried
 from prx_email_django.transports.base import OutgoingMessage
+from prx_email_django.worker.events import gives_messages
 
 #: The null sender, as ``envelope_from`` (RFC 5321 §4.5.5).
 NULL_SENDER = "<>"
 
 
-#: Characters of texts that are dropped once the message is rendered: it waits until its result is recorded.
+#: Characters of texts that are dropped once the message is rendered: it waits until its result is recorded.  Not where
+#: a receiver may read them: one that is ``async`` could not.
 LARGE_TEXT = 32 * 1024
+_TEXTS = ["body_text", "body_html"]
 
 #: Where a message goes before it is rendered, and its outcome before it has one.
 NO_ROUTE, _NOT_BEGUN = Route(()), Outcome(Ending.UNTOUCHED)
@@ -123,13 +126,15 @@ class ClaimedMessage(OutgoingMessage):
         if not self.route.envelope:
             return _not_rendered(ErrorCode.CONTENT, "the message has no recipients")
         try:
+            if _TEXTS[0] not in vars(claim.message):  # it was rendered before, and its attempt did not begin
+                retried(claim.message.refresh_from_db)(fields=_TEXTS)
             self.sender = envelope_sender(claim.message)
             usual = claim.message.usual_bytes(claim.header_message_id) if is_plain else None
             self.body = _rendered(claim, self.route) if usual is None else usual
         except ContentAltered as error:
             return _not_rendered(ErrorCode.ATTACHMENT, str(error))
         except Exception as error:  # TRANSFORM_MIME is code of the host, and content may be anything
-            if may_pass(error):  # attachments are read from the database
+            if may_pass(error):  # files, and texts once more, are read from the database
                 raise
             return _not_rendered(ErrorCode.CONTENT, f"the message cannot be rendered: {type(error).__name__}: {error}")
         self.recipients = self.route.envelope
@@ -138,13 +143,14 @@ class ClaimedMessage(OutgoingMessage):
         self.is_ascii = usual is not None or self.body.isascii()
         self.eight_bit = not self.is_ascii
         self.utf8 = self.eight_bit and needs_smtputf8(self.body)
-        if self.text_size > LARGE_TEXT:
+        if self.text_size > LARGE_TEXT and not gives_messages():
             self._drop_texts()
         return None
 
     def _drop_texts(self) -> None:
-        """Free the texts, which are in the body now; Django reads them again for a receiver that asks for them."""
-        for name in ("body_text", "body_html"):
+        """Free the texts, which are in the body now; Django would read them again."""
+        self.text_size = 0
+        for name in _TEXTS:
             vars(self.claim.message).pop(name, None)
 
     @property

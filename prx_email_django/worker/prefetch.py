@@ -74,6 +74,12 @@ class ClaimPrefetch:
         self.lookahead = 4 * current.account.max_connections
         #: The source was asked a moment ago, and has due messages.
         self._known_due = True
+        #: The last claim took few messages, since their texts are large: how many; None: it did not.
+        self._cut_at: int | None = None
+        #: See ``goes_on``.
+        self._goes_on = False
+        #: Characters of the longest text among the unrendered messages, or more.
+        self._longest_text = 0
         self._found_some = False
         self._completed = 0
         self._claiming_since = 0.0
@@ -184,7 +190,14 @@ class ClaimPrefetch:
         if self._is_far_ahead():
             return 0
         at_once = IN_ONE_STATEMENT if is_one_statement() else IN_SEVERAL
-        return min(self.lookahead - ahead, at_once * self.current.account.max_connections)
+        wanted = min(self.lookahead - ahead, at_once * self.current.account.max_connections)
+        # What a claim asks for, and does not take, nobody else gets meanwhile: permits, and on MariaDB rows.
+        return wanted if self._cut_at is None else min(wanted, 2 * self._cut_at)
+
+    def goes_on(self) -> bool:
+        """Whether the last claim left messages that nobody else calls for; asked once after each claim."""
+        goes_on, self._goes_on = self._goes_on, False
+        return goes_on
 
     def _ahead(self) -> int:
         """Messages that are claimed, and that no connection has taken."""
@@ -194,6 +207,8 @@ class ClaimPrefetch:
         """Whether enough is claimed ahead, in messages or in texts that are in memory until they are rendered."""
         if self._ahead() > self.lookahead // 4:
             return True
+        if len(self.unrendered) * self._longest_text < TEXT_LIMIT:
+            return False  # nearly always, and without adding up
         return sum([message.text_size for message in self.unrendered]) >= TEXT_LIMIT
 
     def _look_further(self) -> None:
@@ -230,11 +245,15 @@ class ClaimPrefetch:
         self._unadmitted = claims
         self._noted.clear()
         self.stopped_at_hold = batch.stopped_at_hold
+        self._goes_on = batch.has_more and not batch.stopped_at_hold
+        self._cut_at = max(1, len(batch.claims)) if self._goes_on else None
         self._found_some = bool(claims)
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.has_more)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
         self.recorder.counts["claimed"] += len(batch.claims)
         admitted, unfitting = self.admission.admit(claims, permits)
+        longest = 0 if not self.unrendered else self._longest_text
+        self._longest_text = max([longest, *[message.text_size for message in admitted]])
         self.unrendered += admitted
         self._unadmitted = []
         self.release(unfitting)

@@ -175,7 +175,7 @@ class ReadyQueue:
         most_copies = (4 + self.found.in_flight) * most
         if unrecorded >= 4 * most or unrecorded + in_flight >= most_copies:
             return None
-        if self.hold_until and monotonic() < self.hold_until:
+        if self.is_on_hold():
             return None
         room = self.refusals.room
         if room is not None and in_flight >= room:
@@ -187,6 +187,10 @@ class ReadyQueue:
         self.taken += 1
         self.taken_bytes += len(message.body)
         return message
+
+    def is_on_hold(self) -> bool:
+        """Whether nothing goes for some seconds, since the server said that the account sends too fast."""
+        return bool(self.hold_until) and monotonic() < self.hold_until
 
     def heard(self, outcome: Outcome) -> None:
         """Network: count an outcome that a connection has reported."""

@@ -353,6 +353,14 @@ def test_a_send_that_cannot_wait_is_recorded_by_its_process(monkeypatch: pytest.
         assert len(server.messages) == DeliveryAttempt.objects.count() == 1
 
 
+@pytest.fixture
+def without_limits_afterwards() -> Iterator[None]:
+    """Whoever cleans up opens a connection of their own: one that was opened meanwhile would keep the limits."""
+    yield
+    connection.close()
+
+
+@pytest.mark.usefixtures("without_limits_afterwards")
 @pytest.mark.parametrize("verb", ["drain", "send"])
 def test_what_is_on_its_way_is_not_cut_where_statements_take_too_long(
     verb: str, caplog: pytest.LogCaptureFixture

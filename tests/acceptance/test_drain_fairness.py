@@ -18,7 +18,7 @@ from prx_email_django.models import Account, AccountState, ConnectionSlot, Deliv
 from prx_email_django.worker import current
 from prx_email_django.worker.learning import Learning
 from tests.acceptance.workers import untouched
-from tests.support.factories import account_on, backlog
+from tests.support.factories import account, account_on, backlog
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -51,10 +51,8 @@ def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
 
 
 def test_a_dead_account_pauses_after_three_connections_a_second_apart_and_its_messages_stay_unchanged() -> None:
-    with SmtpServer() as gone:
-        pass
     with SmtpServer() as quick:
-        dead = account_on(gone, "dead")
+        dead = account("dead")
         rows = backlog(dead, 5)
         backlog(account_on(quick, "healthy"), 50)
         begun = monotonic()

@@ -189,11 +189,11 @@ def test_a_redis_that_is_away_holds_nobody(
     monkeypatch: pytest.MonkeyPatch, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     account()
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    with redis_at(port, monkeypatch, settings):
-        assert seconds_of_enqueue() < 2
-        assert eventually(lambda: not threads())
+    with socket.socket() as bound:  # and not listening: nobody else gets the port meanwhile
+        bound.bind(("127.0.0.1", 0))
+        with redis_at(bound.getsockname()[1], monkeypatch, settings):
+            assert seconds_of_enqueue() < 2
+            assert eventually(lambda: not threads())
     assert "the wake-up failed" in caplog.text
 
 

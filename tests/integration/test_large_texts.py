@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from django.utils import timezone
 
 import prx_email_django as prx
 from prx_email_django.models import OutboxMessage
@@ -13,7 +12,7 @@ from prx_email_django.store import claims
 from prx_email_django.store.cursor import ClaimCursor
 from prx_email_django.transports.memory import shared
 from prx_email_django.worker.outgoing import LARGE_TEXT, ClaimedMessage
-from tests.support.factories import account, at, backlog, message, take, take_one
+from tests.support.factories import SECOND, account, at, backlog, message, take, take_one
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("memory_transport")]
 
@@ -39,19 +38,36 @@ def test_a_claim_whose_texts_were_dropped_is_rendered_once_more() -> None:
     assert first.body == second.body
 
 
-def test_a_receiver_finds_the_large_text_of_a_message_that_was_sent(settings: Any) -> None:
+@pytest.mark.parametrize("is_sensitive", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_receiver_finds_the_large_text_of_a_message_that_was_sent(is_async: bool, is_sensitive: bool) -> None:
+    """It has the text with it: an ``async`` receiver cannot read, and that of a sensitive message is erased by then."""
     heard: list[str] = []
 
-    def receiver(message: OutboxMessage, **_: object) -> None:
+    async def async_receiver(message: OutboxMessage, **_: object) -> None:
         heard.append(message.body_text)
 
-    prx.enqueue(account=account(), to=["a@x.org"], subject="s", body_text=LARGE)
+    def usual_receiver(message: OutboxMessage, **_: object) -> None:
+        heard.append(message.body_text)
+
+    prx.enqueue(account=account(), to=["a@x.org"], subject="s", body_text=LARGE, is_sensitive=is_sensitive)
+    receiver = async_receiver if is_async else usual_receiver
     message_sent.connect(receiver)
     try:
         assert prx.drain().sent == len(shared.delivered) == 1
     finally:
         message_sent.disconnect(receiver)
     assert heard == [LARGE]
+
+
+def test_large_messages_that_are_too_old_hold_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that takes one of them leaves nothing to render and nothing to wait for: the next one is made at once."""
+    monkeypatch.setattr(claims, "TEXT_LIMIT", len(LARGE))
+    backlog(account(), 12, body_text=LARGE)
+    OutboxMessage.objects.update(expires_at=timezone.now() - SECOND)
+    report = prx.drain()
+    assert report.expired == 12
+    assert report.seconds < 6, "a second for each"
 
 
 def test_a_claim_ends_where_the_texts_are_large_and_the_drain_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
