@@ -129,7 +129,7 @@ class AccountWorker:
             self._connect_more()
         if self.prefetch.render():
             self._wake_connections()
-        if self.prefetch.goes_on() or self.prefetch.may_render():
+        if self.prefetch.lookahead.goes_on() or self.prefetch.may_render():
             self.results.wake()  # for the next step, after what has come back is recorded
         self._finish_if_idle()
 

@@ -79,7 +79,7 @@ class Learning:
 
     def _note_completed(self, message: ClaimedMessage) -> None:
         """The server completed a transaction of the account: its trouble may be over."""
-        self.prefetch.note_completed()
+        self.prefetch.lookahead.note_completed()
         if (self.troubles.are_known or self.prefetch.after_pause) and self.troubles.end_by(message):
             self.prefetch.probing = self.prefetch.after_pause = False
             self.prefetch.look_again()

@@ -1,22 +1,22 @@
-"""Claims of one account within a drain: how far ahead to claim, rendering and releasing."""
+"""Claims of one account within a drain: claiming, rendering and releasing; how far ahead: ``lookahead``."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from time import monotonic
 
 from prx_email_django.limits.rate_windows import Permits, give_back
 from prx_email_django.models import OutboxMessage
 from prx_email_django.rules.clock import Clock
 from prx_email_django.store.claimed import Claim
-from prx_email_django.store.claims import TEXT_LIMIT, ClaimBatch, is_one_statement
+from prx_email_django.store.claims import ClaimBatch
 from prx_email_django.store.lease import Lease, release_lease
 from prx_email_django.worker.admission import Admission
 from prx_email_django.worker.claim_source import ClaimSource
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.double_claims import DoubleClaims
+from prx_email_django.worker.lookahead import Lookahead
 from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.permits import AccountPermits
 from prx_email_django.worker.queues import ReadyQueue
@@ -25,11 +25,8 @@ from prx_email_django.worker.under_way import Work
 
 #: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
 RENDER_AHEAD = 4 * 1024 * 1024
-#: Messages of one claim per connection, where it is one statement and where it is several.  Meanwhile no result is
-#: recorded, and no more than four results per connection may wait: a long claim makes the connections wait, but several
-#: statements for few messages cost more.
-IN_ONE_STATEMENT, IN_SEVERAL = 8, 32
-#: Messages that are rendered in one step, per connection, for the same reason.
+#: Messages that are rendered in one step, per connection.  Meanwhile no result is recorded, and no more than four
+#: results per connection may wait: long steps made the connections wait.
 RENDER_AT_ONCE = 4
 
 
@@ -71,18 +68,10 @@ class ClaimPrefetch:
         self.exhausted = False
         #: The last claim stopped at a message with ``on_unknown`` ``hold``, which needs a free connection.
         self.stopped_at_hold = False
-        self.lookahead = 4 * current.account.max_connections
+        self.lookahead = Lookahead(current)
         #: The source was asked a moment ago, and has due messages.
         self._known_due = True
-        #: The last claim took few messages, since their texts are large: how many; None: it did not.
-        self._cut_at: int | None = None
-        #: See ``goes_on``.
-        self._goes_on = False
-        #: Characters of the longest text among the unrendered messages, or more.
-        self._longest_text = 0
         self._found_some = False
-        self._completed = 0
-        self._claiming_since = 0.0
 
     # Whether there is more
 
@@ -126,7 +115,7 @@ class ClaimPrefetch:
 
     def would_claim(self) -> bool:
         """Whether more is to be claimed, if permits and connections allow it."""
-        return not (self.is_claiming or self.is_empty() or self._is_far_ahead())
+        return not (self.is_claiming or self.is_empty() or self.lookahead.is_enough(self._ahead(), self.unrendered))
 
     def claim_more(self, connections: int) -> bool:
         """Take permits, then claims, for so many open connections; False: the account is paused."""
@@ -177,52 +166,23 @@ class ClaimPrefetch:
             self.release(self.without_permits)
             self.without_permits = []
 
-    def note_completed(self) -> None:
-        """Count a completed transaction; the rate of these decides how far ahead to claim."""
-        self._completed += 1
-
     def _wanted(self) -> int:
         if self.probing:
             return 0 if self.claims else 1
         ahead = self._ahead()
-        if ahead < self.current.account.max_connections and self._completed and not self.stopped_at_hold:
-            self._look_further()
-        if self._is_far_ahead():
-            return 0
-        at_once = IN_ONE_STATEMENT if is_one_statement() else IN_SEVERAL
-        wanted = min(self.lookahead - ahead, at_once * self.current.account.max_connections)
-        # What a claim asks for, and does not take, nobody else gets meanwhile: permits, and on MariaDB rows.
-        return wanted if self._cut_at is None else min(wanted, 2 * self._cut_at)
-
-    def goes_on(self) -> bool:
-        """Whether the last claim left messages that nobody else calls for; asked once after each claim."""
-        goes_on, self._goes_on = self._goes_on, False
-        return goes_on
+        if not self.stopped_at_hold:
+            self.lookahead.look_further(ahead)
+        return 0 if self.lookahead.is_enough(ahead, self.unrendered) else self.lookahead.wanted(ahead)
 
     def _ahead(self) -> int:
         """Messages that are claimed, and that no connection has taken."""
         return len(self.ready.ready) + len(self.unrendered)
 
-    def _is_far_ahead(self) -> bool:
-        """Whether enough is claimed ahead, in messages or in texts that are in memory until they are rendered."""
-        if self._ahead() > self.lookahead // 4:
-            return True
-        if len(self.unrendered) * self._longest_text < TEXT_LIMIT:
-            return False  # nearly always, and without adding up
-        return sum([message.text_size for message in self.unrendered]) >= TEXT_LIMIT
-
-    def _look_further(self) -> None:
-        """Claim twice as far ahead, since a connection has nothing to do; at most one second's measured rate."""
-        seconds = max(monotonic() - self._claiming_since, 0.05)
-        least = 4 * self.current.account.max_connections
-        self.lookahead = max(least, min(2 * self.lookahead, int(self._completed / seconds)))
-
     def _free(self, connections: int) -> int:
         return max(0, connections - self.ready.in_flight - len(self.ready.ready) - len(self.unrendered))
 
     def _claim(self, permits: Permits, *, hold_limit: int) -> None:
-        # Not since the first result: those come in groups, and the first group would seem to have taken no time.
-        self._claiming_since = self._claiming_since or monotonic()
+        self.lookahead.begin()
         begun = None
         if self.follow is not None and self.may_begin():
             begun = self.source.begin_claim(limit=permits.count, hold_limit=hold_limit, noted=self._noted)
@@ -245,15 +205,13 @@ class ClaimPrefetch:
         self._unadmitted = claims
         self._noted.clear()
         self.stopped_at_hold = batch.stopped_at_hold
-        self._goes_on = batch.has_more and not batch.stopped_at_hold
-        self._cut_at = max(1, len(batch.claims)) if self._goes_on else None
+        self.lookahead.note_claim(batch)
         self._found_some = bool(claims)
         self.exhausted = batch.is_last or (len(batch.claims) < permits.count and not batch.has_more)
         give_back(permits, permits.count - len(batch.claims), clock=self.clock)
         self.recorder.counts["claimed"] += len(batch.claims)
         admitted, unfitting = self.admission.admit(claims, permits)
-        longest = 0 if not self.unrendered else self._longest_text
-        self._longest_text = max([longest, *[message.text_size for message in admitted]])
+        self.lookahead.note_unrendered(admitted, before=self.unrendered)
         self.unrendered += admitted
         self._unadmitted = []
         self.release(unfitting)

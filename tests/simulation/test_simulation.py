@@ -49,6 +49,7 @@ def findings() -> list[str]:
     return simulate("--broken", "all").stdout.splitlines()
 
 
+@pytest.mark.timeout(SECONDS + 300)  # the first waits for all of them
 @pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_a_rule_that_is_broken_on_purpose_is_found(name: str, findings: list[str]) -> None:
     (line,) = [line for line in findings if line.startswith(f"{name}: ")]
