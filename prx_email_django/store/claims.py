@@ -55,11 +55,11 @@ def claim(  # noqa: PLR0913  (what a claim needs, and who must know of it)
     """Claim up to ``limit`` due messages of an account, best rank first.
 
     A message that must not be sent twice (``hold``) is claimed only when a connection is free for it: the claim stops
-    at the first such message, or takes at most ``hold_limit`` of them if they come first.  It takes fewer where their
-    texts are large (``TEXT_LIMIT``), but at least one.  The rows of other workers
-    are skipped, so zero rows do not mean that nothing is due.  With the ``cursor`` of a drain, the claim begins behind
-    the last one; where nothing is left there, it looks from the start.  ``noted`` gets the lease before the statement:
-    a caller that is ended before it has the answer knows by it what it may have claimed.
+    at the first such message, or takes at most ``hold_limit`` of them if they come first.  It takes fewer where texts
+    are large (``TEXT_LIMIT``), but at least one.  The rows of other workers are skipped, so zero rows do not mean that
+    nothing is due.  With the ``cursor`` of a drain, the claim begins behind the last one; where nothing is left there,
+    it looks from the start.  ``noted`` gets the lease before the statement: a caller that is ended before it has the
+    answer knows by it what it may have claimed.
     """
     cursor, noted = cursor or ClaimCursor(), set() if noted is None else noted
     cursor.begin()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import prx_email_django as prx
-from prx_email_django.worker import prefetch
+from prx_email_django.worker import lookahead
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Pace:
-    """Makes the only connection idle in every step of the drain, and each step last ``seconds`` for the prefetch.
+    """Makes the only connection idle in every step of the drain, and each step last ``seconds`` for the lookahead.
 
     A step sends four messages: at most four may be accepted by the server and not yet recorded.
     """
@@ -46,7 +46,7 @@ def test_claims_ahead_double_while_a_connection_is_idle_and_are_at_most_a_second
         owner = account_on(server, max_connections=1, pipelining="off")
         backlog(owner, 90)
         pace = Pace(server, seconds)
-        monkeypatch.setattr(prefetch, "monotonic", pace.monotonic)
+        monkeypatch.setattr(lookahead, "monotonic", pace.monotonic)
         assert prx.drain(progress=pace).sent == 90
         assert pace.claims[0][0] == 4, "four for each connection to begin with"
         assert all(count <= max(4, rate) for count, rate in pace.claims), pace.claims
