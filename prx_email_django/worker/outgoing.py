@@ -106,8 +106,8 @@ class ClaimedMessage(OutgoingMessage):
         #: The outcome, and when it came, on the clock of ``uptime()``; set by the connection.
         self.outcome = _NOT_BEGUN
         self.finished: float | None = None
-        #: It has parts that are read from the database while it is rendered.
         row = vars(claim.message)  # a foreign key's attribute is a function
+        #: It has parts that are read from the database while it is rendered.
         self._has_files = row["raw_id"] is not None or bool(claim.attachments)
         #: Characters of its texts; 0 where they were dropped.
         self.text_size = len(row.get("body_text", "")) + len(row.get("body_html", ""))

@@ -161,6 +161,14 @@ def test_delivered_message_does_not_rest_as_failed() -> None:
         assert not (delivered and at_rest), (row.last_error, results, delivered)
 
 
+def memory_of_drain(count: int) -> int:
+    """Bytes that a drain of so many messages takes at most, in a process of its own."""
+    with Drainer(collect=False) as drainer:
+        report = drainer.report()
+    assert report["sent"] == count
+    return int(report["kib_peak"] - report["kib_before"]) * 1024
+
+
 def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
     size, connections, count = 10_000_000, 3, 24
     encoded = size * 78 // 57  # base64, in lines of 76 characters
@@ -172,10 +180,7 @@ def test_a_queue_of_large_messages_takes_bounded_memory() -> None:
         account = account_on(server, max_connections=connections)
         large = prx.AttachmentInput("large.pdf", "application/pdf", content=b"%PDF" + bytes(size))
         backlog(account, count, attachment=large)
-        with Drainer(collect=False) as drainer:
-            report = drainer.report()
-        assert report["sent"] == count
-        taken = (report["kib_peak"] - report["kib_before"]) * 1024
+        taken = memory_of_drain(count)
         assert taken < bound + rest, f"{taken / 1e6:.0f} MB, at most {(bound + rest) / 1e6:.0f}"
         server.messages.clear()
 
@@ -189,10 +194,7 @@ def test_a_queue_of_large_texts_takes_bounded_memory() -> None:
     assert bound + rest < count * size / 2, "twice that much would not be noticed"
     with SmtpServer() as server:
         backlog(account_on(server, max_connections=connections), count, body_text="a line of 25 characters.\n" * 40_000)
-        with Drainer(collect=False) as drainer:
-            report = drainer.report()
-        assert report["sent"] == count
-        taken = (report["kib_peak"] - report["kib_before"]) * 1024
+        taken = memory_of_drain(count)
         assert taken < bound + rest, f"{taken / 1e6:.0f} MB, at most {(bound + rest) / 1e6:.0f}"
         server.messages.clear()
 
