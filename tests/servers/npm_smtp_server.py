@@ -16,7 +16,7 @@ from tests.servers.private_ca import PrivateCA
 
 PACKAGE = "smtp-server@3.21.6"
 SCRIPT = Path(__file__).with_name("npm_smtp_server.js")
-USER, PASSWORD, TOKEN = "ann@example.com", "correct horse battery", "a token that is good"
+USER, PASSWORD, TOKEN = "ann@example.com", "correct horse battery", "a-token-that-is-good"
 
 
 def npm_install(path: Path, package: str) -> str:
