@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 from django.db import Error, IntegrityError
-from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, QuerySet
+from django.db.models import BooleanField, Case, ExpressionWrapper, OuterRef, Q, QuerySet, UUIDField, Value, When
 
 from prx_email_django.limits.pauses import account_state, with_state
 from prx_email_django.models import Account, AccountState, ConnectionSlot
@@ -49,7 +48,7 @@ class Slot:
 
 
 def with_state_and_slots(clock: Clock) -> QuerySet[Account]:
-    """Accounts with their runtime state and what ``acquire_slot`` must know of their slots, in one query."""
+    """Accounts with their runtime state and what ``acquire_slots`` must know of their slots, in one query."""
     slots = ConnectionSlot.objects.filter(account=OuterRef("pk")).values("number")
     return with_state().annotate(
         free_slot=slots.filter(_is_free(clock)).order_by("number")[:1], highest_slot=slots.order_by("-number")[:1]
@@ -59,54 +58,64 @@ def with_state_and_slots(clock: Clock) -> QuerySet[Account]:
 def slot_or_obstacle(
     account: Account, *, noted: set[Slot], clock: Clock, heeding: AccountState | None
 ) -> Slot | Obstacle:
-    """Take a free slot, or the slot of a lost holder; returns an ``Obstacle`` if there is none.
+    """Take one slot as ``slots_or_obstacle`` does."""
+    found = slots_or_obstacle(account, 1, noted=noted, clock=clock, heeding=heeding)
+    return found if isinstance(found, Obstacle) else found[0]
 
-    ``heeding`` is the account's state as it was read last, and is read again once a slot is taken.  From a worker's
+
+def slots_or_obstacle(
+    account: Account, most: int, *, noted: set[Slot], clock: Clock, heeding: AccountState | None
+) -> list[Slot] | Obstacle:
+    """Take up to ``most`` slots that are free, or whose holder was lost; an ``Obstacle`` if there is none.
+
+    ``heeding`` is the account's state as it was read last, and is read again once slots are taken.  From a worker's
     pause until the next success only the first slot can be taken, so one connection at a time probes, over all workers;
     a lost prober delays the next one for no longer than the lease of its slot.  None: pauses are ignored.
     """
     probing = heeding is not None and heeding.pause_count > 0
-    slot = acquire_slot(account, noted=noted, clock=clock, first_only=probing)
-    if slot is None:
+    slots = acquire_slots(account, most, noted=noted, clock=clock, first_only=probing)
+    if not slots:
         kind = ObstacleKind.PROBE if probing else ObstacleKind.CONNECTIONS
         return Obstacle(kind, max_connections=account.max_connections)
     if heeding is not None:
         # Another worker may have paused the account meanwhile: it wrote the pause before it released its slot.
         state = account_state(account)
-        if is_paused(state, now=clock.now) or (state.pause_count > 0 and slot.number > 1):
-            release_slots([slot])
-            noted.discard(slot)
+        if is_paused(state, now=clock.now) or (state.pause_count > 0 and slots[-1].number > 1):
+            _give_back(slots, noted)
             return Obstacle(ObstacleKind.PROBE)
-    return slot
+    return slots
 
 
 @retried
-def acquire_slot(account: Account, *, noted: set[Slot], clock: Clock, first_only: bool = False) -> Slot | None:
-    """Take a free slot, or the slot of a lost holder; None: all are taken (``first_only``: number 1 is).
+def acquire_slots(
+    account: Account, most: int, *, noted: set[Slot], clock: Clock, first_only: bool = False
+) -> list[Slot]:
+    """Take up to ``most`` slots that are free, or whose holder was lost (``first_only``: number 1); by number.
 
-    Each try is one compare-and-set on a row, or one insert that a unique constraint guards.
+    Each try is one compare-and-set of one or more rows.
 
-    The slot stands in ``noted`` before the statement that takes it, and stays there whatever goes wrong with it: a
+    The slots stand in ``noted`` before the statement that takes them, and stay there whatever goes wrong with it: a
     caller that is ended at any moment releases what stands there (a commit may have succeeded although it raised).
     """
     release_doubtful(noted)
     found = _free_as_read(account)
-    if found and (found == 1 or not first_only) and (slot := _try(_take, account, found, noted=noted, clock=clock)):
-        return slot
+    if most == 1 and found and (found == 1 or not first_only) and (slots := _take(account, [found], noted, clock)):
+        return slots
     is_free = _slots(account, clock)
-    if _held_slots(is_free) >= account.max_connections:
-        return None
-    for number in range(1, 2 if first_only else account.max_connections + 1):
-        if not is_free.get(number, True):
-            continue
-        slot = _try(_take if number in is_free else _make, account, number, noted=noted, clock=clock)
-        if slot is not None and _is_one_too_many(account, is_free, clock):
-            release_slots([slot])
-            noted.discard(slot)
-            return None
-        if slot is not None:
-            return slot
-    return None
+    wanted = min(most, account.max_connections - _held_slots(is_free))
+    free = [number for number in range(1, account.max_connections + 1) if is_free.get(number, True)]
+    if first_only:
+        free = [number for number in free if number == 1]
+    slots = []
+    while free and len(slots) < wanted:
+        tried, free = free[: wanted - len(slots)], free[wanted - len(slots) :]
+        if new := [number for number in tried if number not in is_free]:
+            _make(account, new)
+        slots += _take(account, tried, noted, clock)
+    surplus = _surplus(account, is_free, clock) if slots else 0
+    kept = max(0, len(slots) - surplus)
+    _give_back(slots[kept:], noted)
+    return slots[:kept]
 
 
 def _free_as_read(account: Account) -> int | None:
@@ -116,14 +125,35 @@ def _free_as_read(account: Account) -> int | None:
     return number if number and (read["highest_slot"] or 0) <= account.max_connections else None
 
 
-def _try(take: Callable[..., bool], account: Account, number: int, *, noted: set[Slot], clock: Clock) -> Slot | None:
-    slot = Slot(account.pk, number, uuid.uuid4(), begun=uptime())
-    noted.add(slot)
-    with _abandoned_on_error([slot.token]):
-        taken = take(account, number, slot.token, clock=clock)
-    if not taken:
-        noted.discard(slot)
-    return slot if taken else None
+def _take(account: Account, numbers: Sequence[int], noted: set[Slot], clock: Clock) -> list[Slot]:
+    """Take those of these slots that are free, by one statement."""
+    begun = uptime()
+    slots = [Slot(account.pk, number, uuid.uuid4(), begun=begun) for number in numbers]
+    noted.update(slots)
+    rows = ConnectionSlot.objects.filter(account=account, number__in=numbers)
+    token = Case(*[When(number=slot.number, then=Value(slot.token, output_field=UUIDField())) for slot in slots])
+    with _abandoned_on_error([slot.token for slot in slots]):
+        taken = rows.filter(_is_free(clock)).update(
+            token=token, expires_at=lease_until(clock, SLOT_LEASE), holder=worker_name()
+        )
+        if taken == len(slots):
+            return slots
+        ours = set(rows.values_list("token", flat=True)) if taken else set()
+    noted.difference_update([slot for slot in slots if slot.token not in ours])
+    return [slot for slot in slots if slot.token in ours]
+
+
+def _make(account: Account, numbers: Iterable[int]) -> None:
+    """Make slots that nobody holds; another worker may have made them meanwhile."""
+    with suppress(IntegrityError), atomic():  # the account was deleted
+        ConnectionSlot.objects.bulk_create(
+            [ConnectionSlot(account=account, number=number) for number in numbers], ignore_conflicts=True
+        )
+
+
+def _give_back(slots: Sequence[Slot], noted: set[Slot]) -> None:
+    release_slots(slots)
+    noted.difference_update(slots)
 
 
 def release_doubtful(noted: set[Slot]) -> None:
@@ -142,10 +172,10 @@ def _abandoned_on_error(tokens: Iterable[uuid.UUID]) -> Iterator[None]:
         raise
 
 
-def _is_one_too_many(account: Account, numbers: Collection[int], clock: Clock) -> bool:
-    """Whether the account may have fewer slots than before, and others hold too many: two takers may count at once."""
+def _surplus(account: Account, numbers: Collection[int], clock: Clock) -> int:
+    """How many slots too many are held, where the account may have fewer than before: two takers may count at once."""
     limit = account.max_connections
-    return max(numbers, default=0) > limit and _held_slots(_slots(account, clock)) > limit
+    return max(0, _held_slots(_slots(account, clock)) - limit) if max(numbers, default=0) > limit else 0
 
 
 def _slots(account: Account, clock: Clock) -> dict[int, bool]:
@@ -160,24 +190,6 @@ def _held_slots(is_free: Mapping[int, bool]) -> int:
 
 def _is_free(clock: Clock) -> Q:
     return Q(token__isnull=True) | Q(expires_at__lte=clock.running) | Q(token__in=list(_abandoned))
-
-
-def _take(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> bool:
-    rows = ConnectionSlot.objects.filter(_is_free(clock), account=account, number=number)
-    return bool(rows.update(**_held(token, clock)))
-
-
-def _make(account: Account, number: int, token: uuid.UUID, *, clock: Clock) -> bool:
-    try:
-        with atomic():
-            ConnectionSlot.objects.create(account=account, number=number, **_held(token, clock))
-    except IntegrityError:  # another worker has made it
-        return False
-    return True
-
-
-def _held(token: uuid.UUID, clock: Clock) -> dict[str, Any]:
-    return {"token": token, "expires_at": lease_until(clock, SLOT_LEASE), "holder": worker_name()}
 
 
 @retried

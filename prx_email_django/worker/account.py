@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import takewhile
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.rules.clock import Clock
@@ -306,20 +307,21 @@ class AccountWorker:
     # Connecting and ending
 
     def _connect_more(self) -> None:
-        while not self.stop_reason and self._wants_connection():
-            if self.connections.retry_at or not self._open_connection():
+        while not self.stop_reason and (wanted := self._wanted_connections()):
+            if self.connections.retry_at or not self._open_connection(wanted):
                 return
 
-    def _wants_connection(self) -> bool:
-        """Whether to open a connection: the first at once, the others once it has greeted and while there is work."""
+    def _wanted_connections(self) -> int:
+        """How many to open: the first at once, the others once it has greeted, as many as have work."""
         count = len(self.connections)
         if not count:
-            return bool(self.prefetch.claims) or self.prefetch.may_find_some()
-        if self.prefetch.probing or not self.connections.greeted or count >= self.connections.most:
-            return False
-        return self.prefetch.wants_connection(open_now=count)
+            return int(bool(self.prefetch.claims) or self.prefetch.may_find_some())
+        if self.prefetch.probing or not self.connections.greeted:
+            return 0
+        others = range(count, self.connections.most)
+        return sum(1 for _ in takewhile(lambda open_now: self.prefetch.wants_connection(open_now=open_now), others))
 
-    def _open_connection(self) -> bool:
+    def _open_connection(self, wanted: int) -> bool:
         try:
             settings = self.connections.settings()
         except ConnectError as error:
@@ -327,7 +329,7 @@ class AccountWorker:
             return False
         if settings is None:
             return False
-        if self.connections.open(settings, self.events.listen):
+        if self.connections.open(settings, self.events.listen, wanted=wanted):
             return True
         if not self.connections:
             self.stop(LIMITED)

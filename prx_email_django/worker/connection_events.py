@@ -61,6 +61,7 @@ class ConnectionEvents:
         """Handle the events that were collected."""
         while self._heard:
             self._hear(self._heard.popleft())
+        self.connections.release_dropped()
 
     def _hear(self, event: ConnectionEvent) -> None:
         match event:

@@ -15,7 +15,7 @@ from prx_email_django.limits.slots import (
     accounts_with_free_slot,
     release_doubtful,
     release_slots,
-    slot_or_obstacle,
+    slots_or_obstacle,
 )
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import connection_problem
@@ -80,6 +80,8 @@ class Connections:
         self._all: set[Connection] = set()
         #: The slots that this worker holds; a slot without a connection waits for the next connection.
         self._slots: set[Slot] = set()
+        #: Those of closed connections, which are about to be released.
+        self._dropped: set[Slot] = set()
         #: Slots that were asked for.  They may be held too, if the drain ended while it took them.
         self._noted: set[Slot] = set()
 
@@ -145,10 +147,13 @@ class Connections:
             raise _unable(problem, Trouble.CONFIGURATION, ErrorCode.CONFIGURATION)
         self._usable = account
 
-    def open(self, settings: ConnectionSettings, listener: Listener) -> bool:
-        """Open one more connection, whose events go to ``listener``; False: there is no slot for it."""
+    def open(self, settings: ConnectionSettings, listener: Listener, *, wanted: int) -> bool:
+        """Open one more connection, whose events go to ``listener``; False: there is no slot for it.
+
+        ``wanted``: how many the caller is about to open; their slots are taken together.
+        """
         kept = self._take_kept(settings)
-        slot = kept.slot if kept is not None else self._slot()
+        slot = kept.slot if kept is not None else self._slot(wanted)
         if slot is None:
             self.most = len(self) or self.most
             return False
@@ -183,7 +188,7 @@ class Connections:
         self._slots.add(slot)
         self.most = 1
 
-    def _slot(self) -> Slot | None:
+    def _slot(self, wanted: int) -> Slot | None:
         account = self.current.account
         for slot in self._spare():
             if slot.has_time_left() and slot.number <= account.max_connections:
@@ -191,12 +196,12 @@ class Connections:
             self._release([slot])
         heeds = self.current.heeds_pause and self.current.early_probe is None
         heeding = self.current.state if heeds else None
-        fresh = slot_or_obstacle(account, noted=self._noted, clock=self.clock, heeding=heeding)
+        fresh = slots_or_obstacle(account, wanted, noted=self._noted, clock=self.clock, heeding=heeding)
         if isinstance(fresh, Obstacle):
             self.obstacle = fresh
             return None
-        self._slots.add(fresh)
-        return fresh
+        self._slots.update(fresh)
+        return fresh[0]
 
     def _spare(self) -> set[Slot]:
         return self._slots.difference(connection.slot for connection in self._all)
@@ -234,9 +239,14 @@ class Connections:
         return connection.account is not None and not self.current.account.logs_in_as(connection.account)
 
     def drop(self, connection: Connection) -> None:
-        """Forget a closed connection, and release its slot."""
+        """Forget a closed connection; ``release_dropped`` releases its slot."""
         self._all.discard(connection)
-        self._release([connection.slot])
+        self._dropped.add(connection.slot)
+
+    def release_dropped(self) -> None:
+        """Release the slots of the connections that were dropped."""
+        self._release(self._dropped & self._slots)
+        self._dropped.clear()
 
     def may_keep_one(self) -> bool:
         """Whether the loop may keep one connection: another slot stays free, and the server is not short of them."""

@@ -119,7 +119,7 @@ class ExitOnce:
         self.raised = False
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        writes = sql.startswith(("INSERT", "UPDATE")) and ConnectionSlot._meta.db_table in sql
+        writes = sql.startswith("UPDATE") and ConnectionSlot._meta.db_table in sql
         if self.raised or not writes:
             return execute(sql, params, many, context)
         if self.moment == "before it is released":

@@ -13,7 +13,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 import prx_email_django as prx
-from prx_email_django.limits.slots import SLOT_LEASE, Slot, acquire_slot
+from prx_email_django.limits.slots import SLOT_LEASE, Slot
 from prx_email_django.models import Account, ConnectionSlot, OutboxMessage
 from prx_email_django.store.outbox import outbox_state, wake_requested
 from prx_email_django.worker import idle as idle_module
@@ -21,6 +21,7 @@ from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.heartbeat import LOOP, working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
 from tests.support.factories import account, account_on, at, backlog
+from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread
 

@@ -13,7 +13,6 @@ import pytest
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.limits import slots
-from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage
 from prx_email_django.rules import clock as clocks
 from prx_email_django.worker import outgoing
@@ -21,6 +20,7 @@ from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account, account_on, at, backlog, fresh, take
 from tests.support.fake_clock import FrozenClock
+from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread, Draining
 

@@ -13,7 +13,7 @@ from django.db import connections
 import prx_email_django as prx
 from prx_email_django.limits import slots
 from prx_email_django.limits.pauses import account_state, note_failure
-from prx_email_django.limits.slots import Slot, acquire_slot
+from prx_email_django.limits.slots import Slot
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import is_paused
@@ -21,6 +21,7 @@ from prx_email_django.store import db as base
 from prx_email_django.worker import connections as worker_connections
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.support.factories import SECOND, account_on, at, backlog, in_threads, mail
+from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -134,13 +135,13 @@ def test_a_drain_that_gets_the_slot_of_a_failed_probe_releases_it(monkeypatch: p
     """The drain read the state before the failure, and then waited for the row of the slot."""
     with SmtpServer() as server:
         owner = account_whose_pause_is_over(server)
-        real = slots.acquire_slot
+        real = slots.acquire_slots
 
-        def later(*args: Any, **kwargs: Any) -> Slot | None:
+        def later(*args: Any, **kwargs: Any) -> list[Slot]:
             assert note_failure(owner, Trouble.AUTH, "as the test says", clock=at(None)) is not None
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(slots, "acquire_slot", later)
+        monkeypatch.setattr(slots, "acquire_slots", later)
         assert prx.drain().claimed == 0
         assert server.connections == 0
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

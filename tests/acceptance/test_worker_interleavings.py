@@ -58,13 +58,13 @@ def test_a_pause_that_was_written_before_the_slot_was_taken_prevents_the_login(m
     with SmtpServer(users={"ann": "right"}) as server:
         owner = account_on(server, auth_method="password", user="ann", password="wrong")
         backlog(owner, 3)
-        real = connections.slot_or_obstacle
+        real = connections.slots_or_obstacle
 
         def after_a_pause(*args: Any, **options: Any) -> Any:
             note_failure(owner, Trouble.AUTH, "another worker was refused", clock=at(None))
             return real(*args, **options)
 
-        monkeypatch.setattr(connections, "slot_or_obstacle", after_a_pause)
+        monkeypatch.setattr(connections, "slots_or_obstacle", after_a_pause)
         assert prx.drain().claimed == 0
         assert not server.auth_attempts
 

@@ -21,12 +21,12 @@ import prx_email_django as prx
 from prx_email_django.api.account_check import check_steps
 from prx_email_django.errors import AccountUnavailable, InvalidMessage, SendInsideTransaction, WrongInstance
 from prx_email_django.limits.pauses import note_failure
-from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import Account, AccountState, ConnectionSlot, OutboxMessage, OutboxState
 from prx_email_django.rules.outcomes import Trouble
 from tests.integration import admin_rows as rows
 from tests.support.authorization_server import AuthorizationServer
 from tests.support.factories import MEMORY, account_on, at
+from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)

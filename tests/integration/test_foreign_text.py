@@ -119,7 +119,7 @@ def test_a_pause_and_a_slot_are_recorded(words: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("socket.gethostname", lambda: WORDS[words])
     assert pauses.note_failure(owner, Trouble.AUTH, WORDS[words], clock=at(NOW)) is not None
     assert AccountState.objects.get().pause_code == "auth"
-    assert slots.acquire_slot(owner, noted=set(), clock=at(NOW)) is not None
+    assert slots.acquire_slots(owner, 1, noted=set(), clock=at(NOW))
     row = message(owner)
     finish(take_one(row), Ending.ACCEPTED)
     assert fresh(row).status == "sent"

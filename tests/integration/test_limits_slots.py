@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connection
 
 from prx_email_django.limits import slots
-from prx_email_django.limits.slots import acquire_slot, release_slots, renew_slots, with_state_and_slots
+from prx_email_django.limits.slots import acquire_slots, release_slots, renew_slots, with_state_and_slots
 from prx_email_django.models import Account, ConnectionSlot
 from prx_email_django.store import db as base
 from prx_email_django.store.db import worker_name
@@ -19,6 +19,7 @@ from prx_email_django.worker.connections import Connections
 from prx_email_django.worker.current import CurrentAccount
 from prx_email_django.worker.queues import ReadyQueue
 from tests.support.factories import NOW, account, at, in_threads
+from tests.support.slots import acquire_slot
 
 MINUTE = timedelta(seconds=60)
 
@@ -166,8 +167,73 @@ def test_a_lowered_number_of_connections_applies_at_once() -> None:
     assert acquire_slot(owner, noted=set(), clock=at()) is None
 
 
+@pytest.mark.django_db
+def test_several_slots_are_taken_together(django_assert_num_queries: Any) -> None:
+    owner = account(max_connections=8)
+    made = acquire_slots(owner, 5, noted=set(), clock=at())
+    assert [slot.number for slot in made] == [1, 2, 3, 4, 5]
+    release_slots(made)
+    noted: set[slots.Slot] = set()
+    with django_assert_num_queries(2):
+        taken = acquire_slots(owner, 5, noted=noted, clock=at())
+    assert set(taken) == noted
+    rows = ConnectionSlot.objects.filter(token__isnull=False)
+    assert dict(rows.values_list("number", "token")) == {slot.number: slot.token for slot in taken}
+    assert {row.holder for row in rows} == {worker_name()}
+    rest = acquire_slots(owner, 5, noted=set(), clock=at())
+    assert [slot.number for slot in rest] == [6, 7, 8], "others hold five of the eight"
+    assert acquire_slots(owner, 5, noted=set(), clock=at()) == []
+
+
+@pytest.mark.django_db
+def test_a_slot_that_another_worker_takes_first_is_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = account(max_connections=5)
+    release_slots(acquire_slots(owner, 5, noted=set(), clock=at()))
+    counted = slots._slots
+
+    def then_others_take_two(*args: Any) -> Any:
+        found = counted(*args)
+        ConnectionSlot.objects.filter(number__in=[1, 3]).update(token=uuid.uuid4(), expires_at=MINUTE + NOW)
+        return found
+
+    monkeypatch.setattr(slots, "_slots", then_others_take_two)
+    noted: set[slots.Slot] = set()
+    taken = acquire_slots(owner, 3, noted=noted, clock=at(NOW))
+    assert [slot.number for slot in taken] == [2, 4, 5]
+    assert noted == set(taken)
+
+
+@pytest.mark.django_db
+def test_no_more_than_a_lowered_number_of_slots_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Number 5 was taken between the count and the taking, when the account had five connections."""
+    owner = account(max_connections=5)
+    release_slots(acquire_slots(owner, 5, noted=set(), clock=at()))
+    owner.max_connections = 3
+    counted = slots._slots
+
+    def then_another_takes_one(*args: Any) -> Any:
+        found = counted(*args)
+        ConnectionSlot.objects.filter(number=5).update(token=uuid.uuid4(), expires_at=MINUTE + NOW)
+        return found
+
+    monkeypatch.setattr(slots, "_slots", then_another_takes_one)
+    noted: set[slots.Slot] = set()
+    taken = acquire_slots(owner, 3, noted=noted, clock=at(NOW))
+    assert [slot.number for slot in taken] == [1, 2]
+    assert noted == set(taken)
+    assert ConnectionSlot.objects.filter(token__isnull=False).count() == 3
+
+
 @pytest.mark.django_db(transaction=True)
-def test_many_workers_at_once_never_hold_more_than_the_limit() -> None:
+def test_slots_of_a_deleted_account_are_not_there() -> None:
+    owner = account(max_connections=3)
+    Account.objects.filter(pk=owner.pk).delete()
+    assert acquire_slots(owner, 3, noted=set(), clock=at()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_many_workers_at_once_never_hold_more_than_the_limit(at_once: int) -> None:
     owner = account(max_connections=3)
     lock = threading.Lock()
     holding: set[uuid.UUID] = set()
@@ -175,14 +241,15 @@ def test_many_workers_at_once_never_hold_more_than_the_limit() -> None:
 
     def work() -> None:
         for _ in range(8):
-            slot = acquire_slot(owner, noted=set(), clock=at(None))
-            if slot is not None:
-                with lock:
-                    holding.add(slot.token)
-                    most[0] = max(most[0], len(holding))
-                with lock:
-                    holding.discard(slot.token)
-                release_slots([slot])
+            taken = acquire_slots(owner, at_once, noted=set(), clock=at(None))
+            tokens = {slot.token for slot in taken}
+            assert len(taken) <= at_once
+            with lock:
+                holding.update(tokens)
+                most[0] = max(most[0], len(holding))
+            with lock:
+                holding.difference_update(tokens)
+            release_slots(taken)
 
     assert in_threads(*[work] * 6) == [None] * 6
     assert 1 <= most[0] <= 3

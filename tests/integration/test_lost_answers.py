@@ -14,7 +14,7 @@ from django.db import Error, OperationalError, connection
 from prx_email_django import signals, store
 from prx_email_django.limits.pauses import account_state, note_failure
 from prx_email_django.limits.refusals import note_refusals
-from prx_email_django.limits.slots import Slot, acquire_slot, release_slots
+from prx_email_django.limits.slots import Slot, release_slots
 from prx_email_django.models import (
     Account,
     AccountState,
@@ -29,6 +29,7 @@ from prx_email_django.store.db import retried
 from prx_email_django.store.reinstate import reinstate
 from prx_email_django.worker.recorder import Recorder
 from tests.support.factories import NOW, account, at, finish, fresh, lapse, lose, message, take, take_one
+from tests.support.slots import acquire_slot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

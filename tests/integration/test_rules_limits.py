@@ -10,7 +10,6 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.errors import InvalidMessage
 from prx_email_django.limits.pauses import account_state
-from prx_email_django.limits.slots import acquire_slot
 from prx_email_django.models import ConnectionSlot, OutboxMessage, RateWindow
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.memory import shared
@@ -25,6 +24,7 @@ from tests.support.factories import (
     message,
     take_one,
 )
+from tests.support.slots import acquire_slot
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("memory_transport")]
 

@@ -13,10 +13,11 @@ from django.db import transaction
 import prx_email_django as prx
 from prx_email_django import store
 from prx_email_django.limits import slots
-from prx_email_django.limits.slots import acquire_slot, release_slots
+from prx_email_django.limits.slots import release_slots
 from prx_email_django.models import Account, ConnectionSlot, Content, OutboxMessage
 from prx_email_django.transports.memory import shared
 from tests.support.factories import MEMORY, account, at, in_threads, mail
+from tests.support.slots import acquire_slot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -55,7 +56,7 @@ def test_a_lowered_maximum_is_not_exceeded_while_a_high_slot_is_in_use() -> None
 
 
 def test_a_lowered_maximum_is_not_exceeded_outside_transactions_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both count before either takes: two plain calls of ``acquire_slot`` on every engine."""
+    """Both count before either takes: two plain calls on every engine."""
     owner = account(max_connections=3)
     acquired = [acquire_slot(owner, noted=set(), clock=at(None)) for _ in range(3)]
     release_slots([slot for slot in acquired[:2] if slot])
