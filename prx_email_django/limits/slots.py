@@ -99,22 +99,24 @@ def acquire_slots(
     """
     release_doubtful(noted)
     found = _free_as_read(account)
-    if most == 1 and found and (found == 1 or not first_only) and (slots := _take(account, [found], noted, clock)):
-        return slots
+    if most == 1 and found and (found == 1 or not first_only) and (read := _take(account, [found], noted, clock)):
+        return read
     is_free = _slots(account, clock)
     wanted = min(most, account.max_connections - _held_slots(is_free))
     free = [number for number in range(1, account.max_connections + 1) if is_free.get(number, True)]
     if first_only:
         free = [number for number in free if number == 1]
-    slots = []
-    while free and len(slots) < wanted:
-        tried, free = free[: wanted - len(slots)], free[wanted - len(slots) :]
-        if new := [number for number in tried if number not in is_free]:
-            _make(account, new)
-        slots += _take(account, tried, noted, clock)
-    surplus = _surplus(account, is_free, clock) if slots else 0
-    kept = max(0, len(slots) - surplus)
-    _give_back(slots[kept:], noted)
+    slots: list[Slot] = []
+    # What one statement took is not lost where a later one fails: the next try releases it first.
+    with _abandoned_on_error(slot.token for slot in slots):
+        while free and len(slots) < wanted:
+            tried, free = free[: wanted - len(slots)], free[wanted - len(slots) :]
+            if new := [number for number in tried if number not in is_free]:
+                _make(account, new)
+            slots += _take(account, tried, noted, clock)
+        surplus = _surplus(account, is_free, clock) if slots else 0
+        kept = max(0, len(slots) - surplus)
+        _give_back(slots[kept:], noted)
     return slots[:kept]
 
 

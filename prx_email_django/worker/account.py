@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from itertools import takewhile
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.rules.clock import Clock
@@ -307,9 +306,13 @@ class AccountWorker:
     # Connecting and ending
 
     def _connect_more(self) -> None:
+        opened = False
         while not self.stop_reason and (wanted := self._wanted_connections()):
             if self.connections.retry_at or not self._open_connection(wanted):
-                return
+                break
+            opened = True
+        if opened:
+            self.connections.release_spare()  # slots that were taken together, and are not needed any more
 
     def _wanted_connections(self) -> int:
         """How many to open: the first at once, the others once it has greeted, as many as have work."""
@@ -318,8 +321,7 @@ class AccountWorker:
             return int(bool(self.prefetch.claims) or self.prefetch.may_find_some())
         if self.prefetch.probing or not self.connections.greeted:
             return 0
-        others = range(count, self.connections.most)
-        return sum(1 for _ in takewhile(lambda open_now: self.prefetch.wants_connection(open_now=open_now), others))
+        return self.prefetch.wanted_connections(open_now=count, most=self.connections.most)
 
     def _open_connection(self, wanted: int) -> bool:
         try:

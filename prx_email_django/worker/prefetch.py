@@ -82,15 +82,18 @@ class ClaimPrefetch:
         self._known_due = False
         return not self.is_empty()
 
-    def wants_connection(self, open_now: int) -> bool:
-        """Whether one more connection would have something to do.
+    def wanted_connections(self, *, open_now: int, most: int) -> int:
+        """How many more connections would have something to do, besides those that are open; at most ``most`` in all.
 
-        Where nothing more is to be claimed, only for what no other connection has taken.  Not for a message with
-        ``hold`` where a limit is reached: while it waited for a permit, connections were opened without end.
+        Where nothing more is to be claimed, only for what no connection has taken.  Not for a message with ``hold``
+        where a limit is reached: while it waited for a permit, connections were opened without end.
         """
+        wanted = len(self.claims) - open_now
         if self.is_empty():
-            return len(self.claims) > open_now and self.has_waiting()
-        return len(self.claims) > open_now or self.stopped_at_hold
+            wanted = min(wanted, self._ahead())
+        elif self.stopped_at_hold:
+            wanted = most - open_now
+        return max(0, min(wanted, most - open_now))
 
     def look_again(self) -> None:
         """Ask the source again: something may have become due, or was released."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -14,6 +15,8 @@ from prx_email_django import api
 from prx_email_django.limits import slots
 from prx_email_django.limits.slots import acquire_slots, release_slots
 from prx_email_django.models import AccountState, ConnectionSlot
+from prx_email_django.transports.base import ConnectionSettings
+from prx_email_django.worker.connections import TOKEN_POLL, Connections
 from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, at, backlog
 from tests.support.smtp_server import SmtpServer
@@ -72,6 +75,39 @@ def test_the_slots_of_many_connections_are_taken_together() -> None:
     assert len([sql for sql in statements if sql.startswith(f"SELECT {table}")]) <= 1
     assert len([sql for sql in statements if sql.startswith(f"UPDATE {table}") and "CASE" in sql]) == 2
     assert not ConnectionSlot.objects.filter(token__isnull=False).exists()
+
+
+def test_slots_that_were_taken_together_and_are_not_needed_are_free_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The access token is being fetched, say, once the second of four connections is open."""
+    real, release_spare = Connections.settings, Connections.release_spare
+    refused, released = threading.Event(), threading.Event()
+
+    def settings(self: Connections) -> ConnectionSettings | None:
+        if len(self) < 2:
+            return real(self)
+        refused.set()
+        self.retry_in(TOKEN_POLL)
+        return None
+
+    def release(self: Connections) -> None:
+        release_spare(self)
+        if refused.is_set():
+            released.set()
+
+    monkeypatch.setattr(Connections, "release_spare", release)
+    monkeypatch.setattr(Connections, "settings", settings)
+    with SmtpServer() as server:
+        backlog(account_on(server, max_connections=4), 30)
+        bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2)]
+        draining = Draining()
+        assert all(body.reached.wait(60) for body in bodies)
+        assert released.wait(60)
+        assert ConnectionSlot.objects.filter(token__isnull=False).count() == 2
+        for body in bodies:
+            server.release(body)
+        assert draining.outcome().sent == 30
 
 
 def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:

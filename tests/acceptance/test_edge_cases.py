@@ -222,18 +222,18 @@ def test_a_send_that_misses_its_deadline_pauses_before_it_releases_its_slot(
 
 
 @pytest.mark.parametrize("verb", ["drain", "send"])
-def test_a_slot_whose_commit_raised_after_it_was_made_is_released(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_whose_commit_raised_after_it_was_taken_is_released(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """SystemExit inside a driver's commit has this effect: the clean-up of Django raises ProgrammingError instead."""
-    make = slots._make
+    take = slots._take
 
-    def made_and_raised(*args: Any, **kwargs: Any) -> bool:
-        make(*args, **kwargs)
+    def taken_and_raised(*args: Any) -> None:
+        assert take(*args)
         raise ProgrammingError("can't change 'autocommit' now")
 
     with SmtpServer() as server:
         owner = account_on(server)
         backlog(owner, 1)
-        monkeypatch.setattr(slots, "_make", made_and_raised)
+        monkeypatch.setattr(slots, "_take", taken_and_raised)
         with pytest.raises(ProgrammingError):
             prx.drain() if verb == "drain" else prx.send(**mail(owner))
         assert not ConnectionSlot.objects.filter(token__isnull=False).exists()

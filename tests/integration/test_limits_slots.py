@@ -204,6 +204,37 @@ def test_a_slot_that_another_worker_takes_first_is_replaced_by_another(monkeypat
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("step", ["_take", "_surplus", "_give_back"])
+def test_what_one_statement_took_is_free_again_where_a_later_one_fails(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker counted it as held by others, and nobody used it until its lease ended."""
+    owner = account(max_connections=5)
+    release_slots(acquire_slots(owner, 5, noted=set(), clock=at()))
+    counted, real = slots._slots, getattr(slots, step)
+    calls: list[str] = []
+
+    def then_another_takes_one(*args: Any) -> Any:
+        found = counted(*args)
+        ConnectionSlot.objects.filter(number=2).update(token=uuid.uuid4(), expires_at=MINUTE + NOW)
+        return found
+
+    def fails(*args: Any) -> Any:
+        calls.append(step)
+        if len(calls) == (2 if step == "_take" else 1):
+            raise OperationalError("the database is away")
+        return real(*args)
+
+    noted: set[slots.Slot] = set()
+    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+        patch.setattr(slots, "_slots", then_another_takes_one)
+        patch.setattr(slots, step, fails)
+        acquire_slots(owner, 3, noted=noted, clock=at(NOW))
+    assert ConnectionSlot.objects.filter(token__isnull=False).count() > 1
+    assert [slot.number for slot in acquire_slots(owner, 5, noted=noted, clock=at(NOW))] == [1, 3, 4, 5]
+
+
+@pytest.mark.django_db
 def test_no_more_than_a_lowered_number_of_slots_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Number 5 was taken between the count and the taking, when the account had five connections."""
     owner = account(max_connections=5)

@@ -14,7 +14,7 @@ from django.db import Error, OperationalError, connection
 from prx_email_django import signals, store
 from prx_email_django.limits.pauses import account_state, note_failure
 from prx_email_django.limits.refusals import note_refusals
-from prx_email_django.limits.slots import Slot, release_slots
+from prx_email_django.limits.slots import Slot, acquire_slots, release_slots
 from prx_email_django.models import (
     Account,
     AccountState,
@@ -29,7 +29,6 @@ from prx_email_django.store.db import retried
 from prx_email_django.store.reinstate import reinstate
 from prx_email_django.worker.recorder import Recorder
 from tests.support.factories import NOW, account, at, finish, fresh, lapse, lose, message, take, take_one
-from tests.support.slots import acquire_slot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -215,17 +214,16 @@ def test_a_transaction_that_takes_too_long_is_no_absent_database() -> None:
 def test_a_slot_that_was_taken_in_doubt_is_free_for_others_once_another_is_taken() -> None:
     """It was blocked until its lease ended: its worker had the first slot, and knew alone that the second was free."""
     owner = account(max_connections=2)
-    others = acquire_slot(owner, noted=set(), clock=at())
-    assert others is not None
+    others, second = acquire_slots(owner, 2, noted=set(), clock=at())
+    release_slots([second])
 
     def first_becomes_free(error: Exception, absent: float) -> bool:
         release_slots([others])
         return True
 
     noted: set[Slot] = set()
-    with losing_answer("INSERT", "connectionslot") as lost, waiting_for_database(first_becomes_free):
-        taken = acquire_slot(owner, noted=noted, clock=at())
+    with losing_answer("UPDATE", "connectionslot") as lost, waiting_for_database(first_becomes_free):
+        (taken,) = acquire_slots(owner, 1, noted=noted, clock=at())
     assert lost
-    assert taken is not None
     assert noted == {taken}
     assert [row.token for row in ConnectionSlot.objects.exclude(token=None)] == [taken.token]

@@ -64,7 +64,7 @@ def test_a_lowered_maximum_is_not_exceeded_outside_transactions_either(monkeypat
     both = threading.Barrier(2)
     real, met = slots._take, threading.local()
 
-    def take(*args: Any, **kwargs: Any) -> bool:
+    def take(*args: Any, **kwargs: Any) -> list[slots.Slot]:
         if not getattr(met, "once", False):
             met.once = True
             both.wait(20)

@@ -129,10 +129,10 @@ def unknown_outcomes_are_not_counted() -> None:
 def holding_connects_for_ever() -> None:
     """A message with ``hold`` that waits for a permit opens one connection after another."""
 
-    def wants(self: prefetch.ClaimPrefetch, open_now: int) -> bool:
-        return len(self.claims) > open_now or self.stopped_at_hold
+    def wanted(self: prefetch.ClaimPrefetch, *, open_now: int, most: int) -> int:
+        return most - open_now if self.stopped_at_hold else max(0, min(len(self.claims), most) - open_now)
 
-    put(prefetch.ClaimPrefetch, "wants_connection", wants)
+    put(prefetch.ClaimPrefetch, "wanted_connections", wanted)
 
 
 def releases_are_not_counted() -> None:
