@@ -172,10 +172,13 @@ class ClaimPrefetch:
     def _wanted(self) -> int:
         if self.probing:
             return 0 if self.claims else 1
+        self._look_further()
         ahead = self._ahead()
-        if not self.stopped_at_hold:
-            self.lookahead.look_further(ahead)
         return 0 if self.lookahead.is_enough(ahead, self.unrendered) else self.lookahead.wanted(ahead)
+
+    def _look_further(self) -> None:
+        if not (self.probing or self.stopped_at_hold):
+            self.lookahead.look_further(self._ahead())
 
     def _ahead(self) -> int:
         """Messages that are claimed, and that no connection has taken."""
@@ -201,6 +204,7 @@ class ClaimPrefetch:
 
     def _take(self, batch: ClaimBatch, permits: Permits) -> None:
         """Take over what a claim under these permits took."""
+        self._look_further()  # a connection may have had nothing to do meanwhile
         self._take_over(batch.claims)
         claims = self.doubles.keep_back(batch.claims, waiting=self.waiting(), permits=permits.part(1))
         # At once: whatever goes wrong from here on, ``leave`` and ``fail`` release them.
