@@ -33,7 +33,7 @@ from prx_email_django.worker.token_keeper import transport
 
 logger = logging.getLogger("prx_email_django")
 
-#: Results of one group, per connection: three quarters of what may be accepted and unrecorded.
+#: Results of one group, per connection: half of what may be accepted and unrecorded, see ``ReadyQueue.take``.
 GROUP_PER_CONNECTION = 2
 #: Seconds between two looks at the queue: for other accounts, or while a waiting drain has nothing to do.
 POLL = 1.0
