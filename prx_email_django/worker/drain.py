@@ -178,14 +178,13 @@ class Drain:
             results.close()
 
     def _newcomers(self, loop: WorkerLoop) -> list[CurrentAccount]:
-        """Accounts that have become ready, looked up once a second: an account that waits delays no other."""
+        """Further accounts that have become ready, looked up once a second: an account that waits delays no other."""
         self.ready.barred |= {worker.account_id for worker in loop.workers if worker.stop_reason == FAILED}
         if monotonic() < self._look_at or self._should_stop() or self._budget(1) <= 0:
             return []
         self._look_at = monotonic() + POLL
         self._recover()
-        running = {worker.account_id for worker in loop.workers}
-        return [current for current in self.ready.look() if current.account.pk not in running]
+        return self.ready.look(running={worker.account_id for worker in loop.workers})
 
     def _budget(self, wanted: int) -> int:
         if self.limit is None:

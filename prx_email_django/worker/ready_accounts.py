@@ -56,8 +56,11 @@ class ReadyAccounts:
         #: Messages that are tried although their account is paused, by account.
         self._early_probes: dict[int, int] = {}
 
-    def look(self) -> list[CurrentAccount]:
-        """Look for active accounts that are not paused, have something due, and no limit that is used up."""
+    def look(self, *, running: Collection[int] = ()) -> list[CurrentAccount]:
+        """Look for active accounts that are not paused, have something due, and no limit that is used up.
+
+        Not for those that are ``running``: their own workers look for more.
+        """
         self.looked_at = monotonic()
         due = accounts_with_due(clock=self.clock) if self._asks_first() else None
         only = None if due is None or self._idle is None else due | self._idle.accounts()
@@ -66,12 +69,12 @@ class ReadyAccounts:
         is_paused_everywhere = self.outbox.is_paused(self.clock.now)
         candidates = [] if is_paused_everywhere else self.candidates(only)
         self._due = accounts_with_due(clock=self.clock) if due is None and len(candidates) > 1 else due
-        ready = [account for account in candidates if self._is_ready(account)]
+        ready = [account for account in candidates if account.pk not in running and self._is_ready(account)]
         if self._idle is not None:
             if only is None:
                 self._idle.is_alone = len(candidates) == 1
             unpaused = [account for account in candidates if not is_paused(known_state(account), now=self.clock.now)]
-            self._idle.review(unpaused, needed={account.pk for account in ready}, clock=self.clock)
+            self._idle.review(unpaused, needed={*running, *[account.pk for account in ready]}, clock=self.clock)
         return [
             CurrentAccount(account, outbox=self.outbox, early_probe=self._early_probes.get(account.pk))
             for account in ready
