@@ -85,8 +85,8 @@ def erased_while_they_are_sent() -> None:
 
 MUTATIONS = (
     (moved_messages_lose_their_results, "clerks", "KeyError", "680020"),
-    (moved_messages_stay, "clerks", "and went over", "680072"),
-    (the_rest_heeds_no_pause, "clerks", "stopped since", "680457"),
+    (moved_messages_stay, "clerks", "and went over", "680126"),
+    (the_rest_heeds_no_pause, "clerks", "stopped since", "680658"),
     (resuming_wakes_what_rests, "people", "although it was at rest", "680014"),
     (cancelled_while_they_are_sent, "clerks", "before the lease of", "680042"),
     (purged_while_they_wait, "clerks", "it was purged, and not over", "680017"),
