@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_accounts_that_are_worked_on_are_not_looked_at_again() -> None:
-    """Two statements for each of them, once a second, were a third of what a drain of 200 accounts asked."""
+    """Two statements for each of them, once a second, were a quarter of what a drain of 200 accounts asked."""
     first, second = account("first"), account("second")
     for owner in (first, second):
         backlog(owner, 1)
