@@ -167,6 +167,8 @@ class Connection:
 
     def take_or_listen(self, changed: Callable[[], None]) -> ClaimedMessage | None:
         """The next message; without one, ``changed`` is called when something has changed, or the slot runs out."""
+        if self._changed is None and (message := self.take()) is not None:
+            return message
         self._listen(changed)  # before the last look, see ``ReadyQueue.waiting``
         message = self.take()
         if message is None and self.slot.remaining() <= 0:

@@ -44,6 +44,20 @@ def is_answered(transaction: MailTransaction) -> bool:
     return len(transaction.replies) == len(transaction.commands) or last == 421 or last // 100 == 3
 
 
+def judge_usual(transaction: MailTransaction) -> Outcome | None:
+    """Judge an answered transaction as ``judge_answered`` does, where the server took it for all its recipients.
+
+    None: a reply is another one.
+    """
+    replies = transaction.replies
+    for reply in replies:
+        if reply.code >= 300:
+            return None
+    transaction.answers = replies[-1 - len(transaction.recipients) : -1]
+    transaction.any_accepted = True
+    return transaction.accepted(replies[-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What a transaction came to.

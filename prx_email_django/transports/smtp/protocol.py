@@ -90,17 +90,17 @@ class SmtpProtocol(asyncio.Protocol):
         if not self.replies:
             await self._wait(deadline)
 
-    async def go_on_while(self, go_on: Callable[[], bool]) -> None:
+    async def go_on_while(self, go_on: Callable[[], bool], deadline: float | None = None) -> None:
         """Call ``go_on`` when replies have come, and at ``wake``, until it returns False; raises what that raises.
 
         It is called where the bytes arrive: waking a task for each reply costs as much as all that a message needs.
-        The first reply must come within the timeout; ``go_on`` says by ``wait_until`` when the next one must.  It may
-        end at any moment: the caller goes on from where ``go_on`` was left.
+        The first reply must come by ``deadline`` (None: the timeout from now); ``go_on`` says by ``wait_until`` when
+        the next one must.  It may end at any moment: the caller goes on from where ``go_on`` was left.
 
         Raises:
             ConnectionLost: the deadline has passed, or the connection has ended.
         """
-        self.wait_until(None)
+        self.wait_until(deadline)
         if self.replies and (self.lost is not None or not go_on()):
             return
         self._go_on = go_on

@@ -1,8 +1,8 @@
 """Window of BDAT transactions (``chunked``): several messages of one connection are unanswered at once.
 
 A message is taken, begun and written in one step, so its ``may_write`` is asked immediately before its bytes are
-written.  Replies are read as they come; a session that must end begins no more messages, and reads the replies to those
-that it has begun.
+written.  Replies are read as they come, and where they arrive (``SmtpProtocol.go_on_while``); a session that must end
+begins no more messages, and reads the replies to those that it has begun.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from prx_email_django.transports.smtp.chunked import (
     group,
     is_answered,
     judge_answered,
+    judge_usual,
 )
 from prx_email_django.transports.smtp.session_state import MAX_REFUSALS, SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction_state import MailTransaction, give_back_untouched
@@ -73,21 +74,28 @@ class _Window:
         self.is_over = False
         #: The message that is taken and must go alone.
         self.alone: OutgoingMessage | None = None
-        #: Bytes of each unanswered message.
+        #: Bytes of each unanswered message, and of all of them.
         self._sizes: dict[MailTransaction, int] = {}
+        self._size = 0
 
     async def run(self) -> OutgoingMessage | None:
-        state = self.state
-        while True:
-            self._fill()
-            if not state.window:
-                if self.end is not None:
-                    raise SessionEnded(self.end)
-                if self.alone is not None or self.is_over or state.retired:
-                    alone, self.alone = self.alone, None
-                    return alone
-            await state.protocol.wait_for_event(self._deadline())
-            self._read()
+        protocol = self.state.protocol
+        while self._fill():
+            await protocol.go_on_while(self._go_on, self._deadline())
+            if protocol.replies:  # the connection has ended behind them
+                self._read()
+        if self.end is not None:
+            raise SessionEnded(self.end)
+        alone, self.alone = self.alone, None
+        return alone
+
+    def _go_on(self) -> bool:
+        """Read the replies that have come, and write further messages; False: nothing more is to be done here."""
+        self._read()
+        if not self._fill():
+            return False
+        self.state.protocol.wait_until(self._deadline())
+        return True
 
     def leave(self) -> None:
         """Give back what was taken and never written."""
@@ -95,12 +103,12 @@ class _Window:
             give_back_untouched(self.alone, self.state.feed, peer=self.state.peer)
 
     def _deadline(self) -> float:
-        return self.state.deadline(sum(self._sizes.values())) if self.state.window else math.inf
+        return self.state.deadline(self._size) if self.state.window else math.inf
 
     # Writing
 
-    def _fill(self) -> None:
-        """Begin messages while there is room for them, and write them at once."""
+    def _fill(self) -> bool:
+        """Begin messages while there is room, and write them at once; False: none is unanswered, and none will be."""
         state = self.state
         if not state.chunks:
             state.is_outdated = True
@@ -115,8 +123,11 @@ class _Window:
                 replies += count
                 state.window.append(transaction)
                 self._sizes[transaction] = len(data)
+                self._size += len(data)
         if begun:
             self._write(begun, replies)
+        is_over = self.end is not None or self.alone is not None or self.is_over or state.retired
+        return bool(state.window) or not is_over
 
     def _has_room(self) -> bool:
         """Whether one more message may be begun.
@@ -129,7 +140,7 @@ class _Window:
         most = state.found.window.size
         if state.refusals:
             most = min(most, max(1, MAX_REFUSALS - state.refusals))
-        return len(state.window) < most and sum(self._sizes.values()) < MAX_BYTES
+        return len(state.window) < most and self._size < MAX_BYTES
 
     def _take(self) -> OutgoingMessage | None:
         """The next message; None: there is none now, and ``wait_for_event`` ends when one arrives."""
@@ -184,8 +195,13 @@ class _Window:
 
     def _finish(self, transaction: MailTransaction) -> None:
         state = self.state
-        state.window.popleft()
-        del self._sizes[transaction]
+        self._size -= self._sizes.pop(state.window.popleft())
+        if (outcome := judge_usual(transaction)) is not None:
+            state.must_reset = False
+            state.completed += 1
+            state.found.window.note_completed()
+            state.feed.report(transaction.outgoing, outcome)
+            return
         logged_in = state.settings.auth_method != "none"
         judged = judge_answered(transaction, completed=state.completed > 0, logged_in=logged_in)
         state.refusals += count_refusals(transaction)
