@@ -33,8 +33,6 @@ from prx_email_django.worker.token_keeper import transport
 
 logger = logging.getLogger("prx_email_django")
 
-#: Results of one group, per connection: half of what may be accepted and unrecorded, see ``ReadyQueue.take``.
-GROUP_PER_CONNECTION = 2
 #: Seconds between two looks at the queue: for other accounts, or while a waiting drain has nothing to do.
 POLL = 1.0
 
@@ -153,8 +151,7 @@ class Drain:
                         under_way=loop.under_way,
                     )
                 )
-            connections = sum(worker.current.account.max_connections for worker in loop.workers)
-            results.group = max(1, GROUP_PER_CONNECTION * connections)
+            results.group = max(1, sum(worker.ready.group for worker in loop.workers))
 
         def tick() -> None:
             self._tick()

@@ -140,6 +140,11 @@ class ReadyQueue:
         return self.taken - self.reported
 
     @property
+    def group(self) -> int:
+        """Results that are recorded together: half of what may be accepted and unrecorded, see ``take``."""
+        return max(1, (3 + self.found.in_flight) * self.max_connections // 2)
+
+    @property
     def ready_bytes(self) -> int:
         """Bytes that wait for a connection."""
         return self.pushed_bytes - self.taken_bytes
@@ -166,14 +171,15 @@ class ReadyQueue:
         """Network: the next message.
 
         None also where too much is accepted and unrecorded: a kill then copies at most (4 + window) × connections
-        messages; the window is 1 where messages go by DATA, and at most ``max_in_flight``.
+        messages; the window is 1 where messages go by DATA, and at most ``max_in_flight``.  Of these, so many are
+        unrecorded that each connection may have one unanswered.
         """
         if not self.ready or self.stopped:
             return None
         unrecorded = self.accepted - self.recorded  # not in the database yet: a kill would send them again
         most, in_flight = self.max_connections, self.taken - self.reported
         most_copies = (4 + self.found.in_flight) * most
-        if unrecorded >= 4 * most or unrecorded + in_flight >= most_copies:
+        if unrecorded >= most_copies - most or unrecorded + in_flight >= most_copies:
             return None
         if self.is_on_hold():
             return None

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 import prx_email_django as prx
-from prx_email_django.models import OutboxMessage
+from prx_email_django.models import AccountState, OutboxMessage
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import LATER, assert_all_sent, finish
 from tests.support.factories import account_on, backlog
@@ -74,9 +74,12 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
         assert not copies(server)
 
 
-def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() -> None:
-    with SmtpServer() as server:
+@pytest.mark.parametrize(("window", "most"), [(0, 10), (4, 16)], ids=["data", "chunking"])
+def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies(window: int, most: int) -> None:
+    """(4 + window) × connections, where the window of DATA is one."""
+    with SmtpServer(chunking=window > 0) as server:
         account = account_on(server, max_connections=2)
+        AccountState.objects.update_or_create(account=account, defaults={"window": window})
         backlog(account, 60)
         stalled = [server.on("final", stall=True, times=1) for _ in range(2)]  # one for each connection
         with Drainer() as drainer:
@@ -87,14 +90,13 @@ def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies() ->
                 for rule in stalled:
                     server.release(rule)
                 assert server.wait_for(8)
-                before = len(server.messages)
-                assert not server.wait_for(11, timeout=0.5), "too many messages were accepted and not recorded"
+                assert not server.wait_for(most + 1, timeout=0.5), "too many messages were accepted and not recorded"
                 drainer.kill()
         server.clear()
         assert server.wait_closed()
         assert_all_sent(60, at=finish())
-        assert before >= 8
-        assert_known_copies(server, bound=10)
+        assert_known_copies(server, bound=most)
+        assert bool(server.lines("BDAT")) == (window > 0)
 
 
 def test_random_kills_lose_nothing_and_copy_little() -> None:

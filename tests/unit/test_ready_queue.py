@@ -56,10 +56,21 @@ def test_server_that_bears_no_window_bounds_as_with_data() -> None:
     assert take_all(queue) == 5 * CONNECTIONS
 
 
-def test_four_unrecorded_for_each_connection_stop_the_next_body() -> None:
+@pytest.mark.parametrize(("window", "each"), [(1, 4), (4, 7), (32, 35)])
+def test_unrecorded_results_leave_room_for_one_body_on_each_connection(window: int, each: int) -> None:
     queue = filled()
-    queue.found.remember(32, most=32)
-    for _ in range(4 * CONNECTIONS):
-        queue.take()
+    queue.found.remember(window, most=32)
+    for _ in range(each * CONNECTIONS):
+        assert queue.take() is not None
         queue.heard(Outcome(Ending.ACCEPTED))
     assert queue.take() is None
+    queue.recorded += 1
+    assert queue.take() is not None
+
+
+@pytest.mark.parametrize(("window", "group"), [(0, 6), (1, 6), (4, 10), (32, 52)])
+def test_half_of_what_may_be_unrecorded_is_a_group(window: int, group: int) -> None:
+    """The other half is sent while the database writes it."""
+    queue = filled()
+    queue.found.remember(window, most=32)
+    assert queue.group == group

@@ -11,7 +11,7 @@ import pytest
 
 from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.base import OutgoingMessage
-from prx_email_django.transports.smtp import transaction
+from prx_email_django.transports.smtp import transaction, window
 from prx_email_django.transports.smtp.protocol import SmtpProtocol
 from tests.support.outgoing_messages import BODY, ListFeed, outgoing, outgoing_messages, transmit
 from tests.support.smtp_server import SmtpServer
@@ -36,14 +36,24 @@ ODD_REPLIES: dict[str, dict[str, Any]] = {
 }
 
 
-def seen(stage: str, nth: int, odd: str, *, usual: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """What a session of eight messages comes to, by the shorter way or without it."""
-    with SmtpServer() as server, monkeypatch.context() as patch:
+def without_usual_way(patch: pytest.MonkeyPatch) -> None:
+    """Let coroutines alone do everything, and judge each reply by itself."""
+    patch.setattr(transaction, "_go_on", lambda _: False)
+    patch.setattr(window._Window, "_go_on", lambda _: False)
+    patch.setattr(window, "judge_usual", lambda _: None)
+
+
+def seen(
+    stage: str, nth: int, odd: str, *, usual: bool, monkeypatch: pytest.MonkeyPatch, in_flight: int = 0
+) -> tuple[Any, ...]:
+    """What a session of eight messages comes to, by the shorter way or without it; ``in_flight``: by BDAT."""
+    with SmtpServer(chunking=in_flight > 0) as server, monkeypatch.context() as patch:
         if not usual:
-            patch.setattr(transaction, "_go_on", lambda _: False)
+            without_usual_way(patch)
         server.on(stage, nth=nth, **ODD_REPLIES[odd])
         messages = [outgoing(number, f"a{number}@example.org", f"b{number}@example.org") for number in range(1, 9)]
-        feed, end = transmit(server, messages, pipelining="full")
+        chunking: dict[str, Any] = {"pipelining": "chunked", "max_in_flight": in_flight, "window": in_flight}
+        feed, end = transmit(server, messages, **(chunking if in_flight else {"pipelining": "full"}))
         outcomes = {number: replace(outcome, peer="") for number, outcome in feed.outcomes.items()}
         return outcomes, feed.order, feed.left, end, [message.recipients for message in server.messages]
 
@@ -55,6 +65,18 @@ def seen(stage: str, nth: int, odd: str, *, usual: bool, monkeypatch: pytest.Mon
 def test_an_odd_reply_means_the_same(stage: str, nth: int, odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = seen(stage, nth, odd, usual=False, monkeypatch=monkeypatch)
     assert seen(stage, nth, odd, usual=True, monkeypatch=monkeypatch) == expected
+
+
+@pytest.mark.parametrize("odd", ODD_REPLIES)
+@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize(
+    ("stage", "nth"), [("rset", 2), ("mail", 5), ("rcpt", 9), ("rcpt", 10), ("final", 1), ("final", 5)]
+)
+def test_an_odd_reply_in_a_window_means_the_same(
+    stage: str, nth: int, odd: str, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = seen(stage, nth, odd, usual=False, monkeypatch=monkeypatch, in_flight=in_flight)
+    assert seen(stage, nth, odd, usual=True, monkeypatch=monkeypatch, in_flight=in_flight) == expected
 
 
 class LateFeed(ListFeed):
@@ -97,6 +119,13 @@ def test_usual_replies_wake_no_task(server: SmtpServer, waits: list[object]) -> 
     feed, _ = transmit(server, outgoing_messages(50), pipelining="full")
     assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
     assert len(waits) < 10
+
+
+def test_usual_replies_in_a_window_wake_no_task(waits: list[object]) -> None:
+    with SmtpServer(chunking=True) as server:
+        feed, _ = transmit(server, outgoing_messages(50), pipelining="chunked", max_in_flight=4, window=4)
+        assert {outcome.ending for outcome in feed.outcomes.values()} == {Ending.ACCEPTED}
+        assert len(server.lines("BDAT")) == 50 and len(waits) < 10
 
 
 @pytest.mark.parametrize("pipelining", ["envelope", "full"])
