@@ -22,18 +22,22 @@ from benchmark.measurement import Result, Task
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A module to run, and its name in the table."""
+    """A module to run, and its name in the table.
+
+    ``gains``: it sends in another way where the server offers CHUNKING; or it is what the others are compared with.
+    """
 
     name: str
     module: str
     tuned: bool = False
     #: Of all messages: a slow one would take most of the time.
     share: float = 1.0
+    gains: bool = False
 
 
 CANDIDATES = [
-    Candidate("prx_email_django", "run_ours"),
-    Candidate(BARE, "run_aiosmtplib"),
+    Candidate("prx_email_django", "run_ours", gains=True),
+    Candidate(BARE, "run_aiosmtplib", gains=True),
     Candidate("post_office, as it comes", "run_post_office"),
     Candidate("post_office, 2 processes", "run_post_office", tuned=True),
     Candidate("django-mailer, as it comes", "run_mailer", share=0.1),
@@ -55,9 +59,10 @@ def measure(candidate: Candidate, task: Task, *, interpreter: str, sink: environ
 def compare(
     title: str, task: Task, options: argparse.Namespace, *, interpreter: str, sink: environment.Sink
 ) -> report.Table:
-    """Measure all candidates in turn, ``--repeats`` times; return the table."""
+    """Measure the candidates in turn, ``--repeats`` times; return the table."""
+    others = [each for each in CANDIDATES if each.gains or not isinstance(sink, environment.ChunkingSink)]
     results = candidates.in_turn(
-        {each.name: each for each in CANDIDATES if each.name == BARE or options.only in each.name},
+        {each.name: each for each in others if each.name == BARE or options.only in each.name},
         lambda candidate: measure(candidate, task, interpreter=interpreter, sink=sink),
         title=title,
         repeats=options.repeats,
@@ -103,6 +108,11 @@ def run(options: argparse.Namespace) -> list[str]:
         if near.messages:
             title = f"loopback, {near.connections} connections, {near.messages} messages, {DATABASES[options.database]}"
             tables["bench-near"] = compare(title, near, options, interpreter=interpreter, sink=sink)
+            chunking = environment.ChunkingSink(folder)
+            with chunking.running():
+                task = replace(near, port=chunking.port)
+                title = f"{title}, a server with CHUNKING"
+                tables["bench-chunking"] = compare(title, task, options, interpreter=interpreter, sink=chunking)
         if options.delayed_messages:
             port = stack.enter_context(environment.delaying_proxy(sink.port, options.round_trip / 2000))
             far = replace(near, messages=options.delayed_messages, connections=options.delayed_connections, port=port)

@@ -58,27 +58,41 @@ class Sink:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        self._counters = folder / "sink"
+        self._counters = folder / f"sink_{self.port}"
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run the sink during the block."""
+        """Run the sink during the block.
+
+        Raises:
+            Missing: it is not installed, or did not start.
+        """
+        with self._counters.open("wb") as out:
+            process = subprocess.Popen(self._command(), stdout=out, stderr=out, env=variables())
+        with ended(process):
+            wait_for_port(self.port, process)
+            yield
+
+    def _command(self) -> list[str]:
         found = shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if found is None:
             raise Missing("smtp-sink is missing; it comes with Postfix: apt-get install postfix")
         # Started by root, smtp-sink demands another user.
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        with self._counters.open("wb") as out:
-            process = subprocess.Popen([found, *user, "-c", f"127.0.0.1:{self.port}", "256"], stdout=out, stderr=out)
-        with ended(process):
-            wait_for_port(self.port, process)
-            yield
+        return [found, *user, "-c", f"127.0.0.1:{self.port}", "256"]
 
     @property
     def messages(self) -> int:
         """Messages accepted so far."""
         counts = re.findall(rb"mesg=(\d+)", self._counters.read_bytes())
         return int(counts[-1]) if counts else 0
+
+
+class ChunkingSink(Sink):
+    """A sink of our own that offers CHUNKING, as most servers do (``chunking_sink``)."""
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmark.chunking_sink", str(self.port)]
 
 
 @contextmanager
