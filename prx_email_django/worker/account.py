@@ -127,9 +127,9 @@ class AccountWorker:
             self.stop("paused")
         if not self.stop_reason:
             self._connect_more()
-        if self.prefetch.render():
+        if self.prefetch.rendering.render():
             self._wake_connections()
-        if self.prefetch.lookahead.goes_on() or self.prefetch.may_render():
+        if self.prefetch.lookahead.goes_on() or self.prefetch.rendering.may_render():
             self.results.wake()  # for the next step, after what has come back is recorded
         self._finish_if_idle()
 

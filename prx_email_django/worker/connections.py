@@ -1,8 +1,8 @@
-"""The connections of one account within a drain: slots, tokens, settings, and the time of the next try."""
+"""The connections of one account in a drain: settings, tokens and the time of the next try; slots: ``held_slots``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
@@ -10,13 +10,7 @@ from time import monotonic
 from django.utils.translation import override
 
 from prx_email_django.conf.references import SecretAbsent
-from prx_email_django.limits.slots import (
-    Slot,
-    accounts_with_free_slot,
-    release_doubtful,
-    release_slots,
-    slots_or_obstacle,
-)
+from prx_email_django.limits.slots import Slot, accounts_with_free_slot
 from prx_email_django.models import Account
 from prx_email_django.models.account_validation import connection_problem
 from prx_email_django.models.encrypted import DecryptionFailed
@@ -29,6 +23,7 @@ from prx_email_django.states import ErrorCode
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, IdleSession, Transport
 from prx_email_django.worker.connection import Connection, Listener
 from prx_email_django.worker.current import CurrentAccount
+from prx_email_django.worker.held_slots import HeldSlots
 from prx_email_django.worker.idle import IdleConnection, IdleConnections
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.queues import ReadyQueue, ResultQueue
@@ -78,12 +73,7 @@ class Connections:
         #: The account, as it was read when nothing was found that keeps it from connecting.
         self._usable: Account | None = None
         self._all: set[Connection] = set()
-        #: The slots that this worker holds; a slot without a connection waits for the next connection.
-        self._slots: set[Slot] = set()
-        #: Those of closed connections, which are about to be released.
-        self._dropped: set[Slot] = set()
-        #: Slots that were asked for.  They may be held too, if the drain ended while it took them.
-        self._noted: set[Slot] = set()
+        self._slots = HeldSlots(current, clock=clock)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -153,9 +143,9 @@ class Connections:
         ``wanted``: how many the caller is about to open; their slots are taken together.
         """
         kept = self._take_kept(settings)
-        slot = kept.slot if kept is not None else self._slot(wanted)
-        if slot is None:
-            self.most = len(self) or self.most
+        slot = kept.slot if kept is not None else self._slots.take(wanted, used=self._used_slots())
+        if isinstance(slot, Obstacle):
+            self.obstacle, self.most = slot, len(self) or self.most
             return False
         connection = Connection(slot, ready=self.ready, results=self.results, listener=listener, idle=kept)
         connection.account, connection.token = self.current.account, settings.token
@@ -181,37 +171,13 @@ class Connections:
             self.retry_in(TOKEN_POLL)
         return token
 
-    # Slots
-
     def keep(self, slot: Slot) -> None:
         """Take over a slot that the caller has acquired, for the one connection that it needs."""
         self._slots.add(slot)
         self.most = 1
 
-    def _slot(self, wanted: int) -> Slot | None:
-        account = self.current.account
-        for slot in self._spare():
-            if slot.has_time_left() and slot.number <= account.max_connections:
-                return slot
-            self._release([slot])
-        heeds = self.current.heeds_pause and self.current.early_probe is None
-        heeding = self.current.state if heeds else None
-        fresh = slots_or_obstacle(account, wanted, noted=self._noted, clock=self.clock, heeding=heeding)
-        if isinstance(fresh, Obstacle):
-            self.obstacle = fresh
-            return None
-        self._slots.update(fresh)
-        return fresh[0]
-
-    def _spare(self) -> set[Slot]:
-        return self._slots.difference(connection.slot for connection in self._all)
-
-    def _release(self, slots: Iterable[Slot]) -> None:
-        released = list(slots)
-        if released:
-            release_slots(released)
-            self._slots.difference_update(released)
-            self._noted.difference_update(released)
+    def _used_slots(self) -> list[Slot]:
+        return [connection.slot for connection in self._all]
 
     # Closing
 
@@ -241,12 +207,11 @@ class Connections:
     def drop(self, connection: Connection) -> None:
         """Forget a closed connection; ``release_dropped`` releases its slot."""
         self._all.discard(connection)
-        self._dropped.add(connection.slot)
+        self._slots.drop(connection.slot)
 
     def release_dropped(self) -> None:
         """Release the slots of the connections that were dropped."""
-        self._release(self._dropped & self._slots)
-        self._dropped.clear()
+        self._slots.release_dropped()
 
     def may_keep_one(self) -> bool:
         """Whether the loop may keep one connection: another slot stays free, and the server is not short of them."""
@@ -260,8 +225,7 @@ class Connections:
             kept = IdleConnection(session, slot=connection.slot)
             self.idle.put(self.current.account.pk, kept, clock=self.clock)
         self._all.discard(connection)
-        self._slots.discard(connection.slot)
-        self._noted.discard(connection.slot)
+        self._slots.give_away(connection.slot)
 
     def retire(self, connection: Connection) -> None:
         """Forget a connection that ended in good order, and keep its slot for the next connection."""
@@ -290,15 +254,14 @@ class Connections:
 
     def release_spare(self) -> None:
         """Release the slots that no connection has, also those that may have been taken although it raised."""
-        self._release(self._spare())
-        release_doubtful(self._noted)
+        self._slots.release_spare(used=self._used_slots())
 
     def leave(self) -> None:
         """Release everything that other workers may wait for, after the network was closed."""
         try:
             self.tokens.abandon()
         finally:
-            self._release(self._slots | self._noted)
+            self._slots.release_all()
 
 
 def _unable(

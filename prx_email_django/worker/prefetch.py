@@ -1,4 +1,4 @@
-"""Claims of one account within a drain: claiming, rendering and releasing; how far ahead: ``lookahead``."""
+"""Claims of one account within a drain: claiming and releasing; how far ahead: ``lookahead``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,12 @@ from prx_email_django.worker.outgoing import ClaimedMessage
 from prx_email_django.worker.permits import AccountPermits
 from prx_email_django.worker.queues import ReadyQueue
 from prx_email_django.worker.recorder import Recorder
+from prx_email_django.worker.render_ahead import RenderAhead
 from prx_email_django.worker.under_way import Work
-
-#: Bytes that may be rendered ahead.  If nothing is rendered, one message is, whatever its size.
-RENDER_AHEAD = 4 * 1024 * 1024
-#: Messages that are rendered in one step, per connection.  Meanwhile no result is recorded, and no more than four
-#: results per connection may wait: long steps made the connections wait.
-RENDER_AT_ONCE = 4
 
 
 class ClaimPrefetch:
-    """Claims and renders for the connections of one account, as far ahead as they need and as limits allow."""
+    """Claims for the connections of one account, as far ahead as they need and as limits allow."""
 
     def __init__(self, current: CurrentAccount, *, source: ClaimSource, clock: Clock, recorder: Recorder) -> None:
         self.current = current
@@ -52,7 +47,10 @@ class ClaimPrefetch:
         self._unadmitted: list[Claim] = []
         #: Of the claims, what is not rendered yet.
         self.unrendered: deque[ClaimedMessage] = deque()
-        #: Of these, what waits for new permits: those that it had ended before its MAIL.
+        self.rendering = RenderAhead(
+            self.unrendered, self.ready, recorder=recorder, permits=self.permits, forget=self.forget
+        )
+        #: Of the claims, what waits for new permits: those that it had ended before its MAIL.
         self.without_permits: list[ClaimedMessage] = []
         #: Does the rest of a claim once it has its result; None: each claim is waited for.
         self.follow: Callable[[Work], None] | None = None
@@ -246,36 +244,7 @@ class ClaimPrefetch:
             self.recorder.release([double])
             self.look_again()
 
-    # Rendering and giving back
-
-    def render(self) -> bool:
-        """Render some messages ahead; True: the ready queue has a new message."""
-        rendered: list[ClaimedMessage] = []
-        size = self.ready.ready_bytes
-        most = RENDER_AT_ONCE * self.current.account.max_connections
-        try:
-            while (
-                self.unrendered and len(rendered) < most and (size < RENDER_AHEAD or not (self.ready.ready or rendered))
-            ):
-                message = self.unrendered[0]
-                failure = message.render()
-                if failure is None:
-                    size += len(message.body)
-                    rendered.append(message)
-                else:
-                    self.recorder.release_permits(message.permits)
-                    self.recorder.failed(message.claim, failure)
-                    self.forget(message)
-                self.unrendered.popleft()
-        finally:  # an unexpected error must not lose the messages that were rendered before it
-            self.ready.push(rendered)
-        if rendered:
-            self.permits.used()
-        return bool(rendered)
-
-    def may_render(self) -> bool:
-        """Whether a message is claimed that may be rendered now."""
-        return bool(self.unrendered) and (self.ready.ready_bytes < RENDER_AHEAD or not self.ready.ready)
+    # Giving back
 
     def has_waiting(self) -> bool:
         """Whether a connection has something to take, now or once it is rendered."""

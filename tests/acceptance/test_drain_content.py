@@ -11,7 +11,7 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.models import ConnectionSlot, DeliveryAttempt, OutboxMessage, Recipient
 from prx_email_django.store.claims import TEXT_LIMIT
-from prx_email_django.worker.prefetch import RENDER_AHEAD
+from prx_email_django.worker.render_ahead import RENDER_AHEAD
 from tests.acceptance.drainer import Drainer
 from tests.support.factories import account_on, backlog
 from tests.support.smtp_server import SmtpServer

@@ -85,6 +85,6 @@ def test_a_connection_that_becomes_idle_during_a_claim_doubles_what_is_claimed_a
     monkeypatch.setattr(source, "claim", while_connections_send_all)
     for sent in (24, 16, 0):
         prefetch.claim_more(8)
-        prefetch.render()
+        prefetch.rendering.render()
         send(sent)
     assert asked == [32, 64 - 32 - 8, 64 - 8], "eight were left when the later claims began, one for each connection"

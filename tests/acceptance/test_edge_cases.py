@@ -22,7 +22,7 @@ from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
 from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert import insert_many
-from prx_email_django.worker import connections as worker_connections
+from prx_email_django.worker import held_slots
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually
 from tests.support.factories import SECOND, account, account_on, at, backlog, mail
@@ -209,13 +209,13 @@ def test_a_send_that_misses_its_deadline_pauses_before_it_releases_its_slot(
         AccountState.objects.filter(account=owner).update(connection_failures=2)
         stalled = server.on("greeting", stall=True)
         paused: list[bool] = []
-        real = worker_connections.release_slots
+        real = held_slots.release_slots
 
         def release(released: list[Slot]) -> None:
             paused.append(is_paused(account_state(owner), now=base.database_now()))
             real(released)
 
-        monkeypatch.setattr(worker_connections, "release_slots", release)
+        monkeypatch.setattr(held_slots, "release_slots", release)
         assert prx.send(**mail(owner)).status == "failed"
         server.release(stalled)
         assert paused == [True]

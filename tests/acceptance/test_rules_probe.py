@@ -18,7 +18,7 @@ from prx_email_django.models import Account, AccountState, ConnectionSlot, Outbo
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import is_paused
 from prx_email_django.store import db as base
-from prx_email_django.worker import connections as worker_connections
+from prx_email_django.worker import held_slots
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.support.factories import SECOND, account_on, at, backlog, in_threads, mail
 from tests.support.slots import acquire_slot
@@ -117,14 +117,14 @@ def test_a_pause_is_written_before_the_slot_of_the_probe_is_released(
             monkeypatch.setattr(ClaimPrefetch, "claim_more", lambda self, connections: bool(server.hang_up()) or True)
         else:
             server.on(stage, drop=True)
-        real = worker_connections.release_slots
+        real = held_slots.release_slots
         paused: list[bool] = []
 
         def release(released: list[Slot]) -> None:
             paused.append(is_paused(account_state(owner), now=base.database_now()))
             real(released)
 
-        monkeypatch.setattr(worker_connections, "release_slots", release)
+        monkeypatch.setattr(held_slots, "release_slots", release)
         prx.drain()
         assert paused
         assert all(paused)

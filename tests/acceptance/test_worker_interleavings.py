@@ -17,7 +17,7 @@ from prx_email_django.rules import clock as clocks
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.store import claims, lease
 from prx_email_django.store import db as base
-from prx_email_django.worker import connections, outgoing, permits, queues
+from prx_email_django.worker import held_slots, outgoing, permits, queues
 from prx_email_django.worker.account import AccountWorker
 from prx_email_django.worker.one_message import OneMessage
 from prx_email_django.worker.outgoing import ClaimedMessage
@@ -58,13 +58,13 @@ def test_a_pause_that_was_written_before_the_slot_was_taken_prevents_the_login(m
     with SmtpServer(users={"ann": "right"}) as server:
         owner = account_on(server, auth_method="password", user="ann", password="wrong")
         backlog(owner, 3)
-        real = connections.slots_or_obstacle
+        real = held_slots.slots_or_obstacle
 
         def after_a_pause(*args: Any, **options: Any) -> Any:
             note_failure(owner, Trouble.AUTH, "another worker was refused", clock=at(None))
             return real(*args, **options)
 
-        monkeypatch.setattr(connections, "slots_or_obstacle", after_a_pause)
+        monkeypatch.setattr(held_slots, "slots_or_obstacle", after_a_pause)
         assert prx.drain().claimed == 0
         assert not server.auth_attempts
 

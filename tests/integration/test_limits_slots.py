@@ -15,9 +15,8 @@ from prx_email_django.limits.slots import acquire_slots, release_slots, renew_sl
 from prx_email_django.models import Account, ConnectionSlot
 from prx_email_django.store import db as base
 from prx_email_django.store.db import worker_name
-from prx_email_django.worker.connections import Connections
 from prx_email_django.worker.current import CurrentAccount
-from prx_email_django.worker.queues import ReadyQueue
+from prx_email_django.worker.held_slots import HeldSlots
 from tests.support.factories import NOW, account, at, in_threads
 from tests.support.slots import acquire_slot
 
@@ -292,11 +291,8 @@ def test_many_workers_at_once_never_hold_more_than_the_limit(at_once: int) -> No
 def test_a_slot_whose_taking_was_in_doubt_is_released_without_a_further_connection() -> None:
     """The commit succeeded and its answer was lost: other workers waited a minute for a slot that nobody used."""
     owner = account(max_connections=1)
-    nothing: Any = None
     current = CurrentAccount(owner, outbox=None)
-    connections = Connections(
-        current, ready=ReadyQueue(1), clock=at(), network=nothing, results=nothing, transport=nothing
-    )
+    held = HeldSlots(current, clock=at())
 
     def answer_lost(execute: Any, sql: str, *arguments: Any) -> None:
         execute(sql, *arguments)
@@ -306,7 +302,7 @@ def test_a_slot_whose_taking_was_in_doubt_is_released_without_a_further_connecti
     acquire_slot(owner, noted=set(), clock=at())
     lapse()
     with connection.execute_wrapper(answer_lost), pytest.raises(OperationalError):
-        acquire_slot(owner, noted=connections._noted, clock=at())
+        acquire_slot(owner, noted=held._noted, clock=at())
     assert ConnectionSlot.objects.get().token
-    connections.release_spare()
+    held.release_spare(used=())
     assert ConnectionSlot.objects.get().token is None

@@ -29,7 +29,7 @@ from prx_email_django.store import (
     recover,
 )
 from prx_email_django.transports.smtp import reply_rules, session
-from prx_email_django.worker import connections, current, permits, prefetch, recorder, single, suspicion, trouble
+from prx_email_django.worker import current, held_slots, permits, prefetch, recorder, single, suspicion, trouble
 from tests.simulation import (
     ahead_mutations,
     begun_mutations,
@@ -95,7 +95,7 @@ def late_acceptances_are_forgotten() -> None:
 
 def slots_are_kept() -> None:
     """A worker does not give its slots back."""
-    replace_everywhere(slots.release_slots, lambda given: None, connections, single)
+    replace_everywhere(slots.release_slots, lambda given: None, held_slots, single)
 
 
 def one_permit_too_many() -> None:
