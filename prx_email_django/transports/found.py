@@ -54,7 +54,7 @@ class Window:
 
 
 class FoundOut:
-    """Used on the network's thread only.
+    """Used on the network's thread; the calling thread only asks for ``in_flight``.
 
     A way of writing ahead is tried by one connection; the others do without it until the server has answered that
     connection in step.  So a server that does not bear it costs an account one broken connection, not one for each.

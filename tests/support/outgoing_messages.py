@@ -124,6 +124,10 @@ class OpenFeed(ListFeed):
 
     def put(self, outgoing: OutgoingMessage) -> None:
         self._queue.append(outgoing)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the session look again, as a worker does for many reasons."""
         self._changed()
 
     def close(self) -> None:

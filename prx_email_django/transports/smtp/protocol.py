@@ -77,6 +77,8 @@ class SmtpProtocol(asyncio.Protocol):
         Raises:
             ConnectionLost: there is none, and none will come.
         """
+        if deadline is None and not self.replies:
+            deadline = self.time() + self._timeout
         while not self.replies:
             await self._wait(deadline)
         return self.replies.popleft()
@@ -263,7 +265,16 @@ class SmtpProtocol(asyncio.Protocol):
                 self._unexpected(replies, expected)
         if malformed is not None:
             self._malformed(malformed)
-        if replies:
+        if not replies:
+            return
+        if self._cleartext:
+            self._wake()
+        else:
+            # TLS may tell next, in the same turn of the loop, that the server has closed: nothing more is written then.
+            self._loop.call_soon(self._wake_for_replies)
+
+    def _wake_for_replies(self) -> None:
+        if self.replies:
             self._wake()
 
     def _malformed(self, error: MalformedReply) -> None:

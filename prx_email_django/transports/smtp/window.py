@@ -22,7 +22,7 @@ from prx_email_django.transports.smtp.chunked import (
     judge_answered,
     judge_usual,
 )
-from prx_email_django.transports.smtp.session_state import MAX_REFUSALS, SessionEnded, SessionState
+from prx_email_django.transports.smtp.session_state import MAX_REFUSALS, MIN_RATE, SessionEnded, SessionState
 from prx_email_django.transports.smtp.transaction_state import MailTransaction, give_back_untouched
 
 #: Bytes of messages that may be unanswered on one connection.  A larger message goes by DATA, when all before it are
@@ -77,6 +77,9 @@ class _Window:
         #: Bytes of each unanswered message, and of all of them.
         self._sizes: dict[MailTransaction, int] = {}
         self._size = 0
+        #: When the oldest of them must be answered.  A wake-up without a reply leaves it: connections are woken again
+        #: and again.
+        self._answered_by = math.inf
 
     async def run(self) -> OutgoingMessage | None:
         protocol = self.state.protocol
@@ -103,7 +106,8 @@ class _Window:
             give_back_untouched(self.alone, self.state.feed, peer=self.state.peer)
 
     def _deadline(self) -> float:
-        return self.state.deadline(self._size) if self.state.window else math.inf
+        # Where asyncio's buffer is full, there must be room by then.
+        return self._answered_by if self.state.window or self.state.protocol.is_paused else math.inf
 
     # Writing
 
@@ -113,7 +117,7 @@ class _Window:
         if not state.chunks:
             state.is_outdated = True
         begun: list[tuple[MailTransaction, bytes]] = []
-        replies = 0
+        replies, size_before = 0, self._size
         while self._has_room() and not state.retired and (outgoing := self._take()) is not None:
             if outgoing.alone or len(outgoing.body) > MAX_BYTES:
                 self.alone = outgoing
@@ -126,6 +130,10 @@ class _Window:
                 self._size += len(data)
         if begun:
             self._write(begun, replies)
+            if size_before:
+                self._answered_by += (self._size - size_before) / MIN_RATE
+            else:
+                self._answered_by = state.deadline(self._size)
         is_over = self.end is not None or self.alone is not None or self.is_over or state.retired
         return bool(state.window) or not is_over
 
@@ -143,7 +151,7 @@ class _Window:
         return len(state.window) < most and self._size < MAX_BYTES
 
     def _take(self) -> OutgoingMessage | None:
-        """The next message; None: there is none now, and ``wait_for_event`` ends when one arrives."""
+        """The next message; None: there is none now, and ``_go_on`` is called when one arrives."""
         state = self.state
         state.protocol.check()
         outgoing = state.feed.take_or_listen(state.protocol.wake)
@@ -185,11 +193,14 @@ class _Window:
         """Assign the replies that have come to the messages, in order."""
         state = self.state
         replies = state.protocol.replies
+        has_heard = bool(replies)
         while state.window and replies:
             transaction = state.window[0]
             transaction.replies.append(replies.popleft())
             if is_answered(transaction):
                 self._finish(transaction)
+        if has_heard:
+            self._answered_by = state.deadline(self._size)
         if not state.protocol.has_reply:
             state.protocol.check()
 

@@ -15,7 +15,7 @@ from prx_email_django.transports.base import ConnectError, ConnectionSettings
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.worker.token_keeper import connection_settings
 from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
-from tests.support.outgoing_messages import BODY, ListFeed, outgoing, settings_for
+from tests.support.outgoing_messages import BODY, ListFeed, OpenFeed, outgoing, outgoing_messages, settings_for, until
 from tests.support.smtp_server import SmtpServer
 
 
@@ -52,6 +52,53 @@ def test_final_reply_has_ten_minutes_and_the_time_of_its_size(
 
     run_on_fake_clock(main)
     assert feed.outcomes[1].ending is Ending.UNKNOWN
+
+
+@pytest.mark.parametrize("pipelining", ["chunked", "full"])
+def test_a_body_has_its_deadline_although_the_connection_is_woken_meanwhile(pipelining: str) -> None:
+    """A worker wakes its connections whenever it renews leases or records results: a silent server had no deadline."""
+    with SmtpServer(chunking=pipelining == "chunked") as server:
+        rule = server.on("final", nth=3, stall=True)
+
+        async def main(loop: FakeClockLoop) -> OpenFeed:
+            feed = OpenFeed(outgoing_messages(3))
+            options = {"pipelining": pipelining, "max_in_flight": 4, "window": 4, "final_timeout": 600.0}
+            session = await SmtpTransport().open(settings_for(server, **options))
+            running = asyncio.ensure_future(session.run(feed))
+            assert await asyncio.to_thread(rule.reached.wait, 60)
+            await until(lambda: len(feed.order) == 2)
+            for _ in range(29):
+                await loop.jump(20)
+                feed.wake()
+            assert not running.done(), "the deadline is too early"
+            await loop.jump(20.1)
+            assert running.done(), "the deadline is too late"
+            return feed
+
+        feed = run_on_fake_clock(main)
+    assert [feed.outcomes[number].ending for number in (1, 2, 3)] == [*[Ending.ACCEPTED] * 2, Ending.UNKNOWN]
+
+
+def test_each_further_message_of_a_window_has_the_time_of_its_size() -> None:
+    """Beside the ten minutes of the one before it: a connection that is fed slowly is not awaited for hours."""
+    body = b"0123456789abcd\r\n" * 32_768  # 0.5 MiB: 16 seconds
+    with SmtpServer(chunking=True) as server:
+        rule = server.on("final", stall=True)
+
+        async def main(loop: FakeClockLoop) -> None:
+            feed = OpenFeed([outgoing(1)])
+            options = {"pipelining": "chunked", "max_in_flight": 4, "window": 4, "final_timeout": 600.0}
+            session = await SmtpTransport().open(settings_for(server, **options))
+            running = asyncio.ensure_future(session.run(feed))
+            assert await asyncio.to_thread(rule.reached.wait, 60)
+            await loop.jump(500)
+            feed.put(outgoing(2, body=body))
+            await loop.jump(115)
+            assert not running.done(), "the deadline is too early"
+            await loop.jump(2)
+            assert running.done(), "the deadline is too late"
+
+        run_on_fake_clock(main)
 
 
 def test_three_timeouts_bound_the_opening_although_a_reply_comes_with_the_last_of_them() -> None:
