@@ -2,7 +2,8 @@
 
 Each measurement is its own process.  The candidates take turns, so that other load on the machine affects all of them.
 Compare numbers of one run of this program only, not of different machines.  ``--write`` puts the tables and plots into
-``docs/explanation/performance.md``; ``--smoke`` only shows that everything runs.
+``docs/explanation/performance.md``: those that were measured together, the one of CHUNKING by itself.  ``--smoke`` only
+shows that everything runs.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ CANDIDATES = [
 ]
 DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite", "mariadb": "MariaDB"}
 #: What ``--smoke`` measures: too little to say anything.
-SMOKE = {"repeats": 1, "messages": 100, "delayed_messages": 20, "queued": 50}
+SMOKE = {"repeats": 1, "messages": 100, "chunking_messages": 100, "delayed_messages": 20, "queued": 50}
 
 
 def measure(candidate: Candidate, task: Task, *, interpreter: str, sink: environment.Sink) -> Result:
@@ -77,6 +78,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each candidate (default 5)")
     parser.add_argument("--messages", type=int, default=12_000, help="on loopback (default 12000; 0: none)")
+    parser.add_argument(
+        "--chunking-messages", type=int, default=12_000, help="to a server with CHUNKING (default 12000; 0: none)"
+    )
     parser.add_argument("--connections", type=int, default=8, help="on loopback (default 8)")
     parser.add_argument("--delayed-messages", type=int, default=1000, help="over the proxy (default 1000; 0: none)")
     parser.add_argument("--delayed-connections", type=int, default=5, help="over the proxy (default 5)")
@@ -97,6 +101,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> list[str]:
     """Start the servers, make every comparison and return the tables as text."""
     tables: dict[str, report.Table] = {}
+    chunking: dict[str, report.Table] = {}
+    database_name = DATABASES[options.database]
     with ExitStack() as stack:
         interpreter = environment.python(options.database)
         folder = stack.enter_context(environment.folder())
@@ -106,13 +112,14 @@ def run(options: argparse.Namespace) -> list[str]:
         about = machine.describe(interpreter)
         near = Task(options.messages, options.connections, "127.0.0.1", sink.port, database)
         if near.messages:
-            title = f"loopback, {near.connections} connections, {near.messages} messages, {DATABASES[options.database]}"
+            title = f"loopback, {near.connections} connections, {near.messages} messages, {database_name}"
             tables["bench-near"] = compare(title, near, options, interpreter=interpreter, sink=sink)
-            chunking = environment.ChunkingSink(folder)
-            with chunking.running():
-                task = replace(near, port=chunking.port)
-                title = f"{title}, a server with CHUNKING"
-                tables["bench-chunking"] = compare(title, task, options, interpreter=interpreter, sink=chunking)
+        if options.chunking_messages:
+            offers = environment.ChunkingSink(folder)
+            stack.enter_context(offers.running())
+            task = replace(near, messages=options.chunking_messages, port=offers.port)
+            title = f"A server with CHUNKING, {near.connections} connections, {task.messages} messages, {database_name}"
+            chunking["bench-chunking"] = compare(title, task, options, interpreter=interpreter, sink=offers)
         if options.delayed_messages:
             port = stack.enter_context(environment.delaying_proxy(sink.port, options.round_trip / 2000))
             far = replace(near, messages=options.delayed_messages, connections=options.delayed_connections, port=port)
@@ -121,9 +128,11 @@ def run(options: argparse.Namespace) -> list[str]:
         if options.queued:
             task = replace(near, messages=options.queued)
             tables["bench-queue"] = enqueue.compare(task, repeats=options.repeats, interpreter=interpreter)
-    if options.write:
-        document.write("bench", about, tables)
-    return [*about, *(table.as_text() for table in tables.values())]
+    parts = {"bench": tables, "bench-chunking": chunking}
+    for part, written in parts.items():
+        if options.write and written:
+            document.write(part, about, written)
+    return [*about, *(table.as_text() for written in parts.values() for table in written.values())]
 
 
 if __name__ == "__main__":

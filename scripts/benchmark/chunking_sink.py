@@ -81,7 +81,8 @@ class Sink(asyncio.Protocol):
             # The bytes of a BDAT without a transaction are discarded too (RFC 3030 §2).
             self._verdict = ACCEPTED if self._has_sender else REFUSED
             return
-        self._has_sender = self._has_sender or verb == b"MAIL"
+        if verb in (b"MAIL", b"RSET"):
+            self._has_sender = verb == b"MAIL"
         self._is_data = verb == b"DATA"
         if verb == b"QUIT":
             print(f"mesg={Sink.messages}", flush=True)
