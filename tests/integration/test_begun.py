@@ -25,6 +25,7 @@ from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.network import Network
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from prx_email_django.worker.queues import ResultQueue
+from prx_email_django.worker.render_ahead import RenderAhead
 from tests.support.factories import account, backlog
 
 #: Not Django's proxy of it, which has attributes of its own.
@@ -374,15 +375,16 @@ def test_an_error_of_an_account_loses_no_signal_of_what_is_under_way(
     backlog(first, 150), backlog(second, 150)
     seen: list[int] = []
     told.append(lambda message: seen.append(message.pk))
-    render, broken = ClaimPrefetch.render, []
+    render, broken = RenderAhead.render, []
 
-    def breaks(prefetch: ClaimPrefetch) -> bool:
+    def breaks(rendering: RenderAhead) -> bool:
+        prefetch: Any = rendering.forget.__self__  # type: ignore[attr-defined]
         if not broken and prefetch.current.account.pk == first.pk and prefetch.is_recording():
             broken.append(True)
             raise RuntimeError("unexpected")
-        return render(prefetch)
+        return render(rendering)
 
-    monkeypatch.setattr(ClaimPrefetch, "render", breaks)
+    monkeypatch.setattr(RenderAhead, "render", breaks)
     begins = AccountWorker._begins_to_record
 
     def noted(worker: AccountWorker, messages: Any) -> bool:

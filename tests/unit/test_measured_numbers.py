@@ -50,3 +50,14 @@ def test_the_page_on_workers_shows_what_was_measured() -> None:
     assert sentence is not None
     speeds = [float(measured("defaults")[name][0]) for name in ("defaults", "max_in_flight=16")]
     assert list(map(float, sentence.groups())) == pytest.approx(speeds, abs=0.51)
+
+
+def test_the_readme_shows_what_was_measured_where_the_server_offers_chunking() -> None:
+    sentence = re.search(r"offers CHUNKING, .*? sends ([\d.]+) times\s+what plain aiosmtplib sends", prose("README.md"))
+    assert sentence is not None
+    (rows,) = [
+        rows
+        for rows in tables("docs/explanation/performance.md")
+        if len(rows) == 2 and rows[0][0] == "prx_email_django"
+    ]
+    assert float(sentence[1]) == pytest.approx(float(rows[0][3]), abs=0.051)
