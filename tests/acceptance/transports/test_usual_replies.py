@@ -46,12 +46,16 @@ def without_usual_way(patch: pytest.MonkeyPatch) -> None:
 def seen(
     stage: str, nth: int, odd: str, *, usual: bool, monkeypatch: pytest.MonkeyPatch, in_flight: int = 0
 ) -> tuple[Any, ...]:
-    """What a session of eight messages comes to, by the shorter way or without it; ``in_flight``: by BDAT."""
+    """What a session comes to, by the shorter way or without it.
+
+    Eight messages; with ``in_flight`` four by BDAT: how many of more were written when a connection ends is chance.
+    """
     with SmtpServer(chunking=in_flight > 0) as server, monkeypatch.context() as patch:
         if not usual:
             without_usual_way(patch)
         server.on(stage, nth=nth, **ODD_REPLIES[odd])
-        messages = [outgoing(number, f"a{number}@example.org", f"b{number}@example.org") for number in range(1, 9)]
+        count = 4 if in_flight else 8
+        messages = [outgoing(number + 1, f"a{number}@example.org", f"b{number}@example.org") for number in range(count)]
         chunking: dict[str, Any] = {"pipelining": "chunked", "max_in_flight": in_flight, "window": in_flight}
         feed, end = transmit(server, messages, **(chunking if in_flight else {"pipelining": "full"}))
         outcomes = {number: replace(outcome, peer="") for number, outcome in feed.outcomes.items()}
@@ -73,7 +77,7 @@ def test_an_odd_reply_means_the_same(stage: str, nth: int, odd: str, monkeypatch
 @pytest.mark.parametrize("odd", ODD_REPLIES)
 @pytest.mark.parametrize("in_flight", [1, 4])
 @pytest.mark.parametrize(
-    ("stage", "nth"), [("rset", 2), ("mail", 5), ("rcpt", 9), ("rcpt", 10), ("final", 1), ("final", 5)]
+    ("stage", "nth"), [("rset", 2), ("mail", 3), ("rcpt", 5), ("rcpt", 6), ("final", 1), ("final", 3)]
 )
 def test_an_odd_reply_in_a_window_means_the_same(
     stage: str, nth: int, odd: str, in_flight: int, monkeypatch: pytest.MonkeyPatch
