@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.output import Output
-
-PATIENCE = 60.0
+from tests.support.patience import PATIENCE
 
 
 class Drainer:

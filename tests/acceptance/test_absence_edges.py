@@ -27,7 +27,7 @@ from prx_email_django.worker.recorder import Recorder
 from tests.acceptance.test_database_away import end_session_of, session_id
 from tests.acceptance.workers import assert_all_sent, assert_each_once, outbox
 from tests.support.factories import account_on, at, backlog, mail, outcome, take
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread
 
@@ -86,7 +86,7 @@ def test_a_drain_that_is_ended_from_outside_does_not_wait_for_the_database(stage
             server.release(reached)
         assert statements.noticed.wait(PATIENCE)
         ended.set()
-        draining.join(15)
+        draining.join(PATIENCE)
         assert not draining.is_alive()
         with pytest.raises(SystemExit):
             draining.outcome()

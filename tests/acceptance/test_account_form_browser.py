@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from prx_email_django.models import Account
 from tests.acceptance.test_admin_browser import page
 from tests.integration import admin_rows as rows
+from tests.support.patience import PATIENCE
 
 __all__ = ["page"]
 
@@ -50,7 +51,7 @@ def scriptless(page: Page) -> Page:
     base: dict[str, Any] = {"storage_state": page.context.storage_state(), "java_script_enabled": False}
     origin = page.url.partition("/admin/")[0]
     other = browser.new_context(base_url=origin, **base).new_page()
-    other.set_default_timeout(60_000)
+    other.set_default_timeout(1000 * PATIENCE)
     return other
 
 

@@ -19,6 +19,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 import prx_email_django as prx
 from prx_email_django.models import OutboxMessage, Worker
 from tests.integration import admin_rows as rows
+from tests.support.patience import PATIENCE
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -105,7 +106,7 @@ class Canary:
     def __exit__(self, *error: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
 
     def _serve(self) -> None:
         while True:
@@ -120,7 +121,7 @@ class Canary:
 
     def _answer(self, connection: socket.socket, number: int) -> None:
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(60)
+            connection.settimeout(PATIENCE)
             line = connection.recv(1000).decode("latin-1").partition("\r\n")[0]
             with self._seen:
                 self.requests[number] = line or "(connected)"
@@ -130,7 +131,7 @@ class Canary:
     def wait_for(self, path: str) -> bool:
         """Wait for a request for this path; return whether it arrived."""
         with self._seen:
-            return self._seen.wait_for(lambda: any(path in line for line in self.requests), timeout=60)
+            return self._seen.wait_for(lambda: any(path in line for line in self.requests), timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -149,8 +150,8 @@ def page(live_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         page = browser.new_context(base_url=live_server.url).new_page()
-        page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
+        page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         page.goto("/admin/login/")
         page.fill("#id_username", "ada")
         page.fill("#id_password", "ada")
@@ -167,7 +168,7 @@ def wait_for_request_threads() -> None:
     """Wait for the server's threads, which close their database connections when the browser has ended."""
     for thread in threading.enumerate():
         if "process_request_thread" in thread.name:
-            thread.join(60)
+            thread.join(PATIENCE)
 
 
 def test_from_the_list_to_the_message_to_the_retry(page: Page) -> None:
@@ -251,7 +252,6 @@ def test_all_messages_of_one_reason_are_retried_with_three_clicks_from_the_index
 def test_each_question_of_a_night_is_answered_within_three_clicks(page: Page, size: tuple[int, int]) -> None:
     """From the dashboard: what the page says without a click is asserted first."""
     page.set_viewport_size({"width": size[0], "height": size[1]})
-    page.set_default_timeout(5000)
     account, other = rows.make_account("news"), rows.make_account("orders", port=1)
     rows.at_rest(account)
     doubtful = rows.unknown(other, to="bob@example.org")
@@ -271,12 +271,12 @@ def test_each_question_of_a_night_is_answered_within_three_clicks(page: Page, si
         return page.get_by_role("button", name="Search")
 
     page.goto(home)
-    expect(page.locator(".outbox-verdict")).to_contain_text("1 due, the oldest for", timeout=5000)
-    expect(page.locator(".outbox-causes")).to_contain_text("news is paused by keiko", timeout=5000)
-    expect(page.locator(".outbox-dashboard")).to_contain_text("web1:7", timeout=5000)
+    expect(page.locator(".outbox-verdict")).to_contain_text("1 due, the oldest for")
+    expect(page.locator(".outbox-causes")).to_contain_text("news is paused by keiko")
+    expect(page.locator(".outbox-dashboard")).to_contain_text("web1:7")
     first = page.locator("#result_list .field-number a").first
     answer(search(str(waiting.pk)), first)
-    expect(page.locator(".outbox-why")).to_contain_text("wrong price", timeout=5000)
+    expect(page.locator(".outbox-why")).to_contain_text("wrong price")
     answer(search("bob@example.org"), first)
     expect(page.locator(".outbox-timeline")).to_be_visible()
     assert f"/{doubtful.pk}/" in page.url
@@ -290,7 +290,7 @@ def test_each_question_of_a_night_is_answered_within_three_clicks(page: Page, si
     answer(page.locator(".outbox-reasons").get_by_role("button", name="Retry all 1"), go_on)
     assert not OutboxMessage.objects.filter(status="failed", next_attempt_at=None).exists()
     answer(page.get_by_role("link", name="orders").first, page.get_by_role("button", name="Check this account"))
-    expect(page.locator("#content")).to_contain_text("Check of the account orders", timeout=5000)
+    expect(page.locator("#content")).to_contain_text("Check of the account orders")
 
 
 #: Elements with a text or a button whose right or left side is out of the window.

@@ -13,6 +13,7 @@ from prx_email_django.worker.connection import Opened
 from prx_email_django.worker.connection_events import ConnectionEvents
 from tests.support.factories import account, account_on, mail
 from tests.support.fake_clock import MovableClock
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Sending
 
@@ -28,9 +29,9 @@ def attempt_after_deadline(sending: Sending, clock: MovableClock) -> DeliveryAtt
 
 def accept(silent: socket.socket) -> socket.socket:
     """Accept a connection, and wait for the first byte of the client."""
-    silent.settimeout(60)
+    silent.settimeout(PATIENCE)
     connection, _ = silent.accept()
-    connection.settimeout(60)
+    connection.settimeout(PATIENCE)
     assert connection.recv(1)
     return connection
 
@@ -45,7 +46,7 @@ def test_deadline_does_not_blame_the_network_for_a_server_that_falls_silent_late
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on(stage, stall=True)
         sending = Sending(**mail(account_on(server, auth_method="password", user="ann", password="s3cret-pass")))
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         attempt = attempt_after_deadline(sending, sends_clock)
         peer = f"127.0.0.1:{server.port}" + (" TLSv1.3" if stage == "auth" else "")
         assert (attempt.phase, attempt.peer) == (phase, peer)
@@ -64,7 +65,7 @@ def test_deadline_does_not_blame_a_handshake_for_a_silent_greeting(settings: Any
         settings.PRX_EMAIL = {"TLS_CA_FILE": server.ca_file}
         stalled = server.on("greeting", stall=True)
         sending = Sending(**mail(account_on(server)))
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         assert attempt_after_deadline(sending, sends_clock).phase == "connect"
         server.release(stalled)
 
@@ -86,7 +87,7 @@ def test_hang_up_before_the_message_is_taken_has_a_phase(monkeypatch: pytest.Mon
 
         def opened_and_lost(self: ConnectionEvents, event: Opened) -> None:
             server.hang_up()
-            self.connections.network.start(lost(event.session)).result(10)
+            self.connections.network.start(lost(event.session)).result(PATIENCE)
             real(self, event)
 
         async def lost(session: Any) -> None:

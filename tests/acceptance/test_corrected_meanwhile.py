@@ -10,7 +10,7 @@ import pytest
 import prx_email_django as prx
 from prx_email_django.models import Account, OutboxMessage
 from tests.support.factories import account_on, mail
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining, Sending
 

@@ -23,7 +23,7 @@ from tests.acceptance.test_qcluster import cluster, ended, queue, site
 from tests.acceptance.workers import Worker, assert_all_sent, assert_each_once, environment, eventually, outbox
 from tests.support.database_proxy import DatabaseProxy
 from tests.support.factories import backlog, mail
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread
 
@@ -235,7 +235,7 @@ def test_a_task_of_a_cluster_outlasts_an_absence(absence: Absence) -> None:
         moment.pass_by()
         assert eventually(lambda: NOTICED in worker.output)
         absence.come_back(drain_process)
-        assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == COUNT, timeout=30)
+        assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == COUNT)
         ended(worker)
         assert_each_once(server, COUNT)
 

@@ -27,6 +27,7 @@ from tests.acceptance.test_oauth_delivery import outbox as oauth_outbox
 from tests.acceptance.workers import Worker, environment, eventually
 from tests.support.factories import at as clock_at
 from tests.support.factories import in_threads
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,7 +61,11 @@ def dump() -> bytes:
     assert found, f"{tool} belongs to the client of this database"
     passwords = {"PGPASSWORD": values["PASSWORD"], "MYSQL_PWD": values["PASSWORD"]}
     return subprocess.run(
-        [found, *login, values["NAME"]], env={**os.environ, **passwords}, capture_output=True, check=True, timeout=60
+        [found, *login, values["NAME"]],
+        env={**os.environ, **passwords},
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
     ).stdout
 
 
@@ -222,10 +227,10 @@ def test_a_callers_open_transaction_and_a_changed_account_wait_for_nobody(server
         with transaction.atomic(using=outbox_alias()):
             prx.enqueue(**mail("shop"))
             inside.set()
-            assert done.wait(60)
+            assert done.wait(PATIENCE)
 
     def others() -> int:
-        assert inside.wait(60)
+        assert inside.wait(PATIENCE)
         with connection.cursor() as cursor:
             limit = (
                 "SET lock_timeout = '2s'" if connection.vendor == "postgresql" else "SET innodb_lock_wait_timeout = 2"

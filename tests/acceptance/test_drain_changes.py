@@ -28,6 +28,7 @@ from prx_email_django.worker.loop import WorkerLoop
 from tests.acceptance.workers import eventually, untouched
 from tests.support.factories import MEMORY, NOW, account, account_on, backlog, fresh, in_threads, mail, message
 from tests.support.fake_clock import MovableClock
+from tests.support.patience import PATIENCE
 from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining, Sending
@@ -123,18 +124,18 @@ def test_a_running_drain_heeds_a_lowered_number_of_connections(monkeypatch: pyte
         monkeypatch.setattr(current, "monotonic", clock)
         drain = threading.Thread(target=lambda: (prx.drain(), connections["default"].close()), daemon=True)
         drain.start()
-        assert all(reply.reached.wait(60) for reply in beginning)
+        assert all(reply.reached.wait(PATIENCE) for reply in beginning)
         assert server.max_open_connections == 3
         Account.objects.filter(pk=owner.pk).update(max_connections=1)
         clock.seconds = 1.1  # a drain reads the account again after a second, at the next connection
         for reply in beginning:
             server.release(reply)
-        assert middle.reached.wait(60)
+        assert middle.reached.wait(PATIENCE)
         assert eventually(lambda: server.open_connections == 1)
         server.max_open_connections = server.open_connections
         before = server.connections
         server.release(middle)
-        drain.join(60)
+        drain.join(PATIENCE)
         assert (len(server.messages), server.max_open_connections) == (60, 1)
         assert server.connections >= before + 15
 
@@ -169,7 +170,7 @@ def test_a_running_drain_stops_claiming_a_second_after_a_person_stops_the_accoun
         assert server.wait_for(20)
         halt(owner)
         before = len(server.messages)
-        drain.join(60)
+        drain.join(PATIENCE)
         assert not drain.is_alive()
         sent = len(server.messages)
         assert before <= sent < before + 60
@@ -189,7 +190,7 @@ def test_a_pause_by_a_person_stops_a_drain_that_is_under_way() -> None:
         rows = backlog(account, 60)
         stalled = server.on("final", stall=True, nth=2)
         draining = Draining()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         prx.pause_outbox(account, reason="stop")
         threading.Event().wait(1.1)  # a drain reads the pauses once a second
         server.release(stalled)
@@ -206,7 +207,7 @@ def test_a_password_that_a_person_corrects_during_a_drain_is_used_at_once() -> N
         backlog(account, 10)
         stalled = server.on("final", stall=True, nth=3)
         draining = Draining()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         server.users = {"ann": "new"}
         corrected = Account.objects.get()
         corrected.password = "new"
@@ -222,7 +223,7 @@ def claimed_again(server: SmtpServer) -> tuple[Rule, Draining]:
     stalled, pausing = server.on("final", nth=1, stall=True), server.on("final", nth=2, stall=True)
     backlog(account_on(server, max_connections=2), 100)
     draining = Draining()
-    assert stalled.reached.wait(60) and pausing.reached.wait(60)
+    assert stalled.reached.wait(PATIENCE) and pausing.reached.wait(PATIENCE)
     held = OutboxMessage.objects.filter(status="sending")
     tokens = list(held.values_list("claim_token", flat=True))
     held.update(status="pending", next_attempt_at=timezone.now())  # behind all others
@@ -321,7 +322,7 @@ def test_the_rest_of_a_message_that_is_moved_goes_over_its_new_account() -> None
         owner, other = account_on(server), account_on(elsewhere, name="other")
         beginning = server.on("final", stall=True, times=1)
         sending_one = Sending(**mail(owner, to=["a@x.org", "b@x.org", "c@x.org"]))
-        assert beginning.reached.wait(10)
+        assert beginning.reached.wait(PATIENCE)
         OutboxMessage.objects.update(account=other)
         server.release(beginning)
         assert sending_one.outcome().status == "failed"
@@ -340,7 +341,7 @@ def test_the_rest_of_a_message_that_is_sent_waits_for_the_end_of_a_pause(*, ever
         owner = account_on(server)
         beginning = server.on("final", stall=True, times=1)
         sending_one = Sending(**mail(owner, to=["a@x.org", "b@x.org", "c@x.org"]))
-        assert beginning.reached.wait(10)
+        assert beginning.reached.wait(PATIENCE)
         prx.pause_outbox(None if everything else owner, reason="a person asked")
         server.release(beginning)
         assert sending_one.outcome().status == "failed"

@@ -19,6 +19,7 @@ from prx_email_django.transports.base import ConnectionSettings
 from prx_email_django.worker.connections import TOKEN_POLL, Connections
 from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, at, backlog
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -30,7 +31,7 @@ def test_a_slot_is_released_within_two_seconds_of_a_quit_that_is_not_answered() 
         backlog(account_on(server, max_connections=1), 1)
         closing = server.on("quit", stall=True)
         draining = Draining()
-        assert closing.reached.wait(60)
+        assert closing.reached.wait(PATIENCE)
         since = monotonic()
         assert draining.outcome().sent == 1
         assert monotonic() - since < 30, "the drain waited for the reply to QUIT, which has a minute"
@@ -43,14 +44,14 @@ def test_one_connection_is_tried_first_and_the_others_once_it_has_greeted() -> N
         backlog(account_on(server, max_connections=3), 30)
         bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
-        assert all(body.reached.wait(60) for body in bodies)
+        assert all(body.reached.wait(PATIENCE) for body in bodies)
         greeting = server.on("greeting", stall=True)
         body = server.on("final", stall=True, connection=4, times=1)
         server.hang_up()
-        assert greeting.reached.wait(60)
+        assert greeting.reached.wait(PATIENCE)
         assert not server.wait_connections(5, timeout=0.5)
         server.release(greeting)
-        assert body.reached.wait(60) and server.wait_connections(5)
+        assert body.reached.wait(PATIENCE) and server.wait_connections(5)
         server.release(body)
         assert draining.outcome().sent == 27
 
@@ -102,8 +103,8 @@ def test_slots_that_were_taken_together_and_are_not_needed_are_free_for_others(
         backlog(account_on(server, max_connections=4), 30)
         bodies = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2)]
         draining = Draining()
-        assert all(body.reached.wait(60) for body in bodies)
-        assert released.wait(60)
+        assert all(body.reached.wait(PATIENCE) for body in bodies)
+        assert released.wait(PATIENCE)
         assert ConnectionSlot.objects.filter(token__isnull=False).count() == 2
         for body in bodies:
             server.release(body)
@@ -119,8 +120,8 @@ def test_an_idle_connection_is_closed_when_its_slot_runs_out(monkeypatch: pytest
         body = server.on("final", stall=True, nth=1)
         closing = server.on("quit", reply="221 2.0.0 bye")
         draining = Draining()
-        assert body.reached.wait(60) and server.wait_for(1)
-        assert closing.reached.wait(60), "the idle connection was not closed"
+        assert body.reached.wait(PATIENCE) and server.wait_for(1)
+        assert closing.reached.wait(PATIENCE), "the idle connection was not closed"
         assert draining.is_alive() and server.open_connections >= 1
         server.release(body)
         assert draining.outcome().sent == 2
@@ -146,7 +147,7 @@ def test_no_connection_is_opened_where_others_have_taken_every_message() -> None
         backlog(owner, 8)
         body = server.on("final", stall=True, connection=2, times=1)
         draining = Draining()
-        assert body.reached.wait(60) and server.wait_for(4)
+        assert body.reached.wait(PATIENCE) and server.wait_for(4)
         assert not server.wait_connections(3, timeout=0.5)
         server.release(body)
         assert draining.outcome().sent == 8 and server.connections == 2

@@ -19,6 +19,7 @@ from prx_email_django.worker import current
 from prx_email_django.worker.learning import Learning
 from tests.acceptance.workers import untouched
 from tests.support.factories import account, account_on, backlog
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -42,7 +43,7 @@ def test_a_stalled_account_does_not_slow_a_healthy_one(stage: str) -> None:
         backlog(account_on(slow, "a slow account"), 20)
         backlog(account_on(quick, "healthy"), 200)
         draining = Draining()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         assert quick.wait_for(200)
         assert draining.is_alive()
         slow.clear()
@@ -89,7 +90,7 @@ def test_pauses_grow_and_are_probed_with_one_message() -> None:
         Account.objects.update(password=Account(password="right").password)
         stalled = server.on("final", stall=True, times=1)
         draining = Draining(now=now)
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         assert OutboxMessage.objects.filter(status="sending").count() == 1, "the probe is one message"
         assert server.connections == attempts + 1
         server.release(stalled)
@@ -172,7 +173,7 @@ def test_a_server_that_restarts_under_three_connections_pauses_nothing() -> None
         backlog(account, 30)
         stalled = [server.on("final", stall=True, connection=number, times=1) for number in (1, 2, 3)]
         draining = Draining()
-        assert all(reply.reached.wait(60) for reply in stalled)
+        assert all(reply.reached.wait(PATIENCE) for reply in stalled)
         server.hang_up()
         report = draining.outcome()
         assert account.pause_reason == ""
@@ -254,7 +255,7 @@ def test_mail_for_an_idle_account_is_sent_while_another_account_waits_for_a_fina
         prx.enqueue(account="slow", to="a@example.org", subject="s", body_text="b")
         draining = Draining()
         try:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             prx.enqueue(account="quick", to="b@example.org", subject="s", body_text="b")
             assert quick.wait_for(1)
         finally:
@@ -342,7 +343,7 @@ def test_an_account_that_a_person_deletes_ends_no_drain(
         backlog(deleted, 8)
         stalled = first.on("greeting" if refusal else stage, reply=refusal, stall=True, nth=1)
         draining = Draining()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         OutboxMessage.objects.all().delete()
         deleted.delete()
         first.release(stalled)

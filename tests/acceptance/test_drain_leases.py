@@ -20,6 +20,7 @@ from prx_email_django.store.lease import Lease
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import assert_each_once, eventually
 from tests.support.factories import account_on, backlog
+from tests.support.patience import PATIENCE
 from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
@@ -39,7 +40,7 @@ def test_a_lease_is_renewed_while_the_server_takes_its_time(settings: Any) -> No
         backlog(account, 3)
         stalled = server.on("final", stall=True, times=1)
         with Drainer(settings={"LEASE": 15}) as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             settings.PRX_EMAIL = {"LEASE": 15}
             first = expiries()
             assert eventually(lambda: min(expiries(), default=max(first)) > max(first)), "no lease is renewed"
@@ -76,7 +77,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_and_its_results_still
         stalled = server.on("final", stall=True, times=1)
         waiting = server.on("mail", stall=True, nth=6)
         with Drainer(settings={"LEASE": 1.0}) as drainer:
-            assert stalled.reached.wait(60) and waiting.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE) and waiting.reached.wait(PATIENCE)
             sent = OutboxMessage.objects.filter(status="sent")
             assert eventually(lambda: sent.count() == len(server.messages))
             freeze(drainer)
@@ -109,7 +110,7 @@ def test_nothing_is_written_when_the_clock_has_jumped_past_the_lease(monkeypatch
         backlog(account, 3)
         stalled = server.on("mail", stall=True, nth=2)
         draining = Draining()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         real = lease.uptime
         slept: list[Lease] = []
 
@@ -135,7 +136,7 @@ def test_a_late_acceptance_is_recorded_although_another_worker_recovered_the_mes
         (row,) = backlog(account, 1)
         stalled = server.on("final", stall=True, times=1)
         with Drainer(settings={"LEASE": 600}) as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             report = prx.drain(now=timezone.now() + timedelta(hours=1))
             assert report.recovered == 1
             row.refresh_from_db()
@@ -170,7 +171,7 @@ def test_a_lost_database_connection_loses_no_message_and_copies_few(accounts: in
             prx.enqueue(account=idle, to="second@example.org", subject="n", body_text="text")
         stalled = server.on("final", stall=True, times=1)
         with Drainer() as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             if cut is None:
                 drainer.kill()
             else:

@@ -22,6 +22,7 @@ from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import assert_all_sent, eventually, finish, untouched
 from tests.support.factories import account_on, backlog, mail
 from tests.support.fake_clock import MovableClock
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -60,7 +61,7 @@ def test_a_stopped_drain_finishes_the_messages_in_flight_and_releases_the_others
         claimed = OutboxMessage.objects.filter(status="sending")
         with ExitStack() as stack:
             drain = Budgeted(monkeypatch) if way == "budget" else stack.enter_context(Drainer())
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             assert claimed.count() > 4
             drain.stop() if isinstance(drain, Budgeted) else drain.terminate()
             assert eventually(lambda: claimed.count() <= 4), (
@@ -102,7 +103,7 @@ def test_system_exit_with_a_stalled_server_releases_messages_that_no_connection_
         backlog(account, 10)
         stalled = server.on("final", stall=True)
         with Drainer(alarm=600.0) as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             os.kill(drainer.process.pid, signal.SIGALRM)
             assert drainer.exit_code() == 1
         server.release(stalled)

@@ -14,6 +14,7 @@ import prx_email_django as prx
 from prx_email_django.models import AccountState, OutboxMessage
 from prx_email_django.worker.queues import ResultQueue
 from tests.support.factories import account_on, backlog
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining
 
@@ -51,7 +52,7 @@ def test_last_results_of_a_window_are_recorded_at_once(server: SmtpServer, monke
     monkeypatch.setattr(ResultQueue, "wait", lambda self, timeout: wait(self, 60.0))
     body = server.on("final", stall=True, times=1)
     draining = Draining()
-    assert body.reached.wait(60)
+    assert body.reached.wait(PATIENCE)
     server.release(body)
     began = monotonic()
     assert draining.outcome().sent == 2

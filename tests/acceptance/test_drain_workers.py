@@ -18,6 +18,7 @@ from tests.acceptance.drainer import drainers
 from tests.acceptance.workers import assert_each_once
 from tests.support.factories import account_on, backlog
 from tests.support.fake_clock import FrozenClock
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread
 
@@ -35,7 +36,7 @@ def test_many_workers_send_each_message_once_over_the_accounts_connections() -> 
         backlog(account, 600)
         stalled = server.on("final", stall=True, times=3)
         with drainers(workers()) as running:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             server.release(stalled)
             reports = [drainer.report() for drainer in running]
         last = prx.drain()
@@ -87,7 +88,7 @@ def test_a_permit_that_ends_before_mail_in_a_drain_is_released_and_taken_again(
         time_of_drains = FrozenClock()
         monkeypatch.setattr(clocks, "uptime", time_of_drains)
         draining = CallInThread(prx.drain, now=end - timedelta(seconds=2))
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         time_of_drains.seconds = 2.2
         server.release(stalled)
         report = draining.outcome()
@@ -136,7 +137,7 @@ def test_a_connection_that_claimed_nothing_is_not_opened_again_at_once(monkeypat
         (row,) = backlog(account_on(server), 1)
         greeting = server.on("greeting", stall=True, nth=1)
         slow = CallInThread(prx.drain)
-        assert greeting.reached.wait(60)
+        assert greeting.reached.wait(PATIENCE)
         OutboxMessage.objects.filter(pk=row.pk).update(next_attempt_at=row.due_since + timedelta(hours=1))
         server.release(greeting)
         assert slow.outcome().claimed == 0

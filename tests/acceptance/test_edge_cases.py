@@ -26,6 +26,7 @@ from prx_email_django.worker import held_slots
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.acceptance.workers import eventually
 from tests.support.factories import SECOND, account, account_on, at, backlog, mail
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -121,7 +122,7 @@ def test_a_healthy_drain_ends_a_pause_that_began_and_ended_while_it_ran() -> Non
         draining = threading.Thread(target=lambda: (prx.drain(), connections.close_all()), daemon=True)
         draining.start()
         try:
-            assert first.reached.wait(60)
+            assert first.reached.wait(PATIENCE)
             assert server.wait_connections(2)
             now = base.database_now()
             AccountState.objects.filter(account=owner).update(
@@ -133,7 +134,7 @@ def test_a_healthy_drain_ends_a_pause_that_began_and_ended_while_it_ran() -> Non
                 pause_count=1,
             )
             server.release(first)
-            assert last.reached.wait(60)
+            assert last.reached.wait(PATIENCE)
             assert server.open_connections == 1
             assert eventually(lambda: account_state(owner).pause_count == 0), (
                 "as soon as the drain has recorded an acceptance"
@@ -143,7 +144,7 @@ def test_a_healthy_drain_ends_a_pause_that_began_and_ended_while_it_ran() -> Non
         finally:
             server.release(first)
             server.release(last)
-            draining.join(60)
+            draining.join(PATIENCE)
 
 
 class CountedText(str):

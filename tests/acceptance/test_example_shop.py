@@ -23,6 +23,7 @@ from prx_email_django.models import OutboxMessage
 from tests.acceptance.test_admin_browser import ARGUMENTS
 from tests.acceptance.test_demo import serving
 from tests.support.factories import account, backlog
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def page() -> Iterator[Page]:
         program = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         page = browser.new_page()
-        page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
+        page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         yield page
         browser.close()
 
@@ -103,7 +104,7 @@ def test_a_refused_receipt_is_seen_by_the_operator_and_delivered_when_the_provid
         assert len(Inbox(tmp_path / "inbox").names()) == 1
 
         process.send_signal(signal.SIGINT)
-        assert process.wait(100) == 0
+        assert process.wait(PATIENCE) == 0
         assert not [pid for pid in pids if is_alive(pid)]
 
 
@@ -151,7 +152,7 @@ def test_the_operators_page_says_what_each_button_does_and_each_receipt_arrives_
         # During a pause no button of the provider shows anything, so the page says what to press.
         set_provider(page, "Drop")
         page.get_by_role("button", name="customers order at once").click()
-        expect(page.get_by_text("press Resume")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("press Resume")).to_be_visible()
 
 
 @pytest.mark.django_db(transaction=True)

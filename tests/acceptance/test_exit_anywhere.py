@@ -17,11 +17,11 @@ from prx_email_django.store import claims, cursor, db
 from prx_email_django.store.absence import unwritten
 from prx_email_django.worker import claim_source, prefetch
 from tests.support.factories import account_on, backlog, fresh
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-PATIENCE = 60.0
 GONE = "gone@example.org"
 #: Where Django's transaction and ours are.
 TRANSACTIONS = (transaction.__file__, db.__file__)

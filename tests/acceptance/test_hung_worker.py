@@ -23,6 +23,7 @@ from tests.acceptance.workers import Worker as Process
 from tests.acceptance.workers import environment, eventually, outbox
 from tests.integration import admin_rows as rows
 from tests.support.factories import account_on, backlog
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -64,10 +65,10 @@ def test_a_worker_that_waits_for_a_server_is_alive_and_a_stopped_one_hangs_since
         backlog(account_on(server, max_connections=1, pipelining="off"), 1)
         stalled = server.on("final", stall=True)
         with Drainer(settings={"LEASE": 30}) as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             seen = Worker.objects.get()
             assert seen.state == WorkerState.WORKING
-            assert eventually(lambda: Worker.objects.get().last_seen_at > seen.last_seen_at, timeout=60)
+            assert eventually(lambda: Worker.objects.get().last_seen_at > seen.last_seen_at)
             found = shown()
             assert (found["check"], found["health"]) == (0, 200)
             assert "hangs or was killed" not in found["page"] + found["status"]
@@ -89,7 +90,7 @@ def test_an_idle_worker_that_is_gone_has_ended() -> None:
     with SmtpServer() as server:
         backlog(account_on(server), 1)
         with Drainer() as drainer:
-            assert drainer.process.wait(60) == 0
+            assert drainer.process.wait(PATIENCE) == 0
     let_time_pass()
     found = shown()
     assert Worker.objects.get().state == WorkerState.IDLE
@@ -103,9 +104,9 @@ def test_an_idle_loop_that_was_killed_is_missing_and_one_that_was_asked_to_end_i
     number: signal.Signals, is_lost: bool
 ) -> None:
     with outbox(), Process("flush_outbox", "--loop", "--json", env=environment(prx_email={})) as loop:
-        assert eventually(lambda: Worker.objects.filter(state=WorkerState.IDLE).exists(), timeout=60)
+        assert eventually(lambda: Worker.objects.filter(state=WorkerState.IDLE).exists())
         loop.process.send_signal(number)
-        loop.process.wait(60)
+        loop.process.wait(PATIENCE)
         let_time_pass()
         seen = Worker.objects.get()
         assert seen.state == (WorkerState.IDLE if is_lost else WorkerState.ENDED)

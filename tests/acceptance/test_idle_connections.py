@@ -21,6 +21,7 @@ from prx_email_django.worker.drain import Drain
 from prx_email_django.worker.heartbeat import LOOP, working_as
 from prx_email_django.worker.idle import IdleConnections, keeping_connections
 from tests.support.factories import account, account_on, at, backlog
+from tests.support.patience import PATIENCE
 from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread
@@ -60,7 +61,7 @@ def slots_taken() -> int:
 
 def wait_released(kept: IdleConnections) -> bool:
     """The connections that are being closed are closed, and their slots free."""
-    assert all(connection.closed.wait(60) for connection in kept._held())
+    assert all(connection.closed.wait(PATIENCE) for connection in kept._held())
     kept.release_closed()
     return not slots_taken()
 
@@ -141,7 +142,7 @@ def test_a_slot_is_given_back_when_others_hold_all_the_rest(server: SmtpServer, 
     assert slots_taken() == 1, "an idle connection keeps its slot: the server counts it"
     assert take_slot(owner) is not None, "another one is free at once"
     prx.drain()
-    assert all(connection.closed.wait(60) for connection in kept._held())
+    assert all(connection.closed.wait(PATIENCE) for connection in kept._held())
     kept.release_closed()
     assert take_slot(owner) is not None
     assert server.wait_closed() and server.lines("QUIT")
@@ -163,7 +164,7 @@ def test_nothing_is_kept_where_the_server_takes_no_further_connection(
     refused = server.on("greeting", reply="421 4.7.0 too many connections", connection=2)
 
     def release() -> None:
-        assert refused.reached.wait(60)
+        assert refused.reached.wait(PATIENCE)
         server.release(body)
 
     releasing = CallInThread(release)
@@ -178,7 +179,7 @@ def test_a_connection_that_has_completed_nothing_is_not_kept(server: SmtpServer,
     greeting = server.on("greeting", stall=True)
 
     def withdraw() -> None:
-        assert greeting.reached.wait(60)
+        assert greeting.reached.wait(PATIENCE)
         prx.cancel_outbox(row)
         server.release(greeting)
 

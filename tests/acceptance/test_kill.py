@@ -16,6 +16,7 @@ from prx_email_django.models import AccountState, OutboxMessage
 from tests.acceptance.drainer import Drainer
 from tests.acceptance.workers import LATER, assert_all_sent, finish
 from tests.support.factories import account_on, backlog
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -47,7 +48,7 @@ def test_a_kill_at_any_phase_loses_nothing(stage: str, pipelining: str) -> None:
         backlog(account, 12)
         stalled = server.on(stage, stall=True, nth=None if stage in {"greeting", "ehlo"} else 4)
         with Drainer() as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             drainer.kill()
         server.clear()
         server.release(stalled)
@@ -65,7 +66,7 @@ def test_a_kill_in_the_middle_of_a_body_leaves_no_half_message() -> None:
         backlog(account, 2, attachment=large)
         stalled = server.on("body", stall=True, after=200_000, times=1)
         with Drainer() as drainer:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             drainer.kill()
         server.release(stalled)
         assert server.wait_closed()
@@ -83,7 +84,7 @@ def test_a_kill_between_the_servers_250_and_the_commit_makes_bounded_copies(wind
         backlog(account, 60)
         stalled = [server.on("final", stall=True, times=1) for _ in range(2)]  # one for each connection
         with Drainer() as drainer:
-            assert all(rule.reached.wait(60) for rule in stalled)
+            assert all(rule.reached.wait(PATIENCE) for rule in stalled)
             with transaction.atomic():
                 # The drain cannot write these rows now: what the server accepts is not recorded.
                 list(OutboxMessage.objects.select_for_update())

@@ -22,6 +22,7 @@ from prx_email_django.management._loop import Stop
 from prx_email_django.models import ConnectionSlot, OutboxMessage
 from prx_email_django.store import db as base
 from tests.acceptance.workers import Worker, environment, eventually, message_id, outbox
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -53,9 +54,9 @@ def test_mail_is_sent_within_seconds_and_the_stop_is_clean(tmp_path: Path, numbe
     with outbox() as (server, account), loop("--heartbeat", str(beat)) as worker:
         assert eventually(beat.exists)
         prx.enqueue(account=account, **fields())
-        assert server.wait_for(1, timeout=30)
+        assert server.wait_for(1)
         beat.unlink()
-        assert eventually(beat.exists, timeout=30)
+        assert eventually(beat.exists)
         worker.process.send_signal(number)
         assert worker.wait() == 0
         assert summary(worker)["sent"] == 1
@@ -68,7 +69,7 @@ def test_a_stopped_worker_finishes_started_messages_and_releases_the_others() ->
         stalled = server.on("final", stall=True, nth=1)
         prx.enqueue_many([fields(number) for number in range(50)], account=account)
         with loop() as worker:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             worker.terminate()
             server.release(stalled)
             assert worker.wait() == 0
@@ -86,7 +87,7 @@ def test_a_hangup_releases_what_was_not_started_and_a_second_signal_changes_noth
         stalled = server.on("final", stall=True, nth=1)
         prx.enqueue_many([fields(number) for number in range(50)], account=account)
         with Worker("flush_outbox", "--json", env=environment()) as worker:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             worker.process.send_signal(signal.SIGHUP)
             assert eventually(lambda: OutboxMessage.objects.filter(status="sending").count() == 1), "the rest is back"
             worker.process.send_signal(again)
@@ -142,12 +143,12 @@ def test_a_closed_terminal_disturbs_no_delivery() -> None:
         command = [sys.executable, "-m", "django", "flush_outbox"]
         with subprocess.Popen(command, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs) as process:
             os.close(theirs)
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             os.close(ours)
             process.send_signal(signal.SIGHUP)
             assert eventually(lambda: OutboxMessage.objects.filter(status="sending").count() == 1)
             server.release(stalled)
-            process.wait(60)
+            process.wait(PATIENCE)
         assert len(server.messages) == OutboxMessage.objects.filter(status="sent").count() == 1
     assert OutboxMessage.objects.filter(status="pending", attempts=0).count() == 19
 
@@ -174,7 +175,7 @@ def test_another_loop_takes_over_from_one_that_was_killed() -> None:
         stalled = server.on("final", stall=True, nth=1)
         message = prx.enqueue(account=account, **fields())
         with loop(**settings) as victim:
-            assert stalled.reached.wait(60)
+            assert stalled.reached.wait(PATIENCE)
             victim.kill()
             victim.wait()
         server.release(stalled)

@@ -9,6 +9,7 @@ import pytest
 
 from prx_email_django.worker import network as network_module
 from prx_email_django.worker.network import Network
+from tests.support.patience import PATIENCE
 
 
 def test_a_task_that_begins_while_the_network_closes_is_cancelled() -> None:
@@ -28,7 +29,7 @@ def test_a_task_that_begins_while_the_network_closes_is_cancelled() -> None:
     begun: list[asyncio.Task[None]] = []
     with Network() as network:
         network.call(close_and_begin)
-        network._thread.join(60)
+        network._thread.join(PATIENCE)
     assert ended == ["cancelled"]
     assert begun[0].cancelled()
 
@@ -64,6 +65,6 @@ def test_a_task_that_a_cancelled_task_begins_is_cancelled_too(slow: bool, monkey
 
     kept: list[asyncio.Task[None]] = []
     with Network() as network:
-        network.start(start()).result(60)
+        network.start(start()).result(PATIENCE)
     assert all(task.done() for task in kept)
     assert ended[0] == "the first"

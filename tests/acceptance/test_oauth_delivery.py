@@ -22,6 +22,7 @@ from prx_email_django.signals import message_sent
 from prx_email_django.worker import token_keeper
 from tests.acceptance.drainer import drainers
 from tests.support.factories import account_on, backlog, mail
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,7 +80,7 @@ class TokenServer:
             self.requests.append(form)
             number = len(self.requests)
         self.reached.set()
-        self.gate.wait(60)
+        self.gate.wait(PATIENCE)
         if self.status:
             return self.status, {"message": "the secret of the house"}
         if self.error:
@@ -117,7 +118,7 @@ def outbox(**fields: Any) -> Iterator[tuple[SmtpServer, TokenServer, Account]]:
             tokens.gate.set()
             tokens.http.shutdown()
             tokens.http.server_close()
-            tokens.thread.join(60)
+            tokens.thread.join(PATIENCE)
 
 
 def test_an_expired_token_is_refreshed_before_connecting_by_one_of_many_workers() -> None:
@@ -126,7 +127,7 @@ def test_an_expired_token_is_refreshed_before_connecting_by_one_of_many_workers(
         backlog(account, 80)
         tokens.gate.clear()
         with drainers(3) as running:
-            assert tokens.reached.wait(60)
+            assert tokens.reached.wait(PATIENCE)
             threading.Event().wait(1.0)  # time in which the others would request a token too
             tokens.gate.set()
             sent = sum(drainer.report()["sent"] for drainer in running)
@@ -231,7 +232,7 @@ def test_a_token_server_that_hangs_does_not_delay_another_account() -> None:
         thread.start()
         report = prx.drain()
         assert report.sent == 101
-        thread.join(60)
+        thread.join(PATIENCE)
 
 
 def test_a_token_that_comes_after_the_drain_was_stopped_is_kept() -> None:
@@ -257,7 +258,7 @@ def test_a_token_that_comes_after_the_drain_was_stopped_is_kept() -> None:
 
 
 def open_later(tokens: TokenServer, stopped: threading.Event) -> None:
-    stopped.wait(60)
+    stopped.wait(PATIENCE)
     threading.Event().wait(1.0)
     tokens.gate.set()
 
@@ -317,7 +318,7 @@ def test_an_answer_that_comes_after_the_lease_is_stored_and_a_refusal_of_the_old
         backlog(account, 3)  # a drain that finds the only one locked by the other one's look would end
         tokens.gate.clear()
         with drainers(2) as running:
-            assert tokens.reached.wait(60)
+            assert tokens.reached.wait(PATIENCE)
             AccountState.objects.update(refresh_lease_expires_at=timezone.now() - timedelta(seconds=1))
             wait_for(lambda: len(tokens.requests) == 2)
             tokens.gate.set()

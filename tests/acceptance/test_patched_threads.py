@@ -10,6 +10,7 @@ import pytest
 
 from prx_email_django.models import ConnectionSlot, OutboxMessage
 from tests.acceptance.workers import environment, outbox
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,7 +59,7 @@ print(answer.status_code, answer.content.decode())
 def run(script: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-c", script]
     env = environment(prx_email={"WAKE": "", **settings})
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.parametrize("patched", PATCHES)

@@ -20,6 +20,7 @@ from django_q.models import Failure, OrmQ, Success
 from prx_email_django.models import ConnectionSlot, OutboxMessage
 from prx_email_django.store import db as base
 from tests.acceptance.workers import Worker, environment, eventually, message_id, outbox
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -45,7 +46,7 @@ def site(*, broker: str = "orm", prx_email: Mapping[str, Any] | None = None, **q
 
 def queue(env: Mapping[str, str], count: int, *, first: int = 0) -> None:
     command = [sys.executable, "-c", QUEUE, str(first), str(count)]
-    subprocess.run(command, env=dict(env), check=True, timeout=100, capture_output=True)
+    subprocess.run(command, env=dict(env), check=True, timeout=PATIENCE, capture_output=True)
 
 
 @contextmanager
@@ -71,9 +72,9 @@ def test_queued_mail_arrives_within_seconds(broker: str) -> None:
     with outbox() as (server, _), cluster(env) as worker:
         queue(env, 1)
         # This is the wake-up: the scheduler runs only every thirty seconds.
-        assert server.wait_for(1, timeout=25), worker.output
+        assert server.wait_for(1), worker.output
         queue(env, 20, first=1)
-        assert server.wait_for(21, timeout=25), worker.output
+        assert server.wait_for(21), worker.output
         assert eventually(lambda: OutboxMessage.objects.filter(status="sent").count() == 21)
         assert eventually(lambda: "Processed 'prx_email_django.tasks.drain_due'" in worker.output)
         assert eventually(lambda: not OrmQ.objects.exists())
@@ -88,13 +89,13 @@ def test_mail_outlives_a_worker_that_is_killed_while_sending() -> None:
     with outbox() as (server, _), cluster(env) as worker:
         stalled = server.on("final", stall=True, nth=1)
         queue(env, 1)
-        assert stalled.reached.wait(60), worker.output
+        assert stalled.reached.wait(PATIENCE), worker.output
         slot = ConnectionSlot.objects.get(token__isnull=False)
         os.kill(int(slot.holder.rpartition(":")[2]), signal.SIGKILL)
         # Expire the lease: a real lease that is short enough for a test could expire on a busy machine.
         OutboxMessage.objects.update(claim_expires_at=base.database_now() - timedelta(seconds=1))
         server.release(stalled)
-        assert eventually(lambda: OutboxMessage.objects.filter(status="sent").exists(), timeout=90), worker.output
+        assert eventually(lambda: OutboxMessage.objects.filter(status="sent").exists()), worker.output
         assert "reincarnated worker" in worker.output
         assert len({message_id(received.data) for received in server.messages}) == 1
     message = OutboxMessage.objects.get()
@@ -121,9 +122,9 @@ def test_the_schedule_sends_what_no_wake_up_announced() -> None:
     with outbox() as (server, _):
         queue({**env, "PRX_EMAIL": json.dumps({"WAKE": ""})}, 1)
         subprocess.run(
-            [sys.executable, "-m", "django", "migrate", "--verbosity", "0"], env=env, check=True, timeout=100
+            [sys.executable, "-m", "django", "migrate", "--verbosity", "0"], env=env, check=True, timeout=PATIENCE
         )
         with cluster(env) as worker:
-            assert server.wait_for(1, timeout=120), worker.output
+            assert server.wait_for(1), worker.output
             assert eventually(lambda: "drain_outbox" in worker.output)
     assert not Success.objects.exists()

@@ -20,6 +20,7 @@ from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import account, account_on, at, backlog, fresh, take
 from tests.support.fake_clock import FrozenClock
+from tests.support.patience import PATIENCE
 from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import CallInThread, Draining
@@ -101,7 +102,7 @@ def test_a_body_is_written_only_while_twenty_seconds_remain_on_the_slot(
         (row,) = backlog(owner, 1)
         stalled = server.on("rcpt", stall=True)
         draining = CallInThread(drain_until_released)
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         slot_time.leave(left)
         server.release(stalled)
         report = draining.outcome()
@@ -172,7 +173,7 @@ def test_a_machine_that_slept_through_its_leases_writes_no_body_on_waking(machin
         (row,) = backlog(owner, 1)
         stalled = server.on("rcpt", stall=True, times=1)
         draining = Draining()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         machine.slept = 3600.0
         server.release(stalled)
         report = draining.outcome()

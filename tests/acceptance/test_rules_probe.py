@@ -21,6 +21,7 @@ from prx_email_django.store import db as base
 from prx_email_django.worker import held_slots
 from prx_email_django.worker.prefetch import ClaimPrefetch
 from tests.support.factories import SECOND, account_on, at, backlog, in_threads, mail
+from tests.support.patience import PATIENCE
 from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 
@@ -55,7 +56,7 @@ class Draining(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self.together.wait(60)
+        self.together.wait(PATIENCE)
         try:
             self.report = prx.drain()
         finally:
@@ -79,15 +80,15 @@ def test_three_drains_at_once_probe_with_one_message(stage: str) -> None:
         owner = account_whose_pause_is_over(server)
         stalled = server.on(stage, stall=True, times=1)
         running = drains(3)
-        assert stalled.reached.wait(60)
-        assert all(running[0].ended.acquire(timeout=60) for _ in range(2)), (
+        assert stalled.reached.wait(PATIENCE)
+        assert all(running[0].ended.acquire(timeout=PATIENCE) for _ in range(2)), (
             "no other message may be sent now: these drains return at once"
         )
         assert (server.connections, len(server.lines("MAIL"))) == (1, 0 if stage == "greeting" else 1)
         assert OutboxMessage.objects.filter(status="sending").count() == (0 if stage == "greeting" else 1)
         server.release(stalled)
         for draining in running:
-            draining.join(60)
+            draining.join(PATIENCE)
         prx.drain()
         assert_all_sent_once(server)
         assert (owner.pause_reason, account_state(owner).pause_count) == ("", 0)
@@ -98,7 +99,7 @@ def test_a_probe_that_fails_pauses_again_and_no_other_drain_connects() -> None:
     with SmtpServer(users={"ann": "right"}) as server:
         owner = account_whose_pause_is_over(server, auth_method="password", user="ann", password="wrong")
         for draining in drains(6):
-            draining.join(60)
+            draining.join(PATIENCE)
             assert draining.report is not None and draining.report.claimed == 0
         assert len(server.auth_attempts) == 1
         assert account_state(owner).pause_count == 2
@@ -152,13 +153,13 @@ def test_a_send_does_not_become_a_second_probe() -> None:
         owner = account_whose_pause_is_over(server)
         stalled = server.on("final", stall=True, times=1)
         (draining,) = drains(1)
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         result = prx.send(**mail(owner))
         assert (result.status, result.error_code) == ("pending", "limited")
         assert result.error == "one message is being tried first, after a pause"
         assert server.connections == 1
         server.release(stalled)
-        draining.join(60)
+        draining.join(PATIENCE)
         prx.drain()
         assert len(server.messages) == COUNT + 1
 
@@ -178,12 +179,12 @@ def test_a_send_can_be_the_probe_and_a_retry_by_a_person_does_not_wait_for_it() 
 
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         assert in_threads(prx.drain)[0].claimed == 0
         assert account_state(owner).pause_count == 1
         assert prx.retry_outbox(row.pk).status == "sent", "a retry by a person ignores pauses"
         server.release(stalled)
-        sending.join(60)
+        sending.join(PATIENCE)
         assert [result.status for result in results] == ["sent"]
         assert prx.drain().sent == COUNT - 1
 

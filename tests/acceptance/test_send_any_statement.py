@@ -14,11 +14,10 @@ from prx_email_django.models import ConnectionSlot, OutboxMessage
 from prx_email_django.store.absence import unwritten
 from tests.acceptance.workers import finish
 from tests.support.factories import account_on, backlog, mail
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-PATIENCE = 60.0
 
 
 class LostStatement:

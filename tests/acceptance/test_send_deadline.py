@@ -17,6 +17,7 @@ from prx_email_django.signals import message_failed
 from tests.acceptance.workers import assert_all_released, outbox
 from tests.support.factories import account_on, mail
 from tests.support.fake_clock import MovableClock
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Sending
 
@@ -64,7 +65,7 @@ def test_a_send_waits_beyond_the_deadline_for_a_body_that_is_being_sent(
     with outbox(pipelining=pipelining) as (server, account):
         stalled = server.on("final", stall=True)
         sending = Sending(**mail(account))
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         sends_clock.seconds = 40
         sending.join(1.0)
         assert sending.is_alive(), "to interrupt a body makes copies"
@@ -92,7 +93,7 @@ def test_a_send_does_not_wait_for_replies_that_cannot_change_its_outcome(
             server.refuse("ann@example.org", "550 5.7.1 not you")
         stalled = server.on("rcpt" if decided_by == "mail" else "dot", stall=True)
         sending = Sending(**mail(owner))
-        assert stalled.reached.wait(60) and decided.wait(60)
+        assert stalled.reached.wait(PATIENCE) and decided.wait(PATIENCE)
         sends_clock.seconds = 40
         result = sending.outcome()
         assert (result.status, result.next_attempt_at) == ("failed", None), result
@@ -114,11 +115,11 @@ def test_waiting_beyond_the_deadline_uses_no_processor_time(sends_clock: Movable
 
         thread = threading.Thread(target=measured, daemon=True)
         thread.start()
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         sends_clock.seconds = 40
         thread.join(2.0)
         server.release(stalled)
-        thread.join(60)
+        thread.join(PATIENCE)
         assert spent[0] < 0.8, spent
 
 
@@ -162,7 +163,7 @@ def test_a_send_that_is_ended_by_system_exit_releases_claim_and_slot(stage: str,
     with outbox() as (server, account):
         stalled = server.on(stage, stall=True)
         threading.Thread(
-            target=lambda: (stalled.reached.wait(60), os.kill(os.getpid(), signal.SIGUSR1)), daemon=True
+            target=lambda: (stalled.reached.wait(PATIENCE), os.kill(os.getpid(), signal.SIGUSR1)), daemon=True
         ).start()
         before = signal.signal(signal.SIGUSR1, end)
         try:

@@ -14,6 +14,7 @@ from prx_email_django.models import AccountState, ConnectionSlot, OutboxMessage,
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.acceptance.workers import assert_all_released, outbox
 from tests.support.factories import mail
+from tests.support.patience import PATIENCE
 from tests.support.threads import Sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,7 +24,7 @@ def test_without_a_slot_the_message_stays_pending_and_due() -> None:
     with outbox(max_connections=1) as (server, account):
         stalled = server.on("final", stall=True, times=1)
         first = Sending(**mail(account, to="first@example.org"))
-        assert stalled.reached.wait(60)
+        assert stalled.reached.wait(PATIENCE)
         result = prx.send(**mail(account))
         assert (result.status, result.error_code, result.retries) == ("pending", "limited", 0), result
         assert result.next_attempt_at is not None

@@ -30,6 +30,7 @@ from prx_email_django.models import OutboxMessage, OutboxState
 from prx_email_django.store.db import kept_connection
 from tests.acceptance.workers import Worker, environment, eventually, outbox
 from tests.support.factories import account, mail
+from tests.support.patience import PATIENCE
 from tests.support.threads import CallInThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -43,7 +44,7 @@ def hang() -> None:
     """``WAKE`` whose broker says nothing until the test ends."""
     CALLS.append(threading.current_thread().name)
     OutboxMessage.objects.count()
-    HANGS.wait(60)
+    HANGS.wait(PATIENCE)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def _fresh(settings: Any) -> Iterator[None]:
     HANGS.clear()
     yield
     HANGS.set()
-    assert wake_module._running.acquire(timeout=60), "a wake-up still runs"
+    assert wake_module._running.acquire(timeout=PATIENCE), "a wake-up still runs"
     wake_module._running.release()
 
 
@@ -79,9 +80,9 @@ def test_a_silent_broker_holds_nobody_and_threads_do_not_pile_up(caplog: pytest.
         ask_again()
     assert CALLS == ["prx-email-wake"], "one hangs, and no other is begun"
     assert len(threads()) <= 2, "the one that hangs, and the one that will say so"
-    assert eventually(lambda: "has not returned for 2 s" in caplog.text, timeout=20)
+    assert eventually(lambda: "has not returned for 2 s" in caplog.text)
     HANGS.set()
-    assert eventually(lambda: not threads(), timeout=20)
+    assert eventually(lambda: not threads())
     seconds_of_enqueue()
     assert len(CALLS) == 2
     assert caplog.text.count("has not returned") == 1
@@ -117,7 +118,9 @@ import prx_email_django as prx
 prx.enqueue(account="main", to="ann@example.org", subject="s", body_text="t")
 """
     env = environment(prx_email={"TRANSPORT": "memory", "WAKE": f"{HERE}.slow"})
-    ended = subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=50, stdout=subprocess.PIPE)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=env, check=True, timeout=PATIENCE, stdout=subprocess.PIPE
+    )
     assert ended.stdout == b"woken"
 
 
@@ -133,8 +136,8 @@ assert here.CALLS
 """
     env = environment(prx_email={"TRANSPORT": "memory", "WAKE": f"{HERE}.hang"})
     begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=50)
-    assert time.monotonic() - begun < 40
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=PATIENCE)
+    assert time.monotonic() - begun < PATIENCE / 2
 
 
 def test_a_forked_child_wakes_although_its_parent_waited_for_a_wake_up() -> None:
@@ -159,7 +162,7 @@ if os.fork() == 0:
 os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
     env = environment(prx_email={"TRANSPORT": "memory", "WAKE": f"{HERE}.hang"})
-    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=50)
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=PATIENCE)
 
 
 @contextmanager
@@ -303,7 +306,7 @@ def test_a_loop_starts_a_message_at_once_without_a_broker() -> None:
         for number in range(12):
             begun = time.monotonic()
             prx.enqueue(account=owner, to="ann@example.org", subject=str(number), body_text="t")
-            assert server.wait_for(number + 1, timeout=30), loop.output
+            assert server.wait_for(number + 1), loop.output
             waited.append(time.monotonic() - begun)
             assert eventually(lambda: not OutboxMessage.objects.exclude(status="sent").exists())
         loop.terminate()

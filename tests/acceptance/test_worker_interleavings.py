@@ -23,6 +23,7 @@ from prx_email_django.worker.one_message import OneMessage
 from prx_email_django.worker.outgoing import ClaimedMessage
 from tests.support.factories import SECOND, account_on, at, backlog, mail
 from tests.support.fake_clock import MovableClock
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 from tests.support.threads import Draining, Sending
 
@@ -76,7 +77,7 @@ def test_a_drain_claims_what_is_due_when_its_connection_is_open() -> None:
         (row,) = backlog(owner, 1)
         greeting = server.on("greeting", stall=True, times=1)
         draining = Draining()
-        assert greeting.reached.wait(20)
+        assert greeting.reached.wait(PATIENCE)
         OutboxMessage.objects.filter(pk=row.pk).update(status="failed", next_attempt_at=None)
         prx.enqueue(**mail(owner, priority=5, to="high@example.org"))
         server.release(greeting)
@@ -90,7 +91,7 @@ def test_a_message_of_higher_priority_that_comes_during_the_login_is_sent_first(
         backlog(owner, 3)
         greeting = server.on("greeting", stall=True, times=1)
         draining = Draining()
-        assert greeting.reached.wait(20)
+        assert greeting.reached.wait(PATIENCE)
         prx.enqueue(**mail(owner, priority=5, to="high@example.org"))
         server.release(greeting)
         assert draining.outcome().sent == 4
@@ -187,14 +188,14 @@ def test_a_body_that_begins_while_the_deadline_passes_is_not_cut(
 
         def take(self: queues.ReadyQueue) -> ClaimedMessage | None:
             if self.ready:
-                is_past.wait(20)
+                is_past.wait(PATIENCE)
             return real_take(self)
 
         monkeypatch.setattr(AccountWorker, "advance", advance)
         monkeypatch.setattr(AccountWorker, "stop", stop)
         monkeypatch.setattr(queues.ReadyQueue, "take", take)
         sending = Sending(**mail(account_on(server)))
-        sending.join(10)
+        sending.join(PATIENCE)
         server.release(stalled)
         result = sending.outcome()
     assert result.error_code in {"timeout", ""}, "cut while its body was being written: the outcome is unknown"

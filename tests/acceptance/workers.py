@@ -21,10 +21,10 @@ import prx_email_django as prx
 from prx_email_django.models import Account, ConnectionSlot, DeliveryAttempt, OutboxMessage
 from tests.support.factories import account_on
 from tests.support.output import Output
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 SETTINGS = "tests.acceptance.worker_settings"
-PATIENCE = 60.0
 LATER = timedelta(hours=1)
 
 

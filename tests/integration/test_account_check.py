@@ -26,6 +26,7 @@ from prx_email_django.rules.outcomes import Trouble
 from tests.integration import admin_rows as rows
 from tests.support.authorization_server import AuthorizationServer
 from tests.support.factories import MEMORY, account_on, at
+from tests.support.patience import PATIENCE
 from tests.support.slots import acquire_slot
 from tests.support.smtp_server import SmtpServer
 
@@ -231,7 +232,7 @@ def test_steps_come_while_the_token_server_is_silent_and_a_refused_token_is_repl
         settings.PRX_EMAIL = {**settings.PRX_EMAIL, "OAUTH_SERVERS": provider.settings}
         provider.refresh_tokens.add("good")
         answer = threading.Event()
-        provider.issued = lambda token: answer.wait(60) and server.tokens.update({login["user"]: token})
+        provider.issued = lambda token: answer.wait(PATIENCE) and server.tokens.update({login["user"]: token})
         account = secured(server, settings, **{**provider.fields(), **login}, oauth_refresh_token="good")
         steps = check_steps(account)
         assert [next(steps).name for _ in range(5)] == WALK[:5]

@@ -17,12 +17,10 @@ from django.test import Client
 from prx_email_django.models import Account, ConnectionSlot
 from tests.integration import admin_rows as rows
 from tests.support.factories import MEMORY, account_on
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-#: Seconds for a piece that comes at once; the machine may stand still meanwhile.
-PATIENCE = 30.0
 
 
 @pytest.fixture(autouse=True)

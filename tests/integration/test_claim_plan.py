@@ -20,6 +20,7 @@ from prx_email_django.models import Account, OutboxMessage
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store import claims
 from tests.support.factories import NOW, account, at, double_messages
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -186,20 +187,20 @@ def test_each_of_two_workers_gets_rows_of_its_own(crowded: Account) -> None:
                     claim.id for claim in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims
                 ]
                 holding.set()
-                done.wait(10)
+                done.wait(PATIENCE)
         finally:
             holding.set()
             connections[outbox_alias()].close()
 
     worker = threading.Thread(target=first)
     worker.start()
-    assert holding.wait(20)
+    assert holding.wait(PATIENCE)
     if vendor() == "sqlite":  # one writer at a time: the second waits for the first
         done.set()
-        worker.join(60)
+        worker.join(PATIENCE)
     taken["second"] = [claim.id for claim in store.claims.claim(crowded.pk, limit=100, hold_limit=3, clock=at()).claims]
     done.set()
-    worker.join(60)
+    worker.join(PATIENCE)
     assert (len(taken["first"]), len(taken["second"])) == (100, 100)
     assert not set(taken["first"]) & set(taken["second"])
 
@@ -216,15 +217,15 @@ def test_an_open_enqueue_and_a_claim_do_not_wait_for_each_other(crowded: Account
             with transaction.atomic(using=outbox_alias()):
                 row(crowded, status="pending", next_attempt_at=NOW).save(force_insert=True)
                 open_.set()
-                done.wait(20)
+                done.wait(PATIENCE)
         finally:
             connections[outbox_alias()].close()
 
     worker = threading.Thread(target=caller)
     worker.start()
-    assert open_.wait(10)
+    assert open_.wait(PATIENCE)
     taken = store.claims.claim(crowded.pk, limit=DUE, hold_limit=3, clock=at()).claims
     assert not done.is_set()
     done.set()
-    worker.join(60)
+    worker.join(PATIENCE)
     assert len(taken) == DUE - len(kept)

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from prx_email_django.models import Account, AccountState
 from prx_email_django.store.accounts import AccountChange, put_account
 from tests.integration.face_rows import run
+from tests.support.patience import PATIENCE
 from tests.support.threads import CallInThread
 
 pytestmark = pytest.mark.django_db
@@ -220,7 +221,7 @@ def test_an_absent_reference_is_stored_and_told(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.fixture
 def started_together() -> Iterator[Barrier]:
-    yield Barrier(4, timeout=30)
+    yield Barrier(4, timeout=PATIENCE)
 
 
 @pytest.mark.django_db(transaction=True)

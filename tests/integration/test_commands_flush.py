@@ -27,6 +27,7 @@ from prx_email_django.management.commands import flush_outbox
 from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import DrainReport
 from tests.integration.face_rows import new_account, run
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -294,7 +295,7 @@ def test_the_heart_beats_while_a_server_is_slow(server: SmtpServer, account: Acc
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert stalled.reached.wait(60)
+    assert stalled.reached.wait(PATIENCE)
     beat.unlink()
     beaten = threading.Event()
 
@@ -305,11 +306,11 @@ def test_the_heart_beats_while_a_server_is_slow(server: SmtpServer, account: Acc
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    assert beaten.wait(60)
+    assert beaten.wait(PATIENCE)
     assert worker.is_alive()
     server.release(stalled)
-    worker.join(60)
-    watcher.join(60)
+    worker.join(PATIENCE)
+    watcher.join(PATIENCE)
     assert beat.exists()
     assert len(server.messages) == 1
 
@@ -325,7 +326,7 @@ def test_signal_handlers_are_restored() -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-@pytest.mark.timeout(60, method="thread")
+@pytest.mark.timeout(PATIENCE, method="thread")
 def test_a_signal_at_any_line_of_a_wait_ends_the_wait() -> None:
     """The handler set an event on which the same thread waited: it took a lock that its own wait held."""
     for line in count(1):

@@ -24,6 +24,7 @@ from prx_email_django.rules.outcomes import Answer, Ending, Phase
 from tests.integration.face_rows import at_rest, message, new_account, run
 from tests.support import factories
 from tests.support.factories import MEMORY
+from tests.support.patience import PATIENCE
 
 MINUTE = timedelta(minutes=1)
 
@@ -240,7 +241,7 @@ def test_the_exit_code_is_2_for_an_unreachable_database(tmp_path: Path) -> None:
         "--settings",
         "tests.settings",
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2, done.stderr
     assert done.stdout.startswith("broken: ")
     assert "Traceback" not in done.stderr
@@ -254,7 +255,7 @@ def test_a_reader_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
     os.close(reader)
     with os.fdopen(writer) as closed:
         done = subprocess.run(
-            command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
         )
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -24,6 +24,7 @@ from prx_email_django.store.db import clock_for
 from prx_email_django.store.outbox import begin_drain, outbox_state, wake_requested
 from prx_email_django.worker import ready_accounts
 from tests.support.factories import account, mail
+from tests.support.patience import PATIENCE
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
 
@@ -61,7 +62,7 @@ def elsewhere(call: Callable[[], object]) -> None:
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive(), "it waits for another transaction"
     assert not errors, errors
 

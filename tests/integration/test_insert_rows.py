@@ -20,6 +20,7 @@ from prx_email_django.models import Account, OutboxMessage, OutboxState, Recipie
 from prx_email_django.store import db, insert_rows
 from prx_email_django.store.insert_sql import version_of
 from tests.support.factories import account, mail
+from tests.support.patience import PATIENCE
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
 
@@ -123,7 +124,7 @@ def test_no_message_is_refused_where_transactions_of_sqlite_begin_as_readers(mon
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert errors == []
     assert OutboxMessage.objects.count() == 4 * 40 + 40
 
@@ -211,7 +212,7 @@ def test_a_serializable_transaction_keeps_no_drain_from_its_beginning() -> None:
             assert prx.enqueue(**mail("known")).account_id == owner.pk
             thread = Thread(target=begins)
             thread.start()
-            thread.join(30)
+            thread.join(PATIENCE)
     finally:
         del connection.settings_dict["OPTIONS"]["isolation_level"]
         connection.close()

@@ -17,6 +17,7 @@ from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Trouble
 from prx_email_django.rules.pauses import in_force, is_paused
 from tests.support.factories import NOW, SECOND, account, at, message
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db
 
@@ -156,20 +157,20 @@ def test_a_pause_does_not_wait_for_a_callers_open_transaction() -> None:
             with transaction.atomic(using=outbox_alias()):
                 message(owner)
                 opened.set()
-                done.wait(20)
+                done.wait(PATIENCE)
         finally:
             connections[outbox_alias()].close()
 
     worker = threading.Thread(target=caller)
     worker.start()
-    assert opened.wait(10)
+    assert opened.wait(PATIENCE)
     if connections[outbox_alias()].vendor == "mysql":
         with connections[outbox_alias()].cursor() as cursor:
             cursor.execute("SET SESSION innodb_lock_wait_timeout = 3")
     assert fail(owner, Trouble.AUTH) is not None
     assert message(owner).pk
     done.set()
-    worker.join(60)
+    worker.join(PATIENCE)
     assert AccountState.objects.get().pause_code == "auth"
 
 

@@ -23,6 +23,7 @@ from prx_email_django.oauth import device
 from prx_email_django.oauth.loopback import LoopbackReceiver
 from prx_email_django.oauth.token import TokenRefused
 from tests.support.authorization_server import AuthorizationServer
+from tests.support.patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -60,7 +61,7 @@ def authorize(*arguments: str, opened: Any = lambda address: None) -> str:
     terminal = Terminal(opened)
     call_command("outbox_authorize", "main", *arguments, stdout=terminal)
     if terminal.thread:
-        terminal.thread.join(60)
+        terminal.thread.join(PATIENCE)
     return terminal.getvalue()
 
 
@@ -83,7 +84,7 @@ def test_another_answer_at_the_port_changes_nothing(server: AuthorizationServer)
 
     def ask(url: str, **headers: str) -> None:
         try:
-            with urlopen(Request(url, headers=headers), timeout=60) as response:
+            with urlopen(Request(url, headers=headers), timeout=PATIENCE) as response:
                 statuses.append(response.status)
         except HTTPError as error:
             statuses.append(error.code)
@@ -203,7 +204,7 @@ def test_an_address_is_pasted_where_the_browser_is_on_another_machine(server: Au
         found = re.search(r"http\S+/authorize\?\S+", line.decode())
         if found:
             os.write(mine, f"https://example.com/\n{server.approve(found[0])}\n".encode())
-    assert process.wait(60) == 0, printed
+    assert process.wait(PATIENCE) == 0, printed
     os.close(mine)
     os.close(theirs)
     process.stdout.close()

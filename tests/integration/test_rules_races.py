@@ -17,6 +17,7 @@ from prx_email_django.limits.slots import release_slots
 from prx_email_django.models import Account, ConnectionSlot, Content, OutboxMessage
 from prx_email_django.transports.memory import shared
 from tests.support.factories import MEMORY, account, at, in_threads, mail
+from tests.support.patience import PATIENCE
 from tests.support.slots import acquire_slot
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,11 +43,11 @@ def test_a_lowered_maximum_is_not_exceeded_while_a_high_slot_is_in_use() -> None
         with transaction.atomic():
             slot = acquire_slot(owner, noted=set(), clock=at(None))
             inside.set()
-            go.wait(20)
+            go.wait(PATIENCE)
         return slot
 
     def second() -> Any:
-        inside.wait(20)
+        inside.wait(PATIENCE)
         threading.Timer(1.0, go.set).start()
         return acquire_slot(owner, noted=set(), clock=at(None))
 
@@ -67,7 +68,7 @@ def test_a_lowered_maximum_is_not_exceeded_outside_transactions_either(monkeypat
     def take(*args: Any, **kwargs: Any) -> list[slots.Slot]:
         if not getattr(met, "once", False):
             met.once = True
-            both.wait(20)
+            both.wait(PATIENCE)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(slots, "_take", take)
@@ -106,13 +107,13 @@ def _while_the_first_caller_rolls_back(owner: Account, call: Callable[[], Any]) 
             with transaction.atomic():
                 prx.enqueue(**mail(owner, idempotency_key="k"))
                 inside.set()
-                go.wait(20)
+                go.wait(PATIENCE)
                 raise Undo
         except Undo:
             return None
 
     def other() -> Any:
-        inside.wait(20)
+        inside.wait(PATIENCE)
         threading.Timer(1.0, go.set).start()
         return call()
 
@@ -152,7 +153,7 @@ def test_content_is_not_purged_under_an_enqueue_with_an_old_now() -> None:
         return row.pk
 
     def purger() -> int:
-        assert inside.wait(20)
+        assert inside.wait(PATIENCE)
         report = store.purge.purge(clock=store.db.clock_for(None))
         done.set()
         return report.content

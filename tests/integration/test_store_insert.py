@@ -15,6 +15,7 @@ from prx_email_django.models import Attachment, Content, OutboxMessage, Recipien
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.rules.outcomes import Ending
 from tests.support.factories import MEMORY, NOW, SECOND, account, finish, fresh, in_threads, mail, message, take_one
+from tests.support.patience import PATIENCE
 
 
 @pytest.mark.django_db
@@ -151,11 +152,11 @@ def test_the_same_key_in_two_transactions_of_which_one_is_rolled_back_is_not_los
         with pytest.raises(ZeroDivisionError), transaction.atomic():
             message(owner, idempotency_key="k", subject="rolled back")
             inserted.set()
-            waiting.wait(10)
+            waiting.wait(PATIENCE)
             raise ZeroDivisionError
 
     def kept() -> OutboxMessage:
-        assert inserted.wait(10)
+        assert inserted.wait(PATIENCE)
         waiting.set()
         return message(owner, idempotency_key="k", subject="kept")
 
@@ -206,7 +207,7 @@ def test_two_files_in_opposite_order_never_make_two_callers_wait_for_each_other(
         with transaction.atomic():
             message(owner, attachment=order[0])
             if connections[outbox_alias()].vendor != "sqlite":  # it has one writer at a time
-                barrier.wait(10)
+                barrier.wait(PATIENCE)
             return message(owner, attachment=order[1]).pk
 
     found = in_threads(lambda: both(files), lambda: both(files[::-1]))

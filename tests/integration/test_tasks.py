@@ -30,6 +30,7 @@ from prx_email_django.models import Account, OutboxMessage, OutboxState
 from prx_email_django.results import DrainReport
 from prx_email_django.transports.base import ConnectionSettings
 from tests.integration.face_rows import message, new_account
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -253,7 +254,7 @@ def test_everything_works_where_django_q_is_not_installed(server: SmtpServer, tm
         "DJANGO_SETTINGS_MODULE": "tests.settings",
     }
     command = [sys.executable, "-W", "error", "-c", WITHOUT_DJANGO_Q, str(server.port)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert len(server.messages) == 1
 

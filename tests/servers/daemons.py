@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-#: Seconds for a server to start, and to stop.
-TIMEOUT = 60.0
+from tests.support.patience import PATIENCE
 
 
 class Failed(Exception):
@@ -53,10 +52,10 @@ def running(arguments: Sequence[str | Path], *, ready: Callable[[], bool], log: 
         yield
     finally:
         process.terminate()
-        process.wait(timeout=TIMEOUT)
+        process.wait(timeout=PATIENCE)
 
 
-def wait_until(done: Callable[[], bool], *, what: str, log: Path, timeout: float = TIMEOUT) -> None:
+def wait_until(done: Callable[[], bool], *, what: str, log: Path, timeout: float = PATIENCE) -> None:
     """Poll until the condition is true: there is no event of another process that could be awaited.
 
     Raises:

@@ -13,6 +13,7 @@ from tests.servers.daemons import folder, free_ports, listens, running
 from tests.servers.installing import Missing
 from tests.servers.messages import Mailbox, Server
 from tests.servers.private_ca import PrivateCA
+from tests.support.patience import PATIENCE
 
 PACKAGE = "smtp-server@3.21.6"
 SCRIPT = Path(__file__).with_name("npm_smtp_server.js")
@@ -29,7 +30,9 @@ def npm_install(path: Path, package: str) -> str:
     if node is None or npm is None:
         raise Missing("Node.js with npm is missing")
     options = ["--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts", "--prefix", str(path)]
-    done = subprocess.run([npm, "install", *options, package], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [npm, "install", *options, package], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     if done.returncode:
         raise Missing(f"npm install {package}: {done.stderr.strip()[-300:]}")
     return node

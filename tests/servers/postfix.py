@@ -15,6 +15,7 @@ from tests.servers.installing import command
 from tests.servers.messages import Mailbox, Server
 from tests.servers.postfix_instance import postfix_instance
 from tests.servers.private_ca import PrivateCA
+from tests.support.patience import PATIENCE
 
 MAIN = """
 mynetworks =
@@ -87,7 +88,7 @@ def _settings(ports: list[int], ca: PrivateCA) -> dict[str, ConnectionSettings]:
             auth_method=auth_method,
             user=USER,
             max_messages=1000,
-            timeout=60.0,
+            timeout=PATIENCE,
             tls_files=TlsFiles(ca_file=str(ca.file)),
             password=password,
             token=token,

@@ -26,6 +26,7 @@ from urllib.request import urlopen
 import trustme
 
 from tests.support.https_server import HttpsServer
+from tests.support.patience import PATIENCE
 
 #: The directory (tenant) of this server, as Microsoft has it in the claim ``tid``.
 TENANT = "11111111-2222-3333-4444-555555555555"
@@ -102,7 +103,7 @@ class AuthorizationServer(HttpsServer):
 
     def follow(self, address: str) -> None:
         """Allow the access, and open the redirect address as the browser does."""
-        with urlopen(self.approve(address), timeout=60) as response:
+        with urlopen(self.approve(address), timeout=PATIENCE) as response:
             response.read()
 
     # Answers

@@ -16,8 +16,6 @@ from typing import Any, Self
 
 from django.db import connection
 
-PATIENCE = 30.0
-
 
 class DatabaseProxy:
     """Forwards connections to the server of the test's database; all methods may be called from any thread."""

@@ -18,6 +18,7 @@ from prx_email_django.status.facts import account_facts
 from prx_email_django.status.reasons import account_sentence
 from prx_email_django.store.attempts import FinishedAttempt, RecordedAttempt
 from prx_email_django.store.claimed import Claim
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from tests.support.smtp_server import SmtpServer
@@ -149,7 +150,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
 
     def run(number: int) -> None:
         try:
-            start.wait(60)
+            start.wait(PATIENCE)
             found[number] = calls[number]()
         except Exception as error:  # noqa: BLE001  (it is returned as the result)
             found[number] = error
@@ -160,7 +161,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "it waits for ever"
     return found
 

@@ -9,6 +9,8 @@ from typing import Self
 
 import trustme
 
+from tests.support.patience import PATIENCE
+
 
 class HttpsServer:
     """Serves with ``handler`` during a ``with`` block; without an ``authority`` it is plain HTTP."""
@@ -30,4 +32,4 @@ class HttpsServer:
     def __exit__(self, *_: object) -> None:
         self._http.shutdown()
         self._http.server_close()
-        self._thread.join(60)
+        self._thread.join(PATIENCE)

@@ -13,7 +13,8 @@ from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.replies import Reply, ReplyParser
 from prx_email_django.transports.smtp.session import SmtpSession
 from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
-from tests.support.smtp_script import PATIENCE, Rule
+from tests.support.patience import PATIENCE
+from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
 
 BODY = b"Subject: hello\r\nTo: bob@example.org\r\n\r\nHello, Bob.\r\n"

@@ -9,11 +9,10 @@ from typing import Any
 from django.db import connections
 
 from prx_email_django.models.managers import outbox_alias
+from tests.support.patience import PATIENCE
 
 #: Seconds after which a session that has not come to its next statement is taken to wait for another one's lock.
 BLOCKED_AFTER = 0.1
-#: Seconds after which a test gives up.
-PATIENCE = 30.0
 
 
 class Session(threading.Thread):

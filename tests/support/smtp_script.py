@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-#: Seconds to wait for what must happen: the machine may stand still for some time, and that is no failure.
-PATIENCE = 60.0
 #: Stages at which a rule can apply.  ``bdat``: BDAT without recipients; with recipients it is ``final``.
 #: ``greeting``: on connecting.  ``body``: after ``after`` bytes of the body.
 #: ``final``: after the final dot; ``dot``: after a dot without recipients.  ``rcpt`` and ``mail`` may name an address.

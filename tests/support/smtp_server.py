@@ -24,8 +24,9 @@ from typing import Any, Self
 
 import trustme
 
+from tests.support.patience import PATIENCE
 from tests.support.smtp_connection import Connection
-from tests.support.smtp_script import PATIENCE, STAGES, Received, Rule
+from tests.support.smtp_script import STAGES, Received, Rule
 
 __all__ = ("Received", "Rule", "SmtpServer")
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from django.db import connections
 
 import prx_email_django as prx
+from tests.support.patience import PATIENCE
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class CallInThread(threading.Thread, Generic[T]):
 
     def outcome(self) -> T:
         """Wait for the end; return what the function returned, or raise what it raised."""
-        self.join(60)
+        self.join(PATIENCE)
         assert not self.is_alive(), "the call never returned"
         if self._error is not None:
             raise self._error

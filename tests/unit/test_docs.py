@@ -42,6 +42,7 @@ from tests.support.documents import (
     tables,
     text_of,
 )
+from tests.support.patience import PATIENCE
 
 KINDS = {
     "python",
@@ -296,7 +297,7 @@ def test_the_words_become_entries_of_the_site(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(tmp_path), str(tmp_path / "built")],
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     index = (tmp_path / "built/searchindex.js").read_text(encoding="utf-8")
     entries = json.loads(index.removeprefix("Search.setIndex(").rstrip().rstrip(";").removesuffix(")"))["indexentries"]

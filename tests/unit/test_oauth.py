@@ -31,6 +31,7 @@ from prx_email_django.oauth.token_request import Grant, TokenRequest, token_requ
 from prx_email_django.oauth.token_server import retry_after
 from prx_email_django.rules.hosts import check_token_url
 from prx_email_django.status.advice import advice
+from tests.support.patience import PATIENCE
 
 SECRETS = ("the-client-secret", "the-refresh-token", "ya29.the-access-token")
 EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
@@ -279,7 +280,7 @@ def test_an_endless_answer_does_not_fill_the_memory(server: TokenServer) -> None
 
 
 def test_a_silent_server_costs_no_more_than_the_timeout(server: TokenServer) -> None:
-    server.answer = lambda handler: server.stop.wait(100) and None
+    server.answer = lambda handler: server.stop.wait(PATIENCE) and None
     started = time.monotonic()
     error = refused(request_to(server.url), timeout=0.2)
     assert (error.permanent, error.code) == (False, "timeout")
@@ -300,7 +301,7 @@ def test_a_server_that_sends_slowly_cannot_exceed_the_deadline(server: TokenServ
 
     server.answer = drip
     assert refused(request_to(server.url), timeout=0.2).code == "timeout"
-    assert client_left.wait(60), "the thread reads on after its deadline"
+    assert client_left.wait(PATIENCE), "the thread reads on after its deadline"
 
 
 def test_a_server_that_closes_or_cannot_be_reached_is_a_temporary_error(server: TokenServer) -> None:
@@ -318,14 +319,14 @@ def test_a_slow_server_blocks_nobody(server: TokenServer) -> None:
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
         asked.set()
-        server.stop.wait(100)
+        server.stop.wait(PATIENCE)
 
     server.answer = slow
     request = TokenFetch(request_to(server.url), timeout=60, done=done.set)
-    assert asked.wait(60)
+    assert asked.wait(PATIENCE)
     assert not request.is_over
     server.stop.set()
-    assert done.wait(60)
+    assert done.wait(PATIENCE)
     assert request.is_answered
 
 
@@ -582,7 +583,7 @@ release_hanging = threading.Event()
 
 
 def hanging_sync(given: object) -> tuple[str, None]:
-    release_hanging.wait(100)
+    release_hanging.wait(PATIENCE)
     return SECRETS[2], None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.support.patience import PATIENCE
+
 SETTINGS = """
 from django.conf import settings
 settings.configure(
@@ -18,5 +20,7 @@ execute_from_command_line(["manage.py", "makemigrations", "--check", "--dry-run"
 
 def test_a_project_without_the_admin_needs_no_migration_of_its_own() -> None:
     """A model that only the admin imported was missing there: ``makemigrations`` deleted it, in this app's folder."""
-    done = subprocess.run([sys.executable, "-c", SETTINGS], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SETTINGS], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "No changes detected\n"), done.stdout + done.stderr

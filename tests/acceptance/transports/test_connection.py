@@ -21,7 +21,7 @@ from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.transports.smtp.session import SmtpSession
 from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import outgoing, settings_for, transmit
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 USERS = {"ann": "s3cret-pass"}

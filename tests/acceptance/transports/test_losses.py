@@ -25,7 +25,8 @@ from tests.support.outgoing_messages import (
     transmit_into_silence,
     until,
 )
-from tests.support.smtp_script import PATIENCE, Rule
+from tests.support.patience import PATIENCE
+from tests.support.smtp_script import Rule
 from tests.support.smtp_server import SmtpServer
 
 #: More than any socket buffers between here and a server that does not read.

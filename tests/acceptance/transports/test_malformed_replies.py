@@ -12,7 +12,7 @@ from prx_email_django.transports.base import ConnectError, ConnectionSettings, S
 from prx_email_django.transports.found import Ahead
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import ListFeed, OpenFeed, outgoing, outgoing_messages, settings_for, transmit
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 MALFORMED = [

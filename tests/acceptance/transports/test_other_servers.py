@@ -18,7 +18,7 @@ from prx_email_django.rules.outcomes import Answer, Ending, Trouble
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, TlsFiles
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import ListFeed, outgoing, outgoing_messages, run_session
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 
 
 class Inbox:

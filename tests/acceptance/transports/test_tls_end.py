@@ -19,7 +19,7 @@ from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.base import ConnectionSettings, TlsFiles
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import BODY, ListFeed, outgoing_messages, run_session
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 
 EHLO = b"250-here\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
 OK, GO_ON = b"250 2.0.0 ok\r\n", b"354 go on\r\n"

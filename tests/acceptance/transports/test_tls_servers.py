@@ -23,7 +23,7 @@ from prx_email_django.status.advice import advice
 from prx_email_django.transports.base import ConnectError, ConnectionSettings, TlsFiles
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.outgoing_messages import outgoing, transmit
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 
@@ -78,14 +78,14 @@ class BlockingServer:
         return str(host), int(port)
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
         self._listening.close()
         assert not self._thread.is_alive()
 
     def _serve(self) -> None:
         client, _ = self._listening.accept()
         with client, contextlib.suppress(OSError):
-            client.settimeout(60)
+            client.settimeout(PATIENCE)
             if self._starttls:
                 client.sendall(b"220 hello\r\n")
                 client.recv(1000)

@@ -12,7 +12,7 @@ from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.worker.connection import Connection
 from prx_email_django.worker.queues import ReadyQueue, ResultQueue
 from tests.support.outgoing_messages import settings_for
-from tests.support.smtp_script import PATIENCE
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 
