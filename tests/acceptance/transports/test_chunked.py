@@ -25,6 +25,7 @@ from tests.support.outgoing_messages import (
     transmit,
     until,
 )
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 #: A server that was probed before, and a window that has grown.
@@ -129,7 +130,7 @@ def in_flight(server: SmtpServer, nth: int, count: int, **options: object) -> li
         feed = ListFeed(outgoing_messages(count))
         session = await SmtpTransport().open(settings_for(server, **options))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         await until(lambda: len(feed.order) == nth - 1)
         seen.extend(sorted(set(feed.taken) - set(feed.order)))
         server.release(rule)
@@ -164,7 +165,7 @@ def test_message_that_must_not_be_sent_twice_goes_alone(server: SmtpServer) -> N
         feed = ListFeed(messages)
         session = await SmtpTransport().open(settings_for(server, **GROWN))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         await until(lambda: feed.order == [1, 2])
         seen.extend(feed.taken)
         server.release(rule)
@@ -188,13 +189,13 @@ def test_message_that_arrives_while_others_are_unanswered_is_written_at_once(ser
         feed = OpenFeed([outgoing(1)])
         session = await SmtpTransport().open(settings_for(server, **GROWN))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(first.reached.wait, 60)
+        assert await asyncio.to_thread(first.reached.wait, PATIENCE)
         await feed.idle.wait()
         feed.put(outgoing(2))
         await until(lambda: len(feed.taken) == 2)
         assert not feed.order
         server.release(first)
-        assert await asyncio.to_thread(second.reached.wait, 60)
+        assert await asyncio.to_thread(second.reached.wait, PATIENCE)
         await until(lambda: len(feed.order) == 2)
         feed.put(outgoing(3))  # after an idle time
         feed.close()
@@ -424,7 +425,7 @@ def test_cancelled_window_reports_every_message_once(server: SmtpServer) -> None
         feed = ListFeed(outgoing_messages(8))
         session = await SmtpTransport().open(settings_for(server, **GROWN))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         await until(lambda: feed.order == [1])
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -462,7 +463,7 @@ def test_connection_in_a_window_ends_in_good_order_where_another_finds_that_the_
         feed = ListFeed(outgoing_messages(8))
         session = await SmtpTransport().open(settings_for(server, found=found, **GROWN))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         found.give_up(Ahead.CHUNKING)
         server.release(rule)
         return feed, await running

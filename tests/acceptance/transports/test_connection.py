@@ -353,7 +353,7 @@ def test_cancelled_opening_leaves_nothing_open() -> None:
 
         async def main() -> None:
             opening = asyncio.ensure_future(SmtpTransport().open(settings_for(server)))
-            assert await asyncio.to_thread(rule.reached.wait, 60)
+            assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
             opening.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await opening

@@ -16,6 +16,7 @@ from prx_email_django.transports.smtp.connection import SmtpTransport
 from prx_email_django.worker.token_keeper import connection_settings
 from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import BODY, ListFeed, OpenFeed, outgoing, outgoing_messages, settings_for, until
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 
@@ -44,7 +45,7 @@ def test_final_reply_has_ten_minutes_and_the_time_of_its_size(
     async def main(loop: FakeClockLoop) -> None:
         session = await SmtpTransport().open(settings(server))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         await loop.jump(seconds - 0.1)
         assert not running.done(), "the deadline is too early"
         await loop.jump(0.2)
@@ -66,7 +67,7 @@ def test_a_body_has_its_deadline_although_the_connection_is_woken_meanwhile(pipe
             options = {"pipelining": pipelining, "max_in_flight": 4, "window": 4, "final_timeout": 600.0}
             session = await SmtpTransport().open(settings_for(server, **options))
             running = asyncio.ensure_future(session.run(feed))
-            assert await asyncio.to_thread(rule.reached.wait, 60)
+            assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
             await until(lambda: len(feed.order) == 2)
             for _ in range(29):
                 await loop.jump(20)
@@ -91,7 +92,7 @@ def test_each_further_message_of_a_window_has_the_time_of_its_size() -> None:
             options = {"pipelining": "chunked", "max_in_flight": 4, "window": 4, "final_timeout": 600.0}
             session = await SmtpTransport().open(settings_for(server, **options))
             running = asyncio.ensure_future(session.run(feed))
-            assert await asyncio.to_thread(rule.reached.wait, 60)
+            assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
             await loop.jump(500)
             feed.put(outgoing(2, body=body))
             await loop.jump(115)

@@ -10,6 +10,7 @@ from prx_email_django.rules.outcomes import Ending, Trouble
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support.fake_clock import FakeClockLoop, run_on_fake_clock
 from tests.support.outgoing_messages import ListFeed, outgoing, settings_for, transmit
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 
@@ -69,7 +70,7 @@ def test_reply_to_the_lone_dot_may_take_as_long_as_the_reply_to_a_body(level: st
                 settings_for(server, pipelining=level, timeout=60.0, final_timeout=600.0)
             )
             running = asyncio.ensure_future(session.run(feed))
-            assert await asyncio.to_thread(rule.reached.wait, 60)
+            assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
             await loop.jump(590)
             assert not running.done()
             server.release(rule)

@@ -43,7 +43,7 @@ async def end_session_at(
     """Run a session until the rule stalls it, then cancel or abort it."""
     session = await SmtpTransport().open(settings_for(server, pipelining=level))
     running = asyncio.ensure_future(session.run(feed))
-    assert await asyncio.to_thread(rule.reached.wait, 60)
+    assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
     if cancel:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

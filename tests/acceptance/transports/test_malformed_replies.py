@@ -122,7 +122,7 @@ def test_reply_that_arrives_byte_by_byte_is_read(server: SmtpServer) -> None:
         rule = server.on("mail", stall=True)
         feed = OpenFeed([outgoing()])
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         for position in range(len(reply)):
             server.say(reply[position : position + 1])
             await asyncio.sleep(0)

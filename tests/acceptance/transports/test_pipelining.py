@@ -20,6 +20,7 @@ from tests.support.outgoing_messages import (
     transmit,
     transmit_into_silence,
 )
+from tests.support.patience import PATIENCE
 from tests.support.smtp_server import SmtpServer
 
 
@@ -59,7 +60,7 @@ def test_auto_overlaps_after_three_messages_only(server: SmtpServer) -> None:
         feed = ListFeed(outgoing_messages(6))
         session = await SmtpTransport().open(settings_for(server, pipelining="auto"))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         seen.extend(feed.taken)
         server.release(rule)
         await running
@@ -85,7 +86,7 @@ def test_envelope_ahead_is_taken_just_before_it_is_written(server: SmtpServer) -
         feed = ListFeed([outgoing(1, body=large * 250_000), outgoing(2)])
         session = await SmtpTransport().open(settings_for(server, pipelining="full"))
         running = asyncio.ensure_future(session.run(feed))
-        assert await asyncio.to_thread(rule.reached.wait, 60)
+        assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
         taken.extend(feed.taken)
         server.release(rule)
         await running

@@ -10,6 +10,7 @@ from prx_email_django.rules.outcomes import Ending
 from prx_email_django.transports.smtp.connection import SmtpTransport
 from tests.support import smtp_connection
 from tests.support.outgoing_messages import ListFeed, outgoing, settings_for, transmit
+from tests.support.patience import PATIENCE
 from tests.support.smtp_connection import Connection
 from tests.support.smtp_server import SmtpServer
 
@@ -44,7 +45,7 @@ def test_message_withdrawn_while_rset_is_answered_is_not_written() -> None:
         async def main() -> None:
             session = await SmtpTransport().open(settings_for(server, pipelining="off"))
             running = asyncio.ensure_future(session.run(feed))
-            assert await asyncio.to_thread(rule.reached.wait, 60)
+            assert await asyncio.to_thread(rule.reached.wait, PATIENCE)
             claim["held"] = False
             server.release(rule)
             await running
