@@ -6,32 +6,29 @@ PostgreSQL's one statement checks and writes (``insert_statement``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connections
-from django.db.models import CharField, TextField
 from django.utils.timezone import make_aware
 
-from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState, Recipient
+from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import MOST_VALUES, atomic, database_now
+from prx_email_django.store.db import MOST_VALUES, database_now
 from prx_email_django.store.draft import Draft, row_of
+from prx_email_django.store.insert_columns import RECIPIENT, columns_of, recipient_columns
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
-from prx_email_django.store.insert_sql import literal, needs_value, version_of
-from prx_email_django.store.inserted_rows import attributes, instance_maker
+from prx_email_django.store.insert_sql import version_of
+from prx_email_django.store.inserted_rows import instance_maker
 from prx_email_django.store.outbox import WAKE_AGAIN
+from prx_email_django.store.short_transaction import short_transaction
 
 #: Messages of one INSERT, and characters of all their columns: MariaDB and MySQL refuse a packet of more than 16 MB.
 MOST_ROWS, MOST_TEXT = 500, 1_000_000
-#: Columns of ``OutboxMessage`` that follow from the draft and the moment.
-_INSTANTS = ("created_at", "updated_at", "next_attempt_at", "due_since")
 #: ``sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER``; a Python that is used with MariaDB may be built without that module.
 _LIMIT_VARIABLE_NUMBER = 9
-#: Columns whose values, nearly all, go as they are; and what prepares them.
-_TEXTS, _AS_IT_IS = (CharField, TextField), None
 
 
 class _Seen(NamedTuple):
@@ -59,7 +56,7 @@ def insert_rows(connection: Any, drafts: Sequence[Draft], *, now: datetime | Non
         raise Unsuited  # which of them is known would be unknown
     rows = [row_of(draft) for draft in drafts]
     try:
-        with atomic(), connection.cursor() as cursor:
+        with short_transaction(connection, in_autocommit=asks) as cursor:
             if connection.vendor == "sqlite":
                 # The write comes first: SQLite refuses one that follows a read, where another has written meanwhile.
                 moment = now or database_now()
@@ -152,23 +149,20 @@ def _insert(
 ) -> list[int]:
     """Insert the messages with their recipients, and return the keys of the messages, in order."""
     names = tuple(sorted(rows[0] if len(rows) == 1 else set().union(*rows)))
-    columns, instant = _columns(outbox_alias(), names), connection.ops.adapt_datetimefield_value(moment)
+    columns, instant = columns_of(outbox_alias(), names), connection.ops.adapt_datetimefield_value(moment)
     most, text = min(MOST_ROWS, _most_values(connection) // columns.width), 0
     ids: list[int] = []
     params: list[Any] = []
     for draft, row in zip(drafts, rows, strict=True):
         due = instant if draft.due_at is None else connection.ops.adapt_datetimefield_value(draft.due_at)
-        values: list[Any] = [draft.account.id, instant, instant, due, due]
-        for name, prepared in columns.given:
-            value = row[name] if name in row else _default(name)
-            values.append(value if prepared is _AS_IT_IS else prepared(value, connection))
+        values = [draft.account.id, instant, instant, due, due, *columns.values_of(row, connection)]
         size = sum([len(value) for value in values if isinstance(value, str)])
         if params and (len(params) >= most * columns.width or text + size > MOST_TEXT):
-            ids += _inserted(cursor, connection, columns, params)
+            ids += _inserted(cursor, connection, names, params)
             params, text = [], 0
         params += values
         text += size
-    ids += _inserted(cursor, connection, columns, params)
+    ids += _inserted(cursor, connection, names, params)
     _insert_recipients(cursor, drafts, ids, most=_most_values(connection))
     return ids
 
@@ -180,8 +174,8 @@ def _most_values(connection: Any) -> int:
     return min(MOST_VALUES, int(connection.connection.getlimit(_LIMIT_VARIABLE_NUMBER)))
 
 
-def _inserted(cursor: Any, connection: Any, columns: _Columns, params: list[Any]) -> list[int]:
-    sql = columns.sql_of(len(params) // columns.width)
+def _inserted(cursor: Any, connection: Any, names: tuple[str, ...], params: list[Any]) -> list[int]:
+    sql = _messages_sql(outbox_alias(), names, len(params) // columns_of(outbox_alias(), names).width)
     if connection.features.can_return_columns_from_insert:
         cursor.execute(f"{sql} RETURNING id", params)
         # They are given in the order of the rows; the database may return them in any order.
@@ -203,45 +197,14 @@ def _insert_recipients(cursor: Any, drafts: Sequence[Draft], ids: Sequence[int],
         cursor.execute(_recipients_sql(outbox_alias(), len(part) // 3), part)
 
 
+@lru_cache(maxsize=256)
+def _messages_sql(alias: str, names: tuple[str, ...], rows: int) -> str:
+    columns, table = columns_of(alias, names), connections[alias].ops.quote_name(OutboxMessage._meta.db_table)
+    row = f"({', '.join([*['%s'] * columns.width, *columns.defaults])})"
+    return f"INSERT INTO {table} ({', '.join(columns.names)}) VALUES {', '.join([row] * rows)}"  # noqa: S608  (names)
+
+
 @lru_cache(maxsize=32)
 def _recipients_sql(alias: str, rows: int) -> str:
-    quote = connections[alias].ops.quote_name
-    names = ", ".join(map(quote, ("message_id", "kind", "address", "result", "text")))
-    values = ", ".join(["(%s, %s, %s, '', '')"] * rows)
-    return f"INSERT INTO {quote(Recipient._meta.db_table)} ({names}) VALUES {values}"  # noqa: S608  (names)
-
-
-class _Columns(NamedTuple):
-    """The columns that are written of each message."""
-
-    #: Name of a column that drafts give, and what prepares a value of it for a connection.
-    given: Sequence[tuple[str, Callable[[Any, Any], Any] | None]]
-    #: Values of a message.
-    width: int
-    sql_of: Callable[[int], str]
-
-
-@lru_cache(maxsize=256)
-def _columns(alias: str, names: tuple[str, ...]) -> _Columns:
-    """The columns of drafts that give these."""
-    connection, fields = connections[alias], {field.name: field for field in OutboxMessage._meta.concrete_fields}
-    # No connection is kept with them: each thread has one, which must end with it.
-    given = [(name, _AS_IT_IS if type(fields[name]) in _TEXTS else fields[name].get_db_prep_save) for name in names]
-    first = [str(fields[name].column) for name in ("account", *_INSTANTS)]
-    others = {
-        str(field.column): literal(field)
-        for field in fields.values()
-        if field.column not in first and field.name not in names and needs_value(field)
-    }
-    columns = [*first, *(str(fields[name].column) for name in names), *others]
-    row = f"({', '.join([*['%s'] * (len(first) + len(names)), *others.values()])})"
-    quote = connection.ops.quote_name
-    begin = f"INSERT INTO {quote(OutboxMessage._meta.db_table)} ({', '.join(map(quote, columns))}) VALUES "  # noqa: S608
-    sql_of = lru_cache(maxsize=32)(lambda rows: begin + ", ".join([row] * rows))
-    return _Columns(given, len(first) + len(names), sql_of)
-
-
-def _default(name: str) -> Any:
-    """What a draft means that does not give this column."""
-    _, constants, others = attributes()
-    return constants[name] if name in constants else dict(others)[name]()
+    table, names = recipient_columns(alias)
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join([RECIPIENT] * rows)}"  # noqa: S608  (names)

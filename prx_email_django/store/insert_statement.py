@@ -16,6 +16,7 @@ from prx_email_django.store.draft import Draft
 from prx_email_django.store.insert_arrays import insert_arrays
 from prx_email_django.store.insert_execution import Inserted, Unsuited
 from prx_email_django.store.insert_one import insert_one
+from prx_email_django.store.insert_one_elsewhere import can_insert_one, insert_one_elsewhere
 from prx_email_django.store.insert_rows import insert_rows
 
 #: Recipients up to which a message has a statement of its own, two parameters each: PostgreSQL takes 65 535 of them.
@@ -43,10 +44,13 @@ def insert_together(connection: Any, drafts: Sequence[Draft], *, now: datetime |
     asks = not connection.in_atomic_block and (
         connection.get_autocommit() if connection.connection is None else connection.autocommit
     )
-    if connection.vendor != "postgresql":
-        return insert_rows(connection, drafts, now=now, asks=asks)
     first = drafts[0]
-    if len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS:
+    is_one = len(drafts) == 1 and first.raw is None and not first.parts and len(first.recipients) <= MOST_RECIPIENTS
+    if connection.vendor != "postgresql":
+        if is_one and can_insert_one(connection):
+            return insert_one_elsewhere(connection, first, now=now, asks=asks)
+        return insert_rows(connection, drafts, now=now, asks=asks)
+    if is_one:
         return insert_one(connection, first, now=now, asks=asks)
     if any(draft.parts for draft in drafts):
         raise Unsuited

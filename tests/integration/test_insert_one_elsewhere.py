@@ -1,0 +1,284 @@
+"""Queueing one message on SQLite and MariaDB: what is cut off leaves nothing behind, neither rows nor a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
+from django.db.backends.utils import CursorWrapper
+from django.test import SimpleTestCase
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+import prx_email_django as prx
+from prx_email_django.errors import InvalidMessage
+from prx_email_django.models import Account, AccountState, OutboxMessage, Recipient
+from prx_email_django.store import insert_one_elsewhere, insert_statement, short_transaction
+from tests.support.factories import account, mail
+from tests.support.patience import PATIENCE
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
+
+needs_sqlite = pytest.mark.skipif(connection.vendor != "sqlite", reason="a transaction of SQLite")
+needs_mariadb = pytest.mark.skipif(connection.vendor != "mysql", reason="a statement of MariaDB")
+not_on_postgres = pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL has a statement of its own")
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ways by which messages were written: ``one`` or ``rows``."""
+    taken: list[str] = []
+
+    def noting(name: str, way: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*args: Any, **options: Any) -> Any:
+            taken.append(name)
+            return way(*args, **options)
+
+        return write
+
+    monkeypatch.setattr(insert_statement, "insert_one_elsewhere", noting("one", insert_statement.insert_one_elsewhere))
+    monkeypatch.setattr(insert_statement, "insert_rows", noting("rows", insert_statement.insert_rows))
+    return taken
+
+
+def is_in_transaction() -> bool:
+    if connection.vendor == "sqlite":
+        return bool(connection.connection.in_transaction)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT @@in_transaction")
+        return bool(cursor.fetchone()[0])
+
+
+def raises_at(text: str, error: BaseException) -> Any:
+    """A host's wrapper that fails at a statement."""
+
+    def wrapper(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if text in sql:
+            raise error
+        return execute(sql, params, many, context)
+
+    return connection.execute_wrapper(wrapper)
+
+
+@not_on_postgres
+def test_one_message_is_written_by_the_short_way(ways: list[str]) -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    prx.enqueue(**mail(owner, cc=[f"c{n}@example.org" for n in range(99)], metadata={"order": "ä"}))
+    with transaction.atomic():
+        prx.enqueue(**mail("known", idempotency_key="k"))
+    assert ways == ["one"] * 3
+    prx.enqueue(**mail(owner, cc=[f"c{n}@example.org" for n in range(100)]))
+    assert ways[3:] == ["rows"]
+    assert Recipient.objects.count() == 1 + 100 + 1 + 101
+
+
+@not_on_postgres
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_draft_that_does_not_fit_its_account_any_more_is_not_written(inside: bool, ways: list[str]) -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    prx.enqueue(**mail("known"))
+    AccountState.objects.update_or_create(account=owner, defaults={"size_limit": 50})
+
+    def refuse() -> None:
+        with pytest.raises(InvalidMessage):
+            prx.enqueue(**mail("known", body_text="x" * 100))
+        AccountState.objects.update(size_limit=0)
+        Account.objects.filter(pk=owner.pk).update(email="new@example.com")
+        assert prx.enqueue(**mail("known")).from_email == "new@example.com"
+
+    if inside:
+        with transaction.atomic():
+            refuse()
+    else:
+        refuse()
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 3
+    assert not is_in_transaction()
+    assert "rows" not in ways
+
+
+@not_on_postgres
+def test_a_message_that_has_expired_is_refused(ways: list[str]) -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    with pytest.raises(InvalidMessage):
+        prx.enqueue(**mail("known", expires_at=timezone.now() - timedelta(seconds=5)))
+    later = timezone.now() + timedelta(hours=1)
+    message = prx.enqueue(**mail("known", expires_at=later, send_at=later - timedelta(minutes=5)))
+    stored = OutboxMessage.objects.get(pk=message.pk)
+    assert stored.expires_at == message.expires_at == later
+    assert stored.next_attempt_at == message.next_attempt_at == stored.due_since
+    assert (stored.created_at, stored.claim_rank) == (message.created_at, message.claim_rank)
+
+
+@needs_sqlite
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), OperationalError("disk I/O error")])
+@pytest.mark.parametrize("place", ["outboxmessage", "recipient"])
+def test_an_error_between_the_statements_leaves_nothing(error: BaseException, place: str) -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    with pytest.raises(type(error)), raises_at(f'INSERT INTO "prx_email_django_{place}"', error):
+        prx.enqueue(**mail("known"))
+    assert not is_in_transaction()
+    assert connection.get_autocommit()
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 1
+    prx.enqueue(**mail("known"))
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 2
+
+
+@needs_sqlite
+def test_a_transaction_that_was_begun_by_hand_is_left_as_it_was() -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        Account.objects.update(display_name="changed")
+        with pytest.raises(OperationalError, match="within a transaction"):
+            prx.enqueue(**mail("known"))
+        assert is_in_transaction()
+        cursor.execute("COMMIT")
+    assert Account.objects.get().display_name == "changed"
+
+
+@needs_sqlite
+def test_a_cursor_of_the_hosts_backend_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    made: list[str] = []
+    own = connections[connection.alias]
+
+    class Backend(type(own)):  # type: ignore[misc]
+        def create_cursor(self, name: Any = None) -> Any:
+            made.append("cursor")
+            return super().create_cursor(name)
+
+    monkeypatch.setattr(own, "__class__", Backend)
+    prx.enqueue(**mail("known"))
+    assert made
+    assert OutboxMessage.objects.count() == 2
+
+
+@needs_sqlite
+def test_a_python_without_sqlite_can_import_the_package() -> None:
+    assert "sqlite3" not in vars(short_transaction)
+
+
+def test_a_test_that_forbids_the_database_forbids_it_here_too() -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    prx.enqueue(**mail("known"))
+
+    class Forbids(SimpleTestCase):
+        pass
+
+    Forbids._add_databases_failures()  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(AssertionError, match="not allowed in SimpleTestCase"):
+            prx.enqueue(**mail("known"))
+    finally:
+        Forbids._remove_databases_failures()  # type: ignore[attr-defined]
+    assert OutboxMessage.objects.count() == 2
+
+
+@not_on_postgres
+def test_the_log_of_statements_holds_them() -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    with CaptureQueriesContext(connection) as captured:
+        prx.enqueue(**mail("known", subject="A subject to find"))
+    assert any("A subject to find" in query["sql"] for query in captured)
+
+
+@contextmanager
+def locked(table: str) -> Iterator[None]:
+    """Another session holds the table, so that whoever writes it waits."""
+    holds, ends = Event(), Event()
+
+    def hold() -> None:
+        try:
+            with connections[connection.alias].cursor() as cursor:
+                cursor.execute(f"LOCK TABLES {table} WRITE")
+                holds.set()
+                ends.wait(PATIENCE)
+                cursor.execute("UNLOCK TABLES")
+        finally:
+            holds.set()
+            connections.close_all()
+
+    thread = Thread(target=hold)
+    thread.start()
+    assert holds.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join(PATIENCE)
+
+
+@needs_mariadb
+def test_a_statement_that_the_server_cuts_off_leaves_no_transaction() -> None:
+    """A handler within the statement would not run then: the server ends it where it is."""
+    account("known")
+    prx.enqueue(**mail("known"))
+    with connection.cursor() as cursor:
+        cursor.execute("SET max_statement_time = 1")
+    try:
+        with locked("prx_email_django_recipient"), pytest.raises(DatabaseError):
+            prx.enqueue(**mail("known"))
+        assert not is_in_transaction()
+    finally:
+        connection.close()
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 1
+
+
+@needs_mariadb
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_an_exit_while_the_answer_is_read_leaves_no_transaction(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    execute = CursorWrapper.execute
+
+    def exits(self: Any, sql: str, params: Any = None) -> Any:
+        if sql.startswith("BEGIN NOT ATOMIC"):
+            # As far as a statement comes that is cut off: it has begun its transaction.
+            execute(self, "START TRANSACTION")
+            execute(self, "UPDATE prx_email_django_account SET display_name = 'half'")
+            raise error
+        return execute(self, sql, params)
+
+    monkeypatch.setattr(CursorWrapper, "execute", exits)
+    with pytest.raises(type(error)):
+        prx.enqueue(**mail("known"))
+    monkeypatch.undo()
+    assert not is_in_transaction()
+    assert Account.objects.get().display_name != "half"
+
+
+@needs_mariadb
+def test_a_session_with_oracles_syntax_takes_the_other_way() -> None:
+    account("known")
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION sql_mode = 'ORACLE'")
+    try:
+        prx.enqueue(**mail("known"))
+        with transaction.atomic():
+            prx.enqueue(**mail("known"))
+    finally:
+        connection.close()
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 2
+
+
+@needs_mariadb
+def test_another_error_of_the_statement_is_not_taken_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    account("known")
+    monkeypatch.setattr(insert_one_elsewhere, "_mariadb_sql", lambda *_, **__: "SELECT * FROM no_such_table")
+    with pytest.raises(DatabaseError, match="no_such_table|arguments"):
+        prx.enqueue(**mail("known"))
