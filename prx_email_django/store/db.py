@@ -17,6 +17,7 @@ from django.db import DataError, Error, OperationalError, connections, transacti
 from django.db.models import DateTimeField, Func, Value
 from django.db.models.functions import Cast, Greatest
 from django.db.models.sql.compiler import SQLCompiler
+from django.utils.timezone import make_aware
 
 from prx_email_django.conf import outbox_settings
 from prx_email_django.errors import InvalidMessage
@@ -172,6 +173,14 @@ def database_now() -> datetime:
         cursor.execute("SELECT UTC_TIMESTAMP(6)")
         moment = cursor.fetchone()[0]
         return moment.replace(tzinfo=UTC)
+
+
+def instant_as_read(value: datetime | None, connection: Any) -> datetime | None:
+    """An instant that a statement of our own has read, as Django's fields read it: without a zone, in the connection's.
+
+    On SQLite, MariaDB and MySQL; PostgreSQL gives the zone.
+    """
+    return None if value is None else make_aware(value, connection.timezone)
 
 
 def clock_for(now: datetime | None) -> Clock:

@@ -15,11 +15,10 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, ProgrammingError, connections
-from django.utils.timezone import make_aware
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import atomic, database_now
+from prx_email_django.store.db import atomic, database_now, instant_as_read
 from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_columns import FIRST, RECIPIENT, columns_of, recipient_columns
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
@@ -110,8 +109,7 @@ def _on_sqlite(
         pk, asked = written[0]
         given = [value for kind, address in draft.recipients for value in (pk, kind, address)]
         cursor.execute(_recipients_sql(alias, len(draft.recipients)), given)
-    # As Django reads an instant: without a zone, in that of the connection.
-    return pk, moment, asked and make_aware(datetime.fromisoformat(asked), connection.timezone)
+    return pk, moment, instant_as_read(asked and datetime.fromisoformat(asked), connection)
 
 
 @lru_cache(maxsize=256)

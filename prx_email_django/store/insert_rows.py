@@ -12,11 +12,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, connections
-from django.utils.timezone import make_aware
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import MOST_VALUES, database_now
+from prx_email_django.store.db import MOST_VALUES, database_now, instant_as_read
 from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_columns import RECIPIENT, columns_of, recipient_columns
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
@@ -116,8 +115,7 @@ def _look(cursor: Any, connection: Any, account_id: int, *, now: datetime | None
     if found is None:
         raise Unfit
     version, size_limit, asked, moment = found
-    # As Django reads an instant: without a zone, in that of the connection.
-    asked_at = asked and make_aware(asked, connection.timezone)
+    asked_at = instant_as_read(asked, connection)
     return _Seen(str(version), size_limit or 0, asked_at, now or moment.replace(tzinfo=UTC))
 
 

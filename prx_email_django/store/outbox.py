@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from django.db import Error, connections
@@ -14,6 +15,7 @@ from prx_email_django.models import OutboxState, PauseRecord
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.models.runtime_state import PausedBy
 from prx_email_django.rules.clock import Clock
+from prx_email_django.store import prepared
 from prx_email_django.store.absence import end_all_sessions, is_away
 from prx_email_django.store.db import (
     StatementTime,
@@ -21,6 +23,7 @@ from prx_email_django.store.db import (
     clock_for,
     database_now,
     in_transaction,
+    instant_as_read,
     retried,
 )
 
@@ -130,23 +133,51 @@ def request_wake() -> bool:
     Waits for no lock of the row: whoever holds it asks for a drain too, begins one, or changes the pause of everything
     in a transaction that may stay open.
     """
-    is_sqlite = connections[outbox_alias()].vendor == "sqlite"
-    rows = OutboxState.objects.filter(pk=1)
-    read = rows if is_sqlite else rows.annotate(database_now=StatementTime())
-    state = read.values("wake_requested_at", *(() if is_sqlite else ("database_now",))).first()
-    if state is None:
+    was_asked = _was_asked()
+    if was_asked is None:
         outbox_state()
         return request_wake()
-    now = state.get("database_now") or database_now()
-    since, requested_at = now - WAKE_AGAIN, state["wake_requested_at"]
-    if requested_at is not None and requested_at >= since:
+    if was_asked:
         return False
+    rows, now = OutboxState.objects.filter(pk=1), database_now()
+    since = now - WAKE_AGAIN
     silent = rows.filter(Q(wake_requested_at__isnull=True) | Q(wake_requested_at__lt=since))
     can_skip = connections[outbox_alias()].features.has_select_for_update_skip_locked
     with atomic():
         if can_skip and not silent.select_for_update(skip_locked=True).values_list("pk", flat=True):
             return False
         return bool(silent.update(wake_requested_at=now))
+
+
+def _was_asked() -> bool | None:
+    """Whether a drain was asked for within ``WAKE_AGAIN``; None: there is no row.
+
+    Written by hand: it follows each transaction that queues, and the ORM took half of that transaction's processor time.
+    """
+    connection = connections[outbox_alias()]
+    if connection.vendor == "postgresql":
+        found = prepared.fetch(connection, _asked_sql(connection.alias), (), plan_for=prepared.PLAN_FOR)
+        return bool(int(found[0][0])) if found else None
+    with connection.cursor() as cursor:
+        cursor.execute(_asked_sql(connection.alias))
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    asked_at, moment = row
+    now = database_now() if moment is None else moment.replace(tzinfo=UTC)
+    asked = instant_as_read(asked_at, connection)
+    return asked is not None and asked >= now - WAKE_AGAIN
+
+
+@lru_cache(maxsize=4)
+def _asked_sql(alias: str) -> str:
+    connection = connections[alias]
+    table = connection.ops.quote_name(OutboxState._meta.db_table)
+    if connection.vendor == "postgresql":
+        late = f"wake_requested_at >= STATEMENT_TIMESTAMP() - INTERVAL '{WAKE_AGAIN.total_seconds():g} seconds'"
+        return f"SELECT COALESCE({late}, FALSE)::int FROM {table} WHERE id = 1"  # noqa: S608  (names)
+    clock = "NULL" if connection.vendor == "sqlite" else "UTC_TIMESTAMP(6)"
+    return f"SELECT wake_requested_at, {clock} FROM {table} WHERE id = 1"  # noqa: S608  (names)
 
 
 def wake_requested() -> bool:
