@@ -14,11 +14,11 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from django.db import IntegrityError, ProgrammingError, connections
+from django.db import IntegrityError, OperationalError, ProgrammingError, connections
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import atomic, database_now, instant_as_read
+from prx_email_django.store.db import database_now, instant_as_read, is_conflict
 from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_columns import FIRST, RECIPIENT, columns_of, recipient_columns
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
@@ -27,8 +27,9 @@ from prx_email_django.store.inserted_rows import instance_maker
 from prx_email_django.store.outbox import WAKE_AGAIN
 from prx_email_django.store.short_transaction import short_transaction
 
-#: MariaDB: the statement cannot be parsed.
-SYNTAX_ERROR = 1064
+#: MariaDB: the statement cannot be parsed; there is no savepoint of this name.
+SYNTAX_ERROR, NO_SAVEPOINT = 1064, 1305
+_SAVEPOINT = "prx_email_enqueue"
 
 
 def can_insert_one(connection: Any) -> bool:
@@ -143,12 +144,7 @@ def _on_mariadb(
     params += chain.from_iterable(draft.recipients)
     sql = _mariadb_sql(_Shape(alias, names, len(draft.recipients), bool(draft.version), expires, asks))
     try:
-        if asks:
-            found = _execute(connection, sql, params)
-        else:
-            with atomic(), connection.cursor() as cursor:
-                cursor.execute(sql, params)
-                found = cursor.fetchone()
+        found = _execute(connection, sql, params, in_savepoint=not asks)
     except ProgrammingError as error:
         if error.args[0] != SYNTAX_ERROR:
             raise
@@ -159,8 +155,8 @@ def _on_mariadb(
     return pk or None, moment.replace(tzinfo=UTC), asked and asked.replace(tzinfo=UTC)
 
 
-def _execute(connection: Any, sql: str, params: list[Any]) -> Any:
-    """Execute a statement that holds a transaction, of which Django knows nothing.
+def _execute(connection: Any, sql: str, params: list[Any], *, in_savepoint: bool) -> Any:
+    """Execute a statement that holds a transaction or a savepoint, of which Django knows nothing.
 
     The session must not stay in it where the statement was cut off: what comes next would be part of it.
     """
@@ -168,13 +164,33 @@ def _execute(connection: Any, sql: str, params: list[Any]) -> Any:
         with connection.cursor() as cursor:
             cursor.execute(sql, params)
             return cursor.fetchone()
-    except BaseException:
-        try:
-            connection.connection.rollback()
-        except Exception:  # noqa: BLE001  (lost, or in the middle of an answer: the server ends what it has begun)
-            with suppress(Exception):
-                connection.close()
+    except BaseException as error:
+        if in_savepoint:
+            _back_to_savepoint(connection, error)
+        else:
+            _roll_back(connection)
         raise
+
+
+def _roll_back(connection: Any) -> None:
+    try:
+        connection.connection.rollback()
+    except Exception:  # noqa: BLE001  (lost, or in the middle of an answer: the server ends what it has begun)
+        with suppress(Exception):
+            connection.close()
+
+
+def _back_to_savepoint(connection: Any, error: BaseException) -> None:
+    """Leave the caller's transaction as it was before the statement, or not to be used any more."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+            cursor.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")  # else a later error would go back as far as here
+    except Exception as failed:  # noqa: BLE001
+        was_set = not failed.args or failed.args[0] != NO_SAVEPOINT
+        # The server ends a transaction that meets a conflict; else the statement has not come as far as its savepoint.
+        if was_set or (isinstance(error, OperationalError) and is_conflict(error)):
+            connection.needs_rollback = True
 
 
 class _Shape(NamedTuple):
@@ -212,11 +228,11 @@ def _mariadb_sql(shape: _Shape) -> str:
  {"AND %s > prx_moment" if shape.expires else ""};
  {look if "idempotency_hash" in shape.names else ""}
  IF prx_fit AND NOT prx_known THEN
-  {"START TRANSACTION;" if asks else ""}
+  {"START TRANSACTION" if asks else f"SAVEPOINT {_SAVEPOINT}"};
   INSERT INTO {message} ({", ".join(columns.names)}) VALUES ({", ".join(values)});
   SET prx_id = LAST_INSERT_ID();
   INSERT INTO {recipient} ({recipient_names}) VALUES {rows};
-  {"COMMIT;" if asks else ""}
+  {"COMMIT" if asks else f"RELEASE SAVEPOINT {_SAVEPOINT}"};
  END IF;
  SELECT prx_id, prx_fit AND prx_known, prx_moment, prx_asked;
 END"""

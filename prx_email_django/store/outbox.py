@@ -152,7 +152,7 @@ def request_wake() -> bool:
 def _was_asked() -> bool | None:
     """Whether a drain was asked for within ``WAKE_AGAIN``; None: there is no row.
 
-    Written by hand: it follows each transaction that queues, and the ORM took half of that transaction's processor time.
+    Written by hand: after each transaction that queues the ORM took half of the processor time of that transaction.
     """
     connection = connections[outbox_alias()]
     if connection.vendor == "postgresql":

@@ -9,6 +9,8 @@ from typing import Any
 
 from prx_email_django.store.db import atomic
 
+_NAME = "prx_email_enqueue"
+
 
 @contextmanager
 def short_transaction(connection: Any, *, in_autocommit: bool) -> Iterator[Any]:
@@ -17,23 +19,35 @@ def short_transaction(connection: Any, *, in_autocommit: bool) -> Iterator[Any]:
     On SQLite, where nobody waits for a server, Django's ``atomic`` and the rewriting of each statement took a sixth of
     a message's time.  Nothing in the block asks for hooks (``on_commit``).
     """
-    cursor = _sqlite_cursor(connection) if in_autocommit and connection.vendor == "sqlite" else None
+    cursor = _sqlite_cursor(connection, in_autocommit=in_autocommit) if connection.vendor == "sqlite" else None
     if cursor is None:
         with atomic(), connection.cursor() as ordinary:
             yield ordinary
         return
     raw = connection.connection
+    begin, end = ("BEGIN IMMEDIATE", "COMMIT") if in_autocommit else (f"SAVEPOINT {_NAME}", f"RELEASE {_NAME}")
     with connection.wrap_database_errors, cursor:
         try:
-            raw.execute("BEGIN IMMEDIATE")
+            raw.execute(begin)
             yield cursor
-            raw.commit()
+            raw.execute(end)
         except BaseException:  # an exit too: Django would not know that a transaction is open
-            raw.rollback()
+            if in_autocommit:
+                raw.rollback()
+            else:
+                _back_to_savepoint(connection)
             raise
 
 
-def _sqlite_cursor(connection: Any) -> Any:
+def _back_to_savepoint(connection: Any) -> None:
+    try:
+        connection.connection.execute(f"ROLLBACK TO {_NAME}")
+        connection.connection.execute(f"RELEASE {_NAME}")
+    except connection.Database.Error:  # the database has ended the transaction, as with a full disk
+        connection.needs_rollback = True
+
+
+def _sqlite_cursor(connection: Any, *, in_autocommit: bool) -> Any:
     """A cursor in Django's wrapper.
 
     None: cursors are made in another way (a backend of the host, a ``SimpleTestCase`` that forbids them), or somebody
@@ -46,7 +60,9 @@ def _sqlite_cursor(connection: Any) -> Any:
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     raw = connection.connection
-    return None if raw.in_transaction else connection._prepare_cursor(raw.cursor(_cursor_class()))
+    if raw.in_transaction is in_autocommit or connection.in_atomic_block is in_autocommit:
+        return None
+    return connection._prepare_cursor(raw.cursor(_cursor_class()))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
 from django.db.backends.utils import CursorWrapper
+from django.db.transaction import TransactionManagementError
 from django.test import SimpleTestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -133,6 +135,41 @@ def test_an_error_between_the_statements_leaves_nothing(error: BaseException, pl
 
 
 @needs_sqlite
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), OperationalError("disk I/O error")])
+@pytest.mark.parametrize("place", ["outboxmessage", "recipient"])
+def test_an_error_between_the_statements_leaves_the_callers_transaction(error: BaseException, place: str) -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    with transaction.atomic():
+        Account.objects.filter(pk=owner.pk).update(display_name="changed")
+        with pytest.raises(type(error)), raises_at(f'INSERT INTO "prx_email_django_{place}"', error):
+            prx.enqueue(**mail(owner))
+        assert OutboxMessage.objects.count() == Recipient.objects.count() == 1
+        prx.enqueue(**mail(owner))
+    assert Account.objects.get().display_name == "changed"
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 2
+
+
+@needs_sqlite
+def test_a_transaction_that_the_database_has_ended_is_not_used_any_more() -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+
+    def ends(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "INSERT" not in sql:
+            return execute(sql, params, many, context)
+        connection.connection.rollback()
+        raise OperationalError("database or disk is full")
+
+    with pytest.raises(TransactionManagementError), transaction.atomic():
+        Account.objects.filter(pk=owner.pk).update(display_name="changed")
+        with pytest.raises(OperationalError), connection.execute_wrapper(ends):
+            prx.enqueue(**mail(owner))
+        OutboxMessage.objects.count()
+    assert OutboxMessage.objects.count() == 1
+
+
+@needs_sqlite
 def test_a_transaction_that_was_begun_by_hand_is_left_as_it_was() -> None:
     account("known")
     prx.enqueue(**mail("known"))
@@ -235,6 +272,68 @@ def test_a_statement_that_the_server_cuts_off_leaves_no_transaction() -> None:
     finally:
         connection.close()
     assert OutboxMessage.objects.count() == Recipient.objects.count() == 1
+
+
+@needs_mariadb
+def test_a_statement_that_the_server_cuts_off_leaves_the_callers_transaction() -> None:
+    owner = account("known")
+    prx.enqueue(**mail("known"))
+    with transaction.atomic():
+        Account.objects.filter(pk=owner.pk).update(display_name="changed")
+        with connection.cursor() as cursor:
+            cursor.execute("SET max_statement_time = 1")
+        with locked("prx_email_django_recipient"), pytest.raises(DatabaseError):
+            prx.enqueue(**mail(owner))
+        with connection.cursor() as cursor:
+            cursor.execute("SET max_statement_time = 0")
+        assert OutboxMessage.objects.count() == 1
+        prx.enqueue(**mail(owner))
+    assert Account.objects.get().display_name == "changed"
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 2
+
+
+@needs_mariadb
+def test_an_error_before_the_savepoint_goes_back_to_no_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = account("known")
+    prx.enqueue(**mail(owner, idempotency_key="k"))
+    sql_of = insert_one_elsewhere._mariadb_sql
+    with transaction.atomic():
+        # The key is written twice, as by two callers at once.
+        blind = r"\1 IF prx_fit THEN"
+        monkeypatch.setattr(
+            insert_one_elsewhere,
+            "_mariadb_sql",
+            lambda shape: re.sub(r"( *)IF prx_fit AND NOT prx_known THEN", blind, sql_of(shape)),
+        )
+        assert prx.enqueue(**mail(owner, idempotency_key="k")).idempotency_key == "k"
+        Account.objects.filter(pk=owner.pk).update(display_name="changed")
+        monkeypatch.setattr(insert_one_elsewhere, "_mariadb_sql", lambda shape: f"SELECT nothing; {sql_of(shape)}")
+        with pytest.raises(DatabaseError, match="nothing"):
+            prx.enqueue(**mail(owner))
+        assert Account.objects.get().display_name == "changed"
+    assert Account.objects.get().display_name == "changed"
+    assert OutboxMessage.objects.count() == 1
+
+
+@needs_mariadb
+def test_a_transaction_that_met_a_deadlock_is_not_used_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = account("known")
+
+    def rolled_back(self: Any, sql: str, params: Any = None) -> Any:
+        if sql.startswith("BEGIN NOT ATOMIC"):
+            execute(self, "ROLLBACK")  # what the server does with the transaction that it chooses
+            raise OperationalError(1213, "Deadlock found when trying to get lock; try restarting transaction")
+        return execute(self, sql, params)
+
+    execute = CursorWrapper.execute
+    with pytest.raises(TransactionManagementError), transaction.atomic():
+        Account.objects.filter(pk=owner.pk).update(display_name="changed")
+        monkeypatch.setattr(CursorWrapper, "execute", rolled_back)
+        with pytest.raises(OperationalError, match="Deadlock"):
+            prx.enqueue(**mail(owner))
+        monkeypatch.undo()
+        OutboxMessage.objects.count()
+    assert OutboxMessage.objects.count() == 0
 
 
 @needs_mariadb
