@@ -91,3 +91,10 @@ def recipient_columns(alias: str) -> tuple[str, str]:
     quote = connections[alias].ops.quote_name
     names = ("message_id", "kind", "address", "result", "text")
     return quote(Recipient._meta.db_table), ", ".join(map(quote, names))
+
+
+@lru_cache(maxsize=128)
+def recipients_sql(alias: str, rows: int) -> str:
+    """The INSERT of so many recipients."""
+    table, names = recipient_columns(alias)
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join([RECIPIENT] * rows)}"  # noqa: S608  (names)

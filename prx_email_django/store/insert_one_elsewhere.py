@@ -20,7 +20,7 @@ from prx_email_django.models import Account, AccountState, OutboxMessage, Outbox
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.db import database_now, instant_as_read, is_conflict
 from prx_email_django.store.draft import Draft, row_of
-from prx_email_django.store.insert_columns import FIRST, RECIPIENT, columns_of, recipient_columns
+from prx_email_django.store.insert_columns import FIRST, RECIPIENT, columns_of, recipient_columns, recipients_sql
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
 from prx_email_django.store.insert_sql import version_of
 from prx_email_django.store.inserted_rows import instance_maker
@@ -109,7 +109,7 @@ def _on_sqlite(
             raise Unfit
         pk, asked = written[0]
         given = [value for kind, address in draft.recipients for value in (pk, kind, address)]
-        cursor.execute(_recipients_sql(alias, len(draft.recipients)), given)
+        cursor.execute(recipients_sql(alias, len(draft.recipients)), given)
     return pk, moment, instant_as_read(asked and datetime.fromisoformat(asked), connection)
 
 
@@ -120,12 +120,6 @@ def _sqlite_sql(alias: str, names: tuple[str, ...], *, versioned: bool, asks: bo
     asked = f"{_asked(alias, asks=asks)} || ''"  # an expression, so that the driver leaves the text as it is
     return f"""INSERT INTO {_table(alias, OutboxMessage)} ({", ".join(columns.names)})
  SELECT {", ".join(values)} {_fitting(alias, versioned=versioned)} RETURNING id, {asked}"""
-
-
-@lru_cache(maxsize=128)
-def _recipients_sql(alias: str, recipients: int) -> str:
-    table, names = recipient_columns(alias)
-    return f"INSERT INTO {table} ({names}) VALUES {', '.join([RECIPIENT] * recipients)}"  # noqa: S608  (names)
 
 
 # MariaDB

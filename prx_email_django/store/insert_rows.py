@@ -17,7 +17,7 @@ from prx_email_django.models import Account, AccountState, OutboxMessage, Outbox
 from prx_email_django.models.managers import outbox_alias
 from prx_email_django.store.db import MOST_VALUES, database_now, instant_as_read
 from prx_email_django.store.draft import Draft, row_of
-from prx_email_django.store.insert_columns import RECIPIENT, columns_of, recipient_columns
+from prx_email_django.store.insert_columns import columns_of, recipients_sql
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
 from prx_email_django.store.insert_sql import version_of
 from prx_email_django.store.inserted_rows import instance_maker
@@ -192,7 +192,7 @@ def _insert_recipients(cursor: Any, drafts: Sequence[Draft], ids: Sequence[int],
     step = most // 3 * 3
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        cursor.execute(_recipients_sql(outbox_alias(), len(part) // 3), part)
+        cursor.execute(recipients_sql(outbox_alias(), len(part) // 3), part)
 
 
 @lru_cache(maxsize=256)
@@ -200,9 +200,3 @@ def _messages_sql(alias: str, names: tuple[str, ...], rows: int) -> str:
     columns, table = columns_of(alias, names), connections[alias].ops.quote_name(OutboxMessage._meta.db_table)
     row = f"({', '.join([*['%s'] * columns.width, *columns.defaults])})"
     return f"INSERT INTO {table} ({', '.join(columns.names)}) VALUES {', '.join([row] * rows)}"  # noqa: S608  (names)
-
-
-@lru_cache(maxsize=32)
-def _recipients_sql(alias: str, rows: int) -> str:
-    table, names = recipient_columns(alias)
-    return f"INSERT INTO {table} ({names}) VALUES {', '.join([RECIPIENT] * rows)}"  # noqa: S608  (names)
