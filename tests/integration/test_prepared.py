@@ -68,7 +68,8 @@ def test_a_statement_is_prepared_once_and_writes_the_same() -> None:
     assert len(names()) == 1
     with transaction.atomic():
         rows = [queue(subject=f"Number {number}", metadata={"é": number}) for number in range(3)]
-    assert len(names()) == 2
+        assert len(names()) == 2
+    assert len(names()) == 3  # after the transaction a look whether a drain was asked for
     held = list(OutboxMessage.objects.order_by("pk"))
     assert [row.subject for row in held] == [f"Number {number}" for number in (0, 1, 2, 0, 1, 2)]
     assert [row.pk for row in held[3:]] == [row.pk for row in rows]

@@ -19,5 +19,5 @@ def refusals_ahead_are_forgotten() -> None:
 
 MUTATIONS = (
     (refused_ahead_is_a_failure, "ahead", "paid for 503", "680003"),
-    (refusals_ahead_are_forgotten, "ahead", "which was refused until", "680328"),
+    (refusals_ahead_are_forgotten, "ahead", "which was refused until", "690620"),
 )

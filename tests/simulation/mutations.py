@@ -282,7 +282,7 @@ MUTATIONS: dict[str, tuple[Callable[[], None], str, str, str]] = {
         (attempts_have_their_dates, "network", "several dates", "680009"),
         (claims_never_end, "freezes", "before its lease ended", "731803"),
         (erased_stay_recipients, "operators,network", "was erased at", "680020"),
-        (holding_connects_for_ever, "people", "runs in circles", "690089"),
+        (holding_connects_for_ever, "people", "runs in circles", "700051"),
         (late_acceptances_are_forgotten, "freezes", "was told that message", "680092"),
         (machines_clocks_count, "clocks,network", "before the lease of", "690161"),
         (messages_go_before_their_time, "people", "before its time", "680006"),
