@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from prx_email_django.errors import InvalidMessage
 from prx_email_django.models import Account, AccountState, OutboxMessage, Recipient
 from prx_email_django.store import insert_one_elsewhere, insert_statement, short_transaction
 from tests.support.factories import account, mail
+from tests.support.patience import PATIENCE
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("memory_transport")]
 
@@ -76,6 +78,87 @@ def test_one_message_is_written_by_the_short_way(ways: list[str]) -> None:
     prx.enqueue(**mail(owner, cc=[f"c{n}@example.org" for n in range(100)]))
     assert ways[3:] == ["rows"]
     assert Recipient.objects.count() == 1 + 100 + 1 + 101
+
+
+TEXTS = ["100% %s %(x)s", "back\\slash \\' \\\" '", "emoji 😀 ü 漢字", "? ; -- /* */ :name", "END; ROLLBACK; "]
+MODES = ["", "NO_BACKSLASH_ESCAPES,STRICT_TRANS_TABLES", "ANSI_QUOTES,STRICT_TRANS_TABLES"]
+#: What differs between two rows in any case.
+OWN = {"id", "created_at", "updated_at", "idempotency_key", "idempotency_hash"}
+
+
+@not_on_postgres
+@pytest.mark.parametrize("mode", MODES)
+def test_the_short_way_writes_what_the_long_one_writes(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    account("known")
+    if connection.vendor == "mysql" and mode:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION sql_mode = %s", [mode])
+    later = timezone.now() + timedelta(hours=2)
+    for text in TEXTS:
+        options = mail("known", subject=text, body_text=text, body_html=f"<p>{text}", tag=text[:20], send_at=later)
+        options |= {"cc": ["Ännä <a@example.org>", "b@example.org"], "metadata": {"k": text, "l": [text]}}
+        options |= {"headers": {"X-A": "b%s"}, "expires_at": later + timedelta(hours=1)}
+        made = prx.enqueue(**options, idempotency_key=text)
+        with monkeypatch.context() as patch:
+            patch.setattr(insert_statement, "can_insert", lambda _: False)
+            patch.setattr("prx_email_django.api.queueing.can_insert", lambda _: False)
+            other = OutboxMessage.objects.get(pk=prx.enqueue(**options, idempotency_key=f"{text} 2").pk)
+        stored = OutboxMessage.objects.get(pk=made.pk)
+        for name in [field.attname for field in OutboxMessage._meta.concrete_fields if field.name not in OWN]:
+            assert getattr(stored, name) == getattr(other, name) == getattr(made, name), name
+        assert stored.created_at == stored.updated_at == made.created_at
+        columns = ("kind", "address", "address_lower", "result", "code", "text")
+        assert [list(row.recipients.order_by("pk").values_list(*columns)) for row in (stored, other)] == [
+            [(kind, to, to.lower(), "", None, "") for kind, to in recipients(options)]
+        ] * 2
+        assert prx.enqueue(**options, idempotency_key=text).pk == made.pk
+    connection.close()
+
+
+def recipients(options: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("to", options["to"]), ("cc", "a@example.org"), ("cc", "b@example.org")]
+
+
+def test_callers_with_the_same_keys_get_the_same_messages() -> None:
+    account("known")
+    prx.enqueue(**mail("known"))
+    found: list[tuple[int, int]] = []
+    errors: list[Exception] = []
+
+    def queue() -> None:
+        try:
+            found.extend((n, prx.enqueue(**mail("known", idempotency_key=f"k{n}")).pk) for n in range(40))
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [Thread(target=queue) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert errors == []
+    assert (len(found), len(set(found))) == (160, 40)
+    assert OutboxMessage.objects.count() == Recipient.objects.count() == 41
+
+
+@needs_mariadb
+def test_a_trigger_of_the_host_does_not_change_the_key() -> None:
+    account("known")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE prx_log (id BIGINT AUTO_INCREMENT PRIMARY KEY, m BIGINT) AUTO_INCREMENT = 90000")
+        cursor.execute(
+            "CREATE TRIGGER prx_test AFTER INSERT ON prx_email_django_outboxmessage FOR EACH ROW"
+            " INSERT INTO prx_log (m) VALUES (NEW.id)"
+        )
+    try:
+        message = prx.enqueue(**mail("known"))
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER prx_test")
+            cursor.execute("DROP TABLE prx_log")
+    assert OutboxMessage.objects.get().pk == message.pk == Recipient.objects.get().message_id
 
 
 @not_on_postgres
