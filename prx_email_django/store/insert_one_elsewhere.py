@@ -14,11 +14,11 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from django.db import IntegrityError, OperationalError, ProgrammingError, connections
+from django.db import IntegrityError, ProgrammingError, connections
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import database_now, instant_as_read, is_conflict
+from prx_email_django.store.db import database_now, instant_as_read, is_refused_text
 from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_columns import FIRST, RECIPIENT, columns_of, recipient_columns, recipients_sql
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
@@ -27,8 +27,8 @@ from prx_email_django.store.inserted_rows import instance_maker
 from prx_email_django.store.outbox import WAKE_AGAIN
 from prx_email_django.store.short_transaction import short_transaction
 
-#: MariaDB: the statement cannot be parsed; there is no savepoint of this name.
-SYNTAX_ERROR, NO_SAVEPOINT = 1064, 1305
+#: MariaDB: the statement cannot be parsed.
+SYNTAX_ERROR = 1064
 _SAVEPOINT = "prx_email_enqueue"
 
 
@@ -180,10 +180,11 @@ def _back_to_savepoint(connection: Any, error: BaseException) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
             cursor.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")  # else a later error would go back as far as here
-    except Exception as failed:  # noqa: BLE001
-        was_set = not failed.args or failed.args[0] != NO_SAVEPOINT
-        # The server ends a transaction that meets a conflict; else the statement has not come as far as its savepoint.
-        if was_set or (isinstance(error, OperationalError) and is_conflict(error)):
+    except Exception:  # noqa: BLE001
+        # The server has ended the transaction (a conflict, too many locks); or the statement has not come as far as its
+        # savepoint, which is certain of a text that cannot be read or sent.
+        is_unread = isinstance(error, ProgrammingError) and error.args[0] == SYNTAX_ERROR
+        if not is_unread and not (isinstance(error, Exception) and is_refused_text(error)):
             connection.needs_rollback = True
 
 
