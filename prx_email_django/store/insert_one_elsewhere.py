@@ -18,7 +18,7 @@ from django.db import IntegrityError, ProgrammingError, connections
 
 from prx_email_django.models import Account, AccountState, OutboxMessage, OutboxState
 from prx_email_django.models.managers import outbox_alias
-from prx_email_django.store.db import database_now, instant_as_read, is_refused_text
+from prx_email_django.store.db import atomic, database_now, instant_as_read
 from prx_email_django.store.draft import Draft, row_of
 from prx_email_django.store.insert_columns import FIRST, RECIPIENT, columns_of, recipient_columns, recipients_sql
 from prx_email_django.store.insert_execution import Inserted, Unfit, Unsuited
@@ -29,7 +29,6 @@ from prx_email_django.store.short_transaction import short_transaction
 
 #: MariaDB: the statement cannot be parsed.
 SYNTAX_ERROR = 1064
-_SAVEPOINT = "prx_email_enqueue"
 
 
 def can_insert_one(connection: Any) -> bool:
@@ -110,7 +109,10 @@ def _on_sqlite(
         pk, asked = written[0]
         given = [value for kind, address in draft.recipients for value in (pk, kind, address)]
         cursor.execute(recipients_sql(alias, len(draft.recipients)), given)
-    return pk, moment, instant_as_read(asked and datetime.fromisoformat(asked), connection)
+        asked_at = instant_as_read(
+            asked and datetime.fromisoformat(asked), connection
+        )  # it may raise: before the commit
+    return pk, moment, asked_at
 
 
 @lru_cache(maxsize=256)
@@ -138,7 +140,12 @@ def _on_mariadb(
     params += chain.from_iterable(draft.recipients)
     sql = _mariadb_sql(_Shape(alias, names, len(draft.recipients), bool(draft.version), expires, asks))
     try:
-        found = _execute(connection, sql, params, in_savepoint=not asks)
+        if asks:
+            found = _execute(connection, sql, params)
+        else:  # Django's savepoint, since whatever fails must leave the caller's transaction as it was
+            with atomic(), connection.cursor() as cursor:
+                cursor.execute(sql, params)
+                found = cursor.fetchone()
     except ProgrammingError as error:
         if error.args[0] != SYNTAX_ERROR:
             raise
@@ -149,8 +156,8 @@ def _on_mariadb(
     return pk or None, moment.replace(tzinfo=UTC), asked and asked.replace(tzinfo=UTC)
 
 
-def _execute(connection: Any, sql: str, params: list[Any], *, in_savepoint: bool) -> Any:
-    """Execute a statement that holds a transaction or a savepoint, of which Django knows nothing.
+def _execute(connection: Any, sql: str, params: list[Any]) -> Any:
+    """Execute a statement that holds a transaction, of which Django knows nothing.
 
     The session must not stay in it where the statement was cut off: what comes next would be part of it.
     """
@@ -158,34 +165,13 @@ def _execute(connection: Any, sql: str, params: list[Any], *, in_savepoint: bool
         with connection.cursor() as cursor:
             cursor.execute(sql, params)
             return cursor.fetchone()
-    except BaseException as error:
-        if in_savepoint:
-            _back_to_savepoint(connection, error)
-        else:
-            _roll_back(connection)
+    except BaseException:
+        try:
+            connection.connection.rollback()
+        except Exception:  # noqa: BLE001  (lost, or in the middle of an answer: the server ends what it has begun)
+            with suppress(Exception):
+                connection.close()
         raise
-
-
-def _roll_back(connection: Any) -> None:
-    try:
-        connection.connection.rollback()
-    except Exception:  # noqa: BLE001  (lost, or in the middle of an answer: the server ends what it has begun)
-        with suppress(Exception):
-            connection.close()
-
-
-def _back_to_savepoint(connection: Any, error: BaseException) -> None:
-    """Leave the caller's transaction as it was before the statement, or not to be used any more."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-            cursor.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")  # else a later error would go back as far as here
-    except Exception:  # noqa: BLE001
-        # The server has ended the transaction (a conflict, too many locks); or the statement has not come as far as its
-        # savepoint, which is certain of a text that cannot be read or sent.
-        is_unread = isinstance(error, ProgrammingError) and error.args[0] == SYNTAX_ERROR
-        if not is_unread and not (isinstance(error, Exception) and is_refused_text(error)):
-            connection.needs_rollback = True
 
 
 class _Shape(NamedTuple):
@@ -223,11 +209,11 @@ def _mariadb_sql(shape: _Shape) -> str:
  {"AND %s > prx_moment" if shape.expires else ""};
  {look if "idempotency_hash" in shape.names else ""}
  IF prx_fit AND NOT prx_known THEN
-  {"START TRANSACTION" if asks else f"SAVEPOINT {_SAVEPOINT}"};
+  {"START TRANSACTION;" if asks else ""}
   INSERT INTO {message} ({", ".join(columns.names)}) VALUES ({", ".join(values)});
   SET prx_id = LAST_INSERT_ID();
   INSERT INTO {recipient} ({recipient_names}) VALUES {rows};
-  {"COMMIT" if asks else f"RELEASE SAVEPOINT {_SAVEPOINT}"};
+  {"COMMIT AND NO CHAIN NO RELEASE;" if asks else ""}
  END IF;
  SELECT prx_id, prx_fit AND prx_known, prx_moment, prx_asked;
 END"""
