@@ -109,9 +109,8 @@ def _on_sqlite(
         pk, asked = written[0]
         given = [value for kind, address in draft.recipients for value in (pk, kind, address)]
         cursor.execute(recipients_sql(alias, len(draft.recipients)), given)
-        asked_at = instant_as_read(
-            asked and datetime.fromisoformat(asked), connection
-        )  # it may raise: before the commit
+        # Before the commit: a text that a person wrote there may be no instant.
+        asked_at = instant_as_read(asked and datetime.fromisoformat(asked), connection)
     return pk, moment, asked_at
 
 
